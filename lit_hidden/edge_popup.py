@@ -1,0 +1,347 @@
+"""Edge-popup: search a random network for a subnetwork; never train its weights.
+
+`hide` turns any model into one whose weights are random and frozen and whose scores learn which weights stay;
+`reveal` gives the plain model back with the masked weights baked in.
+
+Source: Ramanujan et al., arXiv:1911.13299, Section 3; the authors' code, `utils/conv_type.py`.
+"""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from lit_hidden.distributions import Scaled, check, draw, layer_generator
+from lit_hidden.selection import kept, top_k_mask
+
+
+class _Popup(torch.autograd.Function):
+    """`weight * mask`; the gradient passes straight through the mask to every score."""
+
+    @staticmethod
+    def forward(weight: Tensor, scores: Tensor, keep: int) -> Tensor:
+        return weight * top_k_mask(scores, keep)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+        weight, scores, ctx.keep = inputs
+        ctx.save_for_backward(weight, scores)  # not the mask: the straight-through gradient never needs it
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (grad,), (weight, scores) = grads, ctx.saved_tensors
+        to_weight = grad * top_k_mask(scores, ctx.keep) if ctx.needs_input_grad[0] else None
+        # The ranking is of |s|, so d|s|/ds brings in the sign.
+        to_scores = (grad * weight).to(scores.dtype) * scores.sign() if ctx.needs_input_grad[1] else None
+        return to_weight, to_scores, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, int | None, None], *args: Any) -> tuple[Tensor, int]:
+        weight, scores, keep = args
+
+        def pick(tensor: Tensor, dim: int | None, i: int) -> Tensor:
+            return tensor if dim is None else tensor.select(dim, i)
+
+        models = [
+            _Popup.apply(pick(weight, in_dims[0], i), pick(scores, in_dims[1], i), keep)
+            for i in range(info.batch_size)
+        ]
+        return torch.stack(models), 0
+
+
+class Masker(nn.Module):
+    """What every parametrization that hides a weight has in common: a density and a mask.
+
+    Subclasses turn a frozen `weight` into the effective one in `forward`, and say in `mask` which weights stay.
+    """
+
+    density: float
+
+    def mask(self) -> Tensor:
+        """Tell which weights the subnetwork has now: bool, the weight's shape."""
+        raise NotImplementedError
+
+
+class MakeMasker(Protocol):
+    """A `Masker` class, or anything called like one."""
+
+    def __call__(self, weight: Tensor, density: float, *, generator: torch.Generator | None = None) -> Masker:
+        """Build the masker of `weight`."""
+
+
+class EdgePopup(Masker):
+    """Keep the weights whose scores are largest in magnitude, zero the rest, learn only the scores.
+
+    Shapes: `weight` is `(*)`, at least 2 dimensions; the result has its shape, dtype and layout and keeps exactly
+    `numel - int((1 - density) * numel)` entries, the authors' rounding. Scores are float32, start Kaiming uniform
+    (a = sqrt 5, that is U(+-1/sqrt(fan_in))), and get the gradient `dL/dw' * w * sign(s)`, masked or not.
+
+    Args:
+        weight: tensor to mask; only its shape, device and layout are read.
+        density: fraction of weights kept, in (0, 1]. The paper's k.
+        generator: CPU generator the scores are drawn from; the global one if None.
+
+    Raises:
+        ValueError: `density` lies outside (0, 1] or keeps not a single weight.
+    """
+
+    def __init__(self, weight: Tensor, density: float, *, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        check_density(density, weight.numel())
+        self.density, self.keep = density, kept(weight.numel(), density)
+        # Drawn row-major on the CPU, so that device and memory layout do not change the subnetwork.
+        start = torch.empty(weight.shape)
+        nn.init.kaiming_uniform_(start, a=5**0.5, generator=generator)
+        self.scores = nn.Parameter(torch.empty_like(weight, dtype=torch.float32).copy_(start))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return `weight * mask`."""
+        effective: Tensor = _Popup.apply(weight, self.scores, self.keep)
+        return effective
+
+    def mask(self) -> Tensor:
+        """Tell which weights stay."""
+        return top_k_mask(self.scores.detach(), self.keep)
+
+    def extra_repr(self) -> str:
+        """Say how much is kept, for `print(model)`."""
+        return f"density={self.density}, keeps {self.keep} of {self.scores.numel()}"
+
+
+@dataclass(frozen=True)
+class Hiding:
+    """How a model was hidden: the arguments of `hide`, and what `reveal` has to undo."""
+
+    density: float
+    distribution: str | None
+    scaled: Scaled
+    weight_seed: int
+    score_seed: int
+    skip: tuple[str, ...]
+    masker: str
+    frozen: tuple[str, ...]  # parameters that wanted a gradient before
+
+
+def check_density(density: float, numel: int) -> None:
+    """Refuse a density outside (0, 1], and one so small that nothing stays.
+
+    Raises:
+        ValueError: as said.
+    """
+    if not 0 < density <= 1 or kept(numel, density) == 0:
+        count = kept(numel, density) if math.isfinite(density) else "no meaningful number"
+        raise ValueError(
+            f"density={density} keeps {count} of {numel} weights; "
+            "density is the fraction kept and must lie in (0, 1] and keep at least one"
+        )
+
+
+def maskers(model: nn.Module) -> dict[str, Masker]:
+    """Map the layers hidden in `model` to their maskers, in the order of `named_modules`; empty if none are."""
+    found = {}
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            for weight, chain in module.parametrizations.items():  # type: ignore[union-attr, operator]
+                found |= {_layer(name, weight): m for m in chain if isinstance(m, Masker)}
+    return found
+
+
+def original_weight(model: nn.Module, layer: str) -> Tensor:
+    """Return the frozen random weight `(out, in, *kernel)` under the mask of `layer`.
+
+    Raises:
+        ValueError: `layer` is not hidden.
+    """
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            for weight, chain in module.parametrizations.items():  # type: ignore[union-attr, operator]
+                if _layer(name, weight) == layer and isinstance(chain[0], Masker):
+                    original: Tensor = chain.original
+                    return original
+    raise ValueError(f"layer {layer!r} is not hidden; hidden layers are {list(maskers(model))}")
+
+
+def hide(
+    model: nn.Module,
+    density: float = 0.5,
+    *,
+    distribution: str | None = "signed_constant",
+    scaled: Scaled = False,
+    seed: int = 0,
+    weight_seed: int | None = None,
+    score_seed: int | None = None,
+    skip: Collection[str] = (),
+    masker: MakeMasker = EdgePopup,
+) -> nn.Module:
+    """Draw and freeze the weights of `model` and put a masker on each convolution, linear and attention weight.
+
+    In place; returns `model`. Afterwards only the scores want a gradient: norm layers are non-affine (weight 1,
+    bias 0), biases are 0, whatever else the model holds (embeddings, class tokens) stays frozen as it came. The same
+    model, not hidden, is the dense baseline. A call that fails leaves the model as it was; the global random state
+    is never touched.
+
+    Args:
+        model: any module. A module used in several places shares its mask as it shares its weight.
+        density: fraction of each layer's weights kept, in (0, 1]; first and last layers too.
+        distribution: what the weights are drawn from, see `lit_hidden.distributions`; None keeps those there are.
+        scaled: multiply the weights by `1/sqrt(density)`; "authors": by `1/sqrt(1 - density)`, as their code does.
+        seed: gives the weight seed and the score seed; every layer draws from (seed, its name).
+        weight_seed: the weight seed alone.
+        score_seed: the score seed alone.
+        skip: layers left unmasked, with the weights they have, frozen.
+        masker: `EdgePopup`, or a sibling such as `lit_hidden.supermask.Supermask`.
+
+    Raises:
+        ValueError: the model is hidden already or has nothing to hide; `skip` names an unknown layer; a weight is
+            tied, not yet initialised, or owned by another parametrization; density, distribution or `scaled` are
+            not allowed.
+    """
+    if there := maskers(model):
+        raise ValueError(f"already hidden: {_names(there)}; reveal(model) first, or hide a fresh model")
+    layers = weight_layers(model)
+    if not layers:
+        raise ValueError(
+            f"nothing to hide: {type(model).__name__} has no convolution, linear or attention weight"
+        )
+    if unknown := sorted(set(skip) - layers.keys()):
+        raise ValueError(f"skip names no layer: {_names(unknown)}; layers are {_names(layers)}")
+    layers = {name: place for name, place in layers.items() if name not in skip}
+    if not layers:
+        raise ValueError(f"nothing to hide: skip names every layer of {type(model).__name__}")
+    weights = {name: _hideable(model, name, *place) for name, place in layers.items()}
+    weight_seed = seed if weight_seed is None else weight_seed
+    score_seed = seed if score_seed is None else score_seed
+    for weight in weights.values():
+        check_density(density, weight.numel())
+    if distribution is not None:
+        check(distribution, scaled, density)
+
+    # Everything is built and tried before anything changes, so that an error leaves the model as it was.
+    drawn = {} if distribution is None else {
+        name: draw(w.shape, distribution, layer_generator(weight_seed, "weights", name), density, scaled)
+        for name, w in weights.items()
+    }  # fmt: skip
+    built = {}
+    for name, weight in weights.items():
+        built[name] = masker(weight, density, generator=layer_generator(score_seed, "scores", name))
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            effective = built[name](weight)
+        if effective.shape != weight.shape or effective.dtype != weight.dtype:
+            raise ValueError(
+                f"masker {_masker_name(masker)} turns {name} from {tuple(weight.shape)} {weight.dtype} into "
+                f"{tuple(effective.shape)} {effective.dtype}; it must keep shape and dtype"
+            )
+
+    frozen = tuple(name for name, parameter in model.named_parameters() if parameter.requires_grad)
+    model.requires_grad_(False)
+    _neutralise(model, {id(layers[name][0]) for name in layers})
+    for name, (module, attribute) in layers.items():
+        if name in drawn:
+            with torch.no_grad():
+                weights[name].copy_(drawn[name])
+        parametrize.register_parametrization(module, attribute, built[name], unsafe=True)  # tried above
+    model._lit_hidden = Hiding(  # type: ignore[assignment]
+        density, distribution, scaled, weight_seed, score_seed, tuple(skip), _masker_name(masker), frozen
+    )
+    return model
+
+
+def reveal(model: nn.Module) -> nn.Module:
+    """Bake the masked weights in and take the maskers off: a plain module again, which pickles and exports.
+
+    In place; returns `model`. What wanted a gradient before `hide` wants one again, so the result can be trained.
+    Norm layers keep the weight 1 and bias 0 they had while hidden, biases their 0. A sampled supermask is baked as
+    its most probable mask.
+
+    Raises:
+        ValueError: nothing is hidden in `model`.
+    """
+    if not maskers(model):
+        raise ValueError(f"nothing is hidden in this {type(model).__name__}; reveal undoes hide(model)")
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            for attribute, chain in list(module.parametrizations.items()):  # type: ignore[union-attr, operator]
+                if isinstance(chain[0], Masker):
+                    mask = chain[0].mask()
+                    parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
+                    with torch.no_grad():
+                        getattr(module, attribute).mul_(mask)
+    parameters = dict(model.named_parameters())
+    hiding = model.__dict__.pop("_lit_hidden", None)
+    for name in hiding.frozen if hiding else ():
+        parameters[name].requires_grad_(True)
+    return model
+
+
+def _layer(module: str, weight: str) -> str:
+    # A layer is one weight tensor; `conv1`, `attention.in_proj_weight`, and `weight` for a lone nn.Linear.
+    return f"{module}.{weight}".removesuffix(".weight").removeprefix(".") or weight
+
+
+def weight_layers(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    """Map the layers that can be hidden to (module, attribute of the weight), in the order of `named_modules`."""
+    found: dict[str, tuple[nn.Module, str]] = {}
+    for name, module in model.named_modules():
+        attributes: tuple[str, ...] = ()
+        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
+            attributes = ("weight",)
+        elif isinstance(module, nn.MultiheadAttention):  # its out_proj is an nn.Linear, found by itself
+            attributes = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+        for attribute in attributes:
+            if attribute == "weight" or getattr(module, attribute, None) is not None:
+                found[_layer(name, attribute)] = (module, attribute)
+    return found
+
+
+def _hideable(model: nn.Module, name: str, module: nn.Module, attribute: str) -> nn.Parameter:
+    """Return the parameter behind a layer, or say why it cannot be hidden."""
+    weight = module._parameters.get(attribute)
+    if weight is None:
+        raise ValueError(
+            f"{name} has no plain weight parameter: another parametrization, pruning or weight norm owns it; "
+            "remove that first, or skip the layer"
+        )
+    if nn.parameter.is_lazy(weight) or weight.is_meta:
+        raise ValueError(f"{name} is not initialised yet; run one forward pass or materialise it before hiding")
+    owners = [
+        f"{n}.{p}".removeprefix(".")
+        for n, m in model.named_modules()
+        for p, other in m._parameters.items()
+        if other is weight
+    ]
+    if len(owners) > 1:
+        raise ValueError(
+            f"tied weights: {' and '.join(owners)} are one parameter, which cannot have two masks; "
+            "untie them (clone one), or skip the layer"
+        )
+    return weight
+
+
+def _neutralise(model: nn.Module, masked: set[int]) -> None:
+    """Set norm layers to weight 1 and bias 0, and the biases of masked layers to 0."""
+    norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+    with torch.no_grad():
+        for module in model.modules():
+            parameters = module._parameters
+            if isinstance(module, norms):
+                if parameters.get("weight") is not None:
+                    parameters["weight"].fill_(1)  # type: ignore[union-attr]
+                if parameters.get("bias") is not None:
+                    parameters["bias"].zero_()  # type: ignore[union-attr]
+            elif id(module) in masked:
+                for name in ("bias", "in_proj_bias", "bias_k", "bias_v"):
+                    if parameters.get(name) is not None:
+                        parameters[name].zero_()  # type: ignore[union-attr]
+
+
+def _masker_name(masker: MakeMasker) -> str:
+    return getattr(masker, "__name__", type(masker).__name__)
+
+
+def _names(names: Collection[str], most: int = 8) -> str:
+    shown = ", ".join(list(names)[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

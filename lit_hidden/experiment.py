@@ -1,0 +1,326 @@
+"""What an experiment is made of: a Run describes, Results hold what came out, a Claim is judged by them.
+
+No framework is imported here: experiments, the report and `--help` must not wait for torch.
+"""
+
+import csv
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from lit_hidden.recipes import SCHEDULES, recipe
+
+SCHEMA = 1  # raise it when equal descriptions no longer mean equal results
+
+_SEEDS = ("weight_seed", "score_seed", "data_seed")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """One training run, described completely: two descriptions that resolve to the same are equal.
+
+    What is left None takes the paper's value for the method, net and optimizer (`lit_hidden.recipes`), see
+    `resolved`. The hash of what differs from the defaults names the run's folder, so fields may be added later
+    without renaming old runs.
+
+    Args:
+        density: fraction of weights kept, in (0, 1]; None for the dense baseline.
+        method: `edge_popup`, `dense`, `supermask` (Zhou's) or `random` (a random mask that nobody trains); None is
+            `edge_popup` with a density and `dense` without.
+        net: a name for `lit_hidden.build`.
+        width: channel multiplier.
+        distribution: what the weights are drawn from, see `lit_hidden.distributions`.
+        scaled: multiply weights by `1/sqrt(density)`; "authors": by `1/sqrt(1 - density)`.
+        data: `cifar10`, `mnist` or `digits`.
+        train_images: use only so many training images; None uses all.
+        held_out: training images set aside for validation; 0, as in the paper, watches the test set instead.
+        augment: random crop and flip; None is the data set's custom.
+        epochs: passes over the training images. The paper's is 100.
+        optimizer: `sgd` or, for the dense baseline, `adam`.
+        batch_size: images per step, over all devices.
+        schedule: `cosine`, stepped per epoch as the authors', or `constant`.
+        precision: Lightning's name for the arithmetic, `32-true` or `bf16-mixed`.
+        seed: gives the weight, score and data seeds, each of which can be set alone.
+        trace: record the last layer's scores, gradients and mask at this many steps, evenly spread.
+
+    Raises:
+        ValueError: a value that cannot be, before anything is trained.
+    """
+
+    density: float | None = None
+    method: str | None = None
+    net: str = "conv4"
+    width: float = 1.0
+    distribution: str | None = None
+    scaled: bool | Literal["authors"] = False
+    data: str = "cifar10"
+    train_images: int | None = None
+    held_out: int = 0
+    augment: bool | None = None
+    epochs: int = 100
+    batch_size: int | None = None
+    optimizer: str = "sgd"
+    lr: float | None = None
+    momentum: float | None = None
+    weight_decay: float | None = None
+    schedule: str | None = None
+    warmup_epochs: int | None = None
+    label_smoothing: float | None = None
+    precision: str = "32-true"
+    seed: int = 0
+    weight_seed: int | None = None
+    score_seed: int | None = None
+    data_seed: int | None = None
+    trace: int = 0
+
+    def __post_init__(self) -> None:
+        run = self.resolved
+        if (run.density is None) != (run.method == "dense"):
+            raise ValueError(
+                f"method={run.method!r} with density={run.density}: the dense baseline has no density (None), "
+                "every other method needs one in (0, 1]"
+            )
+        if run.density is not None and not 0 < run.density <= 1:
+            raise ValueError(f"density={run.density} is the fraction of weights kept and must lie in (0, 1]")
+        for name in ("epochs", "batch_size"):
+            if getattr(run, name) < 1:
+                raise ValueError(f"{name}={getattr(run, name)} trains nothing; it must be at least 1")
+        if run.schedule not in SCHEDULES:
+            raise ValueError(f"schedule={run.schedule!r} is unknown; schedules are {', '.join(SCHEDULES)}")
+        if not run.width > 0:
+            raise ValueError(f"width={run.width} leaves no channels; it must be above 0")
+        if run.trace < 0:
+            raise ValueError(f"trace={run.trace} is a number of steps to record; it must be at least 0")
+
+    @property
+    def resolved(self) -> "Run":
+        """The same run with nothing left to defaults that depend on other fields."""
+        method = self.method or ("dense" if self.density is None else "edge_popup")
+        values = asdict(self) | {"method": method}
+        published = {**asdict(recipe(method, self.net, self.optimizer)), **dict.fromkeys(_SEEDS, self.seed)}
+        values |= {name: value for name, value in published.items() if values[name] is None}
+        if method == "random":
+            values["epochs"] = 1  # one pass sets the running statistics of norm layers; there is nothing to learn
+        run = object.__new__(Run)  # not through __init__, which checks what is resolved here
+        for name, value in values.items():
+            object.__setattr__(run, name, value)
+        return run
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and self.hash == other.hash
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
+    @property
+    def different(self) -> dict[str, Any]:
+        """The fields that differ from the defaults; these alone make the hash."""
+        custom = {f.name: f.default for f in fields(self)} | dict.fromkeys(_SEEDS, self.seed)
+        return {name: value for name, value in asdict(self.resolved).items() if value != custom[name]}
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits that name the run's folder."""
+        text = json.dumps({"schema": SCHEMA, **self.different}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        """A readable name, such as `conv4-k50-signed_constant-s0`; not unique."""
+        run = self.resolved
+        parts = [run.net if run.width == 1 else f"{run.net}x{run.width:g}"]
+        parts += [run.optimizer if run.density is None else f"k{100 * run.density:g}"]
+        parts += [] if run.method in ("dense", "edge_popup") else [str(run.method)]
+        parts += [] if run.method == "dense" else [str(run.distribution)]
+        parts += [] if run.scaled is False else ["scaled" if run.scaled is True else f"scaled_{run.scaled}"]
+        return "-".join([*parts, f"s{run.seed}"])
+
+    def to_json(self) -> str:
+        """Write the full description, one field a line."""
+        return json.dumps({"schema": SCHEMA, **asdict(self.resolved)}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Run":
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: not JSON, another schema, or fields that a Run has not.
+        """
+        try:
+            description = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not a run description: {error}") from error
+        if not isinstance(description, dict) or description.pop("schema", None) != SCHEMA:
+            raise ValueError(f"not a run description of schema {SCHEMA}: {text[:60]!r}")
+        if unknown := sorted(description.keys() - {f.name for f in fields(cls)}):
+            raise ValueError(f"not a run description: unknown fields {', '.join(unknown)}")
+        return cls(**description)
+
+
+def vary(base: Iterable[Run], **values: Iterable[Any]) -> list[Run]:
+    """Multiply runs by the values of some fields: `vary([Run()], net=["conv2", "conv4"], seed=range(3))`."""
+    runs = list(base)
+    for name, choices in values.items():
+        chosen = list(choices)
+        runs = [replace(run, **{name: value}) for run in runs for value in chosen]
+    return runs
+
+
+class Results:
+    """What came out of some runs: pairs of a Run and its result, with the folders their curves and traces are in."""
+
+    def __init__(self, rows: Iterable[tuple[Run, dict[str, Any], Path | None]]) -> None:
+        self.rows = [(run.resolved, result, folder) for run, result, folder in rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[tuple[Run, dict[str, Any]]]:
+        return ((run, result) for run, result, _ in self.rows)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds there are, ascending."""
+        return sorted({run.seed for run, _, _ in self.rows})
+
+    def select(self, **where: Any) -> "Results":
+        """Keep the runs whose fields equal `where`.
+
+        Raises:
+            ValueError: a name that is no field of Run, or nothing is left.
+        """
+        if unknown := sorted(where.keys() - {f.name for f in fields(Run)}):
+            raise ValueError(f"Run has no field {', '.join(unknown)}")
+        chosen = [row for row in self.rows if all(getattr(row[0], k) == v for k, v in where.items())]
+        if not chosen:
+            raise ValueError(f"no run has {where}; there are {len(self.rows)} runs")
+        return Results(chosen)
+
+    def values(self, metric: str = "accuracy", **where: Any) -> list[float]:
+        """List a metric of the selected runs, by seed. `accuracy` is test top-1 after the last epoch, in percent."""
+        rows = sorted(self.select(**where).rows, key=lambda row: row[0].seed)
+        return [row[1][metric] for row in rows]
+
+    def mean(self, metric: str = "accuracy", **where: Any) -> float:
+        """Average a metric over the selected runs."""
+        values = self.values(metric, **where)
+        return sum(values) / len(values)
+
+    def curve(self, metric: str, **where: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Read a column of `metrics.csv`: steps `(E,)` and values `(runs, E)`, by seed.
+
+        Raises:
+            ValueError: the runs have different steps, or no such column.
+        """
+        steps, values = [], []
+        for _, _, folder in sorted(self.select(**where).rows, key=lambda row: row[0].seed):
+            assert folder is not None
+            with (folder / "metrics.csv").open(newline="") as file:
+                rows = list(csv.DictReader(file))
+            if metric not in rows[0]:
+                raise ValueError(f"{folder}/metrics.csv has no column {metric!r}; it has {', '.join(rows[0])}")
+            steps.append([int(row["step"]) for row in rows])
+            values.append([float(row[metric] or "nan") for row in rows])
+        if any(s != steps[0] for s in steps):
+            raise ValueError(f"the runs with {where} were measured at different steps; select runs of one length")
+        return np.array(steps[0]), np.array(values)
+
+    def trace(self, **where: Any) -> dict[str, np.ndarray]:
+        """Load `trace.npz` of the one run selected; see `lit_hidden.engine.trace` for its arrays.
+
+        Raises:
+            ValueError: not exactly one run, or it was not traced.
+        """
+        rows = self.select(**where).rows
+        if len(rows) != 1 or not rows[0][0].trace:
+            raise ValueError(f"{len(rows)} runs have {where}; a trace is one run's, of a Run with trace > 0")
+        assert rows[0][2] is not None
+        with np.load(rows[0][2] / "trace.npz") as arrays:
+            return dict(arrays)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence, and the margin by which results bear it out: 0 or more means they do.
+
+    Args:
+        sentence: what is claimed.
+        margin: from the results of *one seed* to the margin, in `unit`.
+        unit: what the margin counts, for the table.
+        every: the claim is exact and must hold for every single seed, so one seed can decide it; otherwise the mean
+            margin is judged by its 95% confidence interval, and fewer than `MIN_SEEDS` decide nothing.
+    """
+
+    sentence: str
+    margin: Callable[[Results], float]
+    unit: str = "points"
+    every: bool = False
+
+
+MIN_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim judged: `supported`, `contradicted` or `undecided`, and why.
+
+    `low` and `high` bound the mean margin with 95% confidence (Student's t over seeds); for an exact claim they are
+    the smallest and the largest margin.
+    """
+
+    sentence: str
+    verdict: str
+    margin: float
+    low: float
+    high: float
+    seeds: int
+    unit: str
+    why: str
+
+
+def judge(claim: Claim, results: Results) -> Verdict:
+    """Judge a claim by results, seed by seed."""
+    margins = [float(claim.margin(results.select(seed=seed))) for seed in results.seeds]
+    n, mean = len(margins), sum(margins) / len(margins)
+    if not all(map(math.isfinite, margins)):
+        bad = next(m for m in margins if not math.isfinite(m))
+        return Verdict(claim.sentence, "undecided", mean, bad, bad, n, claim.unit, f"a margin is {bad}")
+    if claim.every:
+        low, high = min(margins), max(margins)
+        verdict = "supported" if low >= 0 else "contradicted"
+        held = sum(m >= 0 for m in margins)
+        return Verdict(claim.sentence, verdict, mean, low, high, n, claim.unit, f"held for {held} of {n} seeds")
+    if n < MIN_SEEDS:
+        why = f"too few seeds: {n} of at least {MIN_SEEDS}"
+        return Verdict(claim.sentence, "undecided", mean, -math.inf, math.inf, n, claim.unit, why)
+    low, high = confidence_interval(margins)
+    if low >= 0:
+        verdict, why = "supported", "the 95% interval lies at or above 0"
+    elif high < 0:
+        verdict, why = "contradicted", "the 95% interval lies below 0"
+    else:
+        verdict, why = "undecided", "the 95% interval holds 0"
+    return Verdict(claim.sentence, verdict, mean, low, high, n, claim.unit, why)
+
+
+def confidence_interval(values: list[float], level: float = 0.95) -> tuple[float, float]:
+    """Bound the mean of at least 2 values with Student's t.
+
+    Raises:
+        ValueError: fewer than 2 values.
+    """
+    n = len(values)
+    if n < 2:
+        raise ValueError(f"{n} values have no confidence interval; give at least 2")
+    from scipy.special import stdtrit  # scipy.stats takes a second to import
+
+    mean = sum(values) / n
+    error = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
+    half = float(stdtrit(n - 1, 0.5 + level / 2)) * error
+    return mean - half, mean + half

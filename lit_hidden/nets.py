@@ -1,0 +1,217 @@
+"""The paper's networks by name, at any width, plus whatever you bring.
+
+The names are `conv2`, `conv4`, `conv6`, `conv8`, `lenet`, `cifar_resnet18`; torchvision's `resnet18`, `resnet34`,
+`resnet50`, `resnet101`, `wide_resnet50_2`; `timm:NAME` for any timm model; `package.module:function` for your own.
+
+Source: Ramanujan et al., arXiv:1911.13299, Table 1; the authors' code, `models/`.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from lit_hidden.distributions import Scaled, check, draw, layer_generator
+from lit_hidden.edge_popup import weight_layers
+
+_CHANNELS = (64, 128, 256, 512)
+
+
+def conv_net(
+    depth: int, *, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, width: float = 1.0
+) -> nn.Sequential:
+    """Build Conv2, 4, 6 or 8: pairs of 3x3 convolutions, a max-pool after each pair, three linear layers, no bias.
+
+    Maps images `(B, in_channels, image_size, image_size)` to logits `(B, num_classes)`.
+
+    Args:
+        depth: number of convolutions, one of 2, 4, 6, 8.
+        num_classes: number of logits.
+        in_channels: channels of an image.
+        image_size: height and width of an image; halved, rounding down, after each pair.
+        width: multiplies all channels and both hidden linear layers, `int(n * width)`, as the authors'.
+
+    Raises:
+        ValueError: unknown depth, a width that leaves a layer empty, an image too small to be halved so often.
+    """
+    if depth not in (2, 4, 6, 8):
+        raise ValueError(f"depth={depth} convolutions is none of the paper's nets; depths are 2, 4, 6, 8")
+    channels = [_scaled(c, width) for c in _CHANNELS[: depth // 2]]
+    if image_size >> len(channels) == 0:
+        raise ValueError(f"image_size={image_size} is too small to be halved {len(channels)} times by conv{depth}")
+    layers: list[nn.Module] = []
+    before = in_channels
+    for c in channels:
+        layers += [nn.Conv2d(before, c, 3, padding=1, bias=False), nn.ReLU()]
+        layers += [nn.Conv2d(c, c, 3, padding=1, bias=False), nn.ReLU(), nn.MaxPool2d(2)]
+        before = c
+    hidden = _scaled(256, width)
+    features = before * (image_size >> len(channels)) ** 2
+    linear = [nn.Linear(features, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, hidden, bias=False), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), *linear, nn.Linear(hidden, num_classes, bias=False))
+
+
+def lenet(
+    *, num_classes: int = 10, in_channels: int = 1, image_size: int = 28, width: float = 1.0
+) -> nn.Sequential:
+    """Build LeNet-300-100: three linear layers without bias on flattened images."""
+    wide, narrow = _scaled(300, width), _scaled(100, width)
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(in_channels * image_size**2, wide, bias=False),
+        nn.ReLU(),
+        nn.Linear(wide, narrow, bias=False),
+        nn.ReLU(),
+        nn.Linear(narrow, num_classes, bias=False),
+    )
+
+
+_RESNETS: dict[str, tuple[type[Any], list[int], int]] = {  # block, blocks a stage, width of a group
+    "resnet18": (BasicBlock, [2, 2, 2, 2], 64),
+    "resnet34": (BasicBlock, [3, 4, 6, 3], 64),
+    "resnet50": (Bottleneck, [3, 4, 6, 3], 64),
+    "resnet101": (Bottleneck, [3, 4, 23, 3], 64),
+    "wide_resnet50_2": (Bottleneck, [3, 4, 6, 3], 128),
+}
+
+
+class _ScaledResNet(ResNet):
+    """torchvision's ResNet with every stage's channels times `width`."""
+
+    def __init__(self, block: type[Any], blocks: list[int], width_per_group: int, width: float) -> None:
+        self._width = width
+        super().__init__(block, blocks, width_per_group=width_per_group)
+
+    def _make_layer(self, block: type[Any], planes: int, *args: Any, **kwargs: Any) -> nn.Sequential:
+        if planes == 64:  # the first stage: the stem is there already, at its full width
+            self.inplanes = _scaled(64, self._width)
+            self.bn1 = nn.BatchNorm2d(self.inplanes)
+        stage: nn.Sequential = super()._make_layer(block, _scaled(planes, self._width), *args, **kwargs)
+        return stage
+
+
+def resnet(
+    name: str, *, num_classes: int = 1000, in_channels: int = 3, width: float = 1.0, cifar: bool = False
+) -> nn.Module:
+    """Build one of torchvision's ResNets, its classifier without bias, as the authors'.
+
+    Args:
+        name: `resnet18`, `resnet34`, `resnet50`, `resnet101` or `wide_resnet50_2`.
+        num_classes: number of logits.
+        in_channels: channels of an image.
+        width: multiplies the channels of the stem and of every stage.
+        cifar: a stem for 32x32 images: one 3x3 convolution of stride 1, no max-pool.
+
+    Raises:
+        ValueError: a width that leaves a layer empty.
+    """
+    net = _ScaledResNet(*_RESNETS[name], width)
+    kernel, stride, padding = (3, 1, 1) if cifar else (7, 2, 3)
+    net.conv1 = nn.Conv2d(in_channels, net.bn1.num_features, kernel, stride, padding, bias=False)
+    if cifar:
+        net.maxpool = nn.Identity()
+    net.fc = nn.Linear(net.inplanes, num_classes, bias=False)
+    return net
+
+
+NETS: dict[str, Callable[..., nn.Module]] = {
+    **{f"conv{depth}": partial(conv_net, depth) for depth in (2, 4, 6, 8)},
+    "lenet": lenet,
+    "cifar_resnet18": partial(resnet, "resnet18", num_classes=10, cifar=True),
+    **{name: partial(resnet, name) for name in _RESNETS},
+}
+
+
+def build(
+    name: str, *, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, width: float = 1.0
+) -> nn.Module:
+    """Build a net by name; it maps images `(B, in_channels, image_size, image_size)` to `(B, num_classes)` logits.
+
+    Args:
+        name: one of `NETS`; `timm:NAME` for a timm model; `package.module:function` for your own, which is called
+            with those of these keyword arguments that it takes.
+        num_classes: number of logits.
+        in_channels: channels of an image.
+        image_size: height and width of an image.
+        width: channel multiplier, where the net has one.
+
+    Raises:
+        ValueError: the name is unknown, or the net has no width to change.
+    """
+    arguments = {
+        "num_classes": num_classes, "in_channels": in_channels, "image_size": image_size, "width": width
+    }  # fmt: skip
+    if name.startswith("timm:"):
+        make, arguments["in_chans"] = _timm(name.removeprefix("timm:")), in_channels
+    elif ":" in name:
+        make = _own(name)
+    elif name in NETS:
+        make = NETS[name]
+    else:
+        raise ValueError(
+            f"net={name!r} is unknown; nets are {', '.join(NETS)}, timm:NAME, or package.module:function"
+        )
+    takes = inspect.signature(make).parameters
+    if "width" not in takes and width != 1:
+        raise ValueError(f"width={width} cannot be: {name} has no width to change; leave it at 1")
+    everything = any(p.kind is p.VAR_KEYWORD for p in takes.values()) and not name.startswith("timm:")
+    return make(**{k: v for k, v in arguments.items() if k in takes or everything})
+
+
+def initialise(
+    net: nn.Module, seed: int, distribution: str = "kaiming_normal", *, density: float = 1.0, scaled: Scaled = False
+) -> nn.Module:
+    """Draw the weights of `net` as `hide` would, and leave it dense and trainable: the baseline's start.
+
+    In place; returns `net`. The same seed and distribution give the same weights as a hidden net's. Biases become 0.
+
+    Raises:
+        ValueError: an unknown distribution, or a net with nothing to draw.
+    """
+    check(distribution, scaled, density)
+    layers = weight_layers(net)
+    with torch.no_grad():
+        for name, (module, attribute) in layers.items():
+            weight = getattr(module, attribute)
+            generator = layer_generator(seed, "weights", name)
+            weight.copy_(draw(weight.shape, distribution, generator, density, scaled))
+            if isinstance(getattr(module, "bias", None), nn.Parameter):
+                module.bias.zero_()  # type: ignore[operator, union-attr]
+    return net
+
+
+def _scaled(channels: int, width: float) -> int:
+    scaled = int(channels * width)
+    if scaled < 1:
+        raise ValueError(f"width={width} leaves {scaled} of {channels} channels; at least one must be left")
+    return scaled
+
+
+def _timm(name: str) -> Callable[..., nn.Module]:
+    try:
+        import timm
+    except ImportError:
+        raise ValueError(f"net='timm:{name}' needs timm; pip install 'lit-hidden[timm]'") from None
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name}*")[:5]) or "see timm.list_models()"
+        raise ValueError(f"timm has no model {name!r}; close to it: {near}")
+
+    def make(num_classes: int, in_chans: int) -> nn.Module:
+        model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_chans)
+        return model
+
+    return make
+
+
+def _own(name: str) -> Callable[..., nn.Module]:
+    module, _, function = name.partition(":")
+    try:
+        make: Callable[..., nn.Module] = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"net={name!r} cannot be imported: {error}; give package.module:function") from error
+    return make

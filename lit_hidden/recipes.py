@@ -1,0 +1,63 @@
+"""The published hyper-parameters, as data: what a run or a module takes where nothing else is said.
+
+Source: the authors' configs (allenai/hidden-networks, commit dddf2d0).
+"""
+
+from dataclasses import dataclass, replace
+
+METHODS = ("edge_popup", "dense", "supermask", "random")
+OPTIMIZERS = ("sgd", "adam")
+SCHEDULES = ("cosine", "constant")
+
+IMAGENET = ("resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained; the defaults are edge-popup's on Conv2 to Conv8."""
+
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    batch_size: int = 128
+    schedule: str = "cosine"
+    warmup_epochs: int = 0
+    label_smoothing: float = 0.0
+    distribution: str = "signed_constant"
+
+
+def recipe(method: str, net: str, optimizer: str = "sgd") -> Recipe:
+    """Give the authors' settings of `method` on `net`; nets of your own get those of Conv2 to Conv8.
+
+    Raises:
+        ValueError: unknown method or optimizer; Adam for anything but the dense baseline.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method={method!r} is unknown; methods are {', '.join(METHODS)}")
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"optimizer={optimizer!r} is unknown; optimizers are {', '.join(OPTIMIZERS)}")
+    if optimizer == "adam" and method != "dense":
+        raise ValueError(f"optimizer='adam' is the dense baseline's; method={method!r} takes 'sgd'")
+    base = Recipe()
+    if method == "random":  # nothing learns
+        return replace(base, lr=0.0, momentum=0.0, weight_decay=0.0, schedule="constant")
+    if net in IMAGENET:
+        base = replace(
+            base, lr=0.256, momentum=0.875, weight_decay=2**-15, batch_size=256, warmup_epochs=5, label_smoothing=0.1
+        )
+        if method == "supermask":
+            base = Recipe(lr=400.0, weight_decay=0.0, batch_size=256)
+    elif net == "cifar_resnet18":
+        base = replace(base, weight_decay=5e-4, batch_size=256)
+        if method == "supermask":
+            base = replace(base, lr=400.0, weight_decay=0.0)
+    elif method == "supermask":
+        base = replace(base, lr=800.0 if net == "conv8" else 200.0, weight_decay=0.0)
+    elif method == "dense":
+        base = replace(base, lr=0.1 if net == "lenet" else 0.01)
+    if method == "dense":
+        base = replace(base, distribution="kaiming_normal")
+    if optimizer == "adam":  # the lottery ticket paper's rates
+        lr = {"conv2": 2e-4, "lenet": 1.2e-3}.get(net, 3e-4)
+        base = replace(base, lr=lr, momentum=0.0, weight_decay=0.0, batch_size=60, schedule="constant")
+    return base
