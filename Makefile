@@ -1,0 +1,56 @@
+# Everything installs itself into $(VENV). `make help` lists what there is.
+PYTHON ?= python3
+VENV ?= .venv
+PRESET ?= quick
+RUNS_DIR ?= runs
+DATA_DIR ?= data
+OUT ?= results
+ARGS ?=
+
+BIN := $(VENV)/bin
+export RUNS_DIR DATA_DIR
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev test lint format wheel clean FORCE
+
+help: ## Say what there is
+	@awk -F ':.*## ' '/^[a-z%0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed ## Make .venv and install the package with pinned versions
+install-dev: $(VENV)/.installed-dev ## The same, with what tests and lint need
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lit_hidden needs Python 3.11 or newer; this is %d.%d. Say which: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing into $(VENV): torch and torchvision are large, this takes some minutes the first time."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+test: install-dev ## Run the whole test suite (at most 5 minutes on two cores)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+lint: install-dev ## Check style (ruff) and types (mypy)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install-dev ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+reproduce-%: install FORCE ## Train a figure's missing runs, check its claims, draw it (fig1, fig2; PRESET=quick)
+	$(BIN)/lit-hidden reproduce $* --preset $(PRESET) --out $(OUT) $(ARGS)
+
+wheel: install-dev ## Build the wheel into dist/
+	$(BIN)/python -m build --wheel .
+
+clean: ## Remove what was built and drawn; runs/ and data/ stay
+	rm -rf build dist results *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+FORCE:

@@ -1,0 +1,149 @@
+"""Watch a hidden network learn: which edges swap, and the last layer's scores, gradients and mask.
+
+`trace.npz` of a hidden run, for a last layer of O outputs and I inputs, T updates of which R are recorded:
+    weight (O, I) float32           frozen
+    step (R,) int                   index of the update, from 0
+    before, after (R, O, I)         float32 scores before and after the update
+    gradient (R, O, I) float32      dL/ds of the mini-batch, without weight decay and momentum
+    chosen_before, chosen_after     (R, O, I) bool masks
+    seen (R, O, I) bool             chosen at some time up to and including `chosen_before`
+    lr (R,) float32, momentum, weight_decay (scalars)
+    swapped (T,) int                edges that left at each update, over all layers; as many entered
+    reentered (T,) int              of those that entered, how many had been chosen earlier
+of a random run: weight, chosen_before (1, O, I); of a dense one: weight at the start, trained at the end.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_hidden.edge_popup import EdgePopup, maskers, original_weight
+from lit_hidden.modules import LitClassifier
+from lit_hidden.nets import weight_layers
+from lit_hidden.subnetwork import masks
+
+_RECORDED = ("step", "before", "after", "gradient", "chosen_before", "chosen_after", "seen", "lr")
+
+
+class Trace(L.Callback):
+    """Record `trace` updates, evenly spread, and count the swaps of all.
+
+    Args:
+        trace: how many updates to record.
+    """
+
+    def __init__(self, trace: int) -> None:
+        super().__init__()
+        self.trace = trace
+        self.rows: dict[str, list[Tensor]] = {name: [] for name in (*_RECORDED, "swapped", "reentered")}
+        self.masks: dict[str, Tensor] = {}
+        self.seen: dict[str, Tensor] = {}
+        self.kept: dict[str, Tensor] = {}  # layer -> (least, most)
+        self.entered = torch.zeros((), dtype=torch.long)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look at the masks there are before the first update."""
+        assert isinstance(pl_module, LitClassifier)
+        self.masks = masks(pl_module.net)
+        self.layer = list(self.masks)[-1]
+        masker = maskers(pl_module.net)[self.layer]
+        assert isinstance(masker, EdgePopup)
+        self.scores = masker.scores
+        total = int(trainer.estimated_stepping_batches)
+        self.wanted = set(np.linspace(0, total - 1, min(self.trace, total)).round().astype(int).tolist())
+        device = pl_module.device
+        if not self.seen:
+            self.seen = {name: mask.clone() for name, mask in self.masks.items()}
+        self.seen = {name: seen.to(device) for name, seen in self.seen.items()}
+        self.kept = {name: kept.to(device) for name, kept in self.kept.items()}
+        self.entered = self.entered.to(device)
+        self._count()
+
+    def _count(self) -> None:
+        for name, mask in self.masks.items():
+            n = mask.sum()
+            low, high = self.kept.get(name, torch.stack([n, n]))
+            self.kept[name] = torch.stack([torch.minimum(low, n), torch.maximum(high, n)])
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Keep the scores as they are before the update."""
+        self.step = trainer.global_step
+        if self.step in self.wanted:
+            self.before = self.scores.detach().clone()
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, *_: Any) -> None:
+        """Keep the gradient and the rate of the update to come."""
+        if self.step in self.wanted:
+            assert self.scores.grad is not None
+            self.gradient = self.scores.grad.clone()
+            self.lr = torch.tensor(trainer.optimizers[0].param_groups[0]["lr"], dtype=torch.float32)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Compare the masks before and after the update."""
+        assert isinstance(pl_module, LitClassifier)
+        now = masks(pl_module.net)
+        if self.step in self.wanted:
+            recorded = {
+                "step": torch.tensor(self.step),
+                "before": self.before,
+                "after": self.scores.detach().clone(),
+                "gradient": self.gradient,
+                "chosen_before": self.masks[self.layer],
+                "chosen_after": now[self.layer],
+                "seen": self.seen[self.layer].clone(),
+                "lr": self.lr,
+            }
+            for name, value in recorded.items():
+                self.rows[name].append(value)
+        came = {name: now[name] & ~mask for name, mask in self.masks.items()}
+        again = torch.stack([(came[name] & seen).sum() for name, seen in self.seen.items()]).sum()
+        all_in = torch.stack([c.sum() for c in came.values()]).sum()
+        self.rows["swapped"].append(all_in)
+        self.rows["reentered"].append(again)
+        self.entered += all_in - again
+        self.seen = {name: seen | now[name] for name, seen in self.seen.items()}
+        self.masks = now
+        self._count()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Go into the checkpoint, so that a killed run's trace has no gap."""
+        return {
+            "rows": {k: torch.stack(v).cpu() for k, v in self.rows.items() if v},
+            "seen": self.seen,
+            "kept": self.kept,
+            "entered": self.entered,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Come back from a checkpoint."""
+        self.rows |= {k: list(v) for k, v in state_dict["rows"].items()}
+        self.seen, self.kept, self.entered = state_dict["seen"], state_dict["kept"], state_dict["entered"]
+
+    def save(self, module: LitClassifier, path: Path) -> dict[str, Any]:
+        """Write `trace.npz`; return what of it belongs into the result."""
+        arrays = {name: torch.stack(rows).cpu().numpy() for name, rows in self.rows.items() if rows}
+        np.savez_compressed(
+            path,
+            weight=original_weight(module.net, self.layer).cpu().numpy(),
+            momentum=np.float32(module.recipe.momentum),
+            weight_decay=np.float32(module.recipe.weight_decay),
+            **arrays,
+        )
+        return {
+            "edges": sum(m.numel() for m in self.masks.values()),
+            "swapped": int(arrays["swapped"].sum()),
+            "entered": int(self.entered),
+            "reentered": int(arrays["reentered"].sum()),
+        }
+
+
+def last_weight(module: LitClassifier) -> np.ndarray:
+    """Copy the weight `(O, I)` of the last layer, the frozen one if it is hidden."""
+    name, (layer, attribute) = list(weight_layers(module.net).items())[-1]
+    weight = original_weight(module.net, name) if maskers(module.net) else getattr(layer, attribute)
+    array: np.ndarray = weight.detach().cpu().numpy().copy()
+    return array

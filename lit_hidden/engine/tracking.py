@@ -1,0 +1,159 @@
+"""Weights & Biases: a view of the runs, never their record. No failure of it ends a run.
+
+A Run is a W&B run: project lit-hidden, group experiment/preset, job type hidden, dense, supermask or random, id the
+run's hash, config the Run. A reproduction ends with a summary run that holds the table, the drawing and the verdicts.
+"""
+
+import importlib.util
+import json
+import netrc
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from lit_hidden.experiment import Run, Verdict
+
+PROJECT = "lit-hidden"
+SYNC = "wandb sync --sync-all uploads them later"
+
+T = TypeVar("T")
+
+
+def choose_mode() -> tuple[str, str | None]:
+    """Choose W&B's mode: `WANDB_MODE` if set; else online with a key and a server that answers; else offline.
+
+    Returns:
+        the mode (`online`, `offline`, `disabled`), and a line for the user or None.
+    """
+    if importlib.util.find_spec("wandb") is None:
+        return "disabled", "W&B: not installed, so nothing is shown there; runs/ is the record all the same"
+    if mode := os.environ.get("WANDB_MODE"):
+        return mode, None
+    address = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai")
+    if not (os.environ.get("WANDB_API_KEY") or _in_netrc(address.hostname or "")):
+        return "offline", f"W&B: no API key is configured, so runs are kept offline in wandb/; {SYNC}"
+    port = address.port or (80 if address.scheme == "http" else 443)
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=2).close()
+    except OSError:
+        return "offline", f"W&B: {address.hostname} does not answer, so runs are kept offline in wandb/; {SYNC}"
+    return "online", None
+
+
+def _in_netrc(host: str) -> bool:
+    """Tell whether `wandb login` has left a key: it writes one to the netrc file."""
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+class Tracker:
+    """One W&B run, from `start` to `finish`; the first failure is told once and ends the view, not the run.
+
+    Args:
+        mode: `online`, `offline` or `disabled`.
+        group: experiment/preset.
+    """
+
+    def __init__(self, mode: str, group: str) -> None:
+        self.mode, self.group = mode, group
+        self._run: Any = None
+
+    @classmethod
+    def nothing(cls) -> "Tracker":
+        """Return a tracker that shows nothing."""
+        return cls("disabled", "")
+
+    def _safely(self, action: Callable[[], T]) -> T | None:
+        try:
+            return action()
+        except Exception as error:
+            print(f"W&B: {type(error).__name__}: {error}; the run goes on without it", file=sys.stderr)  # noqa: T201
+            self.mode, self._run = "disabled", None
+            return None
+
+    def _init(self, **kwargs: Any) -> None:
+        if self.mode == "disabled":
+            return
+
+        def init() -> Any:
+            import wandb
+
+            settings = wandb.Settings(console="off", silent=True, init_timeout=15, x_disable_stats=True)
+            return wandb.init(
+                project=PROJECT,
+                group=self.group,
+                mode=self.mode,  # type: ignore[arg-type]
+                settings=settings,
+                reinit="finish_previous",
+                **kwargs,
+            )
+
+        self._run = self._safely(init)
+
+    def start(self, run: Run) -> None:
+        """Begin the W&B run of `run`."""
+        run = run.resolved
+        kind = "hidden" if run.method == "edge_popup" else str(run.method)
+        self._init(
+            id=run.hash,
+            name=run.name,
+            job_type=kind,
+            tags=[run.net, kind, run.data],
+            config=asdict(run),
+            resume="allow" if self.mode == "online" else None,
+        )
+
+    def start_summary(self, name: str) -> None:
+        """Begin the run that sums a reproduction up."""
+        self._init(name=f"{name} summary", job_type="summary", tags=["summary"])
+
+    def log(self, row: dict[str, float]) -> None:
+        """Show one epoch."""
+        if self._run is not None:
+            shown = {k: v for k, v in row.items() if v == v}
+            self._safely(lambda: self._run.log(shown, step=int(row["epoch"])))
+
+    def summary(self, values: dict[str, Any]) -> None:
+        """Set the run's summary values."""
+        if self._run is not None:
+            self._safely(lambda: self._run.summary.update(values))
+
+    def figure(self, table: list[dict[str, Any]], drawing: Path, verdicts: Iterable[Verdict]) -> None:
+        """Show a reproduction: its table of results, its drawing, its verdicts."""
+        if self._run is None:
+            return
+
+        def show() -> None:
+            import wandb
+
+            columns = list(table[0])
+            judged = [asdict(v) for v in verdicts]
+            self._run.log(
+                {
+                    "results": wandb.Table(columns=columns, data=[[_cell(row[c]) for c in columns] for row in table]),
+                    "verdicts": wandb.Table(
+                        columns=list(judged[0]), data=[[_cell(x) for x in v.values()] for v in judged]
+                    ),
+                    "drawing": wandb.Image(str(drawing)),
+                }
+            )
+            self._run.summary.update({v["sentence"]: v["verdict"] for v in judged})
+
+        self._safely(show)
+
+    def finish(self) -> None:
+        """End the W&B run."""
+        if self._run is not None:
+            self._safely(lambda: self._run.finish())
+            self._run = None
+
+
+def _cell(value: Any) -> Any:
+    return value if value is None or isinstance(value, (str, int, float)) else json.dumps(value)

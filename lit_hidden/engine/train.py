@@ -1,0 +1,263 @@
+"""Train one Run in a folder, resumable at every epoch, bit-equal on CPU to a run never stopped."""
+
+import csv
+import io
+import os
+import platform
+import subprocess
+import time
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+
+from lit_hidden import __version__
+from lit_hidden.data import ImageTensorsData, data_module
+from lit_hidden.edge_popup import maskers
+from lit_hidden.engine.store import write_atomically
+from lit_hidden.engine.trace import Trace, last_weight
+from lit_hidden.engine.tracking import Tracker
+from lit_hidden.experiment import Run
+from lit_hidden.modules import LitClassifier, LitDense, LitRandomMask, LitSubnetwork, LitSupermask
+from lit_hidden.subnetwork import fingerprint, masks
+
+_MODULES = {"edge_popup": LitSubnetwork, "supermask": LitSupermask, "random": LitRandomMask}
+
+
+def make_data(run: Run, data_dir: str | Path) -> ImageTensorsData:
+    """Build the DataModule of a run."""
+    run = run.resolved
+    return data_module(
+        run.data,
+        root=str(data_dir),
+        batch_size=run.batch_size,
+        seed=run.data_seed,
+        augment=run.augment,
+        held_out=run.held_out,
+        train_images=run.train_images,
+    )
+
+
+def make_module(run: Run, data: ImageTensorsData) -> LitClassifier:
+    """Build the LightningModule of a run."""
+    run = run.resolved
+    channels, size, _ = data.shape
+    common: dict[str, Any] = {
+        "net": run.net,
+        "width": run.width,
+        "num_classes": data.num_classes,
+        "in_channels": channels,
+        "image_size": size,
+        "distribution": run.distribution,
+        "lr": run.lr,
+        "momentum": run.momentum,
+        "weight_decay": run.weight_decay,
+        "schedule": run.schedule,
+        "warmup_epochs": run.warmup_epochs,
+        "label_smoothing": run.label_smoothing,
+    }
+    if run.method == "dense":
+        return LitDense(**common, optimizer=run.optimizer, seed=run.weight_seed)
+    return _MODULES[str(run.method)](
+        **common,
+        density=run.density,
+        scaled=run.scaled,
+        weight_seed=run.weight_seed,
+        score_seed=run.score_seed,
+    )
+
+
+class Recorder(Checkpoint):
+    """Write `metrics.csv` and a checkpoint at every epoch's end, each whole or not at all.
+
+    A Checkpoint to Lightning, which calls those last, when the epoch's metrics are all there.
+    """
+
+    def __init__(self, folder: Path, watched: str, tracker: Tracker) -> None:
+        super().__init__()
+        self.folder, self.watched, self.tracker = folder, watched, tracker
+        self.rows: list[dict[str, float]] = []
+        self.seconds = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Go into the checkpoint, so that the curve of a killed run has no gap."""
+        return {"rows": self.rows, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Come back from a checkpoint."""
+        self.rows, self.seconds = state_dict["rows"], state_dict["seconds"]
+
+    def first(self, metrics: dict[str, float]) -> None:
+        """Take the row before training."""
+        self._row(0, 0, float("nan"), metrics)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the epoch's clock."""
+        self._began = time.perf_counter()
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # read now: Lightning has stepped it by the end
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the epoch's row and save everything."""
+        self.seconds += time.perf_counter() - self._began
+        epoch = trainer.current_epoch + 1
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self._row(epoch, epoch * int(trainer.num_training_batches), self._lr, metrics)
+        part = self.folder / ".last.ckpt.part"
+        trainer.save_checkpoint(part, weights_only=False)
+        os.replace(part, self.folder / "last.ckpt")
+
+    def _row(self, epoch: int, step: int, lr: float, metrics: dict[str, float]) -> None:
+        row = {"epoch": epoch, "step": step, "lr": lr, "seconds": round(self.seconds, 3)}
+        for ours, theirs in (("train", "train"), (self.watched, "val")):
+            for name, factor in (("loss", 1), ("top1", 100), ("top5", 100)):
+                # Rounded: the float32 in which means add up has no more to say.
+                row[f"{ours}_{name}"] = round(factor * metrics.get(f"{theirs}/{name}", float("nan")), 5)
+        self.rows.append(row)
+        out = io.StringIO()
+        writer = csv.DictWriter(out, list(self.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: "" if v != v else v for k, v in r.items()} for r in self.rows)
+        write_atomically(self.folder / "metrics.csv", out.getvalue())
+        self.tracker.log(row)
+
+
+def train(
+    run: Run,
+    folder: Path,
+    data_dir: str | Path = "data",
+    *,
+    device: str = "cpu",
+    threads: int = 1,
+    tracker: Tracker | None = None,
+) -> dict[str, Any]:
+    """Train `run` in `folder`, from its last epoch on if it was begun, and return its result.
+
+    Args:
+        run: what to train.
+        folder: where `run.json`, `metrics.csv`, `last.ckpt` and `trace.npz` go.
+        data_dir: where the data sets lie.
+        device: `cpu` or `cuda`.
+        threads: CPU threads; part of the arithmetic, so results are equal bit for bit only at the same number.
+        tracker: the W&B view; None shows nothing.
+
+    Raises:
+        DataError: the data are missing or damaged; before anything is trained.
+    """
+    run = run.resolved
+    tracker = tracker or Tracker.nothing()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with warnings.catch_warnings():
+            # Lightning's advice on loaders' workers and loggers is not for a run in a grid.
+            warnings.filterwarnings("ignore", module="lightning")
+            return _train(run, folder, data_dir, device, threads, tracker)
+    finally:
+        torch.set_num_threads(before)
+        tracker.finish()
+
+
+def _train(
+    run: Run, folder: Path, data_dir: str | Path, device: str, threads: int, tracker: Tracker
+) -> dict[str, Any]:
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    write_atomically(folder / "run.json", run.to_json() + "\n")
+    L.seed_everything(run.data_seed, verbose=False)  # dropout, sampled masks, and nets that draw for themselves
+    data = make_data(run, data_dir)
+    data.prepare_data()
+    data.setup("fit")
+    module = make_module(run, data)
+    weights_before = fingerprint(module.net)
+    first_weight = last_weight(module)
+    tracker.start(run)
+    recorder = Recorder(folder, "val" if run.held_out else "test", tracker)
+    trace = Trace(run.trace) if run.trace and run.method == "edge_popup" else None
+    trainer = L.Trainer(
+        max_epochs=run.epochs,
+        accelerator="gpu" if device == "cuda" else "cpu",
+        devices=1,
+        precision=run.precision,  # type: ignore[arg-type]
+        callbacks=[recorder, *([trace] if trace else [])],
+        logger=False,
+        enable_checkpointing=True,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10**9,
+        default_root_dir=folder,
+    )
+    last = folder / "last.ckpt"
+    if not last.exists():
+        (metrics,) = trainer.validate(module, data, verbose=False)
+        recorder.first(dict(metrics))
+    trainer.fit(module, data, ckpt_path=last if last.exists() else None, weights_only=True)
+    row = recorder.rows[-1]
+    if run.held_out:
+        (tested,) = trainer.test(module, data, verbose=False)
+        final = {
+            "accuracy": round(100 * tested["test/top1"], 5),
+            "top5": round(100 * tested["test/top5"], 5),
+            "loss": round(tested["test/loss"], 5),
+        }
+    else:
+        final = {"accuracy": row["test_top1"], "top5": row["test_top5"], "loss": row["test_loss"]}
+    result: dict[str, Any] = {**final, "train_accuracy": row["train_top1"], "steps": row["step"]}
+    result |= {"weights_before": weights_before, "weights_after": fingerprint(module.net)}
+    if maskers(module.net):
+        counts = {name: [int(mask.sum())] * 2 for name, mask in masks(module.net).items()}
+        if trace:
+            counts = {name: kept.tolist() for name, kept in trace.kept.items()}
+        sizes = {name: mask.numel() for name, mask in masks(module.net).items()}
+        result["layers"] = [
+            {"name": name, "numel": sizes[name], "kept_min": low, "kept_max": high}
+            for name, (low, high) in counts.items()
+        ]
+    if trace:
+        result |= trace.save(module, folder / "trace.npz")
+    elif run.trace and run.method == "dense":
+        np.savez_compressed(
+            folder / "trace.npz", weight=first_weight, trained=last_weight(module)
+        )
+    elif run.trace:
+        chosen = list(masks(module.net).values())[-1][None].cpu().numpy()
+        np.savez_compressed(folder / "trace.npz", weight=first_weight, chosen_before=chosen)
+    result["provenance"] = {
+        "seconds": round(recorder.seconds, 1),
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {threads} thread(s)",
+        "machine": platform.machine(),
+        "versions": {
+            "lit_hidden": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "lightning": L.__version__,
+        },
+        "commit": _commit(),
+        "started": started,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    tracker.summary({"accuracy": result["accuracy"], "top5": result["top5"]})
+    last.unlink(missing_ok=True)
+    return result
+
+
+def _commit() -> str | None:
+    """Name the commit of the checkout that this package runs from; None outside one."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip()

@@ -1,0 +1,338 @@
+"""LightningModules with the paper's settings as defaults: a found subnetwork, the dense baselines, Zhou's supermask.
+
+Each builds its network, draws its weights from a seed, and trains whatever still wants a gradient; none asks during
+training whether the network is hidden. Nothing in a step waits for the device: metrics add up there and are read
+once per epoch.
+"""
+
+import math
+from collections.abc import Collection
+from typing import Any, Literal
+
+import lightning.pytorch as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric, MetricCollection
+
+from lit_hidden.distributions import Scaled
+from lit_hidden.edge_popup import EdgePopup, MakeMasker, hide
+from lit_hidden.nets import build, initialise
+from lit_hidden.recipes import OPTIMIZERS, SCHEDULES, Recipe, recipe
+from lit_hidden.supermask import Supermask
+
+Optimizer = Literal["sgd", "adam"]
+Schedule = Literal["cosine", "constant"]
+
+
+class LitClassifier(L.LightningModule):
+    """Cross-entropy training of `net`, images `(B, C, H, W)` to logits `(B, num_classes)`.
+
+    Logs `train/`, `val/` and `test/` `loss`, `top1` and `top5` once per epoch; accuracies are fractions. What is left
+    None is the authors' setting for the method and the net, see `lit_hidden.recipes`.
+
+    Args:
+        net: a name for `lit_hidden.build`, or a module, which is used as it is (and not saved in checkpoints'
+            hyper-parameters: give it to `load_from_checkpoint` again).
+        width: channel multiplier of a net given by name.
+        num_classes: number of logits.
+        in_channels: channels of an image.
+        image_size: height and width of an image.
+        optimizer: `sgd` or `adam`.
+        lr: learning rate at the start.
+        momentum: of SGD.
+        weight_decay: acts on whatever is trained; in a hidden net, on the scores.
+        schedule: `cosine`, stepped per epoch as in the authors' code, or `constant`.
+        warmup_epochs: epochs during which the rate grows linearly.
+        label_smoothing: as in `torch.nn.functional.cross_entropy`; in training alone.
+
+    Raises:
+        ValueError: an unknown net, optimizer or schedule.
+    """
+
+    method = "dense"
+
+    def __init__(
+        self,
+        net: str | nn.Module = "conv4",
+        width: float = 1.0,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        image_size: int = 32,
+        optimizer: Optimizer = "sgd",
+        lr: float | None = None,
+        momentum: float | None = None,
+        weight_decay: float | None = None,
+        schedule: Schedule | None = None,
+        warmup_epochs: int | None = None,
+        label_smoothing: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["net"] if isinstance(net, nn.Module) else [])
+        published = recipe(self.method, net if isinstance(net, str) else "", optimizer)
+        self.optimizer = optimizer
+        self.recipe = Recipe(
+            lr=published.lr if lr is None else lr,
+            momentum=published.momentum if momentum is None else momentum,
+            weight_decay=published.weight_decay if weight_decay is None else weight_decay,
+            schedule=published.schedule if schedule is None else schedule,
+            warmup_epochs=published.warmup_epochs if warmup_epochs is None else warmup_epochs,
+            label_smoothing=published.label_smoothing if label_smoothing is None else label_smoothing,
+        )
+        if optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer={optimizer!r} is unknown; optimizers are {', '.join(OPTIMIZERS)}")
+        if self.recipe.schedule not in SCHEDULES:
+            raise ValueError(f"schedule={schedule!r} is unknown; schedules are {', '.join(SCHEDULES)}")
+        if isinstance(net, str):
+            net = build(net, num_classes=num_classes, in_channels=in_channels, image_size=image_size, width=width)
+        self.net = net
+        self.train_metrics = _metrics("train/")
+        self.val_metrics = _metrics("val/")
+        self.test_metrics = _metrics("test/")
+        # Kept in checkpoints, so that an epoch resumed in the middle reports the whole epoch.
+        self.train_metrics.persistent(True)
+        self._rng: list[Tensor] | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images `(B, C, H, W)` to logits `(B, num_classes)`."""
+        logits: Tensor = self.net(images)
+        return logits
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the mini-batch's mean loss, smoothed if so asked."""
+        images, labels = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        _update(self.train_metrics, loss, logits, labels)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Add a batch to the validation metrics."""
+        self._evaluate(batch, self.val_metrics)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Add a batch to the test metrics."""
+        self._evaluate(batch, self.test_metrics)
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], metrics: MetricCollection) -> None:
+        images, labels = batch
+        if len(labels) == 0:  # the rest of a last batch that did not reach this rank
+            return
+        logits = self(images)
+        _update(metrics, F.cross_entropy(logits, labels), logits, labels)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's training metrics."""
+        self._log(self.train_metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics."""
+        self._log(self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics."""
+        self._log(self.test_metrics)
+
+    def _log(self, metrics: MetricCollection) -> None:
+        # compute() reduces over ranks by itself, so every rank logs the same value.
+        self.log_dict(metrics.compute(), prog_bar=True, sync_dist=False, rank_zero_only=False)
+        with torch.inference_mode(False):  # or `validate` before `fit` leaves states that fit must not write to
+            metrics.reset()
+
+    def configure_optimizers(self) -> Any:
+        """Optimise whatever wants a gradient: the scores of a hidden net, the weights of a dense one."""
+        wanted = [p for p in self.net.parameters() if p.requires_grad]
+        if self.optimizer == "adam":
+            optimizer: torch.optim.Optimizer = torch.optim.Adam(
+                wanted, self.recipe.lr, weight_decay=self.recipe.weight_decay
+            )
+        else:
+            optimizer = torch.optim.SGD(
+                wanted, self.recipe.lr, momentum=self.recipe.momentum, weight_decay=self.recipe.weight_decay
+            )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
+
+    def lr_factor(self, epoch: int) -> float:
+        """Return what the learning rate is multiplied by in `epoch`, counted from 0.
+
+        Source: the authors' `utils/schedulers.py`; the cosine never reaches 0.
+        """
+        warmup, epochs = self.recipe.warmup_epochs, self.trainer.max_epochs or 1
+        if epoch < warmup:
+            return (epoch + 1) / warmup
+        if self.recipe.schedule == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(1, epochs - warmup)))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the random state, which sampled masks and dropout draw from."""
+        checkpoint["rng"] = [torch.get_rng_state()]
+        if self.device.type == "cuda":
+            checkpoint["rng"].append(torch.cuda.get_rng_state(self.device))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the random state until training starts, when nothing else draws any more."""
+        self._rng = checkpoint.get("rng")
+
+    def on_train_start(self) -> None:
+        """Take the random state of a resumed run up again."""
+        if self._rng:
+            torch.set_rng_state(self._rng[0].cpu())
+            if len(self._rng) > 1 and self.device.type == "cuda":
+                torch.cuda.set_rng_state(self._rng[1].cpu(), self.device)
+        self._rng = None
+
+
+class LitDense(LitClassifier):
+    """The dense baseline: the same network, not hidden, its weights trained.
+
+    The defaults are the paper's SGD baseline (lr 0.01 on Conv2 to Conv8); `optimizer="adam"` gives its Adam baseline.
+
+    Args:
+        net: a name for `lit_hidden.build`, or a module.
+        width: channel multiplier of a net given by name.
+        num_classes: number of logits.
+        in_channels: channels of an image.
+        image_size: height and width of an image.
+        distribution: what the weights start from, see `lit_hidden.distributions`; None keeps the net's own start.
+        seed: what the weights are drawn from; the same seed gives a hidden net the same weights.
+        optimizer: `sgd` or `adam`.
+        lr: learning rate at the start.
+        momentum: of SGD.
+        weight_decay: on all weights.
+        schedule: `cosine` or `constant`.
+        warmup_epochs: epochs during which the rate grows linearly.
+        label_smoothing: in training alone.
+    """
+
+    def __init__(
+        self,
+        net: str | nn.Module = "conv4",
+        width: float = 1.0,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        image_size: int = 32,
+        distribution: str | None = "kaiming_normal",
+        seed: int = 0,
+        optimizer: Optimizer = "sgd",
+        lr: float | None = None,
+        momentum: float | None = None,
+        weight_decay: float | None = None,
+        schedule: Schedule | None = None,
+        warmup_epochs: int | None = None,
+        label_smoothing: float | None = None,
+    ) -> None:
+        super().__init__(
+            net, width, num_classes, in_channels, image_size,
+            optimizer, lr, momentum, weight_decay, schedule, warmup_epochs, label_smoothing,
+        )  # fmt: skip
+        if distribution is not None:
+            initialise(self.net, seed, distribution)
+
+
+class LitSubnetwork(LitClassifier):
+    """Edge-popup: a random network whose weights never change, searched for its best subnetwork.
+
+    Args:
+        net: a name for `lit_hidden.build`, or a module.
+        width: channel multiplier of a net given by name.
+        num_classes: number of logits.
+        in_channels: channels of an image.
+        image_size: height and width of an image.
+        density: fraction of each layer's weights kept, in (0, 1].
+        distribution: what the weights are drawn from; None keeps the net's own.
+        scaled: multiply the weights by `1/sqrt(density)`; "authors": by `1/sqrt(1 - density)`.
+        seed: gives the weight and the score seed.
+        weight_seed: the weight seed alone.
+        score_seed: the score seed alone.
+        skip: layers left unmasked.
+        lr: learning rate of the scores at the start.
+        momentum: of SGD.
+        weight_decay: on the scores.
+        schedule: `cosine` or `constant`.
+        warmup_epochs: epochs during which the rate grows linearly.
+        label_smoothing: in training alone.
+    """
+
+    method = "edge_popup"
+    masker: MakeMasker = EdgePopup
+
+    def __init__(
+        self,
+        net: str | nn.Module = "conv4",
+        width: float = 1.0,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        image_size: int = 32,
+        density: float = 0.5,
+        distribution: str | None = "signed_constant",
+        scaled: Scaled = False,
+        seed: int = 0,
+        weight_seed: int | None = None,
+        score_seed: int | None = None,
+        skip: Collection[str] = (),
+        lr: float | None = None,
+        momentum: float | None = None,
+        weight_decay: float | None = None,
+        schedule: Schedule | None = None,
+        warmup_epochs: int | None = None,
+        label_smoothing: float | None = None,
+    ) -> None:
+        super().__init__(
+            net, width, num_classes, in_channels, image_size,
+            "sgd", lr, momentum, weight_decay, schedule, warmup_epochs, label_smoothing,
+        )  # fmt: skip
+        hide(
+            self.net,
+            density,
+            distribution=distribution,
+            scaled=scaled,
+            seed=seed,
+            weight_seed=weight_seed,
+            score_seed=score_seed,
+            skip=skip,
+            masker=type(self).masker,
+        )
+
+
+class LitSupermask(LitSubnetwork):
+    """Zhou's supermask: each weight stays with a learned probability, sampled at every step, at test too."""
+
+    method = "supermask"
+    masker = Supermask
+
+
+class LitRandomMask(LitSubnetwork):
+    """The control: a random subnetwork of a random network, which nobody trains.
+
+    One epoch passes the images through, so that norm layers know their running statistics; nothing is learned.
+    """
+
+    method = "random"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.automatic_optimization = False
+
+    @torch.no_grad()
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Pass a batch through and learn nothing."""
+        return super().training_step(batch, batch_idx)
+
+
+def _metrics(prefix: str) -> MetricCollection:
+    # Means of what each image gives. torchmetrics' own top-5 builds a one-hot, which waits for the device, and so
+    # does every nan_strategy but this one; a test holds the means against MulticlassAccuracy.
+    means = {name: MeanMetric(nan_strategy="disable") for name in ("loss", "top1", "top5")}
+    return MetricCollection(dict[str, Metric | MetricCollection](means), prefix=prefix, compute_groups=False)
+
+
+def _update(metrics: MetricCollection, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    logits = logits.detach()
+    # argmax and not topk: a net whose logits are all equal must not be called right.
+    top1 = logits.argmax(dim=1) == labels
+    top5 = (logits.topk(min(5, logits.shape[1])).indices == labels[:, None]).any(dim=1)
+    metrics["loss"].update(loss.detach().float().expand(len(labels)))
+    metrics["top1"].update(top1.float())
+    metrics["top5"].update(top5.float())
