@@ -42,12 +42,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; an error of the user's is one line on standard error and exit status 1."""
-    argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] in LIGHTNING:
+    given = sys.argv[1:] if argv is None else argv
+    if given and given[0] in LIGHTNING:
         from lit_hidden.lightning_cli import run
 
         return run(argv)
-    arguments = vars(parser().parse_args(argv))
+    arguments = vars(parser().parse_args(given))
     del arguments["command"]
     from lit_hidden.engine.local import LauncherError
     from lit_hidden.engine.reproduce import ReproduceError, reproduce

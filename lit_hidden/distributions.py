@@ -6,20 +6,23 @@ Source: Ramanujan et al., arXiv:1911.13299, Sections 4 and 5; the authors' code,
 import hashlib
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 Scaled = bool | Literal["authors"]
 
+# Said outright: Trainer.init_module and torch.device(...) change the defaults, and with them the draws.
+_PLAIN: Any = {"dtype": torch.float32, "device": "cpu"}
+
 
 def _signs(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    return torch.randint(0, 2, shape, generator=generator, dtype=torch.float32).mul_(2).sub_(1)
+    return torch.randint(0, 2, shape, generator=generator, **_PLAIN).mul_(2).sub_(1)
 
 
 def _normal(shape: torch.Size, std: float, generator: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=generator).mul_(std)
+    return torch.randn(shape, generator=generator, **_PLAIN).mul_(std)
 
 
 def _kaiming_std(fan_in: int, fan_out: int) -> float:
@@ -36,11 +39,13 @@ Draw = Callable[[torch.Size, float, torch.Generator], Tensor]
 DISTRIBUTIONS: dict[str, tuple[Callable[[int, int], float], Draw]] = {
     "kaiming_normal": (_kaiming_std, _normal),
     "signed_constant": (_kaiming_std, lambda shape, std, g: _signs(shape, g).mul_(std)),
-    "unsigned_constant": (_kaiming_std, lambda shape, std, g: torch.full(shape, std)),
+    "unsigned_constant": (_kaiming_std, lambda shape, std, g: torch.full(shape, std, **_PLAIN)),
     # Same std as kaiming_normal: U(-b, b) with b = sqrt(3) std.
     "kaiming_uniform": (
         _kaiming_std,
-        lambda shape, std, g: torch.rand(shape, generator=g).mul_(2).sub_(1).mul_(math.sqrt(3) * std),
+        lambda shape, std, g: (
+            torch.rand(shape, generator=g, **_PLAIN).mul_(2).sub_(1).mul_(math.sqrt(3) * std)
+        ),
     ),
     "xavier_normal": (_xavier_std, _normal),
     "signed_xavier": (_xavier_std, lambda shape, std, g: _signs(shape, g).mul_(std)),

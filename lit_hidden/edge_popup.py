@@ -93,8 +93,8 @@ class EdgePopup(Masker):
         super().__init__()
         check_density(density, weight.numel())
         self.density, self.keep = density, kept(weight.numel(), density)
-        # Drawn row-major on the CPU, so that device and memory layout do not change the subnetwork.
-        start = torch.empty(weight.shape)
+        # Drawn row-major in float32 on the CPU, so that device, dtype and layout do not change the result.
+        start = torch.empty(weight.shape, dtype=torch.float32, device="cpu")
         nn.init.kaiming_uniform_(start, a=5**0.5, generator=generator)
         self.scores = nn.Parameter(torch.empty_like(weight, dtype=torch.float32).copy_(start))
 
@@ -267,13 +267,17 @@ def reveal(model: nn.Module) -> nn.Module:
             for attribute, chain in list(module.parametrizations.items()):  # type: ignore[union-attr, operator]
                 if isinstance(chain[0], Masker):
                     mask = chain[0].mask()
+                    # A deep copy shares the class from which torch deletes the property: give this module its own.
+                    shared = type(module)
+                    module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
                     parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
                     with torch.no_grad():
                         getattr(module, attribute).mul_(mask)
     parameters = dict(model.named_parameters())
     hiding = model.__dict__.pop("_lit_hidden", None)
     for name in hiding.frozen if hiding else ():
-        parameters[name].requires_grad_(True)
+        if name in parameters:  # not a layer that was swapped since
+            parameters[name].requires_grad_(True)
     return model
 
 

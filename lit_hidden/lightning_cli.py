@@ -1,16 +1,28 @@
 """`lit-hidden fit`, `validate`, `test`: LightningCLI over the suite's modules and data."""
 
-import lightning.pytorch as L
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+import sys
+from pathlib import Path
+from typing import Any
 
-import lit_hidden.data
-import lit_hidden.modules  # the classes that --model and --data name
-from lit_hidden.data import ImageTensorsData
+import lightning.pytorch as L
+from jsonargparse import lazy_instance
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+
+import lit_hidden.modules  # noqa: F401  the classes that --model names
+from lit_hidden.data import DataError, ImageTensorsData
 from lit_hidden.modules import LitClassifier
 
 
 class HiddenCLI(LightningCLI):
     """The model learns the images' channels, size and classes from the data."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Build a parser whose errors are short."""
+        parser = super().init_parser(**kwargs)
+        # 90 lines of usage would hide the one line that says what is wrong.
+        parser.print_usage = lambda file=None: None  # type: ignore[method-assign]
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what the data know to what the model needs."""
@@ -22,17 +34,34 @@ class HiddenCLI(LightningCLI):
             parser.link_arguments("data", f"model.init_args.{target}", source, apply_on="instantiate")
 
 
-def run(argv: list[str]) -> None:
-    """Run `fit`, `validate` or `test` with `argv`."""
-    HiddenCLI(
-        LitClassifier,
-        ImageTensorsData,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        seed_everything_default=0,
-        save_config_kwargs={"overwrite": True},
-        trainer_class=L.Trainer,
-        trainer_defaults={"max_epochs": 100},
-        parser_kwargs={"prog": "lit-hidden"},
-        args=argv,
-    )
+def run(argv: list[str] | None) -> None:
+    """Run `fit`, `validate` or `test` with `argv`; None reads the command line."""
+    try:
+        HiddenCLI(
+            LitClassifier,
+            ImageTensorsData,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            trainer_class=L.Trainer,
+            trainer_defaults={"max_epochs": 100, "logger": lazy_instance(CSVLogger, save_dir=".")},
+            parser_kwargs={"prog": "lit-hidden"},
+            args=argv,
+        )
+    except (ValueError, DataError) as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if _ours(cause):  # refused by us, with a message of its own; anything else keeps its traceback
+                sys.exit(f"lit-hidden: {cause}")
+            cause = cause.__cause__
+        raise
+
+
+def _ours(error: BaseException) -> bool:
+    frames = []
+    trace = error.__traceback__
+    while trace is not None:
+        frames.append(trace.tb_frame.f_code.co_filename)
+        trace = trace.tb_next
+    return bool(frames) and Path(frames[-1]).is_relative_to(Path(__file__).parent)

@@ -50,7 +50,7 @@ def recipe(method: str, net: str, optimizer: str = "sgd") -> Recipe:
     elif net == "cifar_resnet18":
         base = replace(base, weight_decay=5e-4, batch_size=256)
         if method == "supermask":
-            base = replace(base, lr=400.0, weight_decay=0.0)
+            base = replace(base, lr=400.0, weight_decay=0.0, batch_size=128)
     elif method == "supermask":
         base = replace(base, lr=800.0 if net == "conv8" else 200.0, weight_decay=0.0)
     elif method == "dense":

@@ -91,6 +91,7 @@ class Tracker:
                 group=self.group,
                 mode=self.mode,  # type: ignore[arg-type]
                 settings=settings,
+                dir=os.environ.get("WANDB_DIR"),  # read now: W&B remembers what it was when first asked
                 reinit="finish_previous",
                 **kwargs,
             )

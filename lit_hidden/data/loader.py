@@ -1,0 +1,195 @@
+"""Batches of images that live, as uint8 tensors, on the training device: shuffled, augmented, normalised.
+
+Small sets need no workers: a batch is one index into a tensor. The randomness of an epoch is drawn on the CPU
+from (seed, epoch), so a run sees the same pictures on every device, in any number of processes, and resumed.
+
+128 CIFAR-10 images, augmented and normalised, on one CPU thread: 0.6 ms at best, 1.0 to 1.6 ms over an epoch
+on a busy machine (pixel by pixel indexing: 4.1 ms at best).
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class BatchLoader:
+    """Iterate over `images` and `labels` in batches, normalised and, for training, shuffled and augmented.
+
+    Yields `(images, labels)`: float32 `(B, C, H, W)`, scaled to [0, 1], then normalised by `mean` and `std`;
+    and int64 `(B,)`. The last batch may be short: the paper's code drops nothing.
+
+    Order and augmentation depend on (seed, epoch) alone. Lightning sets the epoch, through `sampler`, and
+    saves and loads `state_dict`, so that a run resumed within an epoch goes on with the next batch; a plain
+    loop calls `set_epoch` itself.
+
+    Of several ranks each takes every `world_size`-th image of the same batch: together they see what one
+    process would. All see the same number of batches: where the last has fewer images than there are ranks,
+    the ranks left over repeat one of its images in training, and get a batch of 0 images in evaluation.
+
+    Args:
+        images: uint8 `(N, C, H, W)`, on the device that the batches are wanted on.
+        labels: int64 `(N,)`, on the same device.
+        batch_size: images in a batch, over all ranks together.
+        mean: a number per channel, for pixels in [0, 1].
+        std: a number per channel, for pixels in [0, 1].
+        seed: seed of order and augmentation; None for evaluation: the order of `images`, nothing augmented.
+        crop: pixels of zero padding around an image, of which a random part of its size is cut; 0: no crop.
+        flip: mirror an image, left to right, with probability 1/2.
+        rank: which of the ranks this is, from 0.
+        world_size: number of ranks.
+
+    Raises:
+        ValueError: a tensor or a number is not as above.
+    """
+
+    batch_sampler = None  # Lightning asks what has a sampler for this too
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        seed: int | None = None,
+        crop: int = 0,
+        flip: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if images.dtype != torch.uint8 or images.dim() != 4 or len(images) == 0:
+            raise ValueError(
+                f"images are {images.dtype} {tuple(images.shape)}; "
+                "they must be torch.uint8 (N, C, H, W) with at least one image"
+            )
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1] or labels.device != images.device:
+            raise ValueError(
+                f"labels are {labels.dtype} {tuple(labels.shape)} on {labels.device}; "
+                f"with these images they must be torch.int64 ({len(images)},) on {images.device}"
+            )
+        if not len(mean) == len(std) == images.shape[1]:
+            raise ValueError(
+                f"mean has {len(mean)} and std {len(std)} numbers; "
+                f"images of {images.shape[1]} channels need {images.shape[1]} each"
+            )
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank={rank} is not one of world_size={world_size} ranks; they count from 0")
+        if batch_size < world_size:
+            raise ValueError(
+                f"batch_size={batch_size} leaves a rank without images; "
+                f"it is the total over all ranks and must be at least world_size={world_size}"
+            )
+        if crop < 0:
+            raise ValueError(f"crop={crop} is no padding; it is a number of pixels, 0 for no crop")
+        if seed is None and (crop or flip):
+            raise ValueError(
+                f"crop={crop}, flip={flip} cannot be drawn without a seed; "
+                "give a seed to train, or crop=0 and flip=False to evaluate"
+            )
+        self.images, self.labels = images, labels
+        self.batch_size, self.seed, self.crop, self.flip = batch_size, seed, crop, flip
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+        self._mean = torch.tensor(mean, dtype=torch.float32, device=images.device).view(-1, 1, 1)
+        self._std = torch.tensor(std, dtype=torch.float32, device=images.device).view(-1, 1, 1)
+        self._batches_seen = 0
+        self._resumed = False
+
+    def __len__(self) -> int:
+        """The number of batches in an epoch, the same on every rank."""
+        return -(-len(self.images) // self.batch_size)
+
+    # A generator on purpose: Lightning calls iter() first and sets the epoch later, and a generator looks at
+    # the epoch only when its first batch is asked for.
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of the present epoch: all of them, or after a resume those not yet seen."""
+        start = self._batches_seen if self._resumed else 0
+        self._resumed = False
+        order, top, left, flip = self._draw()
+        for batch in range(start, len(self)):
+            mine = self._mine(batch)
+            images = self.images.index_select(0, order[mine])
+            labels = self.labels.index_select(0, order[mine])
+            if self.crop or self.flip:
+                images = crop_and_flip(images, top[mine], left[mine], flip[mine], self.crop)
+            # Counted before the batch is used: a checkpoint is written while its user holds it.
+            self._batches_seen = batch + 1
+            yield images.to(torch.float32).div_(255).sub_(self._mean).div_(self._std), labels
+
+    @property
+    def sampler(self) -> Self:
+        """The loader itself: Lightning calls `sampler.set_epoch` before each epoch."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order and augmentation the next `iter` yields, from 0."""
+        if epoch != self.epoch:
+            self.epoch, self._batches_seen, self._resumed = epoch, 0, False
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch and the number of its batches that were yielded; the same on every rank.
+
+        A checkpoint written while a batch is trained on, by an exception, counts that batch as done.
+        """
+        return {"epoch": self.epoch, "batches_seen": self._batches_seen}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state_dict` was taken, unless another epoch is set first."""
+        self.epoch, self._batches_seen, self._resumed = state["epoch"], state["batches_seen"], True
+
+    def _draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Order, top and left of the crop, and flip, each `(N,)`, by place in the epoch and not by image."""
+        count = len(self.images)
+        if self.seed is None:
+            order = torch.arange(count, device=self.images.device)
+            return order, order, order, order  # nothing is augmented: the last three are not read
+        draws = (
+            torch.randperm(count, generator=self._generator("order")),
+            # Their own generators: an order or a crop does not depend on whether images are flipped.
+            *torch.randint(2 * self.crop + 1, (2, count), generator=self._generator("crop")),
+            torch.randint(2 if self.flip else 1, (count,), generator=self._generator("flip")),
+        )
+        if self.images.is_cuda:  # only from pinned memory does a copy not wait
+            draws = tuple(draw.pin_memory() for draw in draws)
+        order, top, left, flip = (draw.to(self.images.device, non_blocking=True) for draw in draws)
+        return order, top, left, flip
+
+    def _generator(self, use: str) -> torch.Generator:
+        # Hashed, not added: seed 0 in epoch 1 must not be seed 1 in epoch 0.
+        digest = hashlib.sha256(f"{self.seed}/{self.epoch}/{use}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+
+    def _mine(self, batch: int) -> slice:
+        """The places in the epoch that this rank takes of a batch."""
+        start = batch * self.batch_size
+        stop = min(start + self.batch_size, len(self.images))
+        if self.seed is not None and self.rank >= stop - start:
+            place = start + self.rank % (stop - start)
+            return slice(place, place + 1)
+        return slice(start + self.rank, stop, self.world_size)
+
+
+def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding: int) -> Tensor:
+    """Pad each image with zeros, cut its size out at (`top`, `left`), then mirror it where `flip` is 1.
+
+    For the same draws, the pictures of torchvision's `RandomCrop(size, padding)` and `RandomHorizontalFlip`.
+    `images` and the result are `(B, C, H, W)`, the draws int64 `(B,)`, `top` and `left` in [0, 2 * padding].
+    Nothing waits for the device.
+    """
+    batch, channels, height, width = images.shape
+    padded = F.pad(images, (padding, padding, padding, padding))
+    # The crop at `left`, mirrored, is the mirror image's crop at `2 * padding - left`.
+    both = torch.cat([padded, padded.flip(-1)])
+    image = torch.arange(batch, device=images.device) + batch * flip
+    column = torch.where(flip == 1, 2 * padding - left, left)
+    channel = torch.arange(channels, device=images.device)
+    row = torch.arange(height, device=images.device)
+    # A row of the result is `width` pixels in line: one index_select of rows, where indexing goes by pixels.
+    line = (image[:, None] * channels + channel)[:, :, None] * both.shape[2] + top[:, None, None] + row
+    start = line * both.shape[3] + column[:, None, None]
+    return both.view(-1).unfold(0, width, 1).index_select(0, start.view(-1)).view(images.shape)

@@ -1,0 +1,168 @@
+"""A Lightning data module for sets small enough to live, as uint8 tensors, on the training device."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lit_hidden.data.files import DataError, download, find
+from lit_hidden.data.loader import BatchLoader
+
+Split = tuple[Tensor, Tensor]  # images, uint8 (N, C, H, W), and labels, int64 (N,)
+
+
+class ImageTensorsData(L.LightningDataModule):
+    """Batches of normalised images `(B, C, H, W)` and labels `(B,)`, made on the training device.
+
+    As in the paper, validation watches the test set unless some training images are held out; nothing is ever
+    selected on the test set. Which images are held out, and which of the others are used, follows from their
+    order in the files alone: the same for every seed, and as many of each class as can be.
+
+    Args:
+        root: folder of the data; the command line's --data-dir or DATA_DIR.
+        batch_size: images in a batch, over all devices together.
+        seed: seed of the order of the images and of their augmentation; any integer.
+        augment: crop and flip training images at random, as the set's class says; None is the set's default.
+        held_out: number of training images set aside for validation: never trained on, never augmented.
+        train_images: number of training images used; None is all that are not held out.
+
+    Raises:
+        ValueError: a number is out of bounds, or the set has no augmentation.
+        DataError: the files are missing or damaged, or cannot be downloaded.
+    """
+
+    name: str
+    shape: ClassVar[tuple[int, int, int]]  # channels, height, width
+    num_classes: ClassVar[int] = 10
+    mean: ClassVar[tuple[float, ...]]  # of each channel, for pixels in [0, 1]
+    std: ClassVar[tuple[float, ...]]
+    sizes: ClassVar[tuple[int, int]]  # training and test images
+    crop: ClassVar[int] = 0  # pixels of padding of an augmented image's random crop
+    flip: ClassVar[bool] = False  # whether an augmented image may be mirrored
+    augment_default: ClassVar[bool] = False
+    # Of sets that are files: folders below root in order of preference, and what `files.download` wants.
+    layouts: ClassVar[tuple[str, ...]] = ()
+    archives: ClassVar[Mapping[str, str]] = {}
+    source: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        root: str = "data",
+        batch_size: int = 128,
+        seed: int = 0,
+        augment: bool | None = None,
+        held_out: int = 0,
+        train_images: int | None = None,
+    ) -> None:
+        super().__init__()
+        count = self.sizes[0]
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} holds no image; it must be at least 1")
+        if not 0 <= held_out < count:
+            raise ValueError(
+                f"held_out={held_out} cannot be set aside from {self.name}'s {count} training images; "
+                f"it must lie in [0, {count - 1}]"
+            )
+        if train_images is not None and not 1 <= train_images <= count - held_out:
+            raise ValueError(
+                f"train_images={train_images} cannot be taken from {self.name}'s {count} training images "
+                f"of which held_out={held_out}; it must be None or lie in [1, {count - held_out}]"
+            )
+        if augment and not (self.crop or self.flip):
+            raise ValueError(
+                f"augment={augment} does nothing: no augmentation is defined for {self.name}; "
+                "it must be False or None"
+            )
+        self.root = Path(root).expanduser()
+        self.batch_size, self.seed = batch_size, seed
+        self.augment = self.augment_default if augment is None else augment
+        self.held_out, self.train_images = held_out, train_images
+        self._splits: dict[str, Split] = {}
+
+    def prepare_data(self) -> None:
+        """Download the set, if it is one of files and no folder of it is there."""
+        if self.layouts and not find(self.root, self.layouts):
+            download(self.root, self.layouts[0], self.archives, self.source)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the set, unless that was done, and put it on the trainer's device, if any, else on the CPU."""
+        if not self._splits:
+            train, test = self.read()
+            self._splits = {"train": train, "val": test, "test": test}
+            if self.held_out or self.train_images is not None:
+                images, labels = train
+                order = balanced_order(labels)
+                held, rest = order[: self.held_out], order[self.held_out :][: self.train_images]
+                self._splits["train"] = (images[rest], labels[rest])
+                if self.held_out:
+                    self._splits["val"] = (images[held], labels[held])
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        for split, (images, labels) in self._splits.items():
+            self._splits[split] = (images.to(device), labels.to(device))
+
+    def read(self) -> tuple[Split, Split]:
+        """Read and verify the training and the test set, on the CPU, from the first folder that is whole.
+
+        Raises:
+            DataError: no folder is whole; about the first that was found.
+        """
+        errors: list[DataError] = []
+        for folder, layout in find(self.root, self.layouts):
+            try:
+                return self.read_folder(folder, layout)
+            except DataError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        raise DataError(
+            f"{self.root} holds no {'/ or '.join(self.layouts)}/; call prepare_data() to download "
+            f"{self.source}, or set DATA_DIR (--data-dir) to the folder that does"
+        )
+
+    def read_folder(self, folder: Path, layout: str) -> tuple[Split, Split]:
+        """Read and verify the training and the test set from a folder of the given layout."""
+        raise NotImplementedError
+
+    def train_dataloader(self) -> BatchLoader:
+        """Shuffled and, unless told otherwise, augmented batches of the training images."""
+        return self._loader("train", self.seed, *((self.crop, self.flip) if self.augment else (0, False)))
+
+    def val_dataloader(self) -> BatchLoader:
+        """The held-out images in a fixed order; where none are held out, the test images."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> BatchLoader:
+        """The test images in a fixed order."""
+        return self._loader("test")
+
+    def _loader(self, split: str, seed: int | None = None, crop: int = 0, flip: bool = False) -> BatchLoader:
+        if not self._splits:
+            self.setup()
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return BatchLoader(
+            *self._splits[split],
+            self.batch_size,
+            self.mean,
+            self.std,
+            seed=seed,
+            crop=crop,
+            flip=flip,
+            rank=rank,
+            world_size=world_size,
+        )
+
+
+def balanced_order(labels: Tensor) -> Tensor:
+    """A fixed shuffle of the indices of `labels` that takes one of each class in turn, until classes run out.
+
+    `labels` is int64 `(N,)`, from 0; so is the result.
+    """
+    seed = int.from_bytes(hashlib.sha256(b"balanced order").digest()[:4], "big")
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    turn = torch.cat([torch.arange(count) for count in labels.bincount().tolist()])
+    return by_class[turn.argsort(stable=True)]

@@ -1,0 +1,229 @@
+"""A window of a layer, drawn from its tensors: units, edges, and which of the edges a step swapped.
+
+Weights, scores and masks are `(O, I)`: outputs by inputs. An edge is `(output, input)`. Traces are described in
+`lit_hidden.engine.trace`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+
+from lit_hidden.style import COLORS
+
+Edge = tuple[int, int]
+Trace = Mapping[str, np.ndarray]
+
+WIDEST = 4.5  # points; the width of the edge with the largest |score| of a window
+
+
+@dataclass(frozen=True)
+class Swap:
+    """One edge that came in and one that went out, at the same recorded update.
+
+    Args:
+        record: index of the update in the trace's arrays.
+        step: index of the update in training.
+        entered: the edge that came in.
+        died: the edge that went out.
+        rule: how it was found, in words, for the drawing.
+        again: `entered` had been chosen before, and had died.
+    """
+
+    record: int
+    step: int
+    entered: Edge
+    died: Edge
+    rule: str
+    again: bool
+
+
+def find_swap(trace: Trace) -> Swap | None:
+    """Find the swap to draw, by rule and not by eye; None if no recorded update swapped an edge of the layer.
+
+    The first recorded update at which an edge that had been chosen and had died comes back while another dies, and
+    both would have done so by the gradient alone: the top k of `before - lr * gradient`, without momentum and weight
+    decay, holds the one and not the other. If there is no such update, an edge that was never chosen before will do;
+    if there is none either, any swap, whatever made it. Of several edges the first, row by row, is taken; of those
+    that die, one of the same output if there is one, as in the paper's section 3.1.
+    """
+    before, after = trace["chosen_before"], trace["chosen_after"]
+    alone = np.abs(trace["before"] - trace["lr"][:, None, None] * trace["gradient"])
+    drop = before[0].size - int(before[0].sum())
+    alone = alone >= np.sort(alone.reshape(len(alone), -1))[:, drop, None, None]
+    enters, dies, back = after & ~before, before & ~after, after & ~before & trace["seen"]
+    rules = [
+        (back & alone, dies & ~alone, "first recorded update at which a dead edge re-enters and another dies, "
+         "both by the gradient alone"),
+        (enters & alone, dies & ~alone, "no dead edge re-enters by its gradient alone at a recorded update; this is "
+         "the first at which an edge enters for the first time"),
+        (enters, dies, "no recorded swap is made by the gradient alone; this is the first of all, with momentum"),
+    ]  # fmt: skip
+    for comes, goes, rule in rules:
+        both = comes.any((1, 2)) & goes.any((1, 2))
+        if both.any():
+            r = int(both.argmax())
+            entered = _edges(comes[r])[0]
+            died = min(_edges(goes[r]), key=lambda edge: (edge[0] != entered[0], edge))
+            return Swap(r, int(trace["step"][r]), entered, died, rule, bool(back[r][entered]))
+    return None
+
+
+@dataclass(frozen=True)
+class Move:
+    """What one update did to the score of one edge: `before + by_gradient + by_rest == after`.
+
+    `by_gradient` is `-lr * gradient`; `by_rest` is what momentum and weight decay add.
+    """
+
+    weight: float
+    before: float
+    gradient: float
+    by_gradient: float
+    by_rest: float
+    after: float
+
+
+def move(trace: Trace, record: int, edge: Edge) -> Move:
+    """Read from the trace how its update number `record` moved the score of `edge`."""
+    before, after, gradient = (float(trace[name][record][edge]) for name in ("before", "after", "gradient"))
+    by_gradient = -float(trace["lr"][record]) * gradient
+    rest = after - before - by_gradient
+    return Move(float(trace["weight"][edge]), before, gradient, by_gradient, rest, after)
+
+
+def threshold(scores: np.ndarray, chosen: np.ndarray) -> float:
+    """Give the smallest |score| that is chosen."""
+    return float(np.abs(scores)[chosen].min())
+
+
+def window(
+    shape: tuple[int, int], edges: Iterable[Edge] = (), outputs: int = 5, inputs: int = 7
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose the units to draw: those of `edges`, filled up with the units that follow; indices, ascending.
+
+    Units that follow are those after the first one needed, then, past the last unit, those before it.
+    """
+    ends = list(edges)
+
+    def fill(needed: set[int], count: int, total: int) -> np.ndarray:
+        start = min(needed, default=0)
+        following = [*range(start, total), *range(start - 1, -1, -1)]
+        rest = [unit for unit in following if unit not in needed]
+        return np.array(sorted([*needed, *rest[: max(count - len(needed), 0)]]))
+
+    return fill({o for o, _ in ends}, outputs, shape[0]), fill({i for _, i in ends}, inputs, shape[1])
+
+
+def draw_layer(
+    axes: Axes,
+    weight: np.ndarray,
+    size: np.ndarray,
+    chosen: np.ndarray,
+    units: tuple[np.ndarray, np.ndarray],
+    *,
+    highlight: Mapping[Edge, str] | None = None,
+    widest: float = WIDEST,
+) -> None:
+    """Draw the edges between the output and input `units` of a layer, the inputs on the left.
+
+    Chosen edges are solid, coloured by the sign of `weight` `(O, I)`, their width in proportion to |size|; the
+    others are dashed, thin and grey. Nothing else of the layer is drawn: marks say that it goes on.
+
+    Args:
+        axes: where to draw.
+        weight: `(O, I)`.
+        size: `(O, I)`, what the widths show: scores or weights.
+        chosen: bool `(O, I)`.
+        units: indices of the outputs and of the inputs, as from `window`.
+        highlight: edges that stand out, with their labels; the others step back.
+        widest: width in points of the largest |size| among these edges.
+    """
+    outputs, inputs = units
+    highlight = highlight or {}
+    height = {"in": _spread(len(inputs)), "out": _spread(len(outputs))}
+    largest = float(np.abs(size[np.ix_(outputs, inputs)]).max()) or 1.0
+    kinds: dict[str, list[tuple[Edge, list[tuple[float, float]], float]]] = {}
+    for y_out, o in zip(height["out"], outputs, strict=True):
+        for y_in, i in zip(height["in"], inputs, strict=True):
+            edge = (int(o), int(i))
+            kind = "absent" if not chosen[edge] else "positive" if weight[edge] > 0 else "negative"
+            width = widest * abs(float(size[edge])) / largest if chosen[edge] else 0.7
+            kinds.setdefault(kind, []).append((edge, [(0.0, y_in), (1.0, y_out)], width))
+    for z, kind in enumerate(("absent", "negative", "positive"), start=1):
+        for special in (False, True):
+            drawn = [edge for edge in kinds.get(kind, []) if (edge[0] in highlight) == special]
+            if not drawn:
+                continue
+            if special:  # a white edging, so that it is seen to lie above the others
+                halo = LineCollection([d[1] for d in drawn], colors="white", linewidths=[d[2] + 3 for d in drawn])
+                axes.add_collection(halo.set(zorder=3.9) and halo)
+            dashed = kind == "absent"
+            artist = LineCollection(
+                [d[1] for d in drawn],
+                colors="black" if dashed and special else COLORS[kind],
+                linewidths=[1.4 if dashed and special else d[2] for d in drawn],
+                linestyles=[(0, (4, 3))] if dashed else "solid",
+                alpha=0.3 if highlight and not special else 0.75 if dashed else 0.9,
+                zorder=4 if special else z,
+                capstyle="butt",
+            )
+            artist.set_gid(f"{kind}-highlight" if special else kind)
+            axes.add_collection(artist)
+    for x, ys, indices, side in ((0, height["in"], inputs, "in"), (1, height["out"], outputs, "out")):
+        axes.scatter([x] * len(ys), ys, s=150, color="white", edgecolor=COLORS["ink"], zorder=5, clip_on=False)
+        for y, index in zip(ys, indices, strict=True):
+            axes.text(x, y, str(index), ha="center", va="center", fontsize=6.8, zorder=6, gid=f"unit-{side}")
+        total = weight.shape[1 if side == "in" else 0]
+        if len(indices) < total:
+            axes.text(x, -0.075, "\u22ee", ha="center", va="center", fontsize=11, color=COLORS["muted"])
+    axes.set(xlim=(-0.06, 1.06), ylim=(-0.1, 1.05))
+    axes.axis("off")
+    for (o, i), label in highlight.items():
+        y_in, y_out = height["in"][list(inputs).index(i)], height["out"][list(outputs).index(o)]
+        at = 0.5 if label.startswith("d") else 0.62
+        axes.text(
+            at, y_in + at * (y_out - y_in), label, ha="center", va="center", fontsize=8, zorder=7,
+            bbox={"facecolor": "white", "edgecolor": COLORS["ink"], "linewidth": 0.6, "boxstyle": "round,pad=0.2"},
+        )  # fmt: skip
+
+
+def draw_scores(axes: Axes, trace: Trace, swap: Swap) -> None:
+    """Draw how one update moved the |scores| of a swap's two edges across the threshold of their layer.
+
+    A row for each edge: a ring where it was, a dot where it is, in between an arrow for the share of the gradient
+    and one for that of momentum and weight decay. In thousandths.
+    """
+    r = swap.record
+    gates = [1e3 * threshold(trace[time][r], trace[f"chosen_{time}"][r]) for time in ("before", "after")]
+    for gate, linestyle, name in zip(gates, (":", "-"), ("threshold before", "threshold after"), strict=True):
+        axes.axvline(gate, color=COLORS["ink"], linestyle=linestyle, linewidth=1.1, label=name, zorder=1)
+    reach = list(gates)
+    for y, edge in ((1, swap.entered), (0, swap.died)):
+        m = move(trace, r, edge)
+        start, end = 1e3 * abs(m.before), 1e3 * abs(m.after)
+        middle = 1e3 * abs(m.before + m.by_gradient)
+        reach += [start, middle, end]
+        color = COLORS["positive" if m.weight > 0 else "negative"]
+        for x0, x1, dy, style in ((start, middle, 0.16, "-"), (middle, end, -0.16, (0, (2, 1)))):
+            axes.annotate(
+                "", (x1, y + dy), (x0, y + dy), zorder=3,
+                arrowprops={"arrowstyle": "-|>", "linestyle": style, "color": COLORS["ink"], "linewidth": 1.4,
+                            "shrinkA": 0, "shrinkB": 0, "mutation_scale": 9},
+            )  # fmt: skip
+        axes.plot([start, end], [y, y], color=color, linewidth=3, solid_capstyle="butt", zorder=2)
+        axes.plot(start, y, "o", markersize=7, markerfacecolor="white", markeredgecolor=color, zorder=4)
+        axes.plot(end, y, "o", markersize=7, color=color, zorder=4)
+    pad = 0.08 * (max(reach) - min(reach) or 1.0)
+    axes.set(xlim=(min(reach) - pad, max(reach) + pad), ylim=(-0.55, 1.55), yticks=[])
+    axes.set_xlabel(r"$|s|$ in thousandths", labelpad=1)
+
+
+def _edges(mask: np.ndarray) -> list[Edge]:
+    return [(int(o), int(i)) for o, i in np.argwhere(mask)]
+
+
+def _spread(count: int) -> np.ndarray:
+    return np.linspace(1, 0, count) if count > 1 else np.array([0.5])

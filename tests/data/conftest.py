@@ -1,0 +1,75 @@
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BIN = "cifar-10-batches-bin"
+PY = "cifar-10-batches-py"
+
+
+def records(file: int) -> tuple[np.ndarray, np.ndarray]:
+    """Whole-size content of the n-th CIFAR-10 file: pixels tell file and record, labels are balanced."""
+    pixels = np.full((10_000, 3072), file, dtype=np.uint8)
+    pixels[:, 0] = np.arange(10_000) % 251
+    pixels[:, 1024] = 100  # first green pixel
+    return pixels, (np.arange(10_000) % 10).astype(np.uint8)
+
+
+def python_2_pickle(pixels: np.ndarray, labels: list[int]) -> bytes:
+    """A batch as the publisher's Python 2 and numpy 1 wrote it: `str` for text and pixels alike."""
+
+    def text(value: bytes) -> bytes:
+        return b"U" + bytes([len(value)]) + value
+
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85" + text(b"b") + b"tR"
+        b"(K\x01" + struct.pack("<cHcH", b"M", pixels.shape[0], b"M", pixels.shape[1]) + b"\x86"
+        b"cnumpy\ndtype\n(" + text(b"u1") + b"K\x00K\x01tR(K\x03" + text(b"|") + b"NNNJ\xff\xff\xff\xff"
+        b"J\xff\xff\xff\xffK\x00tb\x89T" + struct.pack("<i", pixels.size) + pixels.tobytes() + b"tb"
+    )  # fmt: skip
+    numbers = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
+    return b"\x80\x02}(" + text(b"data") + array + text(b"labels") + numbers + b"u."
+
+
+@pytest.fixture(scope="session")
+def cifar_bin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bin") / BIN
+    folder.mkdir()
+    for i, name in enumerate([*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]):
+        pixels, labels = records(i)
+        np.hstack([labels[:, None], pixels]).tofile(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cifar_py(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("py") / PY
+    folder.mkdir()
+    for i, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
+        pixels, labels = records(i)
+        (folder / name).write_bytes(python_2_pickle(pixels, labels.tolist()))
+    return folder
+
+
+@pytest.fixture
+def linked(tmp_path: Path):
+    """Makes a folder in `tmp_path` with links to another's files, so that one can be replaced at no cost."""
+
+    def link(folder: Path, at: str = "") -> Path:
+        new = tmp_path / at / folder.name
+        new.mkdir(parents=True)
+        for file in folder.iterdir():
+            os.link(file, new / file.name)
+        return new
+
+    return link
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the real sets."""
+    if "LIT_HIDDEN_TEST_DATA" not in os.environ:
+        pytest.skip("LIT_HIDDEN_TEST_DATA is not set to a folder that holds the real CIFAR-10 and MNIST")
+    return Path(os.environ["LIT_HIDDEN_TEST_DATA"])

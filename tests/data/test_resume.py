@@ -1,0 +1,150 @@
+"""A run that was stopped and resumed ends, on the CPU, with the very weights of one that was not."""
+
+import os
+import signal
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import nn
+
+from lit_hidden.data import DigitsData
+
+pytestmark = [
+    # Lightning 2.6 calls what newer versions of torch rename; nothing of it is ours.
+    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"),
+    # Said of every resume that goes on writing to the folder it resumed from.
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning"),
+]
+
+BATCHES = 10  # in an epoch: 1237 images by 128
+
+
+class Linear(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1024, 10)
+        nn.init.zeros_(self.layer.weight)
+        nn.init.zeros_(self.layer.bias)
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        images, labels = batch
+        self.seen.append((self.current_epoch, batch_idx, len(labels), images.sum().item()))
+        return nn.functional.cross_entropy(self.layer(images.flatten(1)), labels)
+
+    def validation_step(self, batch, batch_idx):
+        images, labels = batch
+        self.log("val", nn.functional.cross_entropy(self.layer(images.flatten(1)), labels))
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), 0.1, momentum=0.9)
+        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3)]
+
+
+class At(Callback):
+    """Calls `act(trainer)` once, in the hook called `hook`, after `step` steps."""
+
+    def __init__(self, hook, step, act):
+        self.step, self.act = step, act
+        setattr(self, hook, self.call)
+
+    def call(self, trainer, *_):
+        if trainer.global_step == self.step:
+            self.step = -1
+            self.act(trainer)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return DigitsData(augment=True, held_out=200)
+
+
+def fit(data, *callbacks, ckpt_path=None, **kwargs):
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=3,
+        logger=False,
+        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=list(callbacks),
+        **kwargs,
+    )
+    module = Linear()
+    trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    return module
+
+
+VALIDATION = {
+    "each epoch": {},
+    "never": {"limit_val_batches": 0},
+    "twice an epoch": {"val_check_interval": 0.5},
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data):
+    # Validation changes no weights, so one run serves for all ways to validate.
+    return fit(data, limit_val_batches=0)
+
+
+def assert_goes_on(resumed, whole, step):
+    assert torch.equal(resumed.layer.weight, whole.layer.weight)
+    assert resumed.seen == whole.seen[step:]
+
+
+TRAINING = [
+    ("on_train_batch_end", 3),
+    ("on_train_batch_end", 15),
+    ("on_train_batch_end", 10),
+    ("on_train_epoch_end", 10),
+]
+CASES = [(hook, step, validation) for hook, step in TRAINING for validation in VALIDATION]
+CASES += [("on_validation_end", 10, "each epoch"), ("on_validation_end", 15, "twice an epoch")]
+
+
+@pytest.mark.parametrize(("hook", "step", "validation"), CASES)
+def test_resumed_from_a_checkpoint(tmp_path, data, uninterrupted, hook, step, validation):
+    file = tmp_path / "a.ckpt"
+    options = VALIDATION[validation] | {"num_sanity_val_steps": 0}
+    fit(data, At(hook, step, lambda trainer: trainer.save_checkpoint(file)), **options)
+    assert_goes_on(fit(data, ckpt_path=file, **options), uninterrupted, step)
+
+
+def test_resumed_from_model_checkpoint_with_a_fresh_datamodule_after_a_sanity_check(tmp_path, uninterrupted):
+    def every_7_steps():
+        return ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=7, save_top_k=-1)
+
+    fit(DigitsData(augment=True, held_out=200), every_7_steps())
+    assert sorted(file.name for file in tmp_path.iterdir()) == [f"step={i}.ckpt" for i in (14, 21, 28, 7)]
+    for step in (7, 14):
+        fresh = DigitsData(augment=True, held_out=200)
+        resumed = fit(fresh, every_7_steps(), ckpt_path=tmp_path / f"step={step}.ckpt")
+        assert_goes_on(resumed, uninterrupted, step)
+
+
+@pytest.mark.parametrize("step", [13, 20])
+def test_resumed_after_a_termination_signal(tmp_path, data, uninterrupted, step):
+    def last():
+        return ModelCheckpoint(tmp_path, save_last=True, save_on_exception=True)
+
+    kill = At("on_train_batch_end", step, lambda trainer: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SIGTERMException):
+        fit(data, last(), kill)
+    assert_goes_on(fit(data, last(), ckpt_path=tmp_path / "last.ckpt"), uninterrupted, step)
+
+
+def test_a_second_fit_on_the_same_data_starts_again_with_epoch_0(data, uninterrupted):
+    def stop(trainer):
+        trainer.should_stop = True
+
+    stopped = fit(data, At("on_train_batch_end", 13, stop))
+    assert len(stopped.seen) == 13
+    assert fit(data).seen == uninterrupted.seen
+
+
+def test_every_epoch_shows_another_order(uninterrupted):
+    assert len({pixels for *_, pixels in uninterrupted.seen}) == 3 * BATCHES

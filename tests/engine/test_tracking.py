@@ -1,0 +1,143 @@
+"""The W&B view: what it chooses, what it shows (read back with W&B's own reader), and that it never ends a run."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lit_hidden.engine import tracking
+from lit_hidden.engine.tracking import Tracker, choose_mode
+from lit_hidden.experiment import Run, Verdict
+
+RUN = Run(density=0.5, net="conv2", data="digits", epochs=2, seed=3)
+
+
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    """No mode, no key, no netrc, and W&B's files in a folder of the test's."""
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    return tmp_path
+
+
+def test_wandb_mode_is_obeyed(nowhere, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert choose_mode() == ("disabled", None)
+
+
+def test_without_a_key_runs_are_kept_offline_and_the_user_is_told_how_to_sync(nowhere):
+    assert choose_mode() == (
+        "offline",
+        "W&B: no API key is configured, so runs are kept offline in wandb/; wandb sync --sync-all uploads them later",
+    )
+
+
+@pytest.mark.parametrize("where", ["environment", "netrc"])
+def test_with_a_key_and_no_server_runs_are_kept_offline(nowhere, monkeypatch, where):
+    if where == "environment":
+        monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    else:
+        (nowhere / "netrc").write_text("machine 127.0.0.1\n  login user\n  password kkk\n")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound and not listening: it refuses
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
+        assert choose_mode() == (
+            "offline",
+            "W&B: 127.0.0.1 does not answer, so runs are kept offline in wandb/; "
+            "wandb sync --sync-all uploads them later",
+        )
+
+
+def test_with_a_key_and_a_server_that_answers_runs_are_shown_online(nowhere, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        assert choose_mode() == ("online", None)
+
+
+def test_without_wandb_nothing_is_shown_and_that_is_said(nowhere, monkeypatch):
+    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
+    assert choose_mode() == (
+        "disabled",
+        "W&B: not installed, so nothing is shown there; runs/ is the record all the same",
+    )
+
+
+def read_back(folder: Path) -> dict[str, list]:
+    """Group an offline run's records by kind, through `wandb leet inspect`."""
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(folder)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    records: dict[str, list] = {}
+    for line in printed.splitlines():
+        record = json.loads(line)
+        records.setdefault(record.get("type", next(iter(record))), []).append(record)
+    return records
+
+
+def test_an_offline_run_reads_back_as_it_was_described(nowhere):
+    tracker = Tracker("offline", "fig2/smoke")
+    tracker.start(RUN)
+    tracker.log({"epoch": 0, "step": 0, "test_top1": 10.0, "lr": float("nan")})
+    tracker.log({"epoch": 1, "step": 12, "test_top1": 55.5, "lr": 0.1})
+    tracker.summary({"accuracy": 55.5})
+    tracker.finish()
+    (folder,) = (nowhere / "wandb").glob("offline-run-*")
+    text = json.dumps(read_back(folder))
+    for expected in (RUN.hash, RUN.name, "lit-hidden", "fig2/smoke", '"hidden"', "55.5", "signed_constant"):
+        assert expected in text, f"{expected} is not in the run read back"
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--summary", "--json", str(folder)]
+    summary = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert summary["summary"]["accuracy"] == 55.5
+    assert summary["config"]["density"] == 0.5
+    assert summary["config"]["seed"] == 3
+
+
+def test_the_summary_run_holds_the_table_the_drawing_and_the_verdicts(nowhere):
+    drawing = nowhere / "figure.png"
+    from matplotlib.figure import Figure
+
+    Figure(figsize=(1, 1)).savefig(drawing)
+    verdict = Verdict("a claim", "supported", 1.0, 0.5, 1.5, 3, "points", "because")
+    tracker = Tracker("offline", "fig2/smoke")
+    tracker.start_summary("fig2/smoke")
+    tracker.figure([{"run": RUN.hash, "accuracy": 55.5, "scaled": False}], drawing, [verdict])
+    tracker.finish()
+    (folder,) = (nowhere / "wandb").glob("offline-run-*")
+    text = json.dumps(read_back(folder))
+    assert '"a claim' in text or "a claim" in text
+    assert "supported" in text
+    media = [p.name for p in (folder / "files" / "media").rglob("*.*")]
+    assert any(name.startswith("drawing") and name.endswith(".png") for name in media)
+    tables = [p.read_text() for p in (folder / "files" / "media" / "table").rglob("*.json")]
+    assert any(RUN.hash in table for table in tables)
+    assert any("a claim" in table for table in tables)
+
+
+def test_a_failure_of_wandb_is_told_once_and_ends_nothing(nowhere, monkeypatch, capsys):
+    import wandb
+
+    def broken(**_):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(wandb, "init", broken)
+    tracker = Tracker("online", "fig2/smoke")
+    tracker.start(RUN)
+    tracker.log({"epoch": 0})
+    tracker.summary({})
+    tracker.finish()
+    assert capsys.readouterr().err == "W&B: ConnectionError: no route; the run goes on without it\n"
+
+
+def test_a_tracker_of_nothing_imports_no_wandb():
+    code = (
+        "import sys; from lit_hidden.engine.tracking import Tracker; t = Tracker.nothing(); "
+        "t.log({'epoch': 0}); t.finish(); print('wandb' in sys.modules)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed == "False\n"

@@ -1,0 +1,187 @@
+"""The LightningModules: the paper's settings, honest metrics, steps that never wait, checkpoints that come back."""
+
+import lightning.pytorch as L
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchmetrics.classification import MulticlassAccuracy
+
+from lit_hidden.data import DigitsData
+from lit_hidden.edge_popup import maskers
+from lit_hidden.modules import LitClassifier, LitDense, LitRandomMask, LitSubnetwork, LitSupermask
+from lit_hidden.subnetwork import fingerprint, masks
+
+TINY = {"net": "conv2", "width": 0.05, "in_channels": 1}
+
+
+def trainer(**kwargs) -> L.Trainer:
+    settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    settings |= {"enable_model_summary": False, "accelerator": "cpu", "num_sanity_val_steps": 0}
+    return L.Trainer(**(settings | kwargs))
+
+
+def batch(n: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(n, 1, 32, 32, generator=generator), torch.randint(0, 10, (n,), generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        (LitSubnetwork, (0.1, 0.9, 1e-4, "cosine")),
+        (LitDense, (0.01, 0.9, 1e-4, "cosine")),
+        (LitSupermask, (200.0, 0.9, 0.0, "cosine")),
+    ],
+)
+def test_the_defaults_on_conv4_are_the_papers(module, expected):
+    recipe = module().recipe
+    assert (recipe.lr, recipe.momentum, recipe.weight_decay, recipe.schedule) == expected
+
+
+def test_the_adam_baseline_is_the_papers():
+    module = LitDense("conv2", width=0.05, optimizer="adam")
+    assert (module.recipe.lr, module.recipe.weight_decay, module.recipe.schedule) == (2e-4, 0.0, "constant")
+    module.trainer = trainer(max_epochs=2)
+    assert isinstance(module.configure_optimizers()["optimizer"], torch.optim.Adam)
+
+
+def test_settings_of_ones_own_win_over_the_papers():
+    module = LitSubnetwork(
+        **TINY, lr=0.5, momentum=0.0, weight_decay=0.0, schedule="constant", label_smoothing=0.2
+    )
+    module.trainer = trainer(max_epochs=2)
+    group = module.configure_optimizers()["optimizer"].param_groups[0]
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.5, 0.0, 0.0)
+    assert module.lr_factor(1) == 1.0
+    assert module.recipe.label_smoothing == 0.2
+
+
+def test_the_rate_falls_as_a_cosine_per_epoch_and_never_reaches_zero():
+    module = LitSubnetwork(**TINY)
+    module.trainer = trainer(max_epochs=100)
+    assert module.lr_factor(0) == 1.0
+    assert module.lr_factor(50) == pytest.approx(0.5)
+    assert 0.1 * module.lr_factor(99) == pytest.approx(2.47e-5, abs=5e-8)  # as printed, three digits
+
+
+def test_warm_up_grows_linearly_and_the_cosine_starts_after_it():
+    module = LitSubnetwork(**TINY, warmup_epochs=5)
+    module.trainer = trainer(max_epochs=10)
+    assert [module.lr_factor(e) for e in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("module", [LitSubnetwork, LitDense, LitSupermask])
+def test_nothing_in_a_step_waits_for_the_device(module):
+    class Refuse(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            name = str(func)
+            assert "_local_scalar_dense" not in name, "a number was brought back to the host"
+            assert "nonzero" not in name, "a size depends on data"
+            return func(*args, **(kwargs or {}))
+
+    lit = module(**TINY)
+    with Refuse():
+        lit.training_step(batch(), 0).backward()
+        lit.validation_step(batch(), 0)
+        lit.test_step(batch(), 0)
+
+
+def test_top1_and_top5_are_torchmetrics_accuracies():
+    lit = LitDense(**TINY)
+    logits, labels = torch.randn(500, 10), torch.randint(0, 10, (500,))
+    lit.net = nn.Module()
+    lit.net.forward = lambda images: images  # the batch is its own logits
+    for part in (slice(0, 190), slice(190, 500)):  # batches of unequal size must not weigh alike
+        lit.validation_step((logits[part], labels[part]), 0)
+    values = lit.val_metrics.compute()
+    for name, k in (("val/top1", 1), ("val/top5", 5)):
+        reference = MulticlassAccuracy(10, top_k=k, average="micro")(logits, labels)
+        torch.testing.assert_close(values[name], reference)
+    torch.testing.assert_close(values["val/loss"], nn.functional.cross_entropy(logits, labels))
+
+
+def test_a_net_that_says_the_same_for_every_class_is_not_called_right():
+    lit = LitDense(**TINY)
+    lit.net = nn.Module()
+    lit.net.forward = lambda images: images
+    lit.validation_step((torch.zeros(10, 10), torch.arange(10)), 0)
+    assert lit.val_metrics.compute()["val/top1"] == pytest.approx(0.1)
+
+
+def test_an_empty_batch_of_a_rank_counts_nothing():
+    lit = LitDense(**TINY)
+    lit.validation_step(batch(4), 0)
+    before = {k: float(v) for k, v in lit.val_metrics.compute().items()}
+    lit.validation_step((torch.empty(0, 1, 32, 32), torch.empty(0, dtype=torch.long)), 1)
+    assert {k: float(v) for k, v in lit.val_metrics.compute().items()} == before
+
+
+def test_only_scores_learn_and_no_weight_changes_over_an_epoch():
+    lit = LitSubnetwork(**TINY)
+    weights, before = fingerprint(lit.net), masks(lit.net)
+    trainer(max_epochs=1).fit(lit, DigitsData(train_images=200))
+    assert fingerprint(lit.net) == weights
+    assert any(not torch.equal(before[name], mask) for name, mask in masks(lit.net).items())
+    assert {n for n, p in lit.named_parameters() if p.requires_grad} == {
+        n for n, _ in lit.named_parameters() if n.endswith(".scores")
+    }
+
+
+def test_the_dense_baseline_starts_from_the_hidden_nets_weights_at_equal_seed_and_distribution():
+    hidden = LitSubnetwork(**TINY, distribution="kaiming_normal", seed=3)
+    dense = LitDense(**TINY, seed=3)
+    originals = [p for n, p in hidden.net.named_parameters() if n.endswith(".original")]
+    for theirs, ours in zip(originals, dense.net.parameters(), strict=True):
+        assert torch.equal(theirs, ours)
+
+
+def test_the_random_mask_learns_nothing():
+    lit = LitRandomMask(**TINY)
+    before = {k: v.clone() for k, v in lit.net.state_dict().items()}
+    fit = trainer(max_epochs=1)
+    fit.fit(lit, DigitsData(train_images=200))
+    assert fit.num_training_batches == 2
+    assert all(torch.equal(before[k], v) for k, v in lit.net.state_dict().items())
+
+
+@pytest.mark.parametrize("module", [LitSubnetwork, LitDense, LitSupermask])
+def test_a_checkpoint_comes_back_without_being_told_the_arguments(module, tmp_path):
+    lit = module(**TINY, seed=5)
+    fit = trainer(max_epochs=1)
+    fit.fit(lit, DigitsData(train_images=200))
+    fit.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
+    back = module.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True, map_location="cpu")
+    assert fingerprint(back.net) == fingerprint(lit.net)
+    for name, mask in masks(lit.net).items():
+        assert torch.equal(masks(back.net)[name], mask)
+
+
+def test_a_module_of_ones_own_is_hidden_and_trained():
+    own = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(3600, 10))
+    lit = LitSubnetwork(own, density=0.3)
+    trainer(max_epochs=1).fit(lit, DigitsData(train_images=200))
+    assert list(maskers(lit.net)) == ["0", "4"]
+    assert "net" not in lit.hparams
+
+
+def test_validate_before_fit_leaves_a_module_that_can_be_fitted():
+    lit, fit = LitDense(**TINY), trainer(max_epochs=1)
+    fit.validate(lit, DigitsData(train_images=200), verbose=False)
+    fit.fit(lit, DigitsData(train_images=200))
+    assert 0 < float(fit.callback_metrics["val/top1"]) <= 1
+
+
+def test_unknown_names_are_refused_with_what_there_is():
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        LitDense(**TINY, optimizer="adamw")
+    assert str(error.value) == "optimizer='adamw' is unknown; optimizers are sgd, adam"
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        LitSubnetwork(**TINY, schedule="step")
+    assert str(error.value) == "schedule='step' is unknown; schedules are cosine, constant"
+
+
+def test_the_base_class_trains_a_net_as_it_is():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))
+    before = net[1].weight.clone()
+    assert torch.equal(LitClassifier(net).net[1].weight, before)
