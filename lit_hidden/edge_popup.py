@@ -133,7 +133,7 @@ def check_density(density: float, numel: int) -> None:
         ValueError: as said.
     """
     if not 0 < density <= 1 or kept(numel, density) == 0:
-        count = kept(numel, density) if math.isfinite(density) else "no meaningful number"
+        count = kept(numel, density) if math.isfinite(density * numel) else "no meaningful number"
         raise ValueError(
             f"density={density} keeps {count} of {numel} weights; "
             "density is the fraction kept and must lie in (0, 1] and keep at least one"
@@ -142,10 +142,10 @@ def check_density(density: float, numel: int) -> None:
 
 def maskers(model: nn.Module) -> dict[str, Masker]:
     """Map the layers hidden in `model` to their maskers, in the order of `named_modules`; empty if none are."""
-    found = {}
+    found: dict[str, Masker] = {}
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module):
-            for weight, chain in module.parametrizations.items():  # type: ignore[union-attr, operator]
+            for weight, chain in module.parametrizations.items():
                 found |= {_layer(name, weight): m for m in chain if isinstance(m, Masker)}
     return found
 
@@ -158,7 +158,7 @@ def original_weight(model: nn.Module, layer: str) -> Tensor:
     """
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module):
-            for weight, chain in module.parametrizations.items():  # type: ignore[union-attr, operator]
+            for weight, chain in module.parametrizations.items():
                 if _layer(name, weight) == layer and isinstance(chain[0], Masker):
                     original: Tensor = chain.original
                     return original

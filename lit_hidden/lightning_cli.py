@@ -1,11 +1,12 @@
 """`lit-hidden fit`, `validate`, `test`: LightningCLI over the suite's modules and data."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
-from jsonargparse import lazy_instance
+from jsonargparse.typing import lazy_instance
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
@@ -21,7 +22,7 @@ class HiddenCLI(LightningCLI):
         """Build a parser whose errors are short."""
         parser = super().init_parser(**kwargs)
         # 90 lines of usage would hide the one line that says what is wrong.
-        parser.print_usage = lambda file=None: None  # type: ignore[method-assign]
+        parser.print_usage = lambda file=None: None  # type: ignore[method-assign, misc]
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -36,6 +37,8 @@ class HiddenCLI(LightningCLI):
 
 def run(argv: list[str] | None) -> None:
     """Run `fit`, `validate` or `test` with `argv`; None reads the command line."""
+    # Lightning's way of calling jsonargparse is deprecated; nothing a user could mend.
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     try:
         HiddenCLI(
             LitClassifier,

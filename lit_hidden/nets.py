@@ -80,7 +80,7 @@ _RESNETS: dict[str, tuple[type[Any], list[int], int]] = {  # block, blocks a sta
 }
 
 
-class _ScaledResNet(ResNet):
+class _ScaledResNet(ResNet):  # type: ignore[misc]
     """torchvision's ResNet with every stage's channels times `width`."""
 
     def __init__(self, block: type[Any], blocks: list[int], width_per_group: int, width: float) -> None:
@@ -157,9 +157,9 @@ def build(
             f"net={name!r} is unknown; nets are {', '.join(NETS)}, timm:NAME, or package.module:function"
         )
     takes = inspect.signature(make).parameters
-    if "width" not in takes and width != 1:
+    everything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+    if not (everything or "width" in takes) and width != 1:
         raise ValueError(f"width={width} cannot be: {name} has no width to change; leave it at 1")
-    everything = any(p.kind is p.VAR_KEYWORD for p in takes.values()) and not name.startswith("timm:")
     return make(**{k: v for k, v in arguments.items() if k in takes or everything})
 
 
@@ -175,13 +175,16 @@ def initialise(
     """
     check(distribution, scaled, density)
     layers = weight_layers(net)
+    if not layers:
+        raise ValueError(f"nothing to draw: {type(net).__name__} has no convolution, linear or attention weight")
     with torch.no_grad():
         for name, (module, attribute) in layers.items():
             weight = getattr(module, attribute)
             generator = layer_generator(seed, "weights", name)
             weight.copy_(draw(weight.shape, distribution, generator, density, scaled))
-            if isinstance(getattr(module, "bias", None), nn.Parameter):
-                module.bias.zero_()  # type: ignore[operator, union-attr]
+            for bias in ("bias", "in_proj_bias", "bias_k", "bias_v"):
+                if isinstance(getattr(module, bias, None), nn.Parameter):
+                    getattr(module, bias).zero_()
     return net
 
 

@@ -106,7 +106,7 @@ def load_subnetwork(model: nn.Module, path: str | Path) -> nn.Module:
             f"{path} was saved over other weights: their fingerprint begins {metadata['fingerprint'][:12]}, the "
             f"model's {fingerprint(model)[:12]}; build the net as it was, embeddings and all"
         )
-    model._lit_hidden = replace(model._lit_hidden, masker=hiding["masker"])  # type: ignore[assignment, type-var]
+    model._lit_hidden = replace(model._lit_hidden, masker=hiding["masker"])  # type: ignore[type-var]
     return model
 
 

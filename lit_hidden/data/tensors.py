@@ -1,6 +1,7 @@
 """A Lightning data module for sets small enough to live, as uint8 tensors, on the training device."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -23,7 +24,7 @@ class ImageTensorsData(L.LightningDataModule):
     order in the files alone: the same for every seed, and as many of each class as can be.
 
     Args:
-        root: folder of the data; the command line's --data-dir or DATA_DIR.
+        root: folder of the data; None is DATA_DIR, or else `data`.
         batch_size: images in a batch, over all devices together.
         seed: seed of the order of the images and of their augmentation; any integer.
         augment: crop and flip training images at random, as the set's class says; None is the set's default.
@@ -51,7 +52,7 @@ class ImageTensorsData(L.LightningDataModule):
 
     def __init__(
         self,
-        root: str = "data",
+        root: str | None = None,
         batch_size: int = 128,
         seed: int = 0,
         augment: bool | None = None,
@@ -77,7 +78,7 @@ class ImageTensorsData(L.LightningDataModule):
                 f"augment={augment} does nothing: no augmentation is defined for {self.name}; "
                 "it must be False or None"
             )
-        self.root = Path(root).expanduser()
+        self.root = Path(root or os.environ.get("DATA_DIR") or "data").expanduser()
         self.batch_size, self.seed = batch_size, seed
         self.augment = self.augment_default if augment is None else augment
         self.held_out, self.train_images = held_out, train_images

@@ -104,6 +104,13 @@ class Launcher:
                     process.terminate()
             for process in self._processes:
                 process.wait()
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+            for process in self._processes:
+                for pipe in (process.stdin, process.stdout):
+                    if pipe is not None:
+                        pipe.close()
 
     def _serve(self, jobs: "queue.SimpleQueue[Run]", extra: dict[str, str]) -> None:
         process: subprocess.Popen[str] | None = None
@@ -123,7 +130,7 @@ class Launcher:
                 if answer["fatal"]:
                     self._stop.set()
         if process is not None and process.stdin is not None:
-            process.stdin.close()
+            process.stdin.close()  # no more jobs: the worker ends
             process.wait()
 
     def _start(self, extra: dict[str, str]) -> subprocess.Popen[str]:

@@ -195,7 +195,7 @@ def rows(results: Results) -> list[dict[str, Any]]:
         row |= {k: v for k, v in result.items() if isinstance(v, (int, float, str))}
         provenance = result.get("provenance", {})
         row |= {k: provenance.get(k) for k in ("seconds", "device", "commit", "finished")}
-        row |= {name: version for name, version in provenance.get("versions", {}).items()}
+        row |= provenance.get("versions", {})
         table.append(row)
     columns = list(dict.fromkeys(name for row in table for name in row))
     return [{name: row.get(name) for name in columns} for row in table]

@@ -21,9 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_hidden.edge_popup import EdgePopup, maskers, original_weight
+from lit_hidden.edge_popup import EdgePopup, maskers, original_weight, weight_layers
 from lit_hidden.modules import LitClassifier
-from lit_hidden.nets import weight_layers
 from lit_hidden.subnetwork import masks
 
 _RECORDED = ("step", "before", "after", "gradient", "chosen_before", "chosen_after", "seen", "lr")
@@ -125,14 +124,11 @@ class Trace(L.Callback):
 
     def save(self, module: LitClassifier, path: Path) -> dict[str, Any]:
         """Write `trace.npz`; return what of it belongs into the result."""
-        arrays = {name: torch.stack(rows).cpu().numpy() for name, rows in self.rows.items() if rows}
-        np.savez_compressed(
-            path,
-            weight=original_weight(module.net, self.layer).cpu().numpy(),
-            momentum=np.float32(module.recipe.momentum),
-            weight_decay=np.float32(module.recipe.weight_decay),
-            **arrays,
-        )
+        arrays: dict[str, Any] = {name: torch.stack(rows).cpu().numpy() for name, rows in self.rows.items() if rows}
+        arrays["weight"] = original_weight(module.net, self.layer).cpu().numpy()
+        arrays["momentum"] = np.float32(module.recipe.momentum)
+        arrays["weight_decay"] = np.float32(module.recipe.weight_decay)
+        np.savez_compressed(path, **arrays)
         return {
             "edges": sum(m.numel() for m in self.masks.values()),
             "swapped": int(arrays["swapped"].sum()),

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import lightning
 import lightning.pytorch as L
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ def make_module(run: Run, data: ImageTensorsData) -> LitClassifier:
     """Build the LightningModule of a run."""
     run = run.resolved
     channels, size, _ = data.shape
-    common: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "net": run.net,
         "width": run.width,
         "num_classes": data.num_classes,
@@ -62,14 +63,11 @@ def make_module(run: Run, data: ImageTensorsData) -> LitClassifier:
         "label_smoothing": run.label_smoothing,
     }
     if run.method == "dense":
-        return LitDense(**common, optimizer=run.optimizer, seed=run.weight_seed)
-    return _MODULES[str(run.method)](
-        **common,
-        density=run.density,
-        scaled=run.scaled,
-        weight_seed=run.weight_seed,
-        score_seed=run.score_seed,
-    )
+        arguments |= {"optimizer": run.optimizer, "seed": run.weight_seed}
+        return LitDense(**arguments)
+    arguments |= {"density": run.density, "scaled": run.scaled}
+    arguments |= {"weight_seed": run.weight_seed, "score_seed": run.score_seed}
+    return _MODULES[str(run.method)](**arguments)
 
 
 class Recorder(Checkpoint):
@@ -234,7 +232,7 @@ def _train(
             "lit_hidden": __version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "lightning": L.__version__,
+            "lightning": lightning.__version__,
         },
         "commit": _commit(),
         "started": started,

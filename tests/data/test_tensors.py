@@ -124,7 +124,7 @@ def test_command_lines_can_read_types_and_help_from_the_signature():
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(CIFAR10Data, "data")
     given_ = parser.parse_args(["--data.augment=false", "--data.train_images=500"])
-    assert (given_.data.augment, given_.data.train_images, given_.data.root) == (False, 500, "data")
+    assert (given_.data.augment, given_.data.train_images, given_.data.root) == (False, 500, None)
     text = " ".join(parser.format_help().split())
     assert "images in a batch, over all devices together. (type: int, default: 128)" in text
     assert "number of training images used; None is all that are not held out." in text

@@ -59,13 +59,11 @@ def test_the_trace_obeys_the_update_rule(undisturbed):
     # The scores after an update are the scores before the next one, and so are the masks.
     np.testing.assert_array_equal(trace["after"][:-1], trace["before"][1:])
     np.testing.assert_array_equal(trace["chosen_after"][:-1], trace["chosen_before"][1:])
-    velocity, step = np.zeros_like(trace["before"][0]), 0
-    for before, after, gradient, lr in zip(
-        trace["before"], trace["after"], trace["gradient"], trace["lr"], strict=True
-    ):
+    velocity = np.zeros_like(trace["before"][0])
+    updates = zip(trace["before"], trace["after"], trace["gradient"], trace["lr"], strict=True)
+    for step, (before, after, gradient, lr) in enumerate(updates):
         velocity = trace["momentum"] * velocity + (gradient + trace["weight_decay"] * before)
         np.testing.assert_allclose(after, before - lr * velocity, rtol=1e-4, atol=1e-7, err_msg=f"update {step}")
-        step += 1
     for scores, chosen in zip(trace["before"], trace["chosen_before"], strict=True):
         assert np.abs(scores[chosen]).min() >= np.abs(scores[~chosen]).max()
     seen = np.logical_or.accumulate(trace["chosen_before"])

@@ -1,0 +1,74 @@
+"""What all tests share: one thread, fixed seeds, and a way to see whether a model changed."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+torch.set_num_threads(1)  # the machine is shared; nothing here gains from a second thread
+
+ROOT = Path(__file__).parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes more than 10 seconds; leave out with -m 'not slow'")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def python() -> Callable[..., str]:
+    """Run Python code in a fresh process at the repository's root and return what it prints."""
+
+    def run(code: str, **environment: str) -> str:
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": path} | environment,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    return run
+
+
+@pytest.fixture
+def photograph() -> Callable[[nn.Module], Any]:
+    """Describe a model to the last bit, and the global random state: equal pictures mean nothing changed."""
+
+    def describe(model: nn.Module) -> Any:
+        return {
+            "tensors": {n: t.numpy(force=True).tobytes() for n, t in _tensors(model)},
+            "identities": {n: id(p) for n, p in model.named_parameters(remove_duplicate=False)},
+            "trainable": {n: p.requires_grad for n, p in model.named_parameters(remove_duplicate=False)},
+            "classes": {n: type(m) for n, m in model.named_modules(remove_duplicate=False)},
+            "modes": {n: m.training for n, m in model.named_modules()},
+            "attributes": {n: sorted(vars(m)) for n, m in model.named_modules()},
+            "hooks": {n: _hooks(m) for n, m in model.named_modules()},
+            "random": torch.get_rng_state().numpy().tobytes(),
+        }
+
+    return describe
+
+
+def _tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    readable = [(n, t) for n, t in named if not (t.is_meta or nn.parameter.is_lazy(t))]
+    return [(n, t.detach().view(torch.int16) if t.dtype == torch.bfloat16 else t) for n, t in readable]
+
+
+def _hooks(module: nn.Module) -> dict[str, int]:
+    return {name: len(hooks) for name, hooks in vars(module).items() if name.endswith("_hooks")}

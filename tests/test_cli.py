@@ -1,0 +1,124 @@
+"""The command line: quick help, YAML in, typing errors out, one line for what the user did wrong."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lit_hidden.cli import main
+
+ROOT = Path(__file__).parent.parent
+YAML = """
+model:
+  class_path: LitSubnetwork
+  init_args: {net: conv2, width: 0.05, density: 0.3}
+data:
+  class_path: DigitsData
+  init_args: {train_images: 200}
+trainer: {max_epochs: 1, accelerator: cpu, enable_progress_bar: false, enable_model_summary: false}
+"""
+
+
+def command(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lit_hidden", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"} | environment,
+        check=False,
+    )
+
+
+def test_help_names_every_command_and_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom lit_hidden.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print('HEAVY', sorted({'torch', 'lightning', 'wandb', 'numpy', 'matplotlib', 'rich'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "HEAVY []" in done.stdout
+    for name in ("fit", "validate", "test", "reproduce"):
+        assert f"\n    {name}" in done.stdout
+
+
+def test_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == "lit-hidden 0.1.0\n"
+
+
+def test_fit_takes_yaml_and_test_finds_the_checkpoints_accuracy_again(tmp_path):
+    (tmp_path / "a.yaml").write_text(YAML)
+    fit = command("fit", "--config", "a.yaml", cwd=tmp_path)
+    assert fit.returncode == 0, fit.stderr
+    folder = tmp_path / "lightning_logs" / "version_0"
+    (checkpoint,) = (folder / "checkpoints").glob("*.ckpt")
+    assert "density: 0.3" in (folder / "config.yaml").read_text()
+    curve = (folder / "metrics.csv").read_text().splitlines()
+    watched = curve[1].split(",")[curve[0].split(",").index("val/top1")]
+    for name, metric in (("validate", "val/top1"), ("test", "test/top1")):
+        again = command(name, "--config", "a.yaml", "--ckpt_path", str(checkpoint), cwd=tmp_path, COLUMNS="200")
+        assert again.returncode == 0, again.stderr
+        (line,) = (line for line in again.stdout.splitlines() if metric in line)
+        assert f"{float(watched):.8f}"[:8] in line
+
+
+def fit(yaml: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    """Run `fit` in this process and return what it exits with."""
+    (folder / "a.yaml").write_text(yaml)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["lit-hidden", "fit", "--config", "a.yaml"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code
+
+
+def test_typing_errors_are_named(tmp_path, monkeypatch, capsys):
+    assert fit(YAML.replace("density", "densty"), tmp_path, monkeypatch) == 2
+    said = capsys.readouterr().err
+    assert "Option 'densty' is not accepted" in said
+    assert len(said.splitlines()) < 15
+
+
+def test_a_value_we_refuse_is_one_line_without_traceback(tmp_path, monkeypatch):
+    assert fit(YAML.replace("0.3", "1.3"), tmp_path, monkeypatch) == (
+        "lit-hidden: density=1.3 keeps 35 of 27 weights; "
+        "density is the fraction kept and must lie in (0, 1] and keep at least one"
+    )
+
+
+def test_missing_data_are_one_line_without_traceback(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "nothing"))
+    message = fit(YAML.replace("DigitsData", "CIFAR10Data"), tmp_path, monkeypatch)
+    assert str(message).startswith(f"lit-hidden: CIFAR10 is not in {tmp_path}/nothing ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["reproduce", "fig99"], "no experiment 'fig99'; experiments are "),
+        (["reproduce", "fig2", "--preset", "long"], "no preset 'long'; presets are smoke, quick, short, paper"),
+    ],
+)
+def test_unknown_names_are_refused_with_what_there_is(arguments, message, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert str(end.value.code).startswith(f"lit-hidden: {message}")
+
+
+def test_reproduce_says_where_experiments_are_when_there_are_none(tmp_path, monkeypatch):
+    from lit_hidden.engine import reproduce
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reproduce, "__file__", str(tmp_path / "a" / "b" / "c.py"))
+    with pytest.raises(SystemExit) as end:
+        main(["reproduce", "fig2"])
+    assert end.value.code == (
+        f"lit-hidden: no experiments/ in {tmp_path}: they live in the repository, not in the installed package; "
+        "run this from a checkout"
+    )

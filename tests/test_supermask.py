@@ -1,0 +1,181 @@
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import stats
+from torch import nn
+
+from lit_hidden.edge_popup import hide, maskers, original_weight, reveal
+from lit_hidden.supermask import Supermask
+
+Rescaled = functools.partial(Supermask, rescale=True)
+
+
+def masker_of(layer: nn.Module) -> Supermask:
+    return layer.parametrizations.weight[0]  # type: ignore[no-any-return, index, union-attr]
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(ValueError) as error:
+        call()
+    return str(error.value)
+
+
+@pytest.mark.parametrize("density", [0.01, 0.3, 0.5, 0.9, 0.999])
+def test_scores_start_at_the_logit_of_the_density(density: float) -> None:
+    scores = Supermask(torch.randn(30, 20), density).scores
+    assert scores.unique().tolist() == [torch.tensor(math.log(density / (1 - density))).item()]
+    torch.testing.assert_close(scores.sigmoid(), torch.full((30, 20), density))
+
+
+@pytest.mark.parametrize("density", [0.1, 0.5, 0.9])
+def test_each_weight_stays_with_its_probability_independently(density: float) -> None:
+    masker, weight = Supermask(torch.ones(100, 100), density), torch.ones(100, 100)
+    first, second = masker(weight), masker(weight)
+    for sample in (first, second):
+        assert set(sample.unique().tolist()) <= {0.0, 1.0}
+        assert stats.binomtest(int(sample.sum()), 10_000, density).pvalue > 1e-4
+    both = int((first * second).sum())
+    assert stats.binomtest(both, 10_000, density**2).pvalue > 1e-4
+
+
+def test_each_score_has_its_own_probability() -> None:
+    masker = Supermask(torch.ones(3, 1), 0.5)
+    with torch.no_grad():
+        masker.scores.copy_(torch.tensor([[-20.0], [0.0], [20.0]]))
+    counts = sum(masker(torch.ones(3, 1)).detach() for _ in range(400)).flatten().tolist()
+    assert (counts[0], counts[2]) == (0, 400)
+    assert stats.binomtest(int(counts[1]), 400, 0.5).pvalue > 1e-4
+
+
+def test_a_fresh_mask_is_drawn_at_every_pass_at_test_too() -> None:
+    layer = hide(nn.Linear(50, 50), masker=Supermask).eval()
+    assert not torch.equal(layer.weight, layer.weight)
+
+
+def test_masks_come_from_the_global_generator() -> None:
+    layer = hide(nn.Linear(50, 50), masker=Supermask)
+    torch.manual_seed(4)
+    first = layer.weight
+    torch.manual_seed(4)
+    assert torch.equal(layer.weight, first)
+
+
+@pytest.mark.parametrize("masker", [Supermask, Rescaled])
+def test_the_score_gradient_is_autograds_through_the_probability(masker: Any) -> None:
+    # As if the mask were the probability: d/ds of sum(g * w * sigmoid(s)), g the effective weight's gradient.
+    layer, x = hide(nn.Linear(6, 4, bias=False), 0.5, masker=masker), torch.randn(5, 6)
+    with torch.no_grad():
+        masker_of(layer).scores.copy_(torch.randn(4, 6))
+    torch.manual_seed(7)
+    effective = layer.weight.detach().requires_grad_()
+    F.linear(x, effective).pow(2).sum().backward()
+    scores = masker_of(layer).scores.detach().clone().requires_grad_()
+    (effective.grad * original_weight(layer, "weight") * scores.sigmoid()).sum().backward()
+    torch.manual_seed(7)
+    layer(x).pow(2).sum().backward()
+    torch.testing.assert_close(masker_of(layer).scores.grad, scores.grad)
+    assert (masker_of(layer).scores.grad != 0).all()  # what was not drawn learns too
+
+
+def test_a_weight_that_wants_a_gradient_gets_it_through_the_drawn_mask() -> None:
+    weight, factor = torch.randn(6, 7, requires_grad=True), torch.randn(6, 7)
+    effective = Supermask(weight, 0.5)(weight)
+    (effective * factor).sum().backward()
+    assert torch.equal(weight.grad, factor * (effective != 0))
+
+
+def test_rescaling_multiplies_what_stays_by_size_over_kept() -> None:
+    weight = torch.randn(20, 30)
+    effective = Supermask(weight, 0.3, rescale=True)(weight)
+    drawn = effective != 0
+    torch.testing.assert_close(effective, weight * drawn * (600 / drawn.sum()))
+
+
+def test_rescaling_an_empty_sample_gives_zeros_and_not_nan() -> None:
+    masker = Supermask(torch.ones(2, 2), 0.5, rescale=True)
+    with torch.no_grad():
+        masker.scores.fill_(-100)
+    assert (masker(torch.ones(2, 2)) == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_the_effective_weight_keeps_its_dtype_and_scores_are_float32(dtype: torch.dtype) -> None:
+    layer = hide(nn.Linear(8, 4, dtype=dtype), masker=Supermask)
+    layer(torch.randn(2, 8, dtype=dtype)).sum().backward()
+    assert layer.weight.dtype == dtype
+    assert masker_of(layer).scores.grad.dtype == torch.float32
+
+
+def test_hide_draws_the_same_weights_under_either_masker_and_leaves_the_random_state_alone() -> None:
+    net = nn.Linear(20, 10)
+    state = torch.get_rng_state()
+    hide(net, 0.3, masker=Supermask)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(original_weight(net, "weight"), original_weight(hide(nn.Linear(20, 10), 0.3), "weight"))
+    assert net._lit_hidden.masker == "Supermask"
+
+
+def test_a_supermask_learns_which_edges_a_target_has() -> None:
+    layer, x = hide(nn.Linear(8, 4, bias=False), 0.5, masker=Supermask), torch.randn(64, 8)
+    wanted = torch.rand(4, 8) < 0.5
+    target = F.linear(x, original_weight(layer, "weight") * wanted)
+    optimizer = torch.optim.SGD([masker_of(layer).scores], lr=5.0, momentum=0.9)
+    for _ in range(300):
+        optimizer.zero_grad()
+        (layer(x) - target).pow(2).mean().backward()
+        optimizer.step()
+    assert torch.equal(masker_of(layer).mask(), wanted)
+
+
+def test_the_mask_is_the_more_probable_side_and_reveal_bakes_it() -> None:
+    layer = hide(nn.Linear(3, 1, bias=False), masker=Supermask)
+    with torch.no_grad():
+        masker_of(layer).scores.copy_(torch.tensor([[-0.1, 0.0, 0.1]]))
+    weight = original_weight(layer, "weight").detach().clone()
+    assert masker_of(layer).mask().tolist() == [[False, True, True]]
+    reveal(layer)
+    assert torch.equal(layer.weight, weight * torch.tensor([[0.0, 1, 1]]))
+    assert type(layer) is nn.Linear
+    assert layer.weight.requires_grad
+
+
+def test_it_compiles_into_one_graph() -> None:
+    layer = hide(nn.Linear(4, 3), masker=Supermask)
+    torch.compile(layer, fullgraph=True, backend="aot_eager")(torch.randn(2, 4)).sum().backward()
+    assert (masker_of(layer).scores.grad != 0).any()
+
+
+def test_printing_says_where_the_search_starts() -> None:
+    assert "Supermask(starts at density=0.3, 12 weights)" in repr(hide(nn.Linear(4, 3), 0.3, masker=Supermask))
+
+
+@pytest.mark.parametrize(
+    ("density", "message"),
+    [
+        (1, "density=1 gives infinite scores; a supermask starts from a density in (0, 1)"),
+        (
+            0,
+            "density=0 keeps 0 of 12 weights; "
+            "density is the fraction kept and must lie in (0, 1] and keep at least one",
+        ),
+        (
+            1.5,
+            "density=1.5 keeps 18 of 12 weights; "
+            "density is the fraction kept and must lie in (0, 1] and keep at least one",
+        ),
+    ],
+)
+def test_a_density_that_cannot_be_is_refused_and_leaves_the_model_alone(
+    density: float, message: str, photograph: Callable[[nn.Module], Any]
+) -> None:
+    net = nn.Linear(4, 3)
+    before = photograph(net)
+    assert refusal(lambda: Supermask(net.weight, density)) == message
+    assert refusal(lambda: hide(net, density, masker=Supermask)) == message
+    assert photograph(net) == before
+    assert not maskers(net)
