@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.lines import Line2D
 
 from lit_hidden.style import COLORS
 
@@ -17,6 +18,7 @@ Edge = tuple[int, int]
 Trace = Mapping[str, np.ndarray]
 
 WIDEST = 4.5  # points; the width of the edge with the largest |score| of a window
+_DASHES = (0, (4, 3))
 
 
 @dataclass(frozen=True)
@@ -159,13 +161,14 @@ def draw_layer(
                 continue
             if special:  # a white edging, so that it is seen to lie above the others
                 halo = LineCollection([d[1] for d in drawn], colors="white", linewidths=[d[2] + 3 for d in drawn])
-                axes.add_collection(halo.set(zorder=3.9) and halo)
+                halo.set_zorder(3.9)
+                axes.add_collection(halo)
             dashed = kind == "absent"
             artist = LineCollection(
                 [d[1] for d in drawn],
                 colors="black" if dashed and special else COLORS[kind],
                 linewidths=[1.4 if dashed and special else d[2] for d in drawn],
-                linestyles=[(0, (4, 3))] if dashed else "solid",
+                linestyles=[_DASHES] if dashed else "solid",
                 alpha=0.3 if highlight and not special else 0.75 if dashed else 0.9,
                 zorder=4 if special else z,
                 capstyle="butt",
@@ -183,7 +186,7 @@ def draw_layer(
     axes.axis("off")
     for (o, i), label in highlight.items():
         y_in, y_out = height["in"][list(inputs).index(i)], height["out"][list(outputs).index(o)]
-        at = 0.5 if label.startswith("d") else 0.62
+        at = 0.62 if chosen[o, i] else 0.3  # apart, where the two share a unit
         axes.text(
             at, y_in + at * (y_out - y_in), label, ha="center", va="center", fontsize=8, zorder=7,
             bbox={"facecolor": "white", "edgecolor": COLORS["ink"], "linewidth": 0.6, "boxstyle": "round,pad=0.2"},
@@ -197,28 +200,47 @@ def draw_scores(axes: Axes, trace: Trace, swap: Swap) -> None:
     and one for that of momentum and weight decay. In thousandths.
     """
     r = swap.record
-    gates = [1e3 * threshold(trace[time][r], trace[f"chosen_{time}"][r]) for time in ("before", "after")]
-    for gate, linestyle, name in zip(gates, (":", "-"), ("threshold before", "threshold after"), strict=True):
-        axes.axvline(gate, color=COLORS["ink"], linestyle=linestyle, linewidth=1.1, label=name, zorder=1)
-    reach = list(gates)
+    reach = []
+    for time, gate_dashes in (("before", ":"), ("after", "-")):
+        gate = 1e3 * threshold(trace[time][r], trace[f"chosen_{time}"][r])
+        axes.axvline(gate, color=COLORS["ink"], linestyle=gate_dashes, linewidth=1.1, label=f"threshold {time}")
+        reach.append(gate)
     for y, edge in ((1, swap.entered), (0, swap.died)):
         m = move(trace, r, edge)
-        start, end = 1e3 * abs(m.before), 1e3 * abs(m.after)
-        middle = 1e3 * abs(m.before + m.by_gradient)
+        start, middle, end = (1e3 * abs(s) for s in (m.before, m.before + m.by_gradient, m.after))
         reach += [start, middle, end]
         color = COLORS["positive" if m.weight > 0 else "negative"]
-        for x0, x1, dy, style in ((start, middle, 0.16, "-"), (middle, end, -0.16, (0, (2, 1)))):
-            axes.annotate(
-                "", (x1, y + dy), (x0, y + dy), zorder=3,
-                arrowprops={"arrowstyle": "-|>", "linestyle": style, "color": COLORS["ink"], "linewidth": 1.4,
-                            "shrinkA": 0, "shrinkB": 0, "mutation_scale": 9},
-            )  # fmt: skip
+        for time, x, face in (("before", start, "white"), ("after", end, color)):
+            label = f"$|s|$ {time}" if y else None
+            axes.plot(x, y, "o", color=COLORS["ink"], markerfacecolor=face, markersize=7, label=label, zorder=4)
         axes.plot([start, end], [y, y], color=color, linewidth=3, solid_capstyle="butt", zorder=2)
-        axes.plot(start, y, "o", markersize=7, markerfacecolor="white", markeredgecolor=color, zorder=4)
-        axes.plot(end, y, "o", markersize=7, color=color, zorder=4)
-    pad = 0.08 * (max(reach) - min(reach) or 1.0)
-    axes.set(xlim=(min(reach) - pad, max(reach) + pad), ylim=(-0.55, 1.55), yticks=[])
-    axes.set_xlabel(r"$|s|$ in thousandths", labelpad=1)
+        shares = (("gradient", start, middle, 0.3, "-"), ("momentum, decay", middle, end, -0.3, (0, (2, 1))))
+        for share, x0, x1, dy, dashes in shares:
+            arrow = {
+                "arrowstyle": "-|>", "linestyle": dashes, "color": COLORS["ink"], "linewidth": 1.3,
+                "shrinkA": 0, "shrinkB": 0, "mutation_scale": 8,
+            }  # fmt: skip
+            axes.annotate("", (x1, y + dy), (x0, y + dy), zorder=3, arrowprops=arrow)
+            if y:  # an empty line, for the legend cannot name an annotation
+                axes.plot([], [], color=COLORS["ink"], linestyle=dashes, linewidth=1.3, label=f"by {share}")
+    pad = 0.06 * (max(reach) - min(reach) or 1.0)
+    axes.set(xlim=(min(reach) - pad, max(reach) + pad), ylim=(-0.6, 1.6), xlabel=r"$1000\,|s|$")
+    axes.locator_params(axis="x", nbins=5)
+    axes.tick_params(axis="x", pad=1)
+
+
+def edge_legend() -> list[Line2D]:
+    """Give the handles that name the kinds of edges."""
+    return [
+        Line2D([], [], color=COLORS["positive"], linewidth=3, label="weight $w>0$"),
+        Line2D([], [], color=COLORS["negative"], linewidth=3, label="weight $w<0$"),
+        Line2D([], [], color=COLORS["absent"], linewidth=1, linestyle=_DASHES, label="not chosen"),
+    ]
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Write a signed number with a true minus."""
+    return f"{value:+.{digits}f}".replace("-", "\u2212")
 
 
 def _edges(mask: np.ndarray) -> list[Edge]:

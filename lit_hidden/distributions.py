@@ -22,7 +22,8 @@ def _signs(shape: torch.Size, generator: torch.Generator) -> Tensor:
 
 
 def _normal(shape: torch.Size, std: float, generator: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=generator, **_PLAIN).mul_(std)
+    # Drawn in float64: the float32 kernels differ in the last bit from one instruction set to another.
+    return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").mul_(std).float()
 
 
 def _kaiming_std(fan_in: int, fan_out: int) -> float:
@@ -43,9 +44,7 @@ DISTRIBUTIONS: dict[str, tuple[Callable[[int, int], float], Draw]] = {
     # Same std as kaiming_normal: U(-b, b) with b = sqrt(3) std.
     "kaiming_uniform": (
         _kaiming_std,
-        lambda shape, std, g: (
-            torch.rand(shape, generator=g, **_PLAIN).mul_(2).sub_(1).mul_(math.sqrt(3) * std)
-        ),
+        lambda shape, std, g: torch.rand(shape, generator=g, **_PLAIN).mul_(2).sub_(1).mul_(math.sqrt(3) * std),
     ),
     "xavier_normal": (_xavier_std, _normal),
     "signed_xavier": (_xavier_std, lambda shape, std, g: _signs(shape, g).mul_(std)),

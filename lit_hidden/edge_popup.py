@@ -35,8 +35,10 @@ class _Popup(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (grad,), (weight, scores) = grads, ctx.saved_tensors
         to_weight = grad * top_k_mask(scores, ctx.keep) if ctx.needs_input_grad[0] else None
-        # The ranking is of |s|, so d|s|/ds brings in the sign.
-        to_scores = (grad * weight).to(scores.dtype) * scores.sign() if ctx.needs_input_grad[1] else None
+        # In the scores' float32, where half-precision products would vanish; the ranking is of |s|, so d|s|/ds
+        # brings in the sign.
+        wide = scores.dtype
+        to_scores = grad.to(wide) * weight.to(wide) * scores.sign() if ctx.needs_input_grad[1] else None
         return to_weight, to_scores, None
 
     @staticmethod
@@ -47,8 +49,7 @@ class _Popup(torch.autograd.Function):
             return tensor if dim is None else tensor.select(dim, i)
 
         models = [
-            _Popup.apply(pick(weight, in_dims[0], i), pick(scores, in_dims[1], i), keep)
-            for i in range(info.batch_size)
+            _Popup.apply(pick(weight, in_dims[0], i), pick(scores, in_dims[1], i), keep) for i in range(info.batch_size)
         ]
         return torch.stack(models), 0
 
@@ -64,6 +65,10 @@ class Masker(nn.Module):
     def mask(self) -> Tensor:
         """Tell which weights the subnetwork has now: bool, the weight's shape."""
         raise NotImplementedError
+
+    def baked(self, weight: Tensor) -> Tensor:
+        """Return the weights that `reveal` leaves behind."""
+        return weight * self.mask()
 
 
 class MakeMasker(Protocol):
@@ -95,7 +100,7 @@ class EdgePopup(Masker):
         self.density, self.keep = density, kept(weight.numel(), density)
         # Drawn row-major in float32 on the CPU, so that device, dtype and layout do not change the result.
         start = torch.empty(weight.shape, dtype=torch.float32, device="cpu")
-        nn.init.kaiming_uniform_(start, a=5**0.5, generator=generator)
+        start.uniform_(generator=generator).mul_(2).sub_(1).div_(math.sqrt(start[0].numel()))
         self.scores = nn.Parameter(torch.empty_like(weight, dtype=torch.float32).copy_(start))
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -202,11 +207,11 @@ def hide(
     """
     if there := maskers(model):
         raise ValueError(f"already hidden: {_names(there)}; reveal(model) first, or hide a fresh model")
+    if isinstance(skip, str):
+        raise ValueError(f"skip={skip!r} is one string; give a list of layers, such as [{skip!r}]")
     layers = weight_layers(model)
     if not layers:
-        raise ValueError(
-            f"nothing to hide: {type(model).__name__} has no convolution, linear or attention weight"
-        )
+        raise ValueError(f"nothing to hide: {type(model).__name__} has no convolution, linear or attention weight")
     if unknown := sorted(set(skip) - layers.keys()):
         raise ValueError(f"skip names no layer: {_names(unknown)}; layers are {_names(layers)}")
     layers = {name: place for name, place in layers.items() if name not in skip}
@@ -227,9 +232,14 @@ def hide(
     }  # fmt: skip
     built = {}
     for name, weight in weights.items():
-        built[name] = masker(weight, density, generator=layer_generator(score_seed, "scores", name))
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            effective = built[name](weight)
+            built[name] = masker(weight.clone(), density, generator=layer_generator(score_seed, "scores", name))
+            if not isinstance(built[name], Masker) or hasattr(built[name], "right_inverse"):
+                raise TypeError(
+                    f"masker {_masker_name(masker)} gives a {type(built[name]).__name__}; "
+                    "it must give a Masker without right_inverse"
+                )
+            effective = built[name](weight.clone())
         if effective.shape != weight.shape or effective.dtype != weight.dtype:
             raise ValueError(
                 f"masker {_masker_name(masker)} turns {name} from {tuple(weight.shape)} {weight.dtype} into "
@@ -245,7 +255,7 @@ def hide(
                 weights[name].copy_(drawn[name])
         parametrize.register_parametrization(module, attribute, built[name], unsafe=True)  # tried above
     model._lit_hidden = Hiding(  # type: ignore[assignment]
-        density, distribution, scaled, weight_seed, score_seed, tuple(skip), _masker_name(masker), frozen
+        density, distribution, scaled, weight_seed, score_seed, tuple(sorted(skip)), _masker_name(masker), frozen
     )
     return model
 
@@ -266,13 +276,14 @@ def reveal(model: nn.Module) -> nn.Module:
         if parametrize.is_parametrized(module):
             for attribute, chain in list(module.parametrizations.items()):  # type: ignore[union-attr, operator]
                 if isinstance(chain[0], Masker):
-                    mask = chain[0].mask()
+                    masker = chain[0]
                     # A deep copy shares the class from which torch deletes the property: give this module its own.
                     shared = type(module)
                     module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
                     parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
                     with torch.no_grad():
-                        getattr(module, attribute).mul_(mask)
+                        weight = getattr(module, attribute)
+                        weight.copy_(masker.baked(weight))
     parameters = dict(model.named_parameters())
     hiding = model.__dict__.pop("_lit_hidden", None)
     for name in hiding.frozen if hiding else ():
@@ -311,6 +322,8 @@ def _hideable(model: nn.Module, name: str, module: nn.Module, attribute: str) ->
         )
     if nn.parameter.is_lazy(weight) or weight.is_meta:
         raise ValueError(f"{name} is not initialised yet; run one forward pass or materialise it before hiding")
+    if weight.is_complex():
+        raise ValueError(f"{name} has complex weights ({weight.dtype}), which have no sign to learn by; skip the layer")
     owners = [
         f"{n}.{p}".removeprefix(".")
         for n, m in model.named_modules()

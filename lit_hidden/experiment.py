@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from lit_hidden.recipes import SCHEDULES, recipe
 
 SCHEMA = 1  # raise it when equal descriptions no longer mean equal results
 
+_REALS = ("density", "width", "lr", "momentum", "weight_decay", "label_smoothing")
 _SEEDS = ("weight_seed", "score_seed", "data_seed")
 
 
@@ -105,6 +107,12 @@ class Run:
         values = asdict(self) | {"method": method}
         published = {**asdict(recipe(method, self.net, self.optimizer)), **dict.fromkeys(_SEEDS, self.seed)}
         values |= {name: value for name, value in published.items() if values[name] is None}
+        # 2 and 2.0, numpy's numbers and Python's, are one description.
+        for name, value in values.items():
+            if isinstance(value, Real) and not isinstance(value, bool):
+                if name not in _REALS and value != int(value):
+                    raise ValueError(f"{name}={value} is no whole number; it counts something")
+                values[name] = float(value) if name in _REALS else int(value)
         if method == "random":
             values["epochs"] = 1  # one pass sets the running statistics of norm layers; there is nothing to learn
         run = object.__new__(Run)  # not through __init__, which checks what is resolved here
@@ -205,6 +213,9 @@ class Results:
     def values(self, metric: str = "accuracy", **where: Any) -> list[float]:
         """List a metric of the selected runs, by seed. `accuracy` is test top-1 after the last epoch, in percent."""
         rows = sorted(self.select(**where).rows, key=lambda row: row[0].seed)
+        for run, result, _ in rows:
+            if metric not in result:
+                raise ValueError(f"the result of {run.name} has no {metric!r}; it has {', '.join(result)}")
         return [row[1][metric] for row in rows]
 
     def mean(self, metric: str = "accuracy", **where: Any) -> float:
@@ -287,6 +298,8 @@ class Verdict:
 def judge(claim: Claim, results: Results) -> Verdict:
     """Judge a claim by results, seed by seed."""
     margins = [float(claim.margin(results.select(seed=seed))) for seed in results.seeds]
+    if not margins:
+        raise ValueError(f"no run is done that could judge {claim.sentence!r}; train some first")
     n, mean = len(margins), sum(margins) / len(margins)
     if not all(map(math.isfinite, margins)):
         bad = next(m for m in margins if not math.isfinite(m))

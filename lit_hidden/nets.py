@@ -56,9 +56,7 @@ def conv_net(
     return nn.Sequential(*layers, nn.Flatten(), *linear, nn.Linear(hidden, num_classes, bias=False))
 
 
-def lenet(
-    *, num_classes: int = 10, in_channels: int = 1, image_size: int = 28, width: float = 1.0
-) -> nn.Sequential:
+def lenet(*, num_classes: int = 10, in_channels: int = 1, image_size: int = 28, width: float = 1.0) -> nn.Sequential:
     """Build LeNet-300-100: three linear layers without bias on flattened images."""
     wide, narrow = _scaled(300, width), _scaled(100, width)
     return nn.Sequential(
@@ -153,9 +151,7 @@ def build(
     elif name in NETS:
         make = NETS[name]
     else:
-        raise ValueError(
-            f"net={name!r} is unknown; nets are {', '.join(NETS)}, timm:NAME, or package.module:function"
-        )
+        raise ValueError(f"net={name!r} is unknown; nets are {', '.join(NETS)}, timm:NAME, or package.module:function")
     takes = inspect.signature(make).parameters
     everything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     if not (everything or "width" in takes) and width != 1:

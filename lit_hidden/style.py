@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -15,6 +16,7 @@ COLORS = {
     "supermask": "#a8327d",
     "dense": "#e0851b",
     "random": "#a9a9a9",
+    "reentered": "#5b9bd5",
     "positive": "#0b4f8a",
     "negative": "#f0a030",
     "absent": "#8c8c8c",
@@ -26,6 +28,7 @@ LINESTYLES: dict[str, Any] = {
     "supermask": "-.",
     "dense": (0, (5, 1.5)),
     "random": (0, (1.2, 1.2)),
+    "reentered": (0, (3, 1)),
 }
 MARKERS = {"edge_popup": "o", "supermask": "D", "dense": "s", "random": "^"}
 NAMES = {
@@ -66,7 +69,7 @@ _RC: dict[str, Any] = {
 
 def context() -> AbstractContextManager[None]:
     """Draw with this style inside `with`, whatever the user's own settings are."""
-    return mpl.rc_context({**mpl.rcParamsDefault, "backend": mpl.get_backend(auto_select=False), **_RC})
+    return mpl.style.context(_RC, after_reset=True)
 
 
 def footer(figure: Figure, text: str) -> None:

@@ -4,6 +4,7 @@ The file holds one bit per weight and the seeds; the weights themselves are draw
 4.3 million weights are a 0.5 MB file, and the fingerprint inside proves that the same weights came back.
 """
 
+import copy
 import hashlib
 import json
 from dataclasses import asdict, replace
@@ -68,8 +69,9 @@ def save_subnetwork(model: nn.Module, path: str | Path) -> Path:
     tensors |= {f"buffer/{name}": b.detach().cpu().contiguous() for name, b in model.named_buffers()}
     description = {**asdict(hiding), "frozen": None}
     metadata = {"format": _FORMAT, "hiding": json.dumps(description), "fingerprint": fingerprint(model)}
-    save_file(tensors, path, metadata)
-    return Path(path)
+    part = Path(f"{path}.part")  # a file that is there is whole
+    save_file(tensors, part, metadata)
+    return part.replace(path)
 
 
 def load_subnetwork(model: nn.Module, path: str | Path) -> nn.Module:
@@ -80,6 +82,11 @@ def load_subnetwork(model: nn.Module, path: str | Path) -> nn.Module:
     Raises:
         ValueError: the file is not a subnetwork, its layers are not the model's, or the weights are not the saved ones.
     """
+    _load(copy.deepcopy(model), path)  # a rehearsal, so that a failure leaves the model as it was
+    return _load(model, path)
+
+
+def _load(model: nn.Module, path: str | Path) -> nn.Module:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}

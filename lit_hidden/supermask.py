@@ -28,7 +28,7 @@ class _Sample(torch.autograd.Function):
         (grad,), (weight, scores, mask) = grads, ctx.saved_tensors
         p = scores.sigmoid()
         to_weight = grad * mask if ctx.needs_input_grad[0] else None
-        to_scores = (grad * weight).to(p.dtype) * (p * (1 - p)) if ctx.needs_input_grad[1] else None
+        to_scores = grad.to(p.dtype) * weight.to(p.dtype) * (p * (1 - p)) if ctx.needs_input_grad[1] else None
         return to_weight, to_scores, None
 
 
@@ -66,15 +66,20 @@ class Supermask(Masker):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return `weight` times a fresh sample of the mask."""
-        mask = torch.bernoulli(self.scores.detach().sigmoid()).to(weight.dtype)
-        if self.rescale:
-            mask = mask * (mask.numel() / mask.sum().clamp(min=1))
-        effective: Tensor = _Sample.apply(weight, self.scores, mask)
+        sample = torch.bernoulli(self.scores.detach().sigmoid())
+        effective: Tensor = _Sample.apply(weight, self.scores, self._factors(sample).to(weight.dtype))
         return effective
 
     def mask(self) -> Tensor:
         """Tell which weights are more likely to stay than not: the sample rounded."""
         return self.scores.detach() >= 0
+
+    def baked(self, weight: Tensor) -> Tensor:
+        """Return the weights that `reveal` leaves behind: the most probable mask's, rescaled if samples are."""
+        return weight * self._factors(self.mask().float()).to(weight.dtype)
+
+    def _factors(self, mask: Tensor) -> Tensor:
+        return mask * (mask.numel() / mask.sum().clamp(min=1)) if self.rescale else mask
 
     def extra_repr(self) -> str:
         """Say where the search starts, for `print(model)`."""

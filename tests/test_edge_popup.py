@@ -1052,3 +1052,22 @@ def test_hiding_under_no_grad_still_trains() -> None:
         hide(net)
     net(torch.randn(2, 1, 8, 8)).sum().backward()
     assert all(m.scores.grad is not None for m in maskers(net).values())
+
+
+def test_one_string_to_skip_is_refused_and_not_read_letter_by_letter():
+    with pytest.raises(ValueError) as error:
+        hide(nn.Sequential(nn.Linear(4, 4)), 0.5, skip="0")
+    assert str(error.value) == "skip='0' is one string; give a list of layers, such as ['0']"
+
+
+def test_complex_weights_are_refused():
+    with pytest.raises(ValueError) as error:
+        hide(nn.Sequential(nn.Linear(4, 4, dtype=torch.complex64)), 0.5)
+    assert str(error.value) == "0 has complex weights (torch.complex64), which have no sign to learn by; skip the layer"
+
+
+def test_a_half_precision_gradient_that_would_vanish_reaches_the_scores():
+    weight = torch.full((2, 2), 1e-4, dtype=torch.float16)
+    popup = EdgePopup(weight, 1.0)
+    popup(weight).backward(torch.full((2, 2), 1e-4, dtype=torch.float16))
+    torch.testing.assert_close(popup.scores.grad.abs(), torch.full((2, 2), 1e-8), rtol=1e-2, atol=0)

@@ -532,3 +532,22 @@ def test_equal_values_have_an_interval_of_one_point() -> None:
 def test_one_value_has_no_interval(values: list[float]) -> None:
     message = f"{len(values)} values have no confidence interval; give at least 2"
     assert refusal(lambda: confidence_interval(values)) == message
+
+
+def test_a_count_that_is_no_whole_number_is_refused():
+    with pytest.raises(ValueError) as error:
+        Run(epochs=2.5)
+    assert str(error.value) == "epochs=2.5 is no whole number; it counts something"
+
+
+def test_an_unknown_metric_is_refused_with_what_there_is():
+    results = Results([(Run(density=0.5), {"accuracy": 1.0, "loss": 2.0}, None)])
+    with pytest.raises(ValueError) as error:
+        results.values("accurracy")
+    assert str(error.value) == ("the result of conv4-k50-signed_constant-s0 has no 'accurracy'; it has accuracy, loss")
+
+
+def test_no_results_judge_nothing():
+    with pytest.raises(ValueError) as error:
+        judge(Claim("it works", lambda results: results.mean()), Results([]))
+    assert str(error.value) == "no run is done that could judge 'it works'; train some first"

@@ -47,9 +47,7 @@ def test_the_adam_baseline_is_the_papers():
 
 
 def test_settings_of_ones_own_win_over_the_papers():
-    module = LitSubnetwork(
-        **TINY, lr=0.5, momentum=0.0, weight_decay=0.0, schedule="constant", label_smoothing=0.2
-    )
+    module = LitSubnetwork(**TINY, lr=0.5, momentum=0.0, weight_decay=0.0, schedule="constant", label_smoothing=0.2)
     module.trainer = trainer(max_epochs=2)
     group = module.configure_optimizers()["optimizer"].param_groups[0]
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.5, 0.0, 0.0)
@@ -173,10 +171,10 @@ def test_validate_before_fit_leaves_a_module_that_can_be_fitted():
 
 
 def test_unknown_names_are_refused_with_what_there_is():
-    with pytest.raises(ValueError) as error:  # noqa: PT011
+    with pytest.raises(ValueError) as error:
         LitDense(**TINY, optimizer="adamw")
     assert str(error.value) == "optimizer='adamw' is unknown; optimizers are sgd, adam"
-    with pytest.raises(ValueError) as error:  # noqa: PT011
+    with pytest.raises(ValueError) as error:
         LitSubnetwork(**TINY, schedule="step")
     assert str(error.value) == "schedule='step' is unknown; schedules are cosine, constant"
 

@@ -179,3 +179,14 @@ def test_a_density_that_cannot_be_is_refused_and_leaves_the_model_alone(
     assert refusal(lambda: hide(net, density, masker=Supermask)) == message
     assert photograph(net) == before
     assert not maskers(net)
+
+
+def test_reveal_rescales_as_the_samples_are():
+    layer = torch.nn.Linear(30, 20, bias=False)
+    hide(layer, 0.3, masker=Rescaled)
+    with torch.no_grad():
+        maskers(layer)["weight"].scores.view(-1)[:150] = 5.0  # 150 of 600 are likelier to stay than not
+    frozen = original_weight(layer, "weight").clone()
+    reveal(layer)
+    assert torch.equal(layer.weight.view(-1)[:150], frozen.view(-1)[:150] * 4)
+    assert not layer.weight.view(-1)[150:].any()

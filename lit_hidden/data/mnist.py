@@ -53,9 +53,7 @@ def _read_idx(path: Path, layout: str, shape: tuple[int, ...]) -> Tensor:
     with checked(path, path.parent, layout):
         content = bytearray(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes())
         if not content.startswith(header):
-            raise Unfit(
-                f"begins with {content[: len(header)].hex()}, not with {header.hex()} for {shape} bytes"
-            )
+            raise Unfit(f"begins with {content[: len(header)].hex()}, not with {header.hex()} for {shape} bytes")
         if len(content) != whole:
             raise Unfit(f"has {len(content)} bytes, not {whole}")
         values = torch.frombuffer(content, dtype=torch.uint8, offset=len(header)).view(shape)

@@ -75,8 +75,7 @@ class ImageTensorsData(L.LightningDataModule):
             )
         if augment and not (self.crop or self.flip):
             raise ValueError(
-                f"augment={augment} does nothing: no augmentation is defined for {self.name}; "
-                "it must be False or None"
+                f"augment={augment} does nothing: no augmentation is defined for {self.name}; it must be False or None"
             )
         self.root = Path(root or os.environ.get("DATA_DIR") or "data").expanduser()
         self.batch_size, self.seed = batch_size, seed

@@ -48,7 +48,7 @@ def experiments_folder() -> Path:
         ReproduceError: there is none.
     """
     for base in (Path.cwd(), Path(__file__).parents[2]):
-        if (base / "experiments" / "fig2.py").exists():
+        if list((base / "experiments").glob("*.py")):
             return base / "experiments"
     raise ReproduceError(
         f"no experiments/ in {Path.cwd()}: they live in the repository, not in the installed package; "
@@ -120,7 +120,10 @@ def reproduce(
             console.print(f"  {run.hash}  {'to train' if run in missing else 'done':8}  {run.name}", highlight=False)
         return []
     target = Path(out) / name / preset
-    target.mkdir(parents=True, exist_ok=True)  # before the expensive part
+    try:  # before the expensive part
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ReproduceError(f"{target} cannot be written to: {error}; choose another with --out") from error
     mode, line = choose_mode()
     if line:
         console.print(line, highlight=False)
@@ -201,9 +204,7 @@ def rows(results: Results) -> list[dict[str, Any]]:
     return [{name: row.get(name) for name in columns} for row in table]
 
 
-def _write(
-    experiment: Experiment, preset: str, results: Results, verdicts: list[Verdict], target: Path
-) -> list[Path]:
+def _write(experiment: Experiment, preset: str, results: Results, verdicts: list[Verdict], target: Path) -> list[Path]:
     from matplotlib.figure import Figure
 
     from lit_hidden import style
@@ -251,7 +252,7 @@ def conditions(preset: str, results: Results) -> str:
 
     trained = [run for run in runs if run.method != "random"]
     parts = [f"preset {preset}", f"data {several(run.data for run in runs)}"]
-    parts.append(f"{len(results.seeds)} seeds ({several(results.seeds)})")
+    parts.append(f"{len(results.seeds)} seed{'s' if len(results.seeds) > 1 else ''} ({several(results.seeds)})")
     parts.append(f"net {several(run.net for run in runs)}")
     cut = []
     if any(run.width != 1 for run in runs):
@@ -272,7 +273,5 @@ def _table(verdicts: list[Verdict]) -> Table:
     for v in verdicts:
         interval = f"{v.low:.4g} to {v.high:.4g}" if math.isfinite(v.low) else "none"
         color = colors[v.verdict]
-        table.add_row(
-            v.sentence, f"[{color}]{v.verdict}[/{color}]", f"{v.margin:.4g} {v.unit}", interval, v.why
-        )
+        table.add_row(v.sentence, f"[{color}]{v.verdict}[/{color}]", f"{v.margin:.4g} {v.unit}", interval, v.why)
     return table

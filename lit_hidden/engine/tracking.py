@@ -138,7 +138,9 @@ class Tracker:
             judged = [asdict(v) for v in verdicts]
             self._run.log(
                 {
-                    "results": wandb.Table(columns=columns, data=[[_cell(row[str(c)]) for c in columns] for row in table]),
+                    "results": wandb.Table(
+                        columns=columns, data=[[_cell(row[str(c)]) for c in columns] for row in table]
+                    ),
                     "verdicts": wandb.Table(
                         columns=list(judged[0]), data=[[_cell(x) for x in v.values()] for v in judged]
                     ),

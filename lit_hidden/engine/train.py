@@ -160,9 +160,7 @@ def train(
         tracker.finish()
 
 
-def _train(
-    run: Run, folder: Path, data_dir: str | Path, device: str, threads: int, tracker: Tracker
-) -> dict[str, Any]:
+def _train(run: Run, folder: Path, data_dir: str | Path, device: str, threads: int, tracker: Tracker) -> dict[str, Any]:
     started = datetime.now(UTC).isoformat(timespec="seconds")
     write_atomically(folder / "run.json", run.to_json() + "\n")
     L.seed_everything(run.data_seed, verbose=False)  # dropout, sampled masks, and nets that draw for themselves
@@ -218,9 +216,7 @@ def _train(
     if trace:
         result |= trace.save(module, folder / "trace.npz")
     elif run.trace and run.method == "dense":
-        np.savez_compressed(
-            folder / "trace.npz", weight=first_weight, trained=last_weight(module)
-        )
+        np.savez_compressed(folder / "trace.npz", weight=first_weight, trained=last_weight(module))
     elif run.trace:
         chosen = list(masks(module.net).values())[-1][None].cpu().numpy()
         np.savez_compressed(folder / "trace.npz", weight=first_weight, chosen_before=chosen)

@@ -201,13 +201,11 @@ IMAGES, LABELS = pictures(4)
     [
         (
             {"images": IMAGES.float()},
-            "images are torch.float32 (4, 3, 8, 8); "
-            "they must be torch.uint8 (N, C, H, W) with at least one image",
+            "images are torch.float32 (4, 3, 8, 8); they must be torch.uint8 (N, C, H, W) with at least one image",
         ),
         (
             {"images": IMAGES[:0], "labels": LABELS[:0]},
-            "images are torch.uint8 (0, 3, 8, 8); "
-            "they must be torch.uint8 (N, C, H, W) with at least one image",
+            "images are torch.uint8 (0, 3, 8, 8); they must be torch.uint8 (N, C, H, W) with at least one image",
         ),
         (
             {"labels": LABELS[:3]},

@@ -22,9 +22,7 @@ def whole(tmp_path_factory) -> Path:
         images = np.zeros((count, 28, 28), np.uint8)
         images[:, 0, 1] = np.arange(count) % 256
         labels = (np.arange(count) % 10).astype(np.uint8)
-        (folder / f"{part}-images-idx3-ubyte").write_bytes(
-            struct.pack(">4I", 2051, count, 28, 28) + images.tobytes()
-        )
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4I", 2051, count, 28, 28) + images.tobytes())
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 2049, count) + labels.tobytes())
     return folder
 
