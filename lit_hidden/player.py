@@ -75,7 +75,7 @@ def _frames(run: Run, trace: diagram.Trace) -> dict[str, Any]:
         "reentered": [0, *trace["reentered"][steps].tolist()],
         "threshold": [_round(gate) for gate in gates],
         "scale": scale,
-        "scores": _pack((scores / scale).round().astype("<i2")),
+        "scores": _pack((scores.astype(float) / scale).round().astype("<i2")),
         "chosen": _pack(np.packbits(chosen)),
         "flips": _pack(np.packbits(stack(np.zeros_like(flips), flips))),
     }

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 COLORS = {
     "edge_popup": "#0b3c7a",
     "supermask": "#a8327d",
-    "dense": "#e0851b",
+    "dense": "#c8690f",
     "random": "#a9a9a9",
     "reentered": "#5b9bd5",
     "positive": "#0b4f8a",

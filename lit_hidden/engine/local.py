@@ -15,6 +15,17 @@ from lit_hidden.engine.store import Store
 from lit_hidden.experiment import Run
 
 
+# Activations of megabytes come and go at every step; glibc would give each back to the kernel and ask for it again.
+# Keeping them took a Conv4 x0.25 run of 2 epochs on one core from 6.0 to 4.5 s (medians of 3).
+_CPU = {
+    "CUDA_VISIBLE_DEVICES": "",
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**31),
+    "MALLOC_TOP_PAD_": str(2**28),
+}
+
+
 class LauncherError(ValueError):
     """Devices that are not there."""
 
@@ -63,7 +74,7 @@ def environments(devices: int | None) -> tuple[str, list[dict[str, str]]]:
     if there:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(there)))).split(",")
         return "cuda", [{"CUDA_VISIBLE_DEVICES": d.strip()} for d in visible[: devices or there]]
-    return "cpu", [{"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}] * (devices or cores())
+    return "cpu", [_CPU] * (devices or cores())
 
 
 class Launcher:

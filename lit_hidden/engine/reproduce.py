@@ -168,12 +168,12 @@ def _train(missing: list[Run], store: Store, devices: int | None, job: dict[str,
             progress.update(bar, completed=epochs, description=f"{len(done)} of {len(missing)} runs")
 
         try:
-            todo = missing
+            todo = sorted(missing, key=lambda run: -run.epochs)  # the longest first, so that workers end together
             while todo:
                 launcher.launch(todo, poll)
                 if launcher.failures:
                     break
-                todo = [run for run in missing if store.result(run) is None]
+                todo = [run for run in todo if store.result(run) is None]
                 if todo:  # held by another engine on this folder: wait for it, or take over when it lets go
                     launcher.held.clear()
                     time.sleep(2)
@@ -269,9 +269,9 @@ def conditions(preset: str, results: Results) -> str:
 
 def _table(verdicts: list[Verdict]) -> Table:
     colors = {"supported": "green", "contradicted": "red", "undecided": "yellow"}
-    table = Table("claim", "verdict", "margin", "95% interval", "why")
+    table = Table("claim", "verdict", "margin", "95% interval")
     for v in verdicts:
-        interval = f"{v.low:.4g} to {v.high:.4g}" if math.isfinite(v.low) else "none"
+        interval = v.why if not math.isfinite(v.low) else f"{v.low:.4g} to {v.high:.4g}" if v.low < v.high else v.why
         color = colors[v.verdict]
-        table.add_row(v.sentence, f"[{color}]{v.verdict}[/{color}]", f"{v.margin:.4g} {v.unit}", interval, v.why)
+        table.add_row(v.sentence, f"[{color}]{v.verdict}[/{color}]", f"{v.margin:.4g} {v.unit}", interval)
     return table

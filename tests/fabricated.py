@@ -1,0 +1,112 @@
+"""Traces and results made by hand and by numpy, for tests of the drawings. Loaded by path: tests are no package."""
+
+import csv
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from lit_hidden.experiment import Results, Run
+
+ROOT = Path(__file__).parent.parent
+
+
+def experiment(name: str) -> ModuleType:
+    """Load `experiments/<name>.py`."""
+    spec = importlib.util.spec_from_file_location(f"experiments.{name}", ROOT / "experiments" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def planted() -> dict[str, np.ndarray]:
+    """A layer of 2 x 3 that keeps 3, at three recorded updates; (0, 1) and (0, 2) take turns.
+
+    Update 3 brings (0, 2) in for the first time, by its gradient. Update 7 brings (0, 1) back, by momentum alone.
+    Update 9 brings (0, 2) back, by its gradient.
+    """
+    turns = np.array([[2.0, 1.0], [0.9, 2.2], [2.1, 0.8], [1.5, 1.9]])  # scores of (0, 1) and (0, 2)
+    scores = np.tile(np.array([[3.0, 0, 0], [0.5, -2.5, 0.1]]), (4, 1, 1))
+    scores[:, 0, 1:] = turns
+    chosen = np.abs(scores) > 1.6
+    gradient = np.zeros((3, 2, 3))
+    gradient[0, 0, 1:] = 1.1, -1.2
+    gradient[2, 0, 1:] = 0.6, -1.1
+    return {
+        "weight": np.array([[0.5, -0.5, 0.25], [-0.25, 0.5, -0.5]], np.float32),
+        "step": np.array([3, 7, 9]),
+        "before": scores[:3].astype(np.float32),
+        "after": scores[1:].astype(np.float32),
+        "gradient": gradient.astype(np.float32),
+        "chosen_before": chosen[:3],
+        "chosen_after": chosen[1:],
+        "seen": np.logical_or.accumulate(chosen)[:3],
+        "lr": np.ones(3, np.float32),
+        "momentum": np.array(0.9),
+        "weight_decay": np.array(0.0),
+        "swapped": np.array([0, 0, 0, 1, 0, 0, 0, 1, 0, 1]),
+        "reentered": np.array([0, 0, 0, 0, 0, 0, 0, 1, 0, 1]),
+    }
+
+
+def simulated(seed: int = 0, shape: tuple[int, int] = (10, 25), updates: int = 24) -> dict[str, np.ndarray]:
+    """Edge-popup's update of scores, momentum and all, under gradients that are noise."""
+    random, lr, momentum, decay = np.random.default_rng(seed), 0.1, 0.9, 1e-4
+    keep = shape[0] * shape[1] // 2
+
+    def top(scores: np.ndarray) -> np.ndarray:
+        mask = np.zeros(scores.size, bool)
+        mask[np.argsort(np.abs(scores).ravel(), kind="stable")[-keep:]] = True
+        return mask.reshape(shape)
+
+    scores, velocity = random.uniform(-0.2, 0.2, shape).astype(np.float32), np.zeros(shape, np.float32)
+    seen, rows = top(scores), []
+    for step in range(updates):
+        gradient = random.normal(0, 0.02, shape).astype(np.float32)
+        velocity = momentum * velocity + gradient + decay * scores
+        after = (scores - lr * velocity).astype(np.float32)
+        rows.append((step, scores, after, gradient, top(scores), top(after), seen, np.float32(lr)))
+        scores, seen = after, seen | top(after)
+    names = ("step", "before", "after", "gradient", "chosen_before", "chosen_after", "seen", "lr")
+    trace = {name: np.stack(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+    came = trace["chosen_after"] & ~trace["chosen_before"]
+    weight = random.choice([-0.28, 0.28], shape).astype(np.float32)
+    counts = {"swapped": came.sum((1, 2)), "reentered": (came & trace["seen"]).sum((1, 2))}
+    return trace | counts | {"weight": weight, "momentum": np.array(momentum), "weight_decay": np.array(decay)}
+
+
+def hidden(**changes: Any) -> dict[str, Any]:
+    """The result of a hidden run in which nothing is wrong: 7 of 14 and 51 of 101 weights stay."""
+    layers = [
+        {"name": "0", "numel": 14, "kept_min": 7, "kept_max": 7},
+        {"name": "1", "numel": 101, "kept_min": 51, "kept_max": 51},
+    ]
+    same = {"weights_before": "ab12", "weights_after": "ab12", "edges": 115, "swapped": 40, "entered": 15}
+    return {"accuracy": 60.0, "layers": layers, "reentered": 5, **same, **changes}
+
+
+def results(runs: Iterable[Run], folder: Path, traces: dict[int, dict[str, np.ndarray]] | None = None) -> Results:
+    """Write what the engine writes for `runs`: accuracies of dense 90, edge-popup 80, random 10, plus the seed."""
+    rows = []
+    for run in (run.resolved for run in runs):
+        trace = (traces or {}).get(run.seed) or simulated(run.seed)
+        where = folder / run.hash
+        where.mkdir(parents=True)
+        accuracy = {"dense": 90.0, "edge_popup": 80.0, "random": 10.0}[str(run.method)] + run.seed
+        result = hidden(accuracy=accuracy)
+        total = len(trace["swapped"])
+        if run.method == "edge_popup":
+            np.savez(where / "trace.npz", **trace)
+            result |= {"reentered": int(trace["reentered"].sum()), "edges": trace["weight"].size}
+        elif run.method == "dense":
+            np.savez(where / "trace.npz", weight=trace["weight"], trained=trace["weight"] + trace["after"][-1])
+        curve = [(0, 10.0), (total // 2, accuracy / 2), (total, accuracy)]
+        with (where / "metrics.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("step", "test_top1"), *curve[:: 2 if run.method == "random" else 1]])
+        rows.append((run, result, where))
+    return Results(rows)
