@@ -120,7 +120,7 @@ def draw_swap(figure: Figure, trace: diagram.Trace, swap: diagram.Swap | None) -
     diagram.draw_scores(axes, trace, swap)
     axes.set_title("what moved two scores across the threshold", x=-0.32)
     axes.set_yticks([1, 0], [comes, "dies"])
-    axes.legend(loc="upper center", bbox_to_anchor=(0.36, -0.4), ncols=3, fontsize=7.5, columnspacing=1.2)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.86, -0.4), ncols=3, fontsize=7.5, columnspacing=1.2)
     edges = (swap.entered, swap.died)
     moves = [diagram.move(trace, swap.record, edge) for edge in edges]
     rows = [

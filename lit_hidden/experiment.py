@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,16 @@ SCHEMA = 1  # raise it when equal descriptions no longer mean equal results
 
 _REALS = ("density", "width", "lr", "momentum", "weight_decay", "label_smoothing")
 _SEEDS = ("weight_seed", "score_seed", "data_seed")
+
+
+def _number(name: str, value: Real) -> float | int:
+    if name in _REALS:
+        return float(value)
+    if isinstance(value, Integral):
+        return int(value)
+    if not float(value).is_integer():
+        raise ValueError(f"{name}={value} is no whole number; it counts something")
+    return int(float(value))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,9 +120,7 @@ class Run:
         # 2 and 2.0, numpy's numbers and Python's, are one description.
         for name, value in values.items():
             if isinstance(value, Real) and not isinstance(value, bool):
-                if name not in _REALS and value != int(value):
-                    raise ValueError(f"{name}={value} is no whole number; it counts something")
-                values[name] = float(value) if name in _REALS else int(value)
+                values[name] = _number(name, value)
         if method == "random":
             values["epochs"] = 1  # one pass sets the running statistics of norm layers; there is nothing to learn
         run = object.__new__(Run)  # not through __init__, which checks what is resolved here

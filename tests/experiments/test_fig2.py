@@ -28,7 +28,9 @@ def drawing(results: Results) -> Figure:
     with style.context():
         figure = Figure()
         fig2.draw(results, figure)
-        style.footer(figure, "preset smoke; data digits; 3 seeds (0, 1, 2); net conv2; cut: width x0.1, 2 of 100 epochs")
+        style.footer(
+            figure, "preset smoke; data digits; 3 seeds (0, 1, 2); net conv2; cut: width x0.1, 2 of 100 epochs"
+        )
         FigureCanvasAgg(figure).draw()
     return figure
 
@@ -45,7 +47,11 @@ def judged(claim: Any, edge_popup: dict[str, Any], random: dict[str, Any] | None
         last = seed == 2
         rows.append((Run(density=0.5, seed=seed), hidden(**edge_popup if last else {}), None))
         rows.append(
-            (Run(density=0.5, method="random", seed=seed), hidden(accuracy=10.0, **(random or {}) if last else {}), None)
+            (
+                Run(density=0.5, method="random", seed=seed),
+                hidden(accuracy=10.0, **(random or {}) if last else {}),
+                None,
+            )
         )
         rows.append((Run(seed=seed), {"accuracy": 90.0}, None))
     return judge(claim, Results(rows)).verdict
@@ -101,7 +107,14 @@ def test_each_preset_has_all_methods_at_the_same_seeds_and_enough_of_them(preset
 
 def test_the_paper_preset_is_the_papers() -> None:
     run = fig2.runs("paper")[0].resolved
-    assert (run.net, run.width, run.data, run.epochs, run.train_images, run.lr) == ("conv4", 1, "cifar10", 100, None, 0.1)
+    assert (run.net, run.width, run.data, run.epochs, run.train_images, run.lr) == (
+        "conv4",
+        1,
+        "cifar10",
+        100,
+        None,
+        0.1,
+    )
 
 
 def test_the_numbers_printed_are_the_traces(figure: Figure) -> None:
