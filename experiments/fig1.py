@@ -19,11 +19,12 @@ DENSITY = 0.5
 TRACE = 600
 PRESETS = {  # figure 2's, to the letter, or they would be trained again; a test compares them
     "smoke": (Run(density=DENSITY, data="digits", net="conv2", width=0.1, epochs=2, trace=TRACE), 3),
-    "quick": (Run(density=DENSITY, data="digits", net="conv4", width=0.25, epochs=15, trace=TRACE), 3),
+    "quick": (Run(density=DENSITY, data="digits", net="conv4", width=0.25, epochs=12, trace=TRACE), 3),
     "short": (Run(density=DENSITY, net="conv4", width=0.5, epochs=10, train_images=20_000, trace=TRACE), 3),
     "paper": (Run(density=DENSITY, net="conv4", trace=TRACE), 5),
 }
-# "Competitive accuracy" in the paper is a sentence, not a number; its Conv4 to Conv8 at 50% come within a point.
+# "Competitive accuracy" is a sentence in the paper, which prints no accuracy on CIFAR-10. A third party's single runs
+# of the authors' code have Conv4, Conv6 and Conv8 with signed constants at 50% within a point of dense SGD.
 MARGIN = 1.0
 
 

@@ -5,7 +5,7 @@ pass the score of every edge gets a straight-through gradient, so that dead edge
 every line, width and number is read from a traced run, and panel (c) asks whether the subnetwork is any good.
 
 Source: Ramanujan et al., arXiv:1911.13299, figure 2 and section 3. Adds to it: panel (c).
-Cost on two cores: smoke 20 seconds, quick 2 minutes, short 1 hour; paper: 11 runs of 100 epochs of Conv4, on a GPU.
+Cost on two cores: smoke seconds, quick minutes, short about an hour; paper: 10 runs of 100 epochs, on a GPU.
 """
 
 from dataclasses import replace
@@ -22,7 +22,7 @@ DENSITY = 0.5
 TRACE = 600  # updates recorded, evenly spread: all of them where there are fewer
 PRESETS = {  # a run, and how many seeds of it. Figure 1 draws the same runs.
     "smoke": (Run(density=DENSITY, data="digits", net="conv2", width=0.1, epochs=2, trace=TRACE), 3),
-    "quick": (Run(density=DENSITY, data="digits", net="conv4", width=0.25, epochs=15, trace=TRACE), 3),
+    "quick": (Run(density=DENSITY, data="digits", net="conv4", width=0.25, epochs=12, trace=TRACE), 3),
     "short": (Run(density=DENSITY, net="conv4", width=0.5, epochs=10, train_images=20_000, trace=TRACE), 3),
     "paper": (Run(density=DENSITY, net="conv4", trace=TRACE), 5),
 }
@@ -120,7 +120,7 @@ def draw_swap(figure: Figure, trace: diagram.Trace, swap: diagram.Swap | None) -
     diagram.draw_scores(axes, trace, swap)
     axes.set_title("what moved two scores across the threshold", x=-0.32)
     axes.set_yticks([1, 0], [comes, "dies"])
-    axes.legend(loc="upper center", bbox_to_anchor=(0.86, -0.4), ncols=3, fontsize=7.5, columnspacing=1.2)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.36, -0.4), ncols=3, fontsize=7.5, columnspacing=1.2)
     edges = (swap.entered, swap.died)
     moves = [diagram.move(trace, swap.record, edge) for edge in edges]
     rows = [

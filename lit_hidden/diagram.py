@@ -47,21 +47,26 @@ def find_swap(trace: Trace) -> Swap | None:
 
     The first recorded update at which an edge that had been chosen and had died comes back while another dies, and
     both would have done so by the gradient alone: the top k of `before - lr * gradient`, without momentum and weight
-    decay, holds the one and not the other. If there is no such update, an edge that was never chosen before will do;
-    if there is none either, any swap, whatever made it. Of several edges the first, row by row, is taken; of those
-    that die, one of the same output if there is one, as in the paper's section 3.1.
+    decay, holds the one and not the other. If there is no such update, the gradient need only have moved both |s| the
+    way they went; else an edge that was never chosen before will do; else any swap, whatever made it. Of several edges
+    the first, row by row, is taken; of those that die, one of the same output if there is one, as in the paper's
+    section 3.1.
     """
     before, after = trace["chosen_before"], trace["chosen_after"]
     alone = np.abs(trace["before"] - trace["lr"][:, None, None] * trace["gradient"])
     drop = before[0].size - int(before[0].sum())
     alone = alone >= np.sort(alone.reshape(len(alone), -1))[:, drop, None, None]
+    push = -trace["lr"][:, None, None] * trace["gradient"] * np.sign(trace["before"])
     enters, dies, back = after & ~before, before & ~after, after & ~before & trace["seen"]
     rules = [
         (back & alone, dies & ~alone, "first recorded update at which a dead edge re-enters and another dies, "
          "both by the gradient alone"),
-        (enters & alone, dies & ~alone, "no dead edge re-enters by its gradient alone at a recorded update; this is "
-         "the first at which an edge enters for the first time"),
-        (enters, dies, "no recorded swap is made by the gradient alone; this is the first of all, with momentum"),
+        (back & (push > 0), dies & (push < 0), "first recorded update at which a dead edge re-enters and another "
+         "dies, both by momentum and the gradient together"),
+        (enters & alone, dies & ~alone, "no recorded update has one edge re-enter and another die with their "
+         "gradients; this is the first at which one enters for the first time by its gradient alone"),
+        (enters, dies, "no recorded update has one edge enter and another die by their gradients alone; this is "
+         "the first swap of all, made with momentum"),
     ]  # fmt: skip
     for comes, goes, rule in rules:
         both = comes.any((1, 2)) & goes.any((1, 2))

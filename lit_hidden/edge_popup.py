@@ -35,10 +35,11 @@ class _Popup(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (grad,), (weight, scores) = grads, ctx.saved_tensors
         to_weight = grad * top_k_mask(scores, ctx.keep) if ctx.needs_input_grad[0] else None
-        # In the scores' float32, where half-precision products would vanish; the ranking is of |s|, so d|s|/ds
-        # brings in the sign.
-        wide = scores.dtype
-        to_scores = grad.to(wide) * weight.to(wide) * scores.sign() if ctx.needs_input_grad[1] else None
+        # At least in the scores' float32, where half-precision products would vanish.
+        wide = torch.promote_types(weight.dtype, scores.dtype)
+        product = (grad.to(wide) * weight.to(wide)).to(scores.dtype)
+        # The ranking is of |s|, so d|s|/ds brings in the sign.
+        to_scores = product * scores.sign() if ctx.needs_input_grad[1] else None
         return to_weight, to_scores, None
 
     @staticmethod

@@ -13,9 +13,9 @@ PACKAGE = ROOT / "lit_hidden"
 # A room may import from lower floors, and from within itself:
 # `Makefile -> cli -> engine -> modules, data -> edge_popup, nets -> selection`.
 FLOORS = [
-    {"selection", "distributions", "recipes", "style", "player"},
+    {"selection", "distributions", "recipes", "style"},
     {"edge_popup", "experiment", "diagram"},
-    {"supermask", "subnetwork", "nets"},
+    {"supermask", "subnetwork", "nets", "player"},
     {"modules", "data"},
     {"engine"},
     {"report"},

@@ -48,7 +48,19 @@ def test_a_swap_that_momentum_alone_made_is_the_last_resort_and_said_to_be_that(
     swap = diagram.find_swap(rows(planted(), 1))
     assert swap is not None
     assert (swap.record, swap.step, swap.entered, swap.died, swap.again) == (0, 7, (0, 1), (0, 2), True)
-    assert swap.rule == "no recorded swap is made by the gradient alone; this is the first of all, with momentum"
+    assert swap.rule == (
+        "no recorded update has one edge enter and another die by their gradients alone; "
+        "this is the first swap of all, made with momentum"
+    )
+
+
+def test_a_gradient_that_is_not_enough_alone_needs_the_right_direction() -> None:
+    trace = planted()
+    trace["gradient"] = trace["gradient"] / 100
+    swap = diagram.find_swap(trace)
+    assert swap is not None
+    assert (swap.record, swap.entered, swap.again) == (2, (0, 2), True)
+    assert swap.rule.endswith("both by momentum and the gradient together")
 
 
 def test_a_gradient_the_wrong_way_explains_nothing() -> None:
@@ -56,7 +68,7 @@ def test_a_gradient_the_wrong_way_explains_nothing() -> None:
     trace["gradient"] = -trace["gradient"]
     swap = diagram.find_swap(trace)
     assert swap is not None
-    assert "no recorded swap is made by the gradient alone" in swap.rule
+    assert "this is the first swap of all" in swap.rule
 
 
 def test_no_swap_is_none() -> None:

@@ -14,7 +14,6 @@ from typing import Any
 from lit_hidden.engine.store import Store
 from lit_hidden.experiment import Run
 
-
 # Activations of megabytes come and go at every step; glibc would give each back to the kernel and ask for it again.
 # Keeping them took a Conv4 x0.25 run of 2 epochs on one core from 6.0 to 4.5 s (medians of 3).
 _CPU = {
