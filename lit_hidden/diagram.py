@@ -46,19 +46,23 @@ def find_swap(trace: Trace) -> Swap | None:
     """Find the swap to draw, by rule and not by eye; None if no recorded update swapped an edge of the layer.
 
     The first recorded update at which an edge that had been chosen and had died comes back while another dies, and
-    both would have done so by the gradient alone: the top k of `before - lr * gradient`, without momentum and weight
-    decay, holds the one and not the other. If there is no such update, the gradient need only have moved both |s| the
-    way they went; else an edge that was never chosen before will do; else any swap, whatever made it. Of several edges
+    the gradient did both: it is the larger part of either's move, and without momentum and weight decay, in the top k
+    of `before - lr * gradient`, the one would have come and the other gone as well. If there is no such update, the
+    gradient need not be the larger part; else it need only have moved both |s| the way they went; else an edge that was never chosen before will do; else any swap, whatever made it. Of several edges
     the first, row by row, is taken; of those that die, one of the same output if there is one, as in the paper's
     section 3.1.
     """
     before, after = trace["chosen_before"], trace["chosen_after"]
-    alone = np.abs(trace["before"] - trace["lr"][:, None, None] * trace["gradient"])
+    by_gradient = -trace["lr"][:, None, None] * trace["gradient"]
+    larger = np.abs(by_gradient) >= np.abs(trace["after"] - trace["before"] - by_gradient)
+    alone = np.abs(trace["before"] + by_gradient)
     drop = before[0].size - int(before[0].sum())
     alone = alone >= np.sort(alone.reshape(len(alone), -1))[:, drop, None, None]
-    push = -trace["lr"][:, None, None] * trace["gradient"] * np.sign(trace["before"])
+    push = by_gradient * np.sign(trace["before"])
     enters, dies, back = after & ~before, before & ~after, after & ~before & trace["seen"]
     rules = [
+        (back & alone & larger, dies & ~alone & larger, "first recorded update at which a dead edge re-enters and "
+         "another dies, both moved by the gradient more than by momentum"),
         (back & alone, dies & ~alone, "first recorded update at which a dead edge re-enters and another dies, "
          "both by the gradient alone"),
         (back & (push > 0), dies & (push < 0), "first recorded update at which a dead edge re-enters and another "

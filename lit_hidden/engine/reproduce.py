@@ -124,11 +124,11 @@ def reproduce(
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ReproduceError(f"{target} cannot be written to: {error}; choose another with --out") from error
-    mode, line = choose_mode()
-    if line:
-        console.print(line, highlight=False)
     group = f"{name}/{preset}"
     if missing:
+        mode, line = choose_mode()
+        if line:
+            console.print(line, highlight=False)
         _train(missing, store, devices, {"data_dir": str(data_dir), "wandb": mode, "group": group}, console)
     results = store.results(runs)
     verdicts = [judge(claim, results) for claim in experiment.claims]
