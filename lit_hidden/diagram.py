@@ -48,9 +48,9 @@ def find_swap(trace: Trace) -> Swap | None:
     The first recorded update at which an edge that had been chosen and had died comes back while another dies, and
     the gradient did both: it is the larger part of either's move, and without momentum and weight decay, in the top k
     of `before - lr * gradient`, the one would have come and the other gone as well. If there is no such update, the
-    gradient need not be the larger part; else it need only have moved both |s| the way they went; else an edge that was never chosen before will do; else any swap, whatever made it. Of several edges
-    the first, row by row, is taken; of those that die, one of the same output if there is one, as in the paper's
-    section 3.1.
+    gradient need not be the larger part; else it need only have moved both |s| the way they went; else an edge that
+    was never chosen before will do; else any swap, whatever made it. Of several edges the first, row by row, is taken;
+    of those that die, one of the same output if there is one, as in the paper's section 3.1.
     """
     before, after = trace["chosen_before"], trace["chosen_after"]
     by_gradient = -trace["lr"][:, None, None] * trace["gradient"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("ddp")  # one worker, so that the dear fixture is made once
 CODE = """
 import json, sys, torch
 import lightning.pytorch as L

@@ -37,6 +37,22 @@ def test_a_planted_dead_edge_that_its_gradient_brings_back_is_found() -> None:
     assert swap.rule.startswith("first recorded update at which a dead edge re-enters")
 
 
+def test_a_swap_moved_more_by_the_gradient_goes_before_an_earlier_one_moved_more_by_momentum() -> None:
+    trace = planted()
+    early = {name: np.copy(trace[name][2:]) for name in ("before", "after", "gradient")}
+    early["gradient"] /= 1.6  # still enough alone to cross, and less than what momentum adds
+    for name, array in early.items():
+        trace[name] = np.concatenate([array, trace[name]])
+    for name in ("step", "chosen_before", "chosen_after", "seen", "lr"):
+        trace[name] = np.concatenate([trace[name][2:], trace[name]])
+    trace["before"][0, 0, 1:], trace["after"][0, 0, 1:] = (2.1, 1.5), (0.8, 2.9)
+    swap = diagram.find_swap(trace)
+    assert swap is not None
+    assert swap.record == 3
+    assert swap.rule.endswith("both moved by the gradient more than by momentum")
+    assert diagram.find_swap(rows(trace, 0)).rule.endswith("another dies, both by the gradient alone")
+
+
 def test_without_one_an_edge_that_enters_for_the_first_time_is_found_and_said_to_be_that() -> None:
     swap = diagram.find_swap(rows(planted(), 0, 1))
     assert swap is not None

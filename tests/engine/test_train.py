@@ -14,6 +14,7 @@ from lit_hidden.data import DataError
 from lit_hidden.engine.train import make_data, make_module, train
 from lit_hidden.experiment import Results, Run
 
+pytestmark = pytest.mark.xdist_group("train")  # one worker, so that the dear fixture is made once
 TINY = {"net": "conv2", "width": 0.05, "data": "digits", "train_images": 300}
 HIDDEN = Run(density=0.4, epochs=4, trace=100, **TINY)
 
