@@ -203,8 +203,9 @@ def hide(
 
     Raises:
         ValueError: the model is hidden already or has nothing to hide; `skip` names an unknown layer; a weight is
-            tied, not yet initialised, or owned by another parametrization; density, distribution or `scaled` are
-            not allowed.
+            tied, complex, not yet initialised, or owned by another parametrization; density, distribution or
+            `scaled` are not allowed; the masker changes shape or dtype.
+        TypeError: `masker` gives no `Masker`.
     """
     if there := maskers(model):
         raise ValueError(f"already hidden: {_names(there)}; reveal(model) first, or hide a fresh model")
