@@ -8,6 +8,7 @@ Source: Ramanujan et al., arXiv:1911.13299, Section 3; the authors' code, `utils
 
 import math
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -249,13 +250,24 @@ def hide(
             )
 
     frozen = tuple(name for name, parameter in model.named_parameters() if parameter.requires_grad)
-    model.requires_grad_(False)
-    _neutralise(model, {id(layers[name][0]) for name in layers})
-    for name, (module, attribute) in layers.items():
-        if name in drawn:
-            with torch.no_grad():
-                weights[name].copy_(drawn[name])
-        parametrize.register_parametrization(module, attribute, built[name], unsafe=True)  # tried above
+    before = [(p, p.requires_grad, p.detach().clone()) for p in model.parameters() if not nn.parameter.is_lazy(p)]
+    try:
+        model.requires_grad_(False)
+        _neutralise(model, {id(layers[name][0]) for name in layers})
+        for name, (module, attribute) in layers.items():
+            if name in drawn:
+                with torch.no_grad():
+                    weights[name].copy_(drawn[name])
+            parametrize.register_parametrization(module, attribute, built[name], unsafe=True)  # tried above
+    except BaseException:
+        for module, attribute in layers.values():
+            if parametrize.is_parametrized(module, attribute):
+                parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
+        for parameter, wanted, value in before:
+            parameter.requires_grad_(wanted)
+            with torch.no_grad(), suppress(RuntimeError):  # what cannot be written to has not been
+                parameter.copy_(value)
+        raise
     model._lit_hidden = Hiding(  # type: ignore[assignment]
         density, distribution, scaled, weight_seed, score_seed, tuple(sorted(skip)), _masker_name(masker), frozen
     )
@@ -296,7 +308,9 @@ def reveal(model: nn.Module) -> nn.Module:
 
 def _layer(module: str, weight: str) -> str:
     # A layer is one weight tensor; `conv1`, `attention.in_proj_weight`, and `weight` for a lone nn.Linear.
-    return f"{module}.{weight}".removesuffix(".weight").removeprefix(".") or weight
+    # torch.compile wraps modules under a name of its own, on which the draw must not depend.
+    name = ".".join(part for part in f"{module}.{weight}".split(".") if part not in ("", "_orig_mod"))
+    return name.removesuffix(".weight")
 
 
 def weight_layers(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
@@ -310,7 +324,7 @@ def weight_layers(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
             attributes = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
         for attribute in attributes:
             if attribute == "weight" or getattr(module, attribute, None) is not None:
-                found[_layer(name, attribute)] = (module, attribute)
+                found[_layer(name, attribute)] = module, attribute
     return found
 
 
@@ -324,13 +338,15 @@ def _hideable(model: nn.Module, name: str, module: nn.Module, attribute: str) ->
         )
     if nn.parameter.is_lazy(weight) or weight.is_meta:
         raise ValueError(f"{name} is not initialised yet; run one forward pass or materialise it before hiding")
+    if weight.is_inference():
+        raise ValueError(f"{name} was made in inference mode, where nothing can learn; build the model outside it")
     if weight.is_complex():
         raise ValueError(f"{name} has complex weights ({weight.dtype}), which have no sign to learn by; skip the layer")
     owners = [
         f"{n}.{p}".removeprefix(".")
         for n, m in model.named_modules()
         for p, other in m._parameters.items()
-        if other is weight
+        if other is weight or (other is not None and _overlap(other, weight))
     ]
     if len(owners) > 1:
         raise ValueError(
@@ -338,6 +354,19 @@ def _hideable(model: nn.Module, name: str, module: nn.Module, attribute: str) ->
             "untie them (clone one), or skip the layer"
         )
     return weight
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    """Tell whether two tensors share memory, as views of one storage may."""
+    if nn.parameter.is_lazy(a) or a.is_meta or a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+        return False
+    (a_first, a_last), (b_first, b_last) = (_extent(t) for t in (a, b))
+    return a_first <= b_last and b_first <= a_last
+
+
+def _extent(t: Tensor) -> tuple[int, int]:
+    span = sum((n - 1) * stride for n, stride in zip(t.shape, t.stride(), strict=True))
+    return t.data_ptr(), t.data_ptr() + (span + 1) * t.element_size() - 1
 
 
 def _neutralise(model: nn.Module, masked: set[int]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lit_hidden.recipes import SCHEDULES, recipe
+from lit_hidden.recipes import DISTRIBUTIONS, PRECISIONS, SCHEDULES, recipe
 
 SCHEMA = 1  # raise it when equal descriptions no longer mean equal results
 
@@ -93,6 +93,18 @@ class Run:
 
     def __post_init__(self) -> None:
         run = self.resolved
+        for name, allowed in (("distribution", DISTRIBUTIONS), ("precision", PRECISIONS)):
+            if getattr(run, name) not in allowed:
+                raise ValueError(f"{name}={getattr(run, name)!r} is unknown; there are {', '.join(allowed)}")
+        if not (isinstance(run.scaled, bool) or run.scaled == "authors"):
+            raise ValueError(f"scaled={run.scaled!r} is unknown; it is False, True or 'authors'")
+        for name in ("lr", "momentum", "weight_decay", "label_smoothing", "held_out", "warmup_epochs"):
+            if not getattr(run, name) >= 0:
+                raise ValueError(f"{name}={getattr(run, name)} cannot be negative")
+        if run.train_images is not None and run.train_images < 1:
+            raise ValueError(
+                f"train_images={run.train_images} trains on nothing; it must be at least 1, or None for all"
+            )
         if (run.density is None) != (run.method == "dense"):
             raise ValueError(
                 f"method={run.method!r} with density={run.density}: the dense baseline has no density (None), "
@@ -266,7 +278,7 @@ class Results:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence, and the margin by which results bear it out: 0 or more means they do.
+    """A sentence, and the margin by which results bear it out: above 0 they do, of exact claims from 0 on.
 
     Args:
         sentence: what is claimed.
@@ -300,6 +312,7 @@ class Verdict:
     high: float
     seeds: int
     unit: str
+    every: bool
     why: str
 
 
@@ -311,23 +324,23 @@ def judge(claim: Claim, results: Results) -> Verdict:
     n, mean = len(margins), sum(margins) / len(margins)
     if not all(map(math.isfinite, margins)):
         bad = next(m for m in margins if not math.isfinite(m))
-        return Verdict(claim.sentence, "undecided", mean, bad, bad, n, claim.unit, f"a margin is {bad}")
+        return Verdict(claim.sentence, "undecided", mean, bad, bad, n, claim.unit, claim.every, f"a margin is {bad}")
     if claim.every:
         low, high = min(margins), max(margins)
         verdict = "supported" if low >= 0 else "contradicted"
         held = sum(m >= 0 for m in margins)
-        return Verdict(claim.sentence, verdict, mean, low, high, n, claim.unit, f"held for {held} of {n} seeds")
+        return Verdict(claim.sentence, verdict, mean, low, high, n, claim.unit, True, f"held for {held} of {n} seeds")
     if n < MIN_SEEDS:
         why = f"too few seeds: {n} of at least {MIN_SEEDS}"
-        return Verdict(claim.sentence, "undecided", mean, -math.inf, math.inf, n, claim.unit, why)
+        return Verdict(claim.sentence, "undecided", mean, -math.inf, math.inf, n, claim.unit, False, why)
     low, high = confidence_interval(margins)
-    if low >= 0:
-        verdict, why = "supported", "the 95% interval lies at or above 0"
+    if low > 0:  # not at 0: two nets that both stay at chance do not beat each other
+        verdict, why = "supported", "the 95% interval lies above 0"
     elif high < 0:
         verdict, why = "contradicted", "the 95% interval lies below 0"
     else:
         verdict, why = "undecided", "the 95% interval holds 0"
-    return Verdict(claim.sentence, verdict, mean, low, high, n, claim.unit, why)
+    return Verdict(claim.sentence, verdict, mean, low, high, n, claim.unit, False, why)
 
 
 def confidence_interval(values: list[float], level: float = 0.95) -> tuple[float, float]:

@@ -7,6 +7,7 @@ once per epoch.
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any, Literal
 
 import lightning.pytorch as L
@@ -18,7 +19,7 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from lit_hidden.distributions import Scaled
 from lit_hidden.edge_popup import EdgePopup, MakeMasker, hide
 from lit_hidden.nets import build, initialise
-from lit_hidden.recipes import OPTIMIZERS, SCHEDULES, Recipe, recipe
+from lit_hidden.recipes import SCHEDULES, recipe
 from lit_hidden.supermask import Supermask
 
 Optimizer = Literal["sgd", "adam"]
@@ -29,7 +30,8 @@ class LitClassifier(L.LightningModule):
     """Cross-entropy training of `net`, images `(B, C, H, W)` to logits `(B, num_classes)`.
 
     Logs `train/`, `val/` and `test/` `loss`, `top1` and `top5` once per epoch; accuracies are fractions. What is left
-    None is the authors' setting for the method and the net, see `lit_hidden.recipes`.
+    None is the authors' setting for the method and the net, see `lit_hidden.recipes`; the batch size is the
+    DataModule's (128 unless told; `module.recipe.batch_size` is the published one, 60 for the Adam baseline).
 
     Args:
         net: a name for `lit_hidden.build`, or a module, which is used as it is (and not saved in checkpoints'
@@ -71,16 +73,9 @@ class LitClassifier(L.LightningModule):
         self.save_hyperparameters(ignore=["net"] if isinstance(net, nn.Module) else [])
         published = recipe(self.method, net if isinstance(net, str) else "", optimizer)
         self.optimizer = optimizer
-        self.recipe = Recipe(
-            lr=published.lr if lr is None else lr,
-            momentum=published.momentum if momentum is None else momentum,
-            weight_decay=published.weight_decay if weight_decay is None else weight_decay,
-            schedule=published.schedule if schedule is None else schedule,
-            warmup_epochs=published.warmup_epochs if warmup_epochs is None else warmup_epochs,
-            label_smoothing=published.label_smoothing if label_smoothing is None else label_smoothing,
-        )
-        if optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer={optimizer!r} is unknown; optimizers are {', '.join(OPTIMIZERS)}")
+        given: dict[str, Any] = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "schedule": schedule}
+        given |= {"warmup_epochs": warmup_epochs, "label_smoothing": label_smoothing}
+        self.recipe = replace(published, **{name: value for name, value in given.items() if value is not None})
         if self.recipe.schedule not in SCHEDULES:
             raise ValueError(f"schedule={schedule!r} is unknown; schedules are {', '.join(SCHEDULES)}")
         if isinstance(net, str):
@@ -158,7 +153,9 @@ class LitClassifier(L.LightningModule):
 
         Source: the authors' `utils/schedulers.py`; the cosine never reaches 0.
         """
-        warmup, epochs = self.recipe.warmup_epochs, self.trainer.max_epochs or 1
+        warmup, epochs = self.recipe.warmup_epochs, self.trainer.max_epochs or -1
+        if epochs < 1:  # the Trainer was given steps and not epochs
+            epochs = math.ceil(self.trainer.estimated_stepping_batches / self.trainer.num_training_batches)
         if epoch < warmup:
             return (epoch + 1) / warmup
         if self.recipe.schedule == "constant":

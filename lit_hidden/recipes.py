@@ -8,6 +8,10 @@ from dataclasses import dataclass, replace
 METHODS = ("edge_popup", "dense", "supermask", "random")
 OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("cosine", "constant")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")  # Lightning's names
+DISTRIBUTIONS = (  # how each is drawn is said in `lit_hidden.distributions`, which imports torch
+    "kaiming_normal", "signed_constant", "unsigned_constant", "kaiming_uniform", "xavier_normal", "signed_xavier"
+)  # fmt: skip
 
 IMAGENET = ("resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2")
 

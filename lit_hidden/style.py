@@ -30,7 +30,6 @@ LINESTYLES: dict[str, Any] = {
     "random": (0, (1.2, 1.2)),
     "reentered": (0, (3, 1)),
 }
-MARKERS = {"edge_popup": "o", "supermask": "D", "dense": "s", "random": "^"}
 NAMES = {
     "edge_popup": "edge-popup subnetwork",
     "supermask": "sampled supermask (Zhou et al.)",

@@ -16,8 +16,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from lit_hidden.edge_popup import EdgePopup, Hiding, Masker, hide, maskers, original_weight
+from lit_hidden.edge_popup import EdgePopup, Hiding, Masker, hide, maskers, original_weight, weight_layers
 
 _FORMAT = "lit_hidden subnetwork 1"
 
@@ -25,6 +26,19 @@ _FORMAT = "lit_hidden subnetwork 1"
 def masks(model: nn.Module) -> dict[str, Tensor]:
     """Map each hidden layer to its mask, bool, of the weight's shape; empty if nothing is hidden."""
     return {name: masker.mask() for name, masker in maskers(model).items()}
+
+
+def used_masks(model: nn.Module) -> dict[str, Tensor]:
+    """Map each hidden layer to what its forward pass really used: bool, where the effective weight is not 0.
+
+    Found from the product and not from the scores, so that it can contradict `masks`. A sampled supermask samples.
+    """
+    found = {}
+    for name, (module, attribute) in weight_layers(model).items():
+        if parametrize.is_parametrized(module, attribute):
+            with torch.no_grad():
+                found[name] = getattr(module, attribute) != 0
+    return found
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -77,6 +77,26 @@ def fit(yaml: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     return end.value.code
 
 
+def test_a_net_of_ones_own_is_found_in_the_folder_one_stands_in(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\ndef net(num_classes, in_channels, image_size):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * image_size**2, num_classes))\n"
+    )
+    (tmp_path / "a.yaml").write_text(YAML.replace("net: conv2, width: 0.05", "net: 'mine:net'"))
+    # As the installed script does it, which leaves the working folder out of sys.path.
+    code = "import sys; sys.path.remove(''); sys.argv = ['lit-hidden', 'fit', '--config', 'a.yaml']\n"
+    code += "from lit_hidden.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "lightning_logs").rglob("*.ckpt"))
+
+
 def test_typing_errors_are_named(tmp_path, monkeypatch, capsys):
     assert fit(YAML.replace("density", "densty"), tmp_path, monkeypatch) == 2
     said = capsys.readouterr().err

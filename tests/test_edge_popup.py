@@ -637,9 +637,48 @@ def test_a_layer_used_in_two_places_has_one_mask() -> None:
 def test_data_parallel_and_compiled_wrappers_are_hidden_through() -> None:
     for net, name in (
         (nn.DataParallel(conv_net()), "module.0"),
-        (torch.compile(conv_net(), backend="eager"), "_orig_mod.0"),
+        (torch.compile(conv_net(), backend="eager"), "0"),
     ):
         assert name in maskers(hide(net))
+
+
+def test_a_compiled_wrapper_is_given_the_weights_and_scores_of_the_model_inside() -> None:
+    plain, wrapped = hide(conv_net()), hide(torch.compile(conv_net(), backend="eager"))
+    for name, masker in maskers(plain).items():
+        assert torch.equal(original_weight(plain, name), original_weight(wrapped, name))
+        assert torch.equal(masker.mask(), maskers(wrapped)[name].mask())
+
+
+def test_an_error_in_the_middle_of_hiding_is_undone(photograph) -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    net[1].weight.data.fill_(3)
+    net[2].weight = nn.Parameter(torch.ones(1, 1).expand(3, 4))  # one number shown twelve times: nobody can write it
+    before = photograph(net)
+    with pytest.raises(RuntimeError, match="single memory location"):
+        hide(net)
+    assert photograph(net) == before
+
+
+def test_weights_tied_through_their_storage_are_tied() -> None:
+    net = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    net[1].weight = nn.Parameter(net[0].weight.data.t())
+    with pytest.raises(ValueError) as error:
+        hide(net)
+    assert str(error.value) == (
+        "tied weights: 0.weight and 1.weight are one parameter, which cannot have two masks; "
+        "untie them (clone one), or skip the layer"
+    )
+    flat = torch.randn(32)  # neighbours in one storage are not tied
+    net[0].weight, net[1].weight = (nn.Parameter(half.view(4, 4)) for half in flat.split(16))
+    assert list(maskers(hide(net))) == ["0", "1"]
+
+
+def test_a_model_made_in_inference_mode_is_refused() -> None:
+    with torch.inference_mode():
+        net = nn.Sequential(nn.Linear(4, 4))
+    with pytest.raises(ValueError) as error:
+        hide(net)
+    assert str(error.value) == ("0 was made in inference mode, where nothing can learn; build the model outside it")
 
 
 def test_layer_names_are_module_paths_and_attributes_other_than_weight() -> None:

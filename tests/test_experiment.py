@@ -456,7 +456,7 @@ def test_a_claim_whose_interval_lies_above_zero_is_supported() -> None:
     v = verdict(3.0, 4.0, 5.0)
     assert (v.verdict, v.margin, v.seeds, v.unit) == ("supported", 4.0, 3, "points")
     assert (v.low, v.high) == (pytest.approx(4 - 2.484138, abs=1e-6), pytest.approx(4 + 2.484138, abs=1e-6))
-    assert (v.sentence, v.why) == ("it holds", "the 95% interval lies at or above 0")
+    assert (v.sentence, v.why) == ("it holds", "the 95% interval lies above 0")
 
 
 def test_a_claim_whose_interval_lies_below_zero_is_contradicted() -> None:
@@ -472,8 +472,10 @@ def test_a_claim_whose_interval_holds_zero_is_undecided(margins: tuple[float, ..
     assert v.low < 0 < v.high
 
 
-def test_an_interval_that_ends_at_zero_supports() -> None:
-    assert verdict(0.0, 0.0, 0.0).verdict == "supported"
+def test_equals_do_not_beat_each_other() -> None:
+    v = verdict(0.0, 0.0, 0.0)
+    assert (v.verdict, v.why) == ("undecided", "the 95% interval holds 0")
+    assert verdict(1e-9, 1e-9, 1e-9).verdict == "supported"
     assert verdict(-1e-9, -1e-9, -1e-9).verdict == "contradicted"
 
 
@@ -551,3 +553,29 @@ def test_no_results_judge_nothing():
     with pytest.raises(ValueError) as error:
         judge(Claim("it works", lambda results: results.mean()), Results([]))
     assert str(error.value) == "no run is done that could judge 'it works'; train some first"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        (
+            "distribution",
+            "gauss",
+            "distribution='gauss' is unknown; there are kaiming_normal, signed_constant, unsigned_constant, "
+            "kaiming_uniform, xavier_normal, signed_xavier",
+        ),
+        (
+            "precision",
+            "fp32",
+            "precision='fp32' is unknown; there are 32-true, bf16-mixed, 16-mixed, bf16-true, 16-true, 64-true",
+        ),
+        ("scaled", "paper", "scaled='paper' is unknown; it is False, True or 'authors'"),
+        ("lr", -1, "lr=-1.0 cannot be negative"),
+        ("label_smoothing", float("nan"), "label_smoothing=nan cannot be negative"),
+        ("train_images", 0, "train_images=0 trains on nothing; it must be at least 1, or None for all"),
+    ],
+)
+def test_a_value_that_no_worker_could_train_is_refused_when_described(field, value, message) -> None:
+    with pytest.raises(ValueError) as error:
+        Run(density=0.5, **{field: value})
+    assert str(error.value) == message

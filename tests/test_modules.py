@@ -183,3 +183,41 @@ def test_the_base_class_trains_a_net_as_it_is():
     net = nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))
     before = net[1].weight.clone()
     assert torch.equal(LitClassifier(net).net[1].weight, before)
+
+
+def test_label_smoothing_reaches_the_loss_of_training_alone():
+    lit = LitDense(**TINY, label_smoothing=0.3)
+    images, labels = batch()
+    expected = nn.functional.cross_entropy(lit(images), labels, label_smoothing=0.3)
+    torch.testing.assert_close(lit.training_step((images, labels), 0), expected)
+    lit.validation_step((images, labels), 0)
+    plain = nn.functional.cross_entropy(lit(images), labels)
+    torch.testing.assert_close(lit.val_metrics.compute()["val/loss"], plain.detach())
+
+
+def test_the_published_weight_decay_reaches_the_optimizer():
+    for module, decay in ((LitSubnetwork(**TINY), 1e-4), (LitDense(**TINY), 1e-4), (LitSupermask(**TINY), 0.0)):
+        module.trainer = trainer(max_epochs=2)
+        group = module.configure_optimizers()["optimizer"].param_groups[0]
+        assert (group["weight_decay"], group["momentum"], group["nesterov"]) == (decay, 0.9, False)
+
+
+def test_scaled_and_skip_reach_hide():
+    lit = LitSubnetwork(**TINY, density=0.25, scaled=True, skip=["10"])
+    assert list(maskers(lit.net)) == ["0", "2", "6", "8"]
+    weight = lit.net[0].parametrizations.weight.original
+    torch.testing.assert_close(weight.abs(), torch.full_like(weight, (2 / 9) ** 0.5 * 2))  # fan-in 9, 1/sqrt(0.25)
+
+
+def test_the_published_batch_size_and_distribution_are_in_the_recipe():
+    assert (LitDense(**TINY, optimizer="adam").recipe.batch_size, LitDense(**TINY).recipe.distribution) == (
+        60,
+        "kaiming_normal",
+    )
+    assert LitSubnetwork("cifar_resnet18", width=0.1).recipe.batch_size == 256
+
+
+def test_a_trainer_of_steps_has_its_cosine_over_the_epochs_they_fill():
+    lit, fit = LitSubnetwork(**TINY), trainer(max_steps=8)
+    fit.fit(lit, DigitsData(train_images=200, batch_size=100))  # 2 steps an epoch, so 4 epochs
+    assert [lit.lr_factor(e) for e in range(4)] == pytest.approx([1.0, 0.853553, 0.5, 0.146447], abs=1e-6)

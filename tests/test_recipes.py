@@ -121,3 +121,9 @@ def test_what_has_no_recipe_is_refused(call: Callable[[], Recipe], message: str)
     with pytest.raises(ValueError) as error:
         call()
     assert str(error.value) == message
+
+
+def test_the_distributions_named_are_those_that_can_be_drawn() -> None:
+    from lit_hidden import distributions, recipes
+
+    assert tuple(distributions.DISTRIBUTIONS) == recipes.DISTRIBUTIONS

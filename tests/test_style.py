@@ -22,7 +22,6 @@ def lightness(color: str) -> float:
 def test_a_methods_colour_differs_in_lightness_or_its_line_does() -> None:
     for one, other in itertools.combinations(style.NAMES, 2):
         assert style.LINESTYLES[one] != style.LINESTYLES[other]
-        assert style.MARKERS[one] != style.MARKERS[other]
         assert abs(lightness(one) - lightness(other)) > 10, (one, other)
 
 

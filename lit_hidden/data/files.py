@@ -25,7 +25,7 @@ def checked(path: Path, folder: Path, layout: str) -> Iterator[None]:
     """Raise a `DataError` that names `path`, in `folder`, and the mend, for whatever reading it raises."""
     mend = (
         f"delete {folder} and run again to download it anew, "
-        f"or set DATA_DIR (--data-dir) to the folder that holds a whole {layout}/"
+        f"or set DATA_DIR (--data-dir; of fit: --data.root) to the folder that holds a whole {layout}/"
     )
     try:
         yield
@@ -82,7 +82,7 @@ def download(root: Path, layout: str, archives: Mapping[str, str], source: str) 
         raise DataError(
             f"{source} is not in {root} and cannot be downloaded ({reason}); "
             f"place {', '.join(Path(archive).name for archive in archives)} in "
-            f"{(root / next(iter(archives))).parent} and run again, or set DATA_DIR (--data-dir) "
+            f"{(root / next(iter(archives))).parent} and run again, or set DATA_DIR (--data-dir; of fit: --data.root) "
             f"to the folder that holds {layout}/; the quick preset needs no download"
         ) from error
     finally:

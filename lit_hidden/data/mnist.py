@@ -59,4 +59,8 @@ def _read_idx(path: Path, layout: str, shape: tuple[int, ...]) -> Tensor:
         values = torch.frombuffer(content, dtype=torch.uint8, offset=len(header)).view(shape)
         if len(shape) == 1 and values.max() > 9:
             raise Unfit(f"has labels up to {values.max()}, not up to 9")
+        if len(shape) == 1 and (there := int((values.bincount() > 0).sum())) < 10:
+            raise Unfit(f"has {there} of the 10 labels")
+        if len(shape) > 1 and values.min() == values.max():
+            raise Unfit(f"has no image: every pixel is {values.max()}")
     return values

@@ -120,7 +120,7 @@ class ImageTensorsData(L.LightningDataModule):
             raise errors[0]
         raise DataError(
             f"{self.root} holds no {'/ or '.join(self.layouts)}/; call prepare_data() to download "
-            f"{self.source}, or set DATA_DIR (--data-dir) to the folder that does"
+            f"{self.source}, or set DATA_DIR (--data-dir; of fit: --data.root) to the folder that does"
         )
 
     def read_folder(self, folder: Path, layout: str) -> tuple[Split, Split]:

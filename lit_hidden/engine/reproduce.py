@@ -126,6 +126,7 @@ def reproduce(
         raise ReproduceError(f"{target} cannot be written to: {error}; choose another with --out") from error
     group = f"{name}/{preset}"
     if missing:
+        store.check_writable()
         mode, line = choose_mode()
         if line:
             console.print(line, highlight=False)
@@ -271,7 +272,7 @@ def _table(verdicts: list[Verdict]) -> Table:
     colors = {"supported": "green", "contradicted": "red", "undecided": "yellow"}
     table = Table("claim", "verdict", "margin", "95% interval")
     for v in verdicts:
-        interval = v.why if not math.isfinite(v.low) else f"{v.low:.4g} to {v.high:.4g}" if v.low < v.high else v.why
+        interval = f"{v.low:.4g} to {v.high:.4g}" if math.isfinite(v.low) and not v.every else v.why
         color = colors[v.verdict]
         table.add_row(v.sentence, f"[{color}]{v.verdict}[/{color}]", f"{v.margin:.4g} {v.unit}", interval)
     return table

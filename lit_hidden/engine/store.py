@@ -38,6 +38,19 @@ class Store:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
 
+    def check_writable(self) -> None:
+        """Write and remove a file, before anything expensive.
+
+        Raises:
+            StoreError: that failed.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.root / ".writable", "yes")
+            (self.root / ".writable").unlink()
+        except OSError as error:
+            raise StoreError(f"{self.root} cannot be written to: {error}; choose another with --runs-dir") from error
+
     def folder(self, run: Run) -> Path:
         """Return where `run` lives, whether it is there or not."""
         return self.root / run.hash

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lit_hidden.edge_popup import EdgePopup, maskers, original_weight, weight_layers
 from lit_hidden.modules import LitClassifier
-from lit_hidden.subnetwork import masks
+from lit_hidden.subnetwork import used_masks
 
 _RECORDED = ("step", "before", "after", "gradient", "chosen_before", "chosen_after", "seen", "lr")
 
@@ -47,7 +47,7 @@ class Trace(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at the masks there are before the first update."""
         assert isinstance(pl_module, LitClassifier)
-        self.masks = masks(pl_module.net)
+        self.masks = used_masks(pl_module.net)
         self.layer = list(self.masks)[-1]
         masker = maskers(pl_module.net)[self.layer]
         assert isinstance(masker, EdgePopup)
@@ -84,7 +84,7 @@ class Trace(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Compare the masks before and after the update."""
         assert isinstance(pl_module, LitClassifier)
-        now = masks(pl_module.net)
+        now = used_masks(pl_module.net)
         if self.step in self.wanted:
             recorded = {
                 "step": torch.tensor(self.step),

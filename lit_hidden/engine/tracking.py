@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 from lit_hidden.experiment import Run, Verdict
 
 PROJECT = "lit-hidden"
-SYNC = "wandb sync --sync-all uploads them later"
+MODES = ("online", "offline", "disabled", "shared")
+SYNC = "wandb sync wandb/offline-run-* uploads them later"
 
 T = TypeVar("T")
 
@@ -32,7 +33,9 @@ def choose_mode() -> tuple[str, str | None]:
     """
     if importlib.util.find_spec("wandb") is None:
         return "disabled", "W&B: not installed, so nothing is shown there; runs/ is the record all the same"
-    if mode := os.environ.get("WANDB_MODE"):
+    if mode := os.environ.get("WANDB_MODE", "").lower():
+        if mode not in MODES:
+            return "disabled", f"W&B: WANDB_MODE={mode} is unknown, so nothing is shown; modes are {', '.join(MODES)}"
         return mode, None
     address = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai")
     if not (os.environ.get("WANDB_API_KEY") or _in_netrc(address.hostname or "")):

@@ -25,7 +25,7 @@ from lit_hidden.engine.trace import Trace, last_weight
 from lit_hidden.engine.tracking import Tracker
 from lit_hidden.experiment import Run
 from lit_hidden.modules import LitClassifier, LitDense, LitRandomMask, LitSubnetwork, LitSupermask
-from lit_hidden.subnetwork import fingerprint, masks
+from lit_hidden.subnetwork import fingerprint, used_masks
 
 _MODULES = {"edge_popup": LitSubnetwork, "supermask": LitSupermask, "random": LitRandomMask}
 
@@ -205,10 +205,11 @@ def _train(run: Run, folder: Path, data_dir: str | Path, device: str, threads: i
     result: dict[str, Any] = {**final, "train_accuracy": row["train_top1"], "steps": row["step"]}
     result |= {"weights_before": weights_before, "weights_after": fingerprint(module.net)}
     if maskers(module.net):
-        counts = {name: [int(mask.sum())] * 2 for name, mask in masks(module.net).items()}
+        used = used_masks(module.net)
+        counts = {name: [int(mask.sum())] * 2 for name, mask in used.items()}
         if trace:
             counts = {name: kept.tolist() for name, kept in trace.kept.items()}
-        sizes = {name: mask.numel() for name, mask in masks(module.net).items()}
+        sizes = {name: mask.numel() for name, mask in used.items()}
         result["layers"] = [
             {"name": name, "numel": sizes[name], "kept_min": low, "kept_max": high}
             for name, (low, high) in counts.items()
@@ -218,7 +219,7 @@ def _train(run: Run, folder: Path, data_dir: str | Path, device: str, threads: i
     elif run.trace and run.method == "dense":
         np.savez_compressed(folder / "trace.npz", weight=first_weight, trained=last_weight(module))
     elif run.trace:
-        chosen = list(masks(module.net).values())[-1][None].cpu().numpy()
+        chosen = list(used_masks(module.net).values())[-1][None].cpu().numpy()
         np.savez_compressed(folder / "trace.npz", weight=first_weight, chosen_before=chosen)
     result["provenance"] = {
         "seconds": round(recorder.seconds, 1),

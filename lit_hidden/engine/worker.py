@@ -4,6 +4,7 @@ A job is `{"run": description, "runs_dir", "data_dir", "device", "threads", "wan
 `{"status": "done" | "held" | "failed", "error": text, "fatal": bool}`. It carries run descriptions only.
 """
 
+import errno
 import json
 import os
 import queue
@@ -37,9 +38,23 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         return {"status": "done"}
     except (DataError, StoreError) as error:  # every other run would fail alike
         return {"status": "failed", "error": str(error), "fatal": True}
+    except OSError as error:
+        traceback.print_exc()
+        everyone = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # the next run would fail alike
+        return {"status": "failed", "error": f"{type(error).__name__}: {error}", "fatal": error.errno in everyone}
     except Exception as error:
         traceback.print_exc()
         return {"status": "failed", "error": f"{type(error).__name__}: {error}", "fatal": False}
+
+
+def _write_to(log: Path) -> None:
+    """Send what libraries print into the run's log, so that it does not come between the answers."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
 
 
 def main() -> None:
@@ -59,15 +74,11 @@ def main() -> None:
     while (line := lines.get()) is not None:
         busy.set()
         job = json.loads(line)
-        # Whatever a library prints belongs into the run's log, not between the answers.
-        log = Path(job["log"])
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a") as file:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        answer = work(job)
+        try:
+            _write_to(Path(job["log"]))
+            answer = work(job)
+        except OSError as error:  # not even the log can be written
+            answer = {"status": "failed", "error": f"{type(error).__name__}: {error}", "fatal": True}
         busy.clear()
         answers.write(json.dumps(answer) + "\n")
 

@@ -20,7 +20,7 @@ GOOD = {b"data": np.zeros((10_000, 3072), np.uint8), b"labels": [0] * 10_000}
 def mend(folder: Path) -> str:
     return (
         f"delete {folder} and run again to download it anew, "
-        f"or set DATA_DIR (--data-dir) to the folder that holds a whole {folder.name}/"
+        f"or set DATA_DIR (--data-dir; of fit: --data.root) to the folder that holds a whole {folder.name}/"
     )
 
 
@@ -165,7 +165,7 @@ def offline(monkeypatch):
 def offline_message(root: Path, reason: str) -> str:
     return (
         f"CIFAR10 is not in {root} and cannot be downloaded ({reason}); "
-        f"place cifar-10-python.tar.gz in {root} and run again, or set DATA_DIR (--data-dir) "
+        f"place cifar-10-python.tar.gz in {root} and run again, or set DATA_DIR (--data-dir; of fit: --data.root) "
         f"to the folder that holds {PY}/; the quick preset needs no download"
     )
 

@@ -57,6 +57,9 @@ def test_files_are_read_plain_or_packed(linked, whole, tmp_path, deeper):
         ),
         ("t10k-labels-idx1-ubyte", struct.pack(">2I", 2049, 10_000) + b"\x0a" * 10_000,
          "has labels up to 10, not up to 9"),
+        ("t10k-labels-idx1-ubyte", struct.pack(">2I", 2049, 10_000) + bytes(10_000), "has 1 of the 10 labels"),
+        ("t10k-images-idx3-ubyte", struct.pack(">4I", 2051, 10_000, 28, 28) + bytes(7_840_000),
+         "has no image: every pixel is 0"),
         ("t10k-labels-idx1-ubyte.gz", b"no archive",
          "cannot be read (BadGzipFile: Not a gzipped file (b'no'))"),
     ],
@@ -68,7 +71,7 @@ def test_a_file_that_cannot_be_used_is_named(linked, whole, tmp_path, name, cont
         (folder / name).write_bytes(content)
     message = (
         f"{folder / name} {problem}; delete {folder} and run again to download it anew, "
-        "or set DATA_DIR (--data-dir) to the folder that holds a whole MNIST/raw/"
+        "or set DATA_DIR (--data-dir; of fit: --data.root) to the folder that holds a whole MNIST/raw/"
     )
     data = MNISTData(str(tmp_path))
     data.prepare_data()
@@ -90,8 +93,9 @@ def test_offline_the_archives_and_their_place_are_named_and_nothing_is_left(tmp_
     assert reason.endswith("got: <urlopen error no route to host>")
     assert after == (
         "place train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz, "
-        f"t10k-labels-idx1-ubyte.gz in {root}/MNIST/raw and run again, or set DATA_DIR (--data-dir) "
-        "to the folder that holds MNIST/raw/; the quick preset needs no download"
+        f"t10k-labels-idx1-ubyte.gz in {root}/MNIST/raw and run again, "
+        "or set DATA_DIR (--data-dir; of fit: --data.root) to the folder that holds MNIST/raw/; "
+        "the quick preset needs no download"
     )
     assert list(tmp_path.iterdir()) == []
 

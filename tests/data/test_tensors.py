@@ -182,7 +182,7 @@ def test_an_unknown_name_is_told_the_names_there_are():
 def test_a_loader_asked_for_before_there_are_files_says_what_to_call(tmp_path, data, layouts, source):
     message = (
         f"{tmp_path} holds no {layouts}; call prepare_data() to download {source}, "
-        "or set DATA_DIR (--data-dir) to the folder that does"
+        "or set DATA_DIR (--data-dir; of fit: --data.root) to the folder that does"
     )
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         data(str(tmp_path)).train_dataloader()

@@ -101,3 +101,16 @@ def test_gpus_are_counted_as_cuda_would_see_them(monkeypatch):
     assert local.gpus() == 0
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert local.gpus() == 0
+
+
+def test_a_full_disk_stops_the_grid_and_is_named(tmp_path, monkeypatch):
+    import lit_hidden.engine.train
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(lit_hidden.engine.train, "train", full)
+    job = {**JOB, "run": json.loads(Run(density=0.5, **TINY).to_json()), "runs_dir": str(tmp_path)}
+    answer = work({**job, "device": "cpu", "threads": 1})
+    assert answer == {"status": "failed", "error": "OSError: [Errno 28] No space left on device", "fatal": True}
+    assert Store(tmp_path).result(Run(density=0.5, **TINY)) is None

@@ -91,6 +91,18 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     )
 
 
+def test_a_folder_is_tried_before_anything_expensive(tmp_path):
+    Store(tmp_path / "new" / "runs").check_writable()
+    assert list((tmp_path / "new" / "runs").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError) as error:
+        Store(tmp_path / "file").check_writable()
+    assert str(error.value) == (
+        f"{tmp_path}/file cannot be written to: [Errno 17] File exists: '{tmp_path}/file'; "
+        "choose another with --runs-dir"
+    )
+
+
 def test_an_interrupted_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
     path = tmp_path / "result.json"
     write_atomically(path, "old")

@@ -31,10 +31,21 @@ def test_wandb_mode_is_obeyed(nowhere, monkeypatch):
     assert choose_mode() == ("disabled", None)
 
 
+def test_an_unknown_wandb_mode_is_told_before_the_first_run(nowhere, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "bogus")
+    assert choose_mode() == (
+        "disabled",
+        "W&B: WANDB_MODE=bogus is unknown, so nothing is shown; modes are online, offline, disabled, shared",
+    )
+    monkeypatch.setenv("WANDB_MODE", "OFFLINE")
+    assert choose_mode() == ("offline", None)
+
+
 def test_without_a_key_runs_are_kept_offline_and_the_user_is_told_how_to_sync(nowhere):
     assert choose_mode() == (
         "offline",
-        "W&B: no API key is configured, so runs are kept offline in wandb/; wandb sync --sync-all uploads them later",
+        "W&B: no API key is configured, so runs are kept offline in wandb/; "
+        "wandb sync wandb/offline-run-* uploads them later",
     )
 
 
@@ -50,7 +61,7 @@ def test_with_a_key_and_no_server_runs_are_kept_offline(nowhere, monkeypatch, wh
         assert choose_mode() == (
             "offline",
             "W&B: 127.0.0.1 does not answer, so runs are kept offline in wandb/; "
-            "wandb sync --sync-all uploads them later",
+            "wandb sync wandb/offline-run-* uploads them later",
         )
 
 
@@ -103,7 +114,7 @@ def test_the_summary_run_holds_the_table_the_drawing_and_the_verdicts(nowhere):
     from matplotlib.figure import Figure
 
     Figure(figsize=(1, 1)).savefig(drawing)
-    verdict = Verdict("a claim", "supported", 1.0, 0.5, 1.5, 3, "points", "because")
+    verdict = Verdict("a claim", "supported", 1.0, 0.5, 1.5, 3, "points", False, "because")
     tracker = Tracker("offline", "fig2/smoke")
     tracker.start_summary("fig2/smoke")
     tracker.figure([{"run": RUN.hash, "accuracy": 55.5, "scaled": False}], drawing, [verdict])
@@ -132,6 +143,17 @@ def test_a_failure_of_wandb_is_told_once_and_ends_nothing(nowhere, monkeypatch, 
     tracker.summary({})
     tracker.finish()
     assert capsys.readouterr().err == "W&B: ConnectionError: no route; the run goes on without it\n"
+
+
+def test_the_command_that_is_printed_finds_the_offline_runs(nowhere):
+    tracker = Tracker("offline", "fig2/smoke")
+    tracker.start(RUN)
+    tracker.finish()
+    command = tracking.SYNC.removesuffix(" uploads them later").replace("wandb sync", "wandb sync --dry-run")
+    command = f"{Path(sys.executable).parent}/{command}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=nowhere)
+    assert done.returncode == 0, done.stderr
+    assert RUN.hash in done.stdout + done.stderr
 
 
 def test_a_tracker_of_nothing_imports_no_wandb():
