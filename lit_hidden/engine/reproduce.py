@@ -157,7 +157,7 @@ def _train(missing: list[Run], store: Store, devices: int | None, job: dict[str,
     )  # fmt: skip
     done: set[Run] = set()
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("training", total=total)
+        bar = progress.add_task("starting workers", total=total)
 
         def poll() -> None:
             epochs = sum(min(run.epochs, store.epochs_done(run)) for run in missing)
@@ -166,7 +166,9 @@ def _train(missing: list[Run], store: Store, devices: int | None, job: dict[str,
                     done.add(run)
                     line = f"  {len(done)}/{len(missing)}  {run.name}: {result['accuracy']:.1f}% test accuracy"
                     console.print(line, highlight=False)
-            progress.update(bar, completed=epochs, description=f"{len(done)} of {len(missing)} runs")
+            begun = epochs or any((store.folder(run) / "metrics.csv").exists() for run in missing)
+            state = f"{len(done)} of {len(missing)} runs" if begun else "starting workers"
+            progress.update(bar, completed=epochs, description=state)
 
         try:
             todo = sorted(missing, key=lambda run: -run.epochs)  # the longest first, so that workers end together
