@@ -33,7 +33,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 test: install-dev ## Run the whole test suite (at most 5 minutes on two cores)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: install-dev ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check .

@@ -220,6 +220,10 @@ def hide(
     layers = {name: place for name, place in layers.items() if name not in skip}
     if not layers:
         raise ValueError(f"nothing to hide: skip names every layer of {type(model).__name__}")
+    if inference := [name for name, p in model.named_parameters() if not nn.parameter.is_lazy(p) and p.is_inference()]:
+        raise ValueError(
+            f"{_names(inference)} were made in inference mode, where nothing can learn; build the model outside it"
+        )
     weights = {name: _hideable(model, name, *place) for name, place in layers.items()}
     weight_seed = seed if weight_seed is None else weight_seed
     score_seed = seed if score_seed is None else score_seed
@@ -287,7 +291,8 @@ def reveal(model: nn.Module) -> nn.Module:
     if not maskers(model):
         raise ValueError(f"nothing is hidden in this {type(model).__name__}; reveal undoes hide(model)")
     for module in list(model.modules()):
-        if parametrize.is_parametrized(module):
+        # Not a compiled wrapper, which only passes on what the module inside has.
+        if "parametrizations" in module._modules and parametrize.is_parametrized(module):
             for attribute, chain in list(module.parametrizations.items()):  # type: ignore[union-attr, operator]
                 if isinstance(chain[0], Masker):
                     masker = chain[0]
@@ -338,8 +343,6 @@ def _hideable(model: nn.Module, name: str, module: nn.Module, attribute: str) ->
         )
     if nn.parameter.is_lazy(weight) or weight.is_meta:
         raise ValueError(f"{name} is not initialised yet; run one forward pass or materialise it before hiding")
-    if weight.is_inference():
-        raise ValueError(f"{name} was made in inference mode, where nothing can learn; build the model outside it")
     if weight.is_complex():
         raise ValueError(f"{name} has complex weights ({weight.dtype}), which have no sign to learn by; skip the layer")
     owners = [
@@ -358,15 +361,16 @@ def _hideable(model: nn.Module, name: str, module: nn.Module, attribute: str) ->
 
 def _overlap(a: Tensor, b: Tensor) -> bool:
     """Tell whether two tensors share memory, as views of one storage may."""
-    if nn.parameter.is_lazy(a) or a.is_meta or a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+    if nn.parameter.is_lazy(a) or a.is_meta or a.layout != torch.strided:
         return False
-    (a_first, a_last), (b_first, b_last) = (_extent(t) for t in (a, b))
-    return a_first <= b_last and b_first <= a_last
+    if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+        return False
 
+    def places(t: Tensor) -> Tensor:  # of its elements in the storage
+        size = 1 + sum((n - 1) * stride for n, stride in zip(t.shape, t.stride(), strict=True))
+        return torch.arange(size).as_strided(t.shape, t.stride()) + int(t.storage_offset())
 
-def _extent(t: Tensor) -> tuple[int, int]:
-    span = sum((n - 1) * stride for n, stride in zip(t.shape, t.stride(), strict=True))
-    return t.data_ptr(), t.data_ptr() + (span + 1) * t.element_size() - 1
+    return bool(torch.isin(places(a), places(b)).any().item())
 
 
 def _neutralise(model: nn.Module, masked: set[int]) -> None:

@@ -99,8 +99,8 @@ class Run:
         if not (isinstance(run.scaled, bool) or run.scaled == "authors"):
             raise ValueError(f"scaled={run.scaled!r} is unknown; it is False, True or 'authors'")
         for name in ("lr", "momentum", "weight_decay", "label_smoothing", "held_out", "warmup_epochs"):
-            if not getattr(run, name) >= 0:
-                raise ValueError(f"{name}={getattr(run, name)} cannot be negative")
+            if not (isinstance(getattr(run, name), Real) and 0 <= getattr(run, name) < math.inf):
+                raise ValueError(f"{name}={getattr(run, name)!r} is not a finite number of at least 0")
         if run.train_images is not None and run.train_images < 1:
             raise ValueError(
                 f"train_images={run.train_images} trains on nothing; it must be at least 1, or None for all"

@@ -152,15 +152,28 @@ class LitClassifier(L.LightningModule):
         """Return what the learning rate is multiplied by in `epoch`, counted from 0.
 
         Source: the authors' `utils/schedulers.py`; the cosine never reaches 0.
+
+        Raises:
+            ValueError: a cosine without an end.
         """
-        warmup, epochs = self.recipe.warmup_epochs, self.trainer.max_epochs or -1
-        if epochs < 1:  # the Trainer was given steps and not epochs
-            epochs = math.ceil(self.trainer.estimated_stepping_batches / self.trainer.num_training_batches)
+        warmup = self.recipe.warmup_epochs
         if epoch < warmup:
             return (epoch + 1) / warmup
         if self.recipe.schedule == "constant":
             return 1.0
-        return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(1, epochs - warmup)))
+        epochs = self.trainer.max_epochs or -1
+        if epochs < 1:  # the Trainer was given steps and not epochs
+            total = self.trainer.estimated_stepping_batches
+            if not math.isfinite(total):
+                raise ValueError(
+                    "schedule='cosine' needs an end: "
+                    "give the Trainer max_epochs or max_steps, or take schedule='constant'"
+                )
+            if epoch == warmup:  # at the first call Lightning has not counted the batches yet
+                return 1.0
+            steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+            epochs = math.ceil(total / steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (epoch - warmup) / max(1, epochs - warmup))))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the random state, which sampled masks and dropout draw from."""

@@ -50,6 +50,8 @@ def fingerprint(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if id(parameter) not in learned:
+            # torch.compile wraps modules under a name of its own.
+            name = ".".join(part for part in name.split(".") if part != "_orig_mod")
             digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype} ".encode())
             digest.update(_bytes(parameter))
     return digest.hexdigest()

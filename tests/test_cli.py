@@ -51,19 +51,23 @@ def test_version_is_the_packages(capsys):
     assert capsys.readouterr().out == "lit-hidden 0.1.0\n"
 
 
-def test_fit_takes_yaml_and_test_finds_the_checkpoints_accuracy_again(tmp_path):
+@pytest.mark.filterwarnings("ignore::UserWarning:lightning")  # its advice on loaders and logging, given to users too
+def test_fit_takes_yaml_and_test_finds_the_checkpoints_accuracy_again(tmp_path, monkeypatch, capsys):
     (tmp_path / "a.yaml").write_text(YAML)
-    fit = command("fit", "--config", "a.yaml", cwd=tmp_path)
-    assert fit.returncode == 0, fit.stderr
+    done = command("fit", "--config", "a.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     folder = tmp_path / "lightning_logs" / "version_0"
     (checkpoint,) = (folder / "checkpoints").glob("*.ckpt")
     assert "density: 0.3" in (folder / "config.yaml").read_text()
     curve = (folder / "metrics.csv").read_text().splitlines()
     watched = curve[1].split(",")[curve[0].split(",").index("val/top1")]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
     for name, metric in (("validate", "val/top1"), ("test", "test/top1")):
-        again = command(name, "--config", "a.yaml", "--ckpt_path", str(checkpoint), cwd=tmp_path, COLUMNS="200")
-        assert again.returncode == 0, again.stderr
-        (line,) = (line for line in again.stdout.splitlines() if metric in line)
+        arguments = [name, "--config", "a.yaml", "--ckpt_path", str(checkpoint)]
+        monkeypatch.setattr(sys, "argv", ["lit-hidden", *arguments])
+        main()
+        (line,) = (line for line in capsys.readouterr().out.splitlines() if metric in line)
         assert f"{float(watched):.8f}"[:8] in line
 
 
@@ -77,23 +81,17 @@ def fit(yaml: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     return end.value.code
 
 
-def test_a_net_of_ones_own_is_found_in_the_folder_one_stands_in(tmp_path):
+@pytest.mark.filterwarnings("ignore::UserWarning:lightning")
+def test_a_net_of_ones_own_is_found_in_the_folder_one_stands_in(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "from torch import nn\ndef net(num_classes, in_channels, image_size):\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * image_size**2, num_classes))\n"
     )
     (tmp_path / "a.yaml").write_text(YAML.replace("net: conv2, width: 0.05", "net: 'mine:net'"))
-    # As the installed script does it, which leaves the working folder out of sys.path.
-    code = "import sys; sys.path.remove(''); sys.argv = ['lit-hidden', 'fit', '--config', 'a.yaml']\n"
-    code += "from lit_hidden.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lit-hidden", "fit", "--config", "a.yaml"])
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])  # as the installed script has it
+    main()
     assert list((tmp_path / "lightning_logs").rglob("*.ckpt"))
 
 

@@ -25,6 +25,7 @@ from lit_hidden.edge_popup import (
     weight_layers,
 )
 from lit_hidden.selection import kept
+from lit_hidden.subnetwork import fingerprint
 
 Photograph = Callable[[nn.Module], Any]
 DRAWN = ["kaiming_normal", "signed_constant"]
@@ -647,6 +648,9 @@ def test_a_compiled_wrapper_is_given_the_weights_and_scores_of_the_model_inside(
     for name, masker in maskers(plain).items():
         assert torch.equal(original_weight(plain, name), original_weight(wrapped, name))
         assert torch.equal(masker.mask(), maskers(wrapped)[name].mask())
+    assert fingerprint(plain) == fingerprint(wrapped)
+    images = torch.randn(2, 1, 8, 8)
+    assert torch.equal(reveal(plain)(images), reveal(wrapped)(images))
 
 
 def test_an_error_in_the_middle_of_hiding_is_undone(photograph) -> None:
@@ -668,9 +672,23 @@ def test_weights_tied_through_their_storage_are_tied() -> None:
         "tied weights: 0.weight and 1.weight are one parameter, which cannot have two masks; "
         "untie them (clone one), or skip the layer"
     )
-    flat = torch.randn(32)  # neighbours in one storage are not tied
-    net[0].weight, net[1].weight = (nn.Parameter(half.view(4, 4)) for half in flat.split(16))
+
+
+@pytest.mark.parametrize(
+    "halves",
+    [lambda flat: (flat[:16].view(4, 4), flat[16:].view(4, 4)), lambda flat: flat.view(4, 8).split(4, dim=1)],
+    ids=["one after the other", "column by column"],
+)
+def test_neighbours_in_one_storage_are_not_tied(halves) -> None:
+    net = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    net[0].weight, net[1].weight = (nn.Parameter(half) for half in halves(torch.randn(32)))
     assert list(maskers(hide(net))) == ["0", "1"]
+
+
+def test_a_sparse_parameter_beside_is_no_obstacle() -> None:
+    net = nn.Sequential(nn.Linear(4, 4))
+    net.register_parameter("sparse", nn.Parameter(torch.eye(3).to_sparse()))
+    assert list(maskers(hide(net))) == ["0"]
 
 
 def test_a_model_made_in_inference_mode_is_refused() -> None:
@@ -678,7 +696,9 @@ def test_a_model_made_in_inference_mode_is_refused() -> None:
         net = nn.Sequential(nn.Linear(4, 4))
     with pytest.raises(ValueError) as error:
         hide(net)
-    assert str(error.value) == ("0 was made in inference mode, where nothing can learn; build the model outside it")
+    assert str(error.value) == (
+        "0.weight, 0.bias were made in inference mode, where nothing can learn; build the model outside it"
+    )
 
 
 def test_layer_names_are_module_paths_and_attributes_other_than_weight() -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("reproduce")  # one worker, so that the dear fixture is made once
 ROOT = Path(__file__).parent.parent
 
 

@@ -570,8 +570,9 @@ def test_no_results_judge_nothing():
             "precision='fp32' is unknown; there are 32-true, bf16-mixed, 16-mixed, bf16-true, 16-true, 64-true",
         ),
         ("scaled", "paper", "scaled='paper' is unknown; it is False, True or 'authors'"),
-        ("lr", -1, "lr=-1.0 cannot be negative"),
-        ("label_smoothing", float("nan"), "label_smoothing=nan cannot be negative"),
+        ("lr", -1, "lr=-1.0 is not a finite number of at least 0"),
+        ("label_smoothing", float("nan"), "label_smoothing=nan is not a finite number of at least 0"),
+        ("lr", "0.1", "lr='0.1' is not a finite number of at least 0"),
         ("train_images", 0, "train_images=0 trains on nothing; it must be at least 1, or None for all"),
     ],
 )

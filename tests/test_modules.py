@@ -221,3 +221,21 @@ def test_a_trainer_of_steps_has_its_cosine_over_the_epochs_they_fill():
     lit, fit = LitSubnetwork(**TINY), trainer(max_steps=8)
     fit.fit(lit, DigitsData(train_images=200, batch_size=100))  # 2 steps an epoch, so 4 epochs
     assert [lit.lr_factor(e) for e in range(4)] == pytest.approx([1.0, 0.853553, 0.5, 0.146447], abs=1e-6)
+
+
+def test_a_cosine_over_accumulated_steps_falls_once():
+    lit, fit = LitSubnetwork(**TINY), trainer(max_steps=4, accumulate_grad_batches=2)
+    fit.fit(lit, DigitsData(train_images=200, batch_size=100))  # one step an epoch, so 4 epochs
+    assert [lit.lr_factor(e) for e in range(5)] == pytest.approx([1.0, 0.853553, 0.5, 0.146447, 0.0], abs=1e-6)
+
+
+def test_a_cosine_without_an_end_is_refused_and_a_constant_rate_needs_none():
+    endless = {"max_epochs": -1, "max_time": {"seconds": 1}, "limit_train_batches": 1}
+    with pytest.raises(ValueError) as error:
+        trainer(**endless).fit(LitSubnetwork(**TINY), DigitsData(train_images=200))
+    assert str(error.value) == (
+        "schedule='cosine' needs an end: give the Trainer max_epochs or max_steps, or take schedule='constant'"
+    )
+    lit = LitSubnetwork(**TINY, schedule="constant")
+    lit.trainer = trainer(max_epochs=-1)
+    assert lit.lr_factor(7) == 1.0

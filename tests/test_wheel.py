@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("wheel")  # one worker, so that the dear fixture is made once
 ROOT = Path(__file__).parent.parent
 
 

@@ -47,7 +47,7 @@ class Store:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             write_atomically(self.root / ".writable", "yes")
-            (self.root / ".writable").unlink()
+            (self.root / ".writable").unlink(missing_ok=True)  # another engine may try it too
         except OSError as error:
             raise StoreError(f"{self.root} cannot be written to: {error}; choose another with --runs-dir") from error
 

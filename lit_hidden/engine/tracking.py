@@ -29,13 +29,15 @@ def choose_mode() -> tuple[str, str | None]:
     """Choose W&B's mode: `WANDB_MODE` if set; else online with a key and a server that answers; else offline.
 
     Returns:
-        the mode (`online`, `offline`, `disabled`), and a line for the user or None.
+        the mode (`online`, `offline`, `disabled`, `shared`), and a line for the user or None.
     """
     if importlib.util.find_spec("wandb") is None:
         return "disabled", "W&B: not installed, so nothing is shown there; runs/ is the record all the same"
     if mode := os.environ.get("WANDB_MODE", "").lower():
+        mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)  # W&B's old names
         if mode not in MODES:
             return "disabled", f"W&B: WANDB_MODE={mode} is unknown, so nothing is shown; modes are {', '.join(MODES)}"
+        os.environ["WANDB_MODE"] = mode  # W&B itself reads it too, and takes small letters alone
         return mode, None
     address = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai")
     if not (os.environ.get("WANDB_API_KEY") or _in_netrc(address.hostname or "")):

@@ -25,7 +25,7 @@ from lit_hidden.engine.trace import Trace, last_weight
 from lit_hidden.engine.tracking import Tracker
 from lit_hidden.experiment import Run
 from lit_hidden.modules import LitClassifier, LitDense, LitRandomMask, LitSubnetwork, LitSupermask
-from lit_hidden.subnetwork import fingerprint, used_masks
+from lit_hidden.subnetwork import fingerprint, masks, used_masks
 
 _MODULES = {"edge_popup": LitSubnetwork, "supermask": LitSupermask, "random": LitRandomMask}
 
@@ -205,7 +205,8 @@ def _train(run: Run, folder: Path, data_dir: str | Path, device: str, threads: i
     result: dict[str, Any] = {**final, "train_accuracy": row["train_top1"], "steps": row["step"]}
     result |= {"weights_before": weights_before, "weights_after": fingerprint(module.net)}
     if maskers(module.net):
-        used = used_masks(module.net)
+        # A supermask's forward pass samples; its rounded mask is what can be counted again.
+        used = masks(module.net) if run.method == "supermask" else used_masks(module.net)
         counts = {name: [int(mask.sum())] * 2 for name, mask in used.items()}
         if trace:
             counts = {name: kept.tolist() for name, kept in trace.kept.items()}
@@ -219,7 +220,7 @@ def _train(run: Run, folder: Path, data_dir: str | Path, device: str, threads: i
     elif run.trace and run.method == "dense":
         np.savez_compressed(folder / "trace.npz", weight=first_weight, trained=last_weight(module))
     elif run.trace:
-        chosen = list(used_masks(module.net).values())[-1][None].cpu().numpy()
+        chosen = list(used.values())[-1][None].cpu().numpy()
         np.savez_compressed(folder / "trace.npz", weight=first_weight, chosen_before=chosen)
     result["provenance"] = {
         "seconds": round(recorder.seconds, 1),

@@ -1,6 +1,8 @@
 """The local launcher: every run once, failures told with their logs, nothing left behind."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -35,14 +37,29 @@ def test_workers_train_every_run_and_a_failure_does_not_stop_the_others(tmp_path
     assert all(process.poll() is not None for process in launcher._processes)
 
 
-def test_missing_data_stop_the_grid_at_once(tmp_path):
-    store = Store(tmp_path / "runs")
+def test_missing_data_stop_the_grid_at_once(tmp_path, monkeypatch):
     runs = [Run(density=0.5, seed=s, **{**TINY, "data": "cifar10"}) for s in range(3)]
-    launcher = Launcher(store, 1, {**JOB, "data_dir": str(tmp_path / "nothing")})
+    job = {
+        **JOB,
+        "data_dir": str(tmp_path / "nothing"),
+        "runs_dir": str(tmp_path / "runs"),
+        "device": "cpu",
+        "threads": 1,
+    }
+    answer = work({**job, "run": json.loads(runs[0].to_json())})
+    assert (answer["status"], answer["fatal"]) == ("failed", True)
+    assert answer["error"].startswith("CIFAR10 is not in ")
+
+    code = f"import sys\nfor _ in sys.stdin: print({json.dumps(answer)!r}, flush=True)"  # a worker that says so
+
+    def start(self, extra):
+        self._processes.append(subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True))
+        return self._processes[-1]
+
+    monkeypatch.setattr(Launcher, "_start", start)
+    launcher = Launcher(Store(tmp_path / "runs"), 1, JOB)
     launcher.launch(runs, lambda: None)
-    (failure,) = launcher.failures
-    assert failure.fatal
-    assert failure.error.startswith("CIFAR10 is not in ")
+    assert [(f.run, f.error, f.fatal) for f in launcher.failures] == [(runs[0], answer["error"], True)]
 
 
 def test_a_worker_that_dies_is_a_failed_run_and_not_a_hang(tmp_path):

@@ -7,6 +7,7 @@ import json
 import pytest
 from rich.console import Console
 
+from lit_hidden.engine.local import Failure, Launcher
 from lit_hidden.engine.reproduce import ReproduceError, conditions, load, reproduce
 from lit_hidden.engine.store import Store
 from lit_hidden.experiment import Results, Run
@@ -88,15 +89,21 @@ def test_unknown_experiments_and_presets_are_refused_with_what_there_is(checkout
     assert str(error.value) == "no preset 'large'; presets are smoke, quick, short, paper"
 
 
-def test_a_run_that_failed_is_reported_at_the_end_with_its_log(checkout):
+def test_a_run_that_failed_is_reported_at_the_end_with_its_log(checkout, monkeypatch):
     path = checkout / "experiments" / "fig0.py"
     path.write_text(EXPERIMENT.replace('net="conv2"', 'net="conv2" if s else "nowhere:net"'))
+
+    def fail(self, runs, poll):
+        (run,) = runs
+        self.failures.append(Failure(run, "ValueError: no such net", f"runs/{run.hash}/log.txt", False))
+
+    monkeypatch.setattr(Launcher, "launch", fail)
     with pytest.raises(ReproduceError) as error:
         printed(devices=1)
     (bad,) = (run for run in load("fig0").runs("quick") if run.net == "nowhere:net")
     assert str(error.value) == (
-        "1 of 1 runs failed:\n  nowhere:net-k50-signed_constant-s0: ValueError: net='nowhere:net' cannot be imported: "
-        f"No module named 'nowhere'; give package.module:function; its log is runs/{bad.hash}/log.txt"
+        "1 of 1 runs failed:\n  nowhere:net-k50-signed_constant-s0: ValueError: no such net; "
+        f"its log is runs/{bad.hash}/log.txt"
     )
     assert not (checkout / "results" / "fig0" / "quick" / "verdicts.json").exists()
 

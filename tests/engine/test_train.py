@@ -19,7 +19,6 @@ from lit_hidden.experiment import Results, Run
 from lit_hidden.nets import build, initialise
 from lit_hidden.subnetwork import fingerprint
 
-pytestmark = pytest.mark.xdist_group("train")  # one worker, so that the dear fixture is made once
 TINY = {"net": "conv2", "width": 0.05, "data": "digits", "train_images": 300}
 # A decay that can be seen: at the published 1e-4 its share of a step is lost in rounding.
 HIDDEN = Run(density=0.4, epochs=4, trace=100, weight_decay=0.05, **TINY)
