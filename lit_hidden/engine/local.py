@@ -89,12 +89,12 @@ class Launcher:
         self.store, self.job = store, job
         self.device, self.environments = environments(devices)
         self.failures: list[Failure] = []
-        self.held: list[Run] = []
         self._stop = threading.Event()
         self._processes: list[subprocess.Popen[str]] = []
 
     def launch(self, runs: Iterable[Run], poll: Callable[[], None], every: float = 0.5) -> None:
-        """Train `runs`; call `poll` every so many seconds until all have ended."""
+        """Train `runs`, but for those that another process holds; call `poll` every so many seconds until all ended."""
+        self._stop.clear()
         jobs: queue.SimpleQueue[Run] = queue.SimpleQueue()
         todo = list(runs)
         for run in todo:
@@ -132,9 +132,7 @@ class Launcher:
             if process is None or process.poll() is not None:
                 process = self._start(extra)
             answer = self._ask(process, run)
-            if answer["status"] == "held":
-                self.held.append(run)
-            elif answer["status"] == "failed" and not self._stop.is_set():
+            if answer["status"] == "failed" and not self._stop.is_set():
                 log = str(self.store.folder(run) / "log.txt")
                 self.failures.append(Failure(run, answer["error"], log, answer["fatal"]))
                 if answer["fatal"]:

@@ -56,13 +56,13 @@ def experiments_folder() -> Path:
     )
 
 
-def load(name: str, folder: Path | None = None) -> Experiment:
+def load(name: str) -> Experiment:
     """Load the experiment `name`.
 
     Raises:
         ReproduceError: there is no such file, or it lacks a part.
     """
-    folder = folder or experiments_folder()
+    folder = experiments_folder()
     path = folder / f"{name}.py"
     names = sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
     if name not in names:
@@ -105,6 +105,8 @@ def reproduce(
 
     Raises:
         ReproduceError: unknown experiment or preset, a run that failed, or with `strict` a contradicted claim.
+        StoreError: `runs_dir` cannot be written to or holds a damaged run.
+        LauncherError: `devices` are not there.
     """
     console = console or Console()
     if preset not in PRESETS:
@@ -176,10 +178,12 @@ def _train(missing: list[Run], store: Store, devices: int | None, job: dict[str,
                 launcher.launch(todo, poll)
                 if launcher.failures:
                     break
-                todo = [run for run in todo if store.result(run) is None]
-                if todo:  # held by another engine on this folder: wait for it, or take over when it lets go
-                    launcher.held.clear()
-                    time.sleep(2)
+                # What is left is held by another engine on this folder: wait for it, or take over when it lets go.
+                while todo := [run for run in todo if store.result(run) is None]:
+                    if not all(store.held(run) for run in todo):
+                        break
+                    time.sleep(1)
+                    poll()
             poll()
         except KeyboardInterrupt:
             raise ReproduceError(

@@ -114,6 +114,11 @@ class Store:
                 return
             yield folder
 
+    def held(self, run: Run) -> bool:
+        """Tell whether another process holds a run."""
+        with self.claim(run) as folder:
+            return folder is None
+
     def finish(self, run: Run, result: dict[str, Any]) -> None:
         """Mark a run done."""
         write_atomically(self.folder(run) / "result.json", json.dumps(result, indent=1) + "\n")

@@ -131,3 +131,17 @@ def test_a_full_disk_stops_the_grid_and_is_named(tmp_path, monkeypatch):
     answer = work({**job, "device": "cpu", "threads": 1})
     assert answer == {"status": "failed", "error": "OSError: [Errno 28] No space left on device", "fatal": True}
     assert Store(tmp_path).result(Run(density=0.5, **TINY)) is None
+
+
+def test_a_launcher_launches_again(tmp_path, monkeypatch):
+    code = 'import sys\nfor _ in sys.stdin: print(\'{"status": "failed", "error": "no", "fatal": false}\', flush=True)'
+
+    def start(self, extra):
+        self._processes.append(subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True))
+        return self._processes[-1]
+
+    monkeypatch.setattr(Launcher, "_start", start)
+    launcher = Launcher(Store(tmp_path), 1, JOB)
+    for times in (1, 2):
+        launcher.launch([Run(density=0.5, **TINY)], lambda: None)
+        assert len(launcher.failures) == times

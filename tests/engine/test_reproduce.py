@@ -128,3 +128,28 @@ def test_the_conditions_say_what_was_cut():
     )
     whole = Results([(Run(density=0.5), {}, None)])
     assert conditions("paper", whole) == "preset paper; data cifar10; 1 seed (0); net conv4; nothing cut"
+
+
+def test_a_run_that_another_engine_lets_go_of_is_taken_over_and_not_started_before(checkout, monkeypatch):
+    store, (run, *_) = Store("runs"), load("fig0").runs("quick")
+    (store.folder(run) / "result.json").unlink()
+    monkeypatch.setattr("lit_hidden.engine.reproduce.time.sleep", lambda seconds: naps.append(seconds))
+    naps, launches, claims = [], [], [store.claim(run)]
+    claims[0].__enter__()
+
+    def launch(self, runs, poll):
+        launches.append(len(naps))
+        if len(launches) == 2:
+            store.finish(run, {"accuracy": 70.0})
+
+    def held(self, run):
+        if len(naps) == 3:  # the other engine is killed
+            claims.pop().__exit__(None, None, None)
+        return real(self, run)
+
+    real = Store.held
+    monkeypatch.setattr(Launcher, "launch", launch)
+    monkeypatch.setattr(Store, "held", held)
+    text = printed()
+    assert launches == [0, 3]
+    assert "3 runs: 2 done, 1 to train" in text
