@@ -42,7 +42,6 @@ class Trace(L.Callback):
         self.masks: dict[str, Tensor] = {}
         self.seen: dict[str, Tensor] = {}
         self.kept: dict[str, Tensor] = {}  # layer -> (least, most)
-        self.entered = torch.zeros((), dtype=torch.long)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at the masks there are before the first update."""
@@ -59,7 +58,6 @@ class Trace(L.Callback):
             self.seen = {name: mask.clone() for name, mask in self.masks.items()}
         self.seen = {name: seen.to(device) for name, seen in self.seen.items()}
         self.kept = {name: kept.to(device) for name, kept in self.kept.items()}
-        self.entered = self.entered.to(device)
         self._count()
 
     def _count(self) -> None:
@@ -100,10 +98,8 @@ class Trace(L.Callback):
                 self.rows[name].append(value)
         came = {name: now[name] & ~mask for name, mask in self.masks.items()}
         again = torch.stack([(came[name] & seen).sum() for name, seen in self.seen.items()]).sum()
-        all_in = torch.stack([c.sum() for c in came.values()]).sum()
-        self.rows["swapped"].append(all_in)
+        self.rows["swapped"].append(torch.stack([c.sum() for c in came.values()]).sum())
         self.rows["reentered"].append(again)
-        self.entered += all_in - again
         self.seen = {name: seen | now[name] for name, seen in self.seen.items()}
         self.masks = now
         self._count()
@@ -114,13 +110,12 @@ class Trace(L.Callback):
             "rows": {k: torch.stack(v).cpu() for k, v in self.rows.items() if v},
             "seen": self.seen,
             "kept": self.kept,
-            "entered": self.entered,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Come back from a checkpoint."""
         self.rows |= {k: list(v) for k, v in state_dict["rows"].items()}
-        self.seen, self.kept, self.entered = state_dict["seen"], state_dict["kept"], state_dict["entered"]
+        self.seen, self.kept = state_dict["seen"], state_dict["kept"]
 
     def save(self, module: LitClassifier, path: Path) -> dict[str, Any]:
         """Write `trace.npz`; return what of it belongs into the result."""
@@ -129,11 +124,12 @@ class Trace(L.Callback):
         arrays["momentum"] = np.float32(module.recipe.momentum)
         arrays["weight_decay"] = np.float32(module.recipe.weight_decay)
         np.savez_compressed(path, **arrays)
+        swapped, reentered = (int(arrays[name].sum()) for name in ("swapped", "reentered"))
         return {
             "edges": sum(m.numel() for m in self.masks.values()),
-            "swapped": int(arrays["swapped"].sum()),
-            "entered": int(self.entered),
-            "reentered": int(arrays["reentered"].sum()),
+            "swapped": swapped,
+            "entered": swapped - reentered,
+            "reentered": reentered,
         }
 
 
