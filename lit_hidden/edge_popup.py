@@ -147,14 +147,20 @@ def check_density(density: float, numel: int) -> None:
         )
 
 
+def hidden_layers(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    """Map the layers hidden in `model` to (module, attribute of the weight), in the order of `named_modules`."""
+    return {
+        _layer(name, attribute): (module, attribute)
+        for name, module in model.named_modules()
+        if "parametrizations" in module._modules  # not a compiled wrapper, which passes on what the module inside has
+        for attribute, chain in module.parametrizations.items()
+        if isinstance(chain[0], Masker)
+    }
+
+
 def maskers(model: nn.Module) -> dict[str, Masker]:
     """Map the layers hidden in `model` to their maskers, in the order of `named_modules`; empty if none are."""
-    found: dict[str, Masker] = {}
-    for name, module in model.named_modules():
-        if parametrize.is_parametrized(module):
-            for weight, chain in module.parametrizations.items():
-                found |= {_layer(name, weight): m for m in chain if isinstance(m, Masker)}
-    return found
+    return {name: _chain(*place)[0] for name, place in hidden_layers(model).items()}
 
 
 def original_weight(model: nn.Module, layer: str) -> Tensor:
@@ -163,13 +169,15 @@ def original_weight(model: nn.Module, layer: str) -> Tensor:
     Raises:
         ValueError: `layer` is not hidden.
     """
-    for name, module in model.named_modules():
-        if parametrize.is_parametrized(module):
-            for weight, chain in module.parametrizations.items():
-                if _layer(name, weight) == layer and isinstance(chain[0], Masker):
-                    original: Tensor = chain.original
-                    return original
-    raise ValueError(f"layer {layer!r} is not hidden; hidden layers are {list(maskers(model))}")
+    layers = hidden_layers(model)
+    if layer not in layers:
+        raise ValueError(f"layer {layer!r} is not hidden; hidden layers are {list(layers)}")
+    original: Tensor = _chain(*layers[layer]).original
+    return original
+
+
+def _chain(module: nn.Module, attribute: str) -> Any:
+    return module.parametrizations[attribute]  # type: ignore[index]
 
 
 def hide(
@@ -288,21 +296,18 @@ def reveal(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: nothing is hidden in `model`.
     """
-    if not maskers(model):
+    layers = hidden_layers(model)
+    if not layers:
         raise ValueError(f"nothing is hidden in this {type(model).__name__}; reveal undoes hide(model)")
-    for module in list(model.modules()):
-        # Not a compiled wrapper, which only passes on what the module inside has.
-        if "parametrizations" in module._modules and parametrize.is_parametrized(module):
-            for attribute, chain in list(module.parametrizations.items()):  # type: ignore[union-attr, operator]
-                if isinstance(chain[0], Masker):
-                    masker = chain[0]
-                    # A deep copy shares the class from which torch deletes the property: give this module its own.
-                    shared = type(module)
-                    module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
-                    parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
-                    with torch.no_grad():
-                        weight = getattr(module, attribute)
-                        weight.copy_(masker.baked(weight))
+    for module, attribute in layers.values():
+        masker = _chain(module, attribute)[0]
+        # A deep copy shares the class from which torch deletes the property: give this module its own.
+        shared = type(module)
+        module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
+        parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
+        with torch.no_grad():
+            weight = getattr(module, attribute)
+            weight.copy_(masker.baked(weight))
     parameters = dict(model.named_parameters())
     hiding = model.__dict__.pop("_lit_hidden", None)
     for name in hiding.frozen if hiding else ():

@@ -16,9 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from lit_hidden.edge_popup import EdgePopup, Hiding, Masker, hide, maskers, original_weight, weight_layers
+from lit_hidden.edge_popup import EdgePopup, Hiding, Masker, hidden_layers, hide, maskers, original_weight
 
 _FORMAT = "lit_hidden subnetwork 1"
 
@@ -33,12 +32,8 @@ def used_masks(model: nn.Module) -> dict[str, Tensor]:
 
     Found from the product and not from the scores, so that it can contradict `masks`. A sampled supermask samples.
     """
-    found = {}
-    for name, (module, attribute) in weight_layers(model).items():
-        if parametrize.is_parametrized(module, attribute):
-            with torch.no_grad():
-                found[name] = getattr(module, attribute) != 0
-    return found
+    with torch.no_grad():
+        return {name: getattr(*place) != 0 for name, place in hidden_layers(model).items()}
 
 
 def fingerprint(model: nn.Module) -> str:

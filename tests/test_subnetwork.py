@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lit_hidden.edge_popup import EdgePopup, hide, maskers, original_weight, reveal
 from lit_hidden.nets import build
-from lit_hidden.subnetwork import fingerprint, load_subnetwork, masks, save_subnetwork
+from lit_hidden.subnetwork import fingerprint, load_subnetwork, masks, save_subnetwork, used_masks
 from lit_hidden.supermask import Supermask
 
 Photograph = Callable[[nn.Module], Any]
@@ -340,3 +340,11 @@ def test_a_hidden_model_cannot_be_loaded_into(tmp_path: Path, photograph: Photog
     message = "already hidden: 0, 4; reveal(model) first, or hide a fresh model"
     assert refusal(lambda: load_subnetwork(model, path)) == message
     assert photograph(model) == before
+
+
+def test_the_weights_used_are_those_of_hidden_layers_alone_and_those_of_the_masks() -> None:
+    net = nn.Sequential(nn.Linear(6, 5), nn.utils.parametrizations.spectral_norm(nn.Linear(5, 4)), nn.Linear(4, 3))
+    used = used_masks(hide(net, 0.4, skip=["1"]))
+    assert list(used) == ["0", "2"]
+    for name, mask in masks(net).items():
+        assert torch.equal(used[name], mask)
