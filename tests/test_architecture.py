@@ -13,9 +13,9 @@ PACKAGE = ROOT / "lit_hidden"
 # A room may import from lower floors, and from within itself:
 # `Makefile -> cli -> engine -> modules, data -> edge_popup, nets -> selection`.
 FLOORS = [
-    {"selection", "distributions", "recipes", "style"},
+    {"selection", "distributions", "recipes", "style", "published"},
     {"edge_popup", "experiment", "diagram"},
-    {"supermask", "subnetwork", "nets", "player"},
+    {"supermask", "subnetwork", "nets", "player", "panels"},
     {"modules", "data"},
     {"engine"},
     {"report"},
@@ -25,7 +25,7 @@ FLOORS = [
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 CORE = ["selection", "distributions", "edge_popup", "supermask"]
-EXPERIMENTS_MAY = {"experiment", "style", "diagram", "player", "report"}
+EXPERIMENTS_MAY = {"experiment", "published", "style", "panels", "diagram", "player"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
 

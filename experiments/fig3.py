@@ -1,0 +1,130 @@
+"""Figure 3: the deeper the random network, the closer its best subnetwork comes to the trained network.
+
+The paper's figure has a panel per net, Conv2 to Conv8: test accuracy over the percentage of weights kept, for Kaiming
+normal and signed constant weights, with the dense net trained with SGD and with Adam as lines. Adds to it: a random
+mask of half the weights, which says what is found and not just there.
+
+Source: Ramanujan et al., arXiv:1911.13299, figure 3 and section 4.2; hyper-parameters from the authors' configs.
+Cost: quick 3 minutes on two cores, short an hour and a half; paper: 240 runs of 100 epochs, hours on a GPU.
+"""
+
+from itertools import product
+
+from matplotlib.figure import Figure
+
+from lit_hidden import panels
+from lit_hidden.experiment import Claim, Results, Run, vary
+from lit_hidden.published import points
+
+NETS = ("conv2", "conv4", "conv6", "conv8")
+DISTRIBUTIONS = ("kaiming_normal", "signed_constant")
+DENSITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
+PRESETS = {  # a run, the densities, and how many seeds
+    "smoke": (Run(data="digits", width=0.125, epochs=1), (0.1, 0.5, 0.9), 1),
+    "quick": (Run(data="digits", width=0.125, epochs=4, batch_size=32), (0.1, 0.5, 0.9), 3),
+    "short": (Run(width=0.25, epochs=5, train_images=10_000), DENSITIES, 3),
+    "paper": (Run(), DENSITIES, 5),
+}
+
+
+def runs(preset: str) -> list[Run]:
+    base, densities, seeds = PRESETS[preset]
+    grid = []
+    for net in vary([base], seed=range(seeds), net=NETS):  # seed by seed: half a grid is a figure with fewer seeds
+        grid += vary([net], density=densities, distribution=DISTRIBUTIONS)
+        grid += vary([net], optimizer=("sgd", "adam"))
+        grid += vary([net], density=[0.5], distribution=["signed_constant"], method=["random"])
+    return grid
+
+
+def best(results: Results, net: str, distribution: str) -> float:
+    """Give the accuracy at the best of all densities."""
+    hidden = results.select(net=net, distribution=distribution, method="edge_popup")
+    return max(hidden.mean(density=density) for density in {run.density for run, _ in hidden})
+
+
+def dense(results: Results, net: str) -> float:
+    """Give the accuracy of the better of the two trained networks."""
+    return max(results.mean(net=net, method="dense", optimizer=optimizer) for optimizer in ("sgd", "adam"))
+
+
+def gap(results: Results, net: str, distribution: str) -> float:
+    """Give the points by which the trained network beats its best subnetwork."""
+    return dense(results, net) - best(results, net, distribution)
+
+
+def inverted(results: Results) -> float:
+    """Give the points by which the middle densities beat both ends, in the net and distribution where they do least."""
+    margins = []
+    for net, distribution in product(NETS, DISTRIBUTIONS):
+        hidden = results.select(net=net, distribution=distribution, method="edge_popup")
+        at = {density: hidden.mean(density=density) for density in {run.density for run, _ in hidden}}
+        middle = [accuracy for density, accuracy in at.items() if density and 0.3 <= density <= 0.7]
+        margins.append(max(middle) - max(at[min(at)], at[max(at)]))
+    return min(margins)
+
+
+def constants_ahead(results: Results, nets: tuple[str, ...], low: float, high: float) -> float:
+    """Give the points by which signed constants beat Kaiming normal, averaged over nets and densities."""
+    hidden = results.select(method="edge_popup")
+    densities = [d for d in {run.density for run, _ in hidden} if d and low <= d <= high]
+    signed, normal = (
+        [hidden.mean(net=net, distribution=distribution, density=d) for net in nets for d in densities]
+        for distribution in ("signed_constant", "kaiming_normal")
+    )
+    return (sum(signed) - sum(normal)) / len(signed)
+
+
+def found(results: Results) -> float:
+    """Give the points by which the found half beats a random half, in the net where it does least."""
+    half = results.select(density=0.5, distribution="signed_constant")
+    return min(half.mean(net=net, method="edge_popup") - half.mean(net=net, method="random") for net in NETS)
+
+
+CLAIMS = [
+    Claim("in every net the found half of the weights beats a random half", found),
+    Claim(
+        "the gap to the trained network shrinks from Conv2 to Conv8, with signed constants",
+        lambda r: gap(r, "conv2", "signed_constant") - gap(r, "conv8", "signed_constant"),
+    ),
+    Claim(
+        "the gap to the trained network shrinks from Conv2 to Conv8, with Kaiming normal weights",
+        lambda r: gap(r, "conv2", "kaiming_normal") - gap(r, "conv8", "kaiming_normal"),
+    ),
+    Claim(
+        "Conv8's best subnetwork of signed constants is within 1 point of Conv8 trained",
+        lambda r: 1 - gap(r, "conv8", "signed_constant"),
+    ),
+    Claim("in every net the best density lies between 30% and 70%, not at the ends", inverted),
+    Claim(
+        "from 30% to 70% signed constants beat Kaiming normal weights, on average",
+        lambda r: constants_ahead(r, NETS, 0.3, 0.7),
+    ),
+    Claim(
+        "at 10% they do not: Kaiming normal is ahead in Conv2, Conv4 and Conv6, on average",
+        lambda r: -constants_ahead(r, NETS[:3], 0.1, 0.1),
+    ),
+]
+
+
+def draw(results: Results, figure: Figure) -> None:
+    figure.set_size_inches(13, 4.6)
+    axes = figure.subplots(1, 4)
+    figure.subplots_adjust(left=0.05, right=0.99, top=0.92, bottom=0.36, wspace=0.24)
+    sources, data = {}, results.rows[0][0].data  # others' points belong to CIFAR-10 alone
+    for ax, net in zip(axes, NETS, strict=True):
+        for distribution in DISTRIBUTIONS:
+            look = panels.DISTRIBUTIONS[distribution]
+            panels.curve(ax, results, "density", look, net=net, distribution=distribution, method="edge_popup")
+            for point in points(net=net, distribution=distribution, data=data):
+                panels.hollow(ax, point.density or 0.5, point, look.color)
+                sources[point.source] = None
+        for optimizer, look in panels.DENSE.items():
+            panels.level(ax, results.values(net=net, method="dense", optimizer=optimizer), look)
+            for point in points(net=net, method="dense", optimizer=optimizer, data=data):
+                panels.hollow(ax, 0.95 if optimizer == "sgd" else 0.05, point, look.color)
+        panels.curve(ax, results, "density", panels.RANDOM, net=net, method="random")
+        panels.density_axis(ax, sorted({run.density for run, _ in results if run.density}))
+        ax.set_title(net.capitalize())
+    axes[0].set_ylabel("test accuracy (%)")
+    panels.legend(figure, axes, sources, bbox_to_anchor=(0.5, 0.06))

@@ -1,0 +1,90 @@
+"""Panels that several figures share: accuracy over a field of the Run, baselines as lines, others' points hollow."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
+
+from lit_hidden import style
+from lit_hidden.experiment import Results
+from lit_hidden.published import SOURCES, Published
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a series is drawn: colour, line style and marker all differ, so that a grey copy reads the same."""
+
+    label: str
+    color: str
+    linestyle: Any = "-"
+    marker: str = "o"
+
+
+DISTRIBUTIONS = {
+    "kaiming_normal": Look(r"Kaiming normal, $N_k$", "#5b9bd5", (0, (4, 1.2)), "s"),
+    "signed_constant": Look(r"signed constant, $U_k$", "#0b3c7a", "-", "o"),
+    "kaiming_uniform": Look("Kaiming uniform", "#c8690f", (0, (1.2, 1.2)), "v"),
+    "xavier_normal": Look(r"Xavier normal, $N_x$", "#a8327d", (0, (6, 1.2, 1.2, 1.2)), "D"),
+    "signed_xavier": Look(r"signed Xavier constant, $U_x$", "#7a9a01", (0, (3, 1, 1, 1, 1, 1)), "^"),
+}
+DENSE = {
+    "sgd": Look("dense, trained with SGD", "#c8690f", (0, (5, 1.5)), ""),
+    "adam": Look("dense, trained with Adam", "#7d4c14", (0, (1.2, 1.2)), ""),
+}
+RANDOM = Look("random mask, same density", "#8c8c8c", "", "x")
+HOLLOW = {"digitised": "D", "third party": "o", "quoted": "*", "authors": "P"}  # a source's marker
+
+
+def curve(axes: Axes, results: Results, x: str, look: Look, *, metric: str = "accuracy", **where: Any) -> None:
+    """Draw the mean over seeds of a metric over field `x`, shaded from the smallest to the largest seed."""
+    chosen = results.select(**where)
+    xs = sorted({getattr(run, x) for run, _ in chosen})
+    values = [chosen.values(metric, **{x: value}) for value in xs]
+    axes.fill_between(xs, [min(v) for v in values], [max(v) for v in values], color=look.color, alpha=0.18, linewidth=0)
+    axes.plot(
+        xs, [np.mean(v) for v in values], color=look.color, linestyle=look.linestyle, marker=look.marker,
+        markersize=4.5, label=look.label,
+    )  # fmt: skip
+
+
+def level(axes: Axes, values: list[float], look: Look) -> None:
+    """Draw a baseline as a line across, shaded from the smallest to the largest seed."""
+    axes.axhspan(min(values), max(values), color=look.color, alpha=0.13, linewidth=0)
+    axes.axhline(float(np.mean(values)), color=look.color, linestyle=look.linestyle, label=look.label)
+
+
+def hollow(axes: Axes, x: float, point: Published, color: str) -> None:
+    """Draw somebody else's number; its marker says whose."""
+    axes.plot(
+        [x], [point.accuracy], linestyle="", marker=HOLLOW[point.source], markersize=5.5, markerfacecolor="none",
+        markeredgecolor=color, markeredgewidth=0.9, zorder=1.9,
+    )  # fmt: skip
+
+
+def density_axis(axes: Axes, densities: Iterable[float]) -> None:
+    """Label the axis as the paper does: percent of weights kept, from many to few."""
+    ticks = sorted(densities)
+    axes.set_xticks(ticks)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+    axes.set_xlim(max(ticks) + 0.06, min(ticks) - 0.06)
+    axes.set_xlabel("% of weights kept")
+    axes.grid(axis="y")
+
+
+def legend(figure: Figure, axes: Iterable[Axes], sources: Iterable[str] = (), **place: Any) -> None:
+    """Name each series once for all panels, and each source of hollow markers."""
+    handles = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    for source in sources:
+        handles[f"hollow: {SOURCES[source][0]}"] = Line2D(
+            [], [], linestyle="", marker=HOLLOW[source], markersize=5.5, markerfacecolor="none",
+            markeredgecolor=style.COLORS["ink"], markeredgewidth=0.9,
+        )  # fmt: skip
+    figure.legend(handles.values(), handles.keys(), **{"loc": "lower center", "ncols": 4, **place})

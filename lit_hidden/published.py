@@ -1,0 +1,98 @@
+"""Accuracies that others report, with where each is from: hollow markers in drawings, and beside ours in the report.
+
+The paper prints no CIFAR-10 accuracy as a number: all it shows there are curves. So each point here says who read or
+measured it. All are test top-1 in percent, of nets at full width after the authors' 100 epochs.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+SOURCES = {  # key: a name for legends, and what it is
+    "digitised": (
+        "the paper, digitised",
+        "read from the Conv8 panel of the paper's figure 3, y-axis taken as 65 to 90; +-0.2 points",
+    ),
+    "third party": (
+        "third party, authors' code",
+        "numbers typed into a third party's plotting script: single runs of the authors' code, it seems",
+    ),
+    "quoted": (
+        "quoted by Slot Machines",
+        "the paper's best per net, as table 2 of Aladago & Torresani, arXiv:2101.06475, quotes it",
+    ),
+    "authors": ("the authors' README", "ImageNet top-1 printed in the README of the authors' code"),
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """One accuracy from elsewhere, and the fields of a Run that it belongs to; `density` is None where any was taken."""
+
+    source: str
+    net: str
+    method: str
+    accuracy: float
+    distribution: str | None = None
+    density: float | None = None
+    optimizer: str = "sgd"
+    data: str = "cifar10"
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def label(self) -> str:
+        """Name the source, for a legend."""
+        return SOURCES[self.source][0]
+
+
+def _curve(source: str, net: str, distribution: str, *accuracies: float | None) -> list[Published]:
+    """Pair accuracies with the densities of the paper's figure 3; None where there is no number."""
+    densities = (0.1, 0.3, 0.5, 0.7, 0.9)
+    return [
+        Published(source, net, "edge_popup", accuracy, distribution, density)
+        for density, accuracy in zip(densities, accuracies, strict=True)
+        if accuracy is not None
+    ]
+
+
+POINTS: tuple[Published, ...] = (
+    *_curve("third party", "conv2", "kaiming_normal", 66.19, 74.93, 75.61, 71.54, None),
+    *_curve("third party", "conv2", "signed_constant", 62.13, 76.19, 78.17, 74.59, None),
+    *_curve("third party", "conv4", "kaiming_normal", 73.78, 83.30, 83.60, 78.98, None),
+    *_curve("third party", "conv4", "signed_constant", 72.45, 84.44, 86.07, 83.20, None),
+    *_curve("third party", "conv6", "kaiming_normal", 78.27, 86.05, 86.78, 83.41, None),
+    *_curve("third party", "conv6", "signed_constant", 73.99, 86.51, 88.17, 86.57, None),
+    *_curve("third party", "conv8", "kaiming_normal", 67.01, 87.11, 87.96, 84.63, None),
+    *_curve("third party", "conv8", "signed_constant", None, 87.87, 89.20, 87.57, None),  # its run at 10% failed
+    *_curve("digitised", "conv8", "kaiming_normal", 71.7, 87.2, 87.7, 84.85, None),  # at 90%: below the axis, 65
+    *_curve("digitised", "conv8", "signed_constant", 67.9, 87.9, 89.15, 87.6, 71.3),
+    *(
+        Published("third party", net, "dense", accuracy, optimizer=optimizer)
+        for (net, optimizer), accuracy in zip(
+            product(("conv2", "conv4", "conv6", "conv8"), ("adam", "sgd")),
+            (79.16, 78.13, 86.66, 86.21, 87.82, 88.43, 88.81, 89.05),
+            strict=True,
+        )
+    ),
+    *(
+        Published("quoted", net, "edge_popup", accuracy)
+        for net, accuracy in (("conv2", 77.7), ("conv4", 85.8), ("conv6", 88.1))
+    ),
+    *(
+        Published("authors", net, "edge_popup", accuracy, distribution, 0.3, data="imagenet")
+        for net, distribution, accuracy in (
+            ("resnet50", "kaiming_normal", 61.7),
+            ("resnet50", "signed_constant", 68.6),
+            ("resnet101", "kaiming_normal", 66.15),
+            ("resnet101", "signed_constant", 72.3),
+            ("wide_resnet50_2", "kaiming_normal", 67.9),
+            ("wide_resnet50_2", "signed_constant", 73.3),
+        )
+    ),
+)
+
+
+def points(**where: object) -> Iterator[Published]:
+    """Give the published points whose fields equal `where`."""
+    return (p for p in POINTS if all(getattr(p, name) == value for name, value in where.items()))
