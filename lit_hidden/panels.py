@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -78,7 +79,7 @@ def density_axis(axes: Axes, densities: Iterable[float]) -> None:
 
 def legend(figure: Figure, axes: Iterable[Axes], sources: Iterable[str] = (), **place: Any) -> None:
     """Name each series once for all panels, and each source of hollow markers."""
-    handles = {}
+    handles: dict[str, Artist] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)

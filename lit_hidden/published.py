@@ -27,7 +27,10 @@ SOURCES = {  # key: a name for legends, and what it is
 
 @dataclass(frozen=True)
 class Published:
-    """One accuracy from elsewhere, and the fields of a Run that it belongs to; `density` is None where any was taken."""
+    """One accuracy from elsewhere, and the fields of a Run that it belongs to.
+
+    `density` of a hidden net is None where the source took the best of several.
+    """
 
     source: str
     net: str

@@ -20,6 +20,7 @@ from lit_hidden.experiment import (
     Run,
     Verdict,
     confidence_interval,
+    jackknife,
     judge,
     vary,
 )
@@ -504,16 +505,70 @@ def test_an_exact_claim_falls_with_a_single_seed() -> None:
     assert (v.verdict, v.why, v.low, v.high) == ("contradicted", "held for 3 of 4 seeds", -0.1, 8.0)
 
 
-def test_the_margin_sees_one_seed_at_a_time() -> None:
+def test_the_margin_of_an_exact_claim_sees_one_seed_at_a_time() -> None:
     seen = []
 
     def margin(one: Results) -> float:
         seen.append(one.seeds)
         return one.mean(density=0.5) - one.mean(density=0.3)
 
-    v = judge(Claim("denser is better", margin), results())
+    v = judge(Claim("denser is better", margin, every=True), results())
     assert seen == [[0], [1], [2]]
     assert (v.verdict, v.margin) == ("supported", pytest.approx(2))
+
+
+def test_other_margins_see_all_seeds_and_then_all_but_one() -> None:
+    seen = []
+
+    def margin(several: Results) -> float:
+        seen.append(several.seeds)
+        return several.mean(density=0.5) - several.mean(density=0.3)
+
+    v = judge(Claim("denser is better", margin), results())
+    assert sorted(map(tuple, seen)) == [(0, 1), (0, 1, 2), (0, 1, 2), (0, 2), (1, 2)]
+    assert (v.verdict, v.margin) == ("supported", pytest.approx(2))
+
+
+def test_the_jackknife_of_a_ratio_of_variances_by_hand() -> None:
+    # Variances of (1, 3, 8): 13; of its pairs (3, 8), (1, 8), (1, 3): 12.5, 24.5, 2. log 13 = 2.5649, and so on.
+    r = Results([(Run(seed=s), {"accuracy": a}, None) for s, a in enumerate((1.0, 3.0, 8.0))])
+    shares = jackknife(lambda several: math.log(np.var(several.values(), ddof=1)), r)
+    expected = [3 * 2.564949 - 2 * log for log in (2.525729, 3.198673, 0.693147)]
+    assert shares == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_best_density_is_that_of_the_mean_and_not_of_each_seed() -> None:
+    """At every seed another density is best, by noise alone: seed by seed, the best would be 3 points above."""
+    rows = [
+        (Run(density=d, seed=s), {"accuracy": 60.0 + (6 if i == s else 0)}, None)
+        for i, d in enumerate((0.3, 0.5, 0.7))
+        for s in range(3)
+    ]
+    r = Results(rows)
+
+    def best(several: Results) -> float:
+        return max(several.mean(density=d) for d in (0.3, 0.5, 0.7))
+
+    assert best(r) == 62
+    assert np.mean([best(r.select(seed=s)) for s in range(3)]) == 66
+    assert np.mean(jackknife(best, r)) == pytest.approx(3 * 62 - 2 * 63)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=12))
+def test_the_jackknife_of_a_mean_gives_the_values_back(values: list[float]) -> None:
+    r = Results([(Run(seed=s), {"accuracy": v}, None) for s, v in enumerate(values)])
+    assert jackknife(lambda several: several.mean(), r) == pytest.approx(values, abs=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(3, 8))
+def test_the_jackknife_agrees_with_one_written_in_numpy(seed: int, n: int) -> None:
+    values = np.random.default_rng(seed).normal(50, 5, n)
+    r = Results([(Run(seed=s), {"accuracy": float(v)}, None) for s, v in enumerate(values)])
+    left_out = [np.median(np.delete(values, i)) for i in range(n)]
+    expected = n * np.median(values) - (n - 1) * np.array(left_out)
+    assert jackknife(lambda several: float(np.median(several.values())), r) == pytest.approx(expected, abs=1e-9)
 
 
 @settings(max_examples=100, deadline=None)
