@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lit_hidden.recipes import DISTRIBUTIONS, PRECISIONS, SCHEDULES, recipe
+from lit_hidden.recipes import DISTRIBUTIONS, FINDERS, PRECISIONS, SCHEDULES, recipe
 
 SCHEMA = 1  # raise it when equal descriptions no longer mean equal results
 
@@ -43,8 +43,9 @@ class Run:
 
     Args:
         density: fraction of weights kept, in (0, 1]; None for the dense baseline.
-        method: `edge_popup`, `dense`, `supermask` (Zhou's) or `random` (a random mask that nobody trains); None is
-            `edge_popup` with a density and `dense` without.
+        method: `edge_popup`, `dense`, `supermask` (Zhou's), `random` (a random mask that nobody trains) or `ticket` (the
+            weights of a found subnetwork are trained); None is `edge_popup` with a density and `dense` without.
+        found_by: the method that finds a ticket's subnetwork, see `parent`; None is `edge_popup`. Tickets alone have it.
         net: a name for `lit_hidden.build`.
         width: channel multiplier.
         distribution: what the weights are drawn from, see `lit_hidden.distributions`.
@@ -54,7 +55,7 @@ class Run:
         held_out: training images set aside for validation; 0, as in the paper, watches the test set instead.
         augment: random crop and flip; None is the data set's custom.
         epochs: passes over the training images. The paper's is 100.
-        optimizer: `sgd` or, for the dense baseline, `adam`.
+        optimizer: `sgd` or, where weights are trained (dense, ticket), `adam`.
         batch_size: images per step, over all devices.
         schedule: `cosine`, stepped per epoch as the authors', or `constant`.
         precision: Lightning's name for the arithmetic, `32-true` or `bf16-mixed`.
@@ -67,6 +68,7 @@ class Run:
 
     density: float | None = None
     method: str | None = None
+    found_by: str | None = None
     net: str = "conv4"
     width: float = 1.0
     distribution: str | None = None
@@ -112,6 +114,17 @@ class Run:
             )
         if run.density is not None and not 0 < run.density <= 1:
             raise ValueError(f"density={run.density} is the fraction of weights kept and must lie in (0, 1]")
+        if run.method == "ticket" and run.found_by not in FINDERS:
+            raise ValueError(f"found_by={run.found_by!r} finds no subnetwork; methods that do are {', '.join(FINDERS)}")
+        if run.method != "ticket" and run.found_by is not None:
+            raise ValueError(
+                f"found_by={run.found_by!r} says which subnetwork a ticket trains; method={run.method!r} trains none"
+            )
+        if run.method == "ticket" and run.precision in ("bf16-true", "16-true", "64-true"):
+            raise ValueError(
+                f"precision={run.precision!r} changes the weights by which a found subnetwork is recognised; "
+                "tickets take 32-true, bf16-mixed or 16-mixed"
+            )
         for name in ("epochs", "batch_size"):
             if getattr(run, name) < 1:
                 raise ValueError(f"{name}={getattr(run, name)} trains nothing; it must be at least 1")
@@ -128,6 +141,7 @@ class Run:
         method = self.method or ("dense" if self.density is None else "edge_popup")
         values = asdict(self) | {"method": method}
         published = {**asdict(recipe(method, self.net, self.optimizer)), **dict.fromkeys(_SEEDS, self.seed)}
+        published |= {"found_by": "edge_popup"} if method == "ticket" else {}
         values |= {name: value for name, value in published.items() if values[name] is None}
         # 2 and 2.0, numpy's numbers and Python's, are one description.
         for name, value in values.items():
@@ -139,6 +153,23 @@ class Run:
         for name, value in values.items():
             object.__setattr__(run, name, value)
         return run
+
+    @property
+    def parent(self) -> "Run | None":
+        """The run whose subnetwork a ticket trains; None of other runs, which need none.
+
+        The same description with the method `found_by` and that method's published hyper-parameters; traces are left
+        out. A batch size other than the ticket's own published one is the parent's too: it was set for both.
+        """
+        run = self.resolved
+        if run.method != "ticket":
+            return None
+        own = recipe("ticket", run.net, run.optimizer)
+        values = asdict(run) | {name: None for name in asdict(own) if name != "distribution"}
+        values |= {"method": run.found_by, "found_by": None, "optimizer": "sgd", "trace": 0}
+        if run.batch_size != own.batch_size:
+            values["batch_size"] = run.batch_size
+        return Run(**values)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Run) and self.hash == other.hash
@@ -165,6 +196,8 @@ class Run:
         parts = [run.net if run.width == 1 else f"{run.net}x{run.width:g}"]
         parts += [run.optimizer if run.density is None else f"k{100 * run.density:g}"]
         parts += [] if run.method in ("dense", "edge_popup") else [str(run.method)]
+        if run.method == "ticket":
+            parts += [f"of_{run.found_by}", *([] if run.optimizer == "sgd" else [run.optimizer])]
         parts += [] if run.method == "dense" else [str(run.distribution)]
         parts += [] if run.scaled is False else ["scaled" if run.scaled is True else f"scaled_{run.scaled}"]
         return "-".join([*parts, f"s{run.seed}"])
@@ -229,6 +262,10 @@ class Results:
         if not chosen:
             raise ValueError(f"no run has {where}; there are {len(self.rows)} runs")
         return Results(chosen)
+
+    def each(self, name: str, **where: Any) -> list[Any]:
+        """List the values of a field that occur among the selected runs, ascending, without None."""
+        return sorted({getattr(run, name) for run, _ in self.select(**where)} - {None})
 
     def values(self, metric: str = "accuracy", **where: Any) -> list[float]:
         """List a metric of the selected runs, by seed. `accuracy` is test top-1 after the last epoch, in percent."""
@@ -331,7 +368,10 @@ def judge(claim: Claim, results: Results) -> Verdict:
         mean = sum(margins) / len(margins)
     else:
         mean = float(claim.margin(results))
-        margins = [mean] if len(seeds) < MIN_SEEDS else jackknife(claim.margin, results)
+        if len(seeds) < MIN_SEEDS:
+            why = f"too few seeds: {len(seeds)} of at least {MIN_SEEDS}"
+            return verdict("undecided", why, mean, -math.inf, math.inf)
+        margins = jackknife(claim.margin, results)
     if not all(map(math.isfinite, [mean, *margins])):
         bad = next(m for m in [mean, *margins] if not math.isfinite(m))
         return verdict("undecided", f"a margin is {bad}", mean, bad, bad)
@@ -339,8 +379,6 @@ def judge(claim: Claim, results: Results) -> Verdict:
         low, high = min(margins), max(margins)
         why = f"held for {sum(m >= 0 for m in margins)} of {len(seeds)} seeds"
         return verdict("supported" if low >= 0 else "contradicted", why, mean, low, high)
-    if len(seeds) < MIN_SEEDS:
-        return verdict("undecided", f"too few seeds: {len(seeds)} of at least {MIN_SEEDS}", mean, -math.inf, math.inf)
     low, high = confidence_interval(margins)
     mean = sum(margins) / len(margins)
     if low > 0:  # not at 0: two nets that both stay at chance do not beat each other

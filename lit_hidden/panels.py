@@ -24,12 +24,13 @@ class Look:
     color: str
     linestyle: Any = "-"
     marker: str = "o"
+    face: str | None = None  # of the marker; None is its colour
 
 
 DISTRIBUTIONS = {
     "kaiming_normal": Look(r"Kaiming normal, $N_k$", "#5b9bd5", (0, (4, 1.2)), "s"),
     "signed_constant": Look(r"signed constant, $U_k$", "#0b3c7a", "-", "o"),
-    "kaiming_uniform": Look("Kaiming uniform", "#c8690f", (0, (1.2, 1.2)), "v"),
+    "kaiming_uniform": Look("Kaiming uniform", "#2a8f6a", (0, (1.2, 1.2)), "v"),
     "xavier_normal": Look(r"Xavier normal, $N_x$", "#a8327d", (0, (6, 1.2, 1.2, 1.2)), "D"),
     "signed_xavier": Look(r"signed Xavier constant, $U_x$", "#7a9a01", (0, (3, 1, 1, 1, 1, 1)), "^"),
 }
@@ -43,13 +44,12 @@ HOLLOW = {"digitised": "D", "third party": "o", "quoted": "*", "authors": "P"}  
 
 def curve(axes: Axes, results: Results, x: str, look: Look, *, metric: str = "accuracy", **where: Any) -> None:
     """Draw the mean over seeds of a metric over field `x`, shaded from the smallest to the largest seed."""
-    chosen = results.select(**where)
-    xs = sorted({getattr(run, x) for run, _ in chosen})
+    chosen, xs = results.select(**where), results.each(x, **where)
     values = [chosen.values(metric, **{x: value}) for value in xs]
     axes.fill_between(xs, [min(v) for v in values], [max(v) for v in values], color=look.color, alpha=0.18, linewidth=0)
     axes.plot(
         xs, [np.mean(v) for v in values], color=look.color, linestyle=look.linestyle, marker=look.marker,
-        markersize=4.5, label=look.label,
+        markersize=4.5, markerfacecolor=look.face or look.color, label=look.label,
     )  # fmt: skip
 
 
@@ -74,6 +74,16 @@ def density_axis(axes: Axes, densities: Iterable[float]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
     axes.set_xlim(max(ticks) + 0.06, min(ticks) - 0.06)
     axes.set_xlabel("% of weights kept")
+    axes.grid(axis="y")
+
+
+def width_axis(axes: Axes, widths: Iterable[float]) -> None:
+    """Label a logarithmic axis with the width multipliers."""
+    ticks = sorted(widths)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [f"x{width:g}" for width in ticks], minor=False)
+    axes.minorticks_off()
+    axes.set_xlabel("width multiplier")
     axes.grid(axis="y")
 
 

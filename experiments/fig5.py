@@ -1,0 +1,100 @@
+"""Figure 5: with equally many weights kept, choosing them from a wider random network is better.
+
+The paper's figure has Conv4, Kaiming normal weights, and three curves of constant size: as many weights as 30%, 50%
+and 70% of Conv4 at width 1. As the net widens, the density falls accordingly. The widths are ours; narrower nets than
+those here have not enough weights.
+
+Source: Ramanujan et al., arXiv:1911.13299, figure 5 and section 4.3 (the caption from memory, to be checked);
+hyper-parameters from the authors' configs.
+Cost: quick 2 minutes on two cores, short an hour; paper: 65 runs of 100 epochs, on a GPU.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lit_hidden import panels
+from lit_hidden.experiment import Claim, Results, Run, vary
+
+DENSITIES = (0.3, 0.5, 0.7)  # at the first width of all
+HIDDEN = Run(density=0.5, distribution="kaiming_normal", net="conv4")
+PRESETS = {  # a run of the first width, the other widths as its multiples, and how many seeds
+    "smoke": (replace(HIDDEN, data="digits", width=0.0625, epochs=1), (2.0,), 1),
+    "quick": (replace(HIDDEN, data="digits", width=0.125, epochs=4, batch_size=32), (1.5, 2.0, 3.0), 3),
+    "short": (replace(HIDDEN, width=0.25, epochs=5, train_images=10_000), (1.5, 2.0), 3),
+    "paper": (HIDDEN, (1.5, 2.0, 3.0), 5),
+}
+LOOKS = {
+    0.3: panels.Look("as many weights as 30% of the narrowest", "#8cc0f0", (0, (1.2, 1.2)), "v"),
+    0.5: panels.Look("as many as 50%", "#0b3c7a", "-", "o"),
+    0.7: panels.Look("as many as 70%", "#4a86c8", (0, (4, 1.2)), "s"),
+}
+
+
+def weights(width: float, channels: int = 3, size: int = 32) -> int:
+    """Count the weights of Conv4: 2,425,024 at width 1 on CIFAR-10."""
+    narrow, wide, full = int(64 * width), int(128 * width), int(256 * width)
+    convolutions = 9 * (channels * narrow + narrow * narrow + narrow * wide + wide * wide)
+    return convolutions + wide * (size // 4) ** 2 * full + full * full + full * 10
+
+
+def thinned(run: Run, multiple: float) -> Run:
+    """Widen a run, keeping as many weights: the density falls."""
+    assert run.density is not None
+    channels, wider = 1 if run.data == "digits" else 3, multiple * run.width
+    density = run.density * weights(run.width, channels) / weights(wider, channels)
+    return replace(run, width=wider, density=round(density, 6))
+
+
+def runs(preset: str) -> list[Run]:
+    base, multiples, seeds = PRESETS[preset]
+    grid = []
+    for narrowest in vary([base], seed=range(seeds)):
+        for run in vary([narrowest], density=DENSITIES):
+            grid += [run, *(thinned(run, multiple) for multiple in multiples)]
+        grid.append(replace(narrowest, density=None, distribution=None))
+    return grid
+
+
+def size(results: Results, density: float) -> Results:
+    """Keep the runs with as many weights as the narrowest net has at `density`."""
+    narrowest = results.select(width=min(results.each("width")), density=density).rows[0][0]
+    densities = {thinned(narrowest, width / narrowest.width).density for width in results.each("width")} | {density}
+    return Results(row for row in results.rows if row[0].density in densities)
+
+
+def per_doubling(results: Results) -> float:
+    """Give the points gained where the net has twice the width and keeps as many weights, averaged over the sizes."""
+    widths = results.each("width")
+    slopes = [
+        np.polyfit(np.log2(widths), [size(results, density).mean(width=width) for width in widths], 1)[0]
+        for density in DENSITIES
+    ]
+    return float(np.mean(slopes))
+
+
+CLAIMS = [
+    Claim("with as many weights kept, a wider random network holds a better subnetwork", per_doubling,
+          "points per doubling of width"),
+]  # fmt: skip
+
+
+def draw(results: Results, figure: Figure) -> None:
+    figure.set_size_inches(6.4, 4.8)
+    axes = figure.add_axes((0.1, 0.34, 0.87, 0.58))
+    hidden = Results(row for row in results.rows if row[0].density)
+    for density, look in LOOKS.items():
+        kept = size(hidden, density)
+        panels.curve(axes, kept, "width", look)
+        for width in kept.each("width"):
+            axes.annotate(
+                f"{100 * kept.select(width=width).rows[0][0].density:.3g}%", (width, kept.mean(width=width)),
+                textcoords="offset points", xytext=(0, 5), ha="center", fontsize=7, color=look.color,
+            )  # fmt: skip
+    narrowest = results.select(method="dense").values()
+    panels.level(axes, narrowest, replace(panels.DENSE["sgd"], label="dense, the narrowest, trained with SGD"))
+    panels.width_axis(axes, hidden.each("width"))
+    axes.set(ylabel="test accuracy (%)")
+    axes.set_title("Conv4, Kaiming normal weights; at each point its density")
+    panels.legend(figure, [axes], ncols=2, bbox_to_anchor=(0.5, 0.06))

@@ -1,0 +1,107 @@
+"""Figure 6: edge-popup finds better subnetworks than the sampled supermasks of Zhou et al.
+
+The paper's figure has test accuracy over the percentage of weights kept, for edge-popup and for Zhou et al.'s algorithm
+on several distributions. What a supermask keeps is a result and not a setting, since its probabilities are learned: its
+points stand where it ended, and it is compared with edge-popup interpolated there. Supermasks are sampled at test, as
+in both published codes; the accuracy of the rounded masks is in results.csv.
+
+Source: Ramanujan et al., arXiv:1911.13299, figure 6 and section 4.4 (the caption from memory, to be checked); Zhou et
+al., arXiv:1905.01067; hyper-parameters of both from the authors' configs.
+Cost: quick 3 minutes on two cores, short an hour and a half; paper: 480 runs of 100 epochs, a third of them figure 3's.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lit_hidden import panels
+from lit_hidden.experiment import Claim, Results, Run, vary
+
+POPUP = ("kaiming_normal", "signed_constant")
+ZHOU = (*POPUP, "xavier_normal", "signed_xavier")
+DENSITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
+PRESETS = {  # a run, the nets, the densities of edge-popup and where supermasks start, and how many seeds
+    "smoke": (Run(data="digits", width=0.125, epochs=1), ("conv2",), (0.1, 0.5, 0.9), (0.5,), 1),
+    "quick": (Run(data="digits", width=0.125, epochs=4, batch_size=32), ("conv2", "conv4"), (0.1, 0.5, 0.9), (0.5,), 3),
+    "short": (Run(width=0.25, epochs=5, train_images=10_000), ("conv2", "conv4"), DENSITIES, (0.3, 0.5, 0.7), 3),
+    "paper": (Run(), ("conv2", "conv4", "conv6", "conv8"), DENSITIES, DENSITIES, 5),
+}
+
+
+def runs(preset: str) -> list[Run]:
+    base, nets, densities, starts, seeds = PRESETS[preset]
+    grid = []
+    for net in vary([base], seed=range(seeds), net=nets):
+        grid += vary([net], density=densities, distribution=POPUP)
+        grid += vary([net], density=starts, distribution=ZHOU, method=["supermask"])
+        grid += [net]
+    return grid
+
+
+def ahead(results: Results, net: str, distribution: str) -> float:
+    """Give the points by which edge-popup, interpolated at the densities supermasks ended at, beats them."""
+    same = results.select(net=net, distribution=distribution)
+    densities = same.each("density", method="edge_popup")
+    popup = [same.mean(method="edge_popup", density=density) for density in densities]
+    margins = []
+    for start in same.each("density", method="supermask"):
+        kept = same.mean("density_sampled", method="supermask", density=start)
+        margins.append(np.interp(kept, densities, popup) - same.mean(method="supermask", density=start))
+    return float(np.mean(margins))
+
+
+def constants_ahead(results: Results, method: str) -> float:
+    """Give the points by which signed constants beat Kaiming normal, from 30% to 70%, averaged over nets."""
+    hidden = results.select(method=method)
+    cells = [(n, d) for n in hidden.each("net") for d in hidden.each("density") if 0.3 <= d <= 0.7]
+    signed, normal = (
+        sum(hidden.mean(net=n, density=d, distribution=distribution) for n, d in cells) / len(cells)
+        for distribution in ("signed_constant", "kaiming_normal")
+    )
+    return signed - normal
+
+
+CLAIMS = [
+    Claim(
+        f"at as many weights kept, edge-popup beats sampled supermasks in every net, {words}",
+        lambda r, distribution=distribution: min(ahead(r, net, distribution) for net in r.each("net")),
+    )
+    for distribution, words in (("signed_constant", "signed constants"), ("kaiming_normal", "Kaiming normal weights"))
+] + [
+    Claim(
+        f"{words} do better on signed constants than on Kaiming normal weights, on average",
+        lambda r, method=method: constants_ahead(r, method),
+    )
+    for method, words in (("edge_popup", "edge-popup's subnetworks"), ("supermask", "sampled supermasks"))
+]
+
+
+def draw(results: Results, figure: Figure) -> None:
+    nets = results.each("net")
+    figure.set_size_inches(3.2 * max(len(nets), 3), 4.9)
+    axes = figure.subplots(1, len(nets), squeeze=False)[0]
+    figure.subplots_adjust(left=0.065, right=0.985, top=0.92, bottom=0.38, wspace=0.2)
+    for ax, net in zip(axes, nets, strict=True):
+        same = results.select(net=net)
+        for distribution in POPUP:
+            look = panels.DISTRIBUTIONS[distribution]
+            label = f"edge-popup, {look.label}"
+            panels.curve(ax, same, "density", replace(look, label=label),
+                         distribution=distribution, method="edge_popup")  # fmt: skip
+        for distribution in ZHOU:
+            look, zhou = panels.DISTRIBUTIONS[distribution], same.select(distribution=distribution, method="supermask")
+            starts = zhou.each("density")
+            for start in starts:  # both coordinates are results: a small point a seed, a large one for their mean
+                ax.plot(zhou.values("density_sampled", density=start), zhou.values(density=start), linestyle="",
+                        marker=look.marker, markersize=2.2, color=look.color, alpha=0.6)  # fmt: skip
+            ax.plot(
+                [zhou.mean("density_sampled", density=s) for s in starts], [zhou.mean(density=s) for s in starts],
+                color=look.color, linestyle=(0, (1, 2)), linewidth=1.1, marker=look.marker, markersize=5.5,
+                markerfacecolor="white", label=f"Zhou et al., {look.label}",
+            )  # fmt: skip
+        panels.level(ax, same.values(method="dense"), panels.DENSE["sgd"])
+        panels.density_axis(ax, results.each("density", method="edge_popup"))
+        ax.set_title(net.capitalize())
+    axes[0].set_ylabel("test accuracy (%)")
+    panels.legend(figure, axes, ncols=3, bbox_to_anchor=(0.5, 0.06))
