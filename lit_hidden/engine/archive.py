@@ -1,0 +1,95 @@
+"""Runs that are done, in one file: to commit beside the drawings, to redraw them, and to go on from elsewhere."""
+
+import gzip
+import io
+import os
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from lit_hidden.engine.store import Store, StoreError
+from lit_hidden.experiment import Run
+
+RECORD = ("run.json", "metrics.csv", "result.json")  # in the order of writing: the last means done
+ARRAYS = ("trace.npz", "swaps.npz")
+LIMIT = 1_000_000  # bytes of arrays that a run may bring along
+
+
+def pack(store: Store, runs: Iterable[Run], path: Path) -> tuple[list[Run], list[Run]]:
+    """Write those of `runs` that are done into the archive `path`; equal runs make equal bytes.
+
+    Returns:
+        The runs packed, and those left out because their arrays are larger than `LIMIT`.
+    """
+    packed, left_out = [], []
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for run in sorted(set(runs), key=lambda run: run.hash):
+            if store.result(run) is None:
+                continue
+            folder = store.folder(run)
+            arrays = [name for name in ARRAYS if (folder / name).exists()]
+            if sum((folder / name).stat().st_size for name in arrays) > LIMIT:
+                left_out.append(run)
+                continue
+            for name in (*arrays, *RECORD):
+                data = (folder / name).read_bytes()
+                entry = tarfile.TarInfo(f"{run.hash}/{name}")  # no dates, no owners
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+            packed.append(run)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(gzip.compress(out.getvalue(), mtime=0))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return packed, left_out
+
+
+def unpack(path: Path, store: Store) -> tuple[int, int]:
+    """Put the runs of an archive into `store`; what is done there already, or being trained, stays as it is.
+
+    Returns:
+        How many runs were new, and how many were not.
+
+    Raises:
+        StoreError: not an archive of runs; nothing of a damaged run is taken for done.
+    """
+    new = known = 0
+    for name, files in _read(path).items():
+        try:
+            run = Run.from_json(files["run.json"].decode())
+        except (KeyError, ValueError) as error:
+            raise StoreError(f"{path}: {name} holds no run: {error}") from error
+        if run.hash != name or not files.keys() >= set(RECORD):
+            raise StoreError(f"{path}: {name} is not the whole of {run.name}, {run.hash}; pack it again")
+        with store.claim(run) as folder:
+            if folder is None or store.result(run) is not None:
+                known += 1
+                continue
+            for file in (*ARRAYS, *RECORD):
+                if file in files:
+                    part = folder / f".{file}.part"
+                    part.write_bytes(files[file])
+                    part.replace(folder / file)
+            (folder / "last.ckpt").unlink(missing_ok=True)
+            new += 1
+    return new, known
+
+
+def _read(path: Path) -> dict[str, dict[str, bytes]]:
+    """Read the files of each run; nothing is written, so names cannot lead outside."""
+    runs: dict[str, dict[str, bytes]] = {}
+    try:
+        with tarfile.open(path, "r:gz") as tar:
+            for entry in tar:
+                folder, _, file = entry.name.partition("/")
+                data = tar.extractfile(entry)
+                if data is None or file not in (*ARRAYS, *RECORD):
+                    raise StoreError(f"{path} is no archive of runs: it holds {entry.name!r}")
+                runs.setdefault(folder, {})[file] = data.read()
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise StoreError(f"{path} is no archive of runs, or damaged: {error}") from error
+    return runs

@@ -1,0 +1,136 @@
+"""Runs in one file: what went in comes out, nothing half, nothing over what is there."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lit_hidden.engine import archive
+from lit_hidden.engine.archive import pack, unpack
+from lit_hidden.engine.store import Store, StoreError
+from lit_hidden.experiment import Run
+
+RUNS = [Run(density=0.5, net="conv2", data="digits", epochs=2, seed=seed) for seed in range(3)]
+
+
+def done(store: Store, run: Run, accuracy: float = 50.0) -> None:
+    with store.claim(run) as folder:
+        assert folder is not None
+        (folder / "run.json").write_text(run.to_json())
+        (folder / "metrics.csv").write_text("epoch,step,test_top1\n0,0,10\n1,9,30\n")
+        (folder / "last.ckpt").write_text("large")
+        (folder / "log.txt").write_text("chatty")
+        store.finish(run, {"accuracy": accuracy})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(tmp_path / "runs")
+    done(store, RUNS[0])
+    done(store, RUNS[1], 51.0)
+    return store
+
+
+def names(path: Path) -> list[str]:
+    with tarfile.open(path) as tar:
+        return tar.getnames()
+
+
+def test_what_is_done_goes_in_and_comes_out(store: Store, tmp_path: Path) -> None:
+    path, other = tmp_path / "out" / "runs.tar.gz", Store(tmp_path / "elsewhere")
+    assert pack(store, RUNS, path) == (sorted(RUNS[:2], key=lambda r: r.hash), [])
+    assert unpack(path, other) == (2, 0)
+    for run in RUNS[:2]:
+        assert other.result(run) == store.result(run)
+        for name in ("run.json", "metrics.csv"):
+            assert (other.folder(run) / name).read_bytes() == (store.folder(run) / name).read_bytes()
+    assert other.result(RUNS[2]) is None
+    assert {Path(name).name for name in names(path)} == {"run.json", "metrics.csv", "result.json"}
+
+
+def test_equal_runs_are_equal_bytes(store: Store, tmp_path: Path) -> None:
+    pack(store, RUNS, tmp_path / "one.tar.gz")
+    pack(store, [*RUNS[::-1], RUNS[0]], tmp_path / "two.tar.gz")
+    assert (tmp_path / "one.tar.gz").read_bytes() == (tmp_path / "two.tar.gz").read_bytes()
+
+
+def test_arrays_come_along_unless_they_are_large(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(store.folder(RUNS[0]) / "swaps.npz", a=np.arange(10))
+    np.savez(store.folder(RUNS[1]) / "trace.npz", a=np.arange(10_000))
+    monkeypatch.setattr(archive, "LIMIT", 10_000)
+    path, other = tmp_path / "runs.tar.gz", Store(tmp_path / "elsewhere")
+    assert pack(store, RUNS, path) == ([RUNS[0]], [RUNS[1]])
+    assert unpack(path, other) == (1, 0)
+    assert np.load(other.folder(RUNS[0]) / "swaps.npz")["a"].sum() == 45
+
+
+def test_what_is_done_already_stays(store: Store, tmp_path: Path) -> None:
+    path, other = tmp_path / "runs.tar.gz", Store(tmp_path / "elsewhere")
+    pack(store, RUNS, path)
+    done(other, RUNS[0], 99.0)
+    assert unpack(path, other) == (1, 1)
+    assert other.result(RUNS[0]) == {"accuracy": 99.0}
+    assert unpack(path, other) == (0, 2)
+
+
+def test_a_run_that_was_begun_is_done_now_and_its_checkpoint_gone(store: Store, tmp_path: Path) -> None:
+    path, other = tmp_path / "runs.tar.gz", Store(tmp_path / "elsewhere")
+    pack(store, RUNS, path)
+    with other.claim(RUNS[0]) as folder:
+        assert folder is not None
+        (folder / "last.ckpt").write_text("half")
+    assert unpack(path, other) == (2, 0)
+    assert not (other.folder(RUNS[0]) / "last.ckpt").exists()
+
+
+def test_a_run_that_is_being_trained_is_let_alone(store: Store, tmp_path: Path) -> None:
+    path, other = tmp_path / "runs.tar.gz", Store(tmp_path / "elsewhere")
+    pack(store, RUNS, path)
+    with other.claim(RUNS[0]):
+        assert unpack(path, other) == (1, 1)
+        assert other.result(RUNS[0]) is None
+
+
+def tar_of(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return path
+
+
+def test_names_cannot_lead_outside(tmp_path: Path) -> None:
+    path = tar_of(tmp_path / "evil.tar.gz", {"../../evil": b"x"})
+    with pytest.raises(StoreError, match=r"it holds '\.\./\.\./evil'"):
+        unpack(path, Store(tmp_path / "runs"))
+    path = tar_of(tmp_path / "evil.tar.gz", {"../run.json": RUNS[0].to_json().encode(), "../result.json": b"{}"})
+    with pytest.raises(StoreError, match=f"^{path}: .. is not the whole of {RUNS[0].name}, {RUNS[0].hash}; pack it"):
+        unpack(path, Store(tmp_path / "runs"))
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_a_run_under_anothers_name_or_with_a_file_missing_is_refused(tmp_path: Path) -> None:
+    run = RUNS[0]
+    whole = {"run.json": run.to_json().encode(), "metrics.csv": b"", "result.json": b'{"accuracy": 5.0}'}
+    for folder, files in (("abc", whole), (run.hash, {k: v for k, v in whole.items() if k != "metrics.csv"})):
+        path = tar_of(tmp_path / "t.tar.gz", {f"{folder}/{name}": data for name, data in files.items()})
+        with pytest.raises(StoreError, match=f"{folder} is not the whole of {run.name}"):
+            unpack(path, Store(tmp_path / "runs"))
+    path = tar_of(tmp_path / "t.tar.gz", {"abc/run.json": json.dumps({"schema": 0}).encode()})
+    with pytest.raises(StoreError, match="abc holds no run: not a run description of schema"):
+        unpack(path, Store(tmp_path / "runs"))
+
+
+def test_a_cut_file_and_no_file_are_refused(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "runs.tar.gz"
+    with pytest.raises(StoreError, match=r"runs.tar.gz is no archive of runs, or damaged: .*No such file"):
+        unpack(path, store)
+    pack(store, RUNS, path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(StoreError, match="is no archive of runs, or damaged"):
+        unpack(path, Store(tmp_path / "elsewhere"))
+    assert not (tmp_path / "elsewhere").exists()
