@@ -5,13 +5,15 @@ PRESET ?= quick
 RUNS_DIR ?= runs
 DATA_DIR ?= data
 OUT ?= results
+RESULTS ?= experiments/results
+FIG ?= fig1
 ARGS ?=
 
 BIN := $(VENV)/bin
 export RUNS_DIR DATA_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev test lint format wheel clean FORCE
+.PHONY: help install install-dev test lint format report compare wandb-sync wheel clean FORCE
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z%0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +48,15 @@ format: install-dev ## Format the code
 
 reproduce-%: install FORCE ## Train a figure's missing runs, check its claims, draw it (fig1, fig2; PRESET=quick)
 	$(BIN)/lit-hidden reproduce $* --preset $(PRESET) --out $(OUT) $(ARGS)
+
+report: install ## Write one HTML page of all committed results (RESULTS=experiments/results)
+	$(BIN)/lit-hidden report --results $(RESULTS) $(ARGS)
+
+compare: install ## Print an experiment's runs side by side (FIG=fig3; ARGS="--sort accuracy --where net=conv4")
+	$(BIN)/lit-hidden compare $(FIG) --preset $(PRESET) --results $(RESULTS) $(ARGS)
+
+wandb-sync: install ## Upload the runs that Weights & Biases kept offline in wandb/
+	$(BIN)/lit-hidden wandb-sync $(ARGS)
 
 wheel: install-dev ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel .

@@ -21,7 +21,11 @@ DENSITIES = (0.3, 0.5, 0.7)  # at the first width of all
 HIDDEN = Run(density=0.5, distribution="kaiming_normal", net="conv4")
 PRESETS = {  # a run of the first width, the other widths as its multiples, and how many seeds
     "smoke": (replace(HIDDEN, data="digits", width=0.0625, epochs=1), (2.0,), 1),
-    "quick": (replace(HIDDEN, data="digits", width=0.125, epochs=4, batch_size=32), (1.5, 2.0, 3.0), 3),
+    "quick": (
+        replace(HIDDEN, data="digits", width=0.125, epochs=3, batch_size=32, train_images=1_200),
+        (1.5, 2.0, 3.0),
+        3,
+    ),
     "short": (replace(HIDDEN, width=0.25, epochs=5, train_images=10_000), (1.5, 2.0), 3),
     "paper": (HIDDEN, (1.5, 2.0, 3.0), 5),
 }
@@ -61,7 +65,7 @@ def size(results: Results, density: float) -> Results:
     """Keep the runs with as many weights as the narrowest net has at `density`."""
     narrowest = results.select(width=min(results.each("width")), density=density).rows[0][0]
     densities = {thinned(narrowest, width / narrowest.width).density for width in results.each("width")} | {density}
-    return Results(row for row in results.rows if row[0].density in densities)
+    return results.where(lambda run: run.density in densities)
 
 
 def per_doubling(results: Results) -> float:
@@ -83,18 +87,16 @@ CLAIMS = [
 def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(6.4, 4.8)
     axes = figure.add_axes((0.1, 0.34, 0.87, 0.58))
-    hidden = Results(row for row in results.rows if row[0].density)
+    hidden = results.select(method="edge_popup")
     for density, look in LOOKS.items():
         kept = size(hidden, density)
         panels.curve(axes, kept, "width", look)
-        for width in kept.each("width"):
-            axes.annotate(
-                f"{100 * kept.select(width=width).rows[0][0].density:.3g}%", (width, kept.mean(width=width)),
-                textcoords="offset points", xytext=(0, 5), ha="center", fontsize=7, color=look.color,
-            )  # fmt: skip
     narrowest = results.select(method="dense").values()
     panels.level(axes, narrowest, replace(panels.DENSE["sgd"], label="dense, the narrowest, trained with SGD"))
-    panels.width_axis(axes, hidden.each("width"))
-    axes.set(ylabel="test accuracy (%)")
-    axes.set_title("Conv4, Kaiming normal weights; at each point its density")
+    widths = hidden.each("width")
+    panels.width_axis(axes, widths)
+    thinner = (", ".join(f"{100 * d:.3g}" for d in hidden.each("density", width=width)) for width in widths)
+    axes.set_xticks(widths, [f"x{width:g}\n{percents}%" for width, percents in zip(widths, thinner, strict=True)])
+    axes.set(xlabel="width multiplier; the densities of the three curves", ylabel="test accuracy (%)")
+    axes.set_title("Conv4, Kaiming normal weights")
     panels.legend(figure, [axes], ncols=2, bbox_to_anchor=(0.5, 0.06))

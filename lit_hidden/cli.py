@@ -6,6 +6,7 @@ Nothing heavy is imported before a command is known, so that `--help` is quick.
 import argparse
 import os
 import sys
+from typing import Any
 
 from lit_hidden import __version__
 
@@ -37,7 +38,57 @@ def parser() -> argparse.ArgumentParser:
     figure.add_argument("--devices", type=int, default=None, help="workers: all GPUs, or without one all CPU cores")
     figure.add_argument("--strict", action="store_true", help="fail if the paper preset contradicts a claim")
     figure.add_argument("--dry-run", action="store_true", help="print the grid and train nothing")
+    _add_views(commands)
     return top
+
+
+def _add_views(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the commands that show what is there and train nothing."""
+    usual: dict[str, Any] = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
+    results: dict[str, Any] = {"default": "experiments/results", "help": "the committed results, NAME/PRESET/"}
+    page = commands.add_parser("report", help="write one HTML page of all committed results", **usual)
+    page.add_argument("--results", **results)
+    page.add_argument("--out", default="report.html", help="the page")
+    table = commands.add_parser("compare", help="print an experiment's runs side by side, sorted by anything")
+    table.add_argument("name", help="a file of experiments/, such as fig3")
+    table.add_argument("--preset", default="quick", help="smoke, quick (if none is named), short or paper")
+    table.add_argument("--sort", metavar="COLUMN", help="a field such as density, or a number such as accuracy")
+    table.add_argument("--reverse", action="store_true", help="the largest first")
+    several: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
+    table.add_argument("--where", metavar="FIELD=VALUE", help="only such runs: net=conv4 density=0.5", **several)
+    table.add_argument("--columns", metavar="COLUMN", help="what to show, whatever the width", **several)
+    table.add_argument("--by-seed", action="store_true", help="a line for each run, not the means over seeds")
+    table.add_argument("--csv", dest="as_csv", action="store_true", help="write CSV to standard output")
+    table.add_argument("--runs-dir", default=os.environ.get("RUNS_DIR", "runs"), help="where runs live (RUNS_DIR)")
+    table.add_argument("--results", default=results["default"], help="what is shown where no run is done")
+    upload = commands.add_parser("wandb-sync", help="upload the runs that Weights & Biases kept offline", **usual)
+    upload.add_argument(
+        "--dir", dest="folder", default=os.path.join(os.environ.get("WANDB_DIR", ""), "wandb"), help="where they are"
+    )
+    upload.add_argument("--dry-run", action="store_true", help="list them and upload nothing")
+
+
+def _view(command: str, arguments: dict[str, Any]) -> None:
+    """Run one of those commands; each imports what it needs, and the report needs little."""
+    from lit_hidden.tables import ResultsError
+
+    if command == "report":
+        from lit_hidden.report import report
+
+        try:
+            sys.stdout.write(f"{report(**arguments)}\n")
+        except ResultsError as error:
+            sys.exit(f"lit-hidden: {error}")
+        return
+    from lit_hidden.engine.compare import compare
+    from lit_hidden.engine.reproduce import ReproduceError
+    from lit_hidden.engine.store import StoreError
+    from lit_hidden.engine.sync import SyncError, sync
+
+    try:
+        compare(**arguments) if command == "compare" else sync(**arguments)
+    except (ReproduceError, ResultsError, StoreError, SyncError) as error:
+        sys.exit(f"lit-hidden: {error}")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -48,7 +99,8 @@ def main(argv: list[str] | None = None) -> None:
 
         return run(argv)
     arguments = vars(parser().parse_args(given))
-    del arguments["command"]
+    if (command := arguments.pop("command")) != "reproduce":
+        return _view(command, arguments)
     from lit_hidden.engine.local import LauncherError
     from lit_hidden.engine.reproduce import ReproduceError, reproduce
     from lit_hidden.engine.store import StoreError

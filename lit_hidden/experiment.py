@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal
@@ -43,9 +44,9 @@ class Run:
 
     Args:
         density: fraction of weights kept, in (0, 1]; None for the dense baseline.
-        method: `edge_popup`, `dense`, `supermask` (Zhou's), `random` (a random mask that nobody trains) or `ticket` (the
-            weights of a found subnetwork are trained); None is `edge_popup` with a density and `dense` without.
-        found_by: the method that finds a ticket's subnetwork, see `parent`; None is `edge_popup`. Tickets alone have it.
+        method: `edge_popup`, `dense`, `supermask` (Zhou's), `random` (a random mask that nobody trains) or `ticket`
+            (a found subnetwork, its weights trained); None is `edge_popup` with a density and `dense` without.
+        found_by: of a ticket alone, the method that finds its subnetwork, see `parent`; None is `edge_popup`.
         net: a name for `lit_hidden.build`.
         width: channel multiplier.
         distribution: what the weights are drawn from, see `lit_hidden.distributions`.
@@ -61,6 +62,7 @@ class Run:
         precision: Lightning's name for the arithmetic, `32-true` or `bf16-mixed`.
         seed: gives the weight, score and data seeds, each of which can be set alone.
         trace: record the last layer's scores, gradients and mask at this many steps, evenly spread.
+        swaps: measure what swaps of edges do to the loss before this many steps, evenly spread; of edge-popup alone.
 
     Raises:
         ValueError: a value that cannot be, before anything is trained.
@@ -92,6 +94,7 @@ class Run:
     score_seed: int | None = None
     data_seed: int | None = None
     trace: int = 0
+    swaps: int = 0
 
     def __post_init__(self) -> None:
         run = self.resolved
@@ -134,8 +137,12 @@ class Run:
             raise ValueError(f"width={run.width} leaves no channels; it must be above 0")
         if run.trace < 0:
             raise ValueError(f"trace={run.trace} is a number of steps to record; it must be at least 0")
+        if run.swaps < 0:
+            raise ValueError(f"swaps={run.swaps} is a number of steps to measure at; it must be at least 0")
+        if run.swaps and run.method != "edge_popup":
+            raise ValueError(f"swaps={run.swaps} with method={run.method!r}: edge_popup alone swaps edges by scores")
 
-    @property
+    @cached_property  # like hash: a grid asks for both thousands of times
     def resolved(self) -> "Run":
         """The same run with nothing left to defaults that depend on other fields."""
         method = self.method or ("dense" if self.density is None else "edge_popup")
@@ -158,8 +165,8 @@ class Run:
     def parent(self) -> "Run | None":
         """The run whose subnetwork a ticket trains; None of other runs, which need none.
 
-        The same description with the method `found_by` and that method's published hyper-parameters; traces are left
-        out. A batch size other than the ticket's own published one is the parent's too: it was set for both.
+        The same description with the method `found_by` and that method's published hyper-parameters, and nothing
+        recorded. A batch size other than the ticket's own published one is the parent's too: it was set for both.
         """
         run = self.resolved
         if run.method != "ticket":
@@ -183,7 +190,7 @@ class Run:
         custom = {f.name: f.default for f in fields(self)} | dict.fromkeys(_SEEDS, self.seed)
         return {name: value for name, value in asdict(self.resolved).items() if value != custom[name]}
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Twelve hex digits that name the run's folder."""
         text = json.dumps({"schema": SCHEMA, **self.different}, sort_keys=True)
@@ -233,11 +240,20 @@ def vary(base: Iterable[Run], **values: Iterable[Any]) -> list[Run]:
     return runs
 
 
+Row = tuple[Run, dict[str, Any], Path | None]  # a run, its result, the folder of its curves and traces
+
+
 class Results:
     """What came out of some runs: pairs of a Run and its result, with the folders their curves and traces are in."""
 
-    def __init__(self, rows: Iterable[tuple[Run, dict[str, Any], Path | None]]) -> None:
+    def __init__(self, rows: Iterable[Row]) -> None:
         self.rows = [(run.resolved, result, folder) for run, result, folder in rows]
+
+    def where(self, keep: Callable[[Run], bool]) -> "Results":
+        """Keep the runs that `keep` says; maybe none."""
+        kept = Results([])
+        kept.rows = [row for row in self.rows if keep(row[0])]  # resolved already, which costs more than selecting
+        return kept
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -256,12 +272,12 @@ class Results:
         Raises:
             ValueError: a name that is no field of Run, or nothing is left.
         """
-        if unknown := sorted(where.keys() - {f.name for f in fields(Run)}):
+        if unknown := sorted(where.keys() - Run.__dataclass_fields__.keys()):
             raise ValueError(f"Run has no field {', '.join(unknown)}")
-        chosen = [row for row in self.rows if all(getattr(row[0], k) == v for k, v in where.items())]
-        if not chosen:
+        chosen = self.where(lambda run: where.items() <= vars(run).items())
+        if not chosen.rows:
             raise ValueError(f"no run has {where}; there are {len(self.rows)} runs")
-        return Results(chosen)
+        return chosen
 
     def each(self, name: str, **where: Any) -> list[Any]:
         """List the values of a field that occur among the selected runs, ascending, without None."""
@@ -396,7 +412,7 @@ def jackknife(statistic: Callable[[Results], float], results: Results) -> list[f
     a log ratio of variances, they say how much hangs on each seed. Source: Miller, Biometrika 61 (1974), 1-15.
     """
     n, whole = len(results.seeds), float(statistic(results))
-    without = (Results(row for row in results.rows if row[0].seed != seed) for seed in results.seeds)
+    without = (results.where(lambda run: run.seed != seed) for seed in results.seeds)  # noqa: B023, used at once
     return [n * whole - (n - 1) * float(statistic(rest)) for rest in without]
 
 

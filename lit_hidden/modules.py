@@ -1,4 +1,4 @@
-"""LightningModules with the paper's settings as defaults: a found subnetwork, the dense baselines, Zhou's supermask.
+"""LightningModules with the paper's settings as defaults: edge-popup, the dense baselines, Zhou's supermask, tickets.
 
 Each builds its network, draws its weights from a seed, and trains whatever still wants a gradient; none asks during
 training whether the network is hidden. Nothing in a step waits for the device: metrics add up there and are read
@@ -8,6 +8,7 @@ once per epoch.
 import math
 from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as L
@@ -20,6 +21,7 @@ from lit_hidden.distributions import Scaled
 from lit_hidden.edge_popup import EdgePopup, MakeMasker, hide
 from lit_hidden.nets import build, initialise
 from lit_hidden.recipes import SCHEDULES, recipe
+from lit_hidden.subnetwork import fix_masks, load_subnetwork
 from lit_hidden.supermask import Supermask
 
 Optimizer = Literal["sgd", "adam"]
@@ -331,6 +333,66 @@ class LitRandomMask(LitSubnetwork):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Pass a batch through and learn nothing."""
         return super().training_step(batch, batch_idx)
+
+
+class LitTicket(LitClassifier):
+    """Are found subnetworks lottery tickets? The weights of one are trained, from their random start; its mask stays.
+
+    Settings are the dense baseline's, and so are norm layers (affine, from weight 1 and bias 0; running statistics as
+    in the file). What the mask drops stays 0 in every product.
+
+    Source: Ramanujan et al., arXiv:1911.13299, appendix; the authors' `FixedSubnetConv` and
+    `configs/largescale/fixedsubnet`.
+
+    Args:
+        subnetwork: a file of `save_subnetwork`, such as `subnetwork.safetensors` in the folder of a run; it knows
+            density, distribution and seeds.
+        net: a name for `lit_hidden.build`, or a module: as the subnetwork's.
+        width: channel multiplier of a net given by name.
+        num_classes: number of logits.
+        in_channels: channels of an image.
+        image_size: height and width of an image.
+        optimizer: `sgd` or `adam`.
+        lr: learning rate at the start.
+        momentum: of SGD.
+        weight_decay: on all weights.
+        schedule: `cosine` or `constant`.
+        warmup_epochs: epochs during which the rate grows linearly.
+        label_smoothing: in training alone.
+
+    Raises:
+        ValueError: there is no such file, or it is not a subnetwork of this net.
+    """
+
+    method = "ticket"
+
+    def __init__(
+        self,
+        subnetwork: str | Path,
+        net: str | nn.Module = "conv4",
+        width: float = 1.0,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        image_size: int = 32,
+        optimizer: Optimizer = "sgd",
+        lr: float | None = None,
+        momentum: float | None = None,
+        weight_decay: float | None = None,
+        schedule: Schedule | None = None,
+        warmup_epochs: int | None = None,
+        label_smoothing: float | None = None,
+    ) -> None:
+        subnetwork = str(subnetwork)  # a Path among the hyper-parameters keeps torch from loading a checkpoint
+        if not Path(subnetwork).is_file():
+            raise ValueError(
+                f"subnetwork={subnetwork!r} is no file; give one of save_subnetwork, such as "
+                "subnetwork.safetensors in the folder of a run"
+            )
+        super().__init__(
+            net, width, num_classes, in_channels, image_size,
+            optimizer, lr, momentum, weight_decay, schedule, warmup_epochs, label_smoothing,
+        )  # fmt: skip
+        fix_masks(load_subnetwork(self.net, subnetwork))
 
 
 def _metrics(prefix: str) -> MetricCollection:

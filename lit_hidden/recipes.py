@@ -5,7 +5,8 @@ Source: the authors' configs (allenai/hidden-networks, commit dddf2d0).
 
 from dataclasses import dataclass, replace
 
-METHODS = ("edge_popup", "dense", "supermask", "random")
+METHODS = ("edge_popup", "dense", "supermask", "random", "ticket")
+FINDERS = ("edge_popup", "supermask", "random")  # of the subnetwork whose weights a ticket trains
 OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")  # Lightning's names
@@ -33,15 +34,19 @@ class Recipe:
 def recipe(method: str, net: str, optimizer: str = "sgd") -> Recipe:
     """Give the authors' settings of `method` on `net`; nets of your own get those of Conv2 to Conv8.
 
+    A ticket is trained as the dense baseline is, but from the weights of the hidden nets. So are the authors' (their
+    `configs/largescale/fixedsubnet`: the dense rate, and in other files 0.01).
+
     Raises:
-        ValueError: unknown method or optimizer; Adam for anything but the dense baseline.
+        ValueError: unknown method or optimizer; Adam for a method that trains no weights.
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r} is unknown; methods are {', '.join(METHODS)}")
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer={optimizer!r} is unknown; optimizers are {', '.join(OPTIMIZERS)}")
-    if optimizer == "adam" and method != "dense":
-        raise ValueError(f"optimizer='adam' is the dense baseline's; method={method!r} takes 'sgd'")
+    trains_weights = method in ("dense", "ticket")
+    if optimizer == "adam" and not trains_weights:
+        raise ValueError(f"optimizer='adam' is for the weights of dense and ticket; method={method!r} takes 'sgd'")
     base = Recipe()
     if method == "random":  # nothing learns
         return replace(base, lr=0.0, momentum=0.0, weight_decay=0.0, schedule="constant")
@@ -57,7 +62,7 @@ def recipe(method: str, net: str, optimizer: str = "sgd") -> Recipe:
             base = replace(base, lr=400.0, weight_decay=0.0, batch_size=128)
     elif method == "supermask":
         base = replace(base, lr=800.0 if net == "conv8" else 200.0, weight_decay=0.0)
-    elif method == "dense":
+    elif trains_weights:
         base = replace(base, lr=0.1 if net == "lenet" else 0.01)
     if method == "dense":
         base = replace(base, distribution="kaiming_normal")

@@ -1,4 +1,4 @@
-"""A found subnetwork: its masks, its fingerprint, and a file small enough to mail.
+"""A found subnetwork: its masks, its fingerprint, a file small enough to mail, and the training of its weights.
 
 The file holds one bit per weight and the seeds; the weights themselves are drawn again from the seed. So Conv2's
 4.3 million weights are a 0.5 MB file, and the fingerprint inside proves that the same weights came back.
@@ -36,6 +36,60 @@ def used_masks(model: nn.Module) -> dict[str, Tensor]:
         return {name: getattr(*place) != 0 for name, place in hidden_layers(model).items()}
 
 
+class FixedMask(Masker):
+    """Keep the weights of a mask that never changes; they may learn, the others are 0 in every product.
+
+    Shapes: `weight` is `(*)`, the mask's shape. Only what is kept gets a gradient, `dL/dw' * mask`.
+
+    Args:
+        mask: bool, which weights stay.
+    """
+
+    kept: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("kept", mask)
+        self.density = float(mask.float().mean())
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return `weight * mask`."""
+        return weight * self.kept
+
+    def mask(self) -> Tensor:
+        """Tell which weights stay."""
+        return self.kept
+
+    def extra_repr(self) -> str:
+        """Say how much is kept, for `print(model)`."""
+        return f"density={self.density:g}"
+
+
+def fix_masks(model: nn.Module) -> nn.Module:
+    """Hold the masks of a hidden `model` as they are and let its weights learn instead, as of a lottery ticket.
+
+    In place; returns `model`. What wanted a gradient before `hide` wants one again: the weights, norm layers (from
+    weight 1, bias 0) and biases (from 0), as in the dense baseline. A sampled supermask is held at its most probable
+    mask, without its rescaling. `reveal` undoes it as ever.
+
+    Source: the authors' `FixedSubnetConv`, `utils/conv_type.py`.
+
+    Raises:
+        ValueError: nothing is hidden in `model`.
+    """
+    hiding = getattr(model, "_lit_hidden", None)
+    if not isinstance(hiding, Hiding):
+        raise ValueError(f"nothing is hidden in this {type(model).__name__}; hide or load_subnetwork comes first")
+    for module, attribute in hidden_layers(model).values():
+        chain: Any = module.parametrizations[attribute]  # type: ignore[index]
+        chain[0] = FixedMask(chain[0].mask().clone())
+    for name, parameter in model.named_parameters():
+        # A hidden `conv1.weight` is called `conv1.parametrizations.weight.original`.
+        if name.replace("parametrizations.", "").removesuffix(".original") in hiding.frozen:
+            parameter.requires_grad_(True)
+    return model
+
+
 def fingerprint(model: nn.Module) -> str:
     """Hash every weight that a hidden model must not change: all parameters but the maskers' own (sha256, hex).
 
@@ -63,7 +117,8 @@ def save_subnetwork(model: nn.Module, path: str | Path) -> Path:
     Buffers (running statistics of norm layers) are written too, so that the loaded net gives the same logits.
 
     Raises:
-        ValueError: nothing is hidden; or the weights are not the ones the seeds give (`hide(distribution=None)`).
+        ValueError: nothing is hidden; the weights are not the ones the seeds give (`hide(distribution=None)`), or learn
+            (`fix_masks`); a buffer has a dtype that safetensors has not.
     """
     hiding = getattr(model, "_lit_hidden", None)
     if not isinstance(hiding, Hiding):
@@ -73,15 +128,28 @@ def save_subnetwork(model: nn.Module, path: str | Path) -> Path:
             "the weights were kept, not drawn (distribution=None), so no seed gives them back; "
             "save reveal(model).state_dict() instead"
         )
+    if any(isinstance(masker, FixedMask) for masker in maskers(model).values()):
+        raise ValueError(
+            "the weights learn (fix_masks), so no seed gives them back; save reveal(model).state_dict() instead"
+        )
     tensors = {
         f"mask/{name}": torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1)))
         for name, mask in masks(model).items()
     }
-    tensors |= {f"buffer/{name}": b.detach().cpu().contiguous() for name, b in model.named_buffers()}
+    # Cloned, since safetensors refuses buffers that share memory.
+    contiguous = torch.contiguous_format
+    tensors |= {f"buffer/{name}": b.detach().cpu().clone(memory_format=contiguous) for name, b in model.named_buffers()}
     description = {**asdict(hiding), "frozen": None}
     metadata = {"format": _FORMAT, "hiding": json.dumps(description), "fingerprint": fingerprint(model)}
     part = Path(f"{path}.part")  # a file that is there is whole
-    save_file(tensors, part, metadata)
+    try:
+        save_file(tensors, part, metadata)
+    except KeyError as error:
+        (dtype,) = error.args
+        named = [name for name, buffer in model.named_buffers() if buffer.dtype == dtype]
+        raise ValueError(
+            f"safetensors cannot hold {dtype}, the dtype of {', '.join(named)}; save reveal(model).state_dict() instead"
+        ) from None
     return part.replace(path)
 
 

@@ -66,9 +66,13 @@ class Supermask(Masker):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return `weight` times a fresh sample of the mask."""
-        sample = torch.bernoulli(self.scores.detach().sigmoid())
+        sample = torch.bernoulli(self.probability())
         effective: Tensor = _Sample.apply(weight, self.scores, self._factors(sample).to(weight.dtype))
         return effective
+
+    def probability(self) -> Tensor:
+        """Tell how likely each weight is to stay: float32, the weight's shape."""
+        return self.scores.detach().sigmoid()
 
     def mask(self) -> Tensor:
         """Tell which weights are more likely to stay than not: the sample rounded."""

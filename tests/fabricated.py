@@ -2,12 +2,13 @@
 
 import csv
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from lit_hidden.experiment import Results, Run
 
@@ -110,3 +111,37 @@ def results(runs: Iterable[Run], folder: Path, traces: dict[int, dict[str, np.nd
             csv.writer(file).writerows([("step", "test_top1"), *curve[:: 2 if run.method == "random" else 1]])
         rows.append((run, result, where))
     return Results(rows)
+
+
+def measured(
+    runs: Iterable[Run], accuracy: Callable[[Run], float], spread: Callable[[Run], float] = lambda run: 0.1
+) -> Results:
+    """Results of `runs` with the accuracies given, scattered over seeds by `spread`, but no folders."""
+    rows = []
+    for run in (run.resolved for run in runs):
+        noise = spread(run) * np.random.default_rng(int(run.hash, 16)).uniform(-1, 1)
+        result = {"accuracy": accuracy(run) + noise}
+        if run.method == "supermask":  # learns to keep more, or fewer, than it began with
+            result |= {"density_sampled": 0.25 + 0.5 * (run.density or 0), "density_rounded": 0.5}
+        rows.append((run, result, None))
+    return Results(rows)
+
+
+def overlaps(figure: Figure, lying_on_lines: Collection[str] = ()) -> list[tuple[str, str]]:
+    """Texts that lie on one another or outside the figure, but for those with these gids, which lie on lines."""
+    texts = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
+    for axes in figure.axes:
+        texts += [*axes.texts, axes._left_title, *(axes.get_legend().get_texts() if axes.get_legend() else ())]
+        for axis, (low, high) in ((axes.xaxis, sorted(axes.get_xlim())), (axes.yaxis, axes.get_ylim())):
+            if axes.axison:
+                ticks = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
+                texts += [axis.label, *(label for place, label in ticks if low <= place <= high)]
+    shown = [
+        (t.get_text(), t.get_window_extent())
+        for t in texts
+        if t.get_text().strip() and t.get_gid() not in lying_on_lines
+    ]
+    bad = [(t, "outside") for t, b in shown if b.x0 < 0 or b.y0 < 0 or b.x1 > figure.bbox.x1 or b.y1 > figure.bbox.y1]
+    for n, (one, a) in enumerate(shown):
+        bad += [(one, other) for other, b in shown[:n] if a.overlaps(b)]
+    return bad

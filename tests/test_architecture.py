@@ -15,7 +15,7 @@ PACKAGE = ROOT / "lit_hidden"
 FLOORS = [
     {"selection", "distributions", "recipes", "style", "published"},
     {"edge_popup", "experiment", "diagram"},
-    {"supermask", "subnetwork", "nets", "player", "panels"},
+    {"supermask", "subnetwork", "nets", "player", "panels", "tables"},
     {"modules", "data"},
     {"engine"},
     {"report"},

@@ -1,7 +1,7 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from lit_hidden.experiment import (
     judge,
     vary,
 )
-from lit_hidden.recipes import METHODS
+from lit_hidden.recipes import FINDERS, METHODS
 
 HIDDEN = Run(density=0.5, net="conv2")
+TICKET = replace(HIDDEN, method="ticket")
 
 
 def refusal(call: Callable[[], object]) -> str:
@@ -110,6 +111,7 @@ def test_descriptions_that_resolve_to_the_same_are_equal() -> None:
         {"score_seed": 1},
         {"data_seed": 1},
         {"trace": 10},
+        {"swaps": 10},
     ],
     ids=str,
 )
@@ -122,8 +124,10 @@ def test_every_field_makes_another_run(change: dict[str, Any]) -> None:
 
 def test_every_field_is_changed_above() -> None:
     changed = test_every_field_makes_another_run.pytestmark[0].args[1]  # type: ignore[attr-defined]
-    assert {name for change in changed for name in change} | {"optimizer"} == {f.name for f in fields(Run)}
+    here = {"optimizer", "found_by"}
+    assert {name for change in changed for name in change} | here == {f.name for f in fields(Run)}
     assert Run(optimizer="adam") != Run()
+    assert len({replace(TICKET, found_by=finder) for finder in FINDERS}) == len(FINDERS)
 
 
 @pytest.mark.parametrize(
@@ -217,8 +221,9 @@ def test_a_random_subnetwork_passes_over_the_data_once() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_resolving_twice_is_resolving_once(method: str) -> None:
     run = Run(method=method, density=None if method == "dense" else 0.3, net="resnet18", seed=3)
-    assert vars(run.resolved.resolved) == vars(run.resolved)
-    assert None not in {v for n, v in vars(run.resolved).items() if n not in ("density", "train_images", "augment")}
+    assert asdict(run.resolved.resolved) == asdict(run.resolved)
+    open_ = {"density", "train_images", "augment"} | ({"found_by"} if method != "ticket" else set())
+    assert None not in {v for n, v in asdict(run.resolved).items() if n not in open_}
 
 
 @pytest.mark.parametrize(
@@ -235,10 +240,66 @@ def test_resolving_twice_is_resolving_once(method: str) -> None:
             Run(density=0.3, method="random", distribution="kaiming_normal"),
             "conv4-k30-random-kaiming_normal-s0",
         ),
+        (Run(density=0.3, method="ticket"), "conv4-k30-ticket-of_edge_popup-signed_constant-s0"),
+        (
+            Run(density=0.3, method="ticket", found_by="random", optimizer="adam", seed=2),
+            "conv4-k30-ticket-of_random-adam-signed_constant-s2",
+        ),
     ],
 )
 def test_names_are_readable(run: Run, name: str) -> None:
     assert run.name == name
+
+
+# --- a ticket has a parent -------------------------------------------------------------------------------
+
+
+def test_a_tickets_subnetwork_is_edge_popups_unless_said() -> None:
+    assert TICKET.resolved.found_by == "edge_popup"
+    assert replace(TICKET, found_by="edge_popup") == TICKET
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "ticket"])
+def test_only_tickets_have_a_parent(method: str) -> None:
+    assert Run(method=method, density=None if method == "dense" else 0.5).parent is None
+
+
+@pytest.mark.parametrize("finder", FINDERS)
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("net", ["conv2", "conv8", "lenet", "cifar_resnet18", "resnet50"])
+def test_the_parent_is_the_published_search_in_the_same_random_net(net: str, optimizer: str, finder: str) -> None:
+    shared = {"density": 0.3, "net": net, "width": 0.5, "epochs": 7, "data": "digits", "train_images": 900, "seed": 4}
+    shared |= {"distribution": "kaiming_normal", "scaled": True, "held_out": 100, "augment": True, "score_seed": 9}
+    ticket = Run(method="ticket", found_by=finder, optimizer=optimizer, precision="bf16-mixed", **shared)
+    parent = Run(method=finder, precision="bf16-mixed", **shared)
+    assert ticket.parent == parent
+    assert ticket.resolved.parent == parent
+
+
+def test_how_the_weights_are_trained_does_not_touch_the_parent() -> None:
+    ticket = replace(
+        TICKET, lr=0.3, momentum=0.5, weight_decay=0.1, schedule="constant", warmup_epochs=2, label_smoothing=0.1,
+        optimizer="adam", trace=5,
+    )  # fmt: skip
+    assert ticket.parent == TICKET.parent == HIDDEN
+
+
+def test_a_batch_size_of_ones_own_is_the_parents_too() -> None:
+    assert replace(TICKET, batch_size=32).parent == replace(HIDDEN, batch_size=32)
+    assert replace(TICKET, optimizer="adam", batch_size=60).parent == HIDDEN  # the published one, of Adam
+
+
+def test_a_field_added_to_run_is_the_parents_or_is_the_tickets_alone() -> None:
+    # A new field has to be put here, and so thought of in Run.parent.
+    inherited = {
+        "density", "net", "width", "distribution", "scaled", "data", "train_images", "held_out", "augment", "epochs",
+        "precision", "seed", "weight_seed", "score_seed", "data_seed",
+    }  # fmt: skip
+    own = {
+        "method", "found_by", "optimizer", "batch_size", "lr", "momentum", "weight_decay", "schedule", "warmup_epochs",
+        "label_smoothing", "trace", "swaps",
+    }  # fmt: skip
+    assert inherited | own == {f.name for f in fields(Run)}
 
 
 # --- json ------------------------------------------------------------------------------------------------
@@ -259,12 +320,12 @@ def test_json_comes_back_as_the_same_run(density: float | None, scaled: Any, **r
     assert again == run
     assert again.hash == run.hash
     assert again.to_json() == run.to_json()
-    assert vars(again) == vars(run.resolved)
+    assert asdict(again) == asdict(run.resolved)
 
 
 def test_json_holds_every_field_resolved_one_a_line() -> None:
     text = HIDDEN.to_json()
-    assert json.loads(text) == {"schema": SCHEMA, **vars(HIDDEN.resolved)}
+    assert json.loads(text) == {"schema": SCHEMA, **asdict(HIDDEN.resolved)}
     assert len(text.splitlines()) == len(fields(Run)) + 3
     assert list(json.loads(text)) == ["schema", *(f.name for f in fields(Run))]
 
@@ -319,14 +380,30 @@ NEEDS = "the dense baseline has no density (None), every other method needs one 
         ({"width": -1.5}, "width=-1.5 leaves no channels; it must be above 0"),
         ({"width": math.nan}, "width=nan leaves no channels; it must be above 0"),
         ({"trace": -1}, "trace=-1 is a number of steps to record; it must be at least 0"),
+        ({"swaps": -1, "density": 0.5}, "swaps=-1 is a number of steps to measure at; it must be at least 0"),
+        ({"swaps": 3}, "swaps=3 with method='dense': edge_popup alone swaps edges by scores"),
         (
             {"method": "popup"},
-            "method='popup' is unknown; methods are edge_popup, dense, supermask, random",
+            "method='popup' is unknown; methods are edge_popup, dense, supermask, random, ticket",
         ),
         ({"optimizer": "lion"}, "optimizer='lion' is unknown; optimizers are sgd, adam"),
         (
             {"optimizer": "adam", "density": 0.5},
-            "optimizer='adam' is the dense baseline's; method='edge_popup' takes 'sgd'",
+            "optimizer='adam' is for the weights of dense and ticket; method='edge_popup' takes 'sgd'",
+        ),
+        ({"method": "ticket"}, f"method='ticket' with density=None: {NEEDS}"),
+        (
+            {"method": "ticket", "density": 0.5, "found_by": "dense"},
+            "found_by='dense' finds no subnetwork; methods that do are edge_popup, supermask, random",
+        ),
+        (
+            {"density": 0.5, "found_by": "random"},
+            "found_by='random' says which subnetwork a ticket trains; method='edge_popup' trains none",
+        ),
+        (
+            {"method": "ticket", "density": 0.5, "precision": "bf16-true"},
+            "precision='bf16-true' changes the weights by which a found subnetwork is recognised; "
+            "tickets take 32-true, bf16-mixed or 16-mixed",
         ),
     ],
     ids=str,

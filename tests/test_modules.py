@@ -1,5 +1,7 @@
 """The LightningModules: the paper's settings, honest metrics, steps that never wait, checkpoints that come back."""
 
+import sys
+
 import lightning.pytorch as L
 import pytest
 import torch
@@ -7,10 +9,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchmetrics.classification import MulticlassAccuracy
 
+from lit_hidden import cli
 from lit_hidden.data import DigitsData
-from lit_hidden.edge_popup import maskers
-from lit_hidden.modules import LitClassifier, LitDense, LitRandomMask, LitSubnetwork, LitSupermask
-from lit_hidden.subnetwork import fingerprint, masks
+from lit_hidden.edge_popup import maskers, original_weight
+from lit_hidden.modules import LitClassifier, LitDense, LitRandomMask, LitSubnetwork, LitSupermask, LitTicket
+from lit_hidden.subnetwork import fingerprint, masks, save_subnetwork
 
 TINY = {"net": "conv2", "width": 0.05, "in_channels": 1}
 
@@ -239,3 +242,97 @@ def test_a_cosine_without_an_end_is_refused_and_a_constant_rate_needs_none():
     lit = LitSubnetwork(**TINY, schedule="constant")
     lit.trainer = trainer(max_epochs=-1)
     assert lit.lr_factor(7) == 1.0
+
+
+# --- tickets ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def found(tmp_path):
+    """A subnetwork of the tiny net, in a file."""
+    hidden = LitSubnetwork(**TINY, density=0.3, distribution="kaiming_normal", scaled=True, seed=4)
+    trainer(max_epochs=1).fit(hidden, DigitsData(train_images=200))
+    return hidden, save_subnetwork(hidden.net, tmp_path / "found.safetensors")
+
+
+def test_a_ticket_starts_as_the_subnetwork_that_was_found(found):
+    hidden, path = found
+    ticket = LitTicket(path, **TINY)
+    assert fingerprint(ticket.net) == fingerprint(hidden.net)
+    for name, mask in masks(hidden.net).items():
+        assert torch.equal(masks(ticket.net)[name], mask)
+    images, _ = batch()
+    assert torch.equal(ticket(images), hidden(images))
+
+
+def test_the_weights_of_a_ticket_learn_where_its_mask_is_and_nowhere_else(found):
+    _, path = found
+    ticket = LitTicket(path, **TINY, weight_decay=0.0)
+    before = {name: original_weight(ticket.net, name).clone() for name in maskers(ticket.net)}
+    kept = {name: mask.clone() for name, mask in masks(ticket.net).items()}
+    trainer(max_epochs=1).fit(ticket, DigitsData(train_images=200))
+    for name, mask in masks(ticket.net).items():
+        after = original_weight(ticket.net, name)
+        assert torch.equal(mask, kept[name])
+        assert torch.equal(after[~mask], before[name][~mask])
+        assert not torch.equal(after[mask], before[name][mask])
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "expected"), [("sgd", (0.01, 0.9, 1e-4, "cosine")), ("adam", (2e-4, 0.0, 0.0, "constant"))]
+)
+def test_a_ticket_is_trained_as_the_dense_baseline_is(optimizer, expected, found):
+    recipe = LitTicket(found[1], **TINY, optimizer=optimizer).recipe
+    assert (recipe.lr, recipe.momentum, recipe.weight_decay, recipe.schedule) == expected
+
+
+def test_the_norm_layers_of_a_ticket_are_affine_and_start_from_the_statistics_found(tmp_path):
+    def own() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(3600, 10))
+
+    hidden = LitSubnetwork(own(), density=0.3)
+    trainer(max_epochs=1).fit(hidden, DigitsData(train_images=200))
+    ticket = LitTicket(save_subnetwork(hidden.net, tmp_path / "file"), own())
+    assert torch.equal(ticket.net[1].running_mean, hidden.net[1].running_mean)
+    trainer(max_epochs=1).fit(ticket, DigitsData(train_images=200))
+    assert not torch.equal(ticket.net[1].weight, torch.ones(4))
+    assert ticket.net[0].bias.any()
+
+
+def test_a_tickets_checkpoint_comes_back_without_being_told_the_arguments(found, tmp_path):
+    ticket, fit = LitTicket(found[1], **TINY), trainer(max_epochs=1)
+    fit.fit(ticket, DigitsData(train_images=200))
+    fit.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
+    back = LitTicket.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True, map_location="cpu")
+    assert fingerprint(back.net) == fingerprint(ticket.net)
+    for name, mask in masks(ticket.net).items():
+        assert torch.equal(masks(back.net)[name], mask)
+
+
+def test_a_ticket_without_its_file_says_which_file_it_needs(tmp_path):
+    with pytest.raises(ValueError) as error:
+        LitTicket(tmp_path / "nowhere", **TINY)
+    assert str(error.value) == (
+        f"subnetwork='{tmp_path}/nowhere' is no file; give one of save_subnetwork, such as "
+        "subnetwork.safetensors in the folder of a run"
+    )
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:lightning")  # its advice on loaders and logging, given to users too
+def test_fit_trains_a_ticket_from_the_command_line(found, tmp_path, monkeypatch):
+    _, path = found
+    monkeypatch.chdir(tmp_path)
+    options = {"net": "conv2", "width": 0.05, "subnetwork": path}
+    arguments = [
+        "lit-hidden",
+        "fit",
+        "--model",
+        "LitTicket",
+        *(f"--model.{name}={value}" for name, value in options.items()),
+    ]
+    arguments += ["--data", "DigitsData", "--data.train_images=200", "--trainer.max_epochs=1"]
+    arguments += ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    cli.main()
+    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    assert LitTicket.load_from_checkpoint(checkpoint, map_location="cpu").hparams["subnetwork"] == str(path)

@@ -1,8 +1,9 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from lit_hidden.recipes import IMAGENET, METHODS, OPTIMIZERS, SCHEDULES, Recipe, recipe
+from lit_hidden.recipes import FINDERS, IMAGENET, METHODS, OPTIMIZERS, SCHEDULES, Recipe, recipe
 
 CONV = ["conv2", "conv4", "conv6", "conv8"]
 
@@ -76,7 +77,15 @@ def test_baselines_start_kaiming_normal_and_subnetworks_signed_constant(net: str
         "dense": "kaiming_normal",
         "supermask": signed,
         "random": signed,
+        "ticket": signed,
     }
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("net", [*CONV, "lenet", "cifar_resnet18", *IMAGENET])
+def test_tickets_are_trained_as_the_dense_baseline_is(net: str, optimizer: str) -> None:
+    dense = recipe("dense", net, optimizer)
+    assert recipe("ticket", net, optimizer) == replace(dense, distribution="signed_constant")
 
 
 @pytest.mark.parametrize("net", ["conv4", "resnet50", "lenet"])
@@ -90,7 +99,8 @@ def test_a_net_of_your_own_is_treated_as_conv4(method: str) -> None:
 
 
 def test_the_names_are_those_of_the_design() -> None:
-    assert METHODS == ("edge_popup", "dense", "supermask", "random")
+    assert METHODS == ("edge_popup", "dense", "supermask", "random", "ticket")
+    assert set(FINDERS) == set(METHODS) - {"dense", "ticket"}
     assert OPTIMIZERS == ("sgd", "adam")
     assert SCHEDULES == ("cosine", "constant")
     assert Recipe() == recipe("edge_popup", "conv8")
@@ -101,7 +111,7 @@ def test_the_names_are_those_of_the_design() -> None:
     [
         (
             lambda: recipe("popup", "conv4"),
-            "method='popup' is unknown; methods are edge_popup, dense, supermask, random",
+            "method='popup' is unknown; methods are edge_popup, dense, supermask, random, ticket",
         ),
         (
             lambda: recipe("dense", "conv4", "lion"),
@@ -109,11 +119,11 @@ def test_the_names_are_those_of_the_design() -> None:
         ),
         (
             lambda: recipe("edge_popup", "conv4", "adam"),
-            "optimizer='adam' is the dense baseline's; method='edge_popup' takes 'sgd'",
+            "optimizer='adam' is for the weights of dense and ticket; method='edge_popup' takes 'sgd'",
         ),
         (
             lambda: recipe("random", "conv4", "adam"),
-            "optimizer='adam' is the dense baseline's; method='random' takes 'sgd'",
+            "optimizer='adam' is for the weights of dense and ticket; method='random' takes 'sgd'",
         ),
     ],
 )

@@ -43,6 +43,14 @@ def test_each_weight_stays_with_its_probability_independently(density: float) ->
     assert stats.binomtest(both, 10_000, density**2).pvalue > 1e-4
 
 
+def test_the_probability_is_that_of_the_samples() -> None:
+    masker = Supermask(torch.ones(2, 1), 0.5)
+    with torch.no_grad():
+        masker.scores.copy_(torch.tensor([[0.0], [math.log(3)]]))
+    torch.testing.assert_close(masker.probability(), torch.tensor([[0.5], [0.75]]))
+    assert not masker.probability().requires_grad
+
+
 def test_each_score_has_its_own_probability() -> None:
     masker = Supermask(torch.ones(3, 1), 0.5)
     with torch.no_grad():

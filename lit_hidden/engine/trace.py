@@ -120,13 +120,13 @@ class Trace(L.Callback):
     def save(self, module: LitClassifier, path: Path) -> dict[str, Any]:
         """Write `trace.npz`; return what of it belongs into the result."""
         arrays: dict[str, Any] = {name: torch.stack(rows).cpu().numpy() for name, rows in self.rows.items() if rows}
-        arrays["weight"] = original_weight(module.net, self.layer).cpu().numpy()
+        arrays["weight"] = last_weight(module)
         arrays["momentum"] = np.float32(module.recipe.momentum)
         arrays["weight_decay"] = np.float32(module.recipe.weight_decay)
         np.savez_compressed(path, **arrays)
         swapped, reentered = (int(arrays[name].sum()) for name in ("swapped", "reentered"))
         return {
-            "edges": sum(m.numel() for m in self.masks.values()),
+            "edges": sum(seen.numel() for seen in self.seen.values()),
             "swapped": swapped,
             "entered": swapped - reentered,
             "reentered": reentered,

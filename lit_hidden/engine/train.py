@@ -21,12 +21,15 @@ from lit_hidden import __version__
 from lit_hidden.data import ImageTensorsData, data_module
 from lit_hidden.edge_popup import maskers
 from lit_hidden.engine.store import write_atomically
+from lit_hidden.engine.swaps import Swaps
 from lit_hidden.engine.trace import Trace, last_weight
 from lit_hidden.engine.tracking import Tracker
 from lit_hidden.experiment import Run
-from lit_hidden.modules import LitClassifier, LitDense, LitRandomMask, LitSubnetwork, LitSupermask
-from lit_hidden.subnetwork import fingerprint, masks, used_masks
+from lit_hidden.modules import LitClassifier, LitDense, LitRandomMask, LitSubnetwork, LitSupermask, LitTicket
+from lit_hidden.subnetwork import fingerprint, fix_masks, masks, save_subnetwork, used_masks
+from lit_hidden.supermask import Supermask
 
+SUBNETWORK = "subnetwork.safetensors"  # in the folder of every hidden run
 _MODULES = {"edge_popup": LitSubnetwork, "supermask": LitSupermask, "random": LitRandomMask}
 
 
@@ -44,8 +47,12 @@ def make_data(run: Run, data_dir: str | Path) -> ImageTensorsData:
     )
 
 
-def make_module(run: Run, data: ImageTensorsData) -> LitClassifier:
-    """Build the LightningModule of a run."""
+def make_module(run: Run, data: ImageTensorsData, runs_dir: Path = Path("runs")) -> LitClassifier:
+    """Build the LightningModule of a run; a ticket's subnetwork comes from its parent's folder in `runs_dir`.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
     run = run.resolved
     channels, size, _ = data.shape
     arguments: dict[str, Any] = {
@@ -54,7 +61,6 @@ def make_module(run: Run, data: ImageTensorsData) -> LitClassifier:
         "num_classes": data.num_classes,
         "in_channels": channels,
         "image_size": size,
-        "distribution": run.distribution,
         "lr": run.lr,
         "momentum": run.momentum,
         "weight_decay": run.weight_decay,
@@ -62,6 +68,16 @@ def make_module(run: Run, data: ImageTensorsData) -> LitClassifier:
         "warmup_epochs": run.warmup_epochs,
         "label_smoothing": run.label_smoothing,
     }
+    if run.parent is not None:
+        subnetwork = runs_dir / run.parent.hash / SUBNETWORK
+        if not subnetwork.is_file():
+            raise FileNotFoundError(
+                f"{run.name} trains the weights of a subnetwork that is not there: {subnetwork}; train "
+                f"{run.parent.name} first (if it is done, it was before subnetworks were kept: delete its folder)"
+            )
+        arguments |= {"subnetwork": subnetwork, "optimizer": run.optimizer}
+        return LitTicket(**arguments)
+    arguments |= {"distribution": run.distribution}
     if run.method == "dense":
         arguments |= {"optimizer": run.optimizer, "seed": run.weight_seed}
         return LitDense(**arguments)
@@ -137,7 +153,8 @@ def train(
 
     Args:
         run: what to train.
-        folder: where `run.json`, `metrics.csv`, `last.ckpt` and `trace.npz` go.
+        folder: where `run.json`, `metrics.csv`, `last.ckpt`, `trace.npz`, `swaps.npz` and, of a hidden run,
+            `subnetwork.safetensors` go; beside it lies the folder of a ticket's parent.
         data_dir: where the data sets lie.
         device: `cpu` or `cuda`.
         threads: CPU threads; part of the arithmetic, so results are equal bit for bit only at the same number.
@@ -145,6 +162,7 @@ def train(
 
     Raises:
         DataError: the data are missing or damaged; before anything is trained.
+        FileNotFoundError: a ticket's parent has not left its subnetwork.
     """
     run = run.resolved
     tracker = tracker or Tracker.nothing()
@@ -167,18 +185,19 @@ def _train(run: Run, folder: Path, data_dir: str | Path, device: str, threads: i
     data = make_data(run, data_dir)
     data.prepare_data()
     data.setup("fit")
-    module = make_module(run, data)
+    module = make_module(run, data, folder.parent)
     weights_before = fingerprint(module.net)
     first_weight = last_weight(module)
     tracker.start(run)
     recorder = Recorder(folder, "val" if run.held_out else "test", tracker)
     trace = Trace(run.trace) if run.trace and run.method == "edge_popup" else None
+    swaps = Swaps(run.swaps) if run.swaps else None
     trainer = L.Trainer(
         max_epochs=run.epochs,
         accelerator="gpu" if device == "cuda" else "cpu",
         devices=1,
         precision=run.precision,  # type: ignore[arg-type]
-        callbacks=[recorder, *([trace] if trace else [])],
+        callbacks=[recorder, *([trace] if trace else []), *([swaps] if swaps else [])],
         logger=False,
         enable_checkpointing=True,
         enable_progress_bar=False,
@@ -187,6 +206,7 @@ def _train(run: Run, folder: Path, data_dir: str | Path, device: str, threads: i
         log_every_n_steps=10**9,
         default_root_dir=folder,
     )
+    before = _tested(run, trainer, module, data)["accuracy"] if run.method == "ticket" else None
     last = folder / "last.ckpt"
     if not last.exists():
         (metrics,) = trainer.validate(module, data, verbose=False)
@@ -194,16 +214,13 @@ def _train(run: Run, folder: Path, data_dir: str | Path, device: str, threads: i
     trainer.fit(module, data, ckpt_path=last if last.exists() else None, weights_only=True)
     row = recorder.rows[-1]
     if run.held_out:
-        (tested,) = trainer.test(module, data, verbose=False)
-        final = {
-            "accuracy": round(100 * tested["test/top1"], 5),
-            "top5": round(100 * tested["test/top5"], 5),
-            "loss": round(tested["test/loss"], 5),
-        }
+        final = _tested(run, trainer, module, data)
     else:
         final = {"accuracy": row["test_top1"], "top5": row["test_top5"], "loss": row["test_loss"]}
     result: dict[str, Any] = {**final, "train_accuracy": row["train_top1"], "steps": row["step"]}
+    result |= {} if before is None else {"accuracy_before": before}
     result |= {"weights_before": weights_before, "weights_after": fingerprint(module.net)}
+    used: dict[str, torch.Tensor] = {}
     if maskers(module.net):
         # A supermask's forward pass samples; its rounded mask is what can be counted again.
         used = masks(module.net) if run.method == "supermask" else used_masks(module.net)
@@ -217,11 +234,20 @@ def _train(run: Run, folder: Path, data_dir: str | Path, device: str, threads: i
         ]
     if trace:
         result |= trace.save(module, folder / "trace.npz")
-    elif run.trace and run.method == "dense":
-        np.savez_compressed(folder / "trace.npz", weight=first_weight, trained=last_weight(module))
     elif run.trace:
-        chosen = list(used.values())[-1][None].cpu().numpy()
-        np.savez_compressed(folder / "trace.npz", weight=first_weight, chosen_before=chosen)
+        arrays: dict[str, Any] = {"weight": first_weight}
+        arrays |= {"trained": last_weight(module)} if run.method in ("dense", "ticket") else {}
+        arrays |= {"chosen_before": list(used.values())[-1][None].cpu().numpy()} if used else {}
+        np.savez_compressed(folder / "trace.npz", **arrays)
+    if run.method not in ("dense", "ticket"):
+        try:
+            save_subnetwork(module.net, folder / SUBNETWORK)
+        except ValueError as error:  # a net of one's own; what was trained counts all the same
+            warnings.warn(f"{SUBNETWORK} is left out: {error}", stacklevel=2)
+    if run.method == "supermask":
+        result |= _rounded(run, trainer, module, data)
+    if swaps:
+        result |= swaps.save(len(result["layers"]), folder / "swaps.npz")
     result["provenance"] = {
         "seconds": round(recorder.seconds, 1),
         "device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {threads} thread(s)",
@@ -239,6 +265,31 @@ def _train(run: Run, folder: Path, data_dir: str | Path, device: str, threads: i
     tracker.summary({"accuracy": result["accuracy"], "top5": result["top5"]})
     last.unlink(missing_ok=True)
     return result
+
+
+def _tested(run: Run, trainer: L.Trainer, module: LitClassifier, data: ImageTensorsData) -> dict[str, float]:
+    """Measure the test set."""
+    torch.manual_seed(run.data_seed)  # sampled masks: those of a run never stopped
+    (tested,) = trainer.test(module, data, verbose=False)
+    return {
+        "accuracy": round(100 * tested["test/top1"], 5),
+        "top5": round(100 * tested["test/top5"], 5),
+        "loss": round(tested["test/loss"], 5),
+    }
+
+
+def _rounded(run: Run, trainer: L.Trainer, module: LitClassifier, data: ImageTensorsData) -> dict[str, float]:
+    """Measure what a supermask's samples keep on average, and its most probable mask, which the net has afterwards."""
+    found = [masker for masker in maskers(module.net).values() if isinstance(masker, Supermask)]
+    weights = sum(masker.scores.numel() for masker in found)
+    sampled = sum(masker.probability().double().sum().item() for masker in found)
+    rounded = sum(masker.mask().sum().item() for masker in found)
+    fix_masks(module.net)
+    return {
+        "density_sampled": round(sampled / weights, 6),
+        "density_rounded": round(rounded / weights, 6),
+        "accuracy_rounded": _tested(run, trainer, module, data)["accuracy"],
+    }
 
 
 def _commit() -> str | None:

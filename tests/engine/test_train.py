@@ -5,19 +5,24 @@ import json
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
+import warnings
+from dataclasses import asdict, replace
 
+import lightning.pytorch as L
 import numpy as np
 import pytest
+import torch
 
 from lit_hidden import __version__
 from lit_hidden.data import DataError
-from lit_hidden.edge_popup import EdgePopup, maskers
+from lit_hidden.edge_popup import EdgePopup, hide, maskers
 from lit_hidden.engine.trace import Trace
-from lit_hidden.engine.train import make_data, make_module, train
+from lit_hidden.engine.train import SUBNETWORK, Recorder, make_data, make_module, train
 from lit_hidden.experiment import Results, Run
+from lit_hidden.modules import LitClassifier
 from lit_hidden.nets import build, initialise
-from lit_hidden.subnetwork import fingerprint
+from lit_hidden.recipes import FINDERS
+from lit_hidden.subnetwork import fingerprint, load_subnetwork, masks, save_subnetwork
 
 TINY = {"net": "conv2", "width": 0.05, "data": "digits", "train_images": 300}
 # A decay that can be seen: at the published 1e-4 its share of a step is lost in rounding.
@@ -46,7 +51,9 @@ def test_a_hidden_run_reports_what_its_claims_need(undisturbed):
     assert result["swapped"] == result["entered"] + result["reentered"] > 0
     assert result["steps"] == 4 * 3
     assert result["provenance"]["versions"]["lit_hidden"] == __version__
-    assert sorted(p.name for p in folder.iterdir()) == ["metrics.csv", "run.json", "trace.npz"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "metrics.csv", "run.json", "subnetwork.safetensors", "trace.npz"
+    ]  # fmt: skip
 
 
 def test_the_curve_starts_before_training_and_ends_at_the_reported_accuracy(undisturbed):
@@ -148,8 +155,6 @@ def test_a_supermask_stopped_and_resumed_samples_the_masks_it_would_have_sampled
     (tmp_path / "b").mkdir()
     whole = train(run, tmp_path / "a")
 
-    from lit_hidden.engine.train import Recorder
-
     real, calls = Recorder.on_train_epoch_end, []
 
     def stop_after_the_first_epoch(self, trainer, module):
@@ -165,6 +170,177 @@ def test_a_supermask_stopped_and_resumed_samples_the_masks_it_would_have_sampled
     del whole["provenance"], resumed["provenance"]
     assert resumed == whole
     assert without_time(tmp_path / "a") == without_time(tmp_path / "b")
+
+
+# --- subnetworks are kept --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["edge_popup", "random", "supermask"])
+def test_the_subnetwork_in_the_folder_is_the_one_whose_accuracy_is_reported(method, tmp_path):
+    run = Run(density=0.4, method=method, net="cifar_resnet18", width=0.05, data="digits", train_images=300, epochs=1)
+    result = train(run, tmp_path)
+    data = make_data(run, "data")
+    net = load_subnetwork(LitClassifier("cifar_resnet18", width=0.05, in_channels=1).net, tmp_path / SUBNETWORK)
+    assert fingerprint(net) == result["weights_after"]
+    for layer in result["layers"]:
+        assert masks(net)[layer["name"]].sum() == layer["kept_min"]
+    (tested,) = evaluate(LitClassifier(net), data)
+    assert round(100 * tested["test/top1"], 5) == result["accuracy_rounded" if method == "supermask" else "accuracy"]
+
+
+def evaluate(module, data):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        return L.Trainer(accelerator="cpu", **quiet).test(module, data, verbose=False)
+
+
+def test_conv4s_subnetwork_is_a_third_of_a_megabyte(tmp_path):
+    size = save_subnetwork(hide(build("conv4")), tmp_path / SUBNETWORK).stat().st_size
+    assert size == pytest.approx(2_425_024 / 8, abs=2000)
+
+
+def test_a_net_whose_subnetwork_cannot_be_kept_is_trained_all_the_same(tmp_path, monkeypatch):
+    def refuse(net, path):
+        raise ValueError("not this one")
+
+    monkeypatch.setattr("lit_hidden.engine.train.save_subnetwork", refuse)
+    with pytest.warns(UserWarning, match=r"^subnetwork\.safetensors is left out: not this one$"):
+        result = train(Run(density=0.4, epochs=1, **TINY), tmp_path)
+    assert result["accuracy"] > 0
+    assert not (tmp_path / SUBNETWORK).exists()
+
+
+# --- tickets ---------------------------------------------------------------------------------------------
+
+TICKET = Run(density=0.4, method="ticket", epochs=3, **TINY)
+
+
+@pytest.fixture(scope="module")
+def runs_dir(tmp_path_factory):
+    """A folder of runs with the parents that TICKET may have, and their results."""
+    folder, results = tmp_path_factory.mktemp("runs"), {}
+    for finder in FINDERS:
+        parent = replace(TICKET, found_by=finder).parent
+        (folder / parent.hash).mkdir()
+        results[finder] = train(parent, folder / parent.hash)
+    return folder, results
+
+
+def train_in(runs_dir, run, name=""):
+    """Train a run where it belongs, and again under another name beside its parent."""
+    folder = runs_dir / (name or run.hash)
+    folder.mkdir(exist_ok=True)
+    return folder, train(run, folder)
+
+
+@pytest.mark.parametrize("finder", FINDERS)
+def test_before_its_weights_are_trained_a_ticket_is_as_good_as_its_parent(finder, runs_dir):
+    runs, parents = runs_dir
+    folder, result = train_in(runs, replace(TICKET, found_by=finder))
+    metric = "accuracy_rounded" if finder == "supermask" else "accuracy"
+    assert result["accuracy_before"] == parents[finder][metric]
+    _, values = Results([(TICKET, result, folder)]).curve("test_top1")
+    assert (values[0, 0], values[0, -1]) == (result["accuracy_before"], result["accuracy"])
+    assert result["weights_before"] == parents[finder]["weights_after"] != result["weights_after"]
+    kept = {layer["name"]: layer["kept_min"] for layer in parents[finder]["layers"]}
+    assert {layer["name"]: layer["kept_max"] for layer in result["layers"]} == kept
+    assert not (folder / SUBNETWORK).exists()
+
+
+def test_with_running_statistics_too(tmp_path):
+    resnet = {"net": "cifar_resnet18", "width": 0.05, "data": "digits", "train_images": 300, "epochs": 1}
+    ticket = Run(density=0.4, method="ticket", held_out=100, **resnet)
+    _, found = train_in(tmp_path, ticket.parent)
+    _, result = train_in(tmp_path, ticket)
+    assert result["accuracy_before"] == found["accuracy"]
+
+
+def test_a_ticket_stopped_and_resumed_ends_bit_equal_to_one_never_stopped(runs_dir, monkeypatch):
+    runs, _ = runs_dir
+    folder, whole = train_in(runs, TICKET, "whole")
+    real = Recorder.on_train_epoch_end
+
+    def stop_after_the_second_epoch(self, trainer, module):
+        real(self, trainer, module)
+        if len(self.rows) == 3:
+            raise RuntimeError("stopped here")
+
+    monkeypatch.setattr(Recorder, "on_train_epoch_end", stop_after_the_second_epoch)
+    with pytest.raises(RuntimeError, match="stopped here"):
+        train_in(runs, TICKET, "stopped")
+    monkeypatch.setattr(Recorder, "on_train_epoch_end", real)
+    again, resumed = train_in(runs, TICKET, "stopped")
+    del whole["provenance"], resumed["provenance"]
+    assert resumed == whole
+    assert without_time(again) == without_time(folder)
+
+
+def test_a_ticket_leaves_the_last_layer_before_and_after(runs_dir):
+    folder, _ = train_in(runs_dir[0], replace(TICKET, trace=1, weight_decay=0.0))
+    with np.load(folder / "trace.npz") as trace:
+        kept = trace["chosen_before"][0]
+        np.testing.assert_array_equal(trace["weight"][~kept], trace["trained"][~kept])
+        assert (trace["weight"][kept] != trace["trained"][kept]).any()
+
+
+def test_a_ticket_without_its_parent_says_what_to_train(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        train(TICKET, tmp_path)
+    assert str(error.value) == (
+        "conv2x0.05-k40-ticket-of_edge_popup-signed_constant-s0 trains the weights of a subnetwork that is not there: "
+        f"{tmp_path.parent / TICKET.parent.hash / SUBNETWORK}; train conv2x0.05-k40-signed_constant-s0 first (if it is "
+        "done, it was before subnetworks were kept: delete its folder)"
+    )
+
+
+# --- supermasks ------------------------------------------------------------------------------------------
+
+
+def test_a_supermask_reports_what_it_keeps_sampled_and_rounded(tmp_path, monkeypatch):
+    # A rate at which some probabilities cross one half within two epochs.
+    run = Run(method="supermask", density=0.4, epochs=2, lr=2000.0, **TINY)
+    seen = {}
+
+    def keep(net, path):
+        seen["scores"] = [masker.scores.detach().clone() for masker in maskers(net).values()]
+
+    monkeypatch.setattr("lit_hidden.engine.train.save_subnetwork", keep)
+    result = train(run, tmp_path)
+    p = torch.cat([1 / (1 + torch.exp(-scores.double().flatten())) for scores in seen["scores"]])
+    assert result["density_sampled"] == pytest.approx(p.mean().item(), abs=1e-6)
+    assert result["density_rounded"] == pytest.approx((p >= 0.5).double().mean().item(), abs=1e-6)
+    assert 0 < result["density_rounded"] < 1
+    assert result["density_rounded"] != result["density_sampled"]
+    assert sum(layer["kept_min"] for layer in result["layers"]) == (p >= 0.5).sum()
+    assert 0 <= result["accuracy_rounded"] <= 100
+
+
+def test_only_supermasks_are_sampled_and_only_tickets_have_a_before(undisturbed):
+    assert not {"density_sampled", "density_rounded", "accuracy_rounded", "accuracy_before"} & undisturbed[1].keys()
+
+
+# --- what the engine may do to a run ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "run", [HIDDEN, Run(method="supermask", density=0.5, epochs=1, held_out=50, **TINY)], ids=lambda run: run.method
+)
+def test_a_run_killed_after_its_last_epoch_ends_as_one_never_stopped(run, tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole = train(run, tmp_path / "a")
+
+    def stop(net, path):
+        raise RuntimeError("stopped here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lit_hidden.engine.train.save_subnetwork", stop)
+        with pytest.raises(RuntimeError, match="stopped here"):
+            train(run, tmp_path / "b")
+    resumed = train(run, tmp_path / "b")
+    del whole["provenance"], resumed["provenance"]
+    assert resumed == whole
 
 
 def test_held_out_images_are_watched_and_the_test_set_is_read_once_at_the_end(tmp_path):
@@ -183,9 +359,6 @@ def test_missing_data_end_a_run_before_anything_is_trained(tmp_path):
 def test_seeds_reach_weights_scores_and_data_each_alone():
     base = Run(density=0.5, epochs=1, **TINY)
     data = make_data(base, "data")
-    from dataclasses import replace
-
-    from lit_hidden.subnetwork import fingerprint, masks
 
     def first_mask(run):
         return next(iter(masks(make_module(run, data).net).values()))

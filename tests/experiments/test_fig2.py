@@ -164,24 +164,8 @@ def test_the_curves_are_the_runs_means_and_ranges(figure: Figure, results: Resul
 UNITS = ("unit-in", "unit-out")
 
 
-def overlaps(figure: Figure) -> list[tuple[str, str]]:
-    """Texts that lie on one another or outside the figure; unit numbers and edges' labels lie on lines, not on text."""
-    texts = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
-    for axes in figure.axes:
-        texts += [*axes.texts, axes._left_title, *(axes.get_legend().get_texts() if axes.get_legend() else ())]
-        for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
-            if axes.axison:
-                ticks = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
-                texts += [axis.label, *(label for place, label in ticks if low <= place <= high)]
-    shown = [(t.get_text(), t.get_window_extent()) for t in texts if t.get_text().strip() and t.get_gid() not in UNITS]
-    bad = [(t, "outside") for t, b in shown if b.x0 < 0 or b.y0 < 0 or b.x1 > figure.bbox.x1 or b.y1 > figure.bbox.y1]
-    for n, (one, a) in enumerate(shown):
-        bad += [(one, other) for other, b in shown[:n] if a.overlaps(b)]
-    return bad
-
-
 def test_no_text_lies_on_another_or_outside(figure: Figure) -> None:
-    assert overlaps(figure) == []
+    assert made["overlaps"](figure, UNITS) == []
 
 
 def test_without_a_swap_the_figure_says_so(results: Results, tmp_path: Path) -> None:

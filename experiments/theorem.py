@@ -1,0 +1,247 @@
+"""Theorem 1: swapping one edge lowers the loss of the mini-batch that asked for it, if the step is small enough.
+
+The paper proves it to first order, and shows no figure of it. Here the loss is measured, in float64, before and after
+swaps at some steps of ordinary trainings: one swap alone, all swaps of a layer, all swaps of the network, as plain
+gradient descent would make them at learning rates from 1e-4 to 1; and the very first swap of each layer, at the
+smallest rate that swaps anything. The protocol is that of `lit_hidden.engine.swaps`. Two limits are told apart: a small
+learning rate swaps fewer edges at once, but one swap stays as large as its weights, and it is a wide net that makes it
+small. So the claims about rates are the theorem's as it is read, the one about width is what its proof asks for.
+
+The bars of panel (a) are Wilson's 95% intervals, as though swaps of one step were independent; they are not quite, so
+claims are judged by seeds.
+
+Source: Ramanujan et al., arXiv:1911.13299, theorem 1, section 3 and appendix B.
+Cost: quick 3 minutes on two cores, short about an hour; paper: 15 runs of 100 epochs, on a GPU.
+"""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lit_hidden import style
+from lit_hidden.experiment import Claim, Results, Run, vary
+from lit_hidden.panels import Look
+
+KINDS = ("first", "pair", "unit", "layer", "network")  # in the order of swaps.npz
+TRAINED = 0.1  # the published learning rate, at which all these trainings start
+PRESETS = {  # a run, the widths, and how many seeds
+    "smoke": (Run(density=0.5, data="digits", net="conv2", epochs=1, swaps=2), (0.0625, 0.125), 1),
+    "quick": (Run(density=0.5, data="digits", net="conv4", epochs=6, swaps=12), (0.0625, 0.125, 0.25), 3),
+    "short": (Run(density=0.5, net="conv4", epochs=5, train_images=10_000, swaps=12), (0.125, 0.25), 3),
+    "paper": (Run(density=0.5, net="conv4", swaps=50), (0.25, 0.5, 1.0), 5),
+}
+LOOKS = {
+    "first": Look("the first swap of a layer, alone", "#1a1a1a", "", "*"),
+    "pair": Look("one swap of a layer, alone", "#0b3c7a", "-", "o"),
+    "unit": Look("one swap within a unit, alone", "#5b9bd5", (0, (4, 1.2)), "s"),
+    "layer": Look("all swaps of a layer", "#c8690f", (0, (1.2, 1.2)), "v"),
+    "network": Look("all swaps of the network", "#a8327d", (0, (6, 1.2, 1.2, 1.2)), "D"),
+}
+
+
+def runs(preset: str) -> list[Run]:
+    base, widths, seeds = PRESETS[preset]
+    return vary([base], seed=range(seeds), width=widths)
+
+
+def widest(results: Results) -> Results:
+    return results.select(width=max(run.width for run, _ in results))
+
+
+def counts(results: Results, kind: str) -> np.ndarray:
+    """Count `(2, rates)` changes: those measured and those that lowered the loss, over all layers and runs."""
+    found = [result["swaps"][kind] for _, result in results]
+    return np.array([[np.sum(c[name], axis=1) for name in ("measured", "lowered")] for c in found]).sum(0)
+
+
+def share(results: Results, kind: str) -> float:
+    """Give the percent of changes that lowered the loss, at all rates; NaN if nothing swapped."""
+    measured, lowered = counts(results, kind).sum(1)
+    return float(100 * lowered / measured) if measured else math.nan
+
+
+def trend(results: Results, kind: str) -> float:
+    """Give the points by which the share grows per decade that the rate shrinks, by least squares; NaN of one rate."""
+    measured, lowered = counts(results, kind)
+    there = measured > 0
+    if there.sum() < 2:
+        return math.nan
+    rates = np.log10(results.values("swaps")[0]["rates"])[there]
+    slope, _ = np.polyfit(rates, 100 * lowered[there] / measured[there], 1, w=np.sqrt(measured[there]))
+    return round(-float(slope), 6)  # not the rounding of a share that never changes
+
+
+def uphill(results: Results) -> float:
+    """Count single swaps that first order does not expect to lower the loss; NaN if nothing swapped."""
+    return float(sum(results.values("uphill"))) if counts(results, "first").sum() else math.nan
+
+
+def wider(results: Results) -> float:
+    """Give the points by which first swaps lower the loss more often in the widest net than in the narrowest."""
+    narrowest = results.select(width=min(run.width for run, _ in results))
+    return share(widest(results), "first") - share(narrowest, "first")
+
+
+CLAIMS = [
+    Claim(
+        "while no score changes sign, first order expects every single swap to lower the loss",
+        lambda r: -uphill(r), "swaps", every=True,
+    ),
+    Claim(
+        "of first swaps, at the smallest learning rate that swaps anything, more than 95% lower the loss",
+        lambda r: share(widest(r), "first") - 95,
+    ),
+    Claim(
+        "the smaller the learning rate, the more often one swap alone lowers the loss",
+        lambda r: trend(widest(r), "pair"), "points per decade",
+    ),
+    Claim(
+        "the smaller the learning rate, the more often all swaps of a layer lower the loss",
+        lambda r: trend(widest(r), "layer"), "points per decade",
+    ),
+    Claim(
+        "one swap alone lowers the loss more often than all swaps of its layer at once",
+        lambda r: share(widest(r), "pair") - share(widest(r), "layer"),
+    ),
+    Claim("first swaps lower the loss more often in the widest net than in the narrowest", wider),
+]  # fmt: skip
+
+
+def wilson(lowered: np.ndarray, measured: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bound the percentages `lowered / measured` with 95% confidence (Wilson 1927)."""
+    z2 = 1.959964**2
+    centre = (lowered + z2 / 2) / (measured + z2)
+    half = np.sqrt(z2) * np.sqrt(lowered * (measured - lowered) / measured + z2 / 4) / (measured + z2)
+    return 100 * (centre - half), 100 * (centre + half)
+
+
+def table(results: Results) -> dict[str, np.ndarray]:
+    """Load the rows of `swaps.npz` of all runs; see `lit_hidden.engine.swaps` for its columns."""
+    tables = []
+    for _, _, folder in results.rows:
+        assert folder is not None
+        with np.load(folder / "swaps.npz") as arrays:
+            tables.append(dict(arrays))
+    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+
+
+def draw(results: Results, figure: Figure) -> None:
+    figure.set_size_inches(12, 8)
+    (a, b), (c, d) = figure.subplots(2, 2)
+    figure.subplots_adjust(left=0.06, right=0.985, top=0.86, bottom=0.115, wspace=0.17, hspace=0.36)
+    wide = widest(results)
+    draw_shares(a, wide)
+    draw_numbers(b, wide)
+    draw_orders(c, wide)
+    draw_widths(d, results)
+    figure.legend(*a.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.05, 0.965), ncols=5)
+    run = wide.rows[0][0]
+    figure.text(
+        0.06, 0.975, f"Panels (a) to (c): {run.net} of width x{run.width:g}, {run.swaps} steps a training, of each the "
+        "mini-batch to come; every change is measured from the net as it is.", va="top", color=style.COLORS["muted"],
+    )  # fmt: skip
+
+
+def bars(axes: Axes, x: np.ndarray, counted: np.ndarray, look: Look, **more: Any) -> None:
+    """Draw percentages of `(2, X)` changes measured and lowering, with their intervals."""
+    measured, lowered = counted
+    at, (low, high) = 100 * lowered / measured, wilson(lowered, measured)
+    axes.errorbar(
+        x, at, yerr=np.maximum([at - low, high - at], 0), color=look.color, linestyle=look.linestyle, linewidth=1.3,
+        elinewidth=0.9, marker=look.marker, label=look.label, **{"markersize": 4.5} | more,
+    )  # fmt: skip
+
+
+def draw_shares(axes: Axes, results: Results) -> None:
+    """Draw the percentage of changes that lower the loss over the learning rate."""
+    rates = np.array(results.values("swaps")[0]["rates"])
+    for kind, aside in zip(KINDS[1:], (0.88, 0.96, 1.04, 1.13), strict=True):  # so that bars stand beside each other
+        counted = counts(results, kind)
+        there = counted[0] > 0
+        bars(axes, aside * rates[there], counted[:, there], LOOKS[kind])
+    rows = table(results)
+    if len(first := rows["rate"][rows["kind"] == KINDS.index("first")]):
+        low, middle, high = np.quantile(first, (0.1, 0.5, 0.9))
+        spread = [[middle - low], [high - middle]]
+        bars(axes, middle, counts(results, "first"), LOOKS["first"], xerr=spread, markersize=9, zorder=3)
+    rate_axis(axes)
+    axes.annotate(
+        "that of the training, at its start", (TRAINED, 0), (3, 4), xycoords=("data", "axes fraction"), rotation=90,
+        textcoords="offset points", fontsize=7.5, color=style.COLORS["muted"],
+    )  # fmt: skip
+    axes.set(ylabel="lower the loss (%)", ylim=(-3, 103))
+    axes.set_title("(a) how often the loss falls; across the star: where 80% of first swaps are")
+
+
+def draw_numbers(axes: Axes, results: Results) -> None:
+    """Draw how many edges an update swaps, over the learning rate; steps at which nothing swaps count as 0."""
+    rows, rates = table(results), np.array(results.values("swaps")[0]["rates"])
+    steps = sum(run.swaps for run, _ in results)
+    layers = len(results.values("swaps")[0]["layer"]["measured"][0])
+    for kind, times in (("layer", steps * layers), ("network", steps)):
+        of, look = rows["kind"] == KINDS.index(kind), LOOKS[kind]
+        numbers = np.array([rows["swaps"][of & (rows["rate"] == rate)].sum() / times for rate in rates])
+        axes.plot(
+            rates[numbers > 0], numbers[numbers > 0], color=look.color, linestyle=look.linestyle, marker=look.marker,
+            markersize=4.5,
+        )  # fmt: skip
+    axes.set_yscale("log")
+    rate_axis(axes)
+    axes.set_ylabel("edges that enter, mean")
+    axes.set_title("(b) how many edges swap at once")
+
+
+def rate_axis(axes: Axes) -> None:
+    """Label the axis of learning rates, and mark the training's own."""
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate of the step")
+    axes.grid(axis="y")
+    axes.axvline(TRAINED, color=style.COLORS["absent"], linewidth=0.9, linestyle=(0, (2, 2)), zorder=0.5)
+
+
+def draw_orders(axes: Axes, results: Results, most: int = 600) -> None:
+    """Draw the measured change over the one that first order predicts, of one swap and of all swaps of a layer."""
+    rows, bounds = table(results), (-2.0, 3.0)
+    for kind, zorder in (("layer", 2.0), ("pair", 2.1)):
+        of = np.flatnonzero((rows["kind"] == KINDS.index(kind)) & (rows["predicted"] < 0))
+        of = of[:: max(1, math.ceil(len(of) / most))]
+        ratio, look = rows["measured"][of] / rows["predicted"][of], LOOKS[kind]
+        axes.plot(
+            -rows["predicted"][of], np.clip(ratio, *bounds), linestyle="", marker=look.marker, markersize=3.2,
+            markeredgewidth=0, color=look.color, alpha=0.55, zorder=zorder,
+        )  # fmt: skip
+    for height, text in ((1, "as first order says"), (0, "below: the loss rises")):
+        axes.axhline(height, color=style.COLORS["ink"], linewidth=0.9, linestyle="-" if height else (0, (2, 2)))
+        axes.annotate(
+            text, (1, height), (-2, 3 if height else -3), xycoords=("axes fraction", "data"), ha="right",
+            textcoords="offset points", va="bottom" if height else "top", fontsize=7.5, color=style.COLORS["ink"],
+            bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set(xlabel="fall of the loss that first order predicts", ylabel="measured / predicted", ylim=(-2.2, 3.2))
+    axes.set_yticks([-2, -1, 0, 1, 2, 3], ["≤ -2", "-1", "0", "1", "2", "≥ 3"])
+    axes.set_title("(c) how much of it is first order")
+
+
+def draw_widths(axes: Axes, results: Results) -> None:
+    """Draw the percentage of first swaps that lower the loss over the width of the net, and that of each seed."""
+    widths = sorted({run.width for run, _ in results})
+    counted = np.concatenate([counts(results.select(width=width), "first") for width in widths], axis=1)
+    for width in widths:
+        seeds = [share(results.select(width=width, seed=seed), "first") for seed in results.seeds]
+        axes.plot([0.97 * width] * len(seeds), seeds, linestyle="", marker="_", color=style.COLORS["muted"])
+    there = counted[0] > 0
+    look = replace(LOOKS["first"], linestyle="-")
+    bars(axes, np.array(widths)[there], counted[:, there], look, markersize=9)
+    axes.set_xscale("log")
+    axes.set_xticks(widths, [f"{width:g}" for width in widths])
+    axes.minorticks_off()
+    axes.margins(x=0.12)
+    axes.set(xlabel="width of the net (multiplier)", ylabel="lower the loss (%)")
+    axes.set_ylim(top=101)
+    axes.grid(axis="y")
+    axes.set_title("(d) first swaps, by width: all (star), each seed (dash)")

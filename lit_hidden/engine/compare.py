@@ -1,0 +1,197 @@
+"""An experiment's runs side by side in the terminal: cells averaged over seeds, or run by run, sorted by anything."""
+
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from lit_hidden.engine.reproduce import PRESETS, load
+from lit_hidden.engine.reproduce import rows as make_rows
+from lit_hidden.engine.store import Store
+from lit_hidden.experiment import confidence_interval
+from lit_hidden.tables import FIELDS, SEEDS, ResultsError, Row, cells, common, describe, number, order, read, varying
+
+NUMBERS = ("accuracy", "top5", "loss", "train_accuracy", "seconds")
+OVER_SEEDS = ("pm", "min", "max", "n")  # of the accuracy of a cell
+HEADINGS = {"pm": "±95%"}
+SPARE = (
+    "seconds",
+    "train_accuracy",
+    "loss",
+    "top5",
+    "max",
+    "min",
+    "pm",
+)  # what a narrow terminal goes without, in turn
+
+
+def compare(
+    name: str,
+    preset: str = "quick",
+    *,
+    runs_dir: str | Path = "runs",
+    results: str | Path = "experiments/results",
+    sort: str | None = None,
+    reverse: bool = False,
+    where: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    by_seed: bool = False,
+    as_csv: bool = False,
+    console: Console | None = None,
+) -> None:
+    """Print the runs of an experiment that are done, or where none is, its committed results.
+
+    Args:
+        name: a file of `experiments/`, such as `fig3`.
+        preset: `smoke`, `quick`, `short` or `paper`.
+        runs_dir: where runs live.
+        results: where committed results live, `<name>/<preset>/results.csv`.
+        sort: a field of Run or a number of the results; None sorts by net, method and so on.
+        reverse: the largest first.
+        where: such as `net=conv4`; only the runs that have all of them.
+        columns: what to show, whatever the width; none shows what differs, and what there is room for.
+        by_seed: a line for each run; otherwise one for the runs that differ by seed alone, with the mean accuracy, half
+            its 95% interval (`pm`), smallest, largest, and how many seeds (`n`); other numbers are means.
+        as_csv: write CSV to standard output, and what else there is to say to standard error.
+        console: where to print.
+
+    Raises:
+        ReproduceError: unknown experiment.
+        ResultsError: unknown preset or column, no results, or a `where` that none of them meets.
+        StoreError: a run's folder is damaged.
+    """
+    console = console or Console(stderr=as_csv, highlight=False)
+    if preset not in PRESETS:
+        raise ResultsError(f"no preset {preset!r}; presets are {', '.join(PRESETS)}")
+    rows, title, told = _find(name, preset, Store(runs_dir), Path(results))
+    for text in where:
+        rows = _filter(rows, text)
+    numbers = [key for key, value in _merged(rows).items() if key not in FIELDS and isinstance(value, int | float)]
+    lines = [_run(row, numbers) for row in rows] if by_seed else _cells(rows, numbers)
+    usual = _columns(rows, numbers, by_seed)
+    shown = list(columns) or (list(dict.fromkeys([*usual, *numbers])) if as_csv else list(usual))
+    if sort and sort not in shown:
+        shown.append(sort)
+    if unknown := [key for key in shown if key not in lines[0]]:
+        hint = "; seeds are averaged over: add --by-seed" if set(unknown) & set(SEEDS) else ""
+        there = ", ".join(dict.fromkeys([*usual, *numbers]))
+        raise ResultsError(f"no column {unknown[0]!r}{hint}; there are {there}")
+    keys = [sort] if sort else [key for key in shown if key in FIELDS]
+    lines.sort(key=lambda line: [order(line[key]) for key in keys], reverse=reverse)
+    console.print(f"{name} ({preset}): {title}", style="bold", markup=False)
+    console.print(told, markup=False, soft_wrap=True)
+    if same := common([describe(row) for row in rows]):
+        console.print(f"all of them: {', '.join(f'{key}={_text(value)}' for key, value in same.items())}")
+    if as_csv:
+        writer = csv.DictWriter(sys.stdout, shown, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        return
+    written = {key: [HEADINGS.get(key, key), *_column(key, lines)] for key in shown}
+    dropped = [] if columns else _drop(written, console.width, {sort})
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for key, (heading, *_) in written.items():
+        table.add_column(heading, justify="left" if key in FIELDS else "right", overflow="fold")
+    for line in zip(*(column[1:] for column in written.values()), strict=True):
+        table.add_row(*line)
+    console.print("", table, "")
+    if "pm" in written:
+        console.print("Accuracy: mean over n seeds, ± half its 95% interval. Other numbers: means.")
+    if dropped:
+        console.print(f"No room for {', '.join(dropped)}: a wider terminal or --columns shows them.")
+
+
+def _find(name: str, preset: str, store: Store, results: Path) -> tuple[list[Row], str, str]:
+    """Give the rows there are, the experiment's title, and a line that says where they are from."""
+    experiment = load(name)
+    runs = list(dict.fromkeys(run.resolved for run in experiment.runs(preset)))
+    done = store.results(runs)
+    train = f"make reproduce-{name} PRESET={preset}"
+    if len(done):
+        rest = "" if len(done) == len(runs) else f"; {train} trains the rest"
+        return make_rows(done), experiment.title, f"{len(done)} of {len(runs)} runs are done, in {store.root}/{rest}"
+    path = results / name / preset / "results.csv"
+    if not path.exists():
+        raise ResultsError(
+            f"none of the {len(runs)} runs of {name} ({preset}) is done in {store.root}/, and there is no {path}; "
+            f"{train} trains them"
+        )
+    rows = read(path)
+    hashes = {run.hash for run in runs}
+    known = sum(row["run"] in hashes for row in rows)
+    earlier = f", and {len(rows) - known} of an earlier grid" if known < len(rows) else ""
+    return rows, experiment.title, f"{known} of {len(runs)} runs{earlier}, from {path} ({store.root}/ has none)"
+
+
+def _filter(rows: list[Row], text: str) -> list[Row]:
+    name, equals, value = text.partition("=")
+    if not equals or name not in FIELDS:
+        raise ResultsError(f"where {text!r} is no FIELD=VALUE; fields are {', '.join(FIELDS)}")
+    found = [row for row in rows if row.get(name) == number(value)]
+    if not found:
+        there = sorted({row.get(name) for row in rows}, key=order)
+        raise ResultsError(f"no run has {text}; there are {name}={', '.join(map(_text, there))}")
+    return found
+
+
+def _merged(rows: list[Row]) -> Row:
+    """Give each column with a value of it, if any row has one."""
+    return {key: next((row[key] for row in rows if row.get(key) is not None), None) for row in rows for key in row}
+
+
+def _run(row: Row, numbers: list[str]) -> Row:
+    return {"run": row["run"], **{key: row.get(key) for key in (*FIELDS, *numbers)}}
+
+
+def _cells(rows: list[Row], numbers: list[str]) -> list[Row]:
+    lines = []
+    for cell in cells(rows):
+        accuracy = cell.values("accuracy")
+        low, high = confidence_interval(accuracy) if len(accuracy) > 1 else (None, None)
+        line = {key: cell.rows[0].get(key) for key in FIELDS if key not in SEEDS}
+        line |= {key: cell.mean(key) for key in numbers}
+        line["pm"] = None if low is None or high is None else (high - low) / 2
+        lines.append({**line, "min": min(accuracy), "max": max(accuracy), "n": len(accuracy)})
+    return lines
+
+
+def _columns(rows: list[Row], numbers: list[str], by_seed: bool) -> list[str]:
+    """Choose what to show: the fields that differ, and what most want to know."""
+    shown = varying([describe(row) for row in rows])
+    there = [key for key in NUMBERS if key in numbers]
+    if not by_seed:
+        return [*shown, "accuracy", *OVER_SEEDS, *there[1:]]
+    own = [key for key in SEEDS[1:] if any(row[key] != row["seed"] for row in rows)]
+    return [*shown, "seed", *own, *there]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _column(key: str, lines: list[Row]) -> list[str]:
+    """Write a column; its numbers have as many digits as it takes to line up."""
+    values = [line[key] for line in lines]
+    if key in FIELDS or not any(isinstance(value, float) and not value.is_integer() for value in values):
+        return ["-" if value is None else _text(value) for value in values]
+    digits = 4 if key == "loss" else 1 if key == "seconds" else 2
+    return ["-" if value is None else f"{value:.{digits}f}" for value in values]
+
+
+def _drop(columns: dict[str, list[str]], width: int, needed: set[str | None]) -> list[str]:
+    """Take out what can be spared until a table fits, and name it."""
+    dropped: list[str] = []
+    for key in SPARE:
+        if sum(max(map(len, column)) + 2 for column in columns.values()) - 2 <= width:  # 2 lie between two columns
+            break
+        if key in columns and key not in needed:
+            del columns[key]
+            dropped.insert(0, HEADINGS.get(key, key))
+    return dropped

@@ -1,0 +1,433 @@
+"""One HTML page of all committed results: drawings, verdicts, ours beside others' numbers, where each is from.
+
+It reads `<results>/<experiment>/<preset>/` (`figure.svg` or `figure.png`, `results.csv`, `verdicts.json`) and nothing
+else: no runs, no torch, no network. Equal results are equal bytes.
+"""
+
+import base64
+import html
+import json
+import re
+import xml.etree.ElementTree as ET
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lit_hidden.engine.store import write_atomically
+from lit_hidden.experiment import Run
+from lit_hidden.published import POINTS, SOURCES, Published
+from lit_hidden.tables import Cell, ResultsError, Row, cells, common, cuts, order, read, varying
+
+PRESETS = ("paper", "short", "quick", "smoke")  # the most telling first
+VERDICTS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
+VERSIONS = ("lit_hidden", "python", "torch", "lightning")
+NUMBERS = {  # beside the accuracy, where runs have them
+    "density_sampled": "kept by samples",
+    "accuracy_rounded": "accuracy of the most probable mask (%)",
+    "accuracy_before": "accuracy before training (%)",
+    "train_accuracy": "training accuracy (%)",
+    "seconds": "time per run",
+}
+HEADINGS = {"density": "kept", "train_images": "training images", "batch_size": "batch size"}
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The results of one experiment at one preset."""
+
+    name: str
+    preset: str
+    title: str
+    conditions: str
+    claims: list[dict[str, Any]]
+    rows: list[Row]
+    cells: list[Cell]
+    drawing: str
+
+    @property
+    def id(self) -> str:
+        """Name its place in the page."""
+        return f"{self.name}-{self.preset}"
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Count its verdicts."""
+        return Counter(claim["verdict"] for claim in self.claims)
+
+
+def report(results: str | Path = "experiments/results", out: str | Path = "report.html") -> str:
+    """Write the page, and return a line that says what is in it.
+
+    Raises:
+        ResultsError: there are no results, one of their files is missing or damaged, or `out` cannot be written.
+    """
+    folders, out = load(Path(results)), Path(out)
+    page = build(folders)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, page)
+    except OSError as error:
+        raise ResultsError(f"{out} cannot be written: {error}; choose another with --out") from error
+    return f"{out}: {_summary(folders)} ({len(page.encode()) / 1e6:.1f} MB)"
+
+
+def load(results: Path) -> list[Folder]:
+    """Read every experiment and preset, in the order of the page.
+
+    Raises:
+        ResultsError: there are none, or a file is missing or damaged.
+    """
+    # A folder without files is a reproduction that has not ended yet.
+    found = [path for path in results.glob("[!.]*/[!.]*") if path.is_dir() and any(path.glob("[!.]*"))]
+    if not found:
+        raise ResultsError(f"no results in {results}; make reproduce-fig2 OUT={results} writes some")
+    return [_folder(path) for path in sorted(found, key=_place)]
+
+
+def _place(path: Path) -> tuple[Any, ...]:
+    """Sort figures first, then tables, then what the paper has not; 2 before 10; the most telling preset first."""
+    name, preset = path.parent.name, path.name
+    kind = next((i for i, word in enumerate(("fig", "table")) if re.fullmatch(rf"{word}\d+", name)), 2)
+    return kind, order(name), PRESETS.index(preset) if preset in PRESETS else 9, preset
+
+
+def _folder(path: Path) -> Folder:
+    name, preset = path.parent.name, path.name
+    try:
+        rows = read(path / "results.csv")
+        judged = _judged(path / "verdicts.json", name, preset)
+        drawing = _drawing(path)
+    except ResultsError as error:
+        again = f"make reproduce-{name} PRESET={preset} OUT={path.parents[1]}"
+        raise ResultsError(f"{error}; {again} writes it again") from error
+    return Folder(
+        name, preset, judged["title"], judged["conditions"], judged["claims"], rows, cells(rows), drawing
+    )  # fmt: skip
+
+
+def _judged(path: Path, name: str, preset: str) -> dict[str, Any]:
+    try:
+        judged = json.loads(path.read_text(encoding="utf-8"))
+        if (judged["experiment"], judged["preset"]) != (name, preset):
+            raise ResultsError(f"{path} is of {judged['experiment']}/{judged['preset']}, not of {name}/{preset}")
+        texts = [judged["title"], judged["conditions"]]
+        for claim in judged["claims"]:
+            texts += [claim["sentence"], claim["unit"], claim["why"]]
+            numbers = [claim["margin"], claim["low"], claim["high"], claim["seeds"], claim["every"]]
+            if claim["verdict"] not in VERDICTS or not all(isinstance(n, int | float | None) for n in numbers):
+                raise TypeError(f"no verdict: {claim}")
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("a text is none")
+    except FileNotFoundError:
+        raise ResultsError(f"{path} is missing") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, ResultsError):
+            raise
+        raise ResultsError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+    found: dict[str, Any] = judged
+    return found
+
+
+def _drawing(folder: Path) -> str:
+    """Give the drawing as a data URI: of its own, so that the ids within two drawings cannot meet."""
+    svg, png = folder / "figure.svg", folder / "figure.png"
+    path, kind = (svg, "svg+xml") if svg.exists() else (png, "png")
+    try:
+        data = path.read_bytes()
+        if path is svg:
+            ET.fromstring(data)
+        elif not (data.startswith(b"\x89PNG") and b"IEND" in data[-12:]):
+            raise ResultsError(f"{png} is damaged: it is no whole PNG")
+    except FileNotFoundError:
+        raise ResultsError(f"{svg} is missing, and so is figure.png") from None
+    except (OSError, ET.ParseError) as error:
+        raise ResultsError(f"{path} is damaged: {error}") from error
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+class Html(str):
+    """Text that is markup already; all other text is escaped."""
+
+    __slots__ = ()
+
+
+def tag(name: str, *inside: object, **attributes: str) -> Html:
+    """Write an element; `class_` is `class`, `aria_label` is `aria-label`."""
+    given = "".join(f' {k.rstrip("_").replace("_", "-")}="{html.escape(v)}"' for k, v in attributes.items())
+    return Html(f"<{name}{given}>{_join(inside)}</{name}>")
+
+
+def _join(parts: Iterable[object], between: str = "") -> Html:
+    return Html(between.join(part if isinstance(part, Html) else html.escape(str(part)) for part in parts))
+
+
+def _table(
+    caption: str, heading: Sequence[str], rows: Iterable[Sequence[object]], text: int = 1, class_: str = ""
+) -> Html:
+    """Write a table whose first cells name the row; after the first `text` columns come numbers, to the right."""
+
+    def side(column: int) -> dict[str, str]:
+        return {} if column < text else {"class_": "n"}
+
+    head = (tag("th", name, scope="col", **side(i)) for i, name in enumerate(heading))
+    body = (
+        tag("tr", *(tag("td", cell, **side(i)) if i else tag("th", cell, scope="row") for i, cell in enumerate(row)))
+        for row in rows
+    )
+    inner = _join((tag("caption", caption), tag("thead", tag("tr", *head)), Html("<tbody>\n"), _join(body, "\n")))
+    # A wide table scrolls in a frame of its own; the keyboard reaches it, so it needs a name.
+    table = tag("table", inner, Html("</tbody>"), **({"class_": class_} if class_ else {}))
+    return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=caption)
+
+
+def _pairs(pairs: Iterable[tuple[object, object]]) -> Html:
+    """Write names and what they mean or are."""
+    return tag("dl", *(_join((tag("dt", name), tag("dd", value))) for name, value in pairs), class_="pairs")
+
+
+def _verdict(word: str) -> Html:
+    return tag("span", tag("span", f"{VERDICTS[word]} ", aria_hidden="true"), word, class_=f"verdict {word}")
+
+
+def build(folders: Sequence[Folder]) -> str:
+    """Write the page of `folders`."""
+    page = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
+    names = dict.fromkeys(folder.name for folder in folders)
+    parts = {
+        "summary": html.escape(f"{_summary(folders)}. {_newest(folders)}"),
+        "contents": _contents(folders),
+        "experiments": "\n".join(_experiment([f for f in folders if f.name == name]) for name in names),
+        **{word: _verdict(word) for word in VERDICTS},
+    }
+    # In one pass: what is put in may hold braces of its own.
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], page)
+
+
+def _several(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def _summary(folders: Sequence[Folder]) -> str:
+    counts = sum((folder.counts for folder in folders), Counter[str]())
+    judged = ", ".join(f"{counts[word]} {word}" for word in VERDICTS)
+    experiments = _several(len({folder.name for folder in folders}), "experiment")
+    return f"{experiments}, {_several(counts.total(), 'claim')} judged: {judged}"
+
+
+def _newest(folders: Sequence[Folder]) -> str:
+    """Say how long all runs took, each counted once however many experiments share it, and when the last one ended."""
+    rows = {row["run"]: row for folder in folders for row in folder.rows}.values()
+    last = max((str(row["finished"])[:10] for row in rows if row.get("finished")), default="an unknown day")
+    return f"{_several(len(rows), 'run')}, {_time(rows)} of training; the newest is of {last}."
+
+
+def _time(rows: Iterable[Row]) -> str:
+    """Write how long runs took together."""
+    seconds = sum(float(row["seconds"] or 0) for row in rows)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _contents(folders: Sequence[Folder]) -> Html:
+    rows, told = [], set()
+    for folder in folders:
+        words = folder.title.partition(":")[0] if folder.name in told else folder.title.rstrip(".")
+        told.add(folder.name)
+        first = tag("a", words, href=f"#{folder.id}")
+        data = ", ".join(dict.fromkeys(row["data"] for row in folder.rows))
+        counts = (folder.counts[word] or "–" for word in VERDICTS)
+        rows.append((first, folder.preset, data, len(folder.rows), *counts))
+    heading = ("experiment", "preset", "data", "runs", *VERDICTS)
+    return _table("Experiments and verdicts", heading, rows, text=3, class_="contents")
+
+
+def _experiment(folders: Sequence[Folder]) -> Html:
+    name, heading = folders[0].name, f"{folders[0].name}-title"
+    back = tag("p", tag("a", "back to the contents", href="#contents"), class_="top")
+    title = tag("h2", folders[0].title.rstrip("."), id=heading)
+    return tag("section", title, *map(_article, folders), back, id=name, aria_labelledby=heading)
+
+
+def _article(folder: Folder) -> Html:
+    name = f"{folder.name}, {folder.preset}"
+    cut = folder.conditions.removeprefix(f"preset {folder.preset}; ")
+    alt = f"The drawing of {folder.name}: {folder.title.rstrip('.')}. {cut}. Its numbers are in the tables below."
+    # A drawing is too fine for a phone: there it keeps its size and is moved sideways.
+    frame = tag(
+        "div",
+        Html(f'<img src="{folder.drawing}" alt="{html.escape(alt)}">'),
+        class_="scroll", tabindex="0", role="region", aria_label=f"Drawing: {name}",
+    )  # fmt: skip
+    caption = tag("figcaption", tag("strong", "Conditions: "), cut, ".")
+    parts = [
+        tag("h3", f"Preset {folder.preset}"),
+        tag("figure", frame, caption),
+        tag("h4", "Claims"),
+        _claims(folder, name),
+        *_beside(folder, name),
+        tag("details", tag("summary", f"All {_several(len(folder.rows), 'run')}"), *_ours(folder, name), open=""),
+        tag("h4", "Where the numbers are from"),
+        _provenance(folder),
+    ]
+    return tag("article", _join(parts, "\n"), id=folder.id)
+
+
+def _number(value: float | None) -> str:
+    """Write a number to about 4 digits, with a true minus sign."""
+    if value is None:
+        return "–"
+    size = abs(value)
+    text = f"{value:.0f}" if size >= 1000 else f"{value:.4g}" if size >= 1 else f"{value:.2g}"
+    return text.replace("-", "−")
+
+
+def _claims(folder: Folder, name: str) -> Html:
+    rows = []
+    for claim in folder.claims:
+        low, high = claim["low"], claim["high"]
+        interval = "none" if low is None or high is None else f"{_number(low)} to {_number(high)}"
+        bounds = _join((f"{interval} ", Html("<br>"), tag("span", claim["why"], class_="why")))
+        kind = tag("span", " exact", class_="why") if claim["every"] else ""
+        margin = f"{_number(claim['margin'])} {claim['unit']}"
+        rows.append((_join((claim["sentence"], kind)), _verdict(claim["verdict"]), margin, bounds, claim["seeds"]))
+    heading = ("claim", "verdict", "margin", "95% interval", "seeds")
+    return _table(f"{name}: claims", heading, rows, text=4, class_="claims")
+
+
+def _beside(folder: Folder, name: str) -> list[Html]:
+    """Put ours beside the numbers that others report, where there are any of the same net, data and method."""
+    title = tag("h4", "Ours beside others' numbers")
+    theirs: dict[int, dict[str, Published]] = {}  # by our cell and the source
+    for point in POINTS:
+        if (found := match(point, folder.cells)) is not None:
+            theirs.setdefault(found, {})[point.source] = point
+    if not theirs:
+        return [title, tag("p", "No number that others report is of these nets, data and methods.", class_="muted")]
+    sources = [source for source in SOURCES if any(source in points for points in theirs.values())]
+    cut = list(dict.fromkeys(text for i in theirs for text in cuts(folder.cells[i].run)))
+    rows = []
+    for i in sorted(theirs):
+        cell, points = folder.cells[i], theirs[i]
+        run = cell.run
+        described = (run.net, run.method, run.optimizer if run.method == "dense" else run.distribution)
+        numbers = (_field("density", run.density), _field("accuracy", cell.mean("accuracy")), _range(cell))
+        beside = (_theirs(points.get(source), cell) for source in sources)
+        rows.append((*described, *numbers, len(cell.rows), *beside))
+    ours = ("ours, cut (%)" if cut else "ours (%)", "from – to", "seeds")
+    heading = ("net", "method", "weights or optimizer", "kept", *ours, *(SOURCES[source][0] for source in sources))
+    parts = [title]
+    if cut:
+        text = (
+            f"Ours were cut ({'; '.join(cut)}). Theirs are of nets at full width, trained for 100 epochs on all "
+            "training images. Read them side by side for the shape, not for the level."
+        )
+        parts.append(tag("p", tag("strong", "Not like for like. "), text, class_="note"))
+    brackets = "" if cut else " In brackets: ours minus theirs."
+    parts.append(tag("p", f"Test accuracy in percent; ours are means over seeds.{brackets}", class_="muted"))
+    parts.append(_table(f"{name}: ours beside others' numbers", heading, rows, text=3))
+    return [*parts, _pairs(SOURCES[source] for source in sources)]
+
+
+def _theirs(point: Published | None, cell: Cell) -> str:
+    """Write a number of others, and how far ours is from it if it is like for like."""
+    if point is None:
+        return ""
+    text, ours = f"{point.accuracy:.2f}", cell.mean("accuracy")
+    if point.low is not None and point.high is not None:
+        text += f", {point.low:g} – {point.high:g}"
+    if point.method != "dense" and point.density is None:
+        text += ", its best"
+    if ours is not None and not cuts(cell.run):
+        text += f" ({ours - point.accuracy:+.2f})".replace("-", "−")
+    return text
+
+
+def match(point: Published, found: Sequence[Cell]) -> int | None:
+    """Find the cell that a published number belongs to: of those that fit the one least cut, and of equals the best."""
+    # The source took the best where it names no density; a dense net has none.
+    names = ["net", "method", "optimizer", "data"]
+    names += [name for name in ("density", "distribution") if getattr(point, name) is not None]
+
+    def fits(run: Run) -> bool:
+        return run.scaled is False and all(getattr(run, name) == getattr(point, name) for name in names)
+
+    def size(i: int) -> tuple[float, ...]:
+        run = found[i].run
+        images = run.train_images or float("inf")
+        return -len(cuts(run)), run.width, run.epochs, images, found[i].mean("accuracy") or 0.0
+
+    return max((i for i, cell in enumerate(found) if fits(cell.run)), key=size, default=None)
+
+
+def _field(name: str, value: Any) -> str:
+    """Write a field of a run, or a number of its result, for people."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name.startswith("density"):
+        return f"{100 * value:.4g}%"
+    if "accuracy" in name:
+        return f"{value:.2f}"
+    if name == "seconds":
+        return _time([{"seconds": value}])
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _range(cell: Cell) -> str:
+    values = cell.values("accuracy")
+    return f"{min(values):.2f} – {max(values):.2f}" if len(values) > 1 else "–"
+
+
+def _ours(folder: Folder, name: str) -> list[Html]:
+    """Write what came out, a line for each setting."""
+    runs = [cell.run for cell in folder.cells]
+    names, same = varying(runs), common(runs)
+    numbers = [n for n in NUMBERS if any(cell.values(n) for cell in folder.cells)]
+    rows = []
+    for cell in folder.cells:
+        described = [_field(n, getattr(cell.run, n)) for n in names]
+        mean = [_field("accuracy", cell.mean("accuracy")), _range(cell), len(cell.rows)]
+        rows.append((*described, *mean, *(_field(n, cell.mean(n)) for n in numbers)))
+    heading = (
+        *(HEADINGS.get(n, n) for n in names),
+        "accuracy (%)",
+        "from – to",
+        "seeds",
+        *(NUMBERS[n] for n in numbers),
+    )
+    told = ", ".join(f"{HEADINGS.get(n, n)} {_field(n, value)}" for n, value in same.items())
+    line = f"Means over seeds. In all of them: {told}. What is not named is as the authors have it."
+    table = _table(f"{name}: all runs", heading, rows, text=len(names))
+    return [tag("p", line, class_="muted"), table]
+
+
+def _provenance(folder: Folder) -> Html:
+    """Say which code, on what and when, made the results, and how long it took."""
+    rows = folder.rows
+
+    def several(name: str) -> str:
+        counted = Counter(str(row[name]) for row in rows if row.get(name) not in (None, ""))
+        if len(counted) < 2:
+            return next(iter(counted), "unknown")
+        return "; ".join(f"{value} ({_several(count, 'run')})" for value, count in sorted(counted.items()))
+
+    finished = sorted(str(row["finished"])[:10] for row in rows if row.get("finished"))
+    commits = several("commit") + (" (dirty: with changes not committed)" if "-dirty" in several("commit") else "")
+    versions = [name for name in VERSIONS if name in rows[0]]
+    dates = dict.fromkeys((finished[0], finished[-1])) if finished else ["unknown"]
+    return _pairs(
+        [
+            ("command", tag("code", f"make reproduce-{folder.name} PRESET={folder.preset}")),
+            ("commit", commits),
+            ("device", several("device")),
+            ("versions", ", ".join(f"{name} {several(name)}" for name in versions) or "unknown"),
+            ("seeds", ", ".join(str(seed) for seed in sorted({row["seed"] for row in rows}))),
+            ("finished", " to ".join(dates)),
+            ("training took", f"{_time(rows)} in all, for {_several(len(rows), 'run')}"),
+        ]
+    )

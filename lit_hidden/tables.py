@@ -1,0 +1,183 @@
+"""Rows of results, a run a row: read back from `results.csv`, put into cells over seeds, held against the paper's.
+
+The report and `compare` show these; neither waits for torch.
+"""
+
+import csv
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from lit_hidden.experiment import Run
+from lit_hidden.recipes import Recipe, recipe
+
+Row = dict[str, Any]
+
+FIELDS = tuple(f.name for f in fields(Run))
+SEEDS = ("seed", "weight_seed", "score_seed", "data_seed")
+_FIRST = ("data", "net", "width", "method", "optimizer", "distribution", "scaled", "density")
+CONDITIONS = (
+    *_FIRST,
+    *(n for n in FIELDS if n not in (*_FIRST, *SEEDS, "trace", "swaps")),
+)  # what a result may depend on
+RECIPE = tuple(f.name for f in fields(Recipe) if f.name != "distribution")
+_TEXT = ("run", "commit", "device", "finished")  # a commit called 12e45 is no number
+_PUBLISHED = object()
+
+
+class ResultsError(ValueError):
+    """Results that are damaged or not there, or a question that they cannot answer."""
+
+
+def order(value: Any) -> tuple[Any, ...]:
+    """Give a key that sorts values of a field: nothing first, then numbers, then names, conv2 before conv10."""
+    if value is None:
+        return (0,)
+    if isinstance(value, int | float):
+        return 1, value
+    return 2, [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", value)]
+
+
+def number(text: str) -> Any:
+    """Read a cell or an argument: nothing or None, True or False, a number; or else it stays text."""
+    words: dict[str, Any] = {"": None, "none": None, "true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+def read(path: Path) -> list[Row]:
+    """Read a `results.csv`: the rows as `lit_hidden.engine.reproduce.rows` made them.
+
+    Raises:
+        ResultsError: no such file, or no table of runs with the hashes of their descriptions.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = list(csv.reader(file, strict=True))
+    except FileNotFoundError:
+        raise ResultsError(f"{path} is missing") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ResultsError(f"{path} is damaged: {error}") from error
+    if len(lines) < 2 or not {"run", "accuracy", "seconds"} <= set(lines[0]):
+        raise ResultsError(f"{path} is damaged: it is no table of runs with their accuracy and seconds")
+    heading, rows = lines[0], []
+    for count, cells in enumerate(lines[1:], start=2):
+        if len(cells) != len(heading):
+            raise ResultsError(f"{path} is damaged: line {count} has {len(cells)} cells, the heading {len(heading)}")
+        row = {
+            name: (cell or None) if name in _TEXT else number(cell) for name, cell in zip(heading, cells, strict=True)
+        }
+        try:
+            found = describe(row).hash
+        except (ValueError, TypeError) as error:
+            raise ResultsError(f"{path} is damaged: line {count} is no run: {error}") from error
+        if found != row["run"]:
+            raise ResultsError(f"{path} is damaged: line {count} is called {row['run']}, what it describes is {found}")
+        for name, allowed in (("accuracy", int | float), ("seconds", int | float | None)):
+            if not isinstance(row[name], allowed):
+                raise ResultsError(f"{path} is damaged: line {count} has {name} {row[name]!r}, which is no number")
+        rows.append(row)
+    return rows
+
+
+def describe(row: Row) -> Run:
+    """Give the Run of a row.
+
+    Raises:
+        ValueError, TypeError: the row describes none.
+    """
+    return Run(**{name: row[name] for name in FIELDS if name in row}).resolved
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs that differ by their seeds alone; `run` is the first of them."""
+
+    run: Run
+    rows: list[Row]
+
+    def values(self, name: str) -> list[float]:
+        """List a number of each run; runs that have none are left out."""
+        found = (row.get(name) for row in self.rows)
+        return [float(value) for value in found if isinstance(value, int | float)]
+
+    def mean(self, name: str) -> float | None:
+        """Average a number over seeds; None if no run has it."""
+        values = self.values(name)
+        return sum(values) / len(values) if values else None
+
+
+def cells(rows: Iterable[Row]) -> list[Cell]:
+    """Put rows together that differ by their seeds alone (or in what was recorded), sorted by net, method and so on."""
+    found: dict[Any, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: [order(row.get(name)) for name in CONDITIONS]):
+        found.setdefault(tuple(row.get(name) for name in CONDITIONS), []).append(row)
+    return [Cell(describe(group[0]), group) for group in found.values()]
+
+
+def _published(run: Run) -> dict[str, Any]:
+    """Give the authors' protocol for a run's method, net and optimizer: full width, 100 epochs, all training images."""
+    settings = asdict(recipe(str(run.method), run.net, run.optimizer))
+    del settings["distribution"]  # a choice, not a setting
+    epochs = 1 if run.method == "random" else 100
+    return {"width": 1.0, "train_images": None, "held_out": 0, "augment": None, "epochs": epochs, **settings}
+
+
+def cuts(run: Run) -> list[str]:
+    """Say where a run departs from the authors' protocol, such as `width x0.25`; precision is not counted."""
+    found = []
+    for name, theirs in _published(run).items():
+        ours = getattr(run, name)
+        if ours == theirs:
+            continue
+        if name == "width":
+            found.append(f"width x{ours:g}")
+        elif name == "epochs":
+            found.append(f"{ours} of {theirs} epochs")
+        elif name == "train_images":
+            found.append(f"{ours} training images")
+        else:
+            found.append(f"{name} {ours} instead of {theirs}")
+    return found
+
+
+def varying(runs: Sequence[Run]) -> list[str]:
+    """Name the fields by which runs differ.
+
+    Left out: seeds, what was recorded, and what is the authors' setting for each run's method, net and optimizer.
+    """
+    return [name for name, values in _values(runs).items() if len(values) > 1]
+
+
+def common(runs: Sequence[Run]) -> dict[str, Any]:
+    """Give the fields that all runs share, where they say something: what is Run's default or the recipe's does not."""
+    told = ("net", "data", "width", "epochs", "density", "method", "distribution")
+    defaults = {f.name: f.default for f in fields(Run)}
+    shared = {name: next(iter(values)) for name, values in _values(runs).items() if len(values) == 1}
+    return {
+        name: value
+        for name, value in shared.items()
+        if value not in (None, _PUBLISHED) and (name in told or value != defaults[name])
+    }
+
+
+def _values(runs: Sequence[Run]) -> dict[str, set[Any]]:
+    """Collect what each field is set to; `_PUBLISHED` stands for the recipe's setting, which methods do not share."""
+    found: dict[str, set[Any]] = {name: set() for name in CONDITIONS}
+    for run in runs:
+        protocol = _published(run)
+        for name, values in found.items():
+            value = getattr(run, name)
+            if name in RECIPE and value == protocol[name]:
+                value = _PUBLISHED
+            if not (name == "epochs" and run.method == "random"):  # which has one, whatever is asked for
+                values.add(value)
+    return found

@@ -1,0 +1,378 @@
+"""Measuring swaps: by hand on a linear net, against brute force, and without a trace in the training."""
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lit_hidden.edge_popup import EdgePopup, hide, maskers, original_weight
+from lit_hidden.engine.swaps import KINDS, RATES, Probe, Swaps, draw_pair, first_swap, measure, summary
+from lit_hidden.engine.train import Recorder, train
+from lit_hidden.experiment import Run
+from lit_hidden.selection import top_k_mask
+
+TINY = {"net": "conv2", "width": 0.05, "data": "digits", "train_images": 300, "batch_size": 64, "density": 0.4}
+PROBED = Run(epochs=4, swaps=6, trace=100, **TINY)
+NAMES = ("step", "kind", "layer", "rate", "swaps", "flips", "same_unit", "predicted", "measured")
+SINGLE = ("first", "pair", "unit")
+
+
+SEEN: dict[str, list] = {"probed": [], "states": []}  # by the training that nothing disturbs
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    probe, epoch_end = Probe.__init__, Recorder.on_train_epoch_end
+
+    def see(self, net, *batch):
+        probe(self, net, *batch)
+        scores = {name: masker.scores.detach().double().numpy().copy() for name, masker in maskers(net).items()}
+        SEEN["probed"].append((scores, {name: gradient.numpy().copy() for name, gradient in self.gradient.items()}))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Probe, "__init__", see)
+        patch.setattr(Recorder, "on_train_epoch_end", lambda *args: epoch_end(*args) or SEEN["states"].append(random()))
+        result = train(PROBED, folder)
+    return folder, result
+
+
+def random() -> tuple[torch.Tensor, np.ndarray]:
+    """The state of the random generators."""
+    return torch.get_rng_state(), np.random.get_state()[1].copy()
+
+
+def table(folder) -> dict[str, np.ndarray]:
+    with np.load(folder / "swaps.npz") as arrays:
+        assert tuple(arrays.files) == NAMES
+        return dict(arrays)
+
+
+def linear(scores, density=0.5) -> nn.Sequential:
+    """A hidden layer of signed ones, whose weights and scores are known."""
+    scores = torch.tensor(scores)
+    net = hide(nn.Sequential(nn.Linear(scores.shape[1], scores.shape[0], bias=False)), density)
+    masker = maskers(net)["0"]
+    with torch.no_grad():
+        masker.scores.copy_(scores)
+        original_weight(net, "0").copy_(torch.tensor([[1.0, -1.0, 1.0], [-1.0, 1.0, 1.0]])[:, : scores.shape[1]])
+    return net
+
+
+def small_net(*, smooth: bool = False) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    between = nn.Softplus if smooth else nn.ReLU
+    net = nn.Sequential(
+        nn.Conv2d(2, 5, 3, bias=False), between(), nn.Flatten(), nn.Linear(80, 7, bias=False), between(),
+        nn.Linear(7, 4, bias=False),
+    )  # fmt: skip
+    return hide(net, 0.5, distribution="kaiming_normal"), torch.randn(20, 2, 6, 6), torch.randint(4, (20,))
+
+
+# --- the change of the loss ------------------------------------------------------------------------------
+
+
+def test_the_change_of_a_linear_nets_loss_is_the_one_worked_out_by_hand():
+    # Chosen are |0.9|, |0.8| and |0.7|: logits (x0, -x0 + x1) of weights (1, -1, 1) and (-1, 1, 1).
+    net = linear([[0.9, 0.1, -0.3], [-0.8, 0.7, 0.2]])
+    x, label = torch.tensor([[2.0, 1.0, 0.5]]), torch.tensor([0])
+    probe = Probe(net, x, label)
+    assert probe.mask["0"].tolist() == [[True, False, False], [True, True, False]]
+    z = np.array([2.0, -2.0 + 1.0])
+    assert probe.loss == pytest.approx(np.log(np.exp(z).sum()) - z[0], abs=1e-15)
+    p = np.exp(z) / np.exp(z).sum()
+    price = (p - [1, 0])[:, None] * np.array([[2.0, -1.0, 0.5], [-2.0, 1.0, 0.5]])  # dL/dlogit * x * w
+    np.testing.assert_allclose(probe.price["0"], price, rtol=1e-14)
+    np.testing.assert_allclose(probe.gradient["0"], price * [[1, 1, -1], [-1, 1, 1]], rtol=1e-14)
+    mask = torch.tensor([[True, False, True], [True, False, False]])  # (0, 2) for (1, 1)
+    after = np.array([2.0 + 0.5, -2.0])
+    change = np.log(np.exp(after).sum()) - after[0] - probe.loss
+    predicted, measured = probe.change({"0": mask})
+    assert measured == pytest.approx(change, rel=1e-13)
+    assert predicted == pytest.approx(price[0, 2] - price[1, 1], rel=1e-14)
+    assert probe.change({"0": probe.mask["0"]}) == (0.0, 0.0), "every change is from the net as it is"
+
+
+def test_the_gradient_is_the_straight_through_one_of_training():
+    net, images, labels = small_net()
+    probe = Probe(net, images, labels, label_smoothing=0.1)
+    F.cross_entropy(net(images), labels, label_smoothing=0.1).backward()
+    for name, masker in maskers(net).items():
+        torch.testing.assert_close(probe.gradient[name].float(), masker.scores.grad)
+
+
+def test_swaps_are_measured_on_the_masked_net_whole_layers_and_all_layers_alike():
+    net, images, labels = small_net()
+    probe = Probe(net, images, labels)
+    torch.manual_seed(1)
+    masks = {name: top_k_mask(torch.randn(mask.shape), int(mask.sum())) for name, mask in probe.mask.items()}
+    for names in (["0"], ["5"], ["3", "0"], ["0", "3", "5"]):
+        weight = {
+            name: original_weight(net, name).double() * (masks if name in names else probe.mask)[name] for name in masks
+        }
+        z = F.conv2d(images.double(), weight["0"]).relu().flatten(1)
+        loss = F.cross_entropy(F.linear(F.linear(z, weight["3"]).relu(), weight["5"]), labels).item()
+        assert probe.change({name: masks[name] for name in names})[1] == pytest.approx(loss - probe.loss, abs=1e-14)
+
+
+def test_a_net_that_is_no_chain_is_measured_too():
+    class Wrapped(nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            return self.net(x)
+
+    net, images, labels = small_net()
+    rows = measure(Probe(net, images, labels), step=0)
+    assert measure(Probe(Wrapped(net), images, labels), step=0) == rows != []
+
+
+def test_it_is_measured_in_float64(undisturbed):
+    # Weights of a millionth, in a smooth net: first order is all there is, and float32 would see nothing of it.
+    net, images, labels = small_net(smooth=True)
+    with torch.no_grad():
+        original_weight(net, "0").mul_(1e-6)
+    rows = [dict(zip(NAMES, row, strict=True)) for row in measure(Probe(net, images, labels), 0, (1e5, 1e6, 1e7))]
+    rows = [row for row in rows if row["layer"] == 0 and KINDS[row["kind"]] in SINGLE]
+    assert len(rows) > 3
+    for row in rows:
+        assert abs(row["predicted"]) < 1e-7
+        assert row["measured"] == pytest.approx(row["predicted"], rel=1e-3)
+    # Differences of float32 losses of about 2 would be multiples of 2^-23.
+    measured = table(undisturbed[0])["measured"] * 2**23
+    assert (np.abs(measured - np.round(measured)) > 1e-3).mean() > 0.9
+
+
+def test_the_net_and_the_random_state_stay_as_they_are(photograph):
+    net, images, labels = small_net()
+    net(images).sum().backward()
+    before, gradients = photograph(net), [p.grad.clone() for p in net.parameters() if p.requires_grad]
+    measure(Probe(net, images, labels), step=0)
+    assert photograph(net) == before
+    assert all(
+        a.equal(b) for a, b in zip(gradients, [p.grad for p in net.parameters() if p.requires_grad], strict=True)
+    )
+
+
+# --- which edges swap ------------------------------------------------------------------------------------
+
+
+def chosen_by_sorting(scores, keep):
+    order = np.argsort(np.abs(scores), kind="stable")
+    mask = np.zeros(len(scores), bool)
+    mask[order[len(scores) - keep :]] = True
+    return mask
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_first_swap_is_the_first_of_all_crossings(seed):
+    random = np.random.default_rng(seed)
+    n, keep = int(random.integers(2, 40)), 0
+    keep = int(random.integers(1, n))
+    scores = random.normal(size=n).astype(np.float32).astype(float)
+    gradient = random.normal(size=n) * random.choice([0, 0.01, 1, 30], size=n)
+    mask = chosen_by_sorting(scores, keep)
+    crossings = []  # |s_i - r g_i| = |s_j - r g_j|, where the edge outside goes on to be the larger one
+    for i, j in product(np.flatnonzero(~mask), np.flatnonzero(mask)):
+        for sign in (1, -1):
+            if gradient[i] != sign * gradient[j]:
+                rate = (scores[i] - sign * scores[j]) / (gradient[i] - sign * gradient[j])
+                if rate > 0:
+                    crossings.append((rate, i, j))
+    found = first_swap(scores, gradient, mask)
+    if not crossings:
+        assert found is None
+        return
+    assert found == (pytest.approx(min(crossings)[0], rel=1e-12), *min(crossings)[1:])
+    rate, enters, leaves = found
+    assert chosen_by_sorting(scores - rate * (1 - 1e-9) * gradient, keep).tolist() == mask.tolist()
+    after = chosen_by_sorting(scores - rate * (1 + 1e-9) * gradient, keep)
+    assert (np.flatnonzero(after & ~mask).tolist(), np.flatnonzero(mask & ~after).tolist()) == ([enters], [leaves])
+
+
+def test_a_scan_of_rates_finds_no_swap_before_the_first():
+    net, images, labels = small_net()
+    probe = Probe(net, images, labels)
+    for name, mask in probe.mask.items():
+        arrays = (t.flatten().numpy() for t in (probe.scores[name], probe.gradient[name], mask))
+        rate, enters, leaves = first_swap(*arrays)
+        assert all(probe.chosen(name, r).equal(mask) for r in np.linspace(0, rate * (1 - 1e-9), 200))
+        after = probe.chosen(name, rate * (1 + 1e-9)).flatten()
+        assert (after[enters], after[leaves], int((after != mask.flatten()).sum())) == (True, False, 2)
+
+
+@pytest.mark.parametrize(
+    ("scores", "gradient", "expected"),
+    [
+        ([1.0, 2.0], [0.0, 0.0], None),  # nothing moves
+        (
+            [1.0, 2.0],
+            [0.5, 0.5],
+            (3.0, 0, 1),
+        ),  # the same way, until the smaller has passed through 0: |1-3/2| = |2-3/2|
+        ([1.0, 2.0], [1.0, -1.0], None),  # apart
+        ([1.0, 2.0], [-1.0, 0.0], (1.0, 0, 1)),
+        ([-1.0, 2.0], [1.0, 0.0], (1.0, 0, 1)),
+        ([1.0, 2.0], [4.0, 0.0], (0.75, 0, 1)),  # through 0
+        ([2.0, 2.0], [-1.0, 0.0], (0.0, 0, 1)),  # a tie that any rate breaks
+        ([2.0, 2.0], [0.0, -1.0], None),
+        ([0.0, 0.0, 0.0], [0.0, 0.0, 0.0], None),
+    ],
+)
+def test_first_swaps_that_can_be_seen(scores, gradient, expected):
+    mask = np.arange(len(scores)) == len(scores) - 1
+    assert first_swap(np.array(scores), np.array(gradient), mask) == expected
+
+
+@pytest.mark.parametrize("mask", [[True, True], [False, False]])
+def test_where_all_edges_stay_or_none_nothing_swaps(mask):
+    assert first_swap(np.array([1.0, 2.0]), np.array([-3.0, 3.0]), np.array(mask)) is None
+
+
+def test_pairs_are_drawn_alike():
+    enter, leave = np.array([0, 1, 5]), np.array([2, 6, 7, 9])
+    random = np.random.default_rng(0)
+    for same_unit in (False, True):
+        drawn = [draw_pair(enter, leave, 3, random, same_unit=same_unit) for _ in range(6000)]
+        possible = [(i, j) for i, j in product(enter, leave) if not same_unit or i // 3 == j // 3]
+        counts = [drawn.count(pair) for pair in possible]
+        assert sum(counts) == 6000
+        assert np.abs(np.array(counts) - 6000 / len(possible)).max() < 5 * np.sqrt(6000 / len(possible))
+    assert draw_pair(np.array([0]), np.array([3]), 3, random, same_unit=True) is None
+    assert draw_pair(np.array([], int), np.array([], int), 3, random, same_unit=True) is None
+    assert draw_pair(np.array([], int), np.array([], int), 3, random, same_unit=False) is None
+
+
+# --- what is recorded ------------------------------------------------------------------------------------
+
+
+def test_the_rows_are_those_of_a_second_slower_count(undisturbed):
+    folder, result = undisturbed
+    rows = table(folder)
+    steps = np.unique(rows["step"])
+    assert steps.tolist() == np.linspace(0, 4 * 5 - 1, 6).round().astype(int).tolist()
+    expected = {}  # (step, kind, layer, rate) -> edges swapped, signs changed
+    for step, (scores, gradient) in zip(steps.tolist(), SEEN["probed"], strict=True):
+        for rate in RATES:
+            total = np.zeros(2, int)
+            for layer, name in enumerate(scores):
+                s, g = scores[name].ravel(), gradient[name].ravel()
+                keep = s.size - int(0.6 * s.size)
+                old, new = chosen_by_sorting(s, keep), chosen_by_sorting(s - rate * g, keep)
+                swapped = np.array([(new & ~old).sum(), (np.sign(s - rate * g) != np.sign(s))[old != new].sum()])
+                if swapped[0]:
+                    expected[step, "layer", layer, rate] = tuple(swapped)
+                total += swapped
+            if total[0]:
+                expected[step, "network", -1, rate] = tuple(total)
+    found = {
+        (int(rows["step"][e]), KINDS[rows["kind"][e]], int(rows["layer"][e]), float(rows["rate"][e])):
+        (int(rows["swaps"][e]), int(rows["flips"][e]))
+        for e in range(len(rows["step"])) if KINDS[rows["kind"][e]] in ("layer", "network")
+    }  # fmt: skip
+    assert found == expected
+    assert max(swaps for swaps, _ in found.values()) > 20
+    single = np.isin(rows["kind"], [KINDS.index(kind) for kind in SINGLE])
+    assert (rows["swaps"][single] == 1).all()
+    assert rows["same_unit"][rows["kind"] == KINDS.index("unit")].all()
+    counted = {kind: (rows["kind"] == KINDS.index(kind)).sum() for kind in KINDS}
+    assert counted["pair"] == counted["layer"] >= counted["unit"] > 0
+    for kind in KINDS:
+        of = rows["kind"] == KINDS.index(kind)
+        assert np.sum(result["swaps"][kind]["measured"]) == of.sum()
+        assert np.sum(result["swaps"][kind]["lowered"]) == (rows["measured"][of] < 0).sum()
+        assert result[f"{kind}_lowered"] == pytest.approx(100 * (rows["measured"][of] < 0).mean(), abs=1e-4)
+    for (r, rate), layer in product(enumerate(RATES), range(5)):
+        of = (rows["kind"] == KINDS.index("layer")) & (rows["rate"] == rate) & (rows["layer"] == layer)
+        assert result["swaps"]["layer"]["measured"][r][layer] == of.sum()
+
+
+def test_a_step_of_the_training_is_the_layers_swaps_at_its_rate():
+    # The first update of a training without momentum and decay is the step that is measured.
+    net, images, labels = small_net()
+    probe = Probe(net, images, labels)
+    F.cross_entropy(net(images), labels).backward()
+    torch.optim.SGD([m.scores for m in maskers(net).values()], 0.3).step()
+    swapped = 0
+    for name, masker in maskers(net).items():
+        assert isinstance(masker, EdgePopup)
+        assert masker.mask().equal(probe.chosen(name, 0.3))
+        swapped += int((masker.mask() != probe.mask[name]).sum())
+    assert swapped > 0
+
+
+def test_what_the_proof_says_of_first_order_holds_for_every_single_swap(undisturbed):
+    folder, result = undisturbed
+    rows = table(folder)
+    single = np.isin(rows["kind"], [KINDS.index(kind) for kind in SINGLE]) & (rows["flips"] == 0)
+    assert single.sum() > 50
+    assert (rows["predicted"][single] < 0).all()
+    assert result["uphill"] == 0
+
+
+def test_uphill_counts_single_swaps_without_a_change_of_sign_alone():
+    rows = [  # kind, flips, predicted, measured
+        ("first", 0, 1.0, 1.0), ("pair", 0, 0.0, -1.0), ("unit", 0, 2.0, 1.0), ("pair", 0, -1.0, 1.0),
+        ("pair", 1, 1.0, 1.0), ("layer", 0, 1.0, 1.0), ("network", 0, 1.0, -1.0),
+    ]  # fmt: skip
+    arrays = {
+        "kind": np.array([KINDS.index(row[0]) for row in rows]),
+        "flips": np.array([row[1] for row in rows]),
+        "predicted": np.array([row[2] for row in rows]),
+        "measured": np.array([row[3] for row in rows]),
+        "layer": np.array([0, 1, 1, 1, 0, 1, -1]),
+        "rate": np.array([1e-7, 0.1, 0.1, 0.1, 1.0, 0.1, 1.0]),
+    }
+    found = summary(arrays, 2)
+    assert found["uphill"] == 3
+    assert found["pair_lowered"] == pytest.approx(100 / 3, abs=1e-4)
+    assert found["network_lowered"] == 100
+    assert found["swaps"]["first"] == {"measured": [[1, 0]], "lowered": [[0, 0]]}
+    assert found["swaps"]["pair"]["measured"][RATES.index(0.1)] == [0, 2]
+    assert found["swaps"]["pair"]["lowered"][RATES.index(0.1)] == [0, 1]
+    assert found["swaps"]["network"]["lowered"] == [[0]] * (len(RATES) - 1) + [[1]]
+    nothing = summary({name: column[:0] for name, column in arrays.items()}, 2)
+    assert (nothing["first_lowered"], nothing["uphill"]) == (None, 0)
+
+
+def test_measuring_changes_nothing_in_the_training(undisturbed, tmp_path, monkeypatch):
+    folder, probed = undisturbed
+    states, real = [], Recorder.on_train_epoch_end
+    monkeypatch.setattr(Recorder, "on_train_epoch_end", lambda *args: real(*args) or states.append(random()))
+    result = train(replace(PROBED, swaps=0), tmp_path)
+    assert {k: v for k, v in probed.items() if k in result} | {"provenance": 0} == result | {"provenance": 0}
+    assert result.keys() < probed.keys()
+    for (torch_a, numpy_a), (torch_b, numpy_b) in zip(states, SEEN["states"], strict=True):
+        assert torch_a.equal(torch_b)
+        np.testing.assert_array_equal(numpy_a, numpy_b)
+    assert not (tmp_path / "swaps.npz").exists()
+    with np.load(tmp_path / "trace.npz") as a, np.load(folder / "trace.npz") as b:
+        for name in a.files:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_a_run_stopped_and_resumed_has_measured_the_same(undisturbed, tmp_path, monkeypatch):
+    folder, result = undisturbed
+    real = Swaps.on_train_batch_start
+
+    def stop_in_the_third_epoch(self, trainer, module, *batch):
+        if trainer.global_step == 13:
+            raise RuntimeError("stopped here")
+        real(self, trainer, module, *batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Swaps, "on_train_batch_start", stop_in_the_third_epoch)
+        with pytest.raises(RuntimeError, match="stopped here"):
+            train(PROBED, tmp_path)
+    assert not (tmp_path / "swaps.npz").exists()
+    resumed = train(PROBED, tmp_path)
+    assert {**resumed, "provenance": 0} == {**result, "provenance": 0}
+    ours, theirs = table(tmp_path), table(folder)
+    assert len(ours["step"]) > 0
+    for name in NAMES:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)

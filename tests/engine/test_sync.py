@@ -1,0 +1,136 @@
+"""Offline runs go to W&B by its own command line; without key, server or runs there is one line that says so."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lit_hidden.cli import main
+from lit_hidden.engine import sync as sync_module
+from lit_hidden.engine.sync import SyncError, sync
+from lit_hidden.engine.tracking import Tracker
+from lit_hidden.experiment import Run
+
+RUN = Run(density=0.5, net="conv2", data="digits", epochs=2, seed=3)
+FAKE = """
+import sys
+print("wandb: Syncing", *sys.argv[1:])
+if "broken" in sys.argv[-1]:
+    print("Error: the server said no.", file=sys.stderr)
+    sys.exit(3)
+"""
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No mode, no key, no netrc, and W&B's files in a folder of the test's."""
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def offline(nowhere: Path) -> Path:
+    """A folder with a real offline run."""
+    tracker = Tracker("offline", "fig2/smoke")
+    tracker.start(RUN)
+    tracker.log({"epoch": 1, "step": 12, "test_top1": 55.5})
+    tracker.finish()
+    return nowhere / "wandb"
+
+
+@pytest.fixture
+def faked(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A key, a server that answers, two runs, and a command line in W&B's place that tells what it was given."""
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    (nowhere / "fake").mkdir()
+    (nowhere / "fake" / "wandb.py").write_text(FAKE)
+    monkeypatch.setenv("PYTHONPATH", str(nowhere / "fake"))
+    for name in ("offline-run-1-abc", "offline-run-2-def", "run-3-online"):
+        (nowhere / "wandb" / name).mkdir(parents=True)
+    return nowhere / "wandb"
+
+
+def test_every_offline_run_is_given_to_wandbs_own_command(
+    faked: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")  # why the runs are there, not a wish about uploading
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        main(["wandb-sync"])
+    assert capfd.readouterr().err == (
+        f"wandb: Syncing sync --yes {faked}/offline-run-1-abc {faked}/offline-run-2-def\n"
+    )
+
+
+def test_what_wandb_refuses_is_one_line(
+    faked: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (faked / "offline-run-9-broken").mkdir()
+    monkeypatch.setattr(sync_module, "choose_mode", lambda: ("online", None))
+    with pytest.raises(SyncError, match=r"^wandb sync ended with 3: the server said no\.$"):
+        sync(faked)
+    assert "Error" not in capfd.readouterr().err
+
+
+def test_nothing_to_upload_is_said(nowhere: Path) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["wandb-sync", "--dir", "elsewhere"])
+    assert end.value.code == (
+        "lit-hidden: no offline-run-* in elsewhere, so there is nothing to upload; runs are kept there when reproduce "
+        "finds no API key or no server, or with WANDB_MODE=offline"
+    )
+
+
+def test_without_a_key_a_real_offline_run_stays_and_the_way_out_is_told(offline: Path) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["wandb-sync"])
+    login = Path(sys.executable).parent / "wandb"
+    assert end.value.code == (
+        f"lit-hidden: W&B: no API key is configured; 1 runs stay in {offline}. {login} login stores a key (or set "
+        "WANDB_API_KEY), WANDB_BASE_URL names another server"
+    )
+
+
+def test_without_a_key_wandbs_own_refusal_is_passed_on(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync_module, "choose_mode", lambda: ("online", None))
+    with pytest.raises(SyncError, match=r"^wandb sync ended with 1: No API key configured\."):
+        sync(offline)
+
+
+def test_a_server_that_does_not_answer_is_told_at_once(faked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound and not listening: it refuses
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
+        with pytest.raises(SyncError, match=r"^W&B: 127\.0\.0\.1 does not answer; 2 runs stay in "):
+            sync(faked)
+
+
+def test_a_dry_run_lists_a_real_offline_run_without_key_or_server(
+    offline: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    main(["wandb-sync", "--dry-run"])
+    assert f"run-{RUN.hash}.wandb" in capfd.readouterr().err
+
+
+def test_one_that_was_uploaded_is_left_out(offline: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (log,) = offline.glob(f"offline-run-*/run-{RUN.hash}.wandb")
+    log.with_name(f"{log.name}.synced").touch()  # what W&B leaves
+    main(["wandb-sync", "--dry-run"])
+    told = capfd.readouterr().err
+    assert "Skipped 1 synced run" in told
+
+
+def test_offline_runs_can_be_searched_without_an_account(offline: Path) -> None:
+    """What the README says of `wandb leet`: it shows name, configuration and curves of our runs."""
+    (folder,) = offline.glob("offline-run-*")
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--summary", "--json", str(folder)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for expected in (f'"name": "{RUN.name}"', '"density": 0.5', '"test_top1": 55.5', '"hidden"'):
+        assert expected in printed

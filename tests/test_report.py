@@ -1,0 +1,370 @@
+"""The page: each folder whole, nothing loaded from elsewhere, errors that name the file and what mends it."""
+
+import base64
+import json
+import re
+import runpy
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lit_hidden.cli import main
+from lit_hidden.experiment import Run, vary
+from lit_hidden.published import POINTS, Published
+from lit_hidden.report import Html, build, load, match, report, tag
+from lit_hidden.tables import ResultsError, cells, read
+
+ROOT = Path(__file__).parent.parent
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parent / "committed.py"))
+CLAIM: dict[str, Any] = dict(made["CLAIM"])  # type: ignore[call-overload]
+UNBOUNDED = CLAIM | {
+    "sentence": "another",
+    "verdict": "undecided",
+    "low": None,
+    "high": None,
+    "why": "too few seeds: 1",
+}
+EXACT = CLAIM | {
+    "sentence": "no weight changes",
+    "verdict": "contradicted",
+    "every": True,
+    "margin": -2,
+    "unit": "runs",
+}
+QUICK = vary([Run(data="digits", width=0.125, epochs=4)], net=["conv2", "conv4"], density=[0.1, 0.5], seed=range(3))
+SHORT = [Run(width=0.25, epochs=5, train_images=10_000, density=d, seed=s) for d in (0.3, 0.5) for s in range(3)]
+PAPER = vary([Run(density=0.5), Run(), Run(optimizer="adam")], seed=range(5))
+
+
+class Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not {"style", "title"} & set(self.open):
+            self.text += f"{data} "
+
+    def all(self, attribute: str) -> list[str]:
+        return [attributes[attribute] or "" for _, attributes in self.tags if attribute in attributes]
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    base = tmp_path / "results"
+    made["folder"](base, "fig10", "quick", made["results"](QUICK))
+    made["folder"](base, "fig3", "quick", made["results"](QUICK), [CLAIM, UNBOUNDED, EXACT])
+    made["folder"](base, "fig3", "paper", made["results"](PAPER, train_accuracy=91.25))
+    made["folder"](base, "fig3", "short", made["results"](SHORT))
+    made["folder"](base, "theorem", "quick", made["results"](QUICK[:1]))
+    made["folder"](base, "table2", "quick", made["results"](QUICK[:1]))
+    (base / "README.md").write_text("no results, and no harm")
+    (base / "fig4" / "quick").mkdir(parents=True)  # a reproduction that has not ended
+    return base
+
+
+@pytest.fixture
+def page(results: Path) -> Page:
+    return Page(build(load(results)))
+
+
+def article(page: str, name: str) -> str:
+    return Page(re.findall(rf'<article id="{name}">.*?</article>', page, re.DOTALL)[0]).text
+
+
+# --- what is in it ------------------------------------------------------------------------------------------
+
+
+def test_figures_come_first_then_tables_then_the_rest_and_the_papers_preset_before_the_cut_ones(page: Page) -> None:
+    order = ["fig3-paper", "fig3-short", "fig3-quick", "fig10-quick", "table2-quick", "theorem-quick"]
+    assert [a["id"] for t, a in page.tags if t == "article"] == order
+    links = [a["href"] for t, a in page.tags if t == "a" and a["href"] != "#contents"]
+    assert links == [f"#{name}" for name in order]
+    ids = page.all("id")
+    assert len(ids) == len(set(ids))
+    assert {link[1:] for link in page.all("href") if link.startswith("#")} <= set(ids)
+    assert set(page.all("aria-labelledby")) <= set(ids)
+
+
+def test_the_contents_count_verdicts(page: Page) -> None:
+    assert "fig3 shows paper cifar10 15 1 – –" in page.text.replace("Fig3: what ", "")
+    assert "Fig3 quick digits 12 1 1 1" in page.text
+    assert "4 experiments, 8 claims judged: 6 supported, 1 contradicted, 1 undecided" in page.text
+
+
+def test_a_run_that_several_experiments_share_is_counted_once(page: Page) -> None:
+    runs = len({run.hash for run in [*QUICK, *SHORT, *PAPER]})
+    assert runs == 33
+    assert f"{runs} runs, 50 min of training; the newest is of 2026-11-22." in page.text
+
+
+def test_verdicts_are_words_with_margin_interval_and_seeds(results: Path) -> None:
+    text = article(build(load(results)), "fig3-quick")
+    assert "a claim ✓ supported 1.5 points 0.5 to 2.5 the 95% interval lies above 0 3" in text
+    assert "another ? undecided 1.5 points none too few seeds: 1 3" in text
+    assert "no weight changes exact ✗ contradicted −2 runs 0.5 to 2.5" in text
+
+
+def test_ours_are_means_over_seeds_with_their_range(results: Path) -> None:
+    page = build(load(results))
+    text = article(page, "fig3-quick")
+    assert "net kept accuracy (%) from – to seeds time per run conv2 10% 72.50 72.00 – 73.00 3 2 min conv2 50%" in text
+    assert (
+        "In all of them: data digits, width 0.125, method edge_popup, distribution signed_constant, epochs 4." in text
+    )
+    assert "10% 72.00 – 1" not in text
+    assert "kept" not in article(page, "theorem-quick").partition("time per run")[2].partition("Where")[0]
+    assert "91.25" in article(page, "fig3-paper")
+
+
+def test_provenance_says_commit_device_versions_seeds_dates_and_time(results: Path) -> None:
+    text = article(build(load(results)), "fig3-paper")
+    assert (
+        "command make reproduce-fig3 PRESET=paper commit 0123456789ab device CPU, 1 thread(s) versions "
+        "lit_hidden 0.1.0, python 3.11.7, torch 2.15.0, lightning 2.6.6 seeds 0, 1, 2, 3, 4 finished 2026-11-22 "
+        "training took 22 min in all, for 15 runs"
+    ) in text
+
+
+def test_several_commits_devices_and_days_are_told_with_their_runs(results: Path) -> None:
+    path = results / "fig10" / "quick" / "results.csv"
+    lines = path.read_text().splitlines()
+    lines[1] = lines[1].replace("0123456789ab", "ba9876543210-dirty").replace("2026-11-22", "2026-11-20")
+    lines[2] = lines[2].replace("0123456789ab", "").replace(",90.0,", ",7200.0,")
+    path.write_text("\n".join(lines))
+    text = article(build(load(results)), "fig10-quick")
+    assert "commit 0123456789ab (10 runs); ba9876543210-dirty (1 run) (dirty: with changes not committed)" in text
+    assert "finished 2026-11-20 to 2026-11-22 training took 2 h 16 min in all" in text
+
+
+# --- ours beside theirs -------------------------------------------------------------------------------------
+
+
+def test_a_cut_run_stands_beside_the_published_number_with_a_warning_and_no_difference(results: Path) -> None:
+    text = article(build(load(results)), "fig3-short")
+    assert "Not like for like. Ours were cut (width x0.25; 10000 training images; 5 of 100 epochs)." in text
+    assert "ours, cut (%)" in text
+    assert "conv4 edge_popup signed_constant 50% 80.50 80.00 – 81.00 3 86.07 85.80, its best" in text
+    assert "−5.57" not in text
+
+
+def test_a_run_by_the_papers_protocol_is_held_against_the_published_number(results: Path) -> None:
+    text = article(build(load(results)), "fig3-paper")
+    assert "Not like for like" not in text
+    assert "conv4 dense adam – 89.00 88.00 – 90.00 5 86.66 (+2.34)" in text
+    assert "conv4 edge_popup signed_constant 50% 81.00 80.00 – 82.00 5 86.07 (−5.07) 85.80, its best (−4.80)" in text
+    assert "numbers typed into a third party's plotting script" in text
+    assert "read from the Conv8 panel" not in text
+
+
+def test_digits_have_no_published_number(results: Path) -> None:
+    assert "No number that others report is of these nets, data and methods." in article(
+        build(load(results)), "fig3-quick"
+    )
+
+
+def found(runs: list[Run], tmp_path: Path) -> list[Any]:
+    return cells(read(made["folder"](tmp_path, "fig3", "quick", made["results"](runs)) / "results.csv"))
+
+
+def test_a_published_number_goes_to_the_run_that_is_least_cut(tmp_path: Path) -> None:
+    runs = [Run(density=0.5, width=w, epochs=e) for w, e in ((0.5, 100), (1, 5), (1, 100), (2, 100), (1, 50))]
+    runs += [Run(density=0.5, scaled=True), Run(density=0.5, lr=0.2), Run(density=0.5, distribution="kaiming_normal")]
+    some = found(runs, tmp_path)
+    point = Published("third party", "conv4", "edge_popup", 86.07, "signed_constant", 0.5)
+    at = match(point, some)
+    assert at is not None
+    assert some[at].run == Run(density=0.5)
+    assert match(replace(point, density=0.3), some) is None
+    assert match(replace(point, data="imagenet"), some) is None
+    assert match(replace(point, distribution=None, method="dense", density=None), some) is None
+
+
+def test_a_number_that_is_the_best_of_several_densities_goes_to_our_best(tmp_path: Path) -> None:
+    some = found([Run(density=d, distribution=n) for d in (0.1, 0.5, 0.7) for n in ("kaiming_normal", None)], tmp_path)
+    point = next(p for p in POINTS if p.source == "quoted" and p.net == "conv4")
+    at = match(point, some)
+    assert at is not None
+    assert some[at].run.density == 0.5
+
+
+# --- one page that stands alone -----------------------------------------------------------------------------
+
+
+def test_the_page_loads_nothing(page: Page) -> None:
+    for name, attributes in page.tags:
+        assert name not in ("script", "iframe", "object", "embed", "base", "form", "video", "audio")
+        assert not any(attribute.startswith("on") for attribute in attributes)
+        assert str(attributes.get("src", "data:image/")).startswith("data:image/")
+        assert re.match(r"#|data:,", attributes.get("href") or "#")
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page.all("content")
+
+
+def test_drawings_are_whole_and_named_for_those_who_cannot_see_them(results: Path) -> None:
+    page = Page(build(load(results)))
+    images = [attributes for name, attributes in page.tags if name == "img"]
+    assert len(images) == 6
+    for image in images:
+        kind, _, data = str(image["src"]).partition(";base64,")
+        assert kind == "data:image/svg+xml"
+        assert base64.b64decode(data).decode() == made["SVG"]
+    assert str(images[0]["alt"]).startswith("The drawing of fig3: Fig3: what fig3 shows. data digits; nothing cut.")
+
+
+def test_without_an_svg_the_png_is_shown(results: Path) -> None:
+    (results / "fig10" / "quick" / "figure.svg").unlink()
+    shutil.copy(ROOT / "experiments/results/fig1/quick/figure.png", results / "fig10" / "quick")
+    assert "data:image/png;base64,iVBOR" in build(load(results))
+
+
+def test_what_is_not_ours_is_escaped_and_braces_are_left_alone(results: Path) -> None:
+    nasty = '<script>alert(1)</script> & "{{contents}}" \\1 \''
+    claim = CLAIM | {"sentence": nasty, "unit": nasty, "why": nasty}
+    made["folder"](results, "nasty", "quick", made["results"](QUICK), [claim], nasty)
+    page = build(load(results))
+    assert "<script" not in page
+    assert Page(page).text.count(nasty) == 5  # a claim, its unit, its reason, the title and the contents
+    assert tag("p", "<b>", Html("<b>x</b>"), title='"<') == '<p title="&quot;&lt;">&lt;b&gt;<b>x</b></p>'
+
+
+def test_equal_results_are_equal_bytes(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results, tmp_path / "copy")
+    report(results, tmp_path / "a.html")
+    report(tmp_path / "copy", tmp_path / "b.html")
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_the_committed_results_make_a_page(tmp_path: Path) -> None:
+    told = report(ROOT / "experiments" / "results", tmp_path / "there" / "report.html")
+    assert re.match(rf"{tmp_path}/there/report.html: \d+ experiments, \d+ claims judged: .*\(\d+\.\d MB\)$", told)
+    page = Page((tmp_path / "there" / "report.html").read_text())
+    assert "Figure 1: a random network hides a subnetwork that is as good as a trained network" in page.text
+
+
+def test_the_report_waits_for_no_framework(python: Callable[..., str]) -> None:
+    code = (
+        "import sys\nfrom lit_hidden.report import build, load\nfrom pathlib import Path\n"
+        "build(load(Path('experiments/results')))\n"
+        "print(sorted({'torch', 'lightning', 'matplotlib', 'scipy', 'wandb', 'rich'} & sys.modules.keys()))"
+    )
+    assert python(code) == "[]"
+
+
+def browse(path: Path) -> tuple[Page, list[str]]:
+    """Open a page in a browser that reaches no other machine: what it made of it, and what its console says."""
+    command = [
+        str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--dump-dom",
+        "--enable-logging=stderr", "--v=0", "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=4000",
+        f"--user-data-dir={path.parent / 'browser'}", f"file://{path}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    shown = Page(done.stdout.partition("<body>")[2].rpartition("</body>")[0])
+    return shown, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium to open the page with")
+def test_a_browser_opens_the_page_without_an_error_or_a_request(results: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    report(results, page)
+    shown, console = browse(page)
+    assert console == []
+    assert "✗ contradicted" in shown.text
+    assert len([name for name, _ in shown.tags if name == "img"]) == 6
+    # The page forbids itself to load anything, so a request would be an error in the console: as here.
+    page.write_text(page.read_text().replace("<h1>", '<img src="http://example.com/i.png" alt=""><h1>'))
+    assert "http://example.com/i.png" in "".join(browse(page)[1])
+
+
+# --- errors -------------------------------------------------------------------------------------------------
+
+
+def test_without_results_it_says_how_to_get_some(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError) as error:
+        load(tmp_path / "none")
+    assert str(error.value) == f"no results in {tmp_path}/none; make reproduce-fig2 OUT={tmp_path}/none writes some"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("results.csv", None, "results.csv is missing"),
+        ("results.csv", "run,accuracy", "results.csv is damaged: it is no table of runs"),
+        ("verdicts.json", None, "verdicts.json is missing"),
+        ("verdicts.json", '{"experiment": "fig3", ', "verdicts.json is damaged: JSONDecodeError: "),
+        ("verdicts.json", "[]", "verdicts.json is damaged: TypeError: "),
+        ("verdicts.json", '{"experiment": "fig3"}', "verdicts.json is damaged: KeyError: 'preset'"),
+        ("figure.svg", None, "figure.svg is missing, and so is figure.png"),
+        ("figure.svg", "<svg><rect", "figure.svg is damaged: unclosed token"),
+    ],
+)
+def test_a_missing_or_damaged_file_is_named_with_the_command_that_mends_it(
+    results: Path, name: str, text: str | None, message: str
+) -> None:
+    path = results / "fig3" / "quick" / name
+    path.unlink() if text is None else path.write_text(text)
+    with pytest.raises(ResultsError) as error:
+        load(results)
+    assert str(error.value).startswith(f"{path.parent}/{message}")
+    assert str(error.value).endswith(f"; make reproduce-fig3 PRESET=quick OUT={results} writes it again")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"preset": "paper"}, "verdicts.json is of fig3/paper, not of fig3/quick"),
+        ({"title": 3}, "verdicts.json is damaged: TypeError: a text is none"),
+        ({"claims": [CLAIM | {"verdict": "maybe"}]}, "verdicts.json is damaged: TypeError: no verdict: "),
+        ({"claims": [CLAIM | {"margin": "1"}]}, "verdicts.json is damaged: TypeError: no verdict: "),
+        ({"claims": [{}]}, "verdicts.json is damaged: KeyError: 'sentence'"),
+    ],
+)
+def test_verdicts_that_are_none_are_refused(results: Path, change: dict[str, Any], message: str) -> None:
+    path = results / "fig3" / "quick" / "verdicts.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ResultsError, match=message):
+        load(results)
+
+
+def test_a_png_cut_short_is_named(results: Path) -> None:
+    folder = results / "fig3" / "quick"
+    (folder / "figure.svg").unlink()
+    whole = (ROOT / "experiments/results/fig1/quick/figure.png").read_bytes()
+    (folder / "figure.png").write_bytes(whole[:-20])
+    with pytest.raises(ResultsError, match=r"figure\.png is damaged: it is no whole PNG; make reproduce-fig3"):
+        load(results)
+
+
+def test_a_page_that_cannot_be_written_is_one_line(results: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as end:
+        main(["report", "--results", str(results), "--out", str(tmp_path / "file" / "report.html")])
+    assert re.fullmatch(
+        r"lit-hidden: \S+/file/report\.html cannot be written: .*; choose another with --out", str(end.value.code)
+    )
+
+
+def test_the_command_says_what_it_wrote(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["report", "--results", str(results), "--out", str(tmp_path / "report.html")])
+    told = capsys.readouterr().out
+    assert told.startswith(f"{tmp_path}/report.html: 4 experiments, 8 claims judged: ")

@@ -1,0 +1,118 @@
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lit_hidden.engine.reproduce import rows
+from lit_hidden.experiment import Results, Run, vary
+from lit_hidden.tables import ResultsError, cells, common, cuts, describe, number, order, read, varying
+
+made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parent / "committed.py"))
+COMMITTED = sorted((Path(__file__).parent.parent / "experiments" / "results").glob("*/*/results.csv"))
+GRID = vary([Run(net="conv2", data="digits", epochs=4, width=0.25)], density=[0.1, 0.5, None], seed=range(3))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    folder: Path = made["folder"](tmp_path, "fig3", "quick", made["results"](GRID))
+    return folder / "results.csv"
+
+
+def test_rows_are_read_back_as_the_engine_made_them(tmp_path: Path) -> None:
+    runs = [
+        Run(density=0.3, scaled="authors", train_images=200, lr=1e-5, weight_decay=2**-15),
+        Run(density=0.5, net="conv8", scaled=True, augment=False, width=0.125, seed=3, weight_seed=7),
+        Run(optimizer="adam"),
+    ]
+    provenance = made["PROVENANCE"] | {"commit": "12345678e123", "device": None}  # as a number it would be infinite
+    found = Results(
+        (run, {"accuracy": 0.1 + 0.2, "loss": float("inf"), "edges": 7, "provenance": provenance}, None) for run in runs
+    )
+    found.rows[2][1]["swapped"] = 40  # a number that only a later run has comes after the provenance
+    path = made["folder"](tmp_path, "fig3", "quick", found) / "results.csv"
+    assert read(path) == rows(found)
+    assert [describe(row) for row in read(path)] == runs
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda p: "-".join(p.parts[-3:-1]))
+def test_committed_results_can_be_read_and_are_what_they_say(path: Path) -> None:
+    assert all(0 <= row["accuracy"] <= 100 for row in read(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: "", "it is no table of runs with their accuracy and seconds"),
+        (lambda t: t.replace("accuracy", "precisely", 1), "it is no table of runs with their accuracy and seconds"),
+        (lambda t: t[:-30], r"line 10 has \d+ cells, the heading \d+"),
+        (lambda t: t.replace("conv2", "conv4", 1), "line 2 is called [0-9a-f]{12}, what it describes is [0-9a-f]{12}"),
+        (lambda t: t.replace("edge_popup", "magic", 1), "line 2 is no run: method='magic' is unknown"),
+        (lambda t: t.replace(",72.0,", ",many,", 1), "line 2 has accuracy 'many', which is no number"),
+        (lambda t: t.replace(",90.0,", ",long,", 1), "line 2 has seconds 'long', which is no number"),
+        (lambda t: t.replace(",digits,", ',"digits', 1), "',' expected after"),
+    ],
+)
+def test_a_damaged_table_is_named_with_what_is_wrong(path: Path, change: Callable[[str], str], message: str) -> None:
+    path.write_text(change(path.read_text()))
+    with pytest.raises(ResultsError, match=f"results.csv is damaged: {message}"):
+        read(path)
+
+
+def test_a_table_that_is_not_there_or_no_text_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match=r"nothing\.csv is missing$"):
+        read(tmp_path / "nothing.csv")
+    (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ResultsError, match=r"bytes\.csv is damaged: 'utf-8' codec"):
+        read(tmp_path / "bytes.csv")
+
+
+def test_numbers_and_words_are_told_apart() -> None:
+    texts = ("", "none", "True", "false", "7", "0.50", "1e-05", "conv4", "32-true")
+    assert [number(text) for text in texts] == [None, None, True, False, 7, 0.5, 1e-5, "conv4", "32-true"]
+
+
+def test_values_sort_with_nothing_first_and_numbers_in_names_by_size() -> None:
+    mixed = ["resnet101", None, 0.5, "resnet18", True, "conv4", 0.1]
+    assert sorted(mixed, key=order) == [None, 0.1, 0.5, True, "conv4", "resnet18", "resnet101"]
+
+
+def test_cells_are_means_over_seeds_whatever_was_recorded(path: Path) -> None:
+    found = cells(read(path))
+    assert [(cell.run.method, cell.run.density) for cell in found] == [
+        ("dense", None), ("edge_popup", 0.1), ("edge_popup", 0.5)
+    ]  # fmt: skip
+    assert [cell.mean("accuracy") for cell in found] == [88.5, 72.5, 80.5]
+    assert found[1].values("accuracy") == [72.0, 72.5, 73.0]
+    assert found[1].mean("loss") is None
+    traced = [Run(density=0.5, data="digits", trace=9), Run(density=0.5, data="digits", seed=1)]
+    assert len(cells(rows(made["results"](traced)))) == 1
+
+
+def test_fields_that_differ_leave_out_seeds_and_each_methods_own_recipe() -> None:
+    grid = [Run(density=d, seed=s, trace=t).resolved for d in (0.1, 0.5) for s, t in ((0, 0), (1, 600))]
+    dense = [Run().resolved, Run(optimizer="adam").resolved]
+    random = Run(density=0.5, method="random").resolved
+    assert varying(grid) == ["density"]
+    # Their rates, batches and schedules differ too, and a random mask has one epoch: that is what they are.
+    assert varying([*grid, *dense, random]) == ["method", "optimizer", "distribution", "density"]
+    assert varying([Run(lr=0.5).resolved, Run().resolved]) == ["lr"]
+
+
+def test_fields_in_common_are_told_where_they_say_something() -> None:
+    runs = [run.resolved for run in GRID]
+    assert common(runs) == {"data": "digits", "net": "conv2", "width": 0.25, "epochs": 4}
+    assert common([Run(density=0.5, batch_size=32, precision="bf16-mixed").resolved]) == {
+        "data": "cifar10", "net": "conv4", "width": 1.0, "method": "edge_popup", "distribution": "signed_constant",
+        "density": 0.5, "epochs": 100, "batch_size": 32, "precision": "bf16-mixed",
+    }  # fmt: skip
+
+
+def test_cuts_are_what_departs_from_the_authors_protocol() -> None:
+    for run in (Run(), Run(optimizer="adam"), Run(density=0.3, scaled=True), Run(density=0.5, method="random")):
+        assert cuts(run.resolved) == []
+    run = Run(density=0.5, width=0.25, epochs=5, train_images=10_000, batch_size=32)
+    assert cuts(run.resolved) == [
+        "width x0.25", "10000 training images", "5 of 100 epochs", "batch_size 32 instead of 128"
+    ]  # fmt: skip
