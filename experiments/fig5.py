@@ -86,7 +86,7 @@ CLAIMS = [
 
 def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(6.4, 4.8)
-    axes = figure.add_axes((0.1, 0.34, 0.87, 0.58))
+    axes = figure.add_axes((0.1, 0.35, 0.8, 0.57))
     hidden = results.select(method="edge_popup")
     for density, look in LOOKS.items():
         kept = size(hidden, density)
