@@ -277,12 +277,11 @@ def _article(folder: Folder) -> Html:
 
 
 def _number(value: float | None) -> str:
-    """Write a number to about 4 digits, with a true minus sign."""
+    """Write a margin: to 2 decimals, but whole numbers whole and small ones to 2 digits; with a true minus sign."""
     if value is None:
         return "–"
-    size = abs(value)
-    text = f"{value:.0f}" if size >= 1000 else f"{value:.4g}" if size >= 1 else f"{value:.2g}"
-    return text.replace("-", "−")
+    whole = float(value).is_integer() or abs(value) >= 1000
+    return f"{value:{'.0f' if whole else '.2f' if abs(value) >= 0.1 else '.2g'}}".replace("-", "−")
 
 
 def _claims(folder: Folder, name: str) -> Html:
@@ -326,7 +325,8 @@ def _beside(folder: Folder, name: str) -> list[Html]:
             "training images. Read them side by side for the shape, not for the level."
         )
         parts.append(tag("p", tag("strong", "Not like for like. "), text, class_="note"))
-    brackets = "" if cut else " In brackets: ours minus theirs."
+    alike = any(not cuts(folder.cells[i].run) for i in theirs)
+    brackets = " In brackets: ours minus theirs, where they are like for like." if alike else ""
     parts.append(tag("p", f"Test accuracy in percent; ours are means over seeds.{brackets}", class_="muted"))
     parts.append(_table(f"{name}: ours beside others' numbers", heading, rows, text=3))
     return [*parts, _pairs(SOURCES[source] for source in sources)]

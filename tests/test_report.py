@@ -17,7 +17,7 @@ import pytest
 from lit_hidden.cli import main
 from lit_hidden.experiment import Run, vary
 from lit_hidden.published import POINTS, Published
-from lit_hidden.report import Html, build, load, match, report, tag
+from lit_hidden.report import Html, _number, build, load, match, report, tag
 from lit_hidden.tables import ResultsError, cells, read
 
 ROOT = Path(__file__).parent.parent
@@ -120,9 +120,14 @@ def test_a_run_that_several_experiments_share_is_counted_once(page: Page) -> Non
 
 def test_verdicts_are_words_with_margin_interval_and_seeds(results: Path) -> None:
     text = article(build(load(results)), "fig3-quick")
-    assert "a claim ✓ supported 1.5 points 0.5 to 2.5 the 95% interval lies above 0 3" in text
-    assert "another ? undecided 1.5 points none too few seeds: 1 3" in text
-    assert "no weight changes exact ✗ contradicted −2 runs 0.5 to 2.5" in text
+    assert "a claim ✓ supported 1.50 points 0.50 to 2.50 the 95% interval lies above 0 3" in text
+    assert "another ? undecided 1.50 points none too few seeds: 1 3" in text
+    assert "no weight changes exact ✗ contradicted −2 runs 0.50 to 2.50" in text
+
+
+def test_margins_are_written_as_short_as_they_tell_something() -> None:
+    values = (None, 0.0, -0.4815, 64.7712, 3716.67, 0.0123, -4.0, -1e-5)
+    assert [_number(v) for v in values] == ["–", "0", "−0.48", "64.77", "3717", "0.012", "−4", "−1e−05"]
 
 
 def test_ours_are_means_over_seeds_with_their_range(results: Path) -> None:
@@ -166,11 +171,13 @@ def test_a_cut_run_stands_beside_the_published_number_with_a_warning_and_no_diff
     assert "ours, cut (%)" in text
     assert "conv4 edge_popup signed_constant 50% 80.50 80.00 – 81.00 3 86.07 85.80, its best" in text
     assert "−5.57" not in text
+    assert "In brackets" not in text
 
 
 def test_a_run_by_the_papers_protocol_is_held_against_the_published_number(results: Path) -> None:
     text = article(build(load(results)), "fig3-paper")
     assert "Not like for like" not in text
+    assert "In brackets: ours minus theirs" in text
     assert "conv4 dense adam – 89.00 88.00 – 90.00 5 86.66 (+2.34)" in text
     assert "conv4 edge_popup signed_constant 50% 81.00 80.00 – 82.00 5 86.07 (−5.07) 85.80, its best (−4.80)" in text
     assert "numbers typed into a third party's plotting script" in text
@@ -270,30 +277,25 @@ def test_the_report_waits_for_no_framework(python: Callable[..., str]) -> None:
     assert python(code) == "[]"
 
 
-def browse(path: Path) -> tuple[Page, list[str]]:
-    """Open a page in a browser that reaches no other machine: what it made of it, and what its console says."""
+@pytest.mark.skipif(BROWSER is None, reason="no chromium to open the page with")
+def test_a_browser_opens_the_page_without_an_error_or_a_request(results: Path, tmp_path: Path) -> None:
+    # The page forbids itself to load anything, so that a request is an error in the console: as is this one of ours.
+    smuggled = "http://example.com/smuggled.png"
+    page = tmp_path / "report.html"
+    page.write_text(build(load(results)).replace("<h1>", f'<img src="{smuggled}" alt=""><h1>'))
     command = [
         str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--dump-dom",
         "--enable-logging=stderr", "--v=0", "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=4000",
-        f"--user-data-dir={path.parent / 'browser'}", f"file://{path}",
+        f"--user-data-dir={tmp_path / 'browser'}", f"file://{page}",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert len(console) == 1
+    assert smuggled in console[0]
     shown = Page(done.stdout.partition("<body>")[2].rpartition("</body>")[0])
-    return shown, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no chromium to open the page with")
-def test_a_browser_opens_the_page_without_an_error_or_a_request(results: Path, tmp_path: Path) -> None:
-    page = tmp_path / "report.html"
-    report(results, page)
-    shown, console = browse(page)
-    assert console == []
     assert "✗ contradicted" in shown.text
-    assert len([name for name, _ in shown.tags if name == "img"]) == 6
-    # The page forbids itself to load anything, so a request would be an error in the console: as here.
-    page.write_text(page.read_text().replace("<h1>", '<img src="http://example.com/i.png" alt=""><h1>'))
-    assert "http://example.com/i.png" in "".join(browse(page)[1])
+    assert len([name for name, _ in shown.tags if name == "img"]) == 1 + 6
 
 
 # --- errors -------------------------------------------------------------------------------------------------

@@ -179,9 +179,11 @@ def _text(value: Any) -> str:
 def _column(key: str, lines: list[Row]) -> list[str]:
     """Write a column; its numbers have as many digits as it takes to line up."""
     values = [line[key] for line in lines]
-    if key in FIELDS or not any(isinstance(value, float) and not value.is_integer() for value in values):
+    percent = "accuracy" in key or key in (*OVER_SEEDS[:3], "top5")
+    whole = all(isinstance(value, str | None) or float(value).is_integer() for value in values)
+    if key in FIELDS or (whole and not percent):
         return ["-" if value is None else _text(value) for value in values]
-    digits = 4 if key == "loss" else 1 if key == "seconds" else 2
+    digits = {"loss": 4, "seconds": 1}.get(key, 2)
     return ["-" if value is None else f"{value:.{digits}f}" for value in values]
 
 

@@ -36,7 +36,7 @@ def sync(folder: str | Path = "wandb", *, dry_run: bool = False) -> None:
             why = (line or mode).removeprefix("W&B: ").partition(", so ")[0]
             login = f"{Path(sys.executable).parent / 'wandb'} login"
             raise SyncError(
-                f"W&B: {why}; {len(runs)} runs stay in {folder}. {login} stores a key (or set WANDB_API_KEY), "
+                f"W&B: {why}; nothing was uploaded. {login} stores a key (or set WANDB_API_KEY); "
                 "WANDB_BASE_URL names another server"
             )
     command = [sys.executable, "-m", "wandb", "sync", *(["--dry-run"] if dry_run else ["--yes"]), *runs]
