@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 export RUNS_DIR DATA_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev test lint format report compare wandb-sync wheel clean FORCE
+.PHONY: help install install-dev test lint format report compare pack unpack wandb-sync wheel clean FORCE
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z%0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,12 @@ report: install ## Write one HTML page of all committed results (RESULTS=experim
 
 compare: install ## Print an experiment's runs side by side (FIG=fig3; ARGS="--sort accuracy --where net=conv4")
 	$(BIN)/lit-hidden compare $(FIG) --preset $(PRESET) --results $(RESULTS) $(ARGS)
+
+pack: install ## Put a figure's runs into one file beside its committed results (FIG=fig3 PRESET=short)
+	$(BIN)/lit-hidden pack $(FIG) --preset $(PRESET) --results $(RESULTS)
+
+unpack: install ## Take the committed runs as done: draw again without training, go on where they stop
+	$(BIN)/lit-hidden unpack --results $(RESULTS)
 
 wandb-sync: install ## Upload the runs that Weights & Biases kept offline in wandb/
 	$(BIN)/lit-hidden wandb-sync $(ARGS)

@@ -61,6 +61,15 @@ def _add_views(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     table.add_argument("--csv", dest="as_csv", action="store_true", help="write CSV to standard output")
     table.add_argument("--runs-dir", default=os.environ.get("RUNS_DIR", "runs"), help="where runs live (RUNS_DIR)")
     table.add_argument("--results", default=results["default"], help="what is shown where no run is done")
+    keep = commands.add_parser("pack", help="put an experiment's runs into one file beside its results", **usual)
+    keep.add_argument("name", help="a file of experiments/, such as fig3")
+    keep.add_argument("--preset", default="quick", help="smoke, quick, short or paper")
+    again = commands.add_parser("unpack", help="take the committed runs as done: draw again, go on", **usual)
+    for command in (keep, again):
+        command.add_argument(
+            "--runs-dir", default=os.environ.get("RUNS_DIR", "runs"), help="where runs live (RUNS_DIR)"
+        )
+        command.add_argument("--results", **results)
     upload = commands.add_parser("wandb-sync", help="upload the runs that Weights & Biases kept offline", **usual)
     upload.add_argument(
         "--dir", dest="folder", default=os.path.join(os.environ.get("WANDB_DIR", ""), "wandb"), help="where they are"
@@ -80,13 +89,18 @@ def _view(command: str, arguments: dict[str, Any]) -> None:
         except ResultsError as error:
             sys.exit(f"lit-hidden: {error}")
         return
+    from lit_hidden.engine.archive import pack_experiment, unpack_all
     from lit_hidden.engine.compare import compare
     from lit_hidden.engine.reproduce import ReproduceError
     from lit_hidden.engine.store import StoreError
     from lit_hidden.engine.sync import SyncError, sync
 
     try:
-        compare(**arguments) if command == "compare" else sync(**arguments)
+        if command in ("pack", "unpack"):
+            told = pack_experiment(**arguments) if command == "pack" else unpack_all(**arguments)
+            sys.stdout.write(f"{told}\n")
+        else:
+            compare(**arguments) if command == "compare" else sync(**arguments)
     except (ReproduceError, ResultsError, StoreError, SyncError) as error:
         sys.exit(f"lit-hidden: {error}")
 

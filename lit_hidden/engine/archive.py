@@ -7,12 +7,14 @@ import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from lit_hidden.engine.reproduce import PRESETS, ReproduceError, load
 from lit_hidden.engine.store import Store, StoreError
 from lit_hidden.experiment import Run
 
 RECORD = ("run.json", "metrics.csv", "result.json")  # in the order of writing: the last means done
 ARRAYS = ("trace.npz", "swaps.npz")
 LIMIT = 1_000_000  # bytes of arrays that a run may bring along
+NAME = "runs.tar.gz"  # in experiments/results/NAME/PRESET/
 
 
 def pack(store: Store, runs: Iterable[Run], path: Path) -> tuple[list[Run], list[Run]]:
@@ -93,3 +95,42 @@ def _read(path: Path) -> dict[str, dict[str, bytes]]:
     except (tarfile.TarError, OSError, EOFError) as error:
         raise StoreError(f"{path} is no archive of runs, or damaged: {error}") from error
     return runs
+
+
+def pack_experiment(name: str, preset: str, *, runs_dir: str | Path, results: str | Path) -> str:
+    """Pack the runs of an experiment that are done, into `results/name/preset/`; returns what to tell the user.
+
+    Raises:
+        ReproduceError: unknown experiment or preset, or no run of it is done.
+    """
+    if preset not in PRESETS:
+        raise ReproduceError(f"no preset {preset!r}; presets are {', '.join(PRESETS)}")
+    runs, path = load(name).runs(preset), Path(results) / name / preset / NAME
+    wanted = len(set(runs))
+    store = Store(runs_dir)
+    if not any(store.result(run) for run in runs):
+        raise ReproduceError(f"none of the {wanted} runs of {name} ({preset}) is done in {runs_dir}; train some first")
+    packed, left_out = pack(store, runs, path)
+    told = f"{path}: {len(packed)} of {wanted} runs ({path.stat().st_size / 1e6:.2f} MB)"
+    if left_out:
+        told += f"; {len(left_out)} left out, whose traces are larger than {LIMIT / 1e6:g} MB"
+    return told
+
+
+def unpack_all(*, runs_dir: str | Path, results: str | Path) -> str:
+    """Put the runs of every archive under `results` into `runs_dir`; returns what to tell the user, a line each.
+
+    Raises:
+        ReproduceError: there is none.
+        StoreError: one is no archive of runs, or `runs_dir` cannot be written to.
+    """
+    paths = sorted(Path(results).glob(f"*/*/{NAME}"))
+    if not paths:
+        raise ReproduceError(f"{results} holds no NAME/PRESET/{NAME}; lit-hidden pack NAME writes one")
+    store = Store(runs_dir)
+    store.check_writable()
+    lines = []
+    for path in paths:
+        new, known = unpack(path, store)
+        lines.append(f"{path}: {new} runs new in {runs_dir}, {known} there already")
+    return "\n".join(lines)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lit_hidden.cli import main
 from lit_hidden.engine import archive
 from lit_hidden.engine.archive import pack, unpack
 from lit_hidden.engine.store import Store, StoreError
@@ -92,6 +93,48 @@ def test_a_run_that_is_being_trained_is_let_alone(store: Store, tmp_path: Path) 
     with other.claim(RUNS[0]):
         assert unpack(path, other) == (1, 1)
         assert other.result(RUNS[0]) is None
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with one experiment."""
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "mine.py").write_text(
+        "from lit_hidden.experiment import Run, vary\n"
+        "def runs(preset): return vary([Run(density=0.5, net='conv2', data='digits', epochs=2)], seed=range(3))\n"
+        "CLAIMS = []\n"
+        "def draw(results, figure): pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    main([*arguments, "--runs-dir", "runs", "--results", "results"])
+    return capsys.readouterr().out.strip()
+
+
+def test_a_grid_is_packed_in_pieces_and_goes_on_elsewhere(
+    store: Store, mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = "results/mine/short/runs.tar.gz"
+    assert told(capsys, "pack", "mine", "--preset", "short") == f"{path}: 2 of 3 runs (0.00 MB)"
+    store.root.rename(mine / "before")
+    done(Store("runs"), RUNS[1], 99.0)
+    assert told(capsys, "unpack") == f"{path}: 1 runs new in runs, 1 there already"
+    assert [(store.result(run) or {}).get("accuracy") for run in RUNS] == [50.0, 99.0, None]
+
+
+def test_what_cannot_be_packed_or_unpacked_is_said(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+        (("pack", "mine"), "none of the 3 runs of mine (quick) is done in runs; train some first"),
+        (("pack", "yours"), "no experiment 'yours'; experiments are mine"),
+        (("pack", "mine", "--preset", "long"), "no preset 'long'; presets are smoke, quick, short, paper"),
+        (("unpack",), "results holds no NAME/PRESET/runs.tar.gz; lit-hidden pack NAME writes one"),
+    ):
+        with pytest.raises(SystemExit) as error:
+            told(capsys, *arguments)
+        assert str(error.value) == f"lit-hidden: {message}"
 
 
 def tar_of(path: Path, files: dict[str, bytes]) -> Path:
