@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from lit_hidden.edge_popup import EdgePopup, Hiding, Masker, hidden_layers, hide, maskers, original_weight
@@ -141,15 +141,16 @@ def save_subnetwork(model: nn.Module, path: str | Path) -> Path:
     tensors |= {f"buffer/{name}": b.detach().cpu().clone(memory_format=contiguous) for name, b in model.named_buffers()}
     description = {**asdict(hiding), "frozen": None}
     metadata = {"format": _FORMAT, "hiding": json.dumps(description), "fingerprint": fingerprint(model)}
-    part = Path(f"{path}.part")  # a file that is there is whole
     try:
-        save_file(tensors, part, metadata)
+        data = save(tensors, metadata)
     except KeyError as error:
         (dtype,) = error.args
         named = [name for name, buffer in model.named_buffers() if buffer.dtype == dtype]
         raise ValueError(
             f"safetensors cannot hold {dtype}, the dtype of {', '.join(named)}; save reveal(model).state_dict() instead"
         ) from None
+    part = Path(f"{path}.part")  # a file that is there is whole
+    part.write_bytes(data)  # not save_file, whose files nobody else may read
     return part.replace(path)
 
 

@@ -259,6 +259,12 @@ def test_a_buffer_that_safetensors_cannot_hold_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "file").exists()
 
 
+def test_others_may_read_the_file_as_they_may_any_other(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    path = save_subnetwork(hide(net()), tmp_path / "file")
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_buffers_that_share_memory_are_saved(tmp_path: Path) -> None:
     def sharing() -> nn.Module:
         model, table = nn.Linear(4, 2), torch.arange(4.0)
