@@ -28,7 +28,7 @@ Nothing is recorded where nothing swaps. The training is the one it would have b
     predicted (E,) float64  change of the loss to first order
     measured (E,) float64   change of the loss
 
-Source: Ramanujan et al., arXiv:1911.13299, section 3 and appendix B.
+Source: Ramanujan et al., arXiv:1911.13299, section 3 and appendix B; the theorem's wording is ours, from memory.
 """
 
 import copy
@@ -74,17 +74,17 @@ def first_swap(scores: np.ndarray, gradient: np.ndarray, mask: np.ndarray) -> tu
     # The lowest of them is concave in the rate, the highest magnitude outside convex: Newton's method, begun on the
     # right where the fastest lines cross, comes down to where the two meet, without passing it.
     height, slope = np.abs(scores), -gradient * np.where(scores < 0, -1.0, 1.0)
-    outer, inner, best = slope, slope, None
+    at, best = slope, None  # at an infinite rate slopes decide
     while True:
-        i, j = outside[np.abs(outer[outside]).argmax()], inside[inner[inside].argmin()]
-        side = -1.0 if outer[i] < 0 else 1.0  # -1: grows again, having changed its sign
-        if (closing := side * slope[i] - slope[j]) <= 0:
+        i, j = outside[np.abs(at[outside]).argmax()], inside[at[inside].argmin()]
+        side = -1.0 if at[i] < 0 else 1.0  # -1: grows again, having changed its sign
+        if not (closing := side * slope[i] - slope[j]) > 0:  # nor is NaN
             return best
         rate = max((height[j] - side * height[i]) / closing, 0.0)
-        if best is not None and rate >= best[0]:
+        if best is not None and not rate < best[0]:
             return best
         best = float(rate), int(i), int(j)
-        outer = inner = height + rate * slope
+        at = height + rate * slope
 
 
 def draw_pair(
@@ -117,7 +117,7 @@ class Probe:
     entering, to first order) and `mask`.
 
     Args:
-        net: hidden by `EdgePopup`, in the mode it is to be measured in.
+        net: hidden by `EdgePopup`, in the mode it is to be measured in; its forward pass leaves nothing to chance.
         images: as the net takes them, `(B, ...)`.
         labels: `(B,)` integers.
         label_smoothing: as in training.

@@ -1,5 +1,6 @@
 """Measuring swaps: by hand on a linear net, against brute force, and without a trace in the training."""
 
+import math
 from dataclasses import replace
 from itertools import product
 
@@ -222,6 +223,7 @@ def test_a_scan_of_rates_finds_no_swap_before_the_first():
         ([2.0, 2.0], [-1.0, 0.0], (0.0, 0, 1)),  # a tie that any rate breaks
         ([2.0, 2.0], [0.0, -1.0], None),
         ([0.0, 0.0, 0.0], [0.0, 0.0, 0.0], None),
+        ([1.0, 2.0], [math.nan, math.nan], None),  # a training that went astray
     ],
 )
 def test_first_swaps_that_can_be_seen(scores, gradient, expected):

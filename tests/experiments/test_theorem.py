@@ -1,0 +1,234 @@
+"""Theorem 1's experiment: its grid, claims that can hold and can fail, a drawing that can be read."""
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lit_hidden import style
+from lit_hidden.engine.reproduce import conditions
+from lit_hidden.engine.swaps import KINDS, RATES, summary
+from lit_hidden.engine.train import train
+from lit_hidden.experiment import Results, Run, judge
+
+made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
+theorem = made["experiment"]("theorem")
+FORESEEN, FIRST, ALONE, LAYER, FEWER, WIDER = theorem.CLAIMS
+STEPS, LAYERS, SWAPPING = 10, 4, RATES[3:]  # nothing swaps at the smallest rates
+
+Falls = Callable[[Run, str, float, int], bool]
+
+
+def all_fall(run: Run, kind: str, rate: float, n: int) -> bool:
+    return True
+
+
+def as_the_theorem_says(run: Run, kind: str, rate: float, n: int) -> bool:
+    """At first only narrow nets fail, now and then; at large rates many swaps at once do."""
+    if kind == "first":
+        return n % 40 >= 0.25 / run.width - 1 + run.seed % 2
+    return n % 40 >= {"pair": 3, "unit": 3, "layer": 12, "network": 24}[kind] * rate + run.seed % 2
+
+
+def measured(runs: list[Run], folder: Path, falls: Falls, **changes: np.ndarray) -> Results:
+    """Write what the engine writes: at each step, layer and rate each kind of swap, the n-th of which falls or not."""
+    rows = []
+    for run in (run.resolved for run in runs):
+        table = []
+        for k, kind in enumerate(KINDS):
+            layers = [-1] if kind == "network" else range(LAYERS)
+            cells = [(step, layer) for step in range(STEPS) for layer in layers]
+            for rate in (0.02,) if kind == "first" else SWAPPING:
+                for n, (step, layer) in enumerate(cells):
+                    size = 1e-3 * (1 + n) * rate
+                    change = -size if falls(run, kind, rate, n) else 0.2 * size
+                    swaps = 1 if kind in ("first", "pair", "unit") else round(1 + 100 * rate)
+                    table.append((step, k, layer, rate, swaps, 0, kind == "unit", -size, change))
+        names = ("step", "kind", "layer", "rate", "swaps", "flips", "same_unit", "predicted", "measured")
+        arrays = dict(zip(names, map(np.array, zip(*table, strict=True)), strict=True))
+        for name, column in changes.items():
+            arrays[name] = np.resize(column, len(table))
+        where = folder / run.hash
+        where.mkdir(parents=True)
+        np.savez(where / "swaps.npz", **arrays)
+        rows.append((run, {"accuracy": 50.0, **summary(arrays, LAYERS)}, where))
+    return Results(rows)
+
+
+def still(runs: list[Run], folder: Path) -> Results:
+    """Runs in which nothing swapped."""
+    rows = []
+    for run, _, where in measured(runs, folder, all_fall).rows:
+        with np.load(where / "swaps.npz") as arrays:
+            empty = {name: column[:0] for name, column in arrays.items()}
+        np.savez(where / "swaps.npz", **empty)
+        rows.append((run, {"accuracy": 50.0, **summary(empty, LAYERS)}, where))
+    return Results(rows)
+
+
+def verdicts(results: Results) -> list[str]:
+    return [judge(claim, results).verdict for claim in theorem.CLAIMS]
+
+
+def drawing(results: Results, preset: str) -> Figure:
+    with style.context():
+        figure = Figure()
+        theorem.draw(results, figure)
+        style.footer(figure, conditions(preset, results))
+        FigureCanvasAgg(figure).draw()
+    return figure
+
+
+# --- the grid --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", ["smoke", "quick", "short", "paper"])
+def test_every_seed_has_the_same_nets_of_several_widths(preset: str) -> None:
+    runs = [run.resolved for run in theorem.runs(preset)]
+    assert len(set(runs)) == len(runs)
+    widths = {seed: [run.width for run in runs if run.seed == seed] for seed in {run.seed for run in runs}}
+    assert len({tuple(w) for w in widths.values()}) == 1
+    assert len(widths[0]) > 1
+    assert len(widths) >= {"smoke": 1, "quick": 3, "short": 3, "paper": 5}[preset]
+    assert all(run.swaps > 0 and run.method == "edge_popup" for run in runs)
+
+
+def test_the_paper_preset_is_the_papers() -> None:
+    run = max(theorem.runs("paper"), key=lambda run: run.width).resolved
+    assert (run.net, run.width, run.data, run.epochs, run.train_images, run.lr, run.momentum) == (
+        "conv4", 1, "cifar10", 100, None, 0.1, 0.9
+    )  # fmt: skip
+
+
+def test_the_kinds_are_the_engines() -> None:
+    assert theorem.KINDS == KINDS
+
+
+# --- the claims ------------------------------------------------------------------------------------------
+
+
+def test_swaps_that_do_as_the_theorem_says_bear_every_claim_out(tmp_path: Path) -> None:
+    assert verdicts(measured(theorem.runs("quick"), tmp_path, as_the_theorem_says)) == ["supported"] * 6
+
+
+def test_swaps_that_do_the_contrary_contradict_every_claim(tmp_path: Path) -> None:
+    def contrary(run: Run, kind: str, rate: float, n: int) -> bool:
+        if kind == "first":
+            return n % 40 >= 10 + 20 * run.width + run.seed % 2
+        return n % 40 < {"pair": 5, "unit": 5, "layer": 30, "network": 20}[kind] * rate + 2 + run.seed % 2
+
+    uphill = np.where(np.arange(7) == 3, 1.0, -1.0)
+    results = measured(theorem.runs("quick"), tmp_path, contrary, predicted=uphill)
+    assert verdicts(results) == ["contradicted"] * 6
+
+
+def test_where_all_fall_nothing_is_said_to_grow(tmp_path: Path) -> None:
+    found = verdicts(measured(theorem.runs("quick"), tmp_path, all_fall))
+    assert found == ["supported", "supported", "undecided", "undecided", "undecided", "undecided"]
+
+
+def test_where_nothing_swaps_nothing_is_decided(tmp_path: Path) -> None:
+    assert verdicts(still(theorem.runs("quick"), tmp_path)) == ["undecided"] * 6
+
+
+def test_a_change_of_sign_excuses_and_one_swap_uphill_contradicts(tmp_path: Path) -> None:
+    one = np.where(np.arange(1000) == 17, 1.0, -1.0)
+    runs = theorem.runs("quick")
+    assert judge(FORESEEN, measured(runs, tmp_path / "a", all_fall, predicted=one)).verdict == "contradicted"
+    flips = (one > 0).astype(int)
+    results = measured(runs, tmp_path / "b", all_fall, predicted=one, flips=flips)
+    assert judge(FORESEEN, results).verdict == "supported"
+
+
+def test_shares_and_trends_are_those_of_the_rows(tmp_path: Path) -> None:
+    run = theorem.runs("smoke")[0]
+
+    def falls(run: Run, kind: str, rate: float, n: int) -> bool:
+        return n % 4 != 0 or rate < 0.1
+
+    results = measured([run], tmp_path, falls)
+    rows = theorem.table(results)
+    pair = rows["kind"] == KINDS.index("pair")
+    assert theorem.share(results, "pair") == pytest.approx(100 * (rows["measured"][pair] < 0).mean())
+    assert theorem.counts(results, "pair").tolist() == [[0] * 3 + [40] * 6, [0] * 3 + [40] * 3 + [30] * 3]
+    x = np.log10(SWAPPING)
+    slope = np.polyfit(x, [100, 100, 100, 75, 75, 75], 1)[0]  # every cell swaps at the same rates
+    assert theorem.trend(results, "pair") == pytest.approx(-slope)
+    assert theorem.trend(results, "network") == pytest.approx(-np.polyfit(x, [100, 100, 100, 70, 70, 70], 1)[0])
+
+
+def test_a_trend_is_within_a_layer_at_a_step_and_not_between_layers(tmp_path: Path) -> None:
+    # Layer 0 never falls and swaps at large rates alone; layer 1 always falls, at small rates alone.
+    results = measured(theorem.runs("smoke")[:1], tmp_path, all_fall)
+    ((_, _, folder),) = results.rows
+    assert folder is not None
+    rows = theorem.table(results)
+    of = (rows["kind"] == KINDS.index("pair")) & (rows["layer"] < 2) & ((rows["layer"] == 0) == (rows["rate"] >= 0.1))
+    rows["measured"] = np.where(rows["layer"] == 0, 1.0, -1.0)
+    np.savez(folder / "swaps.npz", **{name: column[of] for name, column in rows.items()})
+    assert theorem.trend(results, "pair") == 0
+    np.savez(folder / "swaps.npz", **{n: c[of & (rows["rate"] == 0.1)] for n, c in rows.items()})
+    assert np.isnan(theorem.trend(results, "pair")), "one rate has no trend"
+
+
+def test_intervals_are_wilsons() -> None:
+    low, high = theorem.wilson(np.array([0, 5, 10, 81]), np.array([10, 10, 10, 263]))
+    np.testing.assert_allclose(low, [0, 23.659, 72.247, 25.527], atol=2e-3)  # the last is Newcombe's (1998)
+    np.testing.assert_allclose(high, [27.753, 76.341, 100, 36.616], atol=5e-2)
+
+
+# --- the drawing -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return measured(theorem.runs("quick"), tmp_path_factory.mktemp("runs"), as_the_theorem_says)
+
+
+@pytest.fixture(scope="module")
+def figure(results: Results) -> Figure:
+    return drawing(results, "quick")
+
+
+def test_no_text_lies_on_another_or_outside(figure: Figure) -> None:
+    assert made["overlaps"](figure) == []
+
+
+def test_the_points_are_the_shares(figure: Figure, results: Results) -> None:
+    lines = {c.get_label(): np.asarray(c.lines[0].get_ydata(), float) for c in figure.axes[0].containers}
+    assert set(lines) == {look.label for look in theorem.LOOKS.values()}
+    for kind in KINDS:
+        asked, fell = theorem.counts(theorem.widest(results), kind)
+        np.testing.assert_allclose(lines[theorem.LOOKS[kind].label], 100 * fell[asked > 0] / asked[asked > 0])
+    widths = [theorem.share(results.select(width=width), "first") for width in (0.0625, 0.125, 0.25)]
+    np.testing.assert_allclose(figure.axes[3].containers[0].lines[0].get_ydata(), widths)
+
+
+def test_the_numbers_of_swaps_count_steps_at_which_nothing_swaps(figure: Figure, results: Results) -> None:
+    layer, network = figure.axes[1].lines[:2]
+    expected = [round(1 + 100 * rate) for rate in SWAPPING]
+    swaps = theorem.runs("quick")[0].swaps
+    np.testing.assert_allclose(np.asarray(layer.get_ydata(), float), np.array(expected) * STEPS / swaps)
+    np.testing.assert_allclose(np.asarray(network.get_ydata(), float), np.array(expected) * STEPS / swaps)
+
+
+def test_runs_in_which_nothing_swaps_are_drawn_too(tmp_path: Path) -> None:
+    figure = drawing(still(theorem.runs("smoke"), tmp_path), "smoke")
+    assert figure.texts[0].get_text() == "At no step would any learning rate have swapped an edge."
+    assert made["overlaps"](figure) == []
+
+
+def test_a_training_is_drawn_and_judged(tmp_path: Path) -> None:
+    rows = []
+    for run in theorem.runs("smoke"):
+        folder = tmp_path / run.hash
+        folder.mkdir()
+        rows.append((run, train(run, folder), folder))
+    results = Results(rows)
+    assert verdicts(results) == ["supported", *["undecided"] * 5]  # of one seed, only what is exact
+    assert made["overlaps"](drawing(results, "smoke")) == []
