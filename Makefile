@@ -46,7 +46,7 @@ format: install-dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-reproduce-%: install FORCE ## Train a figure's missing runs, check its claims, draw it (fig1, fig2; PRESET=quick)
+reproduce-%: install FORCE ## Train a figure's missing runs, check its claims, draw it (reproduce-all: every figure; PRESET=quick)
 	$(BIN)/lit-hidden reproduce $* --preset $(PRESET) --out $(OUT) $(ARGS)
 
 report: install ## Write one HTML page of all committed results (RESULTS=experiments/results)

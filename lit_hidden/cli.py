@@ -27,17 +27,17 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("test", help="evaluate a checkpoint on the test images", add_help=False)
     figure = commands.add_parser(
         "reproduce",
-        help="train an experiment's missing runs, judge its claims, draw it",
+        help="train experiments' missing runs, judge their claims, draw them",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    figure.add_argument("name", help="a file of experiments/, such as fig2")
+    figure.add_argument("names", nargs="+", metavar="NAME", help="files of experiments/, such as fig2; or all")
     figure.add_argument("--preset", default="quick", help="smoke, quick, short or paper")
     figure.add_argument("--runs-dir", default=os.environ.get("RUNS_DIR", "runs"), help="where runs live (RUNS_DIR)")
     figure.add_argument("--data-dir", default=os.environ.get("DATA_DIR", "data"), help="the data sets (DATA_DIR)")
     figure.add_argument("--out", default="results", help="where NAME/PRESET/ is written")
-    figure.add_argument("--devices", type=int, default=None, help="workers: all GPUs, or without one all CPU cores")
+    figure.add_argument("--devices", type=int, default=None, help="workers: all GPUs, or as many on CPU as fit")
     figure.add_argument("--strict", action="store_true", help="fail if the paper preset contradicts a claim")
-    figure.add_argument("--dry-run", action="store_true", help="print the grid and train nothing")
+    figure.add_argument("--dry-run", action="store_true", help="print the grid and its time, train nothing")
     _add_views(commands)
     return top
 
@@ -106,7 +106,10 @@ def _view(command: str, arguments: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line; an error of the user's is one line on standard error and exit status 1."""
+    """Run the command line; an error of the user's is a line on standard error and exit status 1.
+
+    Of `reproduce`, the status of what cannot be asked for is 2, and after Ctrl-C 130.
+    """
     given = sys.argv[1:] if argv is None else argv
     if given and given[0] in LIGHTNING:
         from lit_hidden.lightning_cli import run
@@ -115,11 +118,19 @@ def main(argv: list[str] | None = None) -> None:
     arguments = vars(parser().parse_args(given))
     if (command := arguments.pop("command")) != "reproduce":
         return _view(command, arguments)
-    from lit_hidden.engine.local import LauncherError
-    from lit_hidden.engine.reproduce import ReproduceError, reproduce
-    from lit_hidden.engine.store import StoreError
-
     try:
-        reproduce(**arguments)
-    except (ReproduceError, StoreError, LauncherError) as error:
-        sys.exit(f"lit-hidden: {error}")
+        from lit_hidden.engine.local import LauncherError
+        from lit_hidden.engine.reproduce import ReproduceError, reproduce
+        from lit_hidden.engine.store import StoreError
+
+        try:
+            reproduce(*arguments.pop("names"), **arguments)
+        except (ReproduceError, StoreError, LauncherError) as error:
+            _end(str(error), getattr(error, "status", 1))
+    except KeyboardInterrupt:
+        _end("stopped; the same command goes on where this one was", 130)
+
+
+def _end(message: str, status: int) -> None:
+    sys.stderr.write(f"lit-hidden: {message}\n")
+    sys.exit(status)

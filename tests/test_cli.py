@@ -122,21 +122,62 @@ def test_missing_data_are_one_line_without_traceback(tmp_path, monkeypatch):
         (["reproduce", "fig2", "--preset", "long"], "no preset 'long'; presets are smoke, quick, short, paper"),
     ],
 )
-def test_unknown_names_are_refused_with_what_there_is(arguments, message, monkeypatch):
+def test_unknown_names_are_refused_with_what_there_is(arguments, message, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as end:
         main(arguments)
-    assert str(end.value.code).startswith(f"lit-hidden: {message}")
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith(f"lit-hidden: {message}")
 
 
-def test_reproduce_says_where_experiments_are_when_there_are_none(tmp_path, monkeypatch):
+def test_reproduce_says_where_experiments_are_when_there_are_none(tmp_path, monkeypatch, capsys):
     from lit_hidden.engine import reproduce
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(reproduce, "__file__", str(tmp_path / "a" / "b" / "c.py"))
     with pytest.raises(SystemExit) as end:
         main(["reproduce", "fig2"])
-    assert end.value.code == (
+    assert end.value.code == 1
+    assert capsys.readouterr().err == (
         f"lit-hidden: no experiments/ in {tmp_path}: they live in the repository, not in the installed package; "
-        "run this from a checkout"
+        "run this from a checkout\n"
     )
+
+
+def test_reproduce_takes_several_names_and_ends_with_the_errors_status(monkeypatch, capsys):
+    from lit_hidden.engine import reproduce
+
+    asked = []
+
+    def fail(*names, **options):
+        asked.append((names, options["preset"], options["dry_run"]))
+        raise ends.pop()
+
+    monkeypatch.setattr(reproduce, "reproduce", fail)
+    ends = [reproduce.Stopped("stopped: 1 of 2"), reproduce.UsageError("no such"), reproduce.ReproduceError("a\n  b")]
+    for status, said in ((1, "a\n  b"), (2, "no such"), (130, "stopped: 1 of 2")):
+        with pytest.raises(SystemExit) as end:
+            main(["reproduce", "fig3", "fig2", "--preset", "smoke", "--dry-run"])
+        assert end.value.code == status
+        assert capsys.readouterr().err == f"lit-hidden: {said}\n"
+    assert asked == [(("fig3", "fig2"), "smoke", True)] * 3
+
+
+def test_ctrl_c_at_any_time_is_one_line(monkeypatch, capsys):
+    from lit_hidden.engine import reproduce
+
+    def interrupted(*names, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reproduce, "reproduce", interrupted)
+    with pytest.raises(SystemExit) as end:
+        main(["reproduce", "fig2"])
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "lit-hidden: stopped; the same command goes on where this one was\n"
+
+
+def test_reproduce_needs_a_name(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["reproduce"])
+    assert end.value.code == 2
+    assert "the following arguments are required: NAME" in capsys.readouterr().err

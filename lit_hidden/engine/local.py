@@ -1,14 +1,17 @@
-"""The local launcher: one reused worker process per device; on CPU one per core, each with one thread."""
+"""The local launcher: one reused worker process per device; on CPU as many as fit, each with one thread."""
 
 import json
 import os
 import queue
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from lit_hidden.engine.store import Store
@@ -25,18 +28,22 @@ _CPU = {
 }
 
 
+_WORKER = [sys.executable, "-m", "lit_hidden.engine.worker"]
+_MEMORY = 2 * 2**30  # bytes of a CPU worker; with CIFAR-10 and Conv8 x0.25 it takes 1.8
+
+
 class LauncherError(ValueError):
     """Devices that are not there."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that failed: why, and where its log is."""
+    """A run that failed: why, where its log is, and what else it stops: `run`, all runs on its `data`, the `grid`."""
 
     run: Run
     error: str
     log: str
-    fatal: bool
+    stops: str = "run"
 
 
 def gpus() -> int:
@@ -55,11 +62,21 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def fitting() -> int:
+    """Count the CPU workers that fit: one a core, as long as there is memory for each."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):  # not Linux
+        return cores()
+    return max(1, min(cores(), available // _MEMORY))
+
+
 def environments(devices: int | None) -> tuple[str, list[dict[str, str]]]:
     """Choose what each worker sees.
 
     Args:
-        devices: how many workers; None takes all GPUs, or without one all CPU cores.
+        devices: how many workers; None takes all GPUs, or without one as many on CPU as fit.
 
     Returns:
         `cuda` or `cpu`, and a worker's extra environment each.
@@ -73,107 +90,194 @@ def environments(devices: int | None) -> tuple[str, list[dict[str, str]]]:
     if there:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(there)))).split(",")
         return "cuda", [{"CUDA_VISIBLE_DEVICES": d.strip()} for d in visible[: devices or there]]
-    return "cpu", [_CPU] * (devices or cores())
+    return "cpu", [_CPU] * (devices or fitting())
 
 
 class Launcher:
-    """Train runs on this machine's devices; threads here, each with a worker process of its own.
+    """Train runs on this machine's devices: a thread each, with a worker process that serves all its runs.
+
+    A worker that dies (killed, out of memory) is replaced, and its run goes on from its last epoch. The run has failed
+    when a worker dies again without having got any further.
 
     Args:
         store: where the runs live.
         devices: how many workers, see `environments`.
-        job: what every job says besides the run: data folder, W&B mode and group.
+        job: gives what a run's job says besides the run: data folder, W&B mode and group.
+
+    Attributes:
+        failures: what failed, in all launches.
+        notes: lines for the user.
+        running: what each worker is at.
     """
 
-    def __init__(self, store: Store, devices: int | None, job: dict[str, Any]) -> None:
+    def __init__(self, store: Store, devices: int | None, job: Callable[[Run], dict[str, Any]]) -> None:
         self.store, self.job = store, job
         self.device, self.environments = environments(devices)
         self.failures: list[Failure] = []
+        self.notes: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.running: list[Run | None] = [None] * len(self.environments)
+        self._spoilt: dict[str, Failure] = {}  # data -> why no run on them can be trained
         self._stop = threading.Event()
-        self._processes: list[subprocess.Popen[str]] = []
+        self._starting = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._workers: list[subprocess.Popen[str] | None] = [None] * len(self.environments)
+
+    @property
+    def device_name(self) -> str:
+        """Name the device as a result's provenance does; empty if that cannot be told without torch."""
+        if self.device == "cpu":
+            return "CPU, 1 thread(s)"
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        try:
+            names = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+        except (OSError, subprocess.CalledProcessError):
+            return ""
+        return names[0].strip() if len(set(names)) == 1 else ""
 
     def launch(self, runs: Iterable[Run], poll: Callable[[], None], every: float = 0.5) -> None:
-        """Train `runs`, but for those that another process holds; call `poll` every so many seconds until all ended."""
+        """Train `runs`, but for those that another process holds; call `poll` every so many seconds until all ended.
+
+        Workers stay for the next launch, until `close`.
+        """
         self._stop.clear()
         jobs: queue.SimpleQueue[Run] = queue.SimpleQueue()
         todo = list(runs)
         for run in todo:
             jobs.put(run)
-        slots = self.environments[: len(todo)]
-        threads = [threading.Thread(target=self._serve, args=(jobs, extra), daemon=True) for extra in slots]
+        slots = range(min(len(self.environments), len(todo)))
         try:
-            for thread in threads:
-                thread.start()
-            while any(thread.is_alive() for thread in threads):
-                threads[0].join(every) if threads[0].is_alive() else self._stop.wait(every)
+            for slot in slots:
+                self._threads.append(threading.Thread(target=self._serve, args=(jobs, slot), daemon=True))
+                self._threads[-1].start()
+            while alive := [thread for thread in self._threads if thread.is_alive()]:
+                alive[0].join(every)
                 poll()
-        finally:
-            self._stop.set()
-            for process in self._processes:
-                if process.poll() is None:
-                    process.terminate()
-            for process in self._processes:
-                process.wait()
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
-            for process in self._processes:
-                for pipe in (process.stdin, process.stdout):
-                    if pipe is not None:
-                        pipe.close()
+        except BaseException:  # Ctrl-C above all
+            self.close()
+            raise
 
-    def _serve(self, jobs: "queue.SimpleQueue[Run]", extra: dict[str, str]) -> None:
-        process: subprocess.Popen[str] | None = None
+    def close(self) -> None:
+        """End the workers, those that train at once."""
+        with self._starting:  # from here on none is started
+            self._stop.set()
+        workers = [process for process in self._workers if process is not None]
+        for process in workers:
+            assert process.stdin is not None
+            with suppress(OSError):
+                process.stdin.close()  # an idle worker ends by that
+        for process, run in zip(self._workers, self.running, strict=True):
+            if process is not None and run is not None:
+                process.terminate()
+        for process in workers:
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        for thread in self._threads:
+            thread.join()
+        for process in workers:
+            _bury(process)
+        self._threads, self._workers = [], [None] * len(self.environments)
+
+    def _serve(self, jobs: "queue.SimpleQueue[Run]", slot: int) -> None:
         while not self._stop.is_set():
             try:
                 run = jobs.get_nowait()
             except queue.Empty:
-                break
-            if process is None or process.poll() is not None:
-                process = self._start(extra)
-            answer = self._ask(process, run)
+                return
+            if run.data in self._spoilt:
+                failed = self._spoilt[run.data]
+                why = f"not tried: {failed.run.name} failed on the same data"
+                self.failures.append(replace(failed, run=run, error=why, log=""))
+                continue
+            self.running[slot] = run
+            answer = self._train(slot, run)
+            self.running[slot] = None
+            for note in answer.get("notes", []):
+                self.notes.put(note)
             if answer["status"] == "failed" and not self._stop.is_set():
-                log = str(self.store.folder(run) / "log.txt")
-                self.failures.append(Failure(run, answer["error"], log, answer["fatal"]))
-                if answer["fatal"]:
+                failure = Failure(run, answer["error"], str(self.store.folder(run) / "log.txt"), answer["stops"])
+                self.failures.append(failure)
+                if failure.stops == "data":
+                    self._spoilt[run.data] = failure
+                elif failure.stops == "grid":
                     self._stop.set()
-        if process is not None and process.stdin is not None:
-            process.stdin.close()  # no more jobs: the worker ends
-            process.wait()
 
-    def _start(self, extra: dict[str, str]) -> subprocess.Popen[str]:
-        # A session of its own: Ctrl-C reaches this process alone, which then stops the workers in order.
-        process = subprocess.Popen(
-            [sys.executable, "-m", "lit_hidden.engine.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **extra},
-            start_new_session=True,
-        )
-        self._processes.append(process)
-        return process
+    def _train(self, slot: int, run: Run) -> dict[str, Any]:
+        """Have a run trained: by a second worker if the first dies, and so on as long as each gets further."""
+        epochs = -1
+        while True:
+            try:
+                process = self._worker(slot)
+            except OSError as error:
+                return _failed(f"no worker can be started: {error}", "grid")
+            answer = self._ask(process, run) if process is not None else None
+            if answer is not None or process is None or self._stop.is_set():
+                return answer or _failed("stopped", "run")
+            how, before = _death(process.wait()), epochs
+            epochs, _ = self.store.progress(run)
+            if epochs <= before:
+                return _failed(f"its worker {how}, and so did the next one, after epoch {epochs}", "run")
+            self.notes.put(f"the worker of {run.name} {how} after epoch {epochs}; a new one goes on with it")
 
-    def _ask(self, process: subprocess.Popen[str], run: Run) -> dict[str, Any]:
+    def _worker(self, slot: int) -> "subprocess.Popen[str] | None":
+        """Return the worker of a slot, a new one if there is none or it has died; None if all is to stop."""
+        with self._starting:
+            process = self._workers[slot]
+            if self._stop.is_set():
+                return None
+            if process is not None and process.poll() is not None:
+                _bury(process)
+                process = None
+            if process is None:
+                # A session of its own: Ctrl-C reaches this process alone, which then stops the workers in order.
+                process = self._workers[slot] = subprocess.Popen(
+                    _WORKER,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env={**os.environ, **self.environments[slot]},
+                    start_new_session=True,
+                )
+            return process
+
+    def _ask(self, process: subprocess.Popen[str], run: Run) -> dict[str, Any] | None:
+        """Give a worker its job and wait for the answer; None if the worker died of it."""
         assert process.stdin is not None
         assert process.stdout is not None
-        log = self.store.folder(run) / "log.txt"
         job = {
-            **self.job,
+            **self.job(run),
             "run": json.loads(run.to_json()),
             "runs_dir": str(self.store.root),
             "device": self.device,
             "threads": 1,
-            "log": str(log),
+            "log": str(self.store.folder(run) / "log.txt"),
         }
         try:
             process.stdin.write(json.dumps(job) + "\n")
             process.stdin.flush()
             line = process.stdout.readline()
-        except OSError:
-            line = ""
-        if not line:
-            code = process.wait()
-            return {"status": "failed", "error": f"its worker ended with exit status {code}", "fatal": False}
-        answer: dict[str, Any] = json.loads(line)
+        except (OSError, ValueError):  # it is dead, or its pipe was just closed
+            return None
+        answer: dict[str, Any] | None = json.loads(line) if line.endswith("\n") else None
         return answer
+
+
+def _bury(process: "subprocess.Popen[str]") -> None:
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        with suppress(OSError):  # what was not written yet, to nobody
+            pipe.close()
+
+
+def _failed(error: str, stops: str) -> dict[str, Any]:
+    return {"status": "failed", "error": error, "stops": stops}
+
+
+def _death(code: int) -> str:
+    """Say how a process ended, from its exit status."""
+    if code >= 0:
+        return f"ended with exit status {code}"
+    names = {int(s): s.name for s in signal.Signals}
+    return f"was killed by {names.get(-code, f'signal {-code}')}"

@@ -1,4 +1,4 @@
-"""Reproduce an experiment: train what is missing, judge its claims, draw it, write one folder."""
+"""Reproduce experiments: train what is missing of them, judge their claims, draw them, write a folder each."""
 
 import csv
 import importlib.util
@@ -6,7 +6,9 @@ import io
 import json
 import math
 import os
-import time
+import re
+import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +16,10 @@ from types import ModuleType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from lit_hidden.engine.estimate import Clock
+from lit_hidden.engine.grid import Grid, Plan, plan
 from lit_hidden.engine.local import Launcher
 from lit_hidden.engine.store import Store, write_atomically
 from lit_hidden.engine.tracking import Tracker, choose_mode
@@ -27,6 +30,20 @@ PRESETS = ("smoke", "quick", "short", "paper")
 
 class ReproduceError(RuntimeError):
     """A reproduction that cannot begin or did not end well, and what to do about it."""
+
+    status = 1  # of the command
+
+
+class UsageError(ReproduceError):
+    """An experiment or a preset that there is not."""
+
+    status = 2
+
+
+class Stopped(ReproduceError):
+    """The user pressed Ctrl-C."""
+
+    status = 130  # as of a shell's command
 
 
 @dataclass(frozen=True)
@@ -56,17 +73,26 @@ def experiments_folder() -> Path:
     )
 
 
+def names() -> list[str]:
+    """List the experiments there are, fig2 before fig10.
+
+    Raises:
+        ReproduceError: there is no folder of them.
+    """
+    found = [p.stem for p in experiments_folder().glob("*.py") if not p.stem.startswith("_")]
+    return sorted(found, key=lambda name: [(text, int(n or 0)) for text, n in re.findall(r"(\D+)(\d*)", name)])
+
+
 def load(name: str) -> Experiment:
     """Load the experiment `name`.
 
     Raises:
-        ReproduceError: there is no such file, or it lacks a part.
+        UsageError: there is no such file.
+        ReproduceError: it lacks a part.
     """
-    folder = experiments_folder()
-    path = folder / f"{name}.py"
-    names = sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
-    if name not in names:
-        raise ReproduceError(f"no experiment {name!r}; experiments are {', '.join(names)}")
+    if name not in names():
+        raise UsageError(f"no experiment {name!r}; experiments are {', '.join(names())}, or all")
+    path = experiments_folder() / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"experiments.{name}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -79,9 +105,8 @@ def load(name: str) -> Experiment:
 
 
 def reproduce(
-    name: str,
+    *names_or_all: str,
     preset: str = "quick",
-    *,
     runs_dir: str | Path = "runs",
     out: str | Path = "results",
     data_dir: str | Path = "data",
@@ -89,112 +114,165 @@ def reproduce(
     strict: bool = False,
     dry_run: bool = False,
     console: Console | None = None,
-) -> list[Verdict]:
-    """Train the missing runs of an experiment, judge its claims, draw it, and print what came out.
+) -> dict[str, list[Verdict]]:
+    """Train what is missing of experiments in one grid; then judge, draw and write each that is complete.
 
     Args:
-        name: a file of `experiments/`, such as `fig2`.
+        names_or_all: files of `experiments/`, such as `fig2`; `all` stands for all of them.
         preset: `smoke`, `quick`, `short` or `paper`.
         runs_dir: where runs live; equal runs of other experiments there are used.
         out: where `<name>/<preset>/` is written.
         data_dir: where the data sets lie.
-        devices: how many workers; None takes all GPUs, or without one all CPU cores.
+        devices: how many workers; None takes all GPUs, or without one as many on CPU as fit.
         strict: a contradicted claim of the paper preset is an error.
-        dry_run: print the grid and train nothing.
+        dry_run: print the grid and the estimated time, and train nothing.
         console: where to print.
 
+    Returns:
+        the verdicts on each experiment's claims, by its name; none of a dry run.
+
     Raises:
-        ReproduceError: unknown experiment or preset, a run that failed, or with `strict` a contradicted claim.
-        StoreError: `runs_dir` cannot be written to or holds a damaged run.
+        UsageError: an unknown experiment or preset.
+        Stopped: Ctrl-C while runs were trained.
+        ReproduceError: after all else is done: runs failed, a drawing failed, or with `strict` a claim is contradicted.
+        StoreError: `runs_dir` cannot be read or written to.
         LauncherError: `devices` are not there.
     """
     console = console or Console()
     if preset not in PRESETS:
-        raise ReproduceError(f"no preset {preset!r}; presets are {', '.join(PRESETS)}")
-    experiment = load(name)
-    runs = list(dict.fromkeys(run.resolved for run in experiment.runs(preset)))
+        raise UsageError(f"no preset {preset!r}; presets are {', '.join(PRESETS)}")
+    chosen = dict.fromkeys(name for given in names_or_all for name in (names() if given == "all" else [given]))
+    experiments = [load(name) for name in chosen]
     store = Store(runs_dir)
-    missing = [run for run in runs if store.result(run) is None]
-    console.print(f"[bold]{name}[/bold] ({preset}): {experiment.title}", highlight=False)
-    console.print(f"{len(runs)} runs: {len(runs) - len(missing)} done, {len(missing)} to train", highlight=False)
+    grid: dict[str, Run] = {}  # by hash: equal runs of different experiments are one
+    members: dict[str, list[str]] = {}
+    groups: dict[str, str] = {}
+    for experiment in experiments:
+        described = {run.hash: run for run in (run.resolved for run in experiment.runs(preset))}
+        members[experiment.name] = list(described)
+        for name, run in described.items():
+            grid.setdefault(name, run)
+            groups.setdefault(name, f"{experiment.name}/{preset}")
+    todo = plan(grid.values(), store, None if dry_run else lambda line: _say(console, line))
+    for experiment in experiments:
+        its = members[experiment.name]
+        missing = sum(name in todo.missing for name in its)
+        _say(console, f"{experiment.name} ({preset}): {experiment.title}", style="bold")
+        _say(console, f"{len(its)} runs: {len(its) - missing} done, {missing} to train")
+    if first := todo.missing.keys() - grid.keys():
+        _say(console, f"{len(first)} more to train before: others begin with their subnetworks")
     if dry_run:
-        for run in runs:
-            console.print(f"  {run.hash}  {'to train' if run in missing else 'done':8}  {run.name}", highlight=False)
-        return []
-    target = Path(out) / name / preset
-    try:  # before the expensive part
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ReproduceError(f"{target} cannot be written to: {error}; choose another with --out") from error
-    group = f"{name}/{preset}"
-    if missing:
+        _print_grid(grid | todo.missing, todo, store, devices, console)
+        return {}
+    targets = {name: Path(out) / name / preset for name in chosen}
+    for target in targets.values():  # before the expensive part
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(target, error) from error
+    problems, mode = [], "disabled"
+    if todo.missing:
         store.check_writable()
         mode, line = choose_mode()
         if line:
-            console.print(line, highlight=False)
-        _train(missing, store, devices, {"data_dir": str(data_dir), "wandb": mode, "group": group}, console)
-    results = store.results(runs)
-    verdicts = [judge(claim, results) for claim in experiment.claims]
-    written = _write(experiment, preset, results, verdicts, target)
-    if missing:  # drawing again shows nothing new
-        tracker = Tracker(mode, group)
-        tracker.start_summary(group)
-        tracker.figure(rows(results), target / "figure.png", verdicts)
-        tracker.finish()
-    console.print(_table(verdicts))
-    for path in written:
-        console.print(f"  {path}", highlight=False, soft_wrap=True)
-    contradicted = [v.sentence for v in verdicts if v.verdict == "contradicted"]
+            _say(console, line)
+        common = {"data_dir": str(data_dir), "wandb": mode}
+        launcher = Launcher(store, devices, lambda run: {**common, "group": groups.get(run.hash, f"parents/{preset}")})
+        problems = _train(todo, store, launcher, console)
+    verdicts: dict[str, list[Verdict]] = {}
+    for experiment in experiments:
+        name, its = experiment.name, members[experiment.name]
+        results = store.results(grid[run] for run in its)
+        if lacking := len(its) - len(results):
+            problems.append(f"{name} is neither judged nor drawn: {lacking} of its {len(its)} runs are missing")
+            continue
+        if len(experiments) > 1:
+            _say(console, f"{name} ({preset})", style="bold")
+        try:
+            # Drawing again shows nothing new.
+            tracker = Tracker(mode if todo.missing.keys() & set(its) else "disabled", f"{name}/{preset}")
+            verdicts[name] = _finish(experiment, preset, results, targets[name], tracker, console)
+        except OSError as error:
+            problems.append(str(_unwritable(targets[name], error)))
+        except Exception as error:  # of the experiment's file; the other experiments are drawn all the same
+            traceback.print_exc()
+            problems.append(f"{name} cannot be judged or drawn: {type(error).__name__}: {error}")
+    contradicted = [v.sentence for judged in verdicts.values() for v in judged if v.verdict == "contradicted"]
     if strict and preset == "paper" and contradicted:
-        raise ReproduceError(f"contradicted at the paper preset: {'; '.join(contradicted)}")
+        problems.append(f"contradicted at the paper preset: {'; '.join(contradicted)}")
+    if problems:
+        raise ReproduceError("\n".join(problems))
     return verdicts
 
 
-def _train(missing: list[Run], store: Store, devices: int | None, job: dict[str, Any], console: Console) -> None:
-    """Train runs until each has a result, some failed, or the user stops it."""
-    total = sum(run.epochs for run in missing)
-    launcher = Launcher(store, devices, job)
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"), TimeElapsedColumn()
-    )  # fmt: skip
-    done: set[Run] = set()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("starting workers", total=total)
+def _train(todo: Plan, store: Store, launcher: Launcher, console: Console) -> list[str]:
+    """Train what is missing, and return what to say of runs that failed."""
+    clock = Clock.read(store, launcher.device, launcher.device_name)
+    left = ((run, run.epochs - store.progress(run)[0]) for run in todo.missing.values())
+    _say(console, f"estimated time: {clock.estimate(left, len(launcher.running))}")
+    grid, total = Grid(todo, store, launcher, clock, console), len(todo.missing)
+    try:
+        grid.train()
+    except KeyboardInterrupt:
+        raise Stopped(
+            f"stopped: {grid.done} of {total} runs are done; the same command goes on where this one was"
+        ) from None
+    for failure in grid.failures:
+        if failure.stops == "grid":
+            raise ReproduceError(f"{failure.error}\nstopped: {grid.done} of {total} runs are done")
+    if not grid.failures:
+        return []
+    report = [f"{len(grid.failures)} of {total} runs failed:"]
+    report += [f"  {f.run.name}: {f.error}; its log is {f.log}" for f in grid.failures if f.log]
+    untried = Counter(f.error for f in grid.failures if not f.log)
+    report += [f"  {number} more: {error}" for error, number in untried.items()]
+    return report
 
-        def poll() -> None:
-            epochs = sum(min(run.epochs, store.epochs_done(run)) for run in missing)
-            for run in missing:
-                if run not in done and (result := store.result(run)) is not None:
-                    done.add(run)
-                    line = f"  {len(done)}/{len(missing)}  {run.name}: {result['accuracy']:.1f}% test accuracy"
-                    console.print(line, highlight=False)
-            begun = epochs or any((store.folder(run) / "metrics.csv").exists() for run in missing)
-            state = f"{len(done)} of {len(missing)} runs" if begun else "starting workers"
-            progress.update(bar, completed=epochs, description=state)
 
-        try:
-            todo = sorted(missing, key=lambda run: -run.epochs)  # the longest first, so that workers end together
-            while todo:
-                launcher.launch(todo, poll)
-                if launcher.failures:
-                    break
-                # What is left is held by another engine on this folder: wait for it, or take over when it lets go.
-                while todo := [run for run in todo if store.result(run) is None]:
-                    if not all(store.held(run) for run in todo):
-                        break
-                    time.sleep(1)
-                    poll()
-            poll()
-        except KeyboardInterrupt:
-            raise ReproduceError(
-                f"stopped: {len(done)} of {len(missing)} runs are done; the same command goes on where this one was"
-            ) from None
-    if launcher.failures:
-        first = launcher.failures[0]
-        if first.fatal:
-            raise ReproduceError(first.error)
-        reports = "\n".join(f"  {f.run.name}: {f.error}; its log is {f.log}" for f in launcher.failures)
-        raise ReproduceError(f"{len(launcher.failures)} of {len(missing)} runs failed:\n{reports}")
+def _print_grid(grid: dict[str, Run], todo: Plan, store: Store, devices: int | None, console: Console) -> None:
+    """Print each run with its state, how many are in which, and how long the missing ones will take."""
+    launcher = Launcher(store, devices, lambda run: {})
+    states: Counter[str] = Counter()
+    left = []
+    for name, run in grid.items():
+        epochs, state = 0, "done"
+        if name in todo.missing:
+            epochs, _ = store.progress(run)
+            held = store.held(run)
+            state = "damaged" if name in todo.damaged else "training" if held else "begun" if epochs else "to train"
+            left.append((run, run.epochs - (0 if state == "damaged" else epochs)))
+        states[state] += 1
+        shown = f"{state} {epochs}/{run.epochs}" if state in ("training", "begun") else state
+        _say(console, f"  {name}  {shown:16}  {run.name}")
+    for name, why in todo.damaged.items():
+        _say(console, f"{store.root / name} is damaged: {why}; it would be set aside and the run trained again")
+    _say(console, f"{len(grid)} runs: {', '.join(f'{number} {state}' for state, number in states.items())}")
+    if left:
+        clock = Clock.read(store, launcher.device, launcher.device_name)
+        _say(console, f"estimated time: {clock.estimate(left, len(launcher.running))}")
+
+
+def _finish(
+    experiment: Experiment, preset: str, results: Results, target: Path, tracker: Tracker, console: Console
+) -> list[Verdict]:
+    """Judge the claims, write the folder, show both."""
+    verdicts = [judge(claim, results) for claim in experiment.claims]
+    written = _write(experiment, preset, results, verdicts, target)
+    tracker.start_summary(tracker.group)
+    tracker.figure(rows(results), target / "figure.png", verdicts)
+    tracker.finish()
+    console.print(_table(verdicts))
+    for path in written:
+        _say(console, f"  {path}")
+    return verdicts
+
+
+def _say(console: Console, line: str, style: str | None = None) -> None:
+    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def _unwritable(target: Path, error: OSError) -> ReproduceError:
+    return ReproduceError(f"{target} cannot be written to: {error}; choose another with --out")
 
 
 def rows(results: Results) -> list[dict[str, Any]]:
@@ -218,7 +296,7 @@ def _write(experiment: Experiment, preset: str, results: Results, verdicts: list
 
     out = io.StringIO()
     table = rows(results)
-    writer = csv.DictWriter(out, list(table[0]), lineterminator="\n")
+    writer = csv.DictWriter(out, list(table[0]) if table else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows(table)
     write_atomically(target / "results.csv", out.getvalue())
@@ -235,9 +313,12 @@ def _write(experiment: Experiment, preset: str, results: Results, verdicts: list
         experiment.draw(results, figure)
         style.footer(figure, conditions(preset, results))
         for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-            part = target / f".figure.part.{kind}"
-            figure.savefig(part, format=kind, metadata=metadata)
-            os.replace(part, target / f"figure.{kind}")
+            part = target / f".figure.{kind}.{os.getpid()}.part"  # another engine may draw the same
+            try:
+                figure.savefig(part, format=kind, metadata=metadata)
+                part.replace(target / f"figure.{kind}")
+            finally:
+                part.unlink(missing_ok=True)
     names = ["figure.svg", "figure.png", "results.csv", "verdicts.json"]
     if experiment.page is not None:
         write_atomically(target / "figure.html", experiment.page(results))

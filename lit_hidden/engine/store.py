@@ -1,18 +1,31 @@
-"""`runs/<hash>/`: one folder per run; `result.json`, written atomically and last, means done."""
+"""`runs/<hash>/`: one folder per run; `result.json`, written atomically and last, means done.
 
+A folder that cannot be believed is neither used nor deleted: it is set aside as `runs/<hash>.damaged-1`, and the run
+is trained again.
+"""
+
+import csv
 import fcntl
 import json
+import math
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from lit_hidden.experiment import Results, Run
 
+SUBNETWORK = "subnetwork.safetensors"  # in the folder of every hidden run; tickets begin with their parent's
+
 
 class StoreError(RuntimeError):
-    """A run folder that cannot be used, and what to do about it."""
+    """A folder that cannot be read or written, and what to do about it."""
+
+
+class _Damage(Exception):
+    """Why a run's files cannot be believed."""
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -37,6 +50,7 @@ class Store:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+        self._folders: dict[int, tuple[Run, Path]] = {}
 
     def check_writable(self) -> None:
         """Write and remove a file, before anything expensive.
@@ -53,43 +67,99 @@ class Store:
 
     def folder(self, run: Run) -> Path:
         """Return where `run` lives, whether it is there or not."""
-        return self.root / run.hash
+        # A hash takes 0.2 ms, and a grid of hundreds is looked through twice a second. The run is kept beside its
+        # folder, so that no other run can get its id.
+        if id(run) not in self._folders:
+            self._folders[id(run)] = (run, self.root / run.hash)
+        return self._folders[id(run)][1]
 
     def result(self, run: Run) -> dict[str, Any] | None:
-        """Read the result of a run; None if it is not done.
+        """Read the result of a run; None if it is not done, or the result is damaged or another run's.
 
         Raises:
-            StoreError: the folder holds another run, or its files are damaged.
+            StoreError: the folder may not be read.
         """
-        folder = self.folder(run)
         try:
-            text = (folder / "result.json").read_text(encoding="utf-8")
-        except FileNotFoundError:
+            return self._result(run)
+        except _Damage:
             return None
-        mend = f"delete {folder} to train it again"
-        try:
-            result = json.loads(text)
-            described = Run.from_json((folder / "run.json").read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise StoreError(f"{folder} is damaged: {error}; {mend}") from error
-        if not isinstance(result, dict) or "accuracy" not in result:
-            raise StoreError(f"{folder}/result.json holds no result; {mend}")
-        if described != run:
-            raise StoreError(f"{folder} holds another run, {described.name}, than asked for, {run.name}; {mend}")
-        return result
 
     def results(self, runs: Iterable[Run]) -> Results:
         """Gather the results of the runs that are done."""
         found = ((run, self.result(run), self.folder(run)) for run in runs)
         return Results((run, result, folder) for run, result, folder in found if result is not None)
 
-    def epochs_done(self, run: Run) -> int:
-        """Count the epochs that `metrics.csv` has; cheap enough to poll."""
+    def done(self, run: Run) -> bool:
+        """Tell whether a run has a result, unread: cheap enough to poll."""
+        return (self.folder(run) / "result.json").exists()
+
+    def progress(self, run: Run) -> tuple[int, float]:
+        """Count the epochs in `metrics.csv` and the seconds they took: cheap enough to poll."""
         try:
-            rows = (self.folder(run) / "metrics.csv").read_bytes().count(b"\n")
-        except FileNotFoundError:
-            return 0
-        return max(0, rows - 2)  # the heading, and the row before training
+            heading, *_, last = (self.folder(run) / "metrics.csv").read_text(encoding="utf-8").splitlines()
+            row = dict(zip(heading.split(","), last.split(","), strict=True))
+            return int(row["epoch"]), float(row["seconds"])
+        except (OSError, ValueError, KeyError):
+            return 0, 0.0
+
+    def damage(self, run: Run, child: Run | None = None) -> str | None:
+        """Say why a run's folder cannot be believed; None if it can, or if there is none.
+
+        Args:
+            run: whose folder.
+            child: a run that begins with the subnetwork of `run`, and so needs its file.
+
+        Raises:
+            StoreError: the folder may not be read.
+        """
+        folder = self.folder(run)
+        if folder.exists() and not folder.is_dir():
+            return "it is no folder"
+        try:
+            result = self._result(run)
+            if result is None:
+                self._check_begun(run)
+            else:
+                self._check_done(run, result)
+            if result is not None and child is not None and not (folder / SUBNETWORK).exists():
+                raise _Damage(f"it lacks {SUBNETWORK}, which {child.name} needs")
+        except _Damage as damage:
+            return str(damage)
+        return None
+
+    def mend(
+        self, run: Run, child: Run | None = None, look: Callable[[Path], str | None] = lambda folder: None
+    ) -> str | None:
+        """Set a damaged folder aside, unless a process is at work in it; return a line that names it and says why.
+
+        Args:
+            run: whose folder.
+            child: as for `damage`.
+            look: looks closer at the folder of a run that is not done, and says what is damaged there or None.
+
+        Raises:
+            StoreError: the folder may not be read or moved.
+        """
+        folder = self.folder(run)
+
+        def why() -> str | None:
+            return self.damage(run, child) or (look(folder) if folder.exists() and not self.done(run) else None)
+
+        if (reason := why()) is None:
+            return None
+        inside = folder.is_dir()
+        try:
+            with _locked(folder / ".claim" if inside else folder, make=inside) as ours:
+                # Asked again: only now does nobody else train or mend here.
+                if not ours or (reason := why()) is None:
+                    return None
+                aside = next(path for n in range(1, 10**9) if not (path := Path(f"{folder}.damaged-{n}")).exists())
+                folder.rename(aside)
+        except (FileNotFoundError, IsADirectoryError):  # another process has just mended it
+            return None
+        except OSError as error:
+            raise StoreError(f"{folder} is damaged ({reason}) and cannot be set aside: {error}") from error
+        return f"{folder} is damaged: {reason}; set aside as {aside.name}, the run is trained again"
 
     @contextmanager
     def claim(self, run: Run) -> Iterator[Path | None]:
@@ -100,25 +170,118 @@ class Store:
         Raises:
             StoreError: the folder cannot be made or written to.
         """
-        folder = self.folder(run)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = (folder / ".claim").open("w")
-        except OSError as error:
-            raise StoreError(f"{folder} cannot be written to: {error}; choose another with --runs-dir") from error
-        with lock:
+        folder, ours = self.folder(run), None
+        with ExitStack() as stack:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield None
-                return
-            yield folder
+                while ours is None:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    try:
+                        ours = stack.enter_context(_locked(folder / ".claim"))
+                    except FileNotFoundError:  # the folder was set aside at this very moment
+                        continue
+            except OSError as error:
+                raise StoreError(f"{folder} cannot be written to: {error}; choose another with --runs-dir") from error
+            yield folder if ours else None
 
     def held(self, run: Run) -> bool:
-        """Tell whether another process holds a run."""
-        with self.claim(run) as folder:
-            return folder is None
+        """Tell whether a process holds a run."""
+        try:
+            with _locked(self.folder(run) / ".claim", make=False) as ours:
+                return not ours
+        except OSError:  # there is nothing to hold
+            return False
 
     def finish(self, run: Run, result: dict[str, Any]) -> None:
         """Mark a run done."""
         write_atomically(self.folder(run) / "result.json", json.dumps(result, indent=1) + "\n")
+
+    def _result(self, run: Run) -> dict[str, Any] | None:
+        folder = self.folder(run)
+        try:
+            text = (folder / "result.json").read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, IsADirectoryError) as error:
+            raise _Damage(f"result.json: {error}") from error
+        except OSError as error:
+            raise _unreadable(folder, error) from error
+        try:
+            result: dict[str, Any] = json.loads(text)
+        except ValueError as error:
+            raise _Damage(f"result.json: {error}") from error
+        accuracy = result.get("accuracy") if isinstance(result, dict) else None
+        if isinstance(accuracy, bool) or not isinstance(accuracy, (int, float)) or not math.isfinite(accuracy):
+            raise _Damage(f"result.json: its accuracy is {accuracy}, not a number")
+        self._check_description(run)
+        return result
+
+    def _check_done(self, run: Run, result: dict[str, Any]) -> None:
+        """Check what figures are drawn from besides the result."""
+        folder, epochs, accuracy = self.folder(run), run.resolved.epochs, result["accuracy"]
+        try:
+            rows = list(csv.DictReader((folder / "metrics.csv").read_text(encoding="utf-8").splitlines()))
+            if [row["epoch"] for row in rows] != [str(epoch) for epoch in range(epochs + 1)]:
+                raise _Damage(f"metrics.csv: not the epochs 0 to {epochs}, each once")
+            if float(rows[-1].get("test_top1", accuracy)) != accuracy:
+                raise _Damage(f"metrics.csv: it ends at {rows[-1]['test_top1']}%, result.json says {accuracy}%")
+        except (ValueError, TypeError, KeyError, csv.Error, FileNotFoundError, IsADirectoryError) as error:
+            raise _Damage(f"metrics.csv: {error}") from error
+        except OSError as error:
+            raise _unreadable(folder, error) from error
+        for name, recorded in (("trace.npz", run.trace), ("swaps.npz", run.swaps)):
+            if recorded and not zipfile.is_zipfile(folder / name):
+                raise _Damage(f"{name}: it is missing or cut short")
+
+    def _check_begun(self, run: Run) -> None:
+        """Check what a run that is not done would go on from."""
+        last = self.folder(run) / "last.ckpt"
+        if not last.exists():
+            return
+        self._check_description(run)
+        try:
+            with zipfile.ZipFile(last) as parts:  # torch.save writes checksums, torch.load does not compare them
+                bad = parts.testzip()
+        except FileNotFoundError:  # a worker has finished meanwhile
+            return
+        except PermissionError as error:
+            raise _unreadable(last, error) from error
+        except Exception as error:  # of many kinds; zipfile documents none
+            raise _Damage(f"last.ckpt: {error}") from error
+        if bad:
+            raise _Damage(f"last.ckpt: the checksum of {bad} is wrong")
+
+    def _check_description(self, run: Run) -> None:
+        folder = self.folder(run)
+        try:
+            described = Run.from_json((folder / "run.json").read_text(encoding="utf-8"))
+            other = None if described.hash == folder.name else described.name
+        except (ValueError, TypeError, FileNotFoundError, IsADirectoryError) as error:
+            raise _Damage(f"run.json: {error}") from error
+        except OSError as error:
+            raise _unreadable(folder, error) from error
+        if other is not None:
+            raise _Damage(f"it holds another run, {other}, than asked for, {run.name}")
+
+
+def _unreadable(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"{path} cannot be read: {error}; mend that, or choose another folder with --runs-dir")
+
+
+@contextmanager
+def _locked(path: Path, make: bool = True) -> Iterator[bool]:
+    """Lock a file for this process; yields False if another has it.
+
+    Raises:
+        FileNotFoundError: the file is not there (any more).
+        OSError: it cannot be opened.
+    """
+    with open(os.open(path, os.O_RDWR | (os.O_CREAT if make else 0), 0o666), "rb+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        # Between opening and locking, its folder may have been set aside and another made in its place.
+        if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            raise FileNotFoundError(f"{path} was replaced")
+        yield True

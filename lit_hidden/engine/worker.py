@@ -1,50 +1,127 @@
 """A worker process: reads jobs from standard input, one JSON object a line; trains; answers a line each.
 
 A job is `{"run": description, "runs_dir", "data_dir", "device", "threads", "wandb": mode, "group"}`; the answer
-`{"status": "done" | "held" | "failed", "error": text, "fatal": bool}`. It carries run descriptions only.
+`{"status": "done" | "held" | "failed", "notes": lines for the user, "error": text, "stops": "run" | "data" | "grid"}`.
+It carries run descriptions only.
 """
 
+import csv
 import errno
 import json
 import os
 import queue
+import shutil
+import socket
 import sys
 import threading
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lit_hidden.engine.store import Store, StoreError
+from lit_hidden.experiment import Run
 
-def work(job: dict[str, Any]) -> dict[str, Any]:
-    """Train one job's run, unless it is done or another process holds it."""
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+_ROOM = 2**26  # bytes; with less the disk is full, however a library puts it
+
+
+def work(job: dict[str, Any], log: Callable[[Path], None] = lambda path: None) -> dict[str, Any]:
+    """Train one job's run, unless it is done or another process holds it, and answer.
+
+    Args:
+        job: see above.
+        log: called with the path of the run's log before anything is printed.
+    """
+    run, store = Run.from_json(json.dumps(job["run"])), Store(job["runs_dir"])
+    notes: list[str] = []
+    try:
+        if note := store.mend(run, look=_foreign):  # before the log is opened, which moves with its folder
+            notes.append(note)
+        log(store.folder(run) / "log.txt")
+        for note in notes:
+            print(note, flush=True)  # noqa: T201
+        return {"notes": notes, **_work(run, store, job)}
+    except StoreError as error:
+        failed = {"error": str(error), "stops": "grid"}
+    except Exception as error:
+        with suppress(OSError):  # the log's disk may be full
+            traceback.print_exc()
+        full = _full(error, store.root)
+        failed = {
+            "error": f"{type(error).__name__}: {error}" if full is None else f"{store.folder(run)} {full}",
+            "stops": "run" if full is None else "grid",
+        }
+    return {"status": "failed", "notes": notes, **failed}
+
+
+def _work(run: Run, store: Store, job: dict[str, Any]) -> dict[str, Any]:
     # Here and not above: a worker that cannot import torch should say so as an answer.
     from lit_hidden.data import DataError
-    from lit_hidden.engine.store import Store, StoreError
     from lit_hidden.engine.tracking import Tracker
     from lit_hidden.engine.train import train
-    from lit_hidden.experiment import Run
 
-    run, store = Run.from_json(json.dumps(job["run"])), Store(job["runs_dir"])
-    try:
-        with store.claim(run) as folder:
-            if folder is None:
-                return {"status": "held"}
-            if store.result(run) is None:
-                tracker = Tracker(job["wandb"], job["group"])
+    with store.claim(run) as folder:
+        if folder is None:
+            return {"status": "held"}
+        if store.result(run) is None:
+            for part in folder.glob(".*.part"):  # of a process that was killed: nobody else writes here now
+                part.unlink()
+            now, epochs = datetime.now(UTC).isoformat(timespec="seconds"), store.progress(run)[0]
+            who = f"process {os.getpid()} on {socket.gethostname()}"
+            print(f"{now} {who} trains {run.name}, after epoch {epochs}", flush=True)  # noqa: T201
+            try:
                 result = train(
-                    run, folder, job["data_dir"], device=job["device"], threads=job["threads"], tracker=tracker
+                    run,
+                    folder,
+                    job["data_dir"],
+                    device=job["device"],
+                    threads=job["threads"],
+                    tracker=Tracker(job["wandb"], job["group"]),
                 )
-                store.finish(run, result)
-        return {"status": "done"}
-    except (DataError, StoreError) as error:  # every other run would fail alike
-        return {"status": "failed", "error": str(error), "fatal": True}
-    except OSError as error:
-        traceback.print_exc()
-        everyone = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # the next run would fail alike
-        return {"status": "failed", "error": f"{type(error).__name__}: {error}", "fatal": error.errno in everyone}
-    except Exception as error:
-        traceback.print_exc()
-        return {"status": "failed", "error": f"{type(error).__name__}: {error}", "fatal": False}
+            except DataError as error:
+                return {"status": "failed", "error": str(error), "stops": "data"}
+            store.finish(run, result)
+            if damage := store.damage(run):
+                return {"status": "failed", "error": f"what it left cannot be used: {damage}", "stops": "run"}
+    return {"status": "done"}
+
+
+def _foreign(folder: Path) -> str | None:
+    """Say why a run cannot go on from its checkpoint: it does not load, or belongs to other epochs than those there."""
+    if not (folder / "last.ckpt").exists():
+        return None
+    import torch
+
+    try:
+        checkpoint = torch.load(folder / "last.ckpt", map_location="cpu", weights_only=True)
+        rows = [
+            {k: "" if v != v else str(v) for k, v in row.items()} for row in checkpoint["callbacks"]["Recorder"]["rows"]
+        ]
+        with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+            # A run that is killed between the two has written an epoch more than it goes on from.
+            if list(csv.DictReader(file))[: len(rows)] != rows:
+                return "last.ckpt: its epochs are not those of metrics.csv"
+    except Exception as error:  # of many kinds: torch's, pickle's, and KeyErrors of other checkpoints
+        return f"last.ckpt: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    return None
+
+
+def _full(error: Exception, root: Path) -> str | None:
+    """Say that a folder cannot be written to, and how to mend that, if this is what an error comes from."""
+    mend = "what is done is kept: mend that, and the same command goes on"
+    if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+        return f"cannot be written to: {error}; {mend}"
+    try:
+        free = shutil.disk_usage(root).free
+    except OSError:
+        return None
+    if free >= _ROOM:
+        return None
+    # torch and safetensors have errors of their own for a write that failed.
+    return f"cannot be written to: {type(error).__name__}: {error}; {free / 1e6:.0f} MB are free there; {mend}"
 
 
 def _write_to(log: Path) -> None:
@@ -65,6 +142,7 @@ def main() -> None:
 
     def read() -> None:
         for line in sys.stdin:
+            busy.set()  # here, so that a job is never begun for a parent that is gone
             lines.put(line)
         if busy.is_set():
             os._exit(1)
@@ -72,13 +150,7 @@ def main() -> None:
 
     threading.Thread(target=read, daemon=True).start()
     while (line := lines.get()) is not None:
-        busy.set()
-        job = json.loads(line)
-        try:
-            _write_to(Path(job["log"]))
-            answer = work(job)
-        except OSError as error:  # not even the log can be written
-            answer = {"status": "failed", "error": f"{type(error).__name__}: {error}", "fatal": True}
+        answer = work(json.loads(line), _write_to)
         busy.clear()
         answers.write(json.dumps(answer) + "\n")
 

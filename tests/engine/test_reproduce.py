@@ -1,14 +1,16 @@
-"""Reproducing an experiment: what it refuses, what it writes, how it ends."""
+"""Reproducing experiments: what is refused, what is written, how it ends."""
 
 import csv
 import io
 import json
+import os
+import time
 
 import pytest
 from rich.console import Console
 
 from lit_hidden.engine.local import Failure, Launcher
-from lit_hidden.engine.reproduce import ReproduceError, conditions, load, reproduce
+from lit_hidden.engine.reproduce import ReproduceError, Stopped, UsageError, conditions, load, names, reproduce
 from lit_hidden.engine.store import Store
 from lit_hidden.experiment import Results, Run
 
@@ -30,6 +32,16 @@ def draw(results, figure):
 '''
 
 
+def leave(run: Run) -> None:
+    """Leave what a run of one epoch leaves that ended at 70% and its seed."""
+    store, accuracy = Store("runs"), 70.0 + run.seed
+    with store.claim(run) as folder:
+        assert folder is not None
+        (folder / "run.json").write_text(run.to_json())
+        (folder / "metrics.csv").write_text(f"epoch,seconds,test_top1\n0,0.0,9.0\n1,60.0,{accuracy}\n")
+        store.finish(run, {"accuracy": accuracy, "layers": [1]})
+
+
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """A checkout with one experiment whose runs are done: 70, 71 and 72%."""
@@ -37,17 +49,49 @@ def checkout(tmp_path, monkeypatch):
     (tmp_path / "experiments" / "fig0.py").write_text(EXPERIMENT)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    store = Store("runs")
     for run in load("fig0").runs("smoke"):
-        with store.claim(run) as folder:
-            (folder / "run.json").write_text(run.to_json())
-            store.finish(run, {"accuracy": 70.0 + run.seed, "layers": [1]})
+        leave(run)
     return tmp_path
 
 
-def printed(**kwargs) -> str:
+def add(checkout, name: str, **replaced: str) -> None:
+    """Add an experiment that is fig0 but for some words."""
+    text = EXPERIMENT
+    for old, new in replaced.values():
+        assert old in text
+        text = text.replace(old, new)
+    (checkout / "experiments" / f"{name}.py").write_text(text)
+
+
+SEEDS_2_TO_4 = ("range(3)", "range(2, 5)")
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """What was launched, by workers that need no time; `launches.fail` gives the failure of a run."""
+
+    class Launches(list):
+        pass
+
+    launches = Launches()
+    launches.fail = {}
+
+    def launch(self, runs, poll):
+        launches.append([(run, self.job(run)) for run in runs])
+        for run in runs:
+            if run in launches.fail:
+                self.failures.append(launches.fail[run])
+            else:
+                leave(run)
+        poll()
+
+    monkeypatch.setattr(Launcher, "launch", launch)
+    return launches
+
+
+def printed(*experiments: str, **kwargs) -> str:
     console = Console(file=io.StringIO(), width=160)
-    reproduce("fig0", console=console, **kwargs)
+    reproduce(*(experiments or ["fig0"]), console=console, **kwargs)
     return console.file.getvalue()
 
 
@@ -81,31 +125,199 @@ def test_an_experiment_that_lacks_a_part_is_named(checkout):
 
 
 def test_unknown_experiments_and_presets_are_refused_with_what_there_is(checkout):
-    with pytest.raises(ReproduceError) as error:
+    with pytest.raises(UsageError) as error:
         load("fig7")
-    assert str(error.value) == "no experiment 'fig7'; experiments are fig0"
-    with pytest.raises(ReproduceError) as error:
+    assert str(error.value) == "no experiment 'fig7'; experiments are fig0, or all"
+    with pytest.raises(UsageError) as error:
         printed(preset="large")
     assert str(error.value) == "no preset 'large'; presets are smoke, quick, short, paper"
+    assert (ReproduceError.status, UsageError.status, Stopped.status) == (1, 2, 130)
 
 
-def test_a_run_that_failed_is_reported_at_the_end_with_its_log(checkout, monkeypatch):
-    path = checkout / "experiments" / "fig0.py"
-    path.write_text(EXPERIMENT.replace('net="conv2"', 'net="conv2" if s else "nowhere:net"'))
+def test_experiments_are_listed_by_number(checkout):
+    for name in ("fig10", "fig2", "table1", "_shared", "resnet18"):
+        add(checkout, name)
+    assert names() == ["fig0", "fig2", "fig10", "resnet18", "table1"]
 
-    def fail(self, runs, poll):
-        (run,) = runs
-        self.failures.append(Failure(run, "ValueError: no such net", f"runs/{run.hash}/log.txt", False))
 
-    monkeypatch.setattr(Launcher, "launch", fail)
+def test_several_experiments_are_one_grid_and_each_is_drawn(checkout, launches):
+    add(checkout, "fig1", seeds=SEEDS_2_TO_4)
+    add(checkout, "fig2", seeds=("range(3)", "[4, 5, 6]"))
+    text = printed("fig2", "fig1", "fig2")
+    assert [[(run.seed, job["group"]) for run, job in launch] for launch in launches] == [
+        [(4, "fig2/quick"), (5, "fig2/quick"), (6, "fig2/quick"), (3, "fig1/quick")]
+    ]
+    for line in ("fig2 (quick): Figure 0", "3 runs: 0 done, 3 to train", "3 runs: 1 done, 2 to train", "  4/4  "):
+        assert line in text
+    for name, accuracies in (("fig1", [72.0, 73.0, 74.0]), ("fig2", [74.0, 75.0, 76.0])):
+        with (checkout / "results" / name / "quick" / "results.csv").open(newline="") as file:
+            assert [float(row["accuracy"]) for row in csv.DictReader(file)] == accuracies
+        assert (checkout / "results" / name / "quick" / "figure.svg").exists()
+        assert f"results/{name}/quick/figure.svg" in text
+
+
+def test_all_stands_for_every_experiment_and_what_needs_no_training_is_drawn(checkout, launches):
+    add(checkout, "fig1")
+    add(checkout, "fig2", seeds=("[Run(", "[] and [Run("), claims=("CLAIMS = [", "CLAIMS = [][:0] and ["),
+        draw=("figure.add_subplot().plot(results.seeds, results.values(), label=\"accuracy\")",
+              "figure.text(0.5, 0.5, 'a sketch')"))  # fmt: skip
+    console = Console(file=io.StringIO())
+    assert {k: len(v) for k, v in reproduce("all", console=console).items()} == {"fig0": 3, "fig1": 3, "fig2": 0}
+    assert launches == []
+    for name in ("fig0", "fig1", "fig2"):
+        assert (checkout / "results" / name / "quick" / "figure.svg").exists()
+
+
+def test_a_run_that_failed_is_reported_at_the_end_with_its_log_and_the_others_are_drawn(checkout, launches):
+    add(checkout, "fig1", seeds=SEEDS_2_TO_4)
+    bad, _ = load("fig1").runs("quick")[1:]
+    launches.fail[bad] = Failure(bad, "ValueError: no such net", f"runs/{bad.hash}/log.txt")
     with pytest.raises(ReproduceError) as error:
-        printed(devices=1)
-    (bad,) = (run for run in load("fig0").runs("quick") if run.net == "nowhere:net")
+        printed("fig1", "fig0")
     assert str(error.value) == (
-        "1 of 1 runs failed:\n  nowhere:net-k50-signed_constant-s0: ValueError: no such net; "
-        f"its log is runs/{bad.hash}/log.txt"
+        "1 of 2 runs failed:\n"
+        f"  {bad.name}: ValueError: no such net; its log is runs/{bad.hash}/log.txt\n"
+        "fig1 is neither judged nor drawn: 1 of its 3 runs are missing"
     )
-    assert not (checkout / "results" / "fig0" / "quick" / "verdicts.json").exists()
+    assert error.value.status == 1
+    assert not (checkout / "results" / "fig1" / "quick" / "verdicts.json").exists()
+    assert (checkout / "results" / "fig0" / "quick" / "figure.svg").exists()
+
+
+def test_runs_that_were_not_tried_are_counted(checkout, launches):
+    add(checkout, "fig1", seeds=("range(3)", "range(5, 9)"))
+    runs = load("fig1").runs("quick")
+    launches.fail |= {run: Failure(run, f"not tried: {runs[0].name} failed on the same data", "") for run in runs[1:]}
+    launches.fail[runs[0]] = Failure(runs[0], "no data", "the/log.txt", "data")
+    with pytest.raises(ReproduceError) as error:
+        printed("fig1")
+    assert str(error.value).splitlines()[:3] == [
+        "4 of 4 runs failed:",
+        f"  {runs[0].name}: no data; its log is the/log.txt",
+        f"  3 more: not tried: {runs[0].name} failed on the same data",
+    ]
+
+
+def test_a_failure_of_the_whole_grid_ends_it(checkout, launches):
+    add(checkout, "fig1", seeds=SEEDS_2_TO_4)
+    bad = load("fig1").runs("quick")[2]
+    launches.fail[bad] = Failure(bad, "runs/abc cannot be written to: no room", "", "grid")
+    with pytest.raises(ReproduceError) as error:
+        printed("fig0", "fig1")
+    assert str(error.value) == "runs/abc cannot be written to: no room\nstopped: 1 of 2 runs are done"
+
+
+def test_ctrl_c_says_how_far_it_was_and_how_to_go_on(checkout, launches, monkeypatch):
+    add(checkout, "fig1", seeds=SEEDS_2_TO_4)
+    real = Launcher.launch
+
+    def stop(self, runs, poll):
+        real(self, runs[:1], poll)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Launcher, "launch", stop)
+    with pytest.raises(Stopped) as error:
+        printed("fig1")
+    assert str(error.value) == "stopped: 1 of 2 runs are done; the same command goes on where this one was"
+
+
+def test_an_experiment_that_cannot_be_drawn_does_not_keep_the_others_from_it(checkout, capfd):
+    add(checkout, "bad", draw=("results.values()", "results.values('no such number')"))
+    with pytest.raises(ReproduceError) as error:
+        printed("bad", "fig0")
+    assert str(error.value).startswith("bad cannot be judged or drawn: ValueError: the result of ")
+    assert "Traceback" in capfd.readouterr().err
+    assert (checkout / "results" / "fig0" / "quick" / "figure.svg").exists()
+
+
+def test_a_disk_that_is_full_when_it_is_drawn_is_told(checkout, monkeypatch):
+    from matplotlib.figure import Figure
+
+    def full(self, path, **kwargs):
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    with pytest.raises(ReproduceError) as error:
+        printed()
+    assert str(error.value) == (
+        "results/fig0/quick cannot be written to: [Errno 28] No space left on device; choose another with --out"
+    )
+    assert sorted(path.name for path in (checkout / "results" / "fig0" / "quick").iterdir()) == [
+        "results.csv", "verdicts.json"
+    ]  # fmt: skip
+
+
+def test_each_process_draws_into_files_of_its_own_first(checkout, monkeypatch):
+    from matplotlib.figure import Figure
+
+    real, paths = Figure.savefig, []
+
+    def save(self, path, **kwargs):
+        paths.append(path.name)
+        real(self, path, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", save)
+    printed()
+    assert paths == [f".figure.{kind}.{os.getpid()}.part" for kind in ("svg", "png")]
+    assert not list((checkout / "results").rglob("*.part"))
+
+
+def test_a_damaged_run_is_named_set_aside_and_trained_again(checkout, launches):
+    run = load("fig0").runs("quick")[1]
+    folder = Store("runs").folder(run)
+    (folder / "result.json").write_text('{"accuracy": ')
+    text = printed()
+    assert text.startswith(
+        f"{folder} is damaged: result.json: Expecting value: line 1 column 14 (char 13); "
+        f"set aside as {run.hash}.damaged-1, the run is trained again\n"
+    )
+    assert [[r for r, _ in launch] for launch in launches] == [[run]]
+    assert "3 runs: 2 done, 1 to train" in text
+
+
+DRY = """\
+fig1 (quick): Figure 0: a figure of three seeds.
+6 runs: 1 done, 5 to train
+  {2}  done              conv2-k50-signed_constant-s2
+  {3}  to train          conv2-k50-signed_constant-s3
+  {4}  begun 1/2         conv2-k50-signed_constant-s4
+  {5}  training 0/2      conv2-k50-signed_constant-s5
+  {6}  damaged           conv2-k50-signed_constant-s6
+  {7}  to train          conv2-k50-signed_constant-s7
+runs/{6} is damaged: result.json: Expecting value: line 1 column 1 (char 0); it would be set aside and the run trained \
+again
+6 runs: 1 done, 2 to train, 1 begun, 1 training, 1 damaged
+estimated time: about 4 min on 2 workers; from 1 run measured here
+"""
+
+
+def test_a_dry_run_prints_the_grid_and_the_time_and_changes_nothing(checkout, monkeypatch):
+    monkeypatch.setattr("lit_hidden.engine.local.gpus", lambda: 0)
+    add(checkout, "fig1", seeds=("range(3)", "range(2, 8)"), epochs=("epochs=1", "epochs=1 if s == 2 else 2"))
+    store, runs = Store("runs"), {run.seed: run for run in load("fig1").runs("quick")}
+    for seed, text in ((4, "1,60.0,9.0\n"), (5, ""), (6, "")):
+        with store.claim(runs[seed]) as folder:
+            (folder / "run.json").write_text(runs[seed].to_json())
+            (folder / "metrics.csv").write_text(f"epoch,seconds,test_top1\n0,0.0,9.0\n{text}")
+    (store.folder(runs[6]) / "result.json").write_text("")
+    with store.claim(runs[5]):
+        before = sorted(path for path in checkout.rglob("*"))
+        text = printed("fig1", dry_run=True, devices=2)
+    assert text == DRY.format(*(None, None), *(runs[seed].hash for seed in range(2, 8)))
+    assert sorted(path for path in checkout.rglob("*")) == before
+
+
+def test_a_dry_run_of_what_is_done_estimates_nothing(checkout):
+    assert printed(dry_run=True).splitlines()[-1] == "3 runs: 3 done"
+
+
+def test_a_dry_run_of_hundreds_is_quick(checkout):
+    add(checkout, "fig1", seeds=("range(3)", "range(600)"))
+    began = time.process_time()
+    text = printed("fig1", dry_run=True)
+    assert text.count("to train  ") == 597
+    assert time.process_time() - began < 10, "it was 182 seconds once"
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_training(checkout):
@@ -128,28 +340,3 @@ def test_the_conditions_say_what_was_cut():
     )
     whole = Results([(Run(density=0.5), {}, None)])
     assert conditions("paper", whole) == "preset paper; data cifar10; 1 seed (0); net conv4; nothing cut"
-
-
-def test_a_run_that_another_engine_lets_go_of_is_taken_over_and_not_started_before(checkout, monkeypatch):
-    store, (run, *_) = Store("runs"), load("fig0").runs("quick")
-    (store.folder(run) / "result.json").unlink()
-    monkeypatch.setattr("lit_hidden.engine.reproduce.time.sleep", lambda seconds: naps.append(seconds))
-    naps, launches, claims = [], [], [store.claim(run)]
-    claims[0].__enter__()
-
-    def launch(self, runs, poll):
-        launches.append(len(naps))
-        if len(launches) == 2:
-            store.finish(run, {"accuracy": 70.0})
-
-    def held(self, run):
-        if len(naps) == 3:  # the other engine is killed
-            claims.pop().__exit__(None, None, None)
-        return real(self, run)
-
-    real = Store.held
-    monkeypatch.setattr(Launcher, "launch", launch)
-    monkeypatch.setattr(Store, "held", held)
-    text = printed()
-    assert launches == [0, 3]
-    assert "3 runs: 2 done, 1 to train" in text

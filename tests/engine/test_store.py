@@ -1,9 +1,11 @@
-"""`runs/`: whole files or none, one owner at a time, and damage that is named."""
+"""`runs/`: whole files or none, one owner at a time, and damage that is named and set aside."""
 
 import json
 import os
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -11,73 +13,282 @@ from lit_hidden.engine.store import Store, StoreError, write_atomically
 from lit_hidden.experiment import Run
 
 RUN = Run(density=0.5, net="conv2", data="digits", epochs=2)
+TRACED = Run(density=0.5, net="conv2", data="digits", epochs=2, trace=5, swaps=5)
+CHILD = Run(method="dense", net="conv2", data="digits", epochs=2)
+CURVE = "epoch,step,seconds,test_top1\n0,0,0.0,10.0\n1,12,1.5,40.0\n2,24,3.0,50.0\n"
+
+
+def finish(store: Store, run: Run = RUN) -> Path:
+    """Leave what a run of two epochs that is done leaves."""
+    with store.claim(run) as folder:
+        assert folder is not None
+        (folder / "run.json").write_text(run.to_json())
+        (folder / "metrics.csv").write_text(CURVE)
+        for name in ["trace.npz", "swaps.npz"] if run.trace else []:
+            zipfile.ZipFile(folder / name, "w").close()
+        store.finish(run, {"accuracy": 50.0})
+    return folder
+
+
+def begin(store: Store) -> Path:
+    """Leave what a run leaves that was killed in its second epoch."""
+    with store.claim(RUN) as folder:
+        assert folder is not None
+        (folder / "run.json").write_text(RUN.to_json())
+        (folder / "metrics.csv").write_text(CURVE.rpartition("2,24")[0])
+        with zipfile.ZipFile(folder / "last.ckpt", "w") as parts:
+            parts.writestr("archive/data/0", bytes(1000))
+    return folder
 
 
 @pytest.fixture
 def store(tmp_path):
-    store = Store(tmp_path / "runs")
-    with store.claim(RUN) as folder:
-        (folder / "run.json").write_text(RUN.to_json())
-        store.finish(RUN, {"accuracy": 50.0})
-    return store
+    return Store(tmp_path / "runs")
 
 
 def test_a_finished_run_is_found_again_by_an_equal_description(store):
-    assert store.result(Run(density=0.5, method="edge_popup", net="conv2", data="digits", epochs=2, lr=0.1)) == {
-        "accuracy": 50.0
-    }
+    finish(store)
+    equal = Run(density=0.5, method="edge_popup", net="conv2", data="digits", epochs=2, lr=0.1)
+    assert store.result(equal) == {"accuracy": 50.0}
+    assert store.done(equal)
+    assert store.damage(equal) is None
 
 
-def test_a_run_without_result_is_not_done(tmp_path):
-    store = Store(tmp_path)
-    with store.claim(RUN) as folder:
-        (folder / "run.json").write_text(RUN.to_json())
-        (folder / "metrics.csv").write_text("epoch\n0\n1\n2\n")
+def test_a_run_without_result_is_not_done(store):
+    assert (store.result(RUN), store.done(RUN), store.progress(RUN)) == (None, False, (0, 0.0))
+    begin(store)
+    assert (store.result(RUN), store.done(RUN), store.progress(RUN)) == (None, False, (1, 1.5))
+    assert store.damage(RUN) is None
+    assert store.mend(RUN) is None
+
+
+def write(name: str, text: str | None):
+    def damage(folder: Path) -> None:
+        if text is None:
+            (folder / name).unlink()
+        else:
+            (folder / name).write_text(text)
+
+    return damage
+
+
+OTHER = Run(density=0.3, net="conv2", data="digits", epochs=2)
+NEWER = json.dumps({**json.loads(RUN.to_json()), "schema": 2})
+DAMAGE = {
+    "result cut": (write("result.json", '{"accuracy": 5'), "result.json: Expecting ',' delimiter: line 1 column 15"),
+    "result empty": (write("result.json", ""), "result.json: Expecting value: line 1 column 1 (char 0)"),
+    "result no text": (lambda f: (f / "result.json").write_bytes(b"\xff\xfe"), "result.json: 'utf-8' codec can't"),
+    "result no dictionary": (write("result.json", "[]"), "result.json: its accuracy is None, not a number"),
+    "no accuracy": (write("result.json", '{"top5": 1}'), "result.json: its accuracy is None, not a number"),
+    "accuracy nan": (write("result.json", '{"accuracy": NaN}'), "result.json: its accuracy is nan, not a number"),
+    "accuracy null": (write("result.json", '{"accuracy": null}'), "result.json: its accuracy is None, not a number"),
+    "accuracy text": (write("result.json", '{"accuracy": "9"}'), "result.json: its accuracy is 9, not a number"),
+    "accuracy true": (write("result.json", '{"accuracy": true}'), "result.json: its accuracy is True, not a number"),
+    "no description": (write("run.json", None), "run.json: [Errno 2] No such file or directory: "),
+    "description newer": (write("run.json", NEWER), "run.json: not a run description of schema 1: "),
+    "description of no run": (write("run.json", RUN.to_json().replace('"conv2"', "[]")), "run.json: "),
+    "another run": (
+        write("run.json", OTHER.to_json()),
+        "it holds another run, conv2-k30-signed_constant-s0, than asked for, conv2-k50-signed_constant-s0",
+    ),
+    "no curve": (write("metrics.csv", None), "metrics.csv: [Errno 2] No such file or directory: "),
+    "curve empty": (write("metrics.csv", ""), "metrics.csv: not the epochs 0 to 2, each once"),
+    "curve cut": (write("metrics.csv", CURVE[:-20]), "metrics.csv: not the epochs 0 to 2, each once"),
+    "curve of no epochs": (write("metrics.csv", "a,b\n1,2\n"), "metrics.csv: 'epoch'"),
+    "another's curve": (
+        write("metrics.csv", CURVE.replace("50.0", "51.0")), "metrics.csv: it ends at 51.0%, result.json says 50.0%"
+    ),
+    "no trace": (write("trace.npz", None), "trace.npz: it is missing or cut short"),
+    "no swaps": (write("swaps.npz", None), "swaps.npz: it is missing or cut short"),
+    "trace cut": (lambda f: (f / "trace.npz").write_bytes(b"PK\x03\x04 and no end"), "trace.npz: it is missing or cut"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_folder_is_named_and_set_aside_whole(kind, store, tmp_path):
+    harm, why = DAMAGE[kind]
+    folder = finish(store, TRACED)
+    (folder / "run.json").write_text(TRACED.to_json())
+    harm(folder)
+    if kind == "another run":
+        why = why.replace("conv2-k50-signed_constant-s0", TRACED.name)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert (store.result(TRACED) is None) == why.startswith(("result.json", "run.json", "it holds"))
+    reason = store.damage(TRACED)
+    assert reason is not None
+    assert reason.startswith(why)
+    aside = tmp_path / "runs" / f"{TRACED.hash}.damaged-1"
+    assert store.mend(TRACED) == f"{folder} is damaged: {reason}; set aside as {aside.name}, the run is trained again"
+    assert not folder.exists()
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == before
+    assert store.mend(TRACED) is None
+    assert finish(store, TRACED) == folder
+    assert store.result(TRACED) == {"accuracy": 50.0}
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[500] ^= 1
+    path.write_bytes(data)
+
+
+BEGUN = {
+    "checkpoint cut": (lambda f: (f / "last.ckpt").write_bytes((f / "last.ckpt").read_bytes()[:700]),
+                       "last.ckpt: File is not a zip file"),
+    "checkpoint empty": (lambda f: (f / "last.ckpt").write_bytes(b""), "last.ckpt: File is not a zip file"),
+    "a bit turned": (lambda f: flip(f / "last.ckpt"), "last.ckpt: the checksum of archive/data/0 is wrong"),
+    "of nobody": (write("run.json", None), "run.json: [Errno 2] No such file"),
+    "another's": (write("run.json", OTHER.to_json()), "it holds another run, conv2-k30-signed_constant-s0, than "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BEGUN)
+def test_a_run_does_not_go_on_from_a_damaged_checkpoint(kind, store):
+    harm, why = BEGUN[kind]
+    harm(begin(store))
+    reason = store.damage(RUN)
+    assert reason is not None
+    assert reason.startswith(why)
+    assert store.mend(RUN) is not None
+    assert store.progress(RUN) == (0, 0.0)
+
+
+def test_a_run_that_has_no_checkpoint_yet_begins_anew_whatever_else_is_there(store):
+    folder = begin(store)
+    (folder / "last.ckpt").unlink()
+    (folder / "run.json").write_text("{")
+    assert store.damage(RUN) is None
+
+
+def test_a_closer_look_is_taken_at_runs_that_are_not_done(store):
+    begin(store)
+    line = store.mend(RUN, look=lambda folder: f"{folder.name} looks odd")
+    assert line is not None
+    assert f"is damaged: {RUN.hash} looks odd; set aside" in line
+    finish(store)
+    assert store.mend(RUN, look=lambda folder: "never called") is None
+
+
+def test_a_parent_without_its_subnetwork_is_set_aside_for_its_child_alone(store):
+    folder = finish(store)
+    assert store.damage(RUN) is None
+    assert store.damage(RUN, CHILD) == "it lacks subnetwork.safetensors, which conv2-sgd-s0 needs"
+    (folder / "subnetwork.safetensors").write_bytes(b"")
+    assert store.mend(RUN, CHILD) is None
+    (folder / "subnetwork.safetensors").unlink()
+    assert store.mend(RUN, CHILD) is not None
+    assert not folder.exists()
+
+
+def test_a_file_where_the_folder_should_be_is_set_aside(store):
+    store.root.mkdir()
+    store.folder(RUN).write_text("a file")
     assert store.result(RUN) is None
-    assert store.epochs_done(RUN) == 2
-
-
-def test_damage_is_named_with_its_mend(store):
-    folder = store.folder(RUN)
-    (folder / "result.json").write_text('{"accuracy": 5')
-    with pytest.raises(StoreError) as error:
-        store.result(RUN)
-    assert str(error.value) == (
-        f"{folder} is damaged: Expecting ',' delimiter: line 1 column 15 (char 14); delete {folder} to train it again"
+    assert store.progress(RUN) == (0, 0.0)
+    assert not store.held(RUN)
+    aside = Path(f"{store.folder(RUN)}.damaged-1")
+    assert store.mend(RUN) == (
+        f"{store.folder(RUN)} is damaged: it is no folder; set aside as {aside.name}, the run is trained again"
     )
-    (folder / "result.json").write_text("[]")
-    with pytest.raises(StoreError) as error:
-        store.result(RUN)
-    assert str(error.value) == f"{folder}/result.json holds no result; delete {folder} to train it again"
+    assert aside.read_text() == "a file"
+    finish(store)
 
 
-def test_a_folder_that_holds_another_run_is_not_believed(store):
-    other = Run(density=0.3, net="conv2", data="digits", epochs=2)
-    (store.folder(RUN) / "run.json").write_text(other.to_json())
-    with pytest.raises(StoreError) as error:
-        store.result(RUN)
-    assert str(error.value) == (
-        f"{store.folder(RUN)} holds another run, conv2-k30-signed_constant-s0, than asked for, "
-        f"conv2-k50-signed_constant-s0; delete {store.folder(RUN)} to train it again"
-    )
+def test_nothing_set_aside_is_overwritten(store):
+    for number in (1, 2, 3):
+        finish(store)
+        (store.folder(RUN) / "result.json").write_text(str(number))
+        assert store.mend(RUN) is not None
+        assert Path(f"{store.folder(RUN)}.damaged-{number}/result.json").read_text() == str(number)
 
 
-def test_a_claim_keeps_another_process_out_and_ends_with_its_owner(tmp_path):
-    store = Store(tmp_path)
-    code = (
-        "import sys; from lit_hidden.engine.store import Store; from lit_hidden.experiment import Run\n"
-        f"run = Run(density=0.5, net='conv2', data='digits', epochs=2)\n"
-        f"with Store({str(tmp_path)!r}).claim(run) as folder:\n"
-        "    print(folder is not None, flush=True); sys.stdin.readline()\n"
-    )
-    other = subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True)
+CODE = """
+import sys
+from lit_hidden.engine.store import Store
+from lit_hidden.experiment import Run
+store, run = Store(sys.argv[1]), Run.from_json(sys.argv[2])
+"""
+
+
+@pytest.fixture
+def process(store):
+    """Start a process that has `store` and `run` and does what it is told, line by line."""
+    started = []
+
+    def start(code: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", CODE + code, str(store.root), RUN.to_json()]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        started.append(subprocess.Popen(command, stdin=-1, stdout=-1, text=True, env=environment))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+HOLD = "with store.claim(run) as folder: print(folder is not None, flush=True); sys.stdin.readline()"
+
+
+def test_a_claim_keeps_another_process_out_and_ends_with_its_owner(store, process):
+    other = process(HOLD)
     assert other.stdout.readline() == "True\n"
+    assert store.held(RUN)
     with store.claim(RUN) as folder:
         assert folder is None
     other.kill()
     other.communicate()
+    assert not store.held(RUN)
     with store.claim(RUN) as folder:
         assert folder == store.folder(RUN)
+
+
+def test_a_damaged_folder_in_which_a_process_is_at_work_is_left_to_it(store, process):
+    (finish(store) / "result.json").write_text("{")
+    other = process(HOLD)
+    assert other.stdout.readline() == "True\n"
+    assert store.mend(RUN) is None
+    assert (store.folder(RUN) / "result.json").read_text() == "{"
+    other.kill()
+    other.communicate()
+    assert store.mend(RUN) is not None
+
+
+def test_of_many_processes_that_mend_at_once_one_does(store, process):
+    (finish(store) / "result.json").write_text("{")
+    others = [process("print(flush=True); sys.stdin.readline(); print(store.mend(run) is not None)") for _ in range(6)]
+    for other in others:
+        other.stdout.readline()
+    for other in others:
+        other.stdin.write("now\n")
+        other.stdin.flush()
+    assert sorted(other.communicate()[0] for other in others) == ["False\n"] * 5 + ["True\n"]
+    assert [path.name for path in store.root.iterdir()] == [f"{RUN.hash}.damaged-1"]
+
+
+def test_a_claim_on_a_folder_that_is_set_aside_meanwhile_is_on_the_new_one(store, monkeypatch):
+    import fcntl
+
+    folder = finish(store)
+    lock, moves = fcntl.flock, []
+
+    def flock(file, how):
+        if not moves:  # between opening the lock and taking it
+            moves.append(folder.rename(f"{folder}.damaged-1"))
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with store.claim(RUN) as claimed:
+        assert claimed == folder
+        assert [path.name for path in folder.iterdir()] == [".claim"]
+        monkeypatch.undo()
+        assert store.held(RUN)
+        assert not Store(store.root.with_name("elsewhere")).held(RUN)
+
+
+def test_asking_whether_a_run_is_held_leaves_nothing(store):
+    assert not store.held(RUN)
+    assert not store.root.exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
@@ -88,6 +299,40 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     folder = store.folder(RUN)
     assert str(error.value) == (
         f"{folder} cannot be written to: [Errno 20] Not a directory: '{folder}'; choose another with --runs-dir"
+    )
+
+
+@pytest.mark.parametrize("name", ["result.json", "run.json", "metrics.csv"])
+def test_a_folder_that_may_not_be_read_is_named_and_not_set_aside(name, store, monkeypatch):
+    folder, read = finish(store), Path.read_text
+
+    def forbidden(path, *args, **kwargs):
+        if path.name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", forbidden)
+    for look in (store.damage, store.mend, *([] if name == "metrics.csv" else [store.result])):
+        with pytest.raises(StoreError) as error:
+            look(RUN)
+        assert str(error.value) == (
+            f"{folder} cannot be read: [Errno 13] Permission denied: '{folder}/{name}'; "
+            "mend that, or choose another folder with --runs-dir"
+        )
+
+
+def test_a_damaged_folder_that_cannot_be_moved_is_named(store, monkeypatch):
+    (finish(store) / "result.json").write_text("[]")
+
+    def forbidden(path, target):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "rename", forbidden)
+    with pytest.raises(StoreError) as error:
+        store.mend(RUN)
+    assert str(error.value) == (
+        f"{store.folder(RUN)} is damaged (result.json: its accuracy is None, not a number) and cannot be set aside: "
+        "[Errno 13] Permission denied"
     )
 
 
@@ -118,6 +363,16 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypa
 
 
 def test_the_full_description_lies_beside_the_result(store):
+    finish(store)
     described = json.loads((store.folder(RUN) / "run.json").read_text())
     assert described["lr"] == 0.1
     assert described["schema"] == 1
+
+
+def test_a_folders_name_is_hashed_once(store, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(Run, "hash", property(lambda run: hashed.append(run) or "abc"))
+    runs = [Run(density=0.5, seed=seed) for seed in range(3)]
+    for _ in range(4):
+        assert [store.folder(run) for run in runs] == [store.root / "abc"] * 3
+    assert len(hashed) == 3

@@ -1,0 +1,159 @@
+"""How long runs will take: from seconds per epoch measured here, carried over to other nets by their arithmetic.
+
+An epoch of training images takes three forward passes' multiply-accumulates each (forward, and backward to inputs and
+weights), of test images one. Nets whose arithmetic is not known here are taken to cost what the measured ones do.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from lit_hidden.engine.store import Store
+from lit_hidden.experiment import Run
+
+IMAGES = {  # channels, size, training and test images; a test compares them with the data modules, which import torch
+    "cifar10": (3, 32, 50_000, 10_000),
+    "mnist": (1, 28, 60_000, 10_000),
+    "digits": (1, 32, 1_437, 360),
+}
+# Multiply-accumulates a second, until something is measured. One core of an AMD EPYC did 1.2 to 1.4e10 (Conv2 and
+# Conv4 x0.25) and 4 to 6e9 (x0.125); the other is a guess at a large GPU.
+GUESS = {"cpu": 1e10, "cuda": 2e12}
+
+
+def macs(run: Run) -> int | None:
+    """Count the multiply-accumulates of one image's way through Conv2 to Conv8; None for other nets and data."""
+    depth = {"conv2": 2, "conv4": 4, "conv6": 6, "conv8": 8}.get(run.net)
+    if depth is None or run.data not in IMAGES:
+        return None
+    before, size, _, _ = IMAGES[run.data]
+    total = 0
+    for channels in (64, 128, 256, 512)[: depth // 2]:
+        after = int(channels * run.width)
+        total += 9 * size**2 * (before + after) * after
+        before, size = after, size // 2
+    hidden = int(256 * run.width)
+    return total + before * size**2 * hidden + hidden**2 + 10 * hidden
+
+
+def work(run: Run) -> float | None:
+    """Count the multiply-accumulates of one epoch, training and evaluation; None if they are not known."""
+    each = macs(run)
+    if each is None:
+        return None
+    _, _, there, tested = IMAGES[run.data]
+    train = min(run.train_images or there, there - run.held_out)
+    return float(each * (3 * train + (run.held_out or tested)))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How many seconds runs will take (None: unknown), on how many workers, from how many measured runs."""
+
+    seconds: float | None
+    workers: int
+    measured: int
+
+    def __str__(self) -> str:
+        if self.seconds is None:
+            return "unknown until a first run is measured"
+        on = f"{duration(self.seconds)} on {self.workers} worker{'s' if self.workers > 1 else ''}"
+        if not self.measured:
+            return f"{on}; a guess: nothing is measured here yet"
+        return f"{on}; from {self.measured} run{'s' if self.measured > 1 else ''} measured here"
+
+
+class Clock:
+    """What was measured on one kind of device, and what follows from it for other runs.
+
+    Args:
+        device: `cpu` or `cuda`, for a first guess.
+        name: the device as a result's provenance names it; what was measured on others does not count.
+    """
+
+    def __init__(self, device: str, name: str) -> None:
+        self.guess, self.name = GUESS[device], name
+        self._measured: dict[str, tuple[Run, int, float]] = {}
+        self._sums: dict[tuple[Any, ...], list[float]] | None = None
+
+    @classmethod
+    def read(cls, store: Store, device: str, name: str) -> "Clock":
+        """Begin with what the runs of a folder took, those that are done and those that were begun."""
+        clock = cls(device, name)
+        for path in sorted(store.root.glob("*/run.json")):
+            result = path.with_name("result.json")
+            try:
+                run = Run.from_json(path.read_text(encoding="utf-8"))
+                if run.hash != path.parent.name:  # set aside, or another's folder
+                    continue
+                if result.exists():
+                    clock.result(run, json.loads(result.read_text(encoding="utf-8")))
+                else:
+                    clock.measure(run, *store.progress(run))
+            except (OSError, ValueError, TypeError, AttributeError, KeyError):  # damage, which is the store's to tell
+                continue
+        return clock
+
+    def result(self, run: Run, result: Mapping[str, Any]) -> None:
+        """Take what a run that is done took, if it was on this device."""
+        provenance = result.get("provenance", {})
+        if provenance.get("device") == self.name:
+            self.measure(run, run.epochs, took(provenance))
+
+    def measure(self, run: Run, epochs: int, seconds: float) -> None:
+        """Take what the first epochs of a run took; what was measured of it before is forgotten."""
+        if epochs and seconds:
+            self._measured[run.hash] = (run, epochs, seconds)
+            self._sums = None
+
+    def per_epoch(self, run: Run) -> float | None:
+        """Estimate the seconds of one epoch: as of runs alike, else by the arithmetic; None if nothing tells."""
+        if self._sums is None:
+            self._sums = {}
+            for known, epochs, seconds in self._measured.values():
+                total = self._sums.setdefault(_kind(known), [0.0, 0.0, 0.0])
+                for i, term in enumerate((epochs, seconds, epochs * (work(known) or 0))):
+                    total[i] += term
+        if alike := self._sums.get(_kind(run)):
+            return alike[1] / alike[0]
+        needed = work(run)
+        # To a net without known arithmetic all measured ones speak, to the others those with it.
+        sums = [total for total in self._sums.values() if needed is None or total[2]]
+        epochs, seconds, done = (sum(column) for column in zip(*sums, strict=True)) if sums else (0, 0, 0)
+        if needed is None:
+            return seconds / epochs if epochs else None
+        return needed * seconds / done if done else needed / self.guess
+
+    def estimate(self, left: Iterable[tuple[Run, int]], workers: int) -> Estimate:
+        """Estimate how long so many epochs of each run will take together, and at least the longest alone."""
+        each = [(self.per_epoch(run), epochs) for run, epochs in left]
+        times = [per_epoch * epochs for per_epoch, epochs in each if per_epoch is not None]
+        known = len(times) == len(each)
+        return Estimate(max(sum(times) / workers, *times, 0.0) if known else None, workers, len(self._measured))
+
+
+def took(provenance: Mapping[str, Any]) -> float:
+    """Give the seconds from a run's start to its end, or those of its epochs if it was begun before."""
+    started, finished = (datetime.fromisoformat(provenance[name]) for name in ("started", "finished"))
+    return max(float(provenance["seconds"]), (finished - started).total_seconds())
+
+
+def duration(seconds: float) -> str:
+    """Say how long that is: `about 1 h 20 min`."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute"
+    if minutes < 60:
+        return f"about {minutes} min"
+    days, hours, minutes = minutes // 1440, minutes // 60 % 24, minutes % 60
+    parts = ((days, "d"), (hours, "h"), (minutes if not days else 0, "min"))
+    return " ".join(["about", *(f"{number} {unit}" for number, unit in parts if number)])
+
+
+def _kind(run: Run) -> tuple[Any, ...]:
+    return (
+        run.net, run.width, run.method, run.data, run.train_images, run.held_out, run.batch_size, run.precision,
+        bool(run.trace), bool(run.swaps),
+    )  # fmt: skip

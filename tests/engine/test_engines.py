@@ -1,0 +1,186 @@
+"""`lit-hidden reproduce` as users run it, whole trees of processes: killed, stopped, two at a time on one folder."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lit_hidden.engine.store import Store
+from lit_hidden.engine.worker import work
+from lit_hidden.experiment import Run
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENT = '''
+"""A grid of every method."""
+from lit_hidden.experiment import Claim, Run, vary
+
+TINY = {"net": "conv2", "width": 0.1, "data": "digits", "train_images": 300}
+
+def runs(preset):
+    hidden = Run(density=0.5, epochs=8, **TINY)
+    return [hidden, Run(density=0.5, method="ticket", epochs=8, **TINY),
+            *vary([Run(epochs=4, **TINY), Run(density=0.5, method="supermask", epochs=4, **TINY)], seed=range(2)),
+            Run(density=0.5, method="random", **TINY)]
+
+CLAIMS = [Claim("above chance", lambda r: r.mean() - 10)]
+
+def draw(results, figure):
+    figure.add_subplot().plot(results.values())
+'''
+
+
+class Engine:
+    """`lit-hidden reproduce grid` with one worker, in a process group of its own."""
+
+    def __init__(self, checkout: Path) -> None:
+        settings = {"PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "COLUMNS": "160", "CUDA_VISIBLE_DEVICES": ""}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "lit_hidden", "reproduce", "grid", "--preset", "smoke", "--devices", "1"],
+            cwd=checkout,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | settings,
+            start_new_session=True,
+        )
+
+    def worker(self, other_than: int | None = None) -> int:
+        """Wait for its worker and return the id of that process."""
+        found: list[int] = []
+
+        def there() -> bool:
+            listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=True)
+            rows = [line.split() for line in listed.stdout.splitlines()]
+            found[:] = [
+                int(pid)
+                for pid, parent, state in rows
+                if int(parent) == self.process.pid and int(pid) != other_than and not state.startswith("Z")
+            ]
+            return bool(found)
+
+        wait_until(there)
+        return found[0]
+
+    def end(self) -> tuple[int, str, str]:
+        """Wait for its end and return its status and what it printed."""
+        printed, said = self.process.communicate(timeout=300)
+        return self.process.returncode, printed, said
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.05)
+
+
+def gone(pid: int) -> bool:
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    return not state.strip() or state.startswith("Z")
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "grid.py").write_text(EXPERIMENT)
+    return tmp_path
+
+
+def grid() -> list[Run]:
+    names: dict[str, Any] = {}
+    exec(EXPERIMENT, names)
+    runs: list[Run] = names["runs"]("smoke")
+    return runs
+
+
+def outcomes(store: Store) -> list[dict[str, Any]]:
+    """What the runs left but for times."""
+    found = []
+    for run in grid():
+        result, rows = store.result(run), (store.folder(run) / "metrics.csv").read_text().splitlines()
+        assert result is not None
+        assert store.damage(run) is None
+        at = rows[0].split(",").index("seconds")
+        curve = [row.split(",")[:at] + row.split(",")[at + 1 :] for row in rows]
+        found.append({"curve": curve} | {k: v for k, v in result.items() if k != "provenance"})
+    return found
+
+
+def test_a_grid_killed_and_stopped_in_every_way_is_finished_by_two_engines_at_once(checkout):
+    store, runs = Store(checkout / "runs"), grid()
+
+    def epochs() -> int:
+        return sum(store.progress(run)[0] for run in runs)
+
+    # Ctrl-C in a terminal reaches the whole process group; here while the worker starts.
+    engine = Engine(checkout)
+    worker = engine.worker()
+    os.killpg(engine.process.pid, signal.SIGINT)
+    status, _, said = engine.end()
+    assert (status, said) == (
+        130, "lit-hidden: stopped: 0 of 7 runs are done; the same command goes on where this one was\n"
+    )  # fmt: skip
+    wait_until(lambda: gone(worker), 10)
+
+    # A worker is killed and replaced; then the engine alone is stopped.
+    engine = Engine(checkout)
+    worker = engine.worker()
+    wait_until(lambda: epochs() >= 1)
+    os.kill(worker, signal.SIGKILL)
+    worker, before = engine.worker(other_than=worker), epochs()
+    wait_until(lambda: epochs() > before)
+    engine.process.send_signal(signal.SIGINT)
+    status, printed, said = engine.end()
+    assert status == 130
+    assert re.fullmatch(
+        r"lit-hidden: stopped: \d of 7 runs are done; the same command goes on where this one was\n", said
+    )
+    assert re.search(r"the worker of \S+ was killed by SIGKILL after epoch \d; a new one goes on with it", printed)
+    assert gone(worker)
+
+    # The engine is killed, and its worker with it.
+    engine, before = Engine(checkout), epochs()
+    worker = engine.worker()
+    wait_until(lambda: epochs() > before)
+    engine.process.kill()
+    wait_until(lambda: gone(worker), 10)
+    assert engine.end()[0] == -signal.SIGKILL
+
+    # Two engines finish it: each run that is left is trained by one of them.
+    left = [run for run in runs if not store.done(run)]
+    assert len(left) >= 2
+    trained = {run: times_trained(store, run) for run in left}
+    engines = [Engine(checkout), Engine(checkout)]
+    ends = [engine.end() for engine in engines]
+    for status, printed, said in ends:
+        assert (status, said) == (0, "")
+        assert "results/grid/smoke/figure.svg" in printed
+    first, second = ([line for line in printed.splitlines() if "above chance" in line] for _, printed, _ in ends)
+    assert first == second != []
+    assert [times_trained(store, run) - trained[run] for run in left] == [1] * len(left)
+    assert {path.name for path in store.root.iterdir()} == {run.hash for run in runs}, "nothing was set aside"
+    written = checkout / "results" / "grid" / "smoke"
+    assert {path.name for path in written.iterdir()} == {"figure.svg", "figure.png", "results.csv", "verdicts.json"}
+
+    undisturbed = Store(checkout / "undisturbed")
+    usual = {"runs_dir": str(undisturbed.root), "data_dir": "data", "device": "cpu", "threads": 1}
+    for run in runs:
+        job = {**usual, "run": json.loads(run.to_json()), "wandb": "disabled", "group": "test"}
+        assert work(job)["status"] == "done"
+    assert outcomes(store) == outcomes(undisturbed)
+
+
+def times_trained(store: Store, run: Run) -> int:
+    log = store.folder(run) / "log.txt"
+    text = log.read_text() if log.exists() else ""
+    return len(re.findall(rf"^\S+ process \d+ on \S+ trains {re.escape(run.name)}, ", text, re.MULTILINE))

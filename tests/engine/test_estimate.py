@@ -1,0 +1,142 @@
+"""The estimated time: arithmetic counted a second way, measured runs before guesses, honest words."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lit_hidden.data import DATA
+from lit_hidden.engine.estimate import GUESS, IMAGES, Clock, Estimate, duration, macs, took, work
+from lit_hidden.engine.store import Store
+from lit_hidden.experiment import Run
+from lit_hidden.nets import build
+
+CPU = "CPU, 1 thread(s)"
+CONV2, CONV4 = Run(density=0.5, net="conv2").resolved, Run(density=0.5, net="conv4").resolved
+OWN = Run(density=0.5, net="mine:net").resolved
+PROVENANCE = {
+    "device": CPU, "seconds": 40.0, "started": "2026-01-01T10:00:00+00:00", "finished": "2026-01-01T10:00:50+00:00"
+}  # fmt: skip
+
+
+def test_the_data_are_those_of_the_data_modules():
+    assert {name: (*data.shape[:2], *data.sizes) for name, data in DATA.items()} == IMAGES
+
+
+@pytest.mark.parametrize("net", ["conv2", "conv4", "conv6", "conv8"])
+@pytest.mark.parametrize(("width", "data"), [(1.0, "cifar10"), (0.1, "digits"), (0.3, "mnist")])
+def test_the_arithmetic_is_that_of_the_net(net, width, data):
+    channels, size, _, _ = IMAGES[data]
+    counts = []
+    model = build(net, width=width, in_channels=channels, image_size=size)
+    for layer in model:
+        if hasattr(layer, "weight"):
+            # Each weight is used once for each place of the output.
+            layer.register_forward_hook(
+                lambda layer, _, out: counts.append(layer.weight.numel() * (out[0, 0].numel() if out.ndim == 4 else 1))
+            )
+    with torch.no_grad():
+        model(torch.zeros(1, channels, size, size))
+    assert macs(Run(net=net, width=width, data=data)) == sum(counts)
+
+
+def test_an_epoch_is_three_passes_of_training_images_and_one_of_tested_ones():
+    assert work(CONV2) == macs(CONV2) * (3 * 50_000 + 10_000)
+    assert work(replace(CONV2, train_images=1000)) == macs(CONV2) * (3 * 1000 + 10_000)
+    assert work(replace(CONV2, held_out=5000)) == macs(CONV2) * (3 * 45_000 + 5000)
+    assert macs(OWN) is None
+    assert work(OWN) is None
+
+
+def test_before_anything_is_measured_it_is_a_guess_or_unknown():
+    clock = Clock("cpu", CPU)
+    assert clock.per_epoch(CONV2) == work(CONV2) / GUESS["cpu"]
+    assert Clock("cuda", "").per_epoch(CONV2) == work(CONV2) / GUESS["cuda"]
+    assert str(clock.estimate([(CONV2, 1)], 2)).endswith(" on 2 workers; a guess: nothing is measured here yet")
+    assert clock.per_epoch(OWN) is None
+    assert str(clock.estimate([(CONV2, 1), (OWN, 1)], 2)) == "unknown until a first run is measured"
+
+
+def test_runs_alike_count_before_the_arithmetic_and_that_before_the_mean():
+    clock = Clock("cpu", CPU)
+    clock.measure(replace(CONV2, seed=1, score_seed=1), 10, 100.0)
+    clock.measure(replace(CONV2, seed=2, score_seed=2), 10, 300.0)
+    assert clock.per_epoch(CONV2) == 20.0
+    assert clock.per_epoch(CONV4) == pytest.approx(20.0 * macs(CONV4) / macs(CONV2))
+    assert clock.per_epoch(OWN) == 20.0
+    clock.measure(replace(OWN, seed=1), 1, 50.0)
+    assert clock.per_epoch(OWN) == 50.0
+    assert clock.per_epoch(CONV4) == pytest.approx(20.0 * macs(CONV4) / macs(CONV2)), "its arithmetic says nothing"
+    dense = Run(net="conv2").resolved
+    assert clock.per_epoch(dense) == pytest.approx(20.0)
+    clock.measure(dense, 5, 25.0)
+    assert clock.per_epoch(dense) == 5.0
+
+
+def test_what_was_measured_of_a_run_before_is_replaced():
+    clock = Clock("cpu", CPU)
+    for epochs, seconds in ((0, 0.0), (1, 30.0), (2, 40.0)):
+        clock.measure(CONV2, epochs, seconds)
+    assert clock.per_epoch(CONV2) == 20.0
+    assert clock.estimate([], 1).measured == 1
+
+
+def test_workers_share_the_runs_but_the_longest_is_one_workers():
+    clock = Clock("cpu", CPU)
+    clock.measure(CONV2, 1, 10.0)
+    assert clock.estimate([(CONV2, 6)] * 4, 2) == Estimate(120.0, 2, 1)
+    assert clock.estimate([(CONV2, 6), (CONV2, 1)], 2) == Estimate(60.0, 2, 1)
+    assert clock.estimate([], 2) == Estimate(0.0, 2, 1)
+
+
+def test_a_folder_of_runs_is_read_but_for_what_other_devices_took_or_is_damaged(tmp_path):
+    store = Store(tmp_path)
+
+    def leave(seed: int, device: str | None, name: str | None = None, text: str | None = None) -> None:
+        run = Run(density=0.5, net="conv2", epochs=10, seed=seed)
+        folder = tmp_path / (name or run.hash)
+        folder.mkdir()
+        (folder / "run.json").write_text(run.to_json() if text is None else text)
+        (folder / "metrics.csv").write_text("epoch,seconds\n0,0.0\n1,3.0\n2,6.0\n")
+        if device:
+            (folder / "result.json").write_text(json.dumps({"provenance": {**PROVENANCE, "device": device}}))
+
+    assert Clock.read(store, "cpu", CPU).estimate([], 1).measured == 0
+    leave(1, CPU)
+    leave(2, "NVIDIA H100")
+    leave(3, None)
+    leave(4, CPU, name="0123456789ab.damaged-1")
+    leave(5, CPU, text="{")
+    clock = Clock.read(store, "cpu", CPU)
+    assert clock.estimate([], 1).measured == 2
+    assert clock.per_epoch(CONV2) == (50.0 + 6.0) / (10 + 2)
+    assert Clock.read(Store(tmp_path / "nowhere"), "cpu", CPU).estimate([], 1).measured == 0
+
+
+def test_a_run_took_from_start_to_end_or_what_its_epochs_took_if_it_was_begun_before():
+    assert took(PROVENANCE) == 50.0
+    assert took({**PROVENANCE, "seconds": 70.0}) == 70.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "less than a minute"),
+        (29, "less than a minute"),
+        (31, "about 1 min"),
+        (59.6 * 60, "about 1 h"),
+        (80 * 60, "about 1 h 20 min"),
+        (26 * 3600 + 600, "about 1 d 2 h"),
+        (48 * 3600, "about 2 d"),
+    ],
+)
+def test_times_are_said_as_people_do(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_an_estimate_says_what_it_is_from():
+    assert str(Estimate(4800.0, 2, 12)) == "about 1 h 20 min on 2 workers; from 12 runs measured here"
+    assert str(Estimate(30.0, 1, 1)) == "less than a minute on 1 worker; from 1 run measured here"
+    assert str(Estimate(4800.0, 1, 0)) == "about 1 h 20 min on 1 worker; a guess: nothing is measured here yet"
+    assert str(Estimate(None, 1, 3)) == "unknown until a first run is measured"

@@ -1,0 +1,182 @@
+"""`kill -9` at any moment: nothing half-written is believed, and what ends is bit-equal to what was never disturbed.
+
+Workers are real processes, forked from one that has imported torch, so that a kill costs no 10 seconds.
+"""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from lit_hidden.engine.store import Store
+from lit_hidden.experiment import Run
+
+pytestmark = pytest.mark.slow
+
+TINY = {"net": "conv2", "width": 0.1, "data": "digits", "train_images": 300, "epochs": 2}
+TICKET = Run(density=0.5, method="ticket", **TINY)
+GRID = [
+    Run(density=0.5, trace=20, swaps=1, **TINY),
+    Run(**TINY),
+    Run(density=0.5, method="supermask", **TINY),
+    Run(density=0.5, method="random", **TINY),
+    TICKET.parent,
+    TICKET,
+]
+NURSERY = """
+import json, os, signal, sys, time
+import torch
+import lit_hidden.engine.train
+from lit_hidden.engine.worker import work
+
+torch.set_num_threads(1)
+
+def die_at(number, folder):
+    '''Kill this process before its file operation of that number in a folder.'''
+    def hook(event, args):
+        nonlocal number
+        writes = event == 'open' and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
+        if (writes or event in ('os.rename', 'os.remove')) and folder in str(args[0]) + str(args[1]):
+            number -= 1
+            if number == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(hook)
+
+answers = os.fdopen(os.dup(1), 'w', buffering=1)
+os.dup2(2, 1)
+work(json.loads(sys.stdin.readline()))  # what is imported and read now is there in every child
+for line in sys.stdin:
+    jobs, seconds, number = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        if number:
+            die_at(number, jobs[0]['runs_dir'])
+        os._exit(any(work(job)['status'] != 'done' for job in jobs))
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)  # it is still this process' child, even if it has ended
+    print(os.waitpid(child, 0)[1], file=answers)
+"""
+
+
+class Nursery:
+    """Train runs one by one in a worker, which is killed or not."""
+
+    def __init__(self, folder: Path) -> None:
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(folder)}
+        pipes: Any = {"stdin": -1, "stdout": -1, "stderr": subprocess.DEVNULL, "text": True}
+        self.process = subprocess.Popen([sys.executable, "-c", NURSERY], **pipes, env=environment)
+        self._tell(self._jobs(GRID[2:3], folder / "warm")[0])
+
+    def train(self, runs: list[Run], runs_dir: Path, *, seconds: float | None = None, number: int | None = None) -> int:
+        """Return how the worker ended: 0, or SIGKILL, sent after so many seconds or before that file operation."""
+        self._tell([self._jobs(runs, runs_dir), seconds, number])
+        assert self.process.stdout is not None
+        return int(self.process.stdout.readline())
+
+    def _jobs(self, runs: list[Run], runs_dir: Path) -> list[dict[str, Any]]:
+        here = {"runs_dir": str(runs_dir), "data_dir": "data", "device": "cpu", "threads": 1}
+        return [{**here, "run": json.loads(run.to_json()), "wandb": "disabled", "group": "test"} for run in runs]
+
+    def _tell(self, order: Any) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+
+
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory):
+    nursery = Nursery(tmp_path_factory.mktemp("tmp"))
+    yield nursery
+    nursery.process.stdin.close()
+    nursery.process.wait()
+    nursery.process.stdout.close()
+
+
+def outcome(run: Run, store: Store) -> dict[str, Any]:
+    """Everything that a run left but for times and its log."""
+    result, folder = store.result(run), store.folder(run)
+    assert result is not None, store.damage(run)
+    assert store.damage(run) is None
+    with (folder / "metrics.csv").open(newline="") as file:
+        curve = [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+    files: dict[str, Any] = {}
+    for path in sorted(folder.iterdir()):
+        files[path.name] = None
+        if path.suffix == ".npz":
+            with np.load(path) as arrays:
+                files[path.name] = {name: (array.shape, array.tobytes()) for name, array in arrays.items()}
+        elif path.suffix == ".safetensors":
+            tensors = {name: (tensor.shape, tensor.tobytes()) for name, tensor in load_file(path).items()}
+            with safe_open(path, "np") as file:  # its entries have no order
+                files[path.name] = tensors, file.metadata()
+    return {"result": {k: v for k, v in result.items() if k != "provenance"}, "curve": curve, "files": files}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(nursery, tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("undisturbed"))
+    began = time.monotonic()
+    assert nursery.train(GRID, store.root) == 0
+    return [outcome(run, store) for run in GRID], time.monotonic() - began
+
+
+def kept(run: Run, store: Store) -> int:
+    """Count the epochs that a run does not have to do again."""
+    return store.progress(run)[0] if store.done(run) or (store.folder(run) / "last.ckpt").exists() else 0
+
+
+def phase(store: Store) -> str:
+    """Say at what a worker was that has just been killed."""
+    folder = next((store.folder(run) for run in GRID if not store.done(run)), None)
+    if folder is None or not folder.exists():
+        return "between runs"
+    names = {path.name for path in folder.iterdir()}
+    if any(name.endswith(".part") for name in names):
+        return "while writing"
+    return "after a checkpoint" if "last.ckpt" in names else "before the first checkpoint"
+
+
+def test_workers_killed_at_random_moments_leave_what_undisturbed_ones_leave(nursery, undisturbed, tmp_path):
+    expected, seconds = undisturbed
+    moments, kills, grids = random.Random(0), Counter(), []
+    while sum(kills.values()) < 24 or min(kills["before the first checkpoint"], kills["after a checkpoint"]) < 4:
+        store = Store(tmp_path / f"grid-{len(grids)}")
+        grids.append(store)
+        ended = None
+        while ended != 0:
+            before = [kept(run, store) for run in GRID]
+            ended = nursery.train(GRID, store.root, seconds=moments.uniform(0, seconds / 5))
+            assert ended in (0, signal.SIGKILL)
+            kills[phase(store)] += ended == signal.SIGKILL
+            after = [kept(run, store) for run in GRID]
+            assert all(now >= then for now, then in zip(after, before, strict=True)), "an epoch was lost that was kept"
+    for store in grids:
+        assert [outcome(run, store) for run in GRID] == expected
+        assert {path.name for path in store.root.iterdir()} == {run.hash for run in GRID}, "nothing was set aside"
+    assert sum(kills.values()) >= 20
+
+
+def test_a_worker_killed_before_each_of_its_file_operations_leaves_what_an_undisturbed_one_leaves(nursery, tmp_path):
+    run = Run(density=0.5, trace=3, **{**TINY, "epochs": 1, "width": 0.05, "train_images": 200})
+    assert nursery.train([run], tmp_path / "undisturbed") == 0
+    expected, kills = outcome(run, Store(tmp_path / "undisturbed")), 0
+    while nursery.train([run], tmp_path / str(kills + 1), number=kills + 1) == signal.SIGKILL:
+        kills += 1
+        store = Store(tmp_path / str(kills))
+        assert not store.done(run) or outcome(run, store) == expected
+        assert nursery.train([run], store.root) == 0
+        assert outcome(run, store) == expected, f"killed before file operation {kills}"
+    assert kills >= 15
