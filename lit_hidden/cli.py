@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     figure.add_argument("--data-dir", default=os.environ.get("DATA_DIR", "data"), help="the data sets (DATA_DIR)")
     figure.add_argument("--out", default="results", help="where NAME/PRESET/ is written")
     figure.add_argument("--devices", type=int, default=None, help="workers: all GPUs, or as many on CPU as fit")
+    figure.add_argument("--seeds", type=int, default=None, help="only the first so many seeds of each experiment")
     figure.add_argument("--strict", action="store_true", help="fail if the paper preset contradicts a claim")
     figure.add_argument("--dry-run", action="store_true", help="print the grid and its time, train nothing")
     _add_views(commands)

@@ -3,9 +3,10 @@
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from lit_hidden.engine.estimate import Clock, duration
 from lit_hidden.engine.local import Failure, Launcher
@@ -83,9 +84,7 @@ class Grid:
         self.done = 0
         self.failures: list[Failure] = []
         self._epochs = dict.fromkeys(plan.missing, 0)
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"), TimeElapsedColumn()
-        )  # fmt: skip
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"))
         self._bars = Progress(*columns, console=console, disable=not console.is_terminal)
         epochs = sum(run.epochs for run in self.left.values())
         self._whole = self._bars.add_task("starting workers", total=epochs, left="")
@@ -144,6 +143,7 @@ class Grid:
         left = ((run, run.epochs - self._epochs[name]) for name, run in self.left.items())
         seconds = self.clock.estimate(left, len(self.launcher.running)).seconds
         text = "time left unknown" if seconds is None else f"{duration(seconds)} left"
+        text = f"{timedelta(seconds=int(self._bars.tasks[0].elapsed or 0))}, {text}"
         self._bars.update(self._whole, completed=done, description=state, left=text)
         for bar, run in zip(self._each, self.launcher.running[:_BARS], strict=True):
             if run is None:

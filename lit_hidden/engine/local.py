@@ -165,9 +165,9 @@ class Launcher:
             assert process.stdin is not None
             with suppress(OSError):
                 process.stdin.close()  # an idle worker ends by that
-        for process, run in zip(self._workers, self.running, strict=True):
-            if process is not None and run is not None:
-                process.terminate()
+        for worker, run in zip(self._workers, self.running, strict=True):
+            if worker is not None and run is not None:
+                worker.terminate()
         for process in workers:
             try:
                 process.wait(5)
@@ -251,7 +251,6 @@ class Launcher:
             "runs_dir": str(self.store.root),
             "device": self.device,
             "threads": 1,
-            "log": str(self.store.folder(run) / "log.txt"),
         }
         try:
             process.stdin.write(json.dumps(job) + "\n")

@@ -24,6 +24,7 @@ from lit_hidden.engine.local import Launcher
 from lit_hidden.engine.store import Store, write_atomically
 from lit_hidden.engine.tracking import Tracker, choose_mode
 from lit_hidden.experiment import Claim, Results, Run, Verdict, judge
+from lit_hidden.recipes import recipe
 
 PRESETS = ("smoke", "quick", "short", "paper")
 
@@ -91,7 +92,7 @@ def load(name: str) -> Experiment:
         ReproduceError: it lacks a part.
     """
     if name not in names():
-        raise UsageError(f"no experiment {name!r}; experiments are {', '.join(names())}, or all")
+        raise UsageError(f"no experiment {name!r}; experiments are {', '.join(names())}")
     path = experiments_folder() / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"experiments.{name}", path)
     assert spec is not None
@@ -111,6 +112,7 @@ def reproduce(
     out: str | Path = "results",
     data_dir: str | Path = "data",
     devices: int | None = None,
+    seeds: int | None = None,
     strict: bool = False,
     dry_run: bool = False,
     console: Console | None = None,
@@ -124,6 +126,7 @@ def reproduce(
         out: where `<name>/<preset>/` is written.
         data_dir: where the data sets lie.
         devices: how many workers; None takes all GPUs, or without one as many on CPU as fit.
+        seeds: train and draw the first so many seeds of each experiment alone; None takes all.
         strict: a contradicted claim of the paper preset is an error.
         dry_run: print the grid and the estimated time, and train nothing.
         console: where to print.
@@ -132,7 +135,7 @@ def reproduce(
         the verdicts on each experiment's claims, by its name; none of a dry run.
 
     Raises:
-        UsageError: an unknown experiment or preset.
+        UsageError: an unknown experiment or preset, or `seeds` below 1.
         Stopped: Ctrl-C while runs were trained.
         ReproduceError: after all else is done: runs failed, a drawing failed, or with `strict` a claim is contradicted.
         StoreError: `runs_dir` cannot be read or written to.
@@ -141,6 +144,8 @@ def reproduce(
     console = console or Console()
     if preset not in PRESETS:
         raise UsageError(f"no preset {preset!r}; presets are {', '.join(PRESETS)}")
+    if seeds is not None and seeds < 1:
+        raise UsageError(f"--seeds {seeds} trains nothing; it is a number of seeds, at least 1")
     chosen = dict.fromkeys(name for given in names_or_all for name in (names() if given == "all" else [given]))
     experiments = [load(name) for name in chosen]
     store = Store(runs_dir)
@@ -149,6 +154,8 @@ def reproduce(
     groups: dict[str, str] = {}
     for experiment in experiments:
         described = {run.hash: run for run in (run.resolved for run in experiment.runs(preset))}
+        taken = sorted({run.seed for run in described.values()})[:seeds]
+        described = {name: run for name, run in described.items() if run.seed in taken}
         members[experiment.name] = list(described)
         for name, run in described.items():
             grid.setdefault(name, run)
@@ -182,10 +189,10 @@ def reproduce(
     verdicts: dict[str, list[Verdict]] = {}
     for experiment in experiments:
         name, its = experiment.name, members[experiment.name]
-        results = store.results(grid[run] for run in its)
-        if lacking := len(its) - len(results):
+        if lacking := sum(store.result(grid[run]) is None for run in its):
             problems.append(f"{name} is neither judged nor drawn: {lacking} of its {len(its)} runs are missing")
             continue
+        results = store.results(grid[run] for run in its)
         if len(experiments) > 1:
             _say(console, f"{name} ({preset})", style="bold")
         try:
@@ -343,12 +350,18 @@ def conditions(preset: str, results: Results) -> str:
     parts.append(f"{len(results.seeds)} seed{'s' if len(results.seeds) > 1 else ''} ({several(results.seeds)})")
     parts.append(f"net {several(run.net for run in runs)}")
     cut = []
-    if any(run.width != 1 for run in runs):
+    widths = {run.width for run in runs}
+    if max(widths, default=1) > 1:  # widths are what the figure is about, and there are wider nets than the published
+        parts.append(f"widths {several(f'x{width:g}' for width in sorted(widths))}")
+    elif widths - {1}:
         cut.append(f"width x{several(f'{run.width:g}' for run in runs)}")
     if any(run.epochs != 100 for run in trained):
         cut.append(f"{several(run.epochs for run in trained)} of 100 epochs")
     if any(run.train_images for run in runs):
         cut.append(f"{several(run.train_images for run in runs)} training images")
+    others = [r.batch_size for r in trained if r.batch_size != recipe(str(r.method), r.net, r.optimizer).batch_size]
+    if others:
+        cut.append(f"batches of {several(others)}")
     if any(run.data == "digits" for run in runs):
         cut.append("scikit-learn's digits for CIFAR-10")
     parts.append(f"cut: {', '.join(cut)}" if cut else "nothing cut")

@@ -85,9 +85,20 @@ class Store:
             return None
 
     def results(self, runs: Iterable[Run]) -> Results:
-        """Gather the results of the runs that are done."""
-        found = ((run, self.result(run), self.folder(run)) for run in runs)
-        return Results((run, result, folder) for run, result, folder in found if result is not None)
+        """Gather the results of the runs that are done.
+
+        Raises:
+            StoreError: a result is damaged or another run's, or a folder may not be read.
+        """
+        rows = []
+        for run in runs:
+            try:
+                if (result := self._result(run)) is not None:
+                    rows.append((run, result, self.folder(run)))
+            except _Damage as damage:
+                mend = "lit-hidden reproduce sets it aside and trains it again"
+                raise StoreError(f"{self.folder(run)} is damaged: {damage}; {mend}") from damage
+        return Results(rows)
 
     def done(self, run: Run) -> bool:
         """Tell whether a run has a result, unread: cheap enough to poll."""

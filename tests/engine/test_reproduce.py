@@ -127,7 +127,7 @@ def test_an_experiment_that_lacks_a_part_is_named(checkout):
 def test_unknown_experiments_and_presets_are_refused_with_what_there_is(checkout):
     with pytest.raises(UsageError) as error:
         load("fig7")
-    assert str(error.value) == "no experiment 'fig7'; experiments are fig0, or all"
+    assert str(error.value) == "no experiment 'fig7'; experiments are fig0"
     with pytest.raises(UsageError) as error:
         printed(preset="large")
     assert str(error.value) == "no preset 'large'; presets are smoke, quick, short, paper"
@@ -154,6 +154,16 @@ def test_several_experiments_are_one_grid_and_each_is_drawn(checkout, launches):
             assert [float(row["accuracy"]) for row in csv.DictReader(file)] == accuracies
         assert (checkout / "results" / name / "quick" / "figure.svg").exists()
         assert f"results/{name}/quick/figure.svg" in text
+
+
+def test_a_grid_can_be_cut_to_its_first_seeds(checkout):
+    quiet = Console(file=io.StringIO())
+    assert [v.seeds for v in reproduce("fig0", preset="smoke", seeds=2, console=quiet)["fig0"]] == [2, 2, 2]
+    verdicts = reproduce("fig0", preset="smoke", seeds=9, console=quiet)["fig0"]
+    assert [v.seeds for v in verdicts] == [3, 3, 3]
+    with pytest.raises(UsageError) as error:
+        reproduce("fig0", preset="smoke", seeds=0, console=quiet)
+    assert str(error.value) == "--seeds 0 trains nothing; it is a number of seeds, at least 1"
 
 
 def test_all_stands_for_every_experiment_and_what_needs_no_training_is_drawn(checkout, launches):
@@ -337,6 +347,12 @@ def test_the_conditions_say_what_was_cut():
     assert conditions("quick", results) == (
         "preset quick; data digits; 3 seeds (0, 1, 2); net conv4; "
         "cut: width x0.25, 10 of 100 epochs, scikit-learn's digits for CIFAR-10"
+    )
+    small = Results([(Run(density=0.5, batch_size=32), {}, None), (Run(optimizer="adam"), {}, None)])
+    assert conditions("paper", small).endswith("cut: batches of 32")
+    wide = Results((Run(density=0.5, width=width), {}, None) for width in (2, 0.5))
+    assert conditions("paper", wide) == (
+        "preset paper; data cifar10; 1 seed (0); net conv4; widths x0.5, x2; nothing cut"
     )
     whole = Results([(Run(density=0.5), {}, None)])
     assert conditions("paper", whole) == "preset paper; data cifar10; 1 seed (0); net conv4; nothing cut"

@@ -126,6 +126,18 @@ def test_a_damaged_folder_is_named_and_set_aside_whole(kind, store, tmp_path):
     assert store.result(TRACED) == {"accuracy": 50.0}
 
 
+def test_who_reads_results_hears_of_damage(store):
+    finish(store)
+    assert len(store.results([RUN, OTHER])) == 1
+    (store.folder(RUN) / "result.json").write_text("[]")
+    with pytest.raises(StoreError) as error:
+        store.results([RUN, OTHER])
+    assert str(error.value) == (
+        f"{store.folder(RUN)} is damaged: result.json: its accuracy is None, not a number; "
+        "lit-hidden reproduce sets it aside and trains it again"
+    )
+
+
 def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[500] ^= 1
