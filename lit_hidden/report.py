@@ -79,8 +79,8 @@ def load(results: Path) -> list[Folder]:
     Raises:
         ResultsError: there are none, or a file is missing or damaged.
     """
-    # A folder without files is a reproduction that has not ended yet.
-    found = [path for path in results.glob("[!.]*/[!.]*") if path.is_dir() and any(path.glob("[!.]*"))]
+    # A folder without files, or with packed runs alone, is a reproduction that has not ended yet.
+    found = {path.parent for path in results.glob("[!.]*/[!.]*/[!.]*") if path.name != "runs.tar.gz"}
     if not found:
         raise ResultsError(f"no results in {results}; make reproduce-fig2 OUT={results} writes some")
     return [_folder(path) for path in sorted(found, key=_place)]

@@ -80,6 +80,8 @@ def results(tmp_path: Path) -> Path:
     made["folder"](base, "table2", "quick", made["results"](QUICK[:1]))
     (base / "README.md").write_text("no results, and no harm")
     (base / "fig4" / "quick").mkdir(parents=True)  # a reproduction that has not ended
+    (base / "fig4" / "short").mkdir()
+    (base / "fig4" / "short" / "runs.tar.gz").touch()  # one that goes on elsewhere
     return base
 
 
