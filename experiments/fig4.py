@@ -22,7 +22,7 @@ DENSITIES = (0.3, 0.5, 0.7)
 HIDDEN = Run(density=0.5, distribution="kaiming_normal")
 PRESETS = {  # a run, widths, and how many seeds
     "smoke": (replace(HIDDEN, data="digits", epochs=1), (0.0625, 0.125), 1),
-    "quick": (replace(HIDDEN, data="digits", epochs=3, batch_size=32, train_images=1_200), (0.0625, 0.125, 0.25), 3),
+    "quick": (replace(HIDDEN, data="digits", epochs=4, batch_size=32), (0.0625, 0.125), 3),
     "short": (replace(HIDDEN, epochs=5, train_images=10_000), (0.125, 0.25, 0.5), 3),
     "paper": (HIDDEN, (0.25, 0.5, 1.0, 1.5, 2.0), 5),
 }

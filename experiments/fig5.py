@@ -22,7 +22,7 @@ HIDDEN = Run(density=0.5, distribution="kaiming_normal", net="conv4")
 PRESETS = {  # a run of the first width, the other widths as its multiples, and how many seeds
     "smoke": (replace(HIDDEN, data="digits", width=0.0625, epochs=1), (2.0,), 1),
     "quick": (
-        replace(HIDDEN, data="digits", width=0.125, epochs=3, batch_size=32, train_images=1_200),
+        replace(HIDDEN, data="digits", width=0.125, epochs=4, batch_size=32),
         (1.5, 2.0, 3.0),
         3,
     ),

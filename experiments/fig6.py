@@ -24,7 +24,7 @@ DENSITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
 PRESETS = {  # a run, the nets, the densities of edge-popup and where supermasks start, and how many seeds
     "smoke": (Run(data="digits", width=0.125, epochs=1), ("conv2",), (0.1, 0.5, 0.9), (0.5,), 1),
     "quick": (
-        Run(data="digits", width=0.125, epochs=3, batch_size=32, train_images=1_200),
+        Run(data="digits", width=0.125, epochs=4, batch_size=32),
         ("conv2", "conv4"),
         (0.1, 0.5, 0.9),
         (0.5,),

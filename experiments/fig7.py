@@ -23,7 +23,7 @@ KAIMING = ("kaiming_normal", "signed_constant")
 OTHERS = ("kaiming_uniform", "xavier_normal")
 PRESETS = {  # a run, the densities, and how many seeds
     "smoke": (Run(data="digits", width=0.125, epochs=1), (0.1, 0.5, 0.9), 1),
-    "quick": (Run(data="digits", width=0.125, epochs=3, batch_size=32, train_images=1_200), (0.1, 0.5, 0.9), 3),
+    "quick": (Run(data="digits", width=0.125, epochs=4, batch_size=32), (0.1, 0.5, 0.9), 3),
     "short": (Run(width=0.25, epochs=5, train_images=10_000), DENSITIES, 3),
     "paper": (Run(), DENSITIES, 5),
 }

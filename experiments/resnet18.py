@@ -22,7 +22,7 @@ NET = Run(net="cifar_resnet18")
 PRESETS = {  # a run, the densities, whether scaled too, and how many seeds
     "smoke": (replace(NET, data="digits", width=0.0625, epochs=1), (0.5,), (False,), 1),
     "quick": (
-        replace(NET, data="digits", width=0.0625, epochs=3, batch_size=32, train_images=1_200),
+        replace(NET, data="digits", width=0.0625, epochs=4, batch_size=32),
         (0.1, 0.5, 0.9),
         (False,),
         3,
