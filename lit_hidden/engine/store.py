@@ -102,7 +102,7 @@ class Store:
 
     def done(self, run: Run) -> bool:
         """Tell whether a run has a result, unread: cheap enough to poll."""
-        return (self.folder(run) / "result.json").exists()
+        return os.path.exists(self.folder(run) / "result.json")
 
     def progress(self, run: Run) -> tuple[int, float]:
         """Count the epochs in `metrics.csv` and the seconds they took: cheap enough to poll."""
@@ -124,7 +124,7 @@ class Store:
             StoreError: the folder may not be read.
         """
         folder = self.folder(run)
-        if folder.exists() and not folder.is_dir():
+        if os.path.exists(folder) and not os.path.isdir(folder):
             return "it is no folder"
         try:
             result = self._result(run)
@@ -154,11 +154,11 @@ class Store:
         folder = self.folder(run)
 
         def why() -> str | None:
-            return self.damage(run, child) or (look(folder) if folder.exists() and not self.done(run) else None)
+            return self.damage(run, child) or (None if self.done(run) else look(folder))
 
         if (reason := why()) is None:
             return None
-        inside = folder.is_dir()
+        inside = os.path.isdir(folder)
         try:
             with _locked(folder / ".claim" if inside else folder, make=inside) as ours:
                 # Asked again: only now does nobody else train or mend here.
@@ -246,7 +246,7 @@ class Store:
     def _check_begun(self, run: Run) -> None:
         """Check what a run that is not done would go on from."""
         last = self.folder(run) / "last.ckpt"
-        if not last.exists():
+        if not os.path.exists(last):
             return
         self._check_description(run)
         try:

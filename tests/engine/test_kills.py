@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 TINY = {"net": "conv2", "width": 0.1, "data": "digits", "train_images": 300, "epochs": 2}
 TICKET = Run(density=0.5, method="ticket", **TINY)
 GRID = [
-    Run(density=0.5, trace=20, swaps=1, **TINY),
+    Run(density=0.5, trace=20, **TINY),
     Run(**TINY),
     Run(density=0.5, method="supermask", **TINY),
     Run(density=0.5, method="random", **TINY),
@@ -163,14 +163,15 @@ def test_workers_killed_at_random_moments_leave_what_undisturbed_ones_leave(nurs
     while sum(kills.values()) < 24 or min(kills["before the first checkpoint"], kills["after a checkpoint"]) < 4:
         store = Store(tmp_path / f"grid-{len(grids)}")
         grids.append(store)
-        ended = None
+        ended, most = None, seconds / 8
         while ended != 0:
             before = [kept(run, store) for run in GRID]
-            ended = nursery.train(GRID, store.root, seconds=moments.uniform(0, seconds / 5))
+            ended = nursery.train(GRID, store.root, seconds=moments.uniform(0, most))
             assert ended in (0, signal.SIGKILL)
             kills[phase(store)] += ended == signal.SIGKILL
             after = [kept(run, store) for run in GRID]
             assert all(now >= then for now, then in zip(after, before, strict=True)), "an epoch was lost that was kept"
+            most = seconds / 8 if after != before else 1.3 * most  # until an epoch fits in
     for store in grids:
         assert [outcome(run, store) for run in GRID] == expected
         assert {path.name for path in store.root.iterdir()} == {run.hash for run in GRID}, "nothing was set aside"

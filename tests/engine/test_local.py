@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -171,15 +172,17 @@ def test_a_failure_of_the_grid_is_the_last(tmp_path, workers, launcher):
 def test_a_launch_that_is_interrupted_leaves_no_worker_and_waits_for_none(tmp_path, workers, launcher):
     workers("import time; time.sleep(600)")
     two = launcher(Store(tmp_path), 2)
-    pids = []
+    pids, began = [], []
 
     def interrupt() -> None:
         if all(two._workers):
             pids.extend(process.pid for process in two._workers)
+            began.append(time.monotonic())
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         two.launch([Run(density=0.5, seed=s, **TINY) for s in range(5)], interrupt, every=0.05)
+    assert time.monotonic() - began[0] < 4, "they are not waited for"
     assert len(pids) == 2
     for pid in pids:
         with pytest.raises(ProcessLookupError):

@@ -278,6 +278,23 @@ def test_of_many_processes_that_mend_at_once_one_does(store, process):
     assert [path.name for path in store.root.iterdir()] == [f"{RUN.hash}.damaged-1"]
 
 
+def test_a_run_that_ends_well_while_it_is_looked_at_is_not_set_aside(store, monkeypatch):
+    import fcntl
+
+    (begin(store) / "last.ckpt").write_bytes(b"")
+    assert store.damage(RUN) is not None
+    lock = fcntl.flock
+
+    def flock(file, how):
+        monkeypatch.undo()
+        finish(store)
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert store.mend(RUN) is None
+    assert store.result(RUN) == {"accuracy": 50.0}
+
+
 def test_a_claim_on_a_folder_that_is_set_aside_meanwhile_is_on_the_new_one(store, monkeypatch):
     import fcntl
 
