@@ -25,6 +25,11 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _own_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RUNS_DIR", raising=False)  # make exports it; tests have folders of their own
+
+
 @pytest.fixture(scope="session")
 def python() -> Callable[..., str]:
     """Run Python code in a fresh process at the repository's root and return what it prints."""

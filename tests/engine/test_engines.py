@@ -52,6 +52,8 @@ class Engine:
             text=True,
             env=os.environ | settings,
             start_new_session=True,
+            # A shell's background jobs ignore Ctrl-C, and what they start inherits it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def worker(self, other_than: int | None = None) -> int:
