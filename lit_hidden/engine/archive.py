@@ -2,13 +2,12 @@
 
 import gzip
 import io
-import os
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from lit_hidden.engine.reproduce import PRESETS, ReproduceError, load
-from lit_hidden.engine.store import Store, StoreError
+from lit_hidden.engine.store import Store, StoreError, write_atomically
 from lit_hidden.experiment import Run
 
 RECORD = ("run.json", "metrics.csv", "result.json")  # in the order of writing: the last means done
@@ -40,13 +39,8 @@ def pack(store: Store, runs: Iterable[Run], path: Path) -> tuple[list[Run], list
                 entry.size = len(data)
                 tar.addfile(entry, io.BytesIO(data))
             packed.append(run)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(gzip.compress(out.getvalue(), mtime=0))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, gzip.compress(out.getvalue(), mtime=0))
     return packed, left_out
 
 
@@ -73,9 +67,7 @@ def unpack(path: Path, store: Store) -> tuple[int, int]:
                 continue
             for file in (*ARRAYS, *RECORD):
                 if file in files:
-                    part = folder / f".{file}.part"
-                    part.write_bytes(files[file])
-                    part.replace(folder / file)
+                    write_atomically(folder / file, files[file])
             (folder / "last.ckpt").unlink(missing_ok=True)
             new += 1
     return new, known

@@ -5,7 +5,6 @@ import importlib.util
 import io
 import json
 import math
-import os
 import re
 import traceback
 from collections import Counter
@@ -320,12 +319,9 @@ def _write(experiment: Experiment, preset: str, results: Results, verdicts: list
         experiment.draw(results, figure)
         style.footer(figure, conditions(preset, results))
         for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-            part = target / f".figure.{kind}.{os.getpid()}.part"  # another engine may draw the same
-            try:
-                figure.savefig(part, format=kind, metadata=metadata)
-                part.replace(target / f"figure.{kind}")
-            finally:
-                part.unlink(missing_ok=True)
+            drawing = io.BytesIO()
+            figure.savefig(drawing, format=kind, metadata=metadata)
+            write_atomically(target / f"figure.{kind}", drawing.getvalue())  # another engine may draw the same
     names = ["figure.svg", "figure.png", "results.csv", "verdicts.json"]
     if experiment.page is not None:
         write_atomically(target / "figure.html", experiment.page(results))

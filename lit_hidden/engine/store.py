@@ -28,12 +28,12 @@ class _Damage(Exception):
     """Why a run's files cannot be believed."""
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `path` whole or not at all, whatever happens in between."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write `path` whole or not at all, whatever happens in between; text as UTF-8, its line ends as they are."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with part.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -50,7 +50,6 @@ class Store:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        self._folders: dict[int, tuple[Run, Path]] = {}
 
     def check_writable(self) -> None:
         """Write and remove a file, before anything expensive.
@@ -67,11 +66,7 @@ class Store:
 
     def folder(self, run: Run) -> Path:
         """Return where `run` lives, whether it is there or not."""
-        # A hash takes 0.2 ms, and a grid of hundreds is looked through twice a second. The run is kept beside its
-        # folder, so that no other run can get its id.
-        if id(run) not in self._folders:
-            self._folders[id(run)] = (run, self.root / run.hash)
-        return self._folders[id(run)][1]
+        return self.root / run.hash
 
     def result(self, run: Run) -> dict[str, Any] | None:
         """Read the result of a run; None if it is not done, or the result is damaged or another run's.

@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lit_hidden import __version__
 from lit_hidden.data import ImageTensorsData, data_module
 from lit_hidden.edge_popup import maskers
-from lit_hidden.engine.store import write_atomically
+from lit_hidden.engine.store import SUBNETWORK, write_atomically
 from lit_hidden.engine.swaps import Swaps
 from lit_hidden.engine.trace import Trace, last_weight
 from lit_hidden.engine.tracking import Tracker
@@ -29,7 +29,6 @@ from lit_hidden.modules import LitClassifier, LitDense, LitRandomMask, LitSubnet
 from lit_hidden.subnetwork import fingerprint, fix_masks, masks, save_subnetwork, used_masks
 from lit_hidden.supermask import Supermask
 
-SUBNETWORK = "subnetwork.safetensors"  # in the folder of every hidden run
 _MODULES = {"edge_popup": LitSubnetwork, "supermask": LitSupermask, "random": LitRandomMask}
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -241,13 +242,15 @@ def test_an_experiment_that_cannot_be_drawn_does_not_keep_the_others_from_it(che
 
 
 def test_a_disk_that_is_full_when_it_is_drawn_is_told(checkout, monkeypatch):
-    from matplotlib.figure import Figure
+    real, written = os.fsync, []
 
-    def full(self, path, **kwargs):
-        path.write_text("half")
-        raise OSError(28, "No space left on device")
+    def full(file):
+        written.append(os.fstat(file).st_size)
+        if len(written) == 3:  # the drawing, after the table and the verdicts
+            raise OSError(28, "No space left on device")
+        real(file)
 
-    monkeypatch.setattr(Figure, "savefig", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ReproduceError) as error:
         printed()
     assert str(error.value) == (
@@ -259,17 +262,16 @@ def test_a_disk_that_is_full_when_it_is_drawn_is_told(checkout, monkeypatch):
 
 
 def test_each_process_draws_into_files_of_its_own_first(checkout, monkeypatch):
-    from matplotlib.figure import Figure
+    real, moved = Path.replace, []
 
-    real, paths = Figure.savefig, []
+    def replace(self, target):
+        moved.append((self.name, target.name))
+        return real(self, target)
 
-    def save(self, path, **kwargs):
-        paths.append(path.name)
-        real(self, path, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", save)
+    monkeypatch.setattr(Path, "replace", replace)
     printed()
-    assert paths == [f".figure.{kind}.{os.getpid()}.part" for kind in ("svg", "png")]
+    names = ("results.csv", "verdicts.json", "figure.svg", "figure.png")
+    assert moved == [(f".{name}.{os.getpid()}.part", name) for name in names]
     assert not list((checkout / "results").rglob("*.part"))
 
 
