@@ -63,13 +63,8 @@ def inverted(results: Results) -> float:
 
 def constants_ahead(results: Results, nets: tuple[str, ...], low: float, high: float) -> float:
     """Give the points by which signed constants beat Kaiming normal, averaged over nets and densities."""
-    hidden = results.select(method="edge_popup")
-    cells = [(net, d) for net in nets for d in hidden.each("density") if low <= d <= high]
-    signed, normal = (
-        sum(hidden.mean(net=net, distribution=distribution, density=d) for net, d in cells) / len(cells)
-        for distribution in ("signed_constant", "kaiming_normal")
-    )
-    return signed - normal
+    hidden = results.select(method="edge_popup").where(lambda r: r.net in nets and low <= (r.density or 0) <= high)
+    return hidden.mean(distribution="signed_constant") - hidden.mean(distribution="kaiming_normal")
 
 
 def found(results: Results) -> float:
@@ -122,7 +117,7 @@ def draw(results: Results, figure: Figure) -> None:
     sources, data = {}, results.rows[0][0].data  # others' points belong to CIFAR-10 alone
     for ax, net in zip(axes, NETS, strict=True):
         for distribution in DISTRIBUTIONS:
-            look = panels.DISTRIBUTIONS[distribution]
+            look = panels.weights(distribution)
             panels.curve(ax, results, "density", look, net=net, distribution=distribution, method="edge_popup")
             for point in points(net=net, distribution=distribution, data=data):
                 panels.hollow(ax, point.density or 0.5, point, look.color)

@@ -26,11 +26,6 @@ PRESETS = {  # a run, widths, and how many seeds
     "short": (replace(HIDDEN, epochs=5, train_images=10_000), (0.125, 0.25, 0.5), 3),
     "paper": (HIDDEN, (0.25, 0.5, 1.0, 1.5, 2.0), 5),
 }
-LOOKS = {
-    0.3: panels.Look("subnetwork of 30%", "#8cc0f0", (0, (1.2, 1.2)), "v"),
-    0.5: panels.Look("subnetwork of 50%", "#0b3c7a", "-", "o"),
-    0.7: panels.Look("subnetwork of 70%", "#4a86c8", (0, (4, 1.2)), "s"),
-}
 
 
 def runs(preset: str) -> list[Run]:
@@ -71,7 +66,7 @@ CLAIMS = [
     Claim("the gap of the 50% subnetwork to the trained network shrinks with width", narrower_gap),
     Claim(
         "at the largest width, Conv6's 50% subnetwork is within 1 point of Conv6 trained",
-        lambda r: 1 - gap(r, "conv6", max(r.each("width"))),
+        lambda r: 1 - gap(r, "conv6", r.each("width")[-1]),
     ),
 ]
 
@@ -83,7 +78,8 @@ def draw(results: Results, figure: Figure) -> None:
     for ax, net in zip(axes, NETS, strict=True):
         for optimizer, look in panels.DENSE.items():
             panels.curve(ax, results, "width", look, net=net, method="dense", optimizer=optimizer)
-        for density, look in LOOKS.items():
+        for density, look in panels.KEPT.items():
+            look = replace(look, label=f"subnetwork of {look.label}")
             panels.curve(ax, results, "width", look, net=net, density=density)
         panels.width_axis(ax, results.each("width"))
         ax.set_title(net.capitalize())

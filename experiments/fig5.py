@@ -29,11 +29,6 @@ PRESETS = {  # a run of the first width, the other widths as its multiples, and 
     "short": (replace(HIDDEN, width=0.25, epochs=5, train_images=10_000), (1.5, 2.0), 3),
     "paper": (HIDDEN, (1.5, 2.0, 3.0), 5),
 }
-LOOKS = {
-    0.3: panels.Look("as many weights as 30% of the narrowest", "#8cc0f0", (0, (1.2, 1.2)), "v"),
-    0.5: panels.Look("as many as 50%", "#0b3c7a", "-", "o"),
-    0.7: panels.Look("as many as 70%", "#4a86c8", (0, (4, 1.2)), "s"),
-}
 
 
 def weights(width: float, channels: int = 3, size: int = 32) -> int:
@@ -88,9 +83,9 @@ def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(6.4, 4.8)
     axes = figure.add_axes((0.1, 0.35, 0.8, 0.57))
     hidden = results.select(method="edge_popup")
-    for density, look in LOOKS.items():
-        kept = size(hidden, density)
-        panels.curve(axes, kept, "width", look)
+    for density, look in panels.KEPT.items():
+        look = replace(look, label=f"as many weights as {look.label} of the narrowest")
+        panels.curve(axes, size(hidden, density), "width", look)
     narrowest = results.select(method="dense").values()
     panels.level(axes, narrowest, replace(panels.DENSE["sgd"], label="dense, the narrowest, trained with SGD"))
     widths = hidden.each("width")

@@ -10,8 +10,6 @@ al., arXiv:1905.01067; hyper-parameters of both from the authors' configs.
 Cost: quick 3 minutes on two cores, short an hour and a half; paper: 480 runs of 100 epochs, a third of them figure 3's.
 """
 
-from dataclasses import replace
-
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -59,13 +57,8 @@ def ahead(results: Results, net: str, distribution: str) -> float:
 
 def constants_ahead(results: Results, method: str) -> float:
     """Give the points by which signed constants beat Kaiming normal, from 30% to 70%, averaged over nets."""
-    hidden = results.select(method=method)
-    cells = [(n, d) for n in hidden.each("net") for d in hidden.each("density") if 0.3 <= d <= 0.7]
-    signed, normal = (
-        sum(hidden.mean(net=n, density=d, distribution=distribution) for n, d in cells) / len(cells)
-        for distribution in ("signed_constant", "kaiming_normal")
-    )
-    return signed - normal
+    middle = results.select(method=method).where(lambda run: 0.3 <= (run.density or 0) <= 0.7)
+    return middle.mean(distribution="signed_constant") - middle.mean(distribution="kaiming_normal")
 
 
 CLAIMS = [
@@ -91,12 +84,13 @@ def draw(results: Results, figure: Figure) -> None:
     for ax, net in zip(axes, nets, strict=True):
         same = results.select(net=net)
         for distribution in POPUP:
-            look = panels.DISTRIBUTIONS[distribution]
-            label = f"edge-popup, {look.label}"
-            panels.curve(ax, same, "density", replace(look, label=label),
-                         distribution=distribution, method="edge_popup")  # fmt: skip
+            look = panels.weights(distribution, words="edge-popup, ")
+            panels.curve(ax, same, "density", look, distribution=distribution, method="edge_popup")
         for distribution in ZHOU:
-            look, zhou = panels.DISTRIBUTIONS[distribution], same.select(distribution=distribution, method="supermask")
+            look, zhou = (
+                panels.weights(distribution, words="Zhou et al., "),
+                same.select(distribution=distribution, method="supermask"),
+            )
             starts = zhou.each("density")
             for start in starts:  # both coordinates are results: a small point a seed, a large one for their mean
                 ax.plot(zhou.values("density_sampled", density=start), zhou.values(density=start), linestyle="",
@@ -104,7 +98,7 @@ def draw(results: Results, figure: Figure) -> None:
             ax.plot(
                 [zhou.mean("density_sampled", density=s) for s in starts], [zhou.mean(density=s) for s in starts],
                 color=look.color, linestyle=(0, (1, 2)), linewidth=1.1, marker=look.marker, markersize=5.5,
-                markerfacecolor="white", label=f"Zhou et al., {look.label}",
+                markerfacecolor="white", label=look.label,
             )  # fmt: skip
         panels.level(ax, same.values(method="dense"), panels.DENSE["sgd"])
         panels.density_axis(ax, results.each("density", method="edge_popup"))

@@ -58,8 +58,7 @@ def runs(preset: str) -> list[Run]:
 def middle(results: Results, distribution: str, scaled: bool = False) -> float:
     """Average the accuracies from 30% to 70%, at the published learning rate."""
     same = results.select(distribution=distribution, scaled=scaled, lr=0.1, method="edge_popup")
-    densities = [d for d in same.each("density") if 0.3 <= d <= 0.7]
-    return sum(same.mean(density=d) for d in densities) / len(densities)
+    return same.where(lambda run: 0.3 <= (run.density or 0) <= 0.7).mean()
 
 
 def kaiming_ahead(results: Results) -> float:
@@ -92,14 +91,11 @@ def draw(results: Results, figure: Figure) -> None:
     axes = figure.add_axes((0.085, 0.34, 0.895, 0.58))
     hidden = results.select(method="edge_popup")
     for distribution in KAIMING:
-        look = panels.DISTRIBUTIONS[distribution]
         for scaled in (False, True):
-            label = f"{look.label}, scaled" if scaled else look.label
-            face = "white" if scaled else look.color
-            panels.curve(axes, hidden, "density", replace(look, label=label, face=face),
-                         distribution=distribution, scaled=scaled)  # fmt: skip
+            look = panels.weights(distribution, scaled)
+            panels.curve(axes, hidden, "density", look, distribution=distribution, scaled=scaled)
     for distribution in OTHERS:
-        panels.curve(axes, hidden, "density", panels.DISTRIBUTIONS[distribution], distribution=distribution, lr=0.1)
+        panels.curve(axes, hidden, "density", panels.weights(distribution), distribution=distribution, lr=0.1)
     panels.curve(axes, hidden, "density", CONTROL, lr=max(hidden.each("lr")))
     panels.level(axes, results.values(method="dense"), panels.DENSE["sgd"])
     panels.density_axis(axes, results.each("density"))

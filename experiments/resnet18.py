@@ -44,8 +44,7 @@ def runs(preset: str) -> list[Run]:
 def middle(results: Results, distribution: str) -> float:
     """Average the accuracies from 30% to 70%."""
     hidden = results.select(distribution=distribution, scaled=False, method="edge_popup")
-    densities = [d for d in hidden.each("density") if 0.3 <= d <= 0.7]
-    return sum(hidden.mean(density=d) for d in densities) / len(densities)
+    return hidden.where(lambda run: 0.3 <= (run.density or 0) <= 0.7).mean()
 
 
 def gap(results: Results) -> float:
@@ -77,12 +76,9 @@ def draw(results: Results, figure: Figure) -> None:
     axes = figure.add_axes((0.085, 0.33, 0.895, 0.59))
     hidden = results.select(method="edge_popup")
     for distribution in DISTRIBUTIONS:
-        look = panels.DISTRIBUTIONS[distribution]
         for scaled in hidden.each("scaled"):
-            label = f"{look.label}, scaled" if scaled else look.label
-            face = "white" if scaled else look.color
-            panels.curve(axes, hidden, "density", replace(look, label=label, face=face),
-                         distribution=distribution, scaled=scaled)  # fmt: skip
+            look = panels.weights(distribution, scaled)
+            panels.curve(axes, hidden, "density", look, distribution=distribution, scaled=scaled)
     panels.level(axes, results.values(method="dense"), panels.DENSE["sgd"])
     panels.curve(axes, results, "density", panels.RANDOM, method="random")
     panels.density_axis(axes, results.each("density"))

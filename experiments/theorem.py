@@ -54,7 +54,7 @@ def runs(preset: str) -> list[Run]:
 
 
 def widest(results: Results) -> Results:
-    return results.select(width=max(run.width for run, _ in results))
+    return results.select(width=results.each("width")[-1])
 
 
 def counts(results: Results, kind: str) -> np.ndarray:
@@ -90,7 +90,7 @@ def uphill(results: Results) -> float:
 
 def wider(results: Results) -> float:
     """Give the points by which first swaps lower the loss more often in the widest net than in the narrowest."""
-    narrowest = results.select(width=min(run.width for run, _ in results))
+    narrowest = results.select(width=results.each("width")[0])
     return share(widest(results), "first") - share(narrowest, "first")
 
 
@@ -241,7 +241,7 @@ def draw_orders(axes: Axes, results: Results, most: int = 600) -> None:
 
 def draw_widths(axes: Axes, results: Results) -> None:
     """Draw the percentage of first swaps that lower the loss over the width of the net, and that of each seed."""
-    widths = sorted({run.width for run, _ in results})
+    widths = results.each("width")
     counted = np.concatenate([counts(results.select(width=width), "first") for width in widths], axis=1)
     for width in widths:
         seeds = [share(results.select(width=width, seed=seed), "first") for seed in results.seeds]

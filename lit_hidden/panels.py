@@ -1,7 +1,7 @@
 """Panels that several figures share: accuracy over a field of the Run, baselines as lines, others' points hollow."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,12 +34,25 @@ DISTRIBUTIONS = {
     "xavier_normal": Look(r"Xavier normal, $N_x$", "#a8327d", (0, (6, 1.2, 1.2, 1.2)), "D"),
     "signed_xavier": Look(r"signed Xavier constant, $U_x$", "#7a9a01", (0, (3, 1, 1, 1, 1, 1)), "^"),
 }
+KEPT = {  # densities told apart within a panel
+    0.3: Look("30%", "#8cc0f0", (0, (1.2, 1.2)), "v"),
+    0.5: Look("50%", "#0b3c7a", "-", "o"),
+    0.7: Look("70%", "#4a86c8", (0, (4, 1.2)), "s"),
+}
 DENSE = {
     "sgd": Look("dense, trained with SGD", "#c8690f", (0, (5, 1.5)), ""),
     "adam": Look("dense, trained with Adam", "#7d4c14", (0, (1.2, 1.2)), ""),
 }
 RANDOM = Look("random mask, same density", "#8c8c8c", "", "x")
 HOLLOW = {"digitised": "D", "third party": "o", "quoted": "*", "authors": "P"}  # a source's marker
+
+
+def weights(distribution: str, scaled: bool = False, words: str = "") -> Look:
+    """Give the look of a distribution, its markers white where it is scaled; `words` come before its name."""
+    look = DISTRIBUTIONS[distribution]
+    if scaled:
+        look = replace(look, label=f"{look.label}, scaled", face="white")
+    return replace(look, label=words + look.label)
 
 
 def curve(axes: Axes, results: Results, x: str, look: Look, *, metric: str = "accuracy", **where: Any) -> None:
