@@ -59,10 +59,12 @@ class _Popup(torch.autograd.Function):
 class Masker(nn.Module):
     """What every parametrization that hides a weight has in common: a density and a mask.
 
-    Subclasses turn a frozen `weight` into the effective one in `forward`, and say in `mask` which weights stay.
+    Subclasses turn a `weight`, frozen unless `weights_learn`, into the effective one in `forward`, and say in `mask`
+    which weights stay.
     """
 
     density: float
+    weights_learn: bool = False  # as those of a ticket do; then no seed gives them back
 
     def mask(self) -> Tensor:
         """Tell which weights the subnetwork has now: bool, the weight's shape."""
@@ -160,7 +162,7 @@ def hidden_layers(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
 
 def maskers(model: nn.Module) -> dict[str, Masker]:
     """Map the layers hidden in `model` to their maskers, in the order of `named_modules`; empty if none are."""
-    return {name: _chain(*place)[0] for name, place in hidden_layers(model).items()}
+    return {name: weight_chain(*place)[0] for name, place in hidden_layers(model).items()}
 
 
 def original_weight(model: nn.Module, layer: str) -> Tensor:
@@ -172,11 +174,12 @@ def original_weight(model: nn.Module, layer: str) -> Tensor:
     layers = hidden_layers(model)
     if layer not in layers:
         raise ValueError(f"layer {layer!r} is not hidden; hidden layers are {list(layers)}")
-    original: Tensor = _chain(*layers[layer]).original
+    original: Tensor = weight_chain(*layers[layer]).original
     return original
 
 
-def _chain(module: nn.Module, attribute: str) -> Any:
+def weight_chain(module: nn.Module, attribute: str) -> Any:
+    """Return the parametrizations of a hidden weight: the masker is the first, the weight under it is `original`."""
     return module.parametrizations[attribute]  # type: ignore[index]
 
 
@@ -300,7 +303,7 @@ def reveal(model: nn.Module) -> nn.Module:
     if not layers:
         raise ValueError(f"nothing is hidden in this {type(model).__name__}; reveal undoes hide(model)")
     for module, attribute in layers.values():
-        masker = _chain(module, attribute)[0]
+        masker = weight_chain(module, attribute)[0]
         # A deep copy shares the class from which torch deletes the property: give this module its own.
         shared = type(module)
         module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))

@@ -3,6 +3,8 @@
 Each builds its network, draws its weights from a seed, and trains whatever still wants a gradient; none asks during
 training whether the network is hidden. Nothing in a step waits for the device: metrics add up there and are read
 once per epoch.
+
+Each constructor writes all its arguments out, those of its parent too: what `**kwargs` passes on, no editor shows.
 """
 
 import math
@@ -21,8 +23,9 @@ from lit_hidden.distributions import Scaled
 from lit_hidden.edge_popup import EdgePopup, MakeMasker, hide
 from lit_hidden.nets import build, initialise
 from lit_hidden.recipes import SCHEDULES, recipe
-from lit_hidden.subnetwork import fix_masks, load_subnetwork
+from lit_hidden.subnetwork import load_subnetwork
 from lit_hidden.supermask import Supermask
+from lit_hidden.ticket import fix_masks
 
 Optimizer = Literal["sgd", "adam"]
 Schedule = Literal["cosine", "constant"]
@@ -324,10 +327,7 @@ class LitRandomMask(LitSubnetwork):
     """
 
     method = "random"
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.automatic_optimization = False
+    automatic_optimization = False  # no step is taken
 
     @torch.no_grad()
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:

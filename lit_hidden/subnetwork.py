@@ -1,4 +1,4 @@
-"""A found subnetwork: its masks, its fingerprint, a file small enough to mail, and the training of its weights.
+"""A found subnetwork: its masks, its fingerprint, and a file small enough to mail.
 
 The file holds one bit per weight and the seeds; the weights themselves are drawn again from the seed. So Conv2's
 4.3 million weights are a 0.5 MB file, and the fingerprint inside proves that the same weights came back.
@@ -34,60 +34,6 @@ def used_masks(model: nn.Module) -> dict[str, Tensor]:
     """
     with torch.no_grad():
         return {name: getattr(*place) != 0 for name, place in hidden_layers(model).items()}
-
-
-class FixedMask(Masker):
-    """Keep the weights of a mask that never changes; they may learn, the others are 0 in every product.
-
-    Shapes: `weight` is `(*)`, the mask's shape. Only what is kept gets a gradient, `dL/dw' * mask`.
-
-    Args:
-        mask: bool, which weights stay.
-    """
-
-    kept: Tensor
-
-    def __init__(self, mask: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("kept", mask)
-        self.density = float(mask.float().mean())
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """Return `weight * mask`."""
-        return weight * self.kept
-
-    def mask(self) -> Tensor:
-        """Tell which weights stay."""
-        return self.kept
-
-    def extra_repr(self) -> str:
-        """Say how much is kept, for `print(model)`."""
-        return f"density={self.density:g}"
-
-
-def fix_masks(model: nn.Module) -> nn.Module:
-    """Hold the masks of a hidden `model` as they are and let its weights learn instead, as of a lottery ticket.
-
-    In place; returns `model`. What wanted a gradient before `hide` wants one again: the weights, norm layers (from
-    weight 1, bias 0) and biases (from 0), as in the dense baseline. A sampled supermask is held at its most probable
-    mask, without its rescaling. `reveal` undoes it as ever.
-
-    Source: the authors' `FixedSubnetConv`, `utils/conv_type.py`.
-
-    Raises:
-        ValueError: nothing is hidden in `model`.
-    """
-    hiding = getattr(model, "_lit_hidden", None)
-    if not isinstance(hiding, Hiding):
-        raise ValueError(f"nothing is hidden in this {type(model).__name__}; hide or load_subnetwork comes first")
-    for module, attribute in hidden_layers(model).values():
-        chain: Any = module.parametrizations[attribute]  # type: ignore[index]
-        chain[0] = FixedMask(chain[0].mask().clone())
-    for name, parameter in model.named_parameters():
-        # A hidden `conv1.weight` is called `conv1.parametrizations.weight.original`.
-        if name.replace("parametrizations.", "").removesuffix(".original") in hiding.frozen:
-            parameter.requires_grad_(True)
-    return model
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -128,7 +74,7 @@ def save_subnetwork(model: nn.Module, path: str | Path) -> Path:
             "the weights were kept, not drawn (distribution=None), so no seed gives them back; "
             "save reveal(model).state_dict() instead"
         )
-    if any(isinstance(masker, FixedMask) for masker in maskers(model).values()):
+    if any(masker.weights_learn for masker in maskers(model).values()):
         raise ValueError(
             "the weights learn (fix_masks), so no seed gives them back; save reveal(model).state_dict() instead"
         )

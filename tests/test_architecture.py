@@ -15,7 +15,7 @@ PACKAGE = ROOT / "lit_hidden"
 FLOORS = [
     {"selection", "distributions", "recipes", "style", "published"},
     {"edge_popup", "experiment", "diagram"},
-    {"supermask", "subnetwork", "nets", "player", "panels", "tables"},
+    {"supermask", "subnetwork", "ticket", "nets", "player", "panels", "tables"},
     {"modules", "data"},
     {"engine"},
     {"report"},
@@ -24,7 +24,7 @@ FLOORS = [
     {"__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-CORE = ["selection", "distributions", "edge_popup", "supermask"]
+CORE = ["selection", "distributions", "edge_popup", "supermask", "ticket"]
 EXPERIMENTS_MAY = {"experiment", "published", "style", "panels", "diagram", "player"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))

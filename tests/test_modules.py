@@ -1,5 +1,6 @@
 """The LightningModules: the paper's settings, honest metrics, steps that never wait, checkpoints that come back."""
 
+import inspect
 import sys
 
 import lightning.pytorch as L
@@ -27,6 +28,14 @@ def trainer(**kwargs) -> L.Trainer:
 def batch(n: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return torch.randn(n, 1, 32, 32, generator=generator), torch.randint(0, 10, (n,), generator=generator)
+
+
+@pytest.fixture
+def found(tmp_path):
+    """A subnetwork of the tiny net, in a file."""
+    hidden = LitSubnetwork(**TINY, density=0.3, distribution="kaiming_normal", scaled=True, seed=4)
+    trainer(max_epochs=1).fit(hidden, DigitsData(train_images=200))
+    return hidden, save_subnetwork(hidden.net, tmp_path / "found.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -146,9 +155,10 @@ def test_the_random_mask_learns_nothing():
     assert all(torch.equal(before[k], v) for k, v in lit.net.state_dict().items())
 
 
-@pytest.mark.parametrize("module", [LitSubnetwork, LitDense, LitSupermask])
-def test_a_checkpoint_comes_back_without_being_told_the_arguments(module, tmp_path):
-    lit = module(**TINY, seed=5)
+@pytest.mark.parametrize("module", [LitSubnetwork, LitDense, LitSupermask, LitTicket])
+def test_a_checkpoint_comes_back_without_being_told_the_arguments(module, tmp_path, request):
+    own = {"subnetwork": request.getfixturevalue("found")[1]} if module is LitTicket else {"seed": 5}
+    lit = module(**TINY, **own)
     fit = trainer(max_epochs=1)
     fit.fit(lit, DigitsData(train_images=200))
     fit.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
@@ -180,6 +190,15 @@ def test_unknown_names_are_refused_with_what_there_is():
     with pytest.raises(ValueError) as error:
         LitSubnetwork(**TINY, schedule="step")
     assert str(error.value) == "schedule='step' is unknown; schedules are cosine, constant"
+
+
+@pytest.mark.parametrize("module", [LitClassifier, LitDense, LitSubnetwork, LitSupermask, LitRandomMask, LitTicket])
+def test_a_signature_shows_every_argument_and_the_help_explains_each(module):
+    arguments = inspect.signature(module).parameters
+    assert {"net", "width", "lr", "weight_decay", "schedule"} <= arguments.keys()
+    assert not {p.kind for p in arguments.values()} & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    explained = next(c.__doc__ for c in module.__mro__ if "__init__" in vars(c))
+    assert all(f"\n        {name}: " in explained for name in arguments)
 
 
 def test_the_base_class_trains_a_net_as_it_is():
@@ -247,14 +266,6 @@ def test_a_cosine_without_an_end_is_refused_and_a_constant_rate_needs_none():
 # --- tickets ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def found(tmp_path):
-    """A subnetwork of the tiny net, in a file."""
-    hidden = LitSubnetwork(**TINY, density=0.3, distribution="kaiming_normal", scaled=True, seed=4)
-    trainer(max_epochs=1).fit(hidden, DigitsData(train_images=200))
-    return hidden, save_subnetwork(hidden.net, tmp_path / "found.safetensors")
-
-
 def test_a_ticket_starts_as_the_subnetwork_that_was_found(found):
     hidden, path = found
     ticket = LitTicket(path, **TINY)
@@ -297,16 +308,6 @@ def test_the_norm_layers_of_a_ticket_are_affine_and_start_from_the_statistics_fo
     trainer(max_epochs=1).fit(ticket, DigitsData(train_images=200))
     assert not torch.equal(ticket.net[1].weight, torch.ones(4))
     assert ticket.net[0].bias.any()
-
-
-def test_a_tickets_checkpoint_comes_back_without_being_told_the_arguments(found, tmp_path):
-    ticket, fit = LitTicket(found[1], **TINY), trainer(max_epochs=1)
-    fit.fit(ticket, DigitsData(train_images=200))
-    fit.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
-    back = LitTicket.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True, map_location="cpu")
-    assert fingerprint(back.net) == fingerprint(ticket.net)
-    for name, mask in masks(ticket.net).items():
-        assert torch.equal(masks(back.net)[name], mask)
 
 
 def test_a_ticket_without_its_file_says_which_file_it_needs(tmp_path):

@@ -1,6 +1,8 @@
 import functools
 import math
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,17 +14,13 @@ from torch import nn
 from lit_hidden.edge_popup import hide, maskers, original_weight, reveal
 from lit_hidden.supermask import Supermask
 
+made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "hiding.py"))
+refusal, DENSITY = made["refusal"], made["DENSITY"]
 Rescaled = functools.partial(Supermask, rescale=True)
 
 
 def masker_of(layer: nn.Module) -> Supermask:
     return layer.parametrizations.weight[0]  # type: ignore[no-any-return, index, union-attr]
-
-
-def refusal(call: Callable[[], object]) -> str:
-    with pytest.raises(ValueError) as error:
-        call()
-    return str(error.value)
 
 
 @pytest.mark.parametrize("density", [0.01, 0.3, 0.5, 0.9, 0.999])
@@ -166,16 +164,8 @@ def test_printing_says_where_the_search_starts() -> None:
     ("density", "message"),
     [
         (1, "density=1 gives infinite scores; a supermask starts from a density in (0, 1)"),
-        (
-            0,
-            "density=0 keeps 0 of 12 weights; "
-            "density is the fraction kept and must lie in (0, 1] and keep at least one",
-        ),
-        (
-            1.5,
-            "density=1.5 keeps 18 of 12 weights; "
-            "density is the fraction kept and must lie in (0, 1] and keep at least one",
-        ),
+        (0, f"density=0 keeps 0 of 12 weights; {DENSITY}"),
+        (1.5, f"density=1.5 keeps 18 of 12 weights; {DENSITY}"),
     ],
 )
 def test_a_density_that_cannot_be_is_refused_and_leaves_the_model_alone(

@@ -26,8 +26,9 @@ from lit_hidden.engine.trace import Trace, last_weight
 from lit_hidden.engine.tracking import Tracker
 from lit_hidden.experiment import Run
 from lit_hidden.modules import LitClassifier, LitDense, LitRandomMask, LitSubnetwork, LitSupermask, LitTicket
-from lit_hidden.subnetwork import fingerprint, fix_masks, masks, save_subnetwork, used_masks
+from lit_hidden.subnetwork import fingerprint, masks, save_subnetwork, used_masks
 from lit_hidden.supermask import Supermask
+from lit_hidden.ticket import fix_masks
 
 _MODULES = {"edge_popup": LitSubnetwork, "supermask": LitSupermask, "random": LitRandomMask}
 

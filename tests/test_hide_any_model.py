@@ -1,0 +1,282 @@
+"""Every architecture hides, runs and reveals; so do shared layers, wrappers, copies, compiled and stacked models."""
+
+import copy
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_hidden.edge_popup import hide, maskers, original_weight, reveal, weight_layers
+from lit_hidden.selection import kept
+from lit_hidden.subnetwork import fingerprint
+
+made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "hiding.py"))
+conv_net, normed_net, popup = (made[name] for name in ("conv_net", "normed_net", "popup"))
+
+
+# --- any model -----------------------------------------------------------------------------------------
+
+
+def check_any(net: nn.Module, x: Tensor, density: float = 0.5) -> list[str]:
+    """Hide, run, differentiate, reveal: what must hold for every architecture."""
+    names = [n for n, _ in net.named_parameters()]
+    trainable = {n: p.requires_grad for n, p in net.named_parameters()}
+    classes = {n: type(m) for n, m in net.named_modules()}
+    hide(net, density)
+    found = maskers(net)
+    assert found.keys() == weight_layers(net).keys()
+    for masker in found.values():
+        assert int(masker.mask().sum()) == kept(masker.mask().numel(), density)
+    out = net(x)
+    out.float().pow(2).sum().backward()
+    assert all(m.scores.grad is not None and m.scores.grad.count_nonzero() for m in found.values())
+    assert {n for n, p in net.named_parameters() if p.grad is not None} == {
+        n for n, p in net.named_parameters() if n.endswith(".scores")
+    }
+    net.eval()
+    with torch.no_grad():
+        hidden = net(x)
+        effective = {n: getattr(m, a).clone() for n, (m, a) in weight_layers(net).items()}
+        reveal(net)
+        assert all(torch.equal(getattr(m, a), effective[n]) for n, (m, a) in weight_layers(net).items())
+        # Not bit for bit: a plain parameter sends attention down another kernel.
+        torch.testing.assert_close(net(x), hidden, rtol=1e-5, atol=1e-6)
+    assert sorted(n for n, _ in net.named_parameters()) == sorted(names)
+    assert {n: p.requires_grad for n, p in net.named_parameters()} == trainable
+    assert {n: type(m) for n, m in net.named_modules()} == classes
+    return list(found)
+
+
+def test_torchvisions_resnet() -> None:
+    from torchvision.models import resnet18
+
+    layers = check_any(resnet18(num_classes=5), torch.randn(2, 3, 32, 32))
+    assert len(layers) == 21
+    assert {"conv1", "layer2.0.downsample.0", "fc"} <= set(layers)
+
+
+def test_torchvisions_mobilenet_with_depthwise_convolutions() -> None:
+    from torchvision.models import mobilenet_v3_small
+
+    layers = check_any(mobilenet_v3_small(num_classes=5), torch.randn(2, 3, 64, 64))
+    assert len(layers) == 54
+
+
+def test_torchvisions_vision_transformer() -> None:
+    from torchvision.models import VisionTransformer
+
+    net = VisionTransformer(16, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=5)
+    nn.init.normal_(net.heads.head.weight)
+    layers = check_any(net, torch.randn(2, 3, 16, 16))
+    assert "encoder.layers.encoder_layer_1.self_attention.in_proj_weight" in layers
+    assert "encoder.layers.encoder_layer_1.self_attention.out_proj" in layers
+    assert len(layers) == 2 + 2 * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("vit_tiny_patch16_224", {"img_size": 32, "depth": 2}),
+        ("resnet10t", {}),
+        ("test_convnext", {}),
+    ],
+)
+def test_timms_models(name: str, arguments: dict[str, Any]) -> None:
+    import timm
+
+    net = timm.create_model(name, num_classes=5, **arguments)
+    check_any(net, torch.randn(2, 3, *(32, 32) if "img_size" in arguments else (64, 64)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (lambda: nn.Linear(4, 3), (2, 4)),
+        (lambda: nn.Conv1d(4, 6, 3), (2, 4, 8)),
+        (lambda: nn.Conv3d(2, 4, 3), (2, 2, 5, 5, 5)),
+        (lambda: nn.Conv2d(4, 8, 3, groups=4), (2, 4, 6, 6)),
+        (lambda: nn.Conv2d(4, 8, 3, padding=1, padding_mode="circular"), (2, 4, 6, 6)),
+        (lambda: nn.ConvTranspose1d(4, 6, 3), (2, 4, 8)),
+        (lambda: nn.ConvTranspose2d(4, 6, 3, stride=2), (2, 4, 5, 5)),
+        (lambda: nn.ConvTranspose3d(2, 3, 2), (2, 2, 4, 4, 4)),
+        (lambda: nn.Linear(1, 1, bias=False), (2, 1)),
+    ],
+)
+def test_every_kind_of_layer_alone(layer: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    assert check_any(layer(), torch.randn(shape)) == ["weight"]
+
+
+class Attention(nn.Module):
+    def __init__(self, **how: Any) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True, **how)
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        key, value = (x[..., : self.how.get(k, 8)] for k in ("kdim", "vdim"))
+        return self.attention(x, key, value)[0]  # type: ignore[no-any-return]
+
+
+def test_attention_with_one_projection() -> None:
+    assert check_any(Attention(), torch.randn(2, 5, 8)) == ["attention.in_proj_weight", "attention.out_proj"]
+
+
+@pytest.mark.parametrize("how", [{"kdim": 6, "vdim": 4}, {"vdim": 4}, {"kdim": 6, "vdim": 4, "add_bias_kv": True}])
+def test_attention_with_separate_projections(how: dict[str, Any]) -> None:
+    layers = ["q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj"]
+    assert check_any(Attention(**how), torch.randn(2, 5, 8)) == [f"attention.{n}" for n in layers]
+
+
+def test_a_transformers_fast_path_sees_the_masked_weights() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    net, x = (
+        hide(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), 0.3).eval(),
+        torch.randn(2, 5, 8),
+    )
+    with torch.no_grad():
+        fast = net(x)
+    slow = net(x)  # with gradients there is no fast path
+    assert slow.requires_grad
+    torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5)
+    for module in net.modules():
+        if isinstance(module, nn.Linear):
+            assert int(module.weight.count_nonzero()) == kept(module.weight.numel(), 0.3)
+
+
+def test_a_layer_used_in_two_places_has_one_mask() -> None:
+    layer = nn.Linear(6, 6, bias=False)
+    net, x = hide(nn.Sequential(layer, nn.ReLU(), layer)), torch.randn(3, 6)
+    assert list(maskers(net)) == ["0"]
+    assert torch.equal(net(x), F.linear(F.linear(x, layer.weight).relu(), layer.weight))
+    reveal(net)
+    assert net[0] is net[2]
+    assert type(layer) is nn.Linear
+
+
+def test_data_parallel_and_compiled_wrappers_are_hidden_through() -> None:
+    for net, name in (
+        (nn.DataParallel(conv_net()), "module.0"),
+        (torch.compile(conv_net(), backend="eager"), "0"),
+    ):
+        assert name in maskers(hide(net))
+
+
+def test_a_compiled_wrapper_is_given_the_weights_and_scores_of_the_model_inside() -> None:
+    plain, wrapped = hide(conv_net()), hide(torch.compile(conv_net(), backend="eager"))
+    for name, masker in maskers(plain).items():
+        assert torch.equal(original_weight(plain, name), original_weight(wrapped, name))
+        assert torch.equal(masker.mask(), maskers(wrapped)[name].mask())
+    assert fingerprint(plain) == fingerprint(wrapped)
+    images = torch.randn(2, 1, 8, 8)
+    assert torch.equal(reveal(plain)(images), reveal(wrapped)(images))
+
+
+@pytest.mark.parametrize(
+    "halves",
+    [lambda flat: (flat[:16].view(4, 4), flat[16:].view(4, 4)), lambda flat: flat.view(4, 8).split(4, dim=1)],
+    ids=["one after the other", "column by column"],
+)
+def test_neighbours_in_one_storage_are_not_tied(halves) -> None:
+    net = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    net[0].weight, net[1].weight = (nn.Parameter(half) for half in halves(torch.randn(32)))
+    assert list(maskers(hide(net))) == ["0", "1"]
+
+
+def test_a_sparse_parameter_beside_is_no_obstacle() -> None:
+    net = nn.Sequential(nn.Linear(4, 4))
+    net.register_parameter("sparse", nn.Parameter(torch.eye(3).to_sparse()))
+    assert list(maskers(hide(net))) == ["0"]
+
+
+# --- copies, files, compilers --------------------------------------------------------------------------
+
+
+def test_a_deep_copy_is_independent_and_hidden_alike() -> None:
+    net, x = hide(normed_net()), torch.randn(2, 3, 6, 6)
+    twin = copy.deepcopy(net)
+    assert torch.equal(twin.eval()(x), net.eval()(x))
+    assert twin._lit_hidden == net._lit_hidden
+    with torch.no_grad():
+        popup(twin[0]).scores.neg_().add_(1)
+    assert not torch.equal(twin(x), net(x))
+
+
+def test_revealing_a_deep_copy_leaves_the_original_hidden_and_working() -> None:
+    net, x = hide(nn.Sequential(conv_net(), nn.MultiheadAttention(4, 2))), torch.randn(2, 1, 8, 8)
+    expected = net[0](x)
+    twin = reveal(copy.deepcopy(net))
+    assert torch.equal(net[0](x), expected)
+    assert torch.equal(twin[0](x), expected)
+    assert torch.equal(net[1].in_proj_weight, twin[1].in_proj_weight)
+    assert type(twin[0][0]) is nn.Conv2d
+    assert list(maskers(net)) == ["0.0", "0.4", "1.in_proj_weight", "1.out_proj"]
+    reveal(net)
+    assert torch.equal(net[0](x), expected)
+
+
+def test_a_state_dict_round_trip_is_strict_and_exact() -> None:
+    net, other, x = hide(normed_net(), seed=1), hide(normed_net(), seed=2), torch.randn(2, 3, 6, 6)
+    net(x)
+    assert "0.parametrizations.weight.0.scores" in net.state_dict()
+    other.load_state_dict(net.state_dict(), strict=True)
+    assert torch.equal(other.eval()(x), net.eval()(x))
+
+
+def test_the_compiled_model_is_one_graph_with_the_same_output_and_gradients() -> None:
+    net, x = hide(conv_net()), torch.randn(4, 1, 8, 8)
+    twin = copy.deepcopy(net)
+    out, compiled = net(x), torch.compile(twin, fullgraph=True, backend="aot_eager")(x)
+    out.pow(2).sum().backward()
+    compiled.pow(2).sum().backward()
+    torch.testing.assert_close(compiled, out)
+    for mine, theirs in zip(maskers(net).values(), maskers(twin).values(), strict=True):
+        torch.testing.assert_close(theirs.scores.grad, mine.scores.grad)
+
+
+def test_the_exported_model_gives_the_same_output_hidden_and_revealed() -> None:
+    net, x = hide(conv_net()).eval(), torch.randn(4, 1, 8, 8)
+    expected = net(x)
+    assert torch.equal(torch.export.export(net, (x,)).module()(x), expected)
+    assert torch.equal(torch.export.export(reveal(net), (x,)).module()(x), expected)
+
+
+def ensemble() -> tuple[list[nn.Module], dict[str, Tensor], Callable[..., Tensor], Tensor]:
+    nets = [hide(conv_net(), 0.3, seed=s) for s in range(3)]
+    parameters, _ = torch.func.stack_module_state(nets)
+    base = copy.deepcopy(nets[0])
+
+    def run(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        return torch.func.functional_call(base, parameters, (x,))  # type: ignore[no-any-return]
+
+    return nets, parameters, run, torch.randn(4, 1, 8, 8)
+
+
+def test_stacked_models_run_and_differentiate_under_vmap() -> None:
+    nets, parameters, run, x = ensemble()
+    out = torch.func.vmap(run, in_dims=(0, None))(parameters, x)
+    out.pow(2).sum().backward()
+    for i, net in enumerate(nets):
+        alone = net(x)
+        torch.testing.assert_close(out[i], alone, rtol=1e-4, atol=1e-5)
+        alone.pow(2).sum().backward()
+        for name, masker in maskers(net).items():
+            stacked = parameters[f"{name}.parametrizations.weight.0.scores"].grad[i]
+            torch.testing.assert_close(stacked, masker.scores.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_functional_gradients_with_respect_to_the_scores_run_under_vmap() -> None:
+    nets, parameters, run, x = ensemble()
+    scores = {n: p.detach() for n, p in parameters.items() if n.endswith("scores")}
+    frozen = {n: p.detach() for n, p in parameters.items() if not n.endswith("scores")}
+    gradient = torch.func.grad(lambda s, w: run(s | w, x).pow(2).sum())
+    stacked = torch.func.vmap(gradient)(scores, frozen)
+    for i, net in enumerate(nets):
+        net(x).pow(2).sum().backward()
+        for name, masker in maskers(net).items():
+            mine = stacked[f"{name}.parametrizations.weight.0.scores"][i]
+            torch.testing.assert_close(mine, masker.scores.grad, rtol=1e-4, atol=1e-4)
