@@ -40,11 +40,11 @@ PRESETS = {  # a run, the widths, and how many seeds
     "paper": (Run(density=0.5, net="conv4", swaps=50), (0.25, 0.5, 1.0), 5),
 }
 LOOKS = {
-    "first": Look("the first swap of a layer, alone", "#1a1a1a", "", "*"),
-    "pair": Look("one swap of a layer, alone", "#0b3c7a", "-", "o"),
-    "unit": Look("one swap within a unit, alone", "#5b9bd5", (0, (4, 1.2)), "s"),
-    "layer": Look("all swaps of a layer", "#c8690f", (0, (1.2, 1.2)), "v"),
-    "network": Look("all swaps of the network", "#a8327d", (0, (6, 1.2, 1.2, 1.2)), "D"),
+    "first": Look("the first swap of a layer, alone", style.BLACK, "", "*"),
+    "pair": Look("one swap of a layer, alone", style.NAVY, "-", "o"),
+    "unit": Look("one swap within a unit, alone", style.SKY, (0, (4, 1.2)), "s"),
+    "layer": Look("all swaps of a layer", style.ORANGE, (0, (1.2, 1.2)), "v"),
+    "network": Look("all swaps of the network", style.PURPLE, (0, (6, 1.2, 1.2, 1.2)), "D"),
 }
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from lit_hidden import panels
+from lit_hidden import panels, style
 from lit_hidden.experiment import Claim, Results, Run, vary
 
 PRESETS = {  # a run, the nets, the densities, and how many seeds
@@ -32,10 +32,10 @@ RANDOM = {"method": "ticket", "found_by": "random", "scaled": False}
 RESCALED = {"method": "ticket", "found_by": "random", "scaled": True}
 UNTRAINED = {"method": "edge_popup"}
 SERIES = (
-    (FOUND, panels.Look("found, weights trained", "#0b3c7a", "-", "o")),
-    (RESCALED, panels.Look(r"random, times $1/\sqrt{k}$, weights trained", "#a8327d", (0, (6, 1.2, 1.2, 1.2)), "D")),
-    (RANDOM, panels.Look("random, weights trained", "#8c8c8c", (0, (3, 1)), "s")),
-    (UNTRAINED, panels.Look("found, no weight trained", "#5b9bd5", (0, (1.2, 1.2)), "o", "white")),
+    (FOUND, panels.Look("found, weights trained", style.NAVY, "-", "o")),
+    (RESCALED, panels.Look(r"random, times $1/\sqrt{k}$, weights trained", style.PURPLE, (0, (6, 1.2, 1.2, 1.2)), "D")),
+    (RANDOM, panels.Look("random, weights trained", style.GREY, (0, (3, 1)), "s")),
+    (UNTRAINED, panels.Look("found, no weight trained", style.SKY, (0, (1.2, 1.2)), "o", "white")),
 )
 
 

@@ -28,22 +28,22 @@ class Look:
 
 
 DISTRIBUTIONS = {
-    "kaiming_normal": Look(r"Kaiming normal, $N_k$", "#5b9bd5", (0, (4, 1.2)), "s"),
-    "signed_constant": Look(r"signed constant, $U_k$", "#0b3c7a", "-", "o"),
+    "kaiming_normal": Look(r"Kaiming normal, $N_k$", style.SKY, (0, (4, 1.2)), "s"),
+    "signed_constant": Look(r"signed constant, $U_k$", style.NAVY, "-", "o"),
     "kaiming_uniform": Look("Kaiming uniform", "#2a8f6a", (0, (1.2, 1.2)), "v"),
-    "xavier_normal": Look(r"Xavier normal, $N_x$", "#a8327d", (0, (6, 1.2, 1.2, 1.2)), "D"),
+    "xavier_normal": Look(r"Xavier normal, $N_x$", style.PURPLE, (0, (6, 1.2, 1.2, 1.2)), "D"),
     "signed_xavier": Look(r"signed Xavier constant, $U_x$", "#7a9a01", (0, (3, 1, 1, 1, 1, 1)), "^"),
 }
 KEPT = {  # densities told apart within a panel
     0.3: Look("30%", "#8cc0f0", (0, (1.2, 1.2)), "v"),
-    0.5: Look("50%", "#0b3c7a", "-", "o"),
+    0.5: Look("50%", style.NAVY, "-", "o"),
     0.7: Look("70%", "#4a86c8", (0, (4, 1.2)), "s"),
 }
 DENSE = {
-    "sgd": Look("dense, trained with SGD", "#c8690f", (0, (5, 1.5)), ""),
+    "sgd": Look("dense, trained with SGD", style.ORANGE, (0, (5, 1.5)), ""),
     "adam": Look("dense, trained with Adam", "#7d4c14", (0, (1.2, 1.2)), ""),
 }
-RANDOM = Look("random mask, same density", "#8c8c8c", "", "x")
+RANDOM = Look("random mask, same density", style.GREY, "", "x")
 HOLLOW = {"digitised": "D", "third party": "o", "quoted": "*", "authors": "P"}  # a source's marker
 
 
@@ -58,11 +58,10 @@ def weights(distribution: str, scaled: bool = False, words: str = "") -> Look:
 def curve(axes: Axes, results: Results, x: str, look: Look, *, metric: str = "accuracy", **where: Any) -> None:
     """Draw the mean over seeds of a metric over field `x`, shaded from the smallest to the largest seed."""
     chosen, xs = results.select(**where), results.each(x, **where)
-    values = [chosen.values(metric, **{x: value}) for value in xs]
-    axes.fill_between(xs, [min(v) for v in values], [max(v) for v in values], color=look.color, alpha=0.18, linewidth=0)
-    axes.plot(
-        xs, [np.mean(v) for v in values], color=look.color, linestyle=look.linestyle, marker=look.marker,
-        markersize=4.5, markerfacecolor=look.face or look.color, label=look.label,
+    style.mean_and_range(
+        axes, xs, [chosen.values(metric, **{x: value}) for value in xs], shade=0.18, color=look.color,
+        linestyle=look.linestyle, marker=look.marker, markersize=4.5, markerfacecolor=look.face or look.color,
+        label=look.label,
     )  # fmt: skip
 
 

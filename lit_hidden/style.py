@@ -1,26 +1,29 @@
 """The drawings' common style: one look for every figure, legible in print, in grey and to the colour-blind."""
 
 import textwrap
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.style
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Blue, orange and purple stay apart for the colour-blind; within a drawing they differ in lightness too, so that a
 # grey copy reads the same.
+NAVY, SKY, PURPLE, ORANGE, GREY, BLACK = "#0b3c7a", "#5b9bd5", "#a8327d", "#c8690f", "#8c8c8c", "#1a1a1a"
 COLORS = {
-    "edge_popup": "#0b3c7a",
-    "supermask": "#a8327d",
-    "dense": "#c8690f",
+    "edge_popup": NAVY,
+    "supermask": PURPLE,
+    "dense": ORANGE,
     "random": "#a9a9a9",
-    "reentered": "#5b9bd5",
+    "reentered": SKY,
     "positive": "#0b4f8a",
     "negative": "#f0a030",
-    "absent": "#8c8c8c",
-    "ink": "#1a1a1a",
+    "absent": GREY,
+    "ink": BLACK,
     "muted": "#5a5a5a",
 }
 LINESTYLES: dict[str, Any] = {
@@ -85,7 +88,23 @@ def line(method: str, **overrides: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def mean_and_range(axes: Axes, x: Any, values: Iterable[Any], *, color: str, shade: float, **plot: Any) -> None:
+    """Draw the mean of `values` over `x` and shade from the smallest to the largest.
+
+    Args:
+        axes: where.
+        x: `(E,)`.
+        values: E times the values at an x, which need not be as many everywhere.
+        color: of both.
+        shade: opacity of the shaded area.
+        plot: more keyword arguments of `Axes.plot`, for the mean.
+    """
+    there = [np.asarray(some) for some in values]
+    low, high = [some.min() for some in there], [some.max() for some in there]
+    axes.fill_between(x, low, high, color=color, alpha=shade, linewidth=0)
+    axes.plot(x, [some.mean() for some in there], color=color, **plot)
+
+
 def band(axes: Axes, x: Any, runs: Any, method: str, **overrides: Any) -> None:
     """Draw the mean of `runs` `(runs, E)` over `x` `(E,)` and shade from the smallest to the largest run."""
-    axes.fill_between(x, runs.min(0), runs.max(0), color=COLORS[method], alpha=0.22, linewidth=0)
-    axes.plot(x, runs.mean(0), **line(method, **overrides))
+    mean_and_range(axes, x, runs.T, shade=0.22, **line(method, **overrides))

@@ -55,8 +55,8 @@ def trained(tmp_path_factory):
     runs = [
         subprocess.Popen(
             [sys.executable, str(work / "train.py"), str(devices), str(path)],
-            stderr=-1,
-            stdout=-3,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
             text=True,
             env=settings,
         )

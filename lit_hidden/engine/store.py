@@ -18,6 +18,7 @@ from typing import Any
 from lit_hidden.experiment import Results, Run
 
 SUBNETWORK = "subnetwork.safetensors"  # in the folder of every hidden run; tickets begin with their parent's
+CHECKPOINT = "last.ckpt"  # in the folder of a run that was begun and is not done; one that is left over is not read
 
 
 class StoreError(RuntimeError):
@@ -198,8 +199,9 @@ class Store:
             return False
 
     def finish(self, run: Run, result: dict[str, Any]) -> None:
-        """Mark a run done."""
+        """Mark a run done, then remove its checkpoint: in this order, or a kill in between would lose the training."""
         write_atomically(self.folder(run) / "result.json", json.dumps(result, indent=1) + "\n")
+        (self.folder(run) / CHECKPOINT).unlink(missing_ok=True)
 
     def _result(self, run: Run) -> dict[str, Any] | None:
         folder = self.folder(run)
@@ -240,7 +242,7 @@ class Store:
 
     def _check_begun(self, run: Run) -> None:
         """Check what a run that is not done would go on from."""
-        last = self.folder(run) / "last.ckpt"
+        last = self.folder(run) / CHECKPOINT
         if not os.path.exists(last):
             return
         self._check_description(run)
@@ -252,9 +254,9 @@ class Store:
         except PermissionError as error:
             raise _unreadable(last, error) from error
         except Exception as error:  # of many kinds; zipfile documents none
-            raise _Damage(f"last.ckpt: {error}") from error
+            raise _Damage(f"{CHECKPOINT}: {error}") from error
         if bad:
-            raise _Damage(f"last.ckpt: the checksum of {bad} is wrong")
+            raise _Damage(f"{CHECKPOINT}: the checksum of {bad} is wrong")
 
     def _check_description(self, run: Run) -> None:
         folder = self.folder(run)

@@ -43,6 +43,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_hidden.edge_popup import EdgePopup, maskers, original_weight, reveal, weight_layers
+from lit_hidden.engine.trace import spread
 from lit_hidden.modules import LitClassifier
 from lit_hidden.selection import top_k_mask
 
@@ -230,8 +231,7 @@ class Swaps(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the updates."""
-        total = int(trainer.estimated_stepping_batches)
-        self.wanted = set(np.linspace(0, total - 1, min(self.swaps, total)).round().astype(int).tolist())
+        self.wanted = spread(self.swaps, trainer)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *_: Any) -> None:
         """Measure on the mini-batch to come."""

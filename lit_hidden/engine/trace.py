@@ -51,8 +51,7 @@ class Trace(L.Callback):
         masker = maskers(pl_module.net)[self.layer]
         assert isinstance(masker, EdgePopup)
         self.scores = masker.scores
-        total = int(trainer.estimated_stepping_batches)
-        self.wanted = set(np.linspace(0, total - 1, min(self.trace, total)).round().astype(int).tolist())
+        self.wanted = spread(self.trace, trainer)
         device = pl_module.device
         if not self.seen:
             self.seen = {name: mask.clone() for name, mask in self.masks.items()}
@@ -131,6 +130,12 @@ class Trace(L.Callback):
             "entered": swapped - reentered,
             "reentered": reentered,
         }
+
+
+def spread(updates: int, trainer: L.Trainer) -> set[int]:
+    """Choose so many updates of a training, by index from 0: evenly spread, the first among them; or all there are."""
+    total = int(trainer.estimated_stepping_batches)
+    return set(np.linspace(0, total - 1, min(updates, total)).round().astype(int).tolist())
 
 
 def last_weight(module: LitClassifier) -> np.ndarray:

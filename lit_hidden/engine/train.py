@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import platform
 import subprocess
 import time
@@ -20,7 +19,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from lit_hidden import __version__
 from lit_hidden.data import ImageTensorsData, data_module
 from lit_hidden.edge_popup import maskers
-from lit_hidden.engine.store import SUBNETWORK, write_atomically
+from lit_hidden.engine.checkpoints import WholeCheckpoints
+from lit_hidden.engine.store import CHECKPOINT, SUBNETWORK, write_atomically
 from lit_hidden.engine.swaps import Swaps
 from lit_hidden.engine.trace import Trace, last_weight
 from lit_hidden.engine.tracking import Tracker
@@ -121,9 +121,7 @@ class Recorder(Checkpoint):
         epoch = trainer.current_epoch + 1
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self._row(epoch, epoch * int(trainer.num_training_batches), self._lr, metrics)
-        part = self.folder / ".last.ckpt.part"
-        trainer.save_checkpoint(part, weights_only=False)
-        os.replace(part, self.folder / "last.ckpt")
+        trainer.save_checkpoint(self.folder / CHECKPOINT, weights_only=False)
 
     def _row(self, epoch: int, step: int, lr: float, metrics: dict[str, float]) -> None:
         row = {"epoch": epoch, "step": step, "lr": lr, "seconds": round(self.seconds, 3)}
@@ -154,7 +152,8 @@ def train(
     Args:
         run: what to train.
         folder: where `run.json`, `metrics.csv`, `last.ckpt`, `trace.npz`, `swaps.npz` and, of a hidden run,
-            `subnetwork.safetensors` go; beside it lies the folder of a ticket's parent.
+            `subnetwork.safetensors` go; beside it lies the folder of a ticket's parent. The checkpoint stays: until
+            the result is written (`Store.finish`) it is all that says that the run was trained.
         data_dir: where the data sets lie.
         device: `cpu` or `cuda`.
         threads: CPU threads; part of the arithmetic, so results are equal bit for bit only at the same number.
@@ -198,6 +197,7 @@ def _train(run: Run, folder: Path, data_dir: str | Path, device: str, threads: i
         devices=1,
         precision=run.precision,  # type: ignore[arg-type]
         callbacks=[recorder, *([trace] if trace else []), *([swaps] if swaps else [])],
+        plugins=[WholeCheckpoints()],
         logger=False,
         enable_checkpointing=True,
         enable_progress_bar=False,
@@ -206,8 +206,8 @@ def _train(run: Run, folder: Path, data_dir: str | Path, device: str, threads: i
         log_every_n_steps=10**9,
         default_root_dir=folder,
     )
-    before = _tested(run, trainer, module, data)["accuracy"] if run.method == "ticket" else None
-    last = folder / "last.ckpt"
+    before = _tested(run, trainer, module, data)["accuracy"] if run.method == "ticket" and run.held_out else None
+    last = folder / CHECKPOINT
     if not last.exists():
         (metrics,) = trainer.validate(module, data, verbose=False)
         recorder.first(dict(metrics))
@@ -218,7 +218,8 @@ def _train(run: Run, folder: Path, data_dir: str | Path, device: str, threads: i
     else:
         final = {"accuracy": row["test_top1"], "top5": row["test_top5"], "loss": row["test_loss"]}
     result: dict[str, Any] = {**final, "train_accuracy": row["train_top1"], "steps": row["step"]}
-    result |= {} if before is None else {"accuracy_before": before}
+    if run.method == "ticket":  # without images held out, the row before training is of the test set
+        result["accuracy_before"] = recorder.rows[0]["test_top1"] if before is None else before
     result |= {"weights_before": weights_before, "weights_after": fingerprint(module.net)}
     used: dict[str, torch.Tensor] = {}
     if maskers(module.net):
@@ -263,7 +264,6 @@ def _train(run: Run, folder: Path, data_dir: str | Path, device: str, threads: i
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     tracker.summary({"accuracy": result["accuracy"], "top5": result["top5"]})
-    last.unlink(missing_ok=True)
     return result
 
 

@@ -3,16 +3,20 @@
 import hashlib
 import json
 import os
+import runpy
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lit_hidden.engine.store import Store, StoreError, write_atomically
 from lit_hidden.experiment import Run
 
+made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
 RUN = Run(density=0.5, net="conv2", data="digits", epochs=2)
 TRACED = Run(density=0.5, net="conv2", data="digits", epochs=2, trace=5, swaps=5)
 CHILD = Run(method="dense", net="conv2", data="digits", epochs=2)
@@ -20,14 +24,8 @@ CURVE = "epoch,step,seconds,test_top1\n0,0,0.0,10.0\n1,12,1.5,40.0\n2,24,3.0,50.
 
 
 def finish(store: Store, run: Run = RUN) -> Path:
-    """Leave what a run of two epochs that is done leaves."""
-    with store.claim(run) as folder:
-        assert folder is not None
-        (folder / "run.json").write_text(run.to_json())
-        (folder / "metrics.csv").write_text(CURVE)
-        for name in ["trace.npz", "swaps.npz"] if run.trace else []:
-            zipfile.ZipFile(folder / name, "w").close()
-        store.finish(run, {"accuracy": 50.0})
+    """Leave what a run of two epochs leaves that ended at 50%."""
+    folder: Path = made["leave"](store, run)
     return folder
 
 
@@ -184,6 +182,7 @@ def test_a_closer_look_is_taken_at_runs_that_are_not_done(store):
 
 def test_a_parent_without_its_subnetwork_is_set_aside_for_its_child_alone(store):
     folder = finish(store)
+    (folder / "subnetwork.safetensors").unlink()
     assert store.damage(RUN) is None
     assert store.damage(RUN, CHILD) == "it lacks subnetwork.safetensors, which conv2-sgd-s0 needs"
     (folder / "subnetwork.safetensors").write_bytes(b"")

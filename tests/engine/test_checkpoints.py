@@ -1,0 +1,159 @@
+"""Checkpoints: whole or not at all, beside where they go, and what is there is what a run goes on from."""
+
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lit_hidden.engine import store as writing
+from lit_hidden.engine.checkpoints import WholeCheckpoints
+from lit_hidden.engine.store import Store
+from lit_hidden.engine.worker import work
+from lit_hidden.experiment import Run
+
+made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
+RUN = Run(density=0.5, epochs=3, trace=3, **made["TINY"])
+# Trains in the folder sys.argv[1]. When it writes its second checkpoint no file may grow beyond half of the first:
+# the kernel kills it in the middle of the write.
+CODE = f"""
+import resource, signal, sys
+from pathlib import Path
+from lit_hidden.engine.train import Recorder, train
+from lit_hidden.experiment import Run
+
+folder, end = Path(sys.argv[1]), Recorder.on_train_epoch_end
+
+def killed_in_the_second(recorder, *args):
+    if (folder / "last.ckpt").exists():
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        size = (folder / "last.ckpt").stat().st_size // 2
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    end(recorder, *args)
+
+Recorder.on_train_epoch_end = killed_in_the_second
+train(Run.from_json({RUN.to_json()!r}), folder)
+"""
+
+
+def job(store: Store) -> dict[str, object]:
+    return made["job"](RUN, store.root)
+
+
+def counted(store: Store) -> dict[str, object]:
+    """What a run that is done leaves, but for its provenance."""
+    result = store.result(RUN)
+    assert result is not None, store.damage(RUN)
+    return {**made["counted"](result), "files": sorted(path.name for path in store.folder(RUN).iterdir())}
+
+
+def epochs(folder: Path) -> list[int]:
+    """The epochs that a checkpoint holds."""
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
+    return [row["epoch"] for row in checkpoint["callbacks"]["Recorder"]["rows"]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("undisturbed"))
+    assert work(job(store))["status"] == "done"
+    return counted(store)
+
+
+def test_a_process_killed_while_it_writes_a_checkpoint_leaves_the_one_before(undisturbed, tmp_path):
+    store, temporary = Store(tmp_path / "runs"), tmp_path / "tmp"
+    folder = store.folder(RUN)
+    folder.mkdir(parents=True)
+    temporary.mkdir()
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(temporary)}
+    child = subprocess.run(
+        [sys.executable, "-c", CODE, str(folder)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert child.returncode == -signal.SIGXFSZ, child.stderr
+    assert epochs(folder) == [0, 1]
+    (half,) = folder.glob("*.part")
+    assert half.stat().st_size == (folder / "last.ckpt").stat().st_size // 2
+    assert list(temporary.iterdir()) == []
+    assert store.damage(RUN) is None
+    assert work(job(store)) == {"status": "done", "notes": []}
+    assert counted(store) == undisturbed, "no part is left"
+
+
+def test_a_disk_that_is_full_leaves_the_checkpoint_before_and_says_which_folder(undisturbed, tmp_path, monkeypatch):
+    store, written, temporary = Store(tmp_path / "runs"), [], tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    folder, real = store.folder(RUN), os.fsync
+
+    def full_at_the_second_checkpoint(file: int) -> None:
+        if ".ckpt" in os.readlink(f"/proc/self/fd/{file}"):
+            written.append(file)
+            if len(written) == 2:
+                raise OSError(28, "No space left on device")
+        real(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_at_the_second_checkpoint)
+        answer = work(job(store))
+    assert len(written) == 2, "every checkpoint is on the disk before it takes the place of the one before"
+    assert answer == {
+        "status": "failed",
+        "notes": [],
+        "error": f"{folder} cannot be written to: [Errno 28] No space left on device; "
+        "what is done is kept: mend that, and the same command goes on",
+        "stops": "grid",
+    }
+    assert sorted(path.name for path in folder.iterdir()) == [".claim", "last.ckpt", "metrics.csv", "run.json"]
+    assert epochs(folder) == [0, 1]
+    assert list(temporary.iterdir()) == []
+    assert work(job(store)) == {"status": "done", "notes": []}
+    assert counted(store) == undisturbed
+
+
+def test_training_needs_no_folder_for_temporary_files(undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    store = Store(tmp_path / "runs")
+    assert work(job(store)) == {"status": "done", "notes": []}
+    assert counted(store) == undisturbed
+
+
+def test_the_checkpoint_stays_until_the_result_is_written(undisturbed, tmp_path, monkeypatch):
+    store, write = Store(tmp_path), writing.write_atomically
+
+    def stop_at_the_result(path: Path, content: str) -> None:
+        if path.name == "result.json":
+            raise RuntimeError("stopped here")
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "write_atomically", stop_at_the_result)
+        assert work(job(store))["error"] == "RuntimeError: stopped here"
+    assert epochs(store.folder(RUN)) == [0, 1, 2, 3]
+    assert work(job(store)) == {"status": "done", "notes": []}
+    assert counted(store) == undisturbed
+
+
+def test_a_checkpoint_takes_the_place_of_another_and_can_be_read(tmp_path):
+    path, io = tmp_path / "last.ckpt", WholeCheckpoints()
+    for epoch in range(2):
+        io.save_checkpoint({"epoch": epoch, "weight": torch.arange(3.0)}, path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["last.ckpt"]
+    loaded = io.load_checkpoint(path, weights_only=True)
+    assert loaded["epoch"] == 1
+    assert loaded["weight"].tolist() == [0, 1, 2]
+
+
+def test_options_of_a_storage_are_refused(tmp_path):
+    with pytest.raises(TypeError) as error:
+        WholeCheckpoints().save_checkpoint({}, tmp_path / "last.ckpt", storage_options={"sync": True})
+    assert str(error.value) == (
+        "storage_options={'sync': True}: checkpoints are files of this machine, which have none; leave them out"
+    )
+    assert list(tmp_path.iterdir()) == []

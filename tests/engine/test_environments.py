@@ -1,0 +1,49 @@
+"""What the local launcher gives each worker: a GPU of its own, or a core, a thread and memory."""
+
+from pathlib import Path
+
+import pytest
+
+from lit_hidden.engine import local
+from lit_hidden.engine.local import LauncherError, environments
+
+
+def test_each_gpu_is_one_workers_own(monkeypatch):
+    monkeypatch.setattr(local, "gpus", lambda: 3)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2,5")
+    assert environments(None) == ("cuda", [{"CUDA_VISIBLE_DEVICES": d} for d in "025"])
+    assert environments(2) == ("cuda", [{"CUDA_VISIBLE_DEVICES": d} for d in "02"])
+    with pytest.raises(LauncherError) as error:
+        environments(4)
+    assert str(error.value) == "--devices 4: this machine has 3 GPUs"
+
+
+def test_without_a_gpu_each_worker_has_one_thread(monkeypatch):
+    monkeypatch.setattr(local, "gpus", lambda: 0)
+    monkeypatch.setattr(local, "cores", lambda: 2)
+    monkeypatch.setattr(local, "fitting", lambda: 2)
+    device, workers = environments(None)
+    assert (device, len(workers)) == ("cpu", 2)
+    assert workers[0]["OMP_NUM_THREADS"] == "1"
+    with pytest.raises(LauncherError) as error:
+        environments(0)
+    assert str(error.value) == "--devices 0: this machine has 2 cores"
+
+
+def test_gpus_are_counted_as_cuda_would_see_them(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1, 3")
+    assert local.gpus() == 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert local.gpus() == 0
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert local.gpus() == 0
+
+
+def test_on_cpu_there_are_as_many_workers_as_have_a_core_and_memory(monkeypatch):
+    monkeypatch.setattr(local, "cores", lambda: 4)
+    for megabytes, workers in ((100, 1), (2_000, 1), (4_500, 2), (64_000, 4)):
+        text = f"MemTotal: 99999999 kB\nMemAvailable:   {1024 * megabytes} kB\n"
+        monkeypatch.setattr(Path, "read_text", lambda path, text=text: text)
+        assert local.fitting() == workers
+    monkeypatch.setattr(Path, "read_text", lambda path: "no such line")
+    assert local.fitting() == 4

@@ -1,0 +1,103 @@
+"""The trace of a run: the update rule, every swap counted, and what figure 1 draws of the other methods."""
+
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lit_hidden.edge_popup import maskers
+from lit_hidden.engine.trace import Trace, spread
+from lit_hidden.engine.train import make_data, make_module, train
+from lit_hidden.experiment import Results, Run
+
+made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
+TINY, HIDDEN, undisturbed = made["TINY"], made["HIDDEN"], made["undisturbed"]
+
+
+@pytest.mark.parametrize(
+    ("updates", "total", "expected"),
+    [(3, 12, {0, 6, 11}), (1, 12, {0}), (12, 12, set(range(12))), (100, 12, set(range(12))), (5, 1, {0})],
+)
+def test_what_is_recorded_is_spread_over_the_training_from_its_first_update_on(updates, total, expected):
+    assert spread(updates, SimpleNamespace(estimated_stepping_batches=total)) == expected
+
+
+def test_the_trace_obeys_the_update_rule(undisturbed):
+    folder, result = undisturbed
+    trace = Results([(HIDDEN, result, folder)]).trace()
+    assert trace["step"].tolist() == list(range(12))
+    # The scores after an update are the scores before the next one, and so are the masks.
+    np.testing.assert_array_equal(trace["after"][:-1], trace["before"][1:])
+    np.testing.assert_array_equal(trace["chosen_after"][:-1], trace["chosen_before"][1:])
+    velocity = np.zeros_like(trace["before"][0])
+    updates = zip(trace["before"], trace["after"], trace["gradient"], trace["lr"], strict=True)
+    for step, (before, after, gradient, lr) in enumerate(updates):
+        velocity = trace["momentum"] * velocity + (gradient + trace["weight_decay"] * before)
+        np.testing.assert_allclose(after, before - lr * velocity, rtol=1e-4, atol=1e-7, err_msg=f"update {step}")
+    for scores, chosen in zip(trace["before"], trace["chosen_before"], strict=True):
+        assert np.abs(scores[chosen]).min() >= np.abs(scores[~chosen]).max()
+    seen = np.logical_or.accumulate(trace["chosen_before"])
+    np.testing.assert_array_equal(trace["seen"], seen)
+
+
+def test_the_trace_counts_every_swap_of_every_layer(undisturbed):
+    folder, result = undisturbed
+    trace = Results([(HIDDEN, result, folder)]).trace()
+    assert trace["swapped"].sum() == result["swapped"]
+    assert trace["reentered"].sum() == result["reentered"]
+    last = (trace["chosen_after"] & ~trace["chosen_before"]).sum(axis=(1, 2))
+    assert (trace["swapped"] >= last).all()
+
+
+def test_swaps_and_re_entries_are_those_of_masks_sorted_step_by_step(tmp_path, monkeypatch):
+    history = []
+    real = Trace.on_train_batch_end
+
+    def watch(self, trainer, module, *rest):
+        real(self, trainer, module, *rest)
+        history.append({name: masker.scores.detach().abs().clone() for name, masker in maskers(module.net).items()})
+
+    monkeypatch.setattr(Trace, "on_train_batch_end", watch)
+    first = {
+        name: masker.scores.detach().abs().clone()
+        for name, masker in maskers(make_module(HIDDEN, make_data(HIDDEN, "data")).net).items()
+    }
+    result = train(HIDDEN, tmp_path)
+
+    def chosen(scores):
+        order = scores.flatten().argsort(stable=True)
+        mask = np.zeros(len(order), bool)
+        mask[order[int((1 - 0.4) * len(order)) :].numpy()] = True
+        return mask
+
+    swapped = reentered = 0
+    for name in first:
+        before = chosen(first[name])
+        ever = before.copy()
+        for scores in history:
+            now = chosen(scores[name])
+            came = [i for i in range(len(now)) if now[i] and not before[i]]
+            swapped += len(came)
+            reentered += sum(ever[i] for i in came)
+            ever |= now
+            before = now
+    assert (result["swapped"], result["reentered"]) == (swapped, reentered)
+    assert 0 < reentered < swapped
+
+
+@pytest.mark.parametrize("method", ["dense", "random"])
+def test_the_other_methods_leave_the_tensors_that_figure_1_draws(method, tmp_path):
+    run = Run(method=method, density=None if method == "dense" else 0.5, epochs=1, trace=5, **TINY)
+    result = train(run, tmp_path)
+    with np.load(tmp_path / "trace.npz") as trace:
+        assert trace["weight"].shape == (10, 12)
+        if method == "dense":
+            assert not np.array_equal(trace["weight"], trace["trained"])
+            assert result["weights_before"] != result["weights_after"]
+        else:
+            assert trace["chosen_before"].shape == (1, 10, 12)
+            assert trace["chosen_before"].sum() == 60
+            assert result["weights_before"] == result["weights_after"]

@@ -1,0 +1,47 @@
+"""What the tests of training share: a run, what it leaves, a worker's job. Loaded by path: tests are no package."""
+
+import csv
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import pytest
+
+from lit_hidden.engine.train import train
+from lit_hidden.experiment import Run
+
+TINY = {"net": "conv2", "width": 0.05, "data": "digits", "train_images": 300}
+# A decay that can be seen: at the published 1e-4 its share of a step is lost in rounding.
+HIDDEN = Run(density=0.4, epochs=4, trace=100, weight_decay=0.05, **TINY)
+JOB = {"data_dir": "data", "wandb": "disabled", "group": "test"}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The folder and the result of HIDDEN, trained in one go."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, train(HIDDEN, folder)
+
+
+def without_time(folder) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def evaluate(module, data):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        return L.Trainer(accelerator="cpu", **quiet).test(module, data, verbose=False)
+
+
+def counted(result: dict[str, Any]) -> dict[str, Any]:
+    """What is the same wherever and whenever a run is trained."""
+    return {name: value for name, value in result.items() if name != "provenance"}
+
+
+def job(run: Run, runs_dir: Path, **other: str) -> dict[str, object]:
+    here = {"run": json.loads(run.to_json()), "runs_dir": str(runs_dir), "device": "cpu", "threads": 1}
+    return {**JOB, **here, **other}
