@@ -56,10 +56,10 @@ compare: install ## Print an experiment's runs side by side (FIG=fig3; ARGS="--s
 	$(BIN)/lit-hidden compare $(FIG) --preset $(PRESET) --results $(RESULTS) $(ARGS)
 
 pack: install ## Put a figure's runs into one file beside its committed results (FIG=fig3 PRESET=short)
-	$(BIN)/lit-hidden pack $(FIG) --preset $(PRESET) --results $(RESULTS)
+	$(BIN)/lit-hidden pack $(FIG) --preset $(PRESET) --results $(RESULTS) $(ARGS)
 
 unpack: install ## Take the committed runs as done: draw again without training, go on where they stop
-	$(BIN)/lit-hidden unpack --results $(RESULTS)
+	$(BIN)/lit-hidden unpack --results $(RESULTS) $(ARGS)
 
 wandb-sync: install ## Upload the runs that Weights & Biases kept offline in wandb/
 	$(BIN)/lit-hidden wandb-sync $(ARGS)
@@ -68,6 +68,6 @@ wheel: install-dev ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel .
 
 clean: ## Remove what was built and drawn; runs/ and data/ stay
-	rm -rf build dist results *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist results report.html *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 FORCE:

@@ -19,6 +19,7 @@ import numpy as np
 from lit_hidden.recipes import DISTRIBUTIONS, FINDERS, PRECISIONS, SCHEDULES, recipe
 
 SCHEMA = 1  # raise it when equal descriptions no longer mean equal results
+PRESETS = ("smoke", "quick", "short", "paper")  # of every experiment: from seconds to the published protocol
 
 _REALS = ("density", "width", "lr", "momentum", "weight_decay", "label_smoothing")
 _SEEDS = ("weight_seed", "score_seed", "data_seed")
@@ -411,9 +412,13 @@ def jackknife(statistic: Callable[[Results], float], results: Results) -> list[f
     Of a mean, they are the seeds' own values, and the interval is Student's; of a best density, a gap between curves or
     a log ratio of variances, they say how much hangs on each seed. Source: Miller, Biometrika 61 (1974), 1-15.
     """
-    n, whole = len(results.seeds), float(statistic(results))
-    without = (results.where(lambda run: run.seed != seed) for seed in results.seeds)  # noqa: B023, used at once
-    return [n * whole - (n - 1) * float(statistic(rest)) for rest in without]
+
+    def without(seed: int) -> float:
+        return float(statistic(results.where(lambda run: run.seed != seed)))
+
+    seeds, whole = results.seeds, float(statistic(results))
+    n = len(seeds)
+    return [n * whole - (n - 1) * without(seed) for seed in seeds]
 
 
 def confidence_interval(values: list[float], level: float = 0.95) -> tuple[float, float]:

@@ -40,13 +40,6 @@ class Published:
     density: float | None = None
     optimizer: str = "sgd"
     data: str = "cifar10"
-    low: float | None = None
-    high: float | None = None
-
-    @property
-    def label(self) -> str:
-        """Name the source, for a legend."""
-        return SOURCES[self.source][0]
 
 
 def _curve(source: str, net: str, distribution: str, *accuracies: float | None) -> list[Published]:

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lit_hidden.engine.estimate import elapsed
 from lit_hidden.engine.store import write_atomically
-from lit_hidden.experiment import Run
+from lit_hidden.experiment import PRESETS, Run
 from lit_hidden.published import POINTS, SOURCES, Published
-from lit_hidden.tables import Cell, ResultsError, Row, cells, common, cuts, order, read, varying
+from lit_hidden.tables import Cell, ResultsError, Row, cells, common, departures, order, read, varying
 
-PRESETS = ("paper", "short", "quick", "smoke")  # the most telling first
 VERDICTS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
 VERSIONS = ("lit_hidden", "python", "torch", "lightning")
 NUMBERS = {  # beside the accuracy, where runs have them
@@ -90,7 +90,7 @@ def _place(path: Path) -> tuple[Any, ...]:
     """Sort figures first, then tables, then what the paper has not; 2 before 10; the most telling preset first."""
     name, preset = path.parent.name, path.name
     kind = next((i for i, word in enumerate(("fig", "table")) if re.fullmatch(rf"{word}\d+", name)), 2)
-    return kind, order(name), PRESETS.index(preset) if preset in PRESETS else 9, preset
+    return kind, order(name), -PRESETS.index(preset) if preset in PRESETS else 1, preset
 
 
 def _folder(path: Path) -> Folder:
@@ -220,16 +220,12 @@ def _newest(folders: Sequence[Folder]) -> str:
     """Say how long all runs took, each counted once however many experiments share it, and when the last one ended."""
     rows = {row["run"]: row for folder in folders for row in folder.rows}.values()
     last = max((str(row["finished"])[:10] for row in rows if row.get("finished")), default="an unknown day")
-    return f"{_several(len(rows), 'run')}, {_time(rows)} of training; the newest is of {last}."
+    return f"{_several(len(rows), 'run')}, {_took(rows)} of training; the newest is of {last}."
 
 
-def _time(rows: Iterable[Row]) -> str:
+def _took(rows: Iterable[Row]) -> str:
     """Write how long runs took together."""
-    seconds = sum(float(row["seconds"] or 0) for row in rows)
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+    return elapsed(sum(float(row["seconds"] or 0) for row in rows))
 
 
 def _contents(folders: Sequence[Folder]) -> Html:
@@ -307,7 +303,7 @@ def _beside(folder: Folder, name: str) -> list[Html]:
     if not theirs:
         return [title, tag("p", "No number that others report is of these nets, data and methods.", class_="muted")]
     sources = [source for source in SOURCES if any(source in points for points in theirs.values())]
-    cut = list(dict.fromkeys(text for i in theirs for text in cuts(folder.cells[i].run)))
+    cut = departures(folder.cells[i].run for i in sorted(theirs))
     rows = []
     for i in sorted(theirs):
         cell, points = folder.cells[i], theirs[i]
@@ -321,11 +317,11 @@ def _beside(folder: Folder, name: str) -> list[Html]:
     parts = [title]
     if cut:
         text = (
-            f"Ours were cut ({'; '.join(cut)}). Theirs are of nets at full width, trained for 100 epochs on all "
-            "training images. Read them side by side for the shape, not for the level."
+            f"Ours were cut ({'; '.join(cut.values())}). Theirs are of nets at full width, trained for 100 epochs on "
+            "all training images. Read them side by side for the shape, not for the level."
         )
         parts.append(tag("p", tag("strong", "Not like for like. "), text, class_="note"))
-    alike = any(not cuts(folder.cells[i].run) for i in theirs)
+    alike = any(not departures([folder.cells[i].run]) for i in theirs)
     brackets = " In brackets: ours minus theirs, where they are like for like." if alike else ""
     parts.append(tag("p", f"Test accuracy in percent; ours are means over seeds.{brackets}", class_="muted"))
     parts.append(_table(f"{name}: ours beside others' numbers", heading, rows, text=3))
@@ -337,11 +333,9 @@ def _theirs(point: Published | None, cell: Cell) -> str:
     if point is None:
         return ""
     text, ours = f"{point.accuracy:.2f}", cell.mean("accuracy")
-    if point.low is not None and point.high is not None:
-        text += f", {point.low:g} – {point.high:g}"
     if point.method != "dense" and point.density is None:
         text += ", its best"
-    if ours is not None and not cuts(cell.run):
+    if ours is not None and not departures([cell.run]):
         text += f" ({ours - point.accuracy:+.2f})".replace("-", "−")
     return text
 
@@ -358,7 +352,7 @@ def match(point: Published, found: Sequence[Cell]) -> int | None:
     def size(i: int) -> tuple[float, ...]:
         run = found[i].run
         images = run.train_images or float("inf")
-        return -len(cuts(run)), run.width, run.epochs, images, found[i].mean("accuracy") or 0.0
+        return -len(departures([run])), run.width, run.epochs, images, found[i].mean("accuracy") or 0.0
 
     return max((i for i, cell in enumerate(found) if fits(cell.run)), key=size, default=None)
 
@@ -374,7 +368,7 @@ def _field(name: str, value: Any) -> str:
     if "accuracy" in name:
         return f"{value:.2f}"
     if name == "seconds":
-        return _time([{"seconds": value}])
+        return elapsed(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -428,6 +422,6 @@ def _provenance(folder: Folder) -> Html:
             ("versions", ", ".join(f"{name} {several(name)}" for name in versions) or "unknown"),
             ("seeds", ", ".join(str(seed) for seed in sorted({row["seed"] for row in rows}))),
             ("finished", " to ".join(dates)),
-            ("training took", f"{_time(rows)} in all, for {_several(len(rows), 'run')}"),
+            ("training took", f"{_took(rows)} in all, for {_several(len(rows), 'run')}"),
         ]
     )

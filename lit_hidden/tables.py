@@ -23,6 +23,13 @@ CONDITIONS = (
     *(n for n in FIELDS if n not in (*_FIRST, *SEEDS, "trace", "swaps")),
 )  # what a result may depend on
 RECIPE = tuple(f.name for f in fields(Recipe) if f.name != "distribution")
+PROTOCOL = ("width", "epochs", "train_images", "held_out", "augment", *RECIPE)  # what the authors' protocol settles
+_DEPARTURES = {
+    "width": "width x{ours}",
+    "epochs": "{ours} of {theirs} epochs",
+    "train_images": "{ours} training images",
+    "batch_size": "batches of {ours}",
+}
 _TEXT = ("run", "commit", "device", "finished")  # a commit called 12e45 is no number
 _PUBLISHED = object()
 
@@ -128,24 +135,31 @@ def _published(run: Run) -> dict[str, Any]:
     settings = asdict(recipe(str(run.method), run.net, run.optimizer))
     del settings["distribution"]  # a choice, not a setting
     epochs = 1 if run.method == "random" else 100
-    return {"width": 1.0, "train_images": None, "held_out": 0, "augment": None, "epochs": epochs, **settings}
+    return {"width": 1.0, "epochs": epochs, "train_images": None, "held_out": 0, "augment": None, **settings}
 
 
-def cuts(run: Run) -> list[str]:
-    """Say where a run departs from the authors' protocol, such as `width x0.25`; precision is not counted."""
-    found = []
-    for name, theirs in _published(run).items():
-        ours = getattr(run, name)
-        if ours == theirs:
+def listed(values: Iterable[Any]) -> str:
+    """Name values in their order, each once: `0.25, 0.5, 1`."""
+    return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in dict.fromkeys(values))
+
+
+def departures(runs: Iterable[Run]) -> dict[str, str]:
+    """Say by field where one run or several depart from the authors' protocol: `{"width": "width x0.25"}`.
+
+    Precision is not counted, nor the distribution of the weights, which is a choice.
+    """
+    held = [(run, _published(run)) for run in runs]
+    found = {}
+    for name in PROTOCOL:
+        others = [(getattr(run, name), theirs[name]) for run, theirs in held if getattr(run, name) != theirs[name]]
+        if not others:
             continue
-        if name == "width":
-            found.append(f"width x{ours:g}")
-        elif name == "epochs":
-            found.append(f"{ours} of {theirs} epochs")
-        elif name == "train_images":
-            found.append(f"{ours} training images")
-        else:
-            found.append(f"{name} {ours} instead of {theirs}")
+        # Where some nets are of full width, saying so tells what the narrow ones are compared with.
+        ours = [run.width for run, _ in held] if name == "width" else [value for value, _ in others]
+        words = _DEPARTURES.get(name, name + " {ours} instead of {theirs}")
+        found[name] = words.format(ours=listed(ours), theirs=listed(theirs for _, theirs in others))
+    if any(run.data == "digits" for run, _ in held):
+        found["data"] = "scikit-learn's digits for CIFAR-10"
     return found
 
 

@@ -1,7 +1,8 @@
-"""Traces and results made by hand and by numpy, for tests of the drawings. Loaded by path: tests are no package."""
+"""Runs, traces and results made by hand and by numpy, as the engine leaves them. Loaded by path: no package."""
 
 import csv
 import importlib.util
+import zipfile
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from lit_hidden.engine.store import SUBNETWORK, Store
 from lit_hidden.experiment import Results, Run
 
 ROOT = Path(__file__).parent.parent
@@ -23,6 +25,30 @@ def experiment(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def leave(store: Store, run: Run, epochs: int | None = None, **result: Any) -> Path:
+    """Leave in `store` what a run leaves that is done or was killed after so many epochs, of a minute each.
+
+    It ends at 50% and its seed, if `result` says nothing else.
+    """
+    result = {"accuracy": 50.0 + run.seed, **result}
+    whole = run.resolved.epochs
+    curve = [10.0 + epoch for epoch in range(whole)] + [result["accuracy"]]
+    with store.claim(run) as folder:
+        assert folder is not None
+        (folder / "run.json").write_text(run.to_json())
+        with (folder / "metrics.csv").open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("epoch", "step", "seconds", "test_top1"))
+            writer.writerows((e, 12 * e, 60.0 * e, curve[e]) for e in range((whole if epochs is None else epochs) + 1))
+        if epochs in (None, whole):
+            for name in [name for name in ("trace", "swaps") if getattr(run, name)]:
+                zipfile.ZipFile(folder / f"{name}.npz", "w").close()
+            if run.density is not None:
+                (folder / SUBNETWORK).touch()
+            store.finish(run, result)
+    return folder
 
 
 def planted() -> dict[str, np.ndarray]:
@@ -114,13 +140,16 @@ def results(runs: Iterable[Run], folder: Path, traces: dict[int, dict[str, np.nd
 
 
 def measured(
-    runs: Iterable[Run], accuracy: Callable[[Run], float], spread: Callable[[Run], float] = lambda run: 0.1
+    runs: Iterable[Run],
+    accuracy: Callable[[Run], float],
+    spread: Callable[[Run], float] = lambda run: 0.1,
+    **more: Any,
 ) -> Results:
-    """Results of `runs` with the accuracies given, scattered over seeds by `spread`, but no folders."""
+    """Results of `runs` with the accuracies given, scattered over seeds by `spread`, and `more`, but no folders."""
     rows = []
     for run in (run.resolved for run in runs):
         noise = spread(run) * np.random.default_rng(int(run.hash, 16)).uniform(-1, 1)
-        result = {"accuracy": accuracy(run) + noise}
+        result = {"accuracy": accuracy(run) + noise, **more}
         if run.method == "supermask":  # learns to keep more, or fewer, than it began with
             result |= {"density_sampled": 0.25 + 0.5 * (run.density or 0), "density_rounded": 0.5}
         rows.append((run, result, None))

@@ -120,6 +120,10 @@ def test_missing_data_are_one_line_without_traceback(tmp_path, monkeypatch):
     [
         (["reproduce", "fig99"], "no experiment 'fig99'; experiments are "),
         (["reproduce", "fig2", "--preset", "long"], "no preset 'long'; presets are smoke, quick, short, paper"),
+        (["compare", "fig99"], "no experiment 'fig99'; experiments are "),
+        (["compare", "fig2", "--preset", "long"], "no preset 'long'; presets are smoke, quick, short, paper"),
+        (["pack", "fig99"], "no experiment 'fig99'; experiments are "),
+        (["pack", "fig2", "--preset", "long"], "no preset 'long'; presets are smoke, quick, short, paper"),
     ],
 )
 def test_unknown_names_are_refused_with_what_there_is(arguments, message, monkeypatch, capsys):
@@ -164,16 +168,30 @@ def test_reproduce_takes_several_names_and_ends_with_the_errors_status(monkeypat
 
 
 def test_ctrl_c_at_any_time_is_one_line(monkeypatch, capsys):
-    from lit_hidden.engine import reproduce
+    from lit_hidden.engine import compare, reproduce
 
     def interrupted(*names, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(reproduce, "reproduce", interrupted)
-    with pytest.raises(SystemExit) as end:
-        main(["reproduce", "fig2"])
-    assert end.value.code == 130
-    assert capsys.readouterr().err == "lit-hidden: stopped; the same command goes on where this one was\n"
+    monkeypatch.setattr(compare, "compare", interrupted)
+    goes_on = "stopped; the same command goes on where this one was"
+    for command, said in (("reproduce", goes_on), ("compare", "stopped")):
+        with pytest.raises(SystemExit) as end:
+            main([command, "fig2"])
+        assert end.value.code == 130
+        assert capsys.readouterr().err == f"lit-hidden: {said}\n"
+
+
+def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
+    from lit_hidden.engine import compare
+
+    def wrong(**options):
+        raise ValueError("nobody thought of it")
+
+    monkeypatch.setattr(compare, "compare", wrong)
+    with pytest.raises(ValueError, match="nobody thought of it"):
+        main(["compare", "fig2"])
 
 
 def test_reproduce_needs_a_name(capsys):

@@ -7,7 +7,7 @@ import pytest
 
 from lit_hidden.engine.reproduce import rows
 from lit_hidden.experiment import Results, Run, vary
-from lit_hidden.tables import ResultsError, cells, common, cuts, describe, number, order, read, varying
+from lit_hidden.tables import ResultsError, cells, common, departures, describe, number, order, read, varying
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parent / "committed.py"))
 COMMITTED = sorted((Path(__file__).parent.parent / "experiments" / "results").glob("*/*/results.csv"))
@@ -109,10 +109,22 @@ def test_fields_in_common_are_told_where_they_say_something() -> None:
     }  # fmt: skip
 
 
-def test_cuts_are_what_departs_from_the_authors_protocol() -> None:
+def test_a_run_departs_from_the_authors_protocol_where_it_was_cut_or_set() -> None:
     for run in (Run(), Run(optimizer="adam"), Run(density=0.3, scaled=True), Run(density=0.5, method="random")):
-        assert cuts(run.resolved) == []
-    run = Run(density=0.5, width=0.25, epochs=5, train_images=10_000, batch_size=32)
-    assert cuts(run.resolved) == [
-        "width x0.25", "10000 training images", "5 of 100 epochs", "batch_size 32 instead of 128"
-    ]  # fmt: skip
+        assert departures([run.resolved]) == {}
+    run = Run(density=0.5, width=0.25, epochs=5, train_images=10_000, batch_size=32, lr=0.2, data="digits")
+    assert departures([run.resolved]) == {
+        "width": "width x0.25", "epochs": "5 of 100 epochs", "train_images": "10000 training images",
+        "lr": "lr 0.2 instead of 0.1", "batch_size": "batches of 32", "data": "scikit-learn's digits for CIFAR-10",
+    }  # fmt: skip
+    assert departures([Run(density=0.5, width=2).resolved]) == {"width": "width x2"}
+
+
+def test_several_runs_depart_together_and_what_is_the_authors_is_left_out_but_for_full_width() -> None:
+    runs = vary([Run(density=0.5, epochs=5, lr=0.2), Run(epochs=3), Run(optimizer="adam")], width=[1, 0.5])
+    runs += [Run(density=0.5, method="random", width=0.25), Run(lr=0.5, batch_size=32)]
+    assert departures(run.resolved for run in runs) == {
+        "width": "width x1, 0.5, 0.25", "epochs": "5, 3 of 100 epochs", "lr": "lr 0.2, 0.5 instead of 0.1, 0.01",
+        "batch_size": "batches of 32",
+    }  # fmt: skip
+    assert departures([]) == {}

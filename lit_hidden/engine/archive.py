@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from lit_hidden.engine.reproduce import PRESETS, ReproduceError, load
+from lit_hidden.engine.reproduce import ReproduceError, load
 from lit_hidden.engine.store import Store, StoreError, write_atomically
 from lit_hidden.experiment import Run
 
@@ -93,17 +93,18 @@ def pack_experiment(name: str, preset: str, *, runs_dir: str | Path, results: st
     """Pack the runs of an experiment that are done, into `results/name/preset/`; returns what to tell the user.
 
     Raises:
-        ReproduceError: unknown experiment or preset, or no run of it is done.
+        UsageError: an unknown experiment or preset.
+        ReproduceError: no run of it is done.
+        StoreError: a run's folder may not be read.
     """
-    if preset not in PRESETS:
-        raise ReproduceError(f"no preset {preset!r}; presets are {', '.join(PRESETS)}")
-    runs, path = load(name).runs(preset), Path(results) / name / preset / NAME
-    wanted = len(set(runs))
+    runs, path = load(name).grid(preset), Path(results) / name / preset / NAME
     store = Store(runs_dir)
     if not any(store.result(run) for run in runs):
-        raise ReproduceError(f"none of the {wanted} runs of {name} ({preset}) is done in {runs_dir}; train some first")
+        raise ReproduceError(
+            f"none of the {len(runs)} runs of {name} ({preset}) is done in {runs_dir}; train some first"
+        )
     packed, left_out = pack(store, runs, path)
-    told = f"{path}: {len(packed)} of {wanted} runs ({path.stat().st_size / 1e6:.2f} MB)"
+    told = f"{path}: {len(packed)} of {len(runs)} runs ({path.stat().st_size / 1e6:.2f} MB)"
     if left_out:
         told += f"; {len(left_out)} left out, whose traces are larger than {LIMIT / 1e6:g} MB"
     return told

@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lit_hidden.engine.reproduce import PRESETS, load
+from lit_hidden.engine.reproduce import load
 from lit_hidden.engine.reproduce import rows as make_rows
 from lit_hidden.engine.store import Store
 from lit_hidden.experiment import confidence_interval
@@ -61,13 +61,11 @@ def compare(
         console: where to print.
 
     Raises:
-        ReproduceError: unknown experiment.
-        ResultsError: unknown preset or column, no results, or a `where` that none of them meets.
+        UsageError: an unknown experiment or preset.
+        ResultsError: unknown column, no results, or a `where` that none of them meets.
         StoreError: a run's folder is damaged.
     """
     console = console or Console(stderr=as_csv, highlight=False)
-    if preset not in PRESETS:
-        raise ResultsError(f"no preset {preset!r}; presets are {', '.join(PRESETS)}")
     rows, title, told = _find(name, preset, Store(runs_dir), Path(results))
     for text in where:
         rows = _filter(rows, text)
@@ -109,7 +107,7 @@ def compare(
 def _find(name: str, preset: str, store: Store, results: Path) -> tuple[list[Row], str, str]:
     """Give the rows there are, the experiment's title, and a line that says where they are from."""
     experiment = load(name)
-    runs = list(dict.fromkeys(run.resolved for run in experiment.runs(preset)))
+    runs = experiment.grid(preset)
     done = store.results(runs)
     train = f"make reproduce-{name} PRESET={preset}"
     if len(done):

@@ -140,16 +140,20 @@ def took(provenance: Mapping[str, Any]) -> float:
     return max(float(provenance["seconds"]), (finished - started).total_seconds())
 
 
-def duration(seconds: float) -> str:
-    """Say how long that is: `about 1 h 20 min`."""
+def elapsed(seconds: float) -> str:
+    """Say how long something took: `40 s`, `1 h 20 min`, `2 d 1 h`."""
+    if round(seconds) < 60:
+        return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
-    if minutes < 1:
-        return "less than a minute"
-    if minutes < 60:
-        return f"about {minutes} min"
     days, hours, minutes = minutes // 1440, minutes // 60 % 24, minutes % 60
     parts = ((days, "d"), (hours, "h"), (minutes if not days else 0, "min"))
-    return " ".join(["about", *(f"{number} {unit}" for number, unit in parts if number)])
+    return " ".join(f"{number} {unit}" for number, unit in parts if number)
+
+
+def duration(seconds: float) -> str:
+    """Say how long something will take: `about 1 h 20 min`."""
+    minutes = round(seconds / 60)
+    return f"about {elapsed(60 * minutes)}" if minutes else "less than a minute"
 
 
 def _kind(run: Run) -> tuple[Any, ...]:

@@ -5,10 +5,9 @@ import importlib.util
 import io
 import json
 import math
-import re
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -22,10 +21,11 @@ from lit_hidden.engine.grid import Grid, Plan, plan
 from lit_hidden.engine.local import Launcher
 from lit_hidden.engine.store import Store, write_atomically
 from lit_hidden.engine.tracking import Tracker, choose_mode
-from lit_hidden.experiment import Claim, Results, Run, Verdict, judge
-from lit_hidden.recipes import recipe
+from lit_hidden.experiment import PRESETS, Claim, Results, Run, Verdict, judge
+from lit_hidden.tables import departures, listed, order
 
-PRESETS = ("smoke", "quick", "short", "paper")
+# A foot is one line: the rates that a figure is about are told in its drawing.
+FOOT = ("width", "epochs", "train_images", "batch_size", "data")
 
 
 class ReproduceError(RuntimeError):
@@ -57,6 +57,16 @@ class Experiment:
     draw: Callable[[Results, Any], None]
     page: Callable[[Results], str] | None
 
+    def grid(self, preset: str) -> list[Run]:
+        """List the runs of a preset, resolved and each once.
+
+        Raises:
+            UsageError: an unknown preset.
+        """
+        if preset not in PRESETS:
+            raise UsageError(f"no preset {preset!r}; presets are {', '.join(PRESETS)}")
+        return list(dict.fromkeys(run.resolved for run in self.runs(preset)))
+
 
 def experiments_folder() -> Path:
     """Find the folder `experiments/`: in the working directory, or beside the package in a checkout.
@@ -80,7 +90,7 @@ def names() -> list[str]:
         ReproduceError: there is no folder of them.
     """
     found = [p.stem for p in experiments_folder().glob("*.py") if not p.stem.startswith("_")]
-    return sorted(found, key=lambda name: [(text, int(n or 0)) for text, n in re.findall(r"(\D+)(\d*)", name)])
+    return sorted(found, key=order)
 
 
 def load(name: str) -> Experiment:
@@ -141,28 +151,25 @@ def reproduce(
         LauncherError: `devices` are not there.
     """
     console = console or Console()
-    if preset not in PRESETS:
-        raise UsageError(f"no preset {preset!r}; presets are {', '.join(PRESETS)}")
     if seeds is not None and seeds < 1:
         raise UsageError(f"--seeds {seeds} trains nothing; it is a number of seeds, at least 1")
     chosen = dict.fromkeys(name for given in names_or_all for name in (names() if given == "all" else [given]))
     experiments = [load(name) for name in chosen]
     store = Store(runs_dir)
     grid: dict[str, Run] = {}  # by hash: equal runs of different experiments are one
-    members: dict[str, list[str]] = {}
+    members: dict[str, list[Run]] = {}
     groups: dict[str, str] = {}
     for experiment in experiments:
-        described = {run.hash: run for run in (run.resolved for run in experiment.runs(preset))}
-        taken = sorted({run.seed for run in described.values()})[:seeds]
-        described = {name: run for name, run in described.items() if run.seed in taken}
-        members[experiment.name] = list(described)
-        for name, run in described.items():
-            grid.setdefault(name, run)
-            groups.setdefault(name, f"{experiment.name}/{preset}")
+        whole = experiment.grid(preset)
+        taken = sorted({run.seed for run in whole})[:seeds]
+        members[experiment.name] = [run for run in whole if run.seed in taken]
+        for run in members[experiment.name]:
+            grid.setdefault(run.hash, run)
+            groups.setdefault(run.hash, f"{experiment.name}/{preset}")
     todo = plan(grid.values(), store, None if dry_run else lambda line: _say(console, line))
     for experiment in experiments:
         its = members[experiment.name]
-        missing = sum(name in todo.missing for name in its)
+        missing = sum(run.hash in todo.missing for run in its)
         _say(console, f"{experiment.name} ({preset}): {experiment.title}", style="bold")
         _say(console, f"{len(its)} runs: {len(its) - missing} done, {missing} to train")
     if first := todo.missing.keys() - grid.keys():
@@ -188,15 +195,16 @@ def reproduce(
     verdicts: dict[str, list[Verdict]] = {}
     for experiment in experiments:
         name, its = experiment.name, members[experiment.name]
-        if lacking := sum(store.result(grid[run]) is None for run in its):
+        results = _done(store, its)
+        if lacking := len(its) - len(results):
             problems.append(f"{name} is neither judged nor drawn: {lacking} of its {len(its)} runs are missing")
             continue
-        results = store.results(grid[run] for run in its)
         if len(experiments) > 1:
             _say(console, f"{name} ({preset})", style="bold")
         try:
             # Drawing again shows nothing new.
-            tracker = Tracker(mode if todo.missing.keys() & set(its) else "disabled", f"{name}/{preset}")
+            new = any(run.hash in todo.missing for run in its)
+            tracker = Tracker(mode if new else "disabled", f"{name}/{preset}")
             verdicts[name] = _finish(experiment, preset, results, targets[name], tracker, console)
         except OSError as error:
             problems.append(str(_unwritable(targets[name], error)))
@@ -258,17 +266,25 @@ def _print_grid(grid: dict[str, Run], todo: Plan, store: Store, devices: int | N
         _say(console, f"estimated time: {clock.estimate(left, len(launcher.running))}")
 
 
+def _done(store: Store, runs: list[Run]) -> Results:
+    """Gather the results of the runs that are done; a damaged one is not, so that the other experiments are drawn."""
+    found = ((run, store.result(run), store.folder(run)) for run in runs)
+    return Results((run, result, folder) for run, result, folder in found if result is not None)
+
+
 def _finish(
     experiment: Experiment, preset: str, results: Results, target: Path, tracker: Tracker, console: Console
 ) -> list[Verdict]:
     """Judge the claims, write the folder, show both."""
     verdicts = [judge(claim, results) for claim in experiment.claims]
-    written = _write(experiment, preset, results, verdicts, target)
+    table, told = rows(results), conditions(preset, results)
+    written = [_write_table(table, target), _write_verdicts(experiment, preset, told, verdicts, target)]
+    drawn = _draw(experiment, results, told, target)
     tracker.start_summary(tracker.group)
-    tracker.figure(rows(results), target / "figure.png", verdicts)
+    tracker.figure(table, target / "figure.png", verdicts)
     tracker.finish()
     console.print(_table(verdicts))
-    for path in written:
+    for path in (*drawn, *written):
         _say(console, f"  {path}")
     return verdicts
 
@@ -295,37 +311,45 @@ def rows(results: Results) -> list[dict[str, Any]]:
     return [{name: row.get(name) for name in columns} for row in table]
 
 
-def _write(experiment: Experiment, preset: str, results: Results, verdicts: list[Verdict], target: Path) -> list[Path]:
-    from matplotlib.figure import Figure
-
-    from lit_hidden import style
-
+def _write_table(table: list[dict[str, Any]], target: Path) -> Path:
     out = io.StringIO()
-    table = rows(results)
     writer = csv.DictWriter(out, list(table[0]) if table else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows(table)
     write_atomically(target / "results.csv", out.getvalue())
+    return target / "results.csv"
+
+
+def _write_verdicts(experiment: Experiment, preset: str, told: str, verdicts: list[Verdict], target: Path) -> Path:
     judged = {
         "experiment": experiment.name,
         "title": experiment.title,
         "preset": preset,
-        "conditions": conditions(preset, results),
+        "conditions": told,
         "claims": [{k: _plain(v) for k, v in asdict(verdict).items()} for verdict in verdicts],
     }
     write_atomically(target / "verdicts.json", json.dumps(judged, indent=1) + "\n")
+    return target / "verdicts.json"
+
+
+def _draw(experiment: Experiment, results: Results, told: str, target: Path) -> list[Path]:
+    """Write the drawing with `told` at its foot, and the page of an experiment that has one; return their paths."""
+    from matplotlib.figure import Figure
+
+    from lit_hidden import style
+
+    names = ["figure.svg", "figure.png"]
     with style.context():
         figure = Figure()
         experiment.draw(results, figure)
-        style.footer(figure, conditions(preset, results))
-        for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
+        style.footer(figure, told)
+        for name, metadata in zip(names, ({"Date": None}, {"Software": None}), strict=True):
             drawing = io.BytesIO()
-            figure.savefig(drawing, format=kind, metadata=metadata)
-            write_atomically(target / f"figure.{kind}", drawing.getvalue())  # another engine may draw the same
-    names = ["figure.svg", "figure.png", "results.csv", "verdicts.json"]
+            figure.savefig(drawing, format=Path(name).suffix[1:], metadata=metadata)
+            write_atomically(target / name, drawing.getvalue())  # another engine may draw the same
     if experiment.page is not None:
         write_atomically(target / "figure.html", experiment.page(results))
-        names.insert(2, "figure.html")
+        names.append("figure.html")
     return [target / name for name in names]
 
 
@@ -336,30 +360,15 @@ def _plain(value: Any) -> Any:
 
 def conditions(preset: str, results: Results) -> str:
     """Say under what conditions results were obtained, for the foot of a drawing: preset, data, seeds, cuts."""
-    runs = [run for run, _ in results]
-
-    def several(values: Iterable[Any]) -> str:
-        return ", ".join(map(str, dict.fromkeys(values)))
-
-    trained = [run for run in runs if run.method != "random"]
-    parts = [f"preset {preset}", f"data {several(run.data for run in runs)}"]
-    parts.append(f"{len(results.seeds)} seed{'s' if len(results.seeds) > 1 else ''} ({several(results.seeds)})")
-    parts.append(f"net {several(run.net for run in runs)}")
-    cut = []
-    widths = {run.width for run in runs}
-    if max(widths, default=1) > 1:  # widths are what the figure is about, and there are wider nets than the published
-        parts.append(f"widths {several(f'x{width:g}' for width in sorted(widths))}")
-    elif widths - {1}:
-        cut.append(f"width x{several(f'{run.width:g}' for run in runs)}")
-    if any(run.epochs != 100 for run in trained):
-        cut.append(f"{several(run.epochs for run in trained)} of 100 epochs")
-    if any(run.train_images for run in runs):
-        cut.append(f"{several(run.train_images for run in runs)} training images")
-    others = [r.batch_size for r in trained if r.batch_size != recipe(str(r.method), r.net, r.optimizer).batch_size]
-    if others:
-        cut.append(f"batches of {several(others)}")
-    if any(run.data == "digits" for run in runs):
-        cut.append("scikit-learn's digits for CIFAR-10")
+    runs, seeds = [run for run, _ in results], results.seeds
+    parts = [f"preset {preset}", f"data {listed(run.data for run in runs)}"]
+    parts.append(f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({listed(seeds)})")
+    parts.append(f"net {listed(run.net for run in runs)}")
+    found, widths = departures(runs), sorted({run.width for run in runs})
+    if widths and widths[-1] > 1:  # widths are what the figure is about: nothing is cut by nets wider than published
+        parts.append(f"widths {listed(f'x{width:g}' for width in widths)}")
+        del found["width"]
+    cut = [found[name] for name in FOOT if name in found]
     parts.append(f"cut: {', '.join(cut)}" if cut else "nothing cut")
     return "; ".join(parts)
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lit_hidden.engine.tracking import choose_mode
+from lit_hidden.engine.tracking import why_offline
 
 
 class SyncError(RuntimeError):
@@ -29,16 +29,13 @@ def sync(folder: str | Path = "wandb", *, dry_run: bool = False) -> None:
             "API key or no server, or with WANDB_MODE=offline"
         )
     os.environ.pop("WANDB_MODE", None)  # offline may be why they are there; to upload is to go online
-    if not dry_run:
-        # W&B itself would try for minutes to reach a server that does not answer.
-        mode, line = choose_mode()
-        if mode != "online":
-            why = (line or mode).removeprefix("W&B: ").partition(", so ")[0]
-            login = f"{Path(sys.executable).parent / 'wandb'} login"
-            raise SyncError(
-                f"W&B: {why}; nothing was uploaded. {login} stores a key (or set WANDB_API_KEY); "
-                "WANDB_BASE_URL names another server"
-            )
+    # W&B itself would try for minutes to reach a server that does not answer.
+    if not dry_run and (why := why_offline()):
+        login = f"{Path(sys.executable).parent / 'wandb'} login"
+        raise SyncError(
+            f"W&B: {why}; nothing was uploaded. {login} stores a key (or set WANDB_API_KEY); "
+            "WANDB_BASE_URL names another server"
+        )
     command = [sys.executable, "-m", "wandb", "sync", *(["--dry-run"] if dry_run else ["--yes"]), *runs]
     last = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:

@@ -20,7 +20,7 @@ from lit_hidden.experiment import Run, Verdict
 
 PROJECT = "lit-hidden"
 MODES = ("online", "offline", "disabled", "shared")
-SYNC = "wandb sync wandb/offline-run-* uploads them later"
+SYNC = "make wandb-sync (or lit-hidden wandb-sync) uploads them later"
 
 T = TypeVar("T")
 
@@ -39,15 +39,22 @@ def choose_mode() -> tuple[str, str | None]:
             return "disabled", f"W&B: WANDB_MODE={mode} is unknown, so nothing is shown; modes are {', '.join(MODES)}"
         os.environ["WANDB_MODE"] = mode  # W&B itself reads it too, and takes small letters alone
         return mode, None
+    if why := why_offline():
+        return "offline", f"W&B: {why}, so runs are kept offline in wandb/; {SYNC}"
+    return "online", None
+
+
+def why_offline() -> str | None:
+    """Say why nothing can be uploaded: there is no key, or the server does not answer; None if it can."""
     address = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai")
     if not (os.environ.get("WANDB_API_KEY") or _in_netrc(address.hostname or "")):
-        return "offline", f"W&B: no API key is configured, so runs are kept offline in wandb/; {SYNC}"
+        return "no API key is configured"
     port = address.port or (80 if address.scheme == "http" else 443)
     try:
         socket.create_connection((address.hostname or "", port), timeout=2).close()
     except OSError:
-        return "offline", f"W&B: {address.hostname} does not answer, so runs are kept offline in wandb/; {SYNC}"
-    return "online", None
+        return f"{address.hostname} does not answer"
+    return None
 
 
 def _in_netrc(host: str) -> bool:
@@ -79,7 +86,7 @@ class Tracker:
         try:
             return action()
         except Exception as error:
-            print(f"W&B: {type(error).__name__}: {error}; the run goes on without it", file=sys.stderr)  # noqa: T201
+            sys.stderr.write(f"W&B: {type(error).__name__}: {error}; the run goes on without it\n")
             self.mode, self._run = "disabled", None
             return None
 

@@ -42,7 +42,7 @@ def work(job: dict[str, Any], log: Callable[[Path], None] = lambda path: None) -
             notes.append(note)
         log(store.folder(run) / "log.txt")
         for note in notes:
-            print(note, flush=True)  # noqa: T201
+            _say(note)
         return {"notes": notes, **_work(run, store, job)}
     except StoreError as error:
         failed = {"error": str(error), "stops": "grid"}
@@ -71,7 +71,7 @@ def _work(run: Run, store: Store, job: dict[str, Any]) -> dict[str, Any]:
                 part.unlink()
             now, epochs = datetime.now(UTC).isoformat(timespec="seconds"), store.progress(run)[0]
             who = f"process {os.getpid()} on {socket.gethostname()}"
-            print(f"{now} {who} trains {run.name}, after epoch {epochs}", flush=True)  # noqa: T201
+            _say(f"{now} {who} trains {run.name}, after epoch {epochs}")
             try:
                 result = train(
                     run,
@@ -122,6 +122,12 @@ def _full(error: Exception, root: Path) -> str | None:
         return None
     # torch and safetensors have errors of their own for a write that failed.
     return f"cannot be written to: {type(error).__name__}: {error}; {free / 1e6:.0f} MB are free there; {mend}"
+
+
+def _say(line: str) -> None:
+    """Write a line into the run's log at once, so that it stands there before what libraries write."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def _write_to(log: Path) -> None:

@@ -2,8 +2,11 @@
 
 import io
 import json
+import runpy
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,24 +17,18 @@ from lit_hidden.engine.archive import pack, unpack
 from lit_hidden.engine.store import Store, StoreError
 from lit_hidden.experiment import Run
 
+made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
+leave = made["leave"]
 RUNS = [Run(density=0.5, net="conv2", data="digits", epochs=2, seed=seed) for seed in range(3)]
-
-
-def done(store: Store, run: Run, accuracy: float = 50.0) -> None:
-    with store.claim(run) as folder:
-        assert folder is not None
-        (folder / "run.json").write_text(run.to_json())
-        (folder / "metrics.csv").write_text("epoch,step,test_top1\n0,0,10\n1,9,30\n")
-        (folder / "last.ckpt").write_text("large")
-        (folder / "log.txt").write_text("chatty")
-        store.finish(run, {"accuracy": accuracy})
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     store = Store(tmp_path / "runs")
-    done(store, RUNS[0])
-    done(store, RUNS[1], 51.0)
+    for run in RUNS[:2]:
+        folder = leave(store, run)
+        (folder / "last.ckpt").write_text("large")
+        (folder / "log.txt").write_text("chatty")
     return store
 
 
@@ -71,7 +68,7 @@ def test_arrays_come_along_unless_they_are_large(store: Store, tmp_path: Path, m
 def test_what_is_done_already_stays(store: Store, tmp_path: Path) -> None:
     path, other = tmp_path / "runs.tar.gz", Store(tmp_path / "elsewhere")
     pack(store, RUNS, path)
-    done(other, RUNS[0], 99.0)
+    leave(other, RUNS[0], accuracy=99.0)
     assert unpack(path, other) == (1, 1)
     assert other.result(RUNS[0]) == {"accuracy": 99.0}
     assert unpack(path, other) == (0, 2)
@@ -120,21 +117,22 @@ def test_a_grid_is_packed_in_pieces_and_goes_on_elsewhere(
     path = "results/mine/short/runs.tar.gz"
     assert told(capsys, "pack", "mine", "--preset", "short") == f"{path}: 2 of 3 runs (0.00 MB)"
     store.root.rename(mine / "before")
-    done(Store("runs"), RUNS[1], 99.0)
+    leave(Store("runs"), RUNS[1], accuracy=99.0)
     assert told(capsys, "unpack") == f"{path}: 1 runs new in runs, 1 there already"
     assert [(store.result(run) or {}).get("accuracy") for run in RUNS] == [50.0, 99.0, None]
 
 
 def test_what_cannot_be_packed_or_unpacked_is_said(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments, message in (
-        (("pack", "mine"), "none of the 3 runs of mine (quick) is done in runs; train some first"),
-        (("pack", "yours"), "no experiment 'yours'; experiments are mine"),
-        (("pack", "mine", "--preset", "long"), "no preset 'long'; presets are smoke, quick, short, paper"),
-        (("unpack",), "results holds no NAME/PRESET/runs.tar.gz; lit-hidden pack NAME writes one"),
+    for status, arguments, message in (
+        (1, ("pack", "mine"), "none of the 3 runs of mine (quick) is done in runs; train some first"),
+        (2, ("pack", "yours"), "no experiment 'yours'; experiments are mine"),
+        (2, ("pack", "mine", "--preset", "long"), "no preset 'long'; presets are smoke, quick, short, paper"),
+        (1, ("unpack",), "results holds no NAME/PRESET/runs.tar.gz; lit-hidden pack NAME writes one"),
     ):
-        with pytest.raises(SystemExit) as error:
+        with pytest.raises(SystemExit) as end:
             told(capsys, *arguments)
-        assert str(error.value) == f"lit-hidden: {message}"
+        assert end.value.code == status
+        assert capsys.readouterr().err == f"lit-hidden: {message}\n"
 
 
 def tar_of(path: Path, files: dict[str, bytes]) -> Path:

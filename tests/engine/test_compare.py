@@ -17,6 +17,7 @@ from lit_hidden.engine.store import Store
 from lit_hidden.experiment import Run, vary
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "committed.py"))
+leave = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))["leave"]
 EXPERIMENT = '''
 """Mine: a grid."""
 from lit_hidden.experiment import Run, vary
@@ -61,11 +62,8 @@ def committed(here: Path) -> Path:
 
 def finish(runs: list[Run], root: Path) -> None:
     """Leave in `root` what the engine leaves of runs that are done."""
-    store = Store(root)
     for run, result in made["results"](runs, **NUMBERS):
-        store.folder(run).mkdir(parents=True)
-        (store.folder(run) / "run.json").write_text(run.to_json())
-        store.finish(run, result)
+        leave(Store(root), run, **result)
 
 
 def shown(width: int = 80, **arguments: Any) -> list[str]:
@@ -225,60 +223,69 @@ def test_csv_by_seed_takes_columns_too(committed: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("status", "arguments", "message"),
     [
-        (["theirs"], "no experiment 'theirs'; experiments are mine"),
-        (["mine", "--preset", "long"], "no preset 'long'; presets are smoke, quick, short, paper"),
+        (2, ["theirs"], "no experiment 'theirs'; experiments are mine"),
+        (2, ["mine", "--preset", "long"], "no preset 'long'; presets are smoke, quick, short, paper"),
         (
+            1,
             ["mine", "--preset", "paper"],
             "none of the 36 runs of mine (paper) is done in runs/, and there is no "
             "experiments/results/mine/paper/results.csv; make reproduce-mine PRESET=paper trains them",
         ),
         (
+            1,
             ["mine", "--sort", "acuracy"],
             "no column 'acuracy'; there are net, method, optimizer, distribution, density, accuracy, pm, min, max, n, "
             "top5, loss, train_accuracy, seconds, steps",
         ),
         (
+            1,
             ["mine", "--sort", "seed"],
             "no column 'seed'; seeds are averaged over: add --by-seed; there are net, method, optimizer, distribution, "
             "density, accuracy, pm, min, max, n, top5, loss, train_accuracy, seconds, steps",
         ),
         (
+            1,
             ["mine", "--by-seed", "--columns", "net", "pm", "--where", "net=conv2"],
             "no column 'pm'; there are method, optimizer, distribution, density, seed, accuracy, top5, loss, "
             "train_accuracy, seconds, steps",
         ),
-        (["mine", "--where", "net"], "where 'net' is no FIELD=VALUE; fields are density, method, "),
-        (["mine", "--where", "accuracy=80"], "where 'accuracy=80' is no FIELD=VALUE; fields are density, method, "),
-        (["mine", "--where", "density=0.3"], "no run has density=0.3; there are density=none, 0.1, 0.5"),
+        (1, ["mine", "--where", "net"], "where 'net' is no FIELD=VALUE; fields are density, method, "),
+        (1, ["mine", "--where", "accuracy=80"], "where 'accuracy=80' is no FIELD=VALUE; fields are density, method, "),
+        (1, ["mine", "--where", "density=0.3"], "no run has density=0.3; there are density=none, 0.1, 0.5"),
         (
+            1,
             ["mine", "--where", "net=conv2", "optimizer=adam", "--where", "net=conv4"],
             "no run has net=conv4; there are net=conv2",
         ),
     ],
 )
 def test_what_it_cannot_show_is_one_line_with_what_there_is(
-    committed: Path, arguments: list[str], message: str
+    committed: Path, status: int, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
         main(["compare", *arguments])
-    assert str(end.value.code).startswith(f"lit-hidden: {message}")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"lit-hidden: {message}")
+    assert end.value.code == status
 
 
-def test_a_damaged_run_is_named(here: Path) -> None:
+def test_a_damaged_run_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finish(GRID[:1], here / "runs")
     (here / "runs" / GRID[0].hash / "result.json").write_text("{")
     with pytest.raises(SystemExit) as end:
         main(["compare", "mine"])
-    assert str(end.value.code).startswith(f"lit-hidden: runs/{GRID[0].hash} is damaged: ")
+    assert end.value.code == 1
+    assert capsys.readouterr().err.startswith(f"lit-hidden: runs/{GRID[0].hash} is damaged: ")
 
 
-def test_damaged_committed_results_are_named(committed: Path) -> None:
+def test_damaged_committed_results_are_named(committed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (committed / "results.csv").write_text(json.dumps({}))
     with pytest.raises(SystemExit) as end:
         main(["compare", "mine"])
-    assert str(end.value.code) == (
+    assert end.value.code == 1
+    assert capsys.readouterr().err == (
         "lit-hidden: experiments/results/mine/quick/results.csv is damaged: it is no table of runs with their "
-        "accuracy and seconds"
+        "accuracy and seconds\n"
     )

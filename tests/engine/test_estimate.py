@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lit_hidden.data import DATA
-from lit_hidden.engine.estimate import GUESS, IMAGES, Clock, Estimate, duration, macs, took, work
+from lit_hidden.engine.estimate import GUESS, IMAGES, Clock, Estimate, duration, elapsed, macs, took, work
 from lit_hidden.engine.store import Store
 from lit_hidden.experiment import Run
 from lit_hidden.nets import build
@@ -133,6 +133,22 @@ def test_a_run_took_from_start_to_end_or_what_its_epochs_took_if_it_was_begun_be
 )
 def test_times_are_said_as_people_do(seconds, words):
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 s"),
+        (29.4, "29 s"),
+        (59.6, "1 min"),
+        (90, "2 min"),
+        (2 * 3600, "2 h"),
+        (8160, "2 h 16 min"),
+        (26 * 3600 + 600, "1 d 2 h"),
+    ],
+)
+def test_what_something_took_is_said_to_the_second_below_a_minute(seconds, words):
+    assert elapsed(seconds) == words
 
 
 def test_an_estimate_says_what_it_is_from():

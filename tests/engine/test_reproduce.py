@@ -4,8 +4,11 @@ import csv
 import io
 import json
 import os
+import runpy
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -15,6 +18,7 @@ from lit_hidden.engine.reproduce import ReproduceError, Stopped, UsageError, con
 from lit_hidden.engine.store import Store
 from lit_hidden.experiment import Results, Run
 
+made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
 EXPERIMENT = '''
 """Figure 0: a figure of three seeds."""
 from lit_hidden.experiment import Claim, Run
@@ -34,13 +38,8 @@ def draw(results, figure):
 
 
 def leave(run: Run) -> None:
-    """Leave what a run of one epoch leaves that ended at 70% and its seed."""
-    store, accuracy = Store("runs"), 70.0 + run.seed
-    with store.claim(run) as folder:
-        assert folder is not None
-        (folder / "run.json").write_text(run.to_json())
-        (folder / "metrics.csv").write_text(f"epoch,seconds,test_top1\n0,0.0,9.0\n1,60.0,{accuracy}\n")
-        store.finish(run, {"accuracy": accuracy, "layers": [1]})
+    """Leave what a run leaves that ended at 70% and its seed."""
+    made["leave"](Store("runs"), run, accuracy=70.0 + run.seed, layers=[1])
 
 
 @pytest.fixture
@@ -135,6 +134,11 @@ def test_unknown_experiments_and_presets_are_refused_with_what_there_is(checkout
     assert (ReproduceError.status, UsageError.status, Stopped.status) == (1, 2, 130)
 
 
+def test_a_grid_is_resolved_and_has_each_run_once(checkout):
+    add(checkout, "fig1", seeds=("range(3)", "(0, 1, 0)"))
+    assert [(run.seed, run.method) for run in load("fig1").grid("quick")] == [(0, "edge_popup"), (1, "edge_popup")]
+
+
 def test_experiments_are_listed_by_number(checkout):
     for name in ("fig10", "fig2", "table1", "_shared", "resnet18"):
         add(checkout, name)
@@ -192,6 +196,21 @@ def test_a_run_that_failed_is_reported_at_the_end_with_its_log_and_the_others_ar
     )
     assert error.value.status == 1
     assert not (checkout / "results" / "fig1" / "quick" / "verdicts.json").exists()
+    assert (checkout / "results" / "fig0" / "quick" / "figure.svg").exists()
+
+
+def test_a_result_that_is_damaged_at_the_end_is_missing_and_the_others_are_drawn(checkout, launches, monkeypatch):
+    add(checkout, "fig1", seeds=SEEDS_2_TO_4)
+    bad, real = load("fig1").runs("quick")[2], Launcher.launch
+
+    def launch(self, runs, poll):
+        real(self, runs, poll)
+        (Store("runs").folder(bad) / "result.json").write_text("{")
+
+    monkeypatch.setattr(Launcher, "launch", launch)
+    with pytest.raises(ReproduceError) as error:
+        printed("fig1", "fig0")
+    assert str(error.value) == "fig1 is neither judged nor drawn: 1 of its 3 runs are missing"
     assert (checkout / "results" / "fig0" / "quick" / "figure.svg").exists()
 
 

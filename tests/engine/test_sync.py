@@ -84,33 +84,37 @@ def test_what_wandb_refuses_is_one_line(
     faked: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (faked / "offline-run-9-broken").mkdir()
-    monkeypatch.setattr(sync_module, "choose_mode", lambda: ("online", None))
+    monkeypatch.setattr(sync_module, "why_offline", lambda: None)
     with pytest.raises(SyncError, match=r"^wandb sync ended with 3: the server said no\.$"):
         sync(faked)
     assert "Error" not in capfd.readouterr().err
 
 
-def test_nothing_to_upload_is_said(nowhere: Path) -> None:
+def test_nothing_to_upload_is_said(nowhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["wandb-sync", "--dir", "elsewhere"])
-    assert end.value.code == (
+    assert end.value.code == 1
+    assert capsys.readouterr().err == (
         "lit-hidden: no offline-run-* in elsewhere, so there is nothing to upload; runs are kept there when reproduce "
-        "finds no API key or no server, or with WANDB_MODE=offline"
+        "finds no API key or no server, or with WANDB_MODE=offline\n"
     )
 
 
-def test_without_a_key_a_real_offline_run_stays_and_the_way_out_is_told(offline: Path) -> None:
+def test_without_a_key_a_real_offline_run_stays_and_the_way_out_is_told(
+    offline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
         main(["wandb-sync"])
     login = Path(sys.executable).parent / "wandb"
-    assert end.value.code == (
+    assert end.value.code == 1
+    assert capsys.readouterr().err == (
         f"lit-hidden: W&B: no API key is configured; nothing was uploaded. {login} login stores a key (or set "
-        "WANDB_API_KEY); WANDB_BASE_URL names another server"
+        "WANDB_API_KEY); WANDB_BASE_URL names another server\n"
     )
 
 
 def test_without_a_key_wandbs_own_refusal_is_passed_on(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sync_module, "choose_mode", lambda: ("online", None))
+    monkeypatch.setattr(sync_module, "why_offline", lambda: None)
     with pytest.raises(SyncError, match=r"^wandb sync ended with 1: No API key configured\."):
         sync(offline)
 

@@ -1,6 +1,7 @@
 """The W&B view: what it chooses, what it shows (read back with W&B's own reader), and that it never ends a run."""
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def test_without_a_key_runs_are_kept_offline_and_the_user_is_told_how_to_sync(no
     assert choose_mode() == (
         "offline",
         "W&B: no API key is configured, so runs are kept offline in wandb/; "
-        "wandb sync wandb/offline-run-* uploads them later",
+        "make wandb-sync (or lit-hidden wandb-sync) uploads them later",
     )
 
 
@@ -61,7 +62,7 @@ def test_with_a_key_and_no_server_runs_are_kept_offline(nowhere, monkeypatch, wh
         assert choose_mode() == (
             "offline",
             "W&B: 127.0.0.1 does not answer, so runs are kept offline in wandb/; "
-            "wandb sync wandb/offline-run-* uploads them later",
+            "make wandb-sync (or lit-hidden wandb-sync) uploads them later",
         )
 
 
@@ -145,13 +146,16 @@ def test_a_failure_of_wandb_is_told_once_and_ends_nothing(nowhere, monkeypatch, 
     assert capsys.readouterr().err == "W&B: ConnectionError: no route; the run goes on without it\n"
 
 
-def test_the_command_that_is_printed_finds_the_offline_runs(nowhere):
+def test_the_commands_that_are_printed_find_the_offline_runs(nowhere):
     tracker = Tracker("offline", "fig2/smoke")
     tracker.start(RUN)
     tracker.finish()
-    command = tracking.SYNC.removesuffix(" uploads them later").replace("wandb sync", "wandb sync --dry-run")
-    command = f"{Path(sys.executable).parent}/{command}"
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=nowhere)
+    told = re.fullmatch(r"make (\S+) \(or lit-hidden (\S+)\) uploads them later", tracking.SYNC)
+    assert told is not None
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    assert re.search(rf"^{told[1]}: .*\n\t\$\(BIN\)/lit-hidden {told[2]} ", makefile, re.MULTILINE)
+    command = [sys.executable, "-m", "lit_hidden", told[2], "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=nowhere, check=False)
     assert done.returncode == 0, done.stderr
     assert RUN.hash in done.stdout + done.stderr
 

@@ -1,29 +1,18 @@
+"""A Run is its description: its hash, what it resolves to, its parent, its JSON, and what cannot be described."""
+
 import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from lit_hidden import experiment
-from lit_hidden.experiment import (
-    MIN_SEEDS,
-    SCHEMA,
-    Claim,
-    Results,
-    Run,
-    Verdict,
-    confidence_interval,
-    jackknife,
-    judge,
-    vary,
-)
+from lit_hidden.experiment import SCHEMA, Run, vary
 from lit_hidden.recipes import FINDERS, METHODS
 
 HIDDEN = Run(density=0.5, net="conv2")
@@ -431,260 +420,10 @@ def test_vary_reads_a_generator_once_for_all_runs() -> None:
     assert len(vary([Run(), HIDDEN], seed=(s for s in range(3)))) == 6
 
 
-# --- results ---------------------------------------------------------------------------------------------
-
-
-def results(*, folder: Path | None = None) -> Results:
-    """Accuracy 10 * density + seed for hidden runs, 50 + seed for the baseline, listed in no order."""
-    runs = vary([Run()], density=[0.5, None, 0.3], seed=[2, 0, 1])
-    rows = [
-        (run, {"accuracy": 50.0 + run.seed if run.density is None else 10 * run.density + run.seed}, folder)
-        for run in runs
-    ]
-    return Results(rows)
-
-
-def test_select_keeps_what_is_equal_and_none_means_none() -> None:
-    r = results()
-    assert (len(r), len(r.select(density=0.3)), len(r.select(density=None, seed=1)), len(r.select())) == (
-        9,
-        3,
-        1,
-        9,
-    )
-    assert all(run.density is None for run, _ in r.select(density=None))
-    assert r.seeds == [0, 1, 2]
-
-
-def test_select_reads_resolved_fields() -> None:
-    assert len(results().select(method="edge_popup")) == 6
-    assert len(results().select(weight_seed=2, distribution="kaiming_normal")) == 1
-
-
-def test_values_come_by_seed_and_their_mean_is_the_mean() -> None:
-    r = results()
-    assert r.values(density=None) == [50, 51, 52]
-    assert r.values("accuracy", density=0.5) == [5, 6, 7]
-    assert r.mean(density=0.3) == pytest.approx(4)
-    assert r.mean("accuracy", density=None, seed=2) == 52
-
-
-def test_a_field_that_a_run_has_not_is_refused() -> None:
-    assert refusal(lambda: results().select(depth=2, arch="x")) == "Run has no field arch, depth"
-
-
-def test_nothing_left_is_refused() -> None:
-    message = "no run has {'density': 0.7, 'seed': 1}; there are 9 runs"
-    assert refusal(lambda: results().select(density=0.7, seed=1)) == message
-    assert refusal(lambda: results().values(density=0.7, seed=1)) == message
-    assert refusal(lambda: results().mean(density=0.7, seed=1)) == message
-
-
-def measured(folder: Path, seed: int, text: str, trace: int = 0) -> tuple[Run, dict[str, Any], Path]:
-    here = folder / f"s{seed}-{trace}"
-    here.mkdir()
-    (here / "metrics.csv").write_text(text)
-    return Run(seed=seed, trace=trace), {"accuracy": 1.0}, here
-
-
-def test_a_curve_is_a_column_of_metrics_by_seed(tmp_path: Path) -> None:
-    rows = [
-        measured(tmp_path, 1, "epoch,step,test/accuracy\n0,10,30.5\n1,20,\n"),
-        measured(tmp_path, 0, "epoch,step,test/accuracy\n0,10,20\n1,20,25\n"),
-    ]
-    steps, values = Results(rows).curve("test/accuracy")
-    assert steps.tolist() == [10, 20]
-    np.testing.assert_array_equal(values, [[20, 25], [30.5, math.nan]])
-
-
-def test_curves_of_different_lengths_or_columns_are_refused(tmp_path: Path) -> None:
-    rows = [measured(tmp_path, 0, "step,loss\n10,1\n"), measured(tmp_path, 1, "step,loss\n20,1\n")]
-    r = Results(rows)
-    assert refusal(lambda: r.curve("loss", epochs=100)) == (
-        "the runs with {'epochs': 100} were measured at different steps; select runs of one length"
-    )
-    assert refusal(lambda: r.curve("accuracy", seed=0)) == (
-        f"{tmp_path}/s0-0/metrics.csv has no column 'accuracy'; it has step, loss"
-    )
-
-
-def test_a_trace_is_one_traced_runs(tmp_path: Path) -> None:
-    rows = [measured(tmp_path, seed, "step\n1\n", trace) for seed, trace in ((0, 5), (1, 5), (2, 0))]
-    for _, _, folder in rows:
-        np.savez(folder / "trace.npz", scores=np.arange(3), mask=np.ones(2, dtype=bool))
-    r = Results(rows)
-    found = r.trace(seed=1)
-    assert {name: a.tolist() for name, a in found.items()} == {"scores": [0, 1, 2], "mask": [True, True]}
-    ending = "a trace is one run's, of a Run with trace > 0"
-    assert refusal(lambda: r.trace(trace=5)) == f"2 runs have {{'trace': 5}}; {ending}"
-    assert refusal(lambda: r.trace(seed=2)) == f"1 runs have {{'seed': 2}}; {ending}"
-
-
-# --- claims ----------------------------------------------------------------------------------------------
-
-
-def verdict(*margins: float, every: bool = False) -> Verdict:
-    """Judge the claim whose margin at seed i is margins[i]."""
-    r = Results([(Run(seed=s), {"accuracy": m}, None) for s, m in enumerate(margins)])
-    return judge(Claim("it holds", lambda one: one.mean(), unit="points", every=every), r)
-
-
-def test_a_claim_whose_interval_lies_above_zero_is_supported() -> None:
-    # By hand: mean 4, standard error 1 / sqrt(3), t(2) = 4.302653, so the interval is 4 +- 2.484138.
-    v = verdict(3.0, 4.0, 5.0)
-    assert (v.verdict, v.margin, v.seeds, v.unit) == ("supported", 4.0, 3, "points")
-    assert (v.low, v.high) == (pytest.approx(4 - 2.484138, abs=1e-6), pytest.approx(4 + 2.484138, abs=1e-6))
-    assert (v.sentence, v.why) == ("it holds", "the 95% interval lies above 0")
-
-
-def test_a_claim_whose_interval_lies_below_zero_is_contradicted() -> None:
-    v = verdict(-3.0, -4.0, -5.0)
-    assert (v.verdict, v.margin, v.why) == ("contradicted", -4.0, "the 95% interval lies below 0")
-    assert v.high == pytest.approx(-4 + 2.484138, abs=1e-6)
-
-
-@pytest.mark.parametrize("margins", [(1.0, 2.0, 3.0), (-1.0, -2.0, -3.0), (-1.0, 0.0, 1.0)])
-def test_a_claim_whose_interval_holds_zero_is_undecided(margins: tuple[float, ...]) -> None:
-    v = verdict(*margins)
-    assert (v.verdict, v.why) == ("undecided", "the 95% interval holds 0")
-    assert v.low < 0 < v.high
-
-
-def test_equals_do_not_beat_each_other() -> None:
-    v = verdict(0.0, 0.0, 0.0)
-    assert (v.verdict, v.why) == ("undecided", "the 95% interval holds 0")
-    assert verdict(1e-9, 1e-9, 1e-9).verdict == "supported"
-    assert verdict(-1e-9, -1e-9, -1e-9).verdict == "contradicted"
-
-
-@pytest.mark.parametrize("seeds", [1, 2])
-def test_too_few_seeds_decide_nothing(seeds: int) -> None:
-    v = verdict(*[100.0] * seeds)
-    assert (v.verdict, v.why) == ("undecided", f"too few seeds: {seeds} of at least 3")
-    assert (v.low, v.high, v.margin, v.seeds) == (-math.inf, math.inf, 100.0, seeds)
-    assert MIN_SEEDS == 3
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("every", [True, False])
-def test_a_margin_that_is_no_number_decides_nothing(bad: float, every: bool) -> None:
-    v = verdict(1.0, bad, 1.0, 1.0, every=every)
-    assert (v.verdict, v.why, v.seeds) == ("undecided", f"a margin is {bad}", 4)
-
-
-def test_an_exact_claim_is_decided_by_a_single_seed() -> None:
-    v = verdict(0.0, every=True)
-    assert (v.verdict, v.why, v.low, v.high) == ("supported", "held for 1 of 1 seeds", 0.0, 0.0)
-
-
-def test_an_exact_claim_falls_with_a_single_seed() -> None:
-    v = verdict(5.0, -0.1, 7.0, 8.0, every=True)
-    assert (v.verdict, v.why, v.low, v.high) == ("contradicted", "held for 3 of 4 seeds", -0.1, 8.0)
-
-
-def test_the_margin_of_an_exact_claim_sees_one_seed_at_a_time() -> None:
-    seen = []
-
-    def margin(one: Results) -> float:
-        seen.append(one.seeds)
-        return one.mean(density=0.5) - one.mean(density=0.3)
-
-    v = judge(Claim("denser is better", margin, every=True), results())
-    assert seen == [[0], [1], [2]]
-    assert (v.verdict, v.margin) == ("supported", pytest.approx(2))
-
-
-def test_other_margins_see_all_seeds_and_then_all_but_one() -> None:
-    seen = []
-
-    def margin(several: Results) -> float:
-        seen.append(several.seeds)
-        return several.mean(density=0.5) - several.mean(density=0.3)
-
-    v = judge(Claim("denser is better", margin), results())
-    assert sorted(map(tuple, seen)) == [(0, 1), (0, 1, 2), (0, 1, 2), (0, 2), (1, 2)]
-    assert (v.verdict, v.margin) == ("supported", pytest.approx(2))
-
-
-def test_the_jackknife_of_a_ratio_of_variances_by_hand() -> None:
-    # Variances of (1, 3, 8): 13; of its pairs (3, 8), (1, 8), (1, 3): 12.5, 24.5, 2. log 13 = 2.5649, and so on.
-    r = Results([(Run(seed=s), {"accuracy": a}, None) for s, a in enumerate((1.0, 3.0, 8.0))])
-    shares = jackknife(lambda several: math.log(np.var(several.values(), ddof=1)), r)
-    expected = [3 * 2.564949 - 2 * log for log in (2.525729, 3.198673, 0.693147)]
-    assert shares == pytest.approx(expected, abs=1e-5)
-
-
-def test_the_best_density_is_that_of_the_mean_and_not_of_each_seed() -> None:
-    """At every seed another density is best, by noise alone: seed by seed, the best would be 3 points above."""
-    rows = [
-        (Run(density=d, seed=s), {"accuracy": 60.0 + (6 if i == s else 0)}, None)
-        for i, d in enumerate((0.3, 0.5, 0.7))
-        for s in range(3)
-    ]
-    r = Results(rows)
-
-    def best(several: Results) -> float:
-        return max(several.mean(density=d) for d in (0.3, 0.5, 0.7))
-
-    assert best(r) == 62
-    assert np.mean([best(r.select(seed=s)) for s in range(3)]) == 66
-    assert np.mean(jackknife(best, r)) == pytest.approx(3 * 62 - 2 * 63)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=12))
-def test_the_jackknife_of_a_mean_gives_the_values_back(values: list[float]) -> None:
-    r = Results([(Run(seed=s), {"accuracy": v}, None) for s, v in enumerate(values)])
-    assert jackknife(lambda several: several.mean(), r) == pytest.approx(values, abs=1e-9)
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(3, 8))
-def test_the_jackknife_agrees_with_one_written_in_numpy(seed: int, n: int) -> None:
-    values = np.random.default_rng(seed).normal(50, 5, n)
-    r = Results([(Run(seed=s), {"accuracy": float(v)}, None) for s, v in enumerate(values)])
-    left_out = [np.median(np.delete(values, i)) for i in range(n)]
-    expected = n * np.median(values) - (n - 1) * np.array(left_out)
-    assert jackknife(lambda several: float(np.median(several.values())), r) == pytest.approx(expected, abs=1e-9)
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=20).filter(lambda v: np.std(v) > 1e-6),
-    st.sampled_from([0.5, 0.9, 0.95, 0.99]),
-)
-def test_the_interval_is_students(values: list[float], level: float) -> None:
-    expected = stats.t.interval(level, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
-    assert confidence_interval(values, level) == pytest.approx(expected, rel=1e-9, abs=1e-9)
-
-
-def test_equal_values_have_an_interval_of_one_point() -> None:
-    assert confidence_interval([2.5, 2.5, 2.5]) == (2.5, 2.5)
-
-
-@pytest.mark.parametrize("values", [[], [1.0]])
-def test_one_value_has_no_interval(values: list[float]) -> None:
-    message = f"{len(values)} values have no confidence interval; give at least 2"
-    assert refusal(lambda: confidence_interval(values)) == message
-
-
 def test_a_count_that_is_no_whole_number_is_refused():
     with pytest.raises(ValueError) as error:
         Run(epochs=2.5)
     assert str(error.value) == "epochs=2.5 is no whole number; it counts something"
-
-
-def test_an_unknown_metric_is_refused_with_what_there_is():
-    results = Results([(Run(density=0.5), {"accuracy": 1.0, "loss": 2.0}, None)])
-    with pytest.raises(ValueError) as error:
-        results.values("accurracy")
-    assert str(error.value) == ("the result of conv4-k50-signed_constant-s0 has no 'accurracy'; it has accuracy, loss")
-
-
-def test_no_results_judge_nothing():
-    with pytest.raises(ValueError) as error:
-        judge(Claim("it works", lambda results: results.mean()), Results([]))
-    assert str(error.value) == "no run is done that could judge 'it works'; train some first"
 
 
 @pytest.mark.parametrize(

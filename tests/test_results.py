@@ -1,0 +1,110 @@
+"""Results: runs selected by their fields, values by seed, curves and traces read from their folders."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lit_hidden.experiment import Results, Run, vary
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(ValueError) as error:
+        call()
+    return str(error.value)
+
+
+def results() -> Results:
+    """Accuracy 10 * density + seed for hidden runs, 50 + seed for the baseline, listed in no order."""
+    runs = vary([Run()], density=[0.5, None, 0.3], seed=[2, 0, 1])
+    rows = [
+        (run, {"accuracy": 50.0 + run.seed if run.density is None else 10 * run.density + run.seed}, None)
+        for run in runs
+    ]
+    return Results(rows)
+
+
+def test_select_keeps_what_is_equal_and_none_means_none() -> None:
+    r = results()
+    assert (len(r), len(r.select(density=0.3)), len(r.select(density=None, seed=1)), len(r.select())) == (
+        9,
+        3,
+        1,
+        9,
+    )
+    assert all(run.density is None for run, _ in r.select(density=None))
+    assert r.seeds == [0, 1, 2]
+
+
+def test_select_reads_resolved_fields() -> None:
+    assert len(results().select(method="edge_popup")) == 6
+    assert len(results().select(weight_seed=2, distribution="kaiming_normal")) == 1
+
+
+def test_values_come_by_seed_and_their_mean_is_the_mean() -> None:
+    r = results()
+    assert r.values(density=None) == [50, 51, 52]
+    assert r.values("accuracy", density=0.5) == [5, 6, 7]
+    assert r.mean(density=0.3) == pytest.approx(4)
+    assert r.mean("accuracy", density=None, seed=2) == 52
+
+
+def test_a_field_that_a_run_has_not_is_refused() -> None:
+    assert refusal(lambda: results().select(depth=2, arch="x")) == "Run has no field arch, depth"
+
+
+def test_nothing_left_is_refused() -> None:
+    message = "no run has {'density': 0.7, 'seed': 1}; there are 9 runs"
+    assert refusal(lambda: results().select(density=0.7, seed=1)) == message
+    assert refusal(lambda: results().values(density=0.7, seed=1)) == message
+    assert refusal(lambda: results().mean(density=0.7, seed=1)) == message
+
+
+def measured(folder: Path, seed: int, text: str, trace: int = 0) -> tuple[Run, dict[str, Any], Path]:
+    here = folder / f"s{seed}-{trace}"
+    here.mkdir()
+    (here / "metrics.csv").write_text(text)
+    return Run(seed=seed, trace=trace), {"accuracy": 1.0}, here
+
+
+def test_a_curve_is_a_column_of_metrics_by_seed(tmp_path: Path) -> None:
+    rows = [
+        measured(tmp_path, 1, "epoch,step,test/accuracy\n0,10,30.5\n1,20,\n"),
+        measured(tmp_path, 0, "epoch,step,test/accuracy\n0,10,20\n1,20,25\n"),
+    ]
+    steps, values = Results(rows).curve("test/accuracy")
+    assert steps.tolist() == [10, 20]
+    np.testing.assert_array_equal(values, [[20, 25], [30.5, math.nan]])
+
+
+def test_curves_of_different_lengths_or_columns_are_refused(tmp_path: Path) -> None:
+    rows = [measured(tmp_path, 0, "step,loss\n10,1\n"), measured(tmp_path, 1, "step,loss\n20,1\n")]
+    r = Results(rows)
+    assert refusal(lambda: r.curve("loss", epochs=100)) == (
+        "the runs with {'epochs': 100} were measured at different steps; select runs of one length"
+    )
+    assert refusal(lambda: r.curve("accuracy", seed=0)) == (
+        f"{tmp_path}/s0-0/metrics.csv has no column 'accuracy'; it has step, loss"
+    )
+
+
+def test_a_trace_is_one_traced_runs(tmp_path: Path) -> None:
+    rows = [measured(tmp_path, seed, "step\n1\n", trace) for seed, trace in ((0, 5), (1, 5), (2, 0))]
+    for _, _, folder in rows:
+        np.savez(folder / "trace.npz", scores=np.arange(3), mask=np.ones(2, dtype=bool))
+    r = Results(rows)
+    found = r.trace(seed=1)
+    assert {name: a.tolist() for name, a in found.items()} == {"scores": [0, 1, 2], "mask": [True, True]}
+    ending = "a trace is one run's, of a Run with trace > 0"
+    assert refusal(lambda: r.trace(trace=5)) == f"2 runs have {{'trace': 5}}; {ending}"
+    assert refusal(lambda: r.trace(seed=2)) == f"1 runs have {{'seed': 2}}; {ending}"
+
+
+def test_an_unknown_metric_is_refused_with_what_there_is():
+    results = Results([(Run(density=0.5), {"accuracy": 1.0, "loss": 2.0}, None)])
+    with pytest.raises(ValueError) as error:
+        results.values("accurracy")
+    assert str(error.value) == ("the result of conv4-k50-signed_constant-s0 has no 'accurracy'; it has accuracy, loss")
