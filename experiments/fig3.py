@@ -126,7 +126,7 @@ def draw(results: Results, figure: Figure) -> None:
             panels.level(ax, results.values(net=net, method="dense", optimizer=optimizer), look)
             for point in points(net=net, method="dense", optimizer=optimizer, data=data):
                 panels.hollow(ax, 0.95 if optimizer == "sgd" else 0.05, point, look.color)
-        panels.curve(ax, results, "density", panels.RANDOM, net=net, method="random")
+        panels.random(ax, results, net=net)
         panels.density_axis(ax, results.each("density"))
         ax.set_title(net.capitalize())
     axes[0].set_ylabel("test accuracy (%)")

@@ -80,7 +80,7 @@ def draw(results: Results, figure: Figure) -> None:
             look = panels.weights(distribution, scaled)
             panels.curve(axes, hidden, "density", look, distribution=distribution, scaled=scaled)
     panels.level(axes, results.values(method="dense"), panels.DENSE["sgd"])
-    panels.curve(axes, results, "density", panels.RANDOM, method="random")
+    panels.random(axes, results)
     panels.density_axis(axes, results.each("density"))
     axes.set(ylabel="test accuracy (%)")
     axes.set_title("ResNet-18")

@@ -71,6 +71,27 @@ def level(axes: Axes, values: list[float], look: Look) -> None:
     axes.axhline(float(np.mean(values)), color=look.color, linestyle=look.linestyle, label=look.label)
 
 
+def random(axes: Axes, results: Results, **where: Any) -> None:
+    """Draw random masks over density; where they lie far below all else, at the foot with their accuracy in words.
+
+    To be called last: what is drawn so far sets the scale, so that chance does not press the curves together.
+    """
+    means = {d: results.mean(method="random", density=d, **where) for d in results.each("density", method="random")}
+    bottom, top = axes.dataLim.intervaly
+    if bottom - min(means.values(), default=bottom) <= top - bottom:
+        curve(axes, results, "density", RANDOM, method="random", **where)
+        return
+    axes.set_ylim(bottom - 0.16 * (top - bottom), top + 0.05 * (top - bottom))
+    foot = axes.get_xaxis_transform()  # x in data, y as a fraction of the axes
+    axes.plot(
+        list(means), [0.05] * len(means), color=RANDOM.color, linestyle="", marker=RANDOM.marker, markersize=4.5,
+        label=RANDOM.label, transform=foot,
+    )  # fmt: skip
+    for density, mean in means.items():
+        axes.annotate(f"{mean:.1f}% \u2193", (density, 0.05), xycoords=foot, xytext=(5, 0), textcoords="offset points",
+                      va="center", fontsize=7.5, color=style.COLORS["muted"])  # fmt: skip
+
+
 def hollow(axes: Axes, x: float, point: Published, color: str) -> None:
     """Draw somebody else's number; its marker says whose."""
     axes.plot(

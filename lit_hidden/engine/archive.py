@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lit_hidden.engine.reproduce import ReproduceError, load
-from lit_hidden.engine.store import Store, StoreError, write_atomically
+from lit_hidden.engine.store import CHECKPOINT, Store, StoreError, write_atomically
 from lit_hidden.experiment import Run
 
 RECORD = ("run.json", "metrics.csv", "result.json")  # in the order of writing: the last means done
@@ -68,7 +68,7 @@ def unpack(path: Path, store: Store) -> tuple[int, int]:
             for file in (*ARRAYS, *RECORD):
                 if file in files:
                     write_atomically(folder / file, files[file])
-            (folder / "last.ckpt").unlink(missing_ok=True)
+            (folder / CHECKPOINT).unlink(missing_ok=True)
             new += 1
     return new, known
 

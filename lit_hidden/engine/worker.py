@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lit_hidden.engine.store import Store, StoreError
+from lit_hidden.engine.store import CHECKPOINT, Store, StoreError
 from lit_hidden.experiment import Run
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
@@ -91,12 +91,12 @@ def _work(run: Run, store: Store, job: dict[str, Any]) -> dict[str, Any]:
 
 def _foreign(folder: Path) -> str | None:
     """Say why a run cannot go on from its checkpoint: it does not load, or belongs to other epochs than those there."""
-    if not (folder / "last.ckpt").exists():
+    if not (folder / CHECKPOINT).exists():
         return None
     import torch
 
     try:
-        checkpoint = torch.load(folder / "last.ckpt", map_location="cpu", weights_only=True)
+        checkpoint = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
         rows = [
             {k: "" if v != v else str(v) for k, v in row.items()} for row in checkpoint["callbacks"]["Recorder"]["rows"]
         ]

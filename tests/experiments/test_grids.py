@@ -274,6 +274,31 @@ def test_points_are_means_over_seeds(name: str) -> None:
     assert means <= plotted
 
 
+@pytest.mark.parametrize("name", ["fig3", "resnet18"])
+def test_random_masks_far_below_all_else_do_not_press_the_curves_together(name: str) -> None:
+    figure, results = drawn(name, "paper")
+    for axes, net in zip(figure.axes, dict.fromkeys(run.net for run, _ in results), strict=True):
+        chance = results.mean(net=net, method="random")
+        low, high = axes.get_ylim()
+        assert chance < low
+        assert [text.get_text() for text in axes.texts] == [f"{chance:.1f}% ↓"]
+        others = [accuracy for run, accuracy in zip(results.rows, results.values(), strict=True)
+                  if run[0].net == net and run[0].method != "random"]  # fmt: skip
+        assert low < min(others) < max(others) < high
+        assert max(others) - min(others) > 0.7 * (high - low)
+
+
+def test_random_masks_near_the_rest_are_points_of_the_panel() -> None:
+    results = measured(FIGURES["resnet18"].runs("paper"), lambda run: 40 + 10 * (run.density or 1), lambda run: 1.0)
+    with style.context():
+        figure = Figure()
+        FIGURES["resnet18"].draw(results, figure)
+    axes = figure.axes[0]
+    (line,) = [line for line in axes.get_lines() if line.get_label() == panels.RANDOM.label]
+    assert list(line.get_ydata()) == [pytest.approx(results.mean(method="random"))]
+    assert not axes.texts
+
+
 def test_figure_3_shows_the_published_points_hollow_on_their_own_data_alone() -> None:
     def hollow(figure: Figure) -> set[float]:
         lines = [line for axes in figure.axes for line in axes.get_lines() if line.get_markerfacecolor() == "none"]
