@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 
 from lit_hidden import panels
 from lit_hidden.experiment import Claim, Results, Run, vary
-from lit_hidden.published import points
 
 NETS = ("conv2", "conv4", "conv6", "conv8")
 DISTRIBUTIONS = ("kaiming_normal", "signed_constant")
@@ -114,20 +113,17 @@ def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(13, 4.6)
     axes = figure.subplots(1, 4)
     figure.subplots_adjust(left=0.05, right=0.99, top=0.92, bottom=0.36, wspace=0.24)
-    sources, data = {}, results.rows[0][0].data  # others' points belong to CIFAR-10 alone
     for ax, net in zip(axes, NETS, strict=True):
         for distribution in DISTRIBUTIONS:
             look = panels.weights(distribution)
             panels.curve(ax, results, "density", look, net=net, distribution=distribution, method="edge_popup")
-            for point in points(net=net, distribution=distribution, data=data):
-                panels.hollow(ax, point.density or 0.5, point, look.color)
-                sources[point.source] = None
+            panels.others(ax, results, look.color, net=net, distribution=distribution)
         for optimizer, look in panels.DENSE.items():
             panels.level(ax, results.values(net=net, method="dense", optimizer=optimizer), look)
-            for point in points(net=net, method="dense", optimizer=optimizer, data=data):
-                panels.hollow(ax, 0.95 if optimizer == "sgd" else 0.05, point, look.color)
+            edge = 0.95 if optimizer == "sgd" else 0.05
+            panels.others(ax, results, look.color, at=edge, net=net, method="dense", optimizer=optimizer)
         panels.random(ax, results, net=net)
         panels.density_axis(ax, results.each("density"))
         ax.set_title(net.capitalize())
     axes[0].set_ylabel("test accuracy (%)")
-    panels.legend(figure, axes, sources, bbox_to_anchor=(0.5, 0.06))
+    panels.legend(figure, axes, bbox_to_anchor=(0.5, 0.06))

@@ -78,9 +78,13 @@ def draw(results: Results, figure: Figure) -> None:
     for ax, net in zip(axes, NETS, strict=True):
         for optimizer, look in panels.DENSE.items():
             panels.curve(ax, results, "width", look, net=net, method="dense", optimizer=optimizer)
+            if 1 in results.each("width"):  # others' nets have the published width
+                panels.others(ax, results, look.color, at=1, net=net, method="dense", optimizer=optimizer)
         for density, look in panels.KEPT.items():
             look = replace(look, label=f"subnetwork of {look.label}")
             panels.curve(ax, results, "width", look, net=net, density=density)
+            if 1 in results.each("width"):
+                panels.others(ax, results, look.color, at=1, net=net, density=density, distribution="kaiming_normal")
         panels.width_axis(ax, results.each("width"))
         ax.set_title(net.capitalize())
     axes[0].set_ylabel("test accuracy (%)")

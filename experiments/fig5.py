@@ -83,12 +83,16 @@ def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(6.4, 4.8)
     axes = figure.add_axes((0.1, 0.35, 0.8, 0.57))
     hidden = results.select(method="edge_popup")
+    widths, dense = hidden.each("width"), panels.DENSE["sgd"]
     for density, look in panels.KEPT.items():
         look = replace(look, label=f"as many weights as {look.label} of the narrowest")
         panels.curve(axes, size(hidden, density), "width", look)
+        if 1 in widths:  # others' nets have the published width
+            panels.others(axes, results, look.color, at=1, net="conv4", density=density, distribution="kaiming_normal")
     narrowest = results.select(method="dense").values()
-    panels.level(axes, narrowest, replace(panels.DENSE["sgd"], label="dense, the narrowest, trained with SGD"))
-    widths = hidden.each("width")
+    panels.level(axes, narrowest, replace(dense, label="dense, the narrowest, trained with SGD"))
+    if 1 in widths:
+        panels.others(axes, results, dense.color, at=1, net="conv4", method="dense", optimizer="sgd")
     panels.width_axis(axes, widths)
     thinner = (", ".join(f"{100 * d:.3g}" for d in hidden.each("density", width=width)) for width in widths)
     axes.set_xticks(widths, [f"x{width:g}\n{percents}%" for width, percents in zip(widths, thinner, strict=True)])

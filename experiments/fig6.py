@@ -86,11 +86,10 @@ def draw(results: Results, figure: Figure) -> None:
         for distribution in POPUP:
             look = panels.weights(distribution, words="edge-popup, ")
             panels.curve(ax, same, "density", look, distribution=distribution, method="edge_popup")
+            panels.others(ax, same, look.color, net=net, distribution=distribution)
         for distribution in ZHOU:
-            look, zhou = (
-                panels.weights(distribution, words="Zhou et al., "),
-                same.select(distribution=distribution, method="supermask"),
-            )
+            look = panels.weights(distribution, words="Zhou et al., ")
+            zhou = same.select(distribution=distribution, method="supermask")
             starts = zhou.each("density")
             for start in starts:  # both coordinates are results: a small point a seed, a large one for their mean
                 ax.plot(zhou.values("density_sampled", density=start), zhou.values(density=start), linestyle="",
@@ -101,6 +100,7 @@ def draw(results: Results, figure: Figure) -> None:
                 markerfacecolor="white", label=look.label,
             )  # fmt: skip
         panels.level(ax, same.values(method="dense"), panels.DENSE["sgd"])
+        panels.others(ax, same, panels.DENSE["sgd"].color, at=0.95, net=net, method="dense", optimizer="sgd")
         panels.density_axis(ax, results.each("density", method="edge_popup"))
         ax.set_title(net.capitalize())
     axes[0].set_ylabel("test accuracy (%)")

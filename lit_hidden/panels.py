@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter
 
 from lit_hidden import style
 from lit_hidden.experiment import Results
-from lit_hidden.published import SOURCES, Published
+from lit_hidden.published import SOURCES, points
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ DENSE = {
     "adam": Look("dense, trained with Adam", "#7d4c14", (0, (1.2, 1.2)), ""),
 }
 RANDOM = Look("random mask, same density", style.GREY, "", "x")
-HOLLOW = {"digitised": "D", "third party": "o", "quoted": "*", "authors": "P"}  # a source's marker
+HOLLOW = {"digitised": "<", "third party": ">", "quoted": "*", "authors": "P"}  # a source's marker; no Look's
 
 
 def weights(distribution: str, scaled: bool = False, words: str = "") -> Look:
@@ -92,12 +92,24 @@ def random(axes: Axes, results: Results, **where: Any) -> None:
                       va="center", fontsize=7.5, color=style.COLORS["muted"])  # fmt: skip
 
 
-def hollow(axes: Axes, x: float, point: Published, color: str) -> None:
-    """Draw somebody else's number; its marker says whose."""
-    axes.plot(
-        [x], [point.accuracy], linestyle="", marker=HOLLOW[point.source], markersize=5.5, markerfacecolor="none",
-        markeredgecolor=color, markeredgewidth=0.9, zorder=1.9,
-    )  # fmt: skip
+def others(axes: Axes, results: Results, color: str, at: float | None = None, **where: Any) -> None:
+    """Draw what others report on the data of `results`, hollow, a marker a source; `legend` names them.
+
+    Args:
+        axes: where.
+        results: what is drawn there.
+        color: that of the series they belong to.
+        at: where they stand; None: at their density.
+        where: the fields of `Published` that they have.
+    """
+    for point in points(data=results.rows[0][0].data, **where):
+        x = point.density if at is None else at
+        if x is not None:
+            axes.plot(
+                [x], [point.accuracy], linestyle="", marker=HOLLOW[point.source], markersize=5.5,
+                markerfacecolor="none", markeredgecolor=color, markeredgewidth=0.9, zorder=1.9,
+                label=f"_{point.source}",
+            )  # fmt: skip
 
 
 def density_axis(axes: Axes, densities: Iterable[float]) -> None:
@@ -120,15 +132,19 @@ def width_axis(axes: Axes, widths: Iterable[float]) -> None:
     axes.grid(axis="y")
 
 
-def legend(figure: Figure, axes: Iterable[Axes], sources: Iterable[str] = (), **place: Any) -> None:
+def legend(figure: Figure, axes: Iterable[Axes], **place: Any) -> None:
     """Name each series once for all panels, and each source of hollow markers."""
     handles: dict[str, Artist] = {}
+    hollow: dict[str, Artist] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    for source in sources:
-        handles[f"hollow: {SOURCES[source][0]}"] = Line2D(
-            [], [], linestyle="", marker=HOLLOW[source], markersize=5.5, markerfacecolor="none",
-            markeredgecolor=style.COLORS["ink"], markeredgewidth=0.9,
-        )  # fmt: skip
+        for line in ax.get_lines():
+            source = str(line.get_label()).removeprefix("_")  # which hides it from matplotlib's own legends
+            if source in SOURCES:
+                hollow[f"hollow: {SOURCES[source][0]}"] = Line2D(
+                    [], [], linestyle="", marker=HOLLOW[source], markersize=5.5, markerfacecolor="none",
+                    markeredgecolor=style.COLORS["ink"], markeredgewidth=0.9,
+                )  # fmt: skip
+    handles |= hollow
     figure.legend(handles.values(), handles.keys(), **{"loc": "lower center", "ncols": 4, **place})

@@ -299,19 +299,38 @@ def test_random_masks_near_the_rest_are_points_of_the_panel() -> None:
     assert not axes.texts
 
 
-def test_figure_3_shows_the_published_points_hollow_on_their_own_data_alone() -> None:
-    def hollow(figure: Figure) -> set[float]:
-        lines = [line for axes in figure.axes for line in axes.get_lines() if line.get_markerfacecolor() == "none"]
-        return {float(line.get_ydata()[0]) for line in lines}
+NORMAL = {"conv4": {83.30, 83.60, 78.98}, "conv6": {86.05, 86.78, 83.41}}  # Kaiming normal at 30, 50, 70%
+CONV4 = NORMAL["conv4"] | {73.78, 72.45, 84.44, 86.07, 83.20, 86.21}  # both distributions, dense with SGD
+EVERY = {p.accuracy for p in points(data="cifar10")} - {77.7, 85.8, 88.1}  # those have no density
+BY_OTHERS = {
+    "fig3": EVERY,
+    "fig4": NORMAL["conv4"] | NORMAL["conv6"] | {86.66, 86.21, 87.82, 88.43},
+    "fig5": NORMAL["conv4"] | {86.21},
+    "fig6": EVERY - {79.16, 86.66, 87.82, 88.81},  # dense with Adam
+    "fig7": CONV4,
+    "resnet18": set(),
+}
 
-    figure, _ = drawn("fig3", "paper")
-    shown = {p.accuracy for p in points(data="cifar10")} - {77.7, 85.8, 88.1}  # those have no density
-    assert hollow(figure) == shown
+
+def hollow(figure: Figure) -> set[float]:
+    lines = [line for axes in figure.axes for line in axes.get_lines() if line.get_markerfacecolor() == "none"]
+    return {float(line.get_ydata()[0]) for line in lines}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_published_points_are_shown_hollow_on_their_own_data_alone(name: str) -> None:
+    figure, _ = drawn(name, "paper")
+    assert hollow(figure) == BY_OTHERS[name]
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert [label for label in labels if "hollow" in label] == [
-        "hollow: third party, authors' code", "hollow: the paper, digitised"
-    ]  # fmt: skip
-    assert hollow(drawn("fig3", "quick")[0]) == set()  # digits: the paper has none
+    sources = ["hollow: third party, authors' code", "hollow: the paper, digitised"]
+    here = {"fig3": sources, "fig6": sources, "resnet18": []}.get(name, sources[:1])
+    assert [label for label in labels if "hollow" in label] == here
+    assert hollow(drawn(name, "quick")[0]) == set()  # digits: the paper has none
+
+
+def test_nets_of_other_widths_than_the_published_stretch_no_axis() -> None:
+    for name in ("fig4", "fig5"):
+        assert hollow(drawn(name, "short")[0]) == set()  # CIFAR-10, but no net has width 1
 
 
 def test_the_density_axis_runs_from_many_to_few_as_the_papers() -> None:
