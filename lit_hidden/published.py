@@ -1,7 +1,8 @@
 """Accuracies that others report, with where each is from: hollow markers in drawings, and beside ours in the report.
 
 The paper prints no CIFAR-10 accuracy as a number: all it shows there are curves. So each point here says who read or
-measured it. All are test top-1 in percent, of nets at full width after the authors' 100 epochs.
+measured it. All are test top-1 in percent, of nets at full width, and but for Zhou et al.'s own after the authors' 100
+epochs.
 """
 
 from collections.abc import Iterator
@@ -20,6 +21,11 @@ SOURCES = {  # key: a name for legends, and what it is
     "quoted": (
         "quoted by Slot Machines",
         "the paper's best per net, as table 2 of Aladago & Torresani, arXiv:2101.06475, quotes it",
+    ),
+    "zhou": (
+        "Zhou et al., own protocol",
+        "their best supermask per net, as third-party notes give it (arXiv:1905.01067): no augmentation, other weights "
+        "and schedule, so that ours, in the authors' protocol, are not to be subtracted",
     ),
     "authors": ("the authors' README", "ImageNet top-1 printed in the README of the authors' code"),
 }
@@ -40,6 +46,11 @@ class Published:
     density: float | None = None
     optimizer: str = "sgd"
     data: str = "cifar10"
+
+    @property
+    def alike(self) -> bool:
+        """Whether it is of the authors' protocol, so that ours can be like for like."""
+        return self.source != "zhou"
 
 
 def _curve(source: str, net: str, distribution: str, *accuracies: float | None) -> list[Published]:
@@ -74,6 +85,10 @@ POINTS: tuple[Published, ...] = (
     *(
         Published("quoted", net, "edge_popup", accuracy)
         for net, accuracy in (("conv2", 77.7), ("conv4", 85.8), ("conv6", 88.1))
+    ),
+    *(
+        Published("zhou", net, "supermask", accuracy)
+        for net, accuracy in (("conv2", 66.0), ("conv4", 72.5), ("conv6", 76.5))
     ),
     *(
         Published("authors", net, "edge_popup", accuracy, distribution, 0.3, data="imagenet")

@@ -321,11 +321,16 @@ def _beside(folder: Folder, name: str) -> list[Html]:
             "all training images. Read them side by side for the shape, not for the level."
         )
         parts.append(tag("p", tag("strong", "Not like for like. "), text, class_="note"))
-    alike = any(not departures([folder.cells[i].run]) for i in theirs)
+    alike = any(_alike(point, folder.cells[i].run) for i, points in theirs.items() for point in points.values())
     brackets = " In brackets: ours minus theirs, where they are like for like." if alike else ""
     parts.append(tag("p", f"Test accuracy in percent; ours are means over seeds.{brackets}", class_="muted"))
     parts.append(_table(f"{name}: ours beside others' numbers", heading, rows, text=3))
     return [*parts, _pairs(SOURCES[source] for source in sources)]
+
+
+def _alike(point: Published, run: Run) -> bool:
+    """Tell whether both are of the authors' protocol, uncut."""
+    return point.alike and not departures([run])
 
 
 def _theirs(point: Published | None, cell: Cell) -> str:
@@ -335,7 +340,7 @@ def _theirs(point: Published | None, cell: Cell) -> str:
     text, ours = f"{point.accuracy:.2f}", cell.mean("accuracy")
     if point.method != "dense" and point.density is None:
         text += ", its best"
-    if ours is not None and not departures([cell.run]):
+    if ours is not None and _alike(point, cell.run):
         text += f" ({ours - point.accuracy:+.2f})".replace("-", "−")
     return text
 

@@ -217,6 +217,16 @@ def test_a_number_that_is_the_best_of_several_densities_goes_to_our_best(tmp_pat
     assert some[at].run.density == 0.5
 
 
+def test_a_number_of_another_protocol_is_shown_and_not_subtracted(tmp_path: Path) -> None:
+    runs = [Run(density=d, method="supermask", net="conv6", seed=s) for d in (0.5, 0.7) for s in range(3)]
+    made["folder"](tmp_path, "fig6", "paper", made["results"](runs))
+    text = article(build(load(tmp_path)), "fig6-paper")
+    assert "conv6 supermask signed_constant 50% 80.50 80.00 – 81.00 3 76.50, its best" in text
+    assert "(+" not in text
+    assert "In brackets" not in text
+    assert "no augmentation, other weights and schedule" in text
+
+
 # --- one page that stands alone -----------------------------------------------------------------------------
 
 
