@@ -120,7 +120,7 @@ def draw(results: Results, figure: Figure) -> None:
             panels.others(ax, results, look.color, net=net, distribution=distribution)
         for optimizer, look in panels.DENSE.items():
             panels.level(ax, results.values(net=net, method="dense", optimizer=optimizer), look)
-            edge = 0.95 if optimizer == "sgd" else 0.05
+            edge = 0.94 if optimizer == "sgd" else 0.06
             panels.others(ax, results, look.color, at=edge, net=net, method="dense", optimizer=optimizer)
         panels.random(ax, results, net=net)
         panels.density_axis(ax, results.each("density"))

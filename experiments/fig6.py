@@ -100,7 +100,7 @@ def draw(results: Results, figure: Figure) -> None:
                 markerfacecolor="white", label=look.label,
             )  # fmt: skip
         panels.level(ax, same.values(method="dense"), panels.DENSE["sgd"])
-        panels.others(ax, same, panels.DENSE["sgd"].color, at=0.95, net=net, method="dense", optimizer="sgd")
+        panels.others(ax, same, panels.DENSE["sgd"].color, at=0.94, net=net, method="dense", optimizer="sgd")
         panels.density_axis(ax, results.each("density", method="edge_popup"))
         ax.set_title(net.capitalize())
     axes[0].set_ylabel("test accuracy (%)")

@@ -99,7 +99,7 @@ def draw(results: Results, figure: Figure) -> None:
         panels.curve(axes, hidden, "density", panels.weights(distribution), distribution=distribution, lr=0.1)
     panels.curve(axes, hidden, "density", CONTROL, lr=max(hidden.each("lr")))
     panels.level(axes, results.values(method="dense"), panels.DENSE["sgd"])
-    panels.others(axes, results, panels.DENSE["sgd"].color, at=0.95, net="conv4", method="dense", optimizer="sgd")
+    panels.others(axes, results, panels.DENSE["sgd"].color, at=0.94, net="conv4", method="dense", optimizer="sgd")
     panels.density_axis(axes, results.each("density"))
     axes.set(ylabel="test accuracy (%)")
     axes.set_title("Conv4")

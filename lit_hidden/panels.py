@@ -107,7 +107,7 @@ def others(axes: Axes, results: Results, color: str, at: float | None = None, **
         if x is not None:
             axes.plot(
                 [x], [point.accuracy], linestyle="", marker=HOLLOW[point.source], markersize=5.5,
-                markerfacecolor="none", markeredgecolor=color, markeredgewidth=0.9, zorder=1.9,
+                markerfacecolor="none", markeredgecolor=color, markeredgewidth=0.9, zorder=1.9, clip_on=False,
                 label=f"_{point.source}",
             )  # fmt: skip
 
