@@ -330,26 +330,34 @@ class Results:
             return dict(arrays)
 
 
+MIN_SEEDS = 3
+
+
 @dataclass(frozen=True)
 class Claim:
     """A sentence, and the margin by which results bear it out: above 0 they do, of exact claims from 0 on.
 
     Args:
         sentence: what is claimed.
-        margin: from results to the margin, in `unit`.
+        margin: from results to the margin, in `unit`; or to several, one for each part of a claim that holds only if
+            every part does ("in every net", "by less than a point either way").
         unit: what the margin counts, for the table.
         every: the claim is exact and must hold for every single seed, so one seed can decide it: `margin` is given
             one seed's results at a time. Otherwise it is given all seeds together, and its 95% confidence interval,
-            see `jackknife`, decides; fewer than `MIN_SEEDS` decide nothing.
+            see `jackknife`, decides.
+        seeds: fewer decide nothing, but for exact claims.
     """
 
     sentence: str
-    margin: Callable[[Results], float]
+    margin: Callable[[Results], float | Iterable[float]]
     unit: str = "points"
     every: bool = False
+    seeds: int = MIN_SEEDS
 
-
-MIN_SEEDS = 3
+    def margins(self, results: Results) -> list[float]:
+        """Give the margin of each part."""
+        found = self.margin(results)
+        return [float(part) for part in found] if isinstance(found, Iterable) else [float(found)]
 
 
 @dataclass(frozen=True)
@@ -357,7 +365,7 @@ class Verdict:
     """A claim judged: `supported`, `contradicted` or `undecided`, and why.
 
     `low` and `high` bound the margin with 95% confidence over seeds; for an exact claim they are the smallest and the
-    largest margin.
+    largest margin. Of a claim of several parts they are those of the part that decided.
     """
 
     sentence: str
@@ -372,7 +380,12 @@ class Verdict:
 
 
 def judge(claim: Claim, results: Results) -> Verdict:
-    """Judge a claim by results: an exact one seed by seed, the others by a confidence interval over seeds."""
+    """Judge a claim by results: an exact one seed by seed, the others by confidence intervals over seeds.
+
+    A claim of several parts is supported if every part's interval lies above 0: that needs no correction, since all
+    must. One part is enough to contradict it, which chance gives more readily the more there are: for that the
+    intervals are widened (Bonferroni), so that a true claim is contradicted at most as often as one of a single part.
+    """
     seeds = results.seeds
     if not seeds:
         raise ValueError(f"no run is done that could judge {claim.sentence!r}; train some first")
@@ -381,44 +394,57 @@ def judge(claim: Claim, results: Results) -> Verdict:
         return Verdict(claim.sentence, word, margin, low, high, len(seeds), claim.unit, claim.every, why)
 
     if claim.every:
-        margins = [float(claim.margin(results.select(seed=seed))) for seed in seeds]
-        mean = sum(margins) / len(margins)
-    else:
-        mean = float(claim.margin(results))
-        if len(seeds) < MIN_SEEDS:
-            why = f"too few seeds: {len(seeds)} of at least {MIN_SEEDS}"
-            return verdict("undecided", why, mean, -math.inf, math.inf)
-        margins = jackknife(claim.margin, results)
-    if not all(map(math.isfinite, [mean, *margins])):
-        bad = next(m for m in [mean, *margins] if not math.isfinite(m))
-        return verdict("undecided", f"a margin is {bad}", mean, bad, bad)
-    if claim.every:
-        low, high = min(margins), max(margins)
-        why = f"held for {sum(m >= 0 for m in margins)} of {len(seeds)} seeds"
+        each = [min(claim.margins(results.select(seed=seed))) for seed in seeds]
+        mean, low, high = sum(each) / len(each), min(each), max(each)
+        if not all(map(math.isfinite, each)):
+            return _unknown(verdict, each)
+        why = f"held for {sum(m >= 0 for m in each)} of {len(seeds)} seeds"
         return verdict("supported" if low >= 0 else "contradicted", why, mean, low, high)
-    low, high = confidence_interval(margins)
-    mean = sum(margins) / len(margins)
-    if low > 0:  # not at 0: two nets that both stay at chance do not beat each other
-        return verdict("supported", "the 95% interval lies above 0", mean, low, high)
-    if high < 0:
-        return verdict("contradicted", "the 95% interval lies below 0", mean, low, high)
-    return verdict("undecided", "the 95% interval holds 0", mean, low, high)
+    whole = claim.margins(results)
+    if len(seeds) < claim.seeds:
+        why = f"too few seeds: {len(seeds)} of at least {claim.seeds}"
+        return verdict("undecided", why, min(whole), -math.inf, math.inf)
+    parts = jackknife(claim.margins, results)
+    if bad := [m for m in (*whole, *(value for part in parts for value in part)) if not math.isfinite(m)]:
+        return _unknown(verdict, bad)
+    means = [sum(part) / len(part) for part in parts]
+    bounds = [confidence_interval(part) for part in parts]
+    several = f"of {len(parts)} parts " if len(parts) > 1 else ""
+    weakest = min(range(len(parts)), key=lambda i: bounds[i][0])
+    if bounds[weakest][0] > 0:  # not at 0: two nets that both stay at chance do not beat each other
+        which = f"the least {several}lies above 0" if several else "the 95% interval lies above 0"
+        return verdict("supported", which, means[weakest], *bounds[weakest])
+    wide = [confidence_interval(part, 1 - 0.05 / len(parts)) for part in parts]
+    worst = min(range(len(parts)), key=lambda i: wide[i][1])
+    if wide[worst][1] < 0:
+        which = f"one {several}lies below 0" if several else "the 95% interval lies below 0"
+        return verdict("contradicted", which, means[worst], *wide[worst])
+    which = f"the least {several}holds 0" if several else "the 95% interval holds 0"
+    return verdict("undecided", which, means[weakest], *bounds[weakest])
 
 
-def jackknife(statistic: Callable[[Results], float], results: Results) -> list[float]:
-    """Give each seed's share in a statistic of all seeds: Tukey's pseudo-values, whose mean and spread bound it.
+def _unknown(verdict: Callable[..., Verdict], margins: list[float]) -> Verdict:
+    bad = next(m for m in margins if not math.isfinite(m))
+    return verdict("undecided", f"a margin is {bad}", bad, bad, bad)
 
-    With seed `i` of `n` left out, the statistic loses `theta - theta_i`; the pseudo-value is `n theta - (n-1) theta_i`.
+
+def jackknife(statistics: Callable[[Results], list[float]], results: Results) -> list[list[float]]:
+    """Give each seed's share in statistics of all seeds: Tukey's pseudo-values, whose mean and spread bound them.
+
+    With seed `i` of `n` left out, a statistic loses `theta - theta_i`; the pseudo-value is `n theta - (n-1) theta_i`.
     Of a mean, they are the seeds' own values, and the interval is Student's; of a best density, a gap between curves or
     a log ratio of variances, they say how much hangs on each seed. Source: Miller, Biometrika 61 (1974), 1-15.
+
+    Returns:
+        of each statistic, a value for each seed.
     """
 
-    def without(seed: int) -> float:
-        return float(statistic(results.where(lambda run: run.seed != seed)))
+    def without(seed: int) -> list[float]:
+        return statistics(results.where(lambda run: run.seed != seed))
 
-    seeds, whole = results.seeds, float(statistic(results))
-    n = len(seeds)
-    return [n * whole - (n - 1) * without(seed) for seed in seeds]
+    seeds, whole = results.seeds, statistics(results)
+    n, left = len(seeds), [without(seed) for seed in seeds]
+    return [[n * theta - (n - 1) * others[i] for others in left] for i, theta in enumerate(whole)]
 
 
 def confidence_interval(values: list[float], level: float = 0.95) -> tuple[float, float]:

@@ -107,10 +107,60 @@ def test_other_margins_see_all_seeds_and_then_all_but_one() -> None:
     assert (v.verdict, v.margin) == ("supported", pytest.approx(2))
 
 
+def parts(*margins: tuple[float, ...], every: bool = False) -> Verdict:
+    """Judge the claim whose part i has margins[i][j] at seed j."""
+    runs = [
+        (Run(seed=s, width=i + 1), {"accuracy": m}, None) for i, row in enumerate(margins) for s, m in enumerate(row)
+    ]
+    claim = Claim("all hold", lambda r: (r.mean(width=w) for w in r.each("width")), every=every)
+    return judge(claim, Results(runs))
+
+
+def test_a_claim_of_several_parts_is_supported_if_each_is() -> None:
+    v = parts((8.0, 9.0, 10.0), (3.0, 4.0, 5.0), (20.0, 50.0, 80.0))
+    # The part that holds least: the third has the larger mean and the wider interval, 50 +- 74.5.
+    assert (v.verdict, v.margin, v.why) == ("undecided", pytest.approx(50), "the least of 3 parts holds 0")
+    assert v.low == pytest.approx(50 - 30 * 2.484138, abs=1e-4)
+    v = parts((8.0, 9.0, 10.0), (3.0, 4.0, 5.0))
+    assert (v.verdict, v.margin, v.why) == ("supported", pytest.approx(4), "the least of 2 parts lies above 0")
+    assert v.low == pytest.approx(4 - 2.484138, abs=1e-6)
+
+
+def test_one_part_contradicts_a_claim_by_an_interval_widened_for_their_number() -> None:
+    ahead = (8.0, 9.0, 10.0)
+    # t(2) at 0.99167 is 7.648804 (for three parts), so that of a half interval of 7.648804 / sqrt(3) = 4.416039.
+    v = parts(ahead, (-5.0, -4.0, -6.0), ahead)
+    assert (v.verdict, v.margin, v.why) == ("contradicted", pytest.approx(-5), "one of 3 parts lies below 0")
+    assert v.high == pytest.approx(-5 + 4.416039, abs=1e-5)
+    assert parts((-3.0, -4.0, -5.0)).verdict == "contradicted"  # alone; its 95% interval ends at -1.5
+    assert parts(ahead, (-3.0, -4.0, -5.0), ahead).verdict == "undecided"
+
+
+def test_an_exact_claim_of_several_parts_holds_where_all_do() -> None:
+    v = parts((1.0, 2.0, 3.0), (5.0, -1.0, 0.0), every=True)
+    assert (v.verdict, v.why, v.low, v.high) == ("contradicted", "held for 2 of 3 seeds", -1.0, 1.0)
+
+
+@pytest.mark.parametrize(("cells", "most"), [(1, 0.04), (8, 0.04)])
+def test_a_claim_that_just_does_not_hold_is_seldom_judged(cells: int, most: float) -> None:
+    """At a true margin of 0 in every part, 2.5% contradicted and at most 2.5% supported, however many parts."""
+    random = np.random.default_rng(0)
+    words = [parts(*map(tuple, random.normal(0, 1, (cells, 5)))).verdict for _ in range(400)]
+    assert words.count("supported") <= most * len(words)
+    assert words.count("contradicted") <= most * len(words)
+
+
+def test_a_claim_may_ask_for_more_seeds() -> None:
+    r = Results([(Run(seed=s), {"accuracy": 5.0 + s}, None) for s in range(4)])
+    v = judge(Claim("it holds", lambda one: one.mean(), seeds=5), r)
+    assert (v.verdict, v.why) == ("undecided", "too few seeds: 4 of at least 5")
+    assert judge(Claim("it holds", lambda one: one.mean(), seeds=4), r).verdict == "supported"
+
+
 def test_the_jackknife_of_a_ratio_of_variances_by_hand() -> None:
     # Variances of (1, 3, 8): 13; of its pairs (3, 8), (1, 8), (1, 3): 12.5, 24.5, 2. log 13 = 2.5649, and so on.
     r = Results([(Run(seed=s), {"accuracy": a}, None) for s, a in enumerate((1.0, 3.0, 8.0))])
-    shares = jackknife(lambda several: math.log(np.var(several.values(), ddof=1)), r)
+    (shares,) = jackknife(lambda several: [math.log(np.var(several.values(), ddof=1))], r)
     expected = [3 * 2.564949 - 2 * log for log in (2.525729, 3.198673, 0.693147)]
     assert shares == pytest.approx(expected, abs=1e-5)
 
@@ -129,14 +179,14 @@ def test_the_best_density_is_that_of_the_mean_and_not_of_each_seed() -> None:
 
     assert best(r) == 62
     assert np.mean([best(r.select(seed=s)) for s in range(3)]) == 66
-    assert np.mean(jackknife(best, r)) == pytest.approx(3 * 62 - 2 * 63)
+    assert np.mean(jackknife(lambda several: [best(several)], r)) == pytest.approx(3 * 62 - 2 * 63)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=12))
 def test_the_jackknife_of_a_mean_gives_the_values_back(values: list[float]) -> None:
     r = Results([(Run(seed=s), {"accuracy": v}, None) for s, v in enumerate(values)])
-    assert jackknife(lambda several: several.mean(), r) == pytest.approx(values, abs=1e-9)
+    assert jackknife(lambda several: [several.mean()], r) == [pytest.approx(values, abs=1e-9)]
 
 
 @settings(max_examples=25, deadline=None)
@@ -146,7 +196,8 @@ def test_the_jackknife_agrees_with_one_written_in_numpy(seed: int, n: int) -> No
     r = Results([(Run(seed=s), {"accuracy": float(v)}, None) for s, v in enumerate(values)])
     left_out = [np.median(np.delete(values, i)) for i in range(n)]
     expected = n * np.median(values) - (n - 1) * np.array(left_out)
-    assert jackknife(lambda several: float(np.median(several.values())), r) == pytest.approx(expected, abs=1e-9)
+    (shares,) = jackknife(lambda several: [float(np.median(several.values()))], r)
+    assert shares == pytest.approx(expected, abs=1e-9)
 
 
 @settings(max_examples=100, deadline=None)
