@@ -40,7 +40,7 @@ def behind(results: Results) -> float:
 
 
 CLAIMS = [
-    Claim(f"the subnetwork comes within {MARGIN:g} point of the trained network", lambda r: MARGIN - behind(r)),
+    Claim(f"the subnetwork is at most {MARGIN:g} point below the trained network", lambda r: MARGIN - behind(r)),
     Claim(
         "the subnetwork found beats one chosen at random",
         lambda r: r.mean(method="edge_popup") - r.mean(method="random"),

@@ -12,7 +12,7 @@ layer with itself at the same step. Bars are Wilson's 95% intervals, as though s
 are not quite, so claims are judged by seeds.
 
 Source: Ramanujan et al., arXiv:1911.13299, theorem 1, section 3 and appendix B.
-Cost: quick 3 minutes on two cores, short about an hour; paper: 15 runs of 100 epochs, on a GPU.
+Cost: quick 15 runs, 3 minutes on two busy cores; short 15, an estimated half hour; paper 15, of 100 epochs, on a GPU.
 """
 
 import math

@@ -8,7 +8,8 @@ but for that factor, and are trained as the dense net is; what a mask drops stay
 
 Source: Ramanujan et al., arXiv:1911.13299, appendix C.2 (from memory, to be checked); the authors' `FixedSubnetConv`,
 `configs/largescale/fixedsubnet`. Adds to it: nets without norm layers, the densities, the second control.
-Cost on two cores: quick 2 minutes, short half an hour; paper: 190 runs, 130 of them of 100 epochs, the others of one.
+Cost: quick 57 runs, 2 minutes on two busy cores; short 57, an estimated half hour; paper 190, of which 130 of 100
+epochs, the others of one.
 """
 
 from itertools import product

@@ -1,6 +1,6 @@
 """Panels that several figures share: accuracy over a field of the Run, baselines as lines, others' points hollow."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +9,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
 from lit_hidden import style
@@ -132,8 +133,8 @@ def width_axis(axes: Axes, widths: Iterable[float]) -> None:
     axes.grid(axis="y")
 
 
-def legend(figure: Figure, axes: Iterable[Axes], **place: Any) -> None:
-    """Name each series once for all panels, and each source of hollow markers."""
+def legend(figure: Figure, axes: Collection[Axes], **place: Any) -> None:
+    """Name each series once for all panels, each source of hollow markers, and what shades are."""
     handles: dict[str, Artist] = {}
     hollow: dict[str, Artist] = {}
     for ax in axes:
@@ -147,4 +148,6 @@ def legend(figure: Figure, axes: Iterable[Axes], **place: Any) -> None:
                     markeredgecolor=style.COLORS["ink"], markeredgewidth=0.9,
                 )  # fmt: skip
     handles |= hollow
+    if any(ax.collections for ax in axes):
+        handles["shaded: smallest to largest seed"] = Patch(color=style.GREY, alpha=0.3, linewidth=0)
     figure.legend(handles.values(), handles.keys(), **{"loc": "lower center", "ncols": 4, **place})
