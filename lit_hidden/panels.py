@@ -45,7 +45,13 @@ DENSE = {
     "adam": Look("dense, trained with Adam", "#7d4c14", (0, (1.2, 1.2)), ""),
 }
 RANDOM = Look("random mask, same density", style.GREY, "", "x")
-HOLLOW = {"digitised": "<", "third party": ">", "quoted": "*", "authors": "P"}  # a source's marker; no Look's
+HOLLOW = {
+    "digitised": "<",
+    "third party": ">",
+    "by eye": "X",
+    "quoted": "*",
+    "authors": "P",
+}  # a source's marker; no Look's
 
 
 def weights(distribution: str, scaled: bool = False, words: str = "") -> Look:
