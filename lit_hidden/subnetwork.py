@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from lit_hidden.edge_popup import EdgePopup, Hiding, Masker, hidden_layers, hide, maskers, original_weight
 
-_FORMAT = "lit_hidden subnetwork 1"
+_FORMAT = "lit_hidden subnetwork 2"
+_BEFORE = "lit_hidden subnetwork 1"  # read too: its description was three entries, which safetensors writes in no order
+_KEY = "subnetwork"  # one entry of metadata, so that equal nets are equal bytes
 
 
 def masks(model: nn.Module) -> dict[str, Tensor]:
@@ -86,7 +88,8 @@ def save_subnetwork(model: nn.Module, path: str | Path) -> Path:
     contiguous = torch.contiguous_format
     tensors |= {f"buffer/{name}": b.detach().cpu().clone(memory_format=contiguous) for name, b in model.named_buffers()}
     description = {**asdict(hiding), "frozen": None}
-    metadata = {"format": _FORMAT, "hiding": json.dumps(description), "fingerprint": fingerprint(model)}
+    found = {"format": _FORMAT, "hiding": description, "fingerprint": fingerprint(model)}
+    metadata = {_KEY: json.dumps(found, sort_keys=True)}
     try:
         data = save(tensors, metadata)
     except KeyError as error:
@@ -115,13 +118,13 @@ def load_subnetwork(model: nn.Module, path: str | Path) -> nn.Module:
 def _load(model: nn.Module, path: str | Path) -> nn.Module:
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
+            metadata = _described(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or not a subnetwork: {error}; save_subnetwork writes one") from error
     if metadata.get("format") != _FORMAT:
         raise ValueError(f"{path} is not a subnetwork: format {metadata.get('format')!r}, expected {_FORMAT!r}")
-    hiding: dict[str, Any] = json.loads(metadata["hiding"])
+    hiding: dict[str, Any] = metadata["hiding"]
     how = {k: hiding[k] for k in ("density", "distribution", "scaled", "weight_seed", "score_seed", "skip")}
     hide(model, **how, masker=EdgePopup)
     saved = {name.removeprefix("mask/") for name in tensors if name.startswith("mask/")}
@@ -141,6 +144,14 @@ def _load(model: nn.Module, path: str | Path) -> nn.Module:
         )
     model._lit_hidden = replace(model._lit_hidden, masker=hiding["masker"])  # type: ignore[type-var]
     return model
+
+
+def _described(metadata: dict[str, str]) -> dict[str, Any]:
+    """Read what a file says of itself, in the format of today or the one before."""
+    if metadata.get("format") == _BEFORE:
+        return {**metadata, "format": _FORMAT, "hiding": json.loads(metadata["hiding"])}
+    described: dict[str, Any] = json.loads(metadata[_KEY]) if _KEY in metadata else metadata
+    return described
 
 
 def _set_mask(masker: Masker, packed: Tensor, weight: Tensor, name: str) -> None:

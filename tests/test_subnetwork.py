@@ -190,9 +190,38 @@ def test_the_files_bits_are_the_masks_in_row_major_order_first_bit_highest(tmp_p
         metadata = file.metadata()
     bits = "".join(f"{byte:08b}" for byte in packed)[: 2 * 3 * 9]
     assert bits == "".join(str(int(b)) for b in masks(model)["0"].contiguous().flatten())
-    assert metadata["format"] == "lit_hidden subnetwork 1"
-    assert metadata["fingerprint"] == fingerprint(model)
-    assert json.loads(metadata["hiding"])["weight_seed"] == 0
+    assert metadata.keys() == {"subnetwork"}, "several have no order, and files of equal nets would differ"
+    described = json.loads(metadata["subnetwork"])
+    assert described["format"] == "lit_hidden subnetwork 2"
+    assert described["fingerprint"] == fingerprint(model)
+    assert described["hiding"]["weight_seed"] == 0
+
+
+def test_equal_nets_are_equal_bytes_in_every_process(tmp_path: Path, python: Callable[..., str]) -> None:
+    code = (
+        "import sys; from lit_hidden import hide, save_subnetwork; from lit_hidden.nets import build\n"
+        "model = hide(build('cifar_resnet18', width=0.05), 0.3)\n"
+        "print(save_subnetwork(model, {path!r}).read_bytes().hex())"
+    )
+    files = [python(code.format(path=str(tmp_path / str(n))), PYTHONHASHSEED=str(n)) for n in range(2)]
+    assert files[0] == files[1]
+
+
+def test_a_file_of_the_format_before_is_read(tmp_path: Path) -> None:
+    model = shuffled(hide(net(), 0.3))
+    path = save_subnetwork(model, tmp_path / "file")
+
+    def back(tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        described = json.loads(metadata.pop("subnetwork"))
+        metadata.update(
+            format="lit_hidden subnetwork 1",
+            hiding=json.dumps(described["hiding"]),
+            fingerprint=described["fingerprint"],
+        )
+
+    rewrite(path, back)
+    loaded = load_subnetwork(net(), path)
+    assert all(torch.equal(mask, masks(model)[name]) for name, mask in masks(loaded).items())
 
 
 def test_saving_changes_nothing_in_the_model(tmp_path: Path, photograph: Photograph) -> None:
@@ -284,7 +313,7 @@ def foreign(path: Path) -> Callable[[], nn.Module]:
 
 
 def next_format(path: Path) -> Callable[[], nn.Module]:
-    rewrite(path, lambda tensors, metadata: metadata.update(format="lit_hidden subnetwork 2"))
+    rewrite(path, lambda tensors, metadata: metadata.update(subnetwork='{"format": "lit_hidden subnetwork 3"}'))
     return net
 
 
@@ -304,8 +333,8 @@ ERRORS = {
     "save_subnetwork writes one",
     no_file_at_all: "{path} is damaged or not a subnetwork: "
     "Error while deserializing header: header too small; save_subnetwork writes one",
-    foreign: "{path} is not a subnetwork: format None, expected 'lit_hidden subnetwork 1'",
-    next_format: "{path} is not a subnetwork: format 'lit_hidden subnetwork 2', expected 'lit_hidden subnetwork 1'",
+    foreign: "{path} is not a subnetwork: format None, expected 'lit_hidden subnetwork 2'",
+    next_format: "{path} is not a subnetwork: format 'lit_hidden subnetwork 3', expected 'lit_hidden subnetwork 2'",
     other_layers: "{path} holds masks for ['0', '4']; the model's layers are ['0', '2']",
     other_width: "the mask of 4 has 70 bytes; its 693 weights take 87: "
     "the net has another width or image size than the saved one",

@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lit_hidden.engine.reproduce import ReproduceError, load
-from lit_hidden.engine.store import CHECKPOINT, Store, StoreError, write_atomically
+from lit_hidden.engine.store import ARRAYS, CHECKPOINT, Store, StoreError, write_atomically
 from lit_hidden.experiment import Run
 
 RECORD = ("run.json", "metrics.csv", "result.json")  # in the order of writing: the last means done
-ARRAYS = ("trace.npz", "swaps.npz")
 LIMIT = 1_000_000  # bytes of arrays that a run may bring along
 NAME = "runs.tar.gz"  # in experiments/results/NAME/PRESET/
 
@@ -21,6 +20,9 @@ def pack(store: Store, runs: Iterable[Run], path: Path) -> tuple[list[Run], list
 
     Returns:
         The runs packed, and those left out because their arrays are larger than `LIMIT`.
+
+    Raises:
+        StoreError: the archive cannot be written, or a run's folder may not be read.
     """
     packed, left_out = [], []
     out = io.BytesIO()
@@ -39,8 +41,11 @@ def pack(store: Store, runs: Iterable[Run], path: Path) -> tuple[list[Run], list
                 entry.size = len(data)
                 tar.addfile(entry, io.BytesIO(data))
             packed.append(run)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, gzip.compress(out.getvalue(), mtime=0))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, gzip.compress(out.getvalue(), mtime=0))
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error}; choose another folder with --results") from error
     return packed, left_out
 
 
@@ -95,7 +100,7 @@ def pack_experiment(name: str, preset: str, *, runs_dir: str | Path, results: st
     Raises:
         UsageError: an unknown experiment or preset.
         ReproduceError: no run of it is done.
-        StoreError: a run's folder may not be read.
+        StoreError: a run's folder may not be read, or the archive not be written.
     """
     runs, path = load(name).grid(preset), Path(results) / name / preset / NAME
     store = Store(runs_dir)
@@ -104,10 +109,14 @@ def pack_experiment(name: str, preset: str, *, runs_dir: str | Path, results: st
             f"none of the {len(runs)} runs of {name} ({preset}) is done in {runs_dir}; train some first"
         )
     packed, left_out = pack(store, runs, path)
-    told = f"{path}: {len(packed)} of {len(runs)} runs ({path.stat().st_size / 1e6:.2f} MB)"
+    told = f"{path}: {len(packed)} of {len(runs)} runs ({_size(path.stat().st_size)})"
     if left_out:
         told += f"; {len(left_out)} left out, whose traces are larger than {LIMIT / 1e6:g} MB"
     return told
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
 def unpack_all(*, runs_dir: str | Path, results: str | Path) -> str:

@@ -1,7 +1,8 @@
 """How long runs will take: from seconds per epoch measured here, carried over to other nets by their arithmetic.
 
 An epoch of training images takes three forward passes' multiply-accumulates each (forward, and backward to inputs and
-weights), of test images one. Nets whose arithmetic is not known here are taken to cost what the measured ones do.
+weights), of test images one. Nets whose arithmetic is not known here are taken to cost what the measured ones do;
+before any is measured, nothing is known of them.
 """
 
 import json
@@ -24,18 +25,36 @@ GUESS = {"cpu": 1e10, "cuda": 2e12}
 
 
 def macs(run: Run) -> int | None:
-    """Count the multiply-accumulates of one image's way through Conv2 to Conv8; None for other nets and data."""
-    depth = {"conv2": 2, "conv4": 4, "conv6": 6, "conv8": 8}.get(run.net)
-    if depth is None or run.data not in IMAGES:
+    """Count the multiply-accumulates of one image's way through the paper's nets; None for other nets and data."""
+    if run.data not in IMAGES:
         return None
-    before, size, _, _ = IMAGES[run.data]
+    channels, size, _, _ = IMAGES[run.data]
+    if run.net == "cifar_resnet18":
+        return _resnet18(channels, size, run.width)
+    depth = {"conv2": 2, "conv4": 4, "conv6": 6, "conv8": 8}.get(run.net)
+    return None if depth is None else _conv(depth, channels, size, run.width)
+
+
+def _conv(depth: int, before: int, size: int, width: float) -> int:
     total = 0
     for channels in (64, 128, 256, 512)[: depth // 2]:
-        after = int(channels * run.width)
+        after = int(channels * width)
         total += 9 * size**2 * (before + after) * after
         before, size = after, size // 2
-    hidden = int(256 * run.width)
+    hidden = int(256 * width)
     return total + before * size**2 * hidden + hidden**2 + 10 * hidden
+
+
+def _resnet18(before: int, size: int, width: float) -> int:
+    stem = int(64 * width)
+    total, before = 9 * size**2 * before * stem, stem
+    for stage, channels in enumerate((64, 128, 256, 512)):
+        after = int(channels * width)
+        size = (size + 1) // 2 if stage else size
+        total += 9 * size**2 * (before + 3 * after) * after  # two blocks of two convolutions
+        total += size**2 * before * after if stage else 0  # the way past the first, 1x1
+        before = after
+    return total + 10 * before
 
 
 def work(run: Run) -> float | None:
@@ -50,16 +69,29 @@ def work(run: Run) -> float | None:
 
 @dataclass(frozen=True)
 class Estimate:
-    """How many seconds runs will take (None: unknown), on how many workers, from how many measured runs."""
+    """How many seconds runs will take, on how many workers, from how many measured runs.
+
+    Args:
+        seconds: None if nothing is known of any.
+        workers: how many share the runs.
+        measured: how many runs were measured.
+        unknown: how many runs more there are, of which nothing is known.
+    """
 
     seconds: float | None
     workers: int
     measured: int
+    unknown: int = 0
+
+    @property
+    def more(self) -> str:
+        """What to say of the unknown runs after the time of the others."""
+        return f", and {self.unknown} run{'s' if self.unknown > 1 else ''} of unknown length" if self.unknown else ""
 
     def __str__(self) -> str:
         if self.seconds is None:
             return "unknown until a first run is measured"
-        on = f"{duration(self.seconds)} on {self.workers} worker{'s' if self.workers > 1 else ''}"
+        on = f"{duration(self.seconds)} on {self.workers} worker{'s' if self.workers > 1 else ''}{self.more}"
         if not self.measured:
             return f"{on}; a guess: nothing is measured here yet"
         return f"{on}; from {self.measured} run{'s' if self.measured > 1 else ''} measured here"
@@ -130,8 +162,9 @@ class Clock:
         """Estimate how long so many epochs of each run will take together, and at least the longest alone."""
         each = [(self.per_epoch(run), epochs) for run, epochs in left]
         times = [per_epoch * epochs for per_epoch, epochs in each if per_epoch is not None]
-        known = len(times) == len(each)
-        return Estimate(max(sum(times) / workers, *times, 0.0) if known else None, workers, len(self._measured))
+        unknown = len(each) - len(times)
+        seconds = None if unknown and not times else max(sum(times) / workers, *times, 0.0)
+        return Estimate(seconds, workers, len(self._measured), unknown)
 
 
 def took(provenance: Mapping[str, Any]) -> float:

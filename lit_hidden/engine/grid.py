@@ -141,8 +141,8 @@ class Grid:
         else:
             state = "starting workers"
         left = ((run, run.epochs - self._epochs[name]) for name, run in self.left.items())
-        seconds = self.clock.estimate(left, len(self.launcher.running)).seconds
-        text = "time left unknown" if seconds is None else f"{duration(seconds)} left"
+        needed = self.clock.estimate(left, len(self.launcher.running))
+        text = "time left unknown" if needed.seconds is None else f"{duration(needed.seconds)} left{needed.more}"
         text = f"{timedelta(seconds=int(self._bars.tasks[0].elapsed or 0))}, {text}"
         self._bars.update(self._whole, completed=done, description=state, left=text)
         for bar, run in zip(self._each, self.launcher.running[:_BARS], strict=True):

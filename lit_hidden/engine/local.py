@@ -86,7 +86,8 @@ def environments(devices: int | None) -> tuple[str, list[dict[str, str]]]:
     """
     there = gpus()
     if devices is not None and (devices < 1 or (there and devices > there)):
-        raise LauncherError(f"--devices {devices}: this machine has {there or cores()} {'GPUs' if there else 'cores'}")
+        has = f"this machine has {there or cores()} {'GPUs' if there else 'cores'}"
+        raise LauncherError(f"--devices {devices}: {has}{'; 1 is the least' if devices < 1 else ''}")
     if there:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(there)))).split(",")
         return "cuda", [{"CUDA_VISIBLE_DEVICES": d.strip()} for d in visible[: devices or there]]

@@ -9,11 +9,13 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lit_hidden.engine.estimate import Clock
@@ -183,13 +185,18 @@ def reproduce(
             target.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _unwritable(target, error) from error
-    problems, mode = [], "disabled"
-    if todo.missing:
-        store.check_writable()
-        mode, line = choose_mode()
+    problems: list[str] = []
+
+    @cache  # asked and told once, and only if there is something to show
+    def mode() -> str:
+        chosen, line = choose_mode()
         if line:
             _say(console, line)
-        common = {"data_dir": str(data_dir), "wandb": mode}
+        return chosen
+
+    if todo.missing:
+        store.check_writable()
+        common = {"data_dir": str(data_dir), "wandb": mode()}
         launcher = Launcher(store, devices, lambda run: {**common, "group": groups.get(run.hash, f"parents/{preset}")})
         problems = _train(todo, store, launcher, console)
     verdicts: dict[str, list[Verdict]] = {}
@@ -202,10 +209,7 @@ def reproduce(
         if len(experiments) > 1:
             _say(console, f"{name} ({preset})", style="bold")
         try:
-            # Drawing again shows nothing new.
-            new = any(run.hash in todo.missing for run in its)
-            tracker = Tracker(mode if new else "disabled", f"{name}/{preset}")
-            verdicts[name] = _finish(experiment, preset, results, targets[name], tracker, console)
+            verdicts[name] = _finish(experiment, preset, results, targets[name], mode, console)
         except OSError as error:
             problems.append(str(_unwritable(targets[name], error)))
         except Exception as error:  # of the experiment's file; the other experiments are drawn all the same
@@ -273,20 +277,33 @@ def _done(store: Store, runs: list[Run]) -> Results:
 
 
 def _finish(
-    experiment: Experiment, preset: str, results: Results, target: Path, tracker: Tracker, console: Console
+    experiment: Experiment, preset: str, results: Results, target: Path, mode: Callable[[], str], console: Console
 ) -> list[Verdict]:
-    """Judge the claims, write the folder, show both."""
+    """Judge the claims, write the folder, show both; a table that is new is shown in W&B too."""
     verdicts = [judge(claim, results) for claim in experiment.claims]
     table, told = rows(results), conditions(preset, results)
-    written = [_write_table(table, target), _write_verdicts(experiment, preset, told, verdicts, target)]
-    drawn = _draw(experiment, results, told, target)
-    tracker.start_summary(tracker.group)
-    tracker.figure(table, target / "figure.png", verdicts)
-    tracker.finish()
+    # All are made before any is written: if one fails, those there stay and belong together.
+    files = _draw(experiment, results, told)
+    files |= {"verdicts.json": _json(experiment, preset, told, verdicts), "results.csv": _csv(table)}
+    new = not _holds(target / "results.csv", files["results.csv"])  # by content: runs may come from an archive
+    for name, content in files.items():
+        write_atomically(target / name, content)  # another engine may write the same
+    if new:
+        tracker = Tracker(mode(), f"{experiment.name}/{preset}")
+        tracker.start_summary(tracker.group)
+        tracker.figure(table, target / "figure.png", verdicts)
+        tracker.finish()
     console.print(_table(verdicts))
-    for path in (*drawn, *written):
-        _say(console, f"  {path}")
+    for name in files:
+        _say(console, f"  {target / name}")
     return verdicts
+
+
+def _holds(path: Path, content: str | bytes) -> bool:
+    try:
+        return path.read_bytes() == (content.encode() if isinstance(content, str) else content)
+    except FileNotFoundError:
+        return False
 
 
 def _say(console: Console, line: str, style: str | None = None) -> None:
@@ -311,16 +328,15 @@ def rows(results: Results) -> list[dict[str, Any]]:
     return [{name: row.get(name) for name in columns} for row in table]
 
 
-def _write_table(table: list[dict[str, Any]], target: Path) -> Path:
+def _csv(table: list[dict[str, Any]]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, list(table[0]) if table else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows(table)
-    write_atomically(target / "results.csv", out.getvalue())
-    return target / "results.csv"
+    return out.getvalue()
 
 
-def _write_verdicts(experiment: Experiment, preset: str, told: str, verdicts: list[Verdict], target: Path) -> Path:
+def _json(experiment: Experiment, preset: str, told: str, verdicts: list[Verdict]) -> str:
     judged = {
         "experiment": experiment.name,
         "title": experiment.title,
@@ -328,29 +344,27 @@ def _write_verdicts(experiment: Experiment, preset: str, told: str, verdicts: li
         "conditions": told,
         "claims": [{k: _plain(v) for k, v in asdict(verdict).items()} for verdict in verdicts],
     }
-    write_atomically(target / "verdicts.json", json.dumps(judged, indent=1) + "\n")
-    return target / "verdicts.json"
+    return json.dumps(judged, indent=1) + "\n"
 
 
-def _draw(experiment: Experiment, results: Results, told: str, target: Path) -> list[Path]:
-    """Write the drawing with `told` at its foot, and the page of an experiment that has one; return their paths."""
+def _draw(experiment: Experiment, results: Results, told: str) -> dict[str, str | bytes]:
+    """Make the drawing with `told` at its foot, and the page of an experiment that has one; by the files' names."""
     from matplotlib.figure import Figure
 
     from lit_hidden import style
 
-    names = ["figure.svg", "figure.png"]
+    files: dict[str, str | bytes] = {}
     with style.context():
         figure = Figure()
         experiment.draw(results, figure)
         style.footer(figure, told)
-        for name, metadata in zip(names, ({"Date": None}, {"Software": None}), strict=True):
+        for name, metadata in (("figure.svg", {"Date": None}), ("figure.png", {"Software": None})):
             drawing = io.BytesIO()
             figure.savefig(drawing, format=Path(name).suffix[1:], metadata=metadata)
-            write_atomically(target / name, drawing.getvalue())  # another engine may draw the same
+            files[name] = drawing.getvalue()
     if experiment.page is not None:
-        write_atomically(target / "figure.html", experiment.page(results))
-        names.append("figure.html")
-    return [target / name for name in names]
+        files["figure.html"] = experiment.page(results)
+    return files
 
 
 def _plain(value: Any) -> Any:
@@ -379,5 +393,5 @@ def _table(verdicts: list[Verdict]) -> Table:
     for v in verdicts:
         interval = f"{v.low:.4g} to {v.high:.4g}" if math.isfinite(v.low) and not v.every else v.why
         color = colors[v.verdict]
-        table.add_row(v.sentence, f"[{color}]{v.verdict}[/{color}]", f"{v.margin:.4g} {v.unit}", interval)
+        table.add_row(escape(v.sentence), f"[{color}]{v.verdict}[/{color}]", f"{v.margin:.4g} {v.unit}", interval)
     return table

@@ -6,6 +6,7 @@ is trained again.
 
 import csv
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -13,12 +14,17 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lit_hidden.experiment import Results, Run
 
 SUBNETWORK = "subnetwork.safetensors"  # in the folder of every hidden run; tickets begin with their parent's
+ARRAYS = ("trace.npz", "swaps.npz")  # in the folder of a run that recorded them
 CHECKPOINT = "last.ckpt"  # in the folder of a run that was begun and is not done; one that is left over is not read
+
+# Numbers that figures are drawn from, and that the results of such runs alone have.
+_OWN = {"supermask": "density_sampled", "ticket": "accuracy_before"}
+_SUMS = "checksums"  # in result.json: of the rest of it, of metrics.csv, and the names of the other files
 
 
 class StoreError(RuntimeError):
@@ -30,16 +36,27 @@ class _Damage(Exception):
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write `path` whole or not at all, whatever happens in between; text as UTF-8, its line ends as they are."""
+    """Write `path` whole or not at all, whatever happens in between; text as UTF-8, its line ends as they are.
+
+    Raises:
+        OSError: it cannot be written; one that names a file names the folder, which is what to mend.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
+        with _opened(part) as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _opened(part: Path) -> BinaryIO:
+    try:
+        return part.open("wb")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(part.parent)) from error
 
 
 class Store:
@@ -123,12 +140,12 @@ class Store:
         if os.path.exists(folder) and not os.path.isdir(folder):
             return "it is no folder"
         try:
-            result = self._result(run)
-            if result is None:
+            read = self._read(run)
+            if read is None:
                 self._check_begun(run)
             else:
-                self._check_done(run, result)
-            if result is not None and child is not None and not (folder / SUBNETWORK).exists():
+                self._check_done(run, *read)
+            if read is not None and child is not None and not (folder / SUBNETWORK).exists():
                 raise _Damage(f"it lacks {SUBNETWORK}, which {child.name} needs")
         except _Damage as damage:
             return str(damage)
@@ -199,11 +216,25 @@ class Store:
             return False
 
     def finish(self, run: Run, result: dict[str, Any]) -> None:
-        """Mark a run done, then remove its checkpoint: in this order, or a kill in between would lose the training."""
-        write_atomically(self.folder(run) / "result.json", json.dumps(result, indent=1) + "\n")
-        (self.folder(run) / CHECKPOINT).unlink(missing_ok=True)
+        """Mark a run done, then remove its checkpoint: in this order, or a kill in between would lose the training.
+
+        With the result go checksums of it and of `metrics.csv`, so that a bit that turns later is found.
+        """
+        folder = self.folder(run)
+        sums: dict[str, Any] = {"result": _sum(json.dumps(result).encode())}
+        if (folder / "metrics.csv").exists():  # without it the run is damaged, which is asked after this
+            sums["metrics.csv"] = _sum((folder / "metrics.csv").read_bytes())
+        sums["files"] = [name for name in (*ARRAYS, SUBNETWORK) if (folder / name).exists()]
+        write_atomically(folder / "result.json", json.dumps({**result, _SUMS: sums}, indent=1) + "\n")
+        (folder / CHECKPOINT).unlink(missing_ok=True)
 
     def _result(self, run: Run) -> dict[str, Any] | None:
+        """Read the result of a run without its checksums; None if there is none."""
+        read = self._read(run)
+        return None if read is None else read[0]
+
+    def _read(self, run: Run) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Read the result of a run, and apart from it its checksums; runs that were done before these have none."""
         folder = self.folder(run)
         try:
             text = (folder / "result.json").read_text(encoding="utf-8")
@@ -217,26 +248,34 @@ class Store:
             result: dict[str, Any] = json.loads(text)
         except ValueError as error:
             raise _Damage(f"result.json: {error}") from error
-        accuracy = result.get("accuracy") if isinstance(result, dict) else None
-        if isinstance(accuracy, bool) or not isinstance(accuracy, (int, float)) or not math.isfinite(accuracy):
-            raise _Damage(f"result.json: its accuracy is {accuracy}, not a number")
+        result = result if isinstance(result, dict) else {}
+        sums: dict[str, Any] = result.pop(_SUMS, {})
+        _check_result(run, result, sums)
         self._check_description(run)
-        return result
+        return result, sums
 
-    def _check_done(self, run: Run, result: dict[str, Any]) -> None:
+    def _check_done(self, run: Run, result: dict[str, Any], sums: dict[str, Any]) -> None:
         """Check what figures are drawn from besides the result."""
         folder, epochs, accuracy = self.folder(run), run.resolved.epochs, result["accuracy"]
         try:
-            rows = list(csv.DictReader((folder / "metrics.csv").read_text(encoding="utf-8").splitlines()))
+            text = (folder / "metrics.csv").read_text(encoding="utf-8")
+            rows = list(csv.DictReader(text.splitlines()))
             if [row["epoch"] for row in rows] != [str(epoch) for epoch in range(epochs + 1)]:
                 raise _Damage(f"metrics.csv: not the epochs 0 to {epochs}, each once")
             if float(rows[-1].get("test_top1", accuracy)) != accuracy:
                 raise _Damage(f"metrics.csv: it ends at {rows[-1]['test_top1']}%, result.json says {accuracy}%")
+            for row in rows:
+                for name, value in row.items():
+                    if value != "" and not _parses(value):  # empty is what an epoch has not, as row 0 a rate
+                        raise _Damage(f"metrics.csv: epoch {row['epoch']}: its {name} is {value}, not a number")
         except (ValueError, TypeError, KeyError, csv.Error, FileNotFoundError, IsADirectoryError) as error:
             raise _Damage(f"metrics.csv: {error}") from error
         except OSError as error:
             raise _unreadable(folder, error) from error
-        for name, recorded in (("trace.npz", run.trace), ("swaps.npz", run.swaps)):
+        if sums and sums.get("metrics.csv") != _sum(text.encode()):
+            raise _Damage("metrics.csv: it is not the one whose checksum is in result.json")
+        # A subnetwork is not asked for: archives of runs leave it out, and only tickets need it.
+        for name, recorded in zip(ARRAYS, (run.trace, run.swaps), strict=True):
             if recorded and not zipfile.is_zipfile(folder / name):
                 raise _Damage(f"{name}: it is missing or cut short")
 
@@ -269,6 +308,36 @@ class Store:
             raise _unreadable(folder, error) from error
         if other is not None:
             raise _Damage(f"it holds another run, {other}, than asked for, {run.name}")
+
+
+def _sum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _parses(cell: Any) -> bool:
+    try:
+        float(cell)  # neither what a row lacks, None, nor what it has too much, a list
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _check_result(run: Run, result: dict[str, Any], sums: Any) -> None:
+    """Check that a result is as it was written; one without checksums, that what figures and tables read is there."""
+    run = run.resolved
+    for name in ("accuracy", *(own for method, own in _OWN.items() if method == run.method)):
+        value = result.get(name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise _Damage(f"result.json: its {name} is {value}, not a number")
+    provenance = result.get("provenance", {})
+    dictionaries = {"provenance": provenance} | ({"swaps": result.get("swaps")} if run.swaps else {})
+    if isinstance(provenance, dict):
+        dictionaries["provenance's versions"] = provenance.get("versions", {})
+    for name, value in dictionaries.items():
+        if not isinstance(value, dict):
+            raise _Damage(f"result.json: its {name} is {value}, not a dictionary")
+    if sums != {} and (not isinstance(sums, dict) or sums.get("result") != _sum(json.dumps(result).encode())):
+        raise _Damage("result.json: it is not what its checksum is of")
 
 
 def _unreadable(path: Path, error: OSError) -> StoreError:

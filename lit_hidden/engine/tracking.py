@@ -8,6 +8,7 @@ import importlib.util
 import json
 import netrc
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterable
@@ -21,6 +22,8 @@ from lit_hidden.experiment import Run, Verdict
 PROJECT = "lit-hidden"
 MODES = ("online", "offline", "disabled", "shared")
 SYNC = "make wandb-sync (or lit-hidden wandb-sync) uploads them later"
+
+_HEADER = 7  # bytes of a W&B log before its first record
 
 T = TypeVar("T")
 
@@ -111,8 +114,14 @@ class Tracker:
         self._run = self._safely(init)
 
     def start(self, run: Run) -> None:
-        """Begin the W&B run of `run`."""
+        """Begin the W&B run of `run`; `replay` then shows the epochs that were trained before.
+
+        Online it goes on with the W&B run of that id. Offline each beginning is a folder of its own, and the last one
+        is whole: those before it, of the same id in our project, are removed.
+        """
         run = run.resolved
+        if self.mode == "offline":
+            self._safely(lambda: _remove_stale(run.hash))
         kind = "hidden" if run.method == "edge_popup" else str(run.method)
         self._init(
             id=run.hash,
@@ -132,6 +141,15 @@ class Tracker:
         if self._run is not None:
             shown = {k: v for k, v in row.items() if v == v}
             self._safely(lambda: self._run.log(shown, step=int(row["epoch"])))
+
+    def replay(self, rows: Iterable[dict[str, float]]) -> None:
+        """Show the epochs trained before, but for those that W&B has already: it ignores steps that go backwards.
+
+        Offline all of them, since the folder is new; online those that a kill kept from being uploaded.
+        """
+        for row in rows:
+            if self._run is not None and row["epoch"] >= self._run.starting_step:
+                self.log(row)
 
     def summary(self, values: dict[str, Any]) -> None:
         """Set the run's summary values."""
@@ -168,6 +186,16 @@ class Tracker:
         if self._run is not None:
             self._safely(lambda: self._run.finish())
             self._run = None
+
+
+def _remove_stale(name: str) -> None:
+    """Remove what earlier processes left of an offline run of ours; the new one replays its epochs."""
+    for folder in (Path(os.environ.get("WANDB_DIR") or ".") / "wandb").glob(f"offline-run-*-{name}"):
+        log = folder / f"run-{name}.wandb"
+        beginning = log.read_bytes()[:4096] if log.is_file() else None
+        # The first record names the project. A kill may leave the header alone: W&B writes 32 kB at a time.
+        if beginning is not None and (PROJECT.encode() in beginning or len(beginning) <= _HEADER):
+            shutil.rmtree(folder, ignore_errors=True)  # W&B's own process may still be ending in it
 
 
 def _cell(value: Any) -> Any:

@@ -103,8 +103,9 @@ class Recorder(Checkpoint):
         return {"rows": self.rows, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Come back from a checkpoint."""
+        """Come back from a checkpoint, and show what was trained before."""
         self.rows, self.seconds = state_dict["rows"], state_dict["seconds"]
+        self.tracker.replay(self.rows)
 
     def first(self, metrics: dict[str, float]) -> None:
         """Take the row before training."""

@@ -43,6 +43,7 @@ def test_what_is_done_goes_in_and_comes_out(store: Store, tmp_path: Path) -> Non
     assert unpack(path, other) == (2, 0)
     for run in RUNS[:2]:
         assert other.result(run) == store.result(run)
+        assert other.damage(run) is None, "its subnetwork stays behind"
         for name in ("run.json", "metrics.csv"):
             assert (other.folder(run) / name).read_bytes() == (store.folder(run) / name).read_bytes()
     assert other.result(RUNS[2]) is None
@@ -115,7 +116,8 @@ def test_a_grid_is_packed_in_pieces_and_goes_on_elsewhere(
     store: Store, mine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = "results/mine/short/runs.tar.gz"
-    assert told(capsys, "pack", "mine", "--preset", "short") == f"{path}: 2 of 3 runs (0.00 MB)"
+    said = told(capsys, "pack", "mine", "--preset", "short")
+    assert said == f"{path}: 2 of 3 runs ({Path(path).stat().st_size / 1000:.1f} kB)"
     store.root.rename(mine / "before")
     leave(Store("runs"), RUNS[1], accuracy=99.0)
     assert told(capsys, "unpack") == f"{path}: 1 runs new in runs, 1 there already"
@@ -133,6 +135,26 @@ def test_what_cannot_be_packed_or_unpacked_is_said(mine: Path, capsys: pytest.Ca
             told(capsys, *arguments)
         assert end.value.code == status
         assert capsys.readouterr().err == f"lit-hidden: {message}\n"
+
+
+def test_an_archive_that_cannot_be_written_is_said_in_a_line(
+    store: Store, mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (mine / "results").write_text("a file where the folder should be")
+    with pytest.raises(SystemExit) as end:
+        told(capsys, "pack", "mine")
+    assert end.value.code == 1
+    assert capsys.readouterr().err == (
+        "lit-hidden: results/mine/quick/runs.tar.gz cannot be written: "
+        "[Errno 20] Not a directory: 'results/mine/quick'; choose another folder with --results\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, "0.0 kB"), (2345, "2.3 kB"), (999_999, "1000.0 kB"), (1_234_567, "1.23 MB")]
+)
+def test_sizes_are_said_in_units_that_show_them(count: int, words: str) -> None:
+    assert archive._size(count) == words
 
 
 def tar_of(path: Path, files: dict[str, bytes]) -> Path:

@@ -27,7 +27,7 @@ def test_without_a_gpu_each_worker_has_one_thread(monkeypatch):
     assert workers[0]["OMP_NUM_THREADS"] == "1"
     with pytest.raises(LauncherError) as error:
         environments(0)
-    assert str(error.value) == "--devices 0: this machine has 2 cores"
+    assert str(error.value) == "--devices 0: this machine has 2 cores; 1 is the least"
 
 
 def test_gpus_are_counted_as_cuda_would_see_them(monkeypatch):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from lit_hidden.data import DATA
 from lit_hidden.engine.estimate import GUESS, IMAGES, Clock, Estimate, duration, elapsed, macs, took, work
@@ -41,6 +42,16 @@ def test_the_arithmetic_is_that_of_the_net(net, width, data):
     assert macs(Run(net=net, width=width, data=data)) == sum(counts)
 
 
+@pytest.mark.parametrize("net", ["conv4", "cifar_resnet18"])
+@pytest.mark.parametrize(("width", "data"), [(1.0, "cifar10"), (0.1, "digits"), (0.3, "mnist")])
+def test_the_arithmetic_is_what_torch_counts(net, width, data):
+    channels, size, _, _ = IMAGES[data]
+    model = build(net, width=width, in_channels=channels, image_size=size).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, channels, size, size))
+    assert 2 * macs(Run(net=net, width=width, data=data)) == counter.get_total_flops()
+
+
 def test_an_epoch_is_three_passes_of_training_images_and_one_of_tested_ones():
     assert work(CONV2) == macs(CONV2) * (3 * 50_000 + 10_000)
     assert work(replace(CONV2, train_images=1000)) == macs(CONV2) * (3 * 1000 + 10_000)
@@ -55,7 +66,9 @@ def test_before_anything_is_measured_it_is_a_guess_or_unknown():
     assert Clock("cuda", "").per_epoch(CONV2) == work(CONV2) / GUESS["cuda"]
     assert str(clock.estimate([(CONV2, 1)], 2)).endswith(" on 2 workers; a guess: nothing is measured here yet")
     assert clock.per_epoch(OWN) is None
-    assert str(clock.estimate([(CONV2, 1), (OWN, 1)], 2)) == "unknown until a first run is measured"
+    assert str(clock.estimate([(OWN, 1), (OWN, 3)], 2)) == "unknown until a first run is measured"
+    known = clock.estimate([(CONV2, 1)], 2)
+    assert clock.estimate([(OWN, 1), (CONV2, 1), (OWN, 3)], 2) == replace(known, unknown=2)
 
 
 def test_runs_alike_count_before_the_arithmetic_and_that_before_the_mean():
@@ -155,4 +168,10 @@ def test_an_estimate_says_what_it_is_from():
     assert str(Estimate(4800.0, 2, 12)) == "about 1 h 20 min on 2 workers; from 12 runs measured here"
     assert str(Estimate(30.0, 1, 1)) == "less than a minute on 1 worker; from 1 run measured here"
     assert str(Estimate(4800.0, 1, 0)) == "about 1 h 20 min on 1 worker; a guess: nothing is measured here yet"
+    assert str(Estimate(4800.0, 2, 0, 3)) == (
+        "about 1 h 20 min on 2 workers, and 3 runs of unknown length; a guess: nothing is measured here yet"
+    )
+    assert str(Estimate(4800.0, 1, 2, 1)) == (
+        "about 1 h 20 min on 1 worker, and 1 run of unknown length; from 2 runs measured here"
+    )
     assert str(Estimate(None, 1, 3)) == "unknown until a first run is measured"

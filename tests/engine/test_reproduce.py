@@ -16,6 +16,7 @@ from rich.console import Console
 from lit_hidden.engine.local import Failure, Launcher
 from lit_hidden.engine.reproduce import ReproduceError, Stopped, UsageError, conditions, load, names, reproduce
 from lit_hidden.engine.store import Store
+from lit_hidden.engine.tracking import Tracker
 from lit_hidden.experiment import Results, Run
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
@@ -260,12 +261,60 @@ def test_an_experiment_that_cannot_be_drawn_does_not_keep_the_others_from_it(che
     assert (checkout / "results" / "fig0" / "quick" / "figure.svg").exists()
 
 
+def test_what_there_was_stays_together_if_drawing_fails(checkout, capfd):
+    printed()
+    folder = checkout / "results" / "fig0" / "quick"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(before) == {"figure.png", "figure.svg", "results.csv", "verdicts.json"}
+    leave(Run(density=0.5, net="conv2", data="digits", epochs=1, seed=9))
+    add(checkout, "fig0", seeds=("range(3)", "(0, 1, 9)"), draw=("results.values()", "results.values('none')"))
+    with pytest.raises(ReproduceError, match="fig0 cannot be judged or drawn"):
+        printed()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_brackets_of_a_claims_sentence_are_printed(checkout):
+    add(checkout, "fig1", claim=('"above fifty"', '"above [50] in [red]"'))
+    assert "above [50] in [red]" in printed("fig1")
+
+
+@pytest.fixture
+def summaries(monkeypatch):
+    """The groups of the summaries that were shown in W&B."""
+    shown = []
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(Tracker, "start_summary", lambda tracker, name: shown.append((tracker.mode, name)))
+    return shown
+
+
+def test_a_summary_is_shown_when_the_table_is_new_whoever_trained_its_runs(checkout, summaries, launches):
+    printed()  # nothing is missing: the runs are an archive's, or a command's that was killed before it drew
+    assert summaries == [("offline", "fig0/quick")]
+    printed()
+    assert len(summaries) == 1, "drawing again shows nothing new"
+    add(checkout, "fig0", seeds=SEEDS_2_TO_4)
+    printed()
+    assert summaries == [("offline", "fig0/quick")] * 2
+    assert len(launches) == 1
+
+
+def test_w_and_b_is_not_asked_for_when_there_is_nothing_new(checkout, monkeypatch):
+    printed()
+
+    def never():
+        raise AssertionError("asked")
+
+    monkeypatch.setattr("lit_hidden.engine.reproduce.choose_mode", never)
+    printed()
+
+
 def test_a_disk_that_is_full_when_it_is_drawn_is_told(checkout, monkeypatch):
     real, written = os.fsync, []
 
     def full(file):
         written.append(os.fstat(file).st_size)
-        if len(written) == 3:  # the drawing, after the table and the verdicts
+        if len(written) == 3:  # the verdicts, after the drawing
             raise OSError(28, "No space left on device")
         real(file)
 
@@ -276,7 +325,7 @@ def test_a_disk_that_is_full_when_it_is_drawn_is_told(checkout, monkeypatch):
         "results/fig0/quick cannot be written to: [Errno 28] No space left on device; choose another with --out"
     )
     assert sorted(path.name for path in (checkout / "results" / "fig0" / "quick").iterdir()) == [
-        "results.csv", "verdicts.json"
+        "figure.png", "figure.svg"
     ]  # fmt: skip
 
 
@@ -289,7 +338,7 @@ def test_each_process_draws_into_files_of_its_own_first(checkout, monkeypatch):
 
     monkeypatch.setattr(Path, "replace", replace)
     printed()
-    names = ("results.csv", "verdicts.json", "figure.svg", "figure.png")
+    names = ("figure.svg", "figure.png", "verdicts.json", "results.csv")
     assert moved == [(f".{name}.{os.getpid()}.part", name) for name in names]
     assert not list((checkout / "results").rglob("*.part"))
 
@@ -321,6 +370,29 @@ again
 6 runs: 1 done, 2 to train, 1 begun, 1 training, 1 damaged
 estimated time: about 4 min on 2 workers; from 1 run measured here
 """
+
+
+HARM = {
+    "no density_sampled": ("supermask", lambda result: result.pop("density_sampled")),
+    "provenance no dictionary": ("edge_popup", lambda result: result.update(provenance=3)),
+}
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+@pytest.mark.parametrize("kind", HARM)
+def test_a_result_that_is_json_and_not_what_was_left_is_trained_again(kind, checksums, checkout, launches):
+    method, harm = HARM[kind]
+    add(checkout, "fig1", method=("Run(density", f"Run(method='{method}', density"))
+    runs = load("fig1").runs("quick")
+    for run in runs:
+        leave(run)
+    path = Store("runs").folder(runs[1]) / "result.json"
+    result = json.loads(path.read_text())
+    harm(result)
+    path.write_text(json.dumps(result if checksums else {k: v for k, v in result.items() if k != "checksums"}))
+    text = printed("fig1")
+    assert text.startswith(f"{path.parent} is damaged: result.json: its ")
+    assert [[r for r, _ in launch] for launch in launches] == [[runs[1]]]
 
 
 def test_a_dry_run_prints_the_grid_and_the_time_and_changes_nothing(checkout, monkeypatch):

@@ -84,6 +84,25 @@ DAMAGE = {
     "accuracy text": (write("result.json", '{"accuracy": "9"}'), "result.json: its accuracy is 9, not a number"),
     "accuracy true": (write("result.json", '{"accuracy": true}'), "result.json: its accuracy is True, not a number"),
     "no description": (write("run.json", None), "run.json: [Errno 2] No such file or directory: "),
+    "provenance no dictionary": (
+        write("result.json", '{"accuracy": 50.0, "swaps": {}, "provenance": 3}'),
+        "result.json: its provenance is 3, not a dictionary",
+    ),
+    "versions no dictionary": (
+        write("result.json", '{"accuracy": 50.0, "swaps": {}, "provenance": {"versions": "2.15"}}'),
+        "result.json: its provenance's versions is 2.15, not a dictionary",
+    ),
+    "no swaps in the result": (
+        write("result.json", '{"accuracy": 50.0}'), "result.json: its swaps is None, not a dictionary"
+    ),
+    "result changed": (
+        lambda f: (f / "result.json").write_text((f / "result.json").read_text().replace("50.0", "50.1")),
+        "result.json: it is not what its checksum is of",
+    ),
+    "checksum no checksum": (
+        write("result.json", '{"accuracy": 50.0, "swaps": {}, "checksums": 3}'),
+        "result.json: it is not what its checksum is of",
+    ),
     "description newer": (write("run.json", NEWER), "run.json: not a run description of schema 1: "),
     "description of no run": (write("run.json", RUN.to_json().replace('"conv2"', "[]")), "run.json: "),
     "another run": (
@@ -96,6 +115,20 @@ DAMAGE = {
     "curve of no epochs": (write("metrics.csv", "a,b\n1,2\n"), "metrics.csv: 'epoch'"),
     "another's curve": (
         write("metrics.csv", CURVE.replace("50.0", "51.0")), "metrics.csv: it ends at 51.0%, result.json says 50.0%"
+    ),
+    "garbage in the middle of the curve": (
+        write("metrics.csv", CURVE.replace("40.0", "4\x000")),
+        "metrics.csv: epoch 1: its test_top1 is 4\x000, not a number",
+    ),
+    "a row too short": (
+        write("metrics.csv", CURVE.replace(",40.0", "")), "metrics.csv: epoch 1: its test_top1 is None, not a number"
+    ),
+    "a row too long": (
+        write("metrics.csv", CURVE.replace("40.0", "40.0,7")), "metrics.csv: epoch 1: its None is ['7'], not a number"
+    ),
+    "another number in the middle of the curve": (
+        write("metrics.csv", CURVE.replace("40.0", "41.0")),
+        "metrics.csv: it is not the one whose checksum is in result.json",
     ),
     "no trace": (write("trace.npz", None), "trace.npz: it is missing or cut short"),
     "no swaps": (write("swaps.npz", None), "swaps.npz: it is missing or cut short"),
@@ -122,7 +155,43 @@ def test_a_damaged_folder_is_named_and_set_aside_whole(kind, store, tmp_path):
     assert {path.name: path.read_bytes() for path in aside.iterdir()} == before
     assert store.mend(TRACED) is None
     assert finish(store, TRACED) == folder
-    assert store.result(TRACED) == {"accuracy": 50.0}
+    assert store.result(TRACED) == {"accuracy": 50.0, "swaps": {}}
+
+
+OWN = {"supermask": "density_sampled", "ticket": "accuracy_before"}
+
+
+@pytest.mark.parametrize("method", OWN)
+@pytest.mark.parametrize("value", [None, "0.5", float("nan")])
+def test_a_result_without_a_number_that_its_method_must_have_is_damaged(method, value, store):
+    run = Run(density=0.5, method=method, net="conv2", data="digits", epochs=2)
+    finish(store, run)
+    assert store.damage(run) is None
+    (store.folder(run) / "result.json").write_text(json.dumps({"accuracy": 50.0, OWN[method]: value}))
+    assert store.result(run) is None
+    assert store.damage(run) == f"result.json: its {OWN[method]} is {value}, not a number"
+
+
+def test_a_result_says_what_was_left_beside_it(store):
+    folder = finish(store, TRACED)
+    sums = json.loads((folder / "result.json").read_text())["checksums"]
+    assert sums["metrics.csv"] == hashlib.sha256((folder / "metrics.csv").read_bytes()).hexdigest()
+    assert sums["files"] == ["trace.npz", "swaps.npz", "subnetwork.safetensors"]
+    assert "checksums" not in store.result(TRACED)
+
+
+def test_whatever_json_holds_comes_back_under_its_checksum(store):
+    odd = {"accuracy": 50.0, "loss": float("inf"), "none": None, "third": 1 / 3, "text": "π", "list": [1, [2.0]]}
+    made["leave"](store, RUN, **odd)
+    assert store.damage(RUN) is None
+    assert store.result(RUN) == odd
+
+
+def test_results_of_before_there_were_checksums_are_believed(store):
+    folder = finish(store)
+    (folder / "result.json").write_text('{"accuracy": 50.0}')
+    (folder / "metrics.csv").write_text(CURVE.replace("40.0", ""))  # a value that an epoch has not
+    assert store.damage(RUN) is None
 
 
 def test_who_reads_results_hears_of_damage(store):
@@ -375,6 +444,12 @@ def test_a_folder_is_tried_before_anything_expensive(tmp_path):
         f"{tmp_path}/file cannot be written to: [Errno 17] File exists: '{tmp_path}/file'; "
         "choose another with --runs-dir"
     )
+
+
+def test_a_folder_that_cannot_be_written_is_named_and_not_the_part_of_a_file(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        write_atomically(tmp_path / "nowhere" / "result.json", "new")
+    assert str(error.value) == f"[Errno 2] No such file or directory: '{tmp_path}/nowhere'"
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """The W&B view: what it chooses, what it shows (read back with W&B's own reader), and that it never ends a run."""
 
+import csv
 import json
+import os
 import re
 import socket
 import subprocess
@@ -108,6 +110,64 @@ def test_an_offline_run_reads_back_as_it_was_described(nowhere):
     assert summary["summary"]["accuracy"] == 55.5
     assert summary["config"]["density"] == 0.5
     assert summary["config"]["seed"] == 3
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from lit_hidden.engine.tracking import Tracker
+from lit_hidden.engine.train import Recorder, train
+from lit_hidden.experiment import Run
+
+end = Recorder.on_train_epoch_end
+
+def killed_after_the_second(recorder, trainer, module):
+    end(recorder, trainer, module)
+    if trainer.current_epoch == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if sys.argv[2] == "killed":
+    Recorder.on_train_epoch_end = killed_after_the_second
+train(Run.from_json(sys.stdin.read()), Path(sys.argv[1]), tracker=Tracker("offline", "fig2/smoke"))
+"""
+
+
+def test_a_run_that_was_killed_is_whole_in_one_offline_run(nowhere):
+    run = Run(density=0.5, net="conv2", width=0.05, data="digits", train_images=100, epochs=3)
+    kept = nowhere / "wandb" / "offline-run-20260101_000000-0123456789ab"
+    others = nowhere / "wandb" / f"offline-run-20260101_000000-{run.hash}"
+    for folder, content in ((kept, b"lit-hidden"), (others, b"another project")):
+        folder.mkdir(parents=True)
+        (folder / f"run-{folder.name[-12:]}.wandb").write_bytes(content)
+    (nowhere / "run").mkdir()
+    for how, status in (("killed", -9), ("to its end", 0)):
+        command = [sys.executable, "-c", KILLED, str(nowhere / "run"), how]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        environment.pop("WANDB_SERVICE", None)  # of the tests above, in this process
+        done = subprocess.run(
+            command, input=run.to_json(), capture_output=True, text=True, check=False, env=environment
+        )
+        assert done.returncode == status, done.stderr
+    (folder,) = set((nowhere / "wandb").glob("offline-run-*")) - {kept, others}
+    text = json.dumps(read_back(folder))
+    with (nowhere / "run" / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
+    for row in rows:
+        assert row["test_loss"] in text, f"epoch {row['epoch']} is not in the run read back"
+
+
+def test_online_the_epochs_that_w_and_b_has_are_not_shown_again(monkeypatch):
+    class Resumed:
+        starting_step, logged = 2, []
+
+        def log(self, row, step):
+            self.logged.append(step)
+
+    tracker = Tracker("online", "fig2/smoke")
+    tracker._run = Resumed()
+    tracker.replay([{"epoch": epoch} for epoch in range(4)])
+    assert Resumed.logged == [2, 3]
 
 
 def test_the_summary_run_holds_the_table_the_drawing_and_the_verdicts(nowhere):
