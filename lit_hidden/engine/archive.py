@@ -22,15 +22,19 @@ def pack(store: Store, runs: Iterable[Run], path: Path) -> tuple[list[Run], list
         The runs packed, and those left out because their arrays are larger than `LIMIT`.
 
     Raises:
-        StoreError: the archive cannot be written, or a run's folder may not be read.
+        StoreError: the archive cannot be written, or a run's folder is damaged or may not be read.
     """
     packed, left_out = [], []
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for run in sorted(set(runs), key=lambda run: run.hash):
-            if store.result(run) is None:
-                continue
             folder = store.folder(run)
+            if not store.done(run):
+                continue
+            if why := store.damage(run):
+                raise StoreError(
+                    f"{folder} is damaged: {why}; nothing is packed: reproduce sets it aside and trains the run again"
+                )
             arrays = [name for name in ARRAYS if (folder / name).exists()]
             if sum((folder / name).stat().st_size for name in arrays) > LIMIT:
                 left_out.append(run)
@@ -104,7 +108,7 @@ def pack_experiment(name: str, preset: str, *, runs_dir: str | Path, results: st
     """
     runs, path = load(name).grid(preset), Path(results) / name / preset / NAME
     store = Store(runs_dir)
-    if not any(store.result(run) for run in runs):
+    if not any(map(store.done, runs)):
         raise ReproduceError(
             f"none of the {len(runs)} runs of {name} ({preset}) is done in {runs_dir}; train some first"
         )

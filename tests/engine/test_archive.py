@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import runpy
 import tarfile
 from collections.abc import Callable
@@ -64,6 +65,23 @@ def test_arrays_come_along_unless_they_are_large(store: Store, tmp_path: Path, m
     assert pack(store, RUNS, path) == ([RUNS[0]], [RUNS[1]])
     assert unpack(path, other) == (1, 0)
     assert np.load(other.folder(RUNS[0]) / "swaps.npz")["a"].sum() == 45
+
+
+@pytest.mark.parametrize("damage", ["cut short", "missing"])
+def test_a_damaged_run_is_not_packed(store: Store, tmp_path: Path, damage: str) -> None:
+    runs = [Run(density=0.5, epochs=2, seed=seed).resolved for seed in range(2)]
+    for run in runs:
+        leave(store, run)
+    metrics = store.folder(runs[1]) / "metrics.csv"
+    metrics.unlink() if damage == "missing" else metrics.write_text(metrics.read_text()[:-20])
+    with pytest.raises(StoreError) as error:
+        pack(store, runs, tmp_path / "runs.tar.gz")
+    assert re.match(
+        rf"{store.folder(runs[1])} is damaged: metrics.csv: .*; nothing is packed: "
+        r"reproduce sets it aside and trains the run again$",
+        str(error.value),
+    )
+    assert not (tmp_path / "runs.tar.gz").exists()
 
 
 def test_what_is_done_already_stays(store: Store, tmp_path: Path) -> None:
