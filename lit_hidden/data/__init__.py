@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lit_hidden.data.base import ImageData
 from lit_hidden.data.cifar10 import CIFAR10Data
 from lit_hidden.data.digits import DigitsData
 from lit_hidden.data.files import DataError
@@ -15,6 +16,7 @@ __all__ = [
     "CIFAR10Data",
     "DataError",
     "DigitsData",
+    "ImageData",
     "ImageTensorsData",
     "MNISTData",
     "data_module",

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class BatchLoader:
-    """Iterate over `images` and `labels` in batches, normalised and, for training, shuffled and augmented.
+class EpochLoader:
+    """What all loaders here have in common: the order of an epoch, each rank's share, and where to go on.
 
-    Yields `(images, labels)`: float32 `(B, C, H, W)`, scaled to [0, 1], then normalised by `mean` and `std`;
-    and int64 `(B,)`. The last batch may be short: the paper's code drops nothing.
+    An iteration yields `(images, labels)`: float32 `(B, C, H, W)`, scaled to [0, 1], then normalised by `mean` and
+    `std`; and int64 `(B,)`. The last batch may be short: the paper's code drops nothing.
 
     Order and augmentation depend on (seed, epoch) alone. Lightning sets the epoch, through `sampler`, and
     saves and loads `state_dict`, so that a run resumed within an epoch goes on with the next batch; a plain
@@ -31,52 +31,33 @@ class BatchLoader:
     the ranks left over repeat one of its images in training, and get a batch of 0 images in evaluation.
 
     Args:
-        images: uint8 `(N, C, H, W)`, on the device that the batches are wanted on.
-        labels: int64 `(N,)`, on the same device.
+        count: images in an epoch.
         batch_size: images in a batch, over all ranks together.
         mean: a number per channel, for pixels in [0, 1].
         std: a number per channel, for pixels in [0, 1].
-        seed: seed of order and augmentation; None for evaluation: the order of `images`, nothing augmented.
-        crop: pixels of zero padding around an image, of which a random part of its size is cut; 0: no crop.
-        flip: mirror an image, left to right, with probability 1/2.
+        device: where batches are wanted.
+        seed: seed of order and augmentation; None for evaluation: the order of the images, nothing augmented.
         rank: which of the ranks this is, from 0.
         world_size: number of ranks.
 
     Raises:
-        ValueError: a tensor or a number is not as above.
+        ValueError: a number is not as above.
     """
 
     batch_sampler = None  # Lightning asks what has a sampler for this too
 
     def __init__(
         self,
-        images: Tensor,
-        labels: Tensor,
+        count: int,
         batch_size: int,
         mean: Sequence[float],
         std: Sequence[float],
         *,
-        seed: int | None = None,
-        crop: int = 0,
-        flip: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
+        device: torch.device,
+        seed: int | None,
+        rank: int,
+        world_size: int,
     ) -> None:
-        if images.dtype != torch.uint8 or images.dim() != 4 or len(images) == 0:
-            raise ValueError(
-                f"images are {images.dtype} {tuple(images.shape)}; "
-                "they must be torch.uint8 (N, C, H, W) with at least one image"
-            )
-        if labels.dtype != torch.int64 or labels.shape != images.shape[:1] or labels.device != images.device:
-            raise ValueError(
-                f"labels are {labels.dtype} {tuple(labels.shape)} on {labels.device}; "
-                f"with these images they must be torch.int64 ({len(images)},) on {images.device}"
-            )
-        if not len(mean) == len(std) == images.shape[1]:
-            raise ValueError(
-                f"mean has {len(mean)} and std {len(std)} numbers; "
-                f"images of {images.shape[1]} channels need {images.shape[1]} each"
-            )
         if not 0 <= rank < world_size:
             raise ValueError(f"rank={rank} is not one of world_size={world_size} ranks; they count from 0")
         if batch_size < world_size:
@@ -84,25 +65,17 @@ class BatchLoader:
                 f"batch_size={batch_size} leaves a rank without images; "
                 f"it is the total over all ranks and must be at least world_size={world_size}"
             )
-        if crop < 0:
-            raise ValueError(f"crop={crop} is no padding; it is a number of pixels, 0 for no crop")
-        if seed is None and (crop or flip):
-            raise ValueError(
-                f"crop={crop}, flip={flip} cannot be drawn without a seed; "
-                "give a seed to train, or crop=0 and flip=False to evaluate"
-            )
-        self.images, self.labels = images, labels
-        self.batch_size, self.seed, self.crop, self.flip = batch_size, seed, crop, flip
+        self.count, self.batch_size, self.seed, self.device = count, batch_size, seed, device
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
-        self._mean = torch.tensor(mean, dtype=torch.float32, device=images.device).view(-1, 1, 1)
-        self._std = torch.tensor(std, dtype=torch.float32, device=images.device).view(-1, 1, 1)
+        self._mean = torch.tensor(mean, dtype=torch.float32, device=device).view(-1, 1, 1)
+        self._std = torch.tensor(std, dtype=torch.float32, device=device).view(-1, 1, 1)
         self._batches_seen = 0
         self._resumed = False
 
     def __len__(self) -> int:
         """The number of batches in an epoch, the same on every rank."""
-        return -(-len(self.images) // self.batch_size)
+        return -(-self.count // self.batch_size)
 
     # A generator on purpose: Lightning calls iter() first and sets the epoch later, and a generator looks at
     # the epoch only when its first batch is asked for.
@@ -110,16 +83,14 @@ class BatchLoader:
         """Yield the batches of the present epoch: all of them, or after a resume those not yet seen."""
         start = self._batches_seen if self._resumed else 0
         self._resumed = False
-        order, top, left, flip = self._draw()
-        for batch in range(start, len(self)):
-            mine = self._mine(batch)
-            images = self.images.index_select(0, order[mine])
-            labels = self.labels.index_select(0, order[mine])
-            if self.crop or self.flip:
-                images = crop_and_flip(images, top[mine], left[mine], flip[mine], self.crop)
+        for seen, (images, labels) in enumerate(self._batches(start), start + 1):
             # Counted before the batch is used: a checkpoint is written while its user holds it.
-            self._batches_seen = batch + 1
+            self._batches_seen = seen
             yield images.to(torch.float32).div_(255).sub_(self._mean).div_(self._std), labels
+
+    def _batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield this rank's images, of pixels from 0 to 255, and labels of the epoch's batches from `start` on."""
+        raise NotImplementedError
 
     @property
     def sampler(self) -> Self:
@@ -142,22 +113,11 @@ class BatchLoader:
         """Go on where `state_dict` was taken, unless another epoch is set first."""
         self.epoch, self._batches_seen, self._resumed = state["epoch"], state["batches_seen"], True
 
-    def _draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Order, top and left of the crop, and flip, each `(N,)`, by place in the epoch and not by image."""
-        count = len(self.images)
+    def _order(self) -> Tensor:
+        """Which image is at each place in the epoch, int64 `(N,)`, on the CPU."""
         if self.seed is None:
-            order = torch.arange(count, device=self.images.device)
-            return order, order, order, order  # nothing is augmented: the last three are not read
-        draws = (
-            torch.randperm(count, generator=self._generator("order")),
-            # Their own generators: an order or a crop does not depend on whether images are flipped.
-            *torch.randint(2 * self.crop + 1, (2, count), generator=self._generator("crop")),
-            torch.randint(2 if self.flip else 1, (count,), generator=self._generator("flip")),
-        )
-        if self.images.is_cuda:  # only from pinned memory does a copy not wait
-            draws = tuple(draw.pin_memory() for draw in draws)
-        order, top, left, flip = (draw.to(self.images.device, non_blocking=True) for draw in draws)
-        return order, top, left, flip
+            return torch.arange(self.count)
+        return torch.randperm(self.count, generator=self._generator("order"))
 
     def _generator(self, use: str) -> torch.Generator:
         # Hashed, not added: seed 0 in epoch 1 must not be seed 1 in epoch 0.
@@ -167,11 +127,111 @@ class BatchLoader:
     def _mine(self, batch: int) -> slice:
         """The places in the epoch that this rank takes of a batch."""
         start = batch * self.batch_size
-        stop = min(start + self.batch_size, len(self.images))
+        stop = min(start + self.batch_size, self.count)
         if self.seed is not None and self.rank >= stop - start:
             place = start + self.rank % (stop - start)
             return slice(place, place + 1)
         return slice(start + self.rank, stop, self.world_size)
+
+
+class BatchLoader(EpochLoader):
+    """Iterate over `images` and `labels` in batches, normalised and, for training, shuffled and augmented.
+
+    Order, ranks and resuming are those of `EpochLoader`.
+
+    Args:
+        images: uint8 `(N, C, H, W)`, on the device that the batches are wanted on.
+        labels: int64 `(N,)`, on the same device.
+        batch_size: images in a batch, over all ranks together.
+        mean: a number per channel, for pixels in [0, 1].
+        std: a number per channel, for pixels in [0, 1].
+        seed: seed of order and augmentation; None for evaluation: the order of `images`, nothing augmented.
+        crop: pixels of zero padding around an image, of which a random part of its size is cut; 0: no crop.
+        flip: mirror an image, left to right, with probability 1/2.
+        rank: which of the ranks this is, from 0.
+        world_size: number of ranks.
+
+    Raises:
+        ValueError: a tensor or a number is not as above.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        seed: int | None = None,
+        crop: int = 0,
+        flip: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        check_tensors(images, labels, mean, std)
+        if crop < 0:
+            raise ValueError(f"crop={crop} is no padding; it is a number of pixels, 0 for no crop")
+        if seed is None and (crop or flip):
+            raise ValueError(
+                f"crop={crop}, flip={flip} cannot be drawn without a seed; "
+                "give a seed to train, or crop=0 and flip=False to evaluate"
+            )
+        super().__init__(
+            len(images), batch_size, mean, std, device=images.device, seed=seed, rank=rank, world_size=world_size
+        )
+        self.images, self.labels = images, labels
+        self.crop, self.flip = crop, flip
+
+    def _batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        order, top, left, flip = self._draw()
+        for batch in range(start, len(self)):
+            mine = self._mine(batch)
+            images = self.images.index_select(0, order[mine])
+            if self.crop or self.flip:
+                images = crop_and_flip(images, top[mine], left[mine], flip[mine], self.crop)
+            yield images, self.labels.index_select(0, order[mine])
+
+    def _draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Order, top and left of the crop, and flip, each `(N,)`, by place in the epoch and not by image."""
+        order = self._order()
+        if self.seed is None:
+            order = order.to(self.device)
+            return order, order, order, order  # nothing is augmented: the last three are not read
+        draws = (
+            order,
+            # Their own generators: an order or a crop does not depend on whether images are flipped.
+            *torch.randint(2 * self.crop + 1, (2, self.count), generator=self._generator("crop")),
+            torch.randint(2 if self.flip else 1, (self.count,), generator=self._generator("flip")),
+        )
+        order, top, left, flip = to_device(self.device, *draws)
+        return order, top, left, flip
+
+
+def check_tensors(images: Tensor, labels: Tensor, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raise a `ValueError` unless images are uint8 `(N, C, H, W)`, labels int64 `(N,)`, mean and std `C` numbers."""
+    if images.dtype != torch.uint8 or images.dim() != 4 or len(images) == 0:
+        raise ValueError(
+            f"images are {images.dtype} {tuple(images.shape)}; "
+            "they must be torch.uint8 (N, C, H, W) with at least one image"
+        )
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1] or labels.device != images.device:
+        raise ValueError(
+            f"labels are {labels.dtype} {tuple(labels.shape)} on {labels.device}; "
+            f"with these images they must be torch.int64 ({len(images)},) on {images.device}"
+        )
+    if not len(mean) == len(std) == images.shape[1]:
+        raise ValueError(
+            f"mean has {len(mean)} and std {len(std)} numbers; "
+            f"images of {images.shape[1]} channels need {images.shape[1]} each"
+        )
+
+
+def to_device(device: torch.device, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Copy CPU tensors to a device; nothing waits for it."""
+    if device.type == "cuda":  # only from pinned memory does a copy not wait
+        tensors = tuple(tensor.pin_memory() for tensor in tensors)
+    return tuple(tensor.to(device, non_blocking=True) for tensor in tensors)
 
 
 def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding: int) -> Tensor:

@@ -1,22 +1,21 @@
 """A Lightning data module for sets small enough to live, as uint8 tensors, on the training device."""
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-import lightning as L
 import torch
 from torch import Tensor
 
+from lit_hidden.data.base import ImageData
 from lit_hidden.data.files import DataError, download, find
 from lit_hidden.data.loader import BatchLoader
 
 Split = tuple[Tensor, Tensor]  # images, uint8 (N, C, H, W), and labels, int64 (N,)
 
 
-class ImageTensorsData(L.LightningDataModule):
+class ImageTensorsData(ImageData):
     """Batches of normalised images `(B, C, H, W)` and labels `(B,)`, made on the training device.
 
     As in the paper, validation watches the test set unless some training images are held out; nothing is ever
@@ -36,15 +35,9 @@ class ImageTensorsData(L.LightningDataModule):
         DataError: the files are missing or damaged, or cannot be downloaded.
     """
 
-    name: str
-    shape: ClassVar[tuple[int, int, int]]  # channels, height, width
-    num_classes: ClassVar[int] = 10
-    mean: ClassVar[tuple[float, ...]]  # of each channel, for pixels in [0, 1]
-    std: ClassVar[tuple[float, ...]]
-    sizes: ClassVar[tuple[int, int]]  # training and test images
+    num_classes = 10
     crop: ClassVar[int] = 0  # pixels of padding of an augmented image's random crop
     flip: ClassVar[bool] = False  # whether an augmented image may be mirrored
-    augment_default: ClassVar[bool] = False
     # Of sets that are files: folders below root in order of preference, and what `files.download` wants.
     layouts: ClassVar[tuple[str, ...]] = ()
     archives: ClassVar[Mapping[str, str]] = {}
@@ -59,28 +52,12 @@ class ImageTensorsData(L.LightningDataModule):
         held_out: int = 0,
         train_images: int | None = None,
     ) -> None:
-        super().__init__()
-        count = self.sizes[0]
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} holds no image; it must be at least 1")
-        if not 0 <= held_out < count:
-            raise ValueError(
-                f"held_out={held_out} cannot be set aside from {self.name}'s {count} training images; "
-                f"it must lie in [0, {count - 1}]"
-            )
-        if train_images is not None and not 1 <= train_images <= count - held_out:
-            raise ValueError(
-                f"train_images={train_images} cannot be taken from {self.name}'s {count} training images "
-                f"of which held_out={held_out}; it must be None or lie in [1, {count - held_out}]"
-            )
+        super().__init__(root, batch_size, seed, augment, held_out, train_images)
+        self.check_taken()
         if augment and not (self.crop or self.flip):
             raise ValueError(
                 f"augment={augment} does nothing: no augmentation is defined for {self.name}; it must be False or None"
             )
-        self.root = Path(root or os.environ.get("DATA_DIR") or "data").expanduser()
-        self.batch_size, self.seed = batch_size, seed
-        self.augment = self.augment_default if augment is None else augment
-        self.held_out, self.train_images = held_out, train_images
         self._splits: dict[str, Split] = {}
 
     def prepare_data(self) -> None:
@@ -127,30 +104,18 @@ class ImageTensorsData(L.LightningDataModule):
         """Read and verify the training and the test set from a folder of the given layout."""
         raise NotImplementedError
 
-    def train_dataloader(self) -> BatchLoader:
-        """Shuffled and, unless told otherwise, augmented batches of the training images."""
-        return self._loader("train", self.seed, *((self.crop, self.flip) if self.augment else (0, False)))
-
-    def val_dataloader(self) -> BatchLoader:
-        """The held-out images in a fixed order; where none are held out, the test images."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> BatchLoader:
-        """The test images in a fixed order."""
-        return self._loader("test")
-
-    def _loader(self, split: str, seed: int | None = None, crop: int = 0, flip: bool = False) -> BatchLoader:
+    def _loader(self, split: str, seed: int | None, augment: bool) -> BatchLoader:
         if not self._splits:
             self.setup()
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world_size = self._ranks
         return BatchLoader(
             *self._splits[split],
             self.batch_size,
             self.mean,
             self.std,
             seed=seed,
-            crop=crop,
-            flip=flip,
+            crop=self.crop if augment else 0,
+            flip=self.flip and augment,
             rank=rank,
             world_size=world_size,
         )

@@ -1,0 +1,89 @@
+"""What all data modules here have in common: their arguments, and which images of which set a loader shows."""
+
+import os
+from pathlib import Path
+from typing import ClassVar
+
+import lightning as L
+
+from lit_hidden.data.loader import EpochLoader
+
+
+class ImageData(L.LightningDataModule):
+    """Batches of normalised images `(B, C, H, W)` and labels `(B,)`.
+
+    As in the paper, validation watches the test set unless some training images are held out; nothing is ever
+    selected on the test set. Which images are held out, and which of the others are used, follows from their
+    order in the files alone: the same for every seed, and as many of each class as can be.
+
+    Args:
+        root: folder of the data; None is DATA_DIR, or else `data`.
+        batch_size: images in a batch, over all devices together.
+        seed: seed of the order of the images and of their augmentation; any integer.
+        augment: crop and flip training images at random, as the set's class says; None is the set's default.
+        held_out: number of training images set aside for validation: never trained on, never augmented.
+        train_images: number of training images used; None is all that are not held out.
+
+    Raises:
+        ValueError: a number is out of bounds.
+        DataError: the files are missing or damaged, or cannot be downloaded.
+    """
+
+    name: str
+    shape: tuple[int, int, int]  # channels, height, width
+    num_classes: int
+    sizes: tuple[int, int]  # training and test images
+    mean: ClassVar[tuple[float, ...]]  # of each channel, for pixels in [0, 1]
+    std: ClassVar[tuple[float, ...]]
+    augment_default: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        root: str | None = None,
+        batch_size: int = 128,
+        seed: int = 0,
+        augment: bool | None = None,
+        held_out: int = 0,
+        train_images: int | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} holds no image; it must be at least 1")
+        self.root = Path(root or os.environ.get("DATA_DIR") or "data").expanduser()
+        self.batch_size, self.seed = batch_size, seed
+        self.augment = self.augment_default if augment is None else augment
+        self.held_out, self.train_images = held_out, train_images
+
+    def check_taken(self) -> None:
+        """Raise a `ValueError` unless there are as many training images as are to be held out and used."""
+        count = self.sizes[0]
+        if not 0 <= self.held_out < count:
+            raise ValueError(
+                f"held_out={self.held_out} cannot be set aside from {self.name}'s {count} training images; "
+                f"it must lie in [0, {count - 1}]"
+            )
+        if self.train_images is not None and not 1 <= self.train_images <= count - self.held_out:
+            raise ValueError(
+                f"train_images={self.train_images} cannot be taken from {self.name}'s {count} training images "
+                f"of which held_out={self.held_out}; it must be None or lie in [1, {count - self.held_out}]"
+            )
+
+    def train_dataloader(self) -> EpochLoader:
+        """Shuffled and, unless told otherwise, augmented batches of the training images."""
+        return self._loader("train", self.seed, self.augment)
+
+    def val_dataloader(self) -> EpochLoader:
+        """The held-out images in a fixed order; where none are held out, the test images."""
+        return self._loader("val", None, False)
+
+    def test_dataloader(self) -> EpochLoader:
+        """The test images in a fixed order."""
+        return self._loader("test", None, False)
+
+    def _loader(self, split: str, seed: int | None, augment: bool) -> EpochLoader:
+        raise NotImplementedError
+
+    @property
+    def _ranks(self) -> tuple[int, int]:
+        """Which rank this is, of how many."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
