@@ -14,6 +14,12 @@ DISTRIBUTIONS = (  # how each is drawn is said in `lit_hidden.distributions`, wh
     "kaiming_normal", "signed_constant", "unsigned_constant", "kaiming_uniform", "xavier_normal", "signed_xavier"
 )  # fmt: skip
 
+IMAGENET_SIZES = {  # ImageNet and its subsets: the size of their images in pixels, unless another is asked for
+    "imagenet": 224, "imagenet100": 224, "imagenette": 224, "imagewoof": 224, "tiny-imagenet": 64,
+    "tiny-imagenet-100": 64,
+}  # fmt: skip
+CLASS_LISTS = ("imagenette", "imagewoof", "tiny-imagenet-100")  # see `lit_hidden.data.wnids`
+
 IMAGENET = ("resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2")
 
 

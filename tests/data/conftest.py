@@ -73,3 +73,11 @@ def real_data() -> Path:
     if "LIT_HIDDEN_TEST_DATA" not in os.environ:
         pytest.skip("LIT_HIDDEN_TEST_DATA is not set to a folder that holds the real CIFAR-10 and MNIST")
     return Path(os.environ["LIT_HIDDEN_TEST_DATA"])
+
+
+@pytest.fixture(scope="session")
+def real_tiny(real_data: Path) -> Path:
+    """The folder of the real Tiny ImageNet-100."""
+    if not (real_data / "tiny-imagenet-100" / "train").is_dir():
+        pytest.skip(f"LIT_HIDDEN_TEST_DATA={real_data} holds no tiny-imagenet-100/")
+    return real_data / "tiny-imagenet-100"
