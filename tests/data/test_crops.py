@@ -1,0 +1,130 @@
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import RandomResizedCrop, transforms
+from torchvision.transforms import functional as TF
+
+from lit_hidden.data.crops import ATTEMPTS, DRAWS, RATIO, SCALE, crop_boxes, resized_crops
+
+
+def draws_of(count: int, seed: int = 0) -> np.ndarray:
+    return torch.rand((count, DRAWS), generator=torch.Generator().manual_seed(seed)).numpy()
+
+
+class Scripted:
+    """Stands for torch in torchvision's RandomResizedCrop: its random numbers are made from ours."""
+
+    log, exp, tensor = torch.log, torch.exp, torch.tensor
+
+    def __init__(self, draws: np.ndarray) -> None:
+        numbers = draws.astype(np.float64).tolist()
+        self.pairs = [number for i in range(ATTEMPTS) for number in (numbers[i], numbers[ATTEMPTS + i])]
+        self.places = numbers[-2:]
+
+    def empty(self, _):
+        def uniform_(low, high):
+            return torch.tensor(float(low) + (float(high) - float(low)) * self.pairs.pop(0), dtype=torch.float64)
+
+        return SimpleNamespace(uniform_=uniform_)
+
+    def randint(self, low, high, size):
+        return torch.tensor([low + math.floor((high - low) * self.places.pop(0))])
+
+
+@settings(deadline=None, max_examples=150)
+@given(seed=st.integers(0, 10**6), height=st.integers(1, 400), width=st.integers(1, 400))
+def test_boxes_are_torchvisions_for_the_same_draws(seed, height, width):
+    draws = draws_of(1, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transforms, "torch", Scripted(draws[0]))
+        expected = RandomResizedCrop.get_params(torch.empty(3, height, width), list(SCALE), list(RATIO))
+    box = crop_boxes(draws, height, width)[:, 0].tolist()
+    # torchvision takes logarithms in float32, so a side may round to the other of two whole numbers.
+    assert all(abs(a - b) <= 1 for a, b in zip(box, expected, strict=True))
+    assert box[0] + box[2] <= height
+    assert box[1] + box[3] <= width
+
+
+def test_most_boxes_are_torchvisions_to_the_pixel():
+    draws, same = draws_of(500), 0
+    boxes = crop_boxes(draws, 375, 500).T.tolist()
+    for each, box in zip(draws, boxes, strict=True):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(transforms, "torch", Scripted(each))
+            same += list(RandomResizedCrop.get_params(torch.empty(3, 375, 500), list(SCALE), list(RATIO))) == box
+    assert same >= 499
+
+
+@pytest.mark.parametrize(("height", "width", "expected"), [
+    (90, 30, [25, 0, 40, 30]), (30, 90, [0, 25, 30, 40]), (1, 1, [0, 0, 1, 1])
+])  # fmt: skip
+def test_where_no_box_fits_the_middle_is_taken(height, width, expected):
+    draws = np.full((1, DRAWS), 1 - 2**-24, dtype=np.float32)  # the whole area, at the widest
+    draws[:, ATTEMPTS : 2 * ATTEMPTS] = 0.5 if height == 1 else draws[0, 0]
+    assert crop_boxes(draws, height, width)[:, 0].tolist() == expected
+
+
+def test_boxes_of_many_images_are_those_of_each():
+    draws, heights, widths = draws_of(50), np.arange(20, 70), np.arange(90, 40, -1)
+    together = crop_boxes(draws, heights, widths)
+    alone = [crop_boxes(draws[i : i + 1], int(heights[i]), int(widths[i]))[:, 0] for i in range(50)]
+    assert np.array_equal(together, np.stack(alone, axis=1))
+    assert together.dtype == np.int64
+
+
+def test_areas_and_shapes_are_spread_as_they_should():
+    count = 20_000
+    _, _, height, width = crop_boxes(draws_of(count), 1000, 1000)
+    area, shape = height * width / 1e6, np.log(width / height)
+    assert abs(shape.mean()) < 5 * shape.std() / count**0.5
+    assert SCALE[0] - 0.001 < area.min() < SCALE[0] + 0.01
+    # Large boxes fit less often, so areas are not quite uniform: torchvision's own have this mean.
+    theirs = [RandomResizedCrop.get_params(torch.empty(3, 1000, 1000), SCALE, RATIO) for _ in range(2000)]
+    areas = np.array([h * w for _, _, h, w in theirs]) / 1e6
+    assert abs(area.mean() - areas.mean()) < 5 * areas.std() / 2000**0.5
+
+
+def images_of(count: int, size: int, seed: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(("full", "size"), [(64, 64), (72, 64), (37, 32), (16, 40), (256, 224), (90, 30)])
+def test_pictures_are_torchvisions_for_the_same_boxes(full, size):
+    count = 24
+    images, boxes = images_of(count, full), torch.from_numpy(crop_boxes(draws_of(count), full, full))
+    flips = torch.arange(count) % 2
+    ours = resized_crops(images, boxes, flips, size)
+    assert ours.shape == (count, 3, size, size)
+    assert ours.is_contiguous()
+    for i in range(count):
+        box = boxes[:, i].tolist()
+        exact = TF.resized_crop(images[i].float(), *box, [size, size], antialias=True)
+        # Another order of the same sums in float32; random pixels are the worst that can come.
+        torch.testing.assert_close(ours[i], exact.flip(-1) if flips[i] else exact, atol=0.005, rtol=0)
+        pillow = TF.resized_crop(Image.fromarray(images[i].permute(1, 2, 0).numpy()), *box, [size, size])
+        rounded = torch.from_numpy(np.asarray(TF.hflip(pillow) if flips[i] else pillow).copy()).permute(2, 0, 1)
+        # Pillow rounds to whole numbers twice, across and down.
+        assert (ours[i] - rounded).abs().max() <= 1.01
+
+
+def test_the_whole_image_at_its_size_stays_as_it_is():
+    images = images_of(3, 20)
+    boxes = torch.tensor([[0] * 3, [0] * 3, [20] * 3, [20] * 3])
+    assert torch.equal(resized_crops(images, boxes, torch.tensor([0, 0, 1]), 20)[:2], images[:2].float())
+    assert torch.equal(resized_crops(images, boxes, torch.tensor([0, 0, 1]), 20)[2], images[2].float().flip(-1))
+
+
+@pytest.mark.parametrize(("full", "size"), [(64, 64), (72, 64)])
+def test_a_picture_does_not_depend_on_its_batch(full, size):
+    images, boxes = images_of(13, full), torch.from_numpy(crop_boxes(draws_of(13), full, full))
+    flips = torch.arange(13) % 2
+    together = resized_crops(images, boxes, flips, size)
+    for some in (slice(4, 5), slice(1, 13, 3), slice(0, 0)):
+        assert torch.equal(resized_crops(images[some], boxes[:, some], flips[some], size), together[some])
