@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
 import lit_hidden.modules  # noqa: F401  the classes that --model names
-from lit_hidden.data import DataError, ImageTensorsData
+from lit_hidden.data import DataError, ImageData
 from lit_hidden.modules import LitClassifier
 
 
@@ -44,7 +44,7 @@ def run(argv: list[str] | None) -> None:
     try:
         HiddenCLI(
             LitClassifier,
-            ImageTensorsData,
+            ImageData,
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,

@@ -44,7 +44,13 @@ def find(root: Path, layouts: Sequence[str]) -> list[tuple[Path, str]]:
     return [(folder, layout) for folder, layout in pairs if folder.is_dir() and any(folder.iterdir())]
 
 
-def download(root: Path, layout: str, archives: Mapping[str, str], source: str) -> None:
+def download(
+    root: Path,
+    layout: str,
+    archives: Mapping[str, str],
+    source: str,
+    options: Mapping[str, object] | None = None,
+) -> None:
     """Let torchvision download into a hidden folder of `root`, then move `layout` into place in one step.
 
     Two processes may do so at once: the first to finish wins. What fails leaves nothing behind. Archives that
@@ -55,6 +61,7 @@ def download(root: Path, layout: str, archives: Mapping[str, str], source: str) 
         layout: the folder that torchvision makes, as a path below `root`.
         archives: the publisher's files, as paths below `root`, and their MD5.
         source: the set's class in `torchvision.datasets`.
+        options: what that takes beside `root` and `download`; None is `train=False`.
 
     Raises:
         DataError: the network, the disk or a placed archive fails.
@@ -68,7 +75,9 @@ def download(root: Path, layout: str, archives: Mapping[str, str], source: str) 
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as new:
             _copy_placed(root, Path(new), archives)
-            getattr(torchvision.datasets, source)(new, train=False, download=True)
+            getattr(torchvision.datasets, source)(
+                new, download=True, **({"train": False} if options is None else options)
+            )
             (root / layout).parent.mkdir(exist_ok=True)
             try:
                 os.rename(Path(new) / layout, root / layout)

@@ -8,7 +8,8 @@ on a busy machine (pixel by pixel indexing: 4.1 ms at best).
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 import torch
@@ -232,6 +233,32 @@ def to_device(device: torch.device, *tensors: Tensor) -> tuple[Tensor, ...]:
     if device.type == "cuda":  # only from pinned memory does a copy not wait
         tensors = tuple(tensor.pin_memory() for tensor in tensors)
     return tuple(tensor.to(device, non_blocking=True) for tensor in tensors)
+
+
+def images_per_second(loader: Iterable[tuple[Tensor, Tensor]], seconds: float = 5.0) -> float:
+    """Measure how many images a loader gives in a second, over so many seconds, epoch after epoch.
+
+    The first batch is not counted: it pays for what is started and drawn once an epoch. (An epoch's share of that is
+    counted when it comes round again.)
+    """
+    count, began = 0, 0.0
+    device = torch.device("cpu")
+    while True:
+        for images, _ in loader:
+            if began:
+                count += len(images)
+            else:
+                device = images.device
+                _wait(device)
+                began = time.perf_counter()
+            if time.perf_counter() - began >= seconds:
+                _wait(device)
+                return count / (time.perf_counter() - began)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding: int) -> Tensor:

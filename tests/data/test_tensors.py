@@ -167,9 +167,12 @@ def test_augmentation_that_is_not_defined_is_refused():
 
 
 def test_an_unknown_name_is_told_the_names_there_are():
-    message = "there is no data called 'imagenet'; there is cifar10, mnist, digits"
+    message = (
+        "there is no data called 'svhn'; there is cifar10, mnist, digits, "
+        "imagenet, imagenet100, imagenette, imagewoof, tiny-imagenet, tiny-imagenet-100"
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        data_module("imagenet")
+        data_module("svhn")
 
 
 @pytest.mark.parametrize(
