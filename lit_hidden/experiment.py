@@ -7,6 +7,7 @@ import csv
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -16,12 +17,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lit_hidden.recipes import DISTRIBUTIONS, FINDERS, PRECISIONS, SCHEDULES, recipe
+from lit_hidden.recipes import CLASS_LISTS, DISTRIBUTIONS, FINDERS, IMAGENET_SIZES, PRECISIONS, SCHEDULES, recipe
 
 SCHEMA = 1  # raise it when equal descriptions no longer mean equal results
 PRESETS = ("smoke", "quick", "short", "paper")  # of every experiment: from seconds to the published protocol
 
 _REALS = ("density", "width", "lr", "momentum", "weight_decay", "label_smoothing")
+SUBSET = ("classes", "images_per_class", "image_size")  # what part of ImageNet, and how large
 _SEEDS = ("weight_seed", "score_seed", "data_seed")
 
 
@@ -52,7 +54,11 @@ class Run:
         width: channel multiplier.
         distribution: what the weights are drawn from, see `lit_hidden.distributions`.
         scaled: multiply weights by `1/sqrt(density)`; "authors": by `1/sqrt(1 - density)`.
-        data: `cifar10`, `mnist` or `digits`.
+        data: `cifar10`, `mnist`, `digits`, or ImageNet and its subsets: see `lit_hidden.recipes.IMAGENET_SIZES`.
+        classes: of ImageNet and its subsets alone, as the next two: a list of `lit_hidden.recipes.CLASS_LISTS`, or
+            `first-N`; None is the set's own classes.
+        images_per_class: use only so many training images of each class; None uses all.
+        image_size: height and width in pixels; None is the set's custom.
         train_images: use only so many training images; None uses all.
         held_out: training images set aside for validation; 0, as in the paper, watches the test set instead.
         augment: random crop and flip; None is the data set's custom.
@@ -96,6 +102,9 @@ class Run:
     data_seed: int | None = None
     trace: int = 0
     swaps: int = 0
+    classes: str | None = None
+    images_per_class: int | None = None
+    image_size: int | None = None
 
     def __post_init__(self) -> None:
         run = self.resolved
@@ -111,6 +120,20 @@ class Run:
             raise ValueError(
                 f"train_images={run.train_images} trains on nothing; it must be at least 1, or None for all"
             )
+        if run.data not in IMAGENET_SIZES:
+            if given := [f"{name}={getattr(run, name)!r}" for name in SUBSET if getattr(run, name) is not None]:
+                raise ValueError(f"data={run.data!r} takes no {', '.join(given)}; {', '.join(IMAGENET_SIZES)} do")
+        else:
+            for name in ("images_per_class", "image_size"):
+                if getattr(run, name) is not None and getattr(run, name) < 1:
+                    raise ValueError(f"{name}={getattr(run, name)} leaves nothing to train on; it must be at least 1")
+            if run.images_per_class is not None and run.train_images is not None:
+                raise ValueError("images_per_class and train_images say the same thing twice; give one of them")
+            if run.classes is not None and not re.fullmatch("|".join((*CLASS_LISTS, "first-[1-9][0-9]*")), run.classes):
+                raise ValueError(
+                    f"classes={run.classes!r} is no list that a run's hash can stand for; "
+                    f"there are {', '.join(CLASS_LISTS)} and first-N"
+                )
         if (run.density is None) != (run.method == "dense"):
             raise ValueError(
                 f"method={run.method!r} with density={run.density}: the dense baseline has no density (None), "
@@ -150,6 +173,7 @@ class Run:
         values = asdict(self) | {"method": method}
         published = {**asdict(recipe(method, self.net, self.optimizer)), **dict.fromkeys(_SEEDS, self.seed)}
         published |= {"found_by": "edge_popup"} if method == "ticket" else {}
+        published |= {"image_size": IMAGENET_SIZES.get(self.data)}
         values |= {name: value for name, value in published.items() if values[name] is None}
         # 2 and 2.0, numpy's numbers and Python's, are one description.
         for name, value in values.items():

@@ -101,6 +101,9 @@ def test_descriptions_that_resolve_to_the_same_are_equal() -> None:
         {"data_seed": 1},
         {"trace": 10},
         {"swaps": 10},
+        {"data": "imagenet", "classes": "first-10"},
+        {"data": "tiny-imagenet", "images_per_class": 10},
+        {"data": "imagenette", "image_size": 160},
     ],
     ids=str,
 )
@@ -211,7 +214,8 @@ def test_a_random_subnetwork_passes_over_the_data_once() -> None:
 def test_resolving_twice_is_resolving_once(method: str) -> None:
     run = Run(method=method, density=None if method == "dense" else 0.3, net="resnet18", seed=3)
     assert asdict(run.resolved.resolved) == asdict(run.resolved)
-    open_ = {"density", "train_images", "augment"} | ({"found_by"} if method != "ticket" else set())
+    open_ = {"density", "train_images", "augment", "classes", "images_per_class", "image_size"}
+    open_ |= {"found_by"} if method != "ticket" else set()
     assert None not in {v for n, v in asdict(run.resolved).items() if n not in open_}
 
 
@@ -273,6 +277,12 @@ def test_how_the_weights_are_trained_does_not_touch_the_parent() -> None:
     assert ticket.parent == TICKET.parent == HIDDEN
 
 
+def test_the_size_of_imagenets_images_is_the_sets_custom_unless_said() -> None:
+    assert (Run(data="imagenet").resolved.image_size, Run(data="tiny-imagenet").resolved.image_size) == (224, 64)
+    assert Run(data="imagenet", image_size=224) == Run(data="imagenet") != Run(data="imagenet", image_size=160)
+    assert Run(data="cifar10").resolved.image_size is None
+
+
 def test_a_batch_size_of_ones_own_is_the_parents_too() -> None:
     assert replace(TICKET, batch_size=32).parent == replace(HIDDEN, batch_size=32)
     assert replace(TICKET, optimizer="adam", batch_size=60).parent == HIDDEN  # the published one, of Adam
@@ -282,7 +292,7 @@ def test_a_field_added_to_run_is_the_parents_or_is_the_tickets_alone() -> None:
     # A new field has to be put here, and so thought of in Run.parent.
     inherited = {
         "density", "net", "width", "distribution", "scaled", "data", "train_images", "held_out", "augment", "epochs",
-        "precision", "seed", "weight_seed", "score_seed", "data_seed",
+        "precision", "seed", "weight_seed", "score_seed", "data_seed", "classes", "images_per_class", "image_size",
     }  # fmt: skip
     own = {
         "method", "found_by", "optimizer", "batch_size", "lr", "momentum", "weight_decay", "schedule", "warmup_epochs",
@@ -393,6 +403,31 @@ NEEDS = "the dense baseline has no density (None), every other method needs one 
             {"method": "ticket", "density": 0.5, "precision": "bf16-true"},
             "precision='bf16-true' changes the weights by which a found subnetwork is recognised; "
             "tickets take 32-true, bf16-mixed or 16-mixed",
+        ),
+        (
+            {"classes": "first-10", "image_size": 64},
+            "data='cifar10' takes no classes='first-10', image_size=64; "
+            "imagenet, imagenet100, imagenette, imagewoof, tiny-imagenet, tiny-imagenet-100 do",
+        ),
+        (
+            {"data": "imagenet", "images_per_class": 0},
+            "images_per_class=0 leaves nothing to train on; it must be at least 1",
+        ),
+        (
+            {"data": "imagenet", "image_size": -64},
+            "image_size=-64 leaves nothing to train on; it must be at least 1",
+        ),
+        (
+            {"data": "imagenet", "images_per_class": 10, "train_images": 100},
+            "images_per_class and train_images say the same thing twice; give one of them",
+        ),
+        *(
+            (
+                {"data": "imagenet", "classes": classes},
+                f"classes={classes!r} is no list that a run's hash can stand for; "
+                "there are imagenette, imagewoof, imagenet100, tiny-imagenet-100 and first-N",
+            )
+            for classes in ("all", "mine.txt", "first-0", "first-", "imagenette2")
         ),
     ],
     ids=str,

@@ -17,15 +17,16 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from lit_hidden import __version__
-from lit_hidden.data import ImageTensorsData, data_module
+from lit_hidden.data import ImageData, data_module
 from lit_hidden.edge_popup import maskers
 from lit_hidden.engine.checkpoints import WholeCheckpoints
 from lit_hidden.engine.store import CHECKPOINT, SUBNETWORK, write_atomically
 from lit_hidden.engine.swaps import Swaps
 from lit_hidden.engine.trace import Trace, last_weight
 from lit_hidden.engine.tracking import Tracker
-from lit_hidden.experiment import Run
+from lit_hidden.experiment import SUBSET, Run
 from lit_hidden.modules import LitClassifier, LitDense, LitRandomMask, LitSubnetwork, LitSupermask, LitTicket
+from lit_hidden.recipes import IMAGENET_SIZES
 from lit_hidden.subnetwork import fingerprint, masks, save_subnetwork, used_masks
 from lit_hidden.supermask import Supermask
 from lit_hidden.ticket import fix_masks
@@ -33,9 +34,10 @@ from lit_hidden.ticket import fix_masks
 _MODULES = {"edge_popup": LitSubnetwork, "supermask": LitSupermask, "random": LitRandomMask}
 
 
-def make_data(run: Run, data_dir: str | Path) -> ImageTensorsData:
+def make_data(run: Run, data_dir: str | Path) -> ImageData:
     """Build the DataModule of a run."""
     run = run.resolved
+    subset = {name: getattr(run, name) for name in SUBSET} if run.data in IMAGENET_SIZES else {}
     return data_module(
         run.data,
         root=str(data_dir),
@@ -44,10 +46,11 @@ def make_data(run: Run, data_dir: str | Path) -> ImageTensorsData:
         augment=run.augment,
         held_out=run.held_out,
         train_images=run.train_images,
+        **subset,
     )
 
 
-def make_module(run: Run, data: ImageTensorsData, runs_dir: Path = Path("runs")) -> LitClassifier:
+def make_module(run: Run, data: ImageData, runs_dir: Path = Path("runs")) -> LitClassifier:
     """Build the LightningModule of a run; a ticket's subnetwork comes from its parent's folder in `runs_dir`.
 
     Raises:
@@ -268,7 +271,7 @@ def _train(run: Run, folder: Path, data_dir: str | Path, device: str, threads: i
     return result
 
 
-def _tested(run: Run, trainer: L.Trainer, module: LitClassifier, data: ImageTensorsData) -> dict[str, float]:
+def _tested(run: Run, trainer: L.Trainer, module: LitClassifier, data: ImageData) -> dict[str, float]:
     """Measure the test set."""
     torch.manual_seed(run.data_seed)  # sampled masks: those of a run never stopped
     (tested,) = trainer.test(module, data, verbose=False)
@@ -279,7 +282,7 @@ def _tested(run: Run, trainer: L.Trainer, module: LitClassifier, data: ImageTens
     }
 
 
-def _rounded(run: Run, trainer: L.Trainer, module: LitClassifier, data: ImageTensorsData) -> dict[str, float]:
+def _rounded(run: Run, trainer: L.Trainer, module: LitClassifier, data: ImageData) -> dict[str, float]:
     """Measure what a supermask's samples keep on average, and its most probable mask, which the net has afterwards."""
     found = [masker for masker in maskers(module.net).values() if isinstance(masker, Supermask)]
     weights = sum(masker.scores.numel() for masker in found)

@@ -113,6 +113,26 @@ def test_the_subnetwork_in_the_folder_is_the_one_whose_accuracy_is_reported(meth
     assert round(100 * tested["test/top1"], 5) == result["accuracy_rounded" if method == "supermask" else "accuracy"]
 
 
+def test_the_data_of_a_run_are_the_part_of_imagenet_that_it_says(tmp_path):
+    run = Run(density=0.5, data="imagenet", classes="first-7", images_per_class=3, image_size=32, batch_size=5, seed=2)
+    data = make_data(run, tmp_path)
+    assert (data.name, data.classes, data.images_per_class, data.shape) == ("imagenet", "first-7", 3, (3, 32, 32))
+    assert (data.num_classes, data.batch_size, data.seed, data.root) == (7, 5, 2, tmp_path)
+    assert make_data(Run(data="tiny-imagenet"), tmp_path).shape == (3, 64, 64)
+
+
+def test_a_run_trains_on_a_part_of_imagenet(tmp_path):
+    made = runpy.run_path(str(Path(__file__).parents[1] / "data" / "pictures.py"))
+    made["plant"](tmp_path / "imagenet", made["tree"](["n01", "n02", "n03"], train=6, val=2))
+    run = Run(
+        density=0.5, net="conv2", width=0.05, data="imagenet", classes="first-2", image_size=16, epochs=2, batch_size=4
+    )  # fmt: skip
+    result = train(run, tmp_path, tmp_path)
+    assert result["steps"] == 2 * 3  # 12 images of two classes, by 4
+    assert [layer["numel"] for layer in result["layers"]][-1] == 12 * 2
+    assert 0 <= result["accuracy"] <= 100
+
+
 def test_conv4s_subnetwork_is_a_third_of_a_megabyte(tmp_path):
     size = save_subnetwork(hide(build("conv4")), tmp_path / SUBNETWORK).stat().st_size
     assert size == pytest.approx(2_425_024 / 8, abs=2000)
