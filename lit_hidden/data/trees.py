@@ -119,6 +119,8 @@ def read_tree(folder: Path, classes: str = "all", exactly: int | None = None) ->
     """
     train, val = folder / "train", folder / "val"
     there = _folders(train)
+    if not there:
+        raise DataError(f"{train} has no class folders; {MEND}")
     if exactly is not None and len(there) != exactly:
         raise DataError(
             f"{train} has {len(there)} class folders, not {exactly}; {MEND}, "
@@ -151,15 +153,15 @@ def _choose(classes: str, there: Sequence[str], train: Path) -> tuple[str, ...]:
 def _val_names(folder: Path) -> Mapping[str, Sequence[str]]:
     """Of each class the paths below `folder` of its images in `val/`."""
     val = folder / "val"
-    if (val / "images").is_dir():
+    if annotated := _names(folder, "val/images") if (val / "images").is_dir() else []:
         source = val / "val_annotations.txt"
         with _reading(source):
             lines = [line.split("\t") for line in source.read_text().splitlines()]
             if odd := [i for i, fields in enumerate(lines, 1) if len(fields) < 2]:
                 raise Unfit(f"has no class in line {odd[0]}")
-        return _sort_out(_names(folder, "val/images"), [(fields[0], fields[1]) for fields in lines], source)
+        return _sort_out(annotated, [(fields[0], fields[1]) for fields in lines], source)
     loose = _names(folder, "val")
-    if classes := _folders(val):
+    if classes := [name for name in _folders(val) if name != "images"]:  # an empty one, whose images were sorted
         if loose:
             raise DataError(f"{val} has class folders, and {_some(loose)} outside them; move these where they belong")
         return {name: _names(folder, f"val/{name}/images", f"val/{name}") for name in classes}
@@ -209,6 +211,8 @@ def _sort_out(paths: Sequence[str], pairs: Sequence[tuple[str, str]], source: Pa
     stems = {_stem(path): path for path in paths}
     with _reading(source):
         _refuse_twice([name for name, _ in pairs])
+        if len(stems) < len(paths):
+            raise Unfit(f"does not tell {_twice([_stem(path) for path in paths])} from another file of that name")
         labels = {_stem(name): wnid for name, wnid in pairs}
         if missing := sorted(labels.keys() - stems.keys()):
             raise Unfit(f"names {_some(missing)}, which is not there")
@@ -260,7 +264,11 @@ def _same_classes(first: Path, ours: Iterable[str], second: Path, theirs: Iterab
 
 def _refuse_twice(names: Sequence[str]) -> None:
     if len(set(names)) < len(names):
-        raise Unfit(f"names {Counter(names).most_common(1)[0][0]} twice")
+        raise Unfit(f"names {_twice(names)} twice")
+
+
+def _twice(names: Sequence[str]) -> str:
+    return Counter(names).most_common(1)[0][0]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -66,6 +66,12 @@ def test_tiny_imagenets_own_layout(tmp_path):
     assert listed(read.val) == [(f"val/images/val_{i}.JPEG", y) for y in range(3) for i in (y, y + 3)]
 
 
+def test_tiny_imagenets_test_images_may_be_sorted_into_class_folders(tmp_path):
+    plant(tmp_path, tree(ABC) | {"val/val_annotations.txt": "left behind"})
+    (tmp_path / "val" / "images").mkdir()
+    assert listed(read_tree(tmp_path).val) == [(f"val/{c}/{c}_{i}.JPEG", y) for y, c in enumerate(ABC) for i in (0, 1)]
+
+
 FLAT = ["n03", "n01", "n02", "n02", "n01", "n03"]  # of validation images 1 to 6
 
 
@@ -250,6 +256,12 @@ def test_test_images_outside_the_class_folders_are_an_error(tmp_path):
     )
 
 
+def test_an_empty_train_is_an_error(tmp_path):
+    for part in ("train", "val"):
+        (tmp_path / part).mkdir()
+    fails(f"{tmp_path}/train has no class folders; {WHOLE}", tmp_path)
+
+
 def test_an_empty_val_is_an_error(tmp_path):
     plant(tmp_path, tree(ABC, val=0))
     (tmp_path / "val").mkdir()
@@ -281,6 +293,12 @@ ANNOTATED = {f"train/{c}/images/a.JPEG": b"" for c in ABC} | {f"val/images/v_{i}
 def test_annotations_that_do_not_fit_the_images_are_named(tmp_path, annotations, problem):
     plant(tmp_path, ANNOTATED | ({} if annotations is None else {"val/val_annotations.txt": annotations}))
     fails(f"{tmp_path}/val/val_annotations.txt {problem}; {WHOLE}", tmp_path)
+
+
+def test_two_images_that_an_annotation_does_not_tell_apart_are_an_error(tmp_path):
+    plant(tmp_path, ANNOTATED | {"val/images/v_1.png": b""})
+    (tmp_path / "val" / "val_annotations.txt").write_text("".join(f"v_{i}.JPEG\tn0{i + 1}\n" for i in range(3)))
+    fails(f"{tmp_path}/val/val_annotations.txt does not tell v_1 from another file of that name; {WHOLE}", tmp_path)
 
 
 def test_a_development_kit_without_its_names_is_an_error(tmp_path):
