@@ -122,8 +122,8 @@ def test_the_data_of_a_run_are_the_part_of_imagenet_that_it_says(tmp_path):
 
 
 def test_a_run_trains_on_a_part_of_imagenet(tmp_path):
-    made = runpy.run_path(str(Path(__file__).parents[1] / "data" / "pictures.py"))
-    made["plant"](tmp_path / "imagenet", made["tree"](["n01", "n02", "n03"], train=6, val=2))
+    pictures = runpy.run_path(str(Path(__file__).parents[1] / "data" / "pictures.py"))
+    pictures["plant"](tmp_path / "imagenet", pictures["tree"](["n01", "n02", "n03"], train=6, val=2))
     run = Run(
         density=0.5, net="conv2", width=0.05, data="imagenet", classes="first-2", image_size=16, epochs=2, batch_size=4
     )  # fmt: skip
