@@ -425,7 +425,7 @@ NEEDS = "the dense baseline has no density (None), every other method needs one 
             (
                 {"data": "imagenet", "classes": classes},
                 f"classes={classes!r} is no list that a run's hash can stand for; "
-                "there are imagenette, imagewoof, imagenet100, tiny-imagenet-100 and first-N",
+                "there are imagenette, imagewoof, tiny-imagenet-100 and first-N",
             )
             for classes in ("all", "mine.txt", "first-0", "first-", "imagenette2")
         ),

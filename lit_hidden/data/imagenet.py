@@ -44,8 +44,8 @@ class ImageNetData(ImageData):
         augment: crop and flip training images at random; None is True.
         held_out: number of training images set aside for validation: never trained on, never augmented.
         train_images: number of training images used; None is all that are not held out.
-        classes: `imagenette`, `imagewoof`, `imagenet100`, `first-N` (ordered by wnid), `all` that are there, or a file
-            that begins each line with a wnid; None is the set's own classes, and an error if others are there.
+        classes: `imagenette`, `imagewoof`, `tiny-imagenet-100`, `first-N` (ordered by wnid), `all` that are there, or a
+            file that begins each line with a wnid; None is the set's own classes, and an error if others are there.
         images_per_class: number of training images used of each class; None is all. Not together with `train_images`.
         image_size: height and width of the images in pixels; None is the set's custom.
         cache_gib: subsets that decoded take more GiB than this are decoded by workers in every epoch; 0: all are.
@@ -233,14 +233,14 @@ class ImageNetData(ImageData):
 
 
 class ImageNet100Data(ImageNetData):
-    """100 classes of ILSVRC-2012: those of Contrastive Multiview Coding (Tian et al. 2019), the usual ImageNet-100.
+    """100 classes of ILSVRC-2012, those that `imagenet100/` in `root` has: several lists go by the name ImageNet-100.
 
-    From `imagenet100/` in `root`, or picked out of the whole ILSVRC-2012.
+    Out of the whole ILSVRC-2012 they are picked by `ImageNetData` with `classes`, a file of their wnids.
     """
 
     name = "imagenet100"
-    folders = ("imagenet100", "imagenet-100", "ImageNet100", "ImageNet-100", *ImageNetData.folders)
-    own_classes, count, subset = "imagenet100", 100, True
+    folders = ("imagenet100", "imagenet-100", "ImageNet100", "ImageNet-100")
+    count = 100
 
 
 class ImagenetteData(ImageNetData):

@@ -131,10 +131,18 @@ def test_a_folder_with_other_classes_is_not_taken_for_the_set(tmp_path):
 
 
 def test_hundred_classes_are_picked_out_of_the_whole(tmp_path):
-    for data in (ImageNet100Data, TinyImageNet100Data):
-        wnids = CLASS_LISTS[data.name]
-        plant(tmp_path / data.name, dict.fromkeys(tree([*wnids, "n00000000", "n99999999"], 1, 1), b""))
-        assert data(str(tmp_path / data.name)).tree.classes == wnids
+    wnids = CLASS_LISTS["tiny-imagenet-100"]
+    plant(tmp_path, dict.fromkeys(tree([*wnids, "n00000000", "n99999999"], 1, 1), b""))
+    assert TinyImageNet100Data(str(tmp_path)).tree.classes == wnids
+
+
+def test_imagenet_100_is_the_hundred_classes_of_its_folder(tmp_path):
+    wnids = [f"n{number:08d}" for number in range(100)]
+    plant(tmp_path / "imagenet100", dict.fromkeys(tree(wnids, 1, 1), b""))
+    assert ImageNet100Data(str(tmp_path)).tree.classes == tuple(wnids)
+    plant(tmp_path / "imagenet100", dict.fromkeys(tree(["n00000100"], 1, 1), b""))
+    with pytest.raises(DataError, match="has 101 class folders, not 100"):
+        assert ImageNet100Data(str(tmp_path)).tree
 
 
 def test_imagenette_is_not_picked_out_of_imagenet(tmp_path):

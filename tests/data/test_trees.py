@@ -163,7 +163,7 @@ def test_classes_that_are_not_chosen_may_be_empty_or_missing(tmp_path):
         ("first-0", "classes='first-0' chooses no class; N of first-N must be at least 1"),
         (
             "imagenet10",
-            "classes='imagenet10' is unknown; it is one of imagenette, imagewoof, imagenet100, tiny-imagenet-100, "
+            "classes='imagenet10' is unknown; it is one of imagenette, imagewoof, tiny-imagenet-100, "
             "first-N, all, or a file that begins each line with a class",
         ),
     ],
