@@ -101,27 +101,46 @@ class LitClassifier(L.LightningModule):
         return logits
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return the mini-batch's mean loss, smoothed if so asked."""
+        """Return the mini-batch's mean loss, smoothed if so asked.
+
+        Of several ranks each returns its part, so that the mean of their gradients is that of the whole batch, however
+        its images are divided.
+        """
+        mine, factor = self._share(batch, batch_idx)
         images, labels = batch
-        logits = self(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
-        _update(self.train_metrics, loss, logits, labels)
-        return loss
+        logits: Tensor = self(images)[:mine]
+        if not mine:  # a gradient of 0 for the others to add to
+            return logits.sum()
+        loss = F.cross_entropy(logits, labels[:mine], label_smoothing=self.recipe.label_smoothing)
+        _update(self.train_metrics, loss, logits, labels[:mine])
+        return loss if factor == 1 else loss * factor
+
+    def _share(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[int, float]:
+        """Count this rank's images in a batch, and how much more one of them weighs than in an equal division."""
+        present, trainer = len(batch[1]), self._trainer
+        if trainer is None or trainer.world_size == 1:
+            return present, 1.0
+        loader: Any = trainer.train_dataloader if trainer.training else trainer.val_dataloaders
+        loader = trainer.test_dataloaders if trainer.testing else loader
+        if not hasattr(loader, "share"):  # another's: each rank's images weigh as they came
+            return present, 1.0
+        mine, whole = loader.share(batch_idx)
+        return mine, mine * trainer.world_size / whole
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Add a batch to the validation metrics."""
-        self._evaluate(batch, self.val_metrics)
+        self._evaluate(batch, batch_idx, self.val_metrics)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Add a batch to the test metrics."""
-        self._evaluate(batch, self.test_metrics)
+        self._evaluate(batch, batch_idx, self.test_metrics)
 
-    def _evaluate(self, batch: tuple[Tensor, Tensor], metrics: MetricCollection) -> None:
+    def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, metrics: MetricCollection) -> None:
+        mine, _ = self._share(batch, batch_idx)
         images, labels = batch
-        if len(labels) == 0:  # the rest of a last batch that did not reach this rank
-            return
-        logits = self(images)
-        _update(metrics, F.cross_entropy(logits, labels), logits, labels)
+        logits = self(images)[:mine]  # passed on even if none counts: sampled masks stay those of the other ranks
+        if mine:
+            _update(metrics, F.cross_entropy(logits, labels[:mine]), logits, labels[:mine])
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training metrics."""
@@ -183,14 +202,24 @@ class LitClassifier(L.LightningModule):
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (epoch - warmup) / max(1, epochs - warmup))))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the random state, which sampled masks and dropout draw from."""
+        """Save the random state, which sampled masks and dropout draw from, and the metrics of all ranks."""
+        if self.trainer.world_size > 1:  # as a state dict they are this rank's
+            for name, metric in self.train_metrics.items(keep_base=True):
+                with metric.sync_context():
+                    checkpoint["state_dict"] |= metric.state_dict(prefix=f"train_metrics.{name}.")
         checkpoint["rng"] = [torch.get_rng_state()]
         if self.device.type == "cuda":
             checkpoint["rng"].append(torch.cuda.get_rng_state(self.device))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the random state until training starts, when nothing else draws any more."""
+        """Keep the random state until training starts, when nothing else draws any more.
+
+        What all ranks have measured in the epoch so far, rank 0 takes up alone, or it would be counted once a rank.
+        """
         self._rng = checkpoint.get("rng")
+        if self._trainer is not None and self.trainer.global_rank > 0:
+            measured = (name for name in checkpoint["state_dict"] if name.startswith("train_metrics."))
+            checkpoint["state_dict"] |= {name: torch.zeros_like(checkpoint["state_dict"][name]) for name in measured}
 
     def on_train_start(self) -> None:
         """Take the random state of a resumed run up again."""

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,29 +9,32 @@ from pathlib import Path
 import pytest
 
 CODE = """
-import json, sys, torch
+import sys, torch
 import lightning.pytorch as L
 from lit_hidden.data import DigitsData
 from lit_hidden.edge_popup import maskers
 from lit_hidden.modules import LitSubnetwork
 from lit_hidden.subnetwork import masks
 
-devices, out = int(sys.argv[1]), sys.argv[2]
-module = LitSubnetwork("conv2", width=0.1, in_channels=1, density=0.5)
-start = [mask.sum().item() for mask in masks(module.net).values()]
-trainer = L.Trainer(
-    max_epochs=2, accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", logger=False,
-    enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-)
-trainer.fit(module, DigitsData(batch_size=64, train_images=320))
-torch.save(
-    {
-        "masks": masks(module.net),
-        "scores": {name: masker.scores.detach() for name, masker in maskers(module.net).items()},
-        "metrics": {k: float(v) for k, v in trainer.callback_metrics.items()},
-    },
-    f"{out}.{trainer.global_rank}",
-)
+class Leave(L.Callback):
+    def on_fit_end(self, trainer, pl_module):
+        torch.save(
+            {
+                "masks": masks(pl_module.net),
+                "scores": {name: masker.scores.detach() for name, masker in maskers(pl_module.net).items()},
+                "metrics": {k: float(v) for k, v in trainer.callback_metrics.items()},
+            },
+            f"{sys.argv[1]}/{trainer.world_size}.{trainer.global_rank}",
+        )
+
+for devices in (1, 2):
+    trainer = L.Trainer(
+        max_epochs=2, accelerator="cpu", devices=devices, strategy="ddp_fork" if devices > 1 else "auto", logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        callbacks=[Leave()],
+    )
+    module = LitSubnetwork("conv2", width=0.1, in_channels=1, density=0.5)
+    trainer.fit(module, DigitsData(batch_size=64, train_images=321))  # the last batch has 1 image, which counts once
 """
 
 
@@ -42,31 +44,11 @@ def trained(tmp_path_factory):
 
     work = tmp_path_factory.mktemp("ddp")
     (work / "train.py").write_text(CODE)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = os.environ | {
-        "PYTHONPATH": str(Path(__file__).parent.parent),
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-    }
-    # Two at once: each process mostly waits for its imports.
-    out = [work / f"out{devices}" for devices in (1, 2)]
-    runs = [
-        subprocess.Popen(
-            [sys.executable, str(work / "train.py"), str(devices), str(path)],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-            env=settings,
-        )
-        for devices, path in zip((1, 2), out, strict=True)
-    ]
-    for run in runs:
-        _, said = run.communicate(timeout=200)
-        assert run.returncode == 0, said
-    files = [f"{out[0]}.0", f"{out[1]}.0", f"{out[1]}.1"]
-    return [torch.load(file, weights_only=True) for file in files]
+    settings = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(work / "train.py"), str(work)]
+    done = subprocess.run(command, capture_output=True, text=True, env=settings, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    return [torch.load(work / file, weights_only=True) for file in ("1.0", "2.0", "2.1")]
 
 
 def test_both_ranks_hold_the_same_scores_and_masks_bit_for_bit(trained):
@@ -88,4 +70,4 @@ def test_two_processes_learn_what_one_learns(trained):
         agree = (mask == first["masks"][name]).float().mean()
         assert agree > 0.99, f"{name}: {agree:.3f} of the mask agrees"
     for name, value in alone["metrics"].items():
-        assert first["metrics"][name] == pytest.approx(value, abs=0.02), name
+        assert first["metrics"][name] == pytest.approx(value, abs=1e-4), name

@@ -28,8 +28,8 @@ class EpochLoader:
     loop calls `set_epoch` itself.
 
     Of several ranks each takes every `world_size`-th image of the same batch: together they see what one
-    process would. All see the same number of batches: where the last has fewer images than there are ranks,
-    the ranks left over repeat one of its images in training, and get a batch of 0 images in evaluation.
+    process would. All see the same number of batches, none empty: where the last has fewer images than there are
+    ranks, the ranks left over repeat one of its images, which `share` says is not to be counted.
 
     Args:
         count: images in an epoch.
@@ -93,6 +93,11 @@ class EpochLoader:
         """Yield this rank's images, of pixels from 0 to 255, and labels of the epoch's batches from `start` on."""
         raise NotImplementedError
 
+    def share(self, batch: int) -> tuple[int, int]:
+        """How many images of an epoch's `batch`, from 0, count as this rank's, and how many as all ranks'."""
+        whole = min(self.batch_size, self.count - batch * self.batch_size)
+        return len(range(self.rank, whole, self.world_size)), whole
+
     @property
     def sampler(self) -> Self:
         """The loader itself: Lightning calls `sampler.set_epoch` before each epoch."""
@@ -129,7 +134,7 @@ class EpochLoader:
         """The places in the epoch that this rank takes of a batch."""
         start = batch * self.batch_size
         stop = min(start + self.batch_size, self.count)
-        if self.seed is not None and self.rank >= stop - start:
+        if self.rank >= stop - start:
             place = start + self.rank % (stop - start)
             return slice(place, place + 1)
         return slice(start + self.rank, stop, self.world_size)

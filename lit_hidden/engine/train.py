@@ -3,6 +3,7 @@
 import csv
 import io
 import platform
+import signal
 import subprocess
 import time
 import warnings
@@ -20,6 +21,7 @@ from lit_hidden import __version__
 from lit_hidden.data import ImageData, data_module
 from lit_hidden.edge_popup import maskers
 from lit_hidden.engine.checkpoints import WholeCheckpoints
+from lit_hidden.engine.ranks import ALONE, Interruption, Placed, Ranks, SameNetwork, StoppedError
 from lit_hidden.engine.store import CHECKPOINT, SUBNETWORK, write_atomically
 from lit_hidden.engine.swaps import Swaps
 from lit_hidden.engine.trace import Trace, last_weight
@@ -95,14 +97,16 @@ class Recorder(Checkpoint):
     A Checkpoint to Lightning, which calls those last, when the epoch's metrics are all there.
     """
 
-    def __init__(self, folder: Path, watched: str, tracker: Tracker) -> None:
+    def __init__(self, folder: Path, watched: str, tracker: Tracker, writes: bool = True) -> None:
         super().__init__()
-        self.folder, self.watched, self.tracker = folder, watched, tracker
+        self.folder, self.watched, self.tracker, self.writes = folder, watched, tracker, writes
         self.rows: list[dict[str, float]] = []
         self.seconds = 0.0
+        self._began: float | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Go into the checkpoint, so that the curve of a killed run has no gap."""
+        self._stop()
         return {"rows": self.rows, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -114,14 +118,19 @@ class Recorder(Checkpoint):
         """Take the row before training."""
         self._row(0, 0, float("nan"), metrics)
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the epoch's clock."""
-        self._began = time.perf_counter()
-        self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # read now: Lightning has stepped it by the end
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Start the epoch's clock, at its first batch or that which a resumed run goes on with."""
+        if self._began is None:
+            self._began = time.perf_counter()
+            self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # read now: Lightning has stepped it by the end
+
+    def _stop(self) -> None:
+        if self._began is not None:
+            self.seconds, self._began = self.seconds + time.perf_counter() - self._began, None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the epoch's row and save everything."""
-        self.seconds += time.perf_counter() - self._began
+        self._stop()
         epoch = trainer.current_epoch + 1
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self._row(epoch, epoch * int(trainer.num_training_batches), self._lr, metrics)
@@ -134,6 +143,8 @@ class Recorder(Checkpoint):
                 # Rounded: the float32 in which means add up has no more to say.
                 row[f"{ours}_{name}"] = round(factor * metrics.get(f"{theirs}/{name}", float("nan")), 5)
         self.rows.append(row)
+        if not self.writes:
+            return
         out = io.StringIO()
         writer = csv.DictWriter(out, list(self.rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -150,8 +161,12 @@ def train(
     device: str = "cpu",
     threads: int = 1,
     tracker: Tracker | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
-    """Train `run` in `folder`, from its last epoch on if it was begun, and return its result.
+    """Train `run` in `folder`, from its last checkpoint on if it was begun, and return its result.
+
+    The batch size is that of all ranks together, and nothing else depends on how many there are either. Norm layers see
+    the whole batch on GPUs; on CPU, where torch cannot, each rank's see its own part.
 
     Args:
         run: what to train.
@@ -162,8 +177,13 @@ def train(
         device: `cpu` or `cuda`.
         threads: CPU threads; part of the arithmetic, so results are equal bit for bit only at the same number.
         tracker: the W&B view; None shows nothing.
+        ranks: where this process stands among those that train the run; a group that torch has set up. The first
+            alone writes, and returns a result.
 
     Raises:
+        StoppedError: SIGTERM; the checkpoint is written.
+        RanksDifferError: the ranks no longer train one network.
+        ValueError: the run is one to train alone, or has batches too small for so many ranks.
         DataError: the data are missing or damaged; before anything is trained.
         FileNotFoundError: a ticket's parent has not left its subnetwork.
     """
@@ -175,15 +195,28 @@ def train(
         with warnings.catch_warnings():
             # Lightning's advice on loaders' workers and loggers is not for a run in a grid.
             warnings.filterwarnings("ignore", module="lightning")
-            return _train(run, folder, data_dir, device, threads, tracker)
+            return _train(run, folder, data_dir, device, threads, tracker, ranks)
     finally:
         torch.set_num_threads(before)
         tracker.finish()
 
 
-def _train(run: Run, folder: Path, data_dir: str | Path, device: str, threads: int, tracker: Tracker) -> dict[str, Any]:
+def alone(run: Run) -> bool:
+    """Tell whether a run is one device's, however many there are: nothing learns, or each step is looked into."""
+    return run.resolved.method == "random" or bool(run.trace or run.swaps)
+
+
+def _train(
+    run: Run, folder: Path, data_dir: str | Path, device: str, threads: int, tracker: Tracker, ranks: Ranks
+) -> dict[str, Any]:
+    several, first = ranks.size > 1, ranks.rank == 0
+    if several and alone(run):
+        raise ValueError(
+            f"{run.name} is trained by one process and not by {ranks.size}: see lit_hidden.engine.train.alone"
+        )
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    write_atomically(folder / "run.json", run.to_json() + "\n")
+    if first:
+        write_atomically(folder / "run.json", run.to_json() + "\n")
     L.seed_everything(run.data_seed, verbose=False)  # dropout, sampled masks, and nets that draw for themselves
     data = make_data(run, data_dir)
     data.prepare_data()
@@ -192,16 +225,26 @@ def _train(run: Run, folder: Path, data_dir: str | Path, device: str, threads: i
     weights_before = fingerprint(module.net)
     first_weight = last_weight(module)
     tracker.start(run)
-    recorder = Recorder(folder, "val" if run.held_out else "test", tracker)
+    recorder = Recorder(folder, "val" if run.held_out else "test", tracker, writes=first)
+    interruption = Interruption(folder)
     trace = Trace(run.trace) if run.trace and run.method == "edge_popup" else None
     swaps = Swaps(run.swaps) if run.swaps else None
     trainer = L.Trainer(
         max_epochs=run.epochs,
         accelerator="gpu" if device == "cuda" else "cpu",
-        devices=1,
+        devices=ranks.here,
+        num_nodes=ranks.nodes,
+        strategy="ddp" if several else "auto",
+        sync_batchnorm=several and device == "cuda",
         precision=run.precision,  # type: ignore[arg-type]
-        callbacks=[recorder, *([trace] if trace else []), *([swaps] if swaps else [])],
-        plugins=[WholeCheckpoints()],
+        callbacks=[
+            recorder,
+            *([trace] if trace else []),
+            *([swaps] if swaps else []),
+            *([SameNetwork()] if several else []),
+            interruption,
+        ],
+        plugins=[WholeCheckpoints(), Placed(ranks)],
         logger=False,
         enable_checkpointing=True,
         enable_progress_bar=False,
@@ -212,10 +255,15 @@ def _train(run: Run, folder: Path, data_dir: str | Path, device: str, threads: i
     )
     before = _tested(run, trainer, module, data)["accuracy"] if run.method == "ticket" and run.held_out else None
     last = folder / CHECKPOINT
-    if not last.exists():
+    begun = _agreed(last.exists()) if several else last.exists()
+    if not begun:
         (metrics,) = trainer.validate(module, data, verbose=False)
         recorder.first(dict(metrics))
-    trainer.fit(module, data, ckpt_path=last if last.exists() else None, weights_only=True)
+    trainer.fit(module, data, ckpt_path=last if begun else None, weights_only=True)
+    if interruption.told and not several:  # after the last step; the checkpoint is the last epoch's
+        raise StoppedError(128 + signal.SIGTERM)
+    if several:
+        _share_buffers(module)
     row = recorder.rows[-1]
     if run.held_out:
         final = _tested(run, trainer, module, data)
@@ -244,7 +292,10 @@ def _train(run: Run, folder: Path, data_dir: str | Path, device: str, threads: i
         arrays |= {"trained": last_weight(module)} if run.method in ("dense", "ticket") else {}
         arrays |= {"chosen_before": list(used.values())[-1][None].cpu().numpy()} if used else {}
         np.savez_compressed(folder / "trace.npz", **arrays)
-    if run.method not in ("dense", "ticket"):
+    result["parameters"] = sum(int(mask.sum()) for mask in used.values()) or sum(
+        p.numel() for p in module.net.parameters() if p.requires_grad
+    )
+    if run.method not in ("dense", "ticket") and first:
         try:
             save_subnetwork(module.net, folder / SUBNETWORK)
         except ValueError as error:  # a net of one's own; what was trained counts all the same
@@ -253,9 +304,10 @@ def _train(run: Run, folder: Path, data_dir: str | Path, device: str, threads: i
         result |= _rounded(run, trainer, module, data)
     if swaps:
         result |= swaps.save(len(result["layers"]), folder / "swaps.npz")
+    kind = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {threads} thread(s)"
     result["provenance"] = {
         "seconds": round(recorder.seconds, 1),
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {threads} thread(s)",
+        "device": f"{ranks.size} x {kind}" if several else kind,
         "machine": platform.machine(),
         "versions": {
             "lit_hidden": __version__,
@@ -269,6 +321,19 @@ def _train(run: Run, folder: Path, data_dir: str | Path, device: str, threads: i
     }
     tracker.summary({"accuracy": result["accuracy"], "top5": result["top5"]})
     return result
+
+
+def _agreed(begun: bool) -> bool:
+    """Take the leader's word for whether there is a checkpoint: a shared folder may show it to others later."""
+    word = [begun]
+    torch.distributed.broadcast_object_list(word, src=0)
+    return word[0]
+
+
+def _share_buffers(module: LitClassifier) -> None:
+    """Give all ranks the first's running statistics, as at each step before: theirs are of their own last images."""
+    for buffer in module.net.buffers():
+        torch.distributed.broadcast(buffer, src=0)
 
 
 def _tested(run: Run, trainer: L.Trainer, module: LitClassifier, data: ImageData) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """A worker process: reads jobs from standard input, one JSON object a line; trains; answers a line each.
 
-A job is `{"run": description, "runs_dir", "data_dir", "device", "threads", "wandb": mode, "group"}`; the answer
+A job is `{"run": description, "runs_dir", "data_dir", "device", "threads", "wandb": mode, "group"}`, and of a run that
+several devices train, how many `"devices"`; the answer
 `{"status": "done" | "held" | "failed", "notes": lines for the user, "error": text, "stops": "run" | "data" | "grid"}`.
 It carries run descriptions only.
 """
@@ -21,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lit_hidden.engine import team
 from lit_hidden.engine.store import CHECKPOINT, Store, StoreError
 from lit_hidden.experiment import Run
 
@@ -61,7 +63,7 @@ def _work(run: Run, store: Store, job: dict[str, Any]) -> dict[str, Any]:
     # Here and not above: a worker that cannot import torch should say so as an answer.
     from lit_hidden.data import DataError
     from lit_hidden.engine.tracking import Tracker
-    from lit_hidden.engine.train import train
+    from lit_hidden.engine.train import alone, make_data, train
 
     with store.claim(run) as folder:
         if folder is None:
@@ -73,14 +75,17 @@ def _work(run: Run, store: Store, job: dict[str, Any]) -> dict[str, Any]:
             who = f"process {os.getpid()} on {socket.gethostname()}"
             _say(f"{now} {who} trains {run.name}, after epoch {epochs}")
             try:
-                result = train(
-                    run,
-                    folder,
-                    job["data_dir"],
-                    device=job["device"],
-                    threads=job["threads"],
-                    tracker=Tracker(job["wandb"], job["group"]),
-                )
+                make_data(run, job["data_dir"]).prepare_data()  # before others are told, who would wait for this
+                with team.team_for(job, alone(run)) as ranks:
+                    result = train(
+                        run,
+                        folder,
+                        job["data_dir"],
+                        device=job["device"],
+                        threads=job["threads"],
+                        tracker=Tracker(job["wandb"], job["group"]),
+                        ranks=ranks,
+                    )
             except DataError as error:
                 return {"status": "failed", "error": str(error), "stops": "data"}
             store.finish(run, result)
@@ -112,6 +117,7 @@ def _foreign(folder: Path) -> str | None:
 def _full(error: Exception, root: Path) -> str | None:
     """Say that a folder cannot be written to, and how to mend that, if this is what an error comes from."""
     mend = "what is done is kept: mend that, and the same command goes on"
+    error = error.__cause__ if isinstance(error.__cause__, OSError) else error
     if isinstance(error, OSError) and error.errno in _UNWRITABLE:
         return f"cannot be written to: {error}; {mend}"
     try:
@@ -130,7 +136,7 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _write_to(log: Path) -> None:
+def write_to(log: Path) -> None:
     """Send what libraries print into the run's log, so that it does not come between the answers."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
@@ -155,10 +161,16 @@ def main() -> None:
         lines.put(None)
 
     threading.Thread(target=read, daemon=True).start()
-    while (line := lines.get()) is not None:
-        answer = work(json.loads(line), _write_to)
+    while not team.broken and (line := lines.get()) is not None:
+        try:
+            answer = work(json.loads(line), write_to)
+        except SystemExit as stopped:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(int(stopped.code or 0))  # past Python's own end, which would wait for the thread that reads
         busy.clear()
         answers.write(json.dumps(answer) + "\n")
+    team.end()
 
 
 if __name__ == "__main__":

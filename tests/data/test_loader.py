@@ -139,12 +139,13 @@ def test_ranks_together_see_what_one_process_sees(count, world_size, extra, seed
             if r < len(labels):
                 assert torch.equal(rank[i][0], images[r::world_size])
                 assert torch.equal(rank[i][1], labels[r::world_size])
-            elif seed is None:
-                assert rank[i][0].shape == (0, 3, 8, 8)
-                assert rank[i][1].shape == (0,)
             else:  # repeats an image of the batch
                 assert rank[i][1].tolist() == [labels[r % len(labels)]]
                 assert torch.equal(rank[i][0], images[r % len(labels)][None])
+    for i, (_, labels) in enumerate(alone):  # repeated images count for nobody
+        shares = [loader(count, size, rank=r, world_size=world_size).share(i) for r in range(world_size)]
+        assert {whole for _, whole in shares} == {len(labels)}
+        assert [mine for mine, _ in shares] == [len(labels[r::world_size]) for r in range(world_size)]
 
 
 @pytest.mark.parametrize("stop", range(5))

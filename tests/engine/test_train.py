@@ -11,19 +11,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lit_hidden import __version__
 from lit_hidden.data import DataError
 from lit_hidden.edge_popup import EdgePopup, hide
+from lit_hidden.engine.ranks import StoppedError
 from lit_hidden.engine.train import SUBNETWORK, make_data, make_module, train
 from lit_hidden.experiment import Results, Run
-from lit_hidden.modules import LitClassifier
+from lit_hidden.modules import LitClassifier, LitSubnetwork
 from lit_hidden.nets import build, initialise
 from lit_hidden.subnetwork import fingerprint, load_subnetwork, masks, save_subnetwork
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
 TINY, HIDDEN, undisturbed = made["TINY"], made["HIDDEN"], made["undisturbed"]
-without_time, evaluate = made["without_time"], made["evaluate"]
+without_time, evaluate, counted = made["without_time"], made["evaluate"], made["counted"]
 
 
 def test_a_hidden_run_reports_what_its_claims_need(undisturbed):
@@ -79,6 +81,29 @@ def test_a_killed_run_goes_on_and_ends_bit_equal_to_one_never_stopped(undisturbe
     with np.load(tmp_path / "trace.npz") as a, np.load(folder / "trace.npz") as b:
         assert a.files == b.files
         for name in a.files:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_sigterm_stops_after_the_step_and_the_run_goes_on_within_the_epoch(undisturbed, tmp_path, monkeypatch):
+    folder, result = undisturbed
+    real, before = LitSubnetwork.training_step, signal.getsignal(signal.SIGTERM)
+
+    def step(self: Any, *batch: Any) -> Any:
+        if self.global_step == 7:  # of 3 in an epoch
+            signal.raise_signal(signal.SIGTERM)
+        return real(self, *batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LitSubnetwork, "training_step", step)
+        with pytest.raises(StoppedError) as stopped:
+            train(HIDDEN, tmp_path)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 8
+    assert counted(train(HIDDEN, tmp_path)) == counted(result)
+    assert without_time(tmp_path) == without_time(folder)
+    with np.load(tmp_path / "trace.npz") as a, np.load(folder / "trace.npz") as b:
+        for name in b.files:
             np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 

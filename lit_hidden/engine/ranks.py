@@ -1,0 +1,189 @@
+"""What several processes that train one run must agree on: which of them does what, one network, one moment to stop."""
+
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from torch import Tensor, nn
+
+from lit_hidden.edge_popup import maskers
+from lit_hidden.engine.store import CHECKPOINT
+
+AGREE = 10  # steps between two questions whether to stop: each waits for the device and for all ranks
+COMPARE = 100  # steps between two comparisons of the networks; each reads all scores once
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Where a process stands among those that train a run together.
+
+    Args:
+        rank: which one it is, from 0; the leader.
+        size: how many there are.
+        local: which one of its machine it is.
+        here: how many there are on its machine, and on each other.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+    here: int = 1
+
+    @property
+    def nodes(self) -> int:
+        """The number of machines."""
+        return self.size // self.here
+
+
+ALONE = Ranks()
+
+
+class Placed(LightningEnvironment):
+    """Tell Lightning where its process stands, whatever started it: torchrun's and SLURM's variables are not asked."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        super().__init__()
+        self.ranks = ranks
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """The processes are there already."""
+        return True
+
+    def local_rank(self) -> int:
+        """Which process of this machine this is."""
+        return self.ranks.local
+
+    def node_rank(self) -> int:
+        """Which machine this is."""
+        return self.ranks.rank // self.ranks.here
+
+    def teardown(self) -> None:
+        """Leave the environment's variables alone."""
+
+
+class RanksDifferError(RuntimeError):
+    """The ranks no longer train one network."""
+
+
+class SameNetwork(L.Callback):
+    """Compare masks and scores (of dense nets, the weights) of all ranks during training, bit by bit, cheaply.
+
+    Each layer is two integers a rank, compared every `COMPARE` steps and at the end of each epoch. They hold for
+    every bit and its place, so that ranks that drew other weights, missed an update or lost a bit are found at the next
+    comparison, and not in a figure.
+
+    Raises:
+        RanksDifferError: they differ; on all ranks.
+    """
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Compare from time to time."""
+        if trainer.global_step % COMPARE == 0:
+            self._compare(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Compare before the epoch's checkpoint is written."""
+        self._compare(trainer, pl_module)
+
+    def _compare(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        net = pl_module.net
+        assert isinstance(net, nn.Module)
+        layers = learned(net)
+        mine = torch.stack([torch.stack([bits(part) for part in parts]) for parts in layers.values()])
+        theirs = trainer.strategy.all_gather(mine)  # (ranks, layers, 2)
+        differ = (theirs != theirs[0]).cpu()
+        if not differ.any():
+            return
+        rank, layer, _ = differ.nonzero()[0].tolist()
+        name = list(layers)[layer]
+        what = " and ".join(w for w, d in zip(_words(net), differ[rank, layer].tolist(), strict=True) if d and w)
+        raise RanksDifferError(
+            f"after step {trainer.global_step} the {what} of {name} on rank {rank} are not those of rank 0: the ranks "
+            "no longer train one network. The last checkpoint is older, and the same command goes on from it; if they "
+            "differ again, a device or its memory may be at fault, or code that draws other numbers on each rank"
+        )
+
+
+def learned(net: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """Map each layer to its scores and mask; of a net that is not hidden, each parameter to its weights, twice."""
+    if hidden := maskers(net):
+        found = {}
+        for name, masker in hidden.items():
+            scores = masker.scores
+            assert isinstance(scores, Tensor)
+            found[name] = scores.detach(), masker.mask()
+        return found
+    return {name: (p.detach(), p.detach()) for name, p in net.named_parameters() if p.requires_grad}
+
+
+def _words(net: nn.Module) -> tuple[str, str]:
+    return ("scores", "mask") if maskers(net) else ("weights", "")
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """Sum a tensor's elements as integers of their bits, each times its place: int64 `()`, on its device, wrapping."""
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    # Row by row in memory, whatever the layout: ranks have the same.
+    flat = tensor.contiguous().view(whole).flatten().to(torch.int64)
+    return (flat * torch.arange(1, len(flat) + 1, device=tensor.device)).sum()
+
+
+class StoppedError(SystemExit):
+    """SIGTERM: the checkpoint is written, and the process is to end."""
+
+
+class Interruption(L.Callback):
+    """On SIGTERM, write a checkpoint at the end of a step, the same on all ranks, and end by `StoppedError`.
+
+    It suffices that one rank is told: they ask each other every `AGREE` steps; a process that trains alone stops at
+    the next. Without this a run goes on from its last epoch, which of ImageNet's may have taken an hour.
+
+    Args:
+        folder: where the checkpoint goes.
+    """
+
+    def __init__(self, folder: Any) -> None:
+        super().__init__()
+        self.folder, self.told = folder, False
+        self._before: Any = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the signal, from Lightning too, which stops each rank by itself and writes nothing.
+
+        Nor should it ask rank 0 at every step whether it was told: each question waits for the device.
+        """
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._tell)
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+
+    def _tell(self, signum: int, frame: FrameType | None) -> None:
+        self.told = True
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Stop, if any rank is told to."""
+        if trainer.world_size > 1:
+            if trainer.global_step % AGREE:
+                return
+            self.told = trainer.strategy.reduce_boolean_decision(self.told, all=False)
+        if self.told:
+            trainer.save_checkpoint(self.folder / CHECKPOINT, weights_only=False)
+            if trainer.is_global_zero:
+                sys.stdout.write(f"stopped by SIGTERM after step {trainer.global_step}; the checkpoint is written\n")
+            raise StoppedError(128 + signal.SIGTERM)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Give the signal back."""
+        if stage == "fit" and self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+            self._before = None
+
+
+def _nothing() -> None:
+    pass

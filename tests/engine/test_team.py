@@ -1,0 +1,272 @@
+"""Two real processes on CPU train one run: as one process does, stopped by SIGTERM and resumed bit by bit, killed."""
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lit_hidden.edge_popup import maskers
+from lit_hidden.engine.local import LauncherError
+from lit_hidden.engine.ranks import Ranks, RanksDifferError, SameNetwork, bits
+from lit_hidden.engine.store import Store
+from lit_hidden.engine.team import placed
+from lit_hidden.engine.train import alone, train
+from lit_hidden.experiment import Run
+from lit_hidden.modules import LitDense, LitSubnetwork
+
+training: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("training.py")))
+job, without_time, counted = training["job"], training["without_time"], training["counted"]
+
+# 301 images in batches of 60: of the last there is 1, which one rank has and the other only repeats.
+TINY = {"net": "conv2", "width": 0.1, "data": "digits", "train_images": 301, "batch_size": 60}
+POPUP = Run(density=0.5, epochs=2, **TINY)
+SAMPLED = Run(density=0.5, epochs=12, method="supermask", **TINY)
+LONG = Run(density=0.5, epochs=200, **TINY)
+
+
+def wait_for(condition: Any, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+class Worker:
+    """A worker's process, its jobs on two devices unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "lit_hidden.engine.worker"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    def begin(self, run: Run, runs: Path, devices: int = 2) -> Path:
+        assert self.process.stdin
+        self.process.stdin.write(json.dumps(job(run, runs, devices=devices)) + "\n")
+        self.process.stdin.flush()
+        return Store(runs).folder(run)
+
+    def train(self, run: Run, runs: Path, devices: int = 2) -> Path:
+        folder = self.begin(run, runs, devices)
+        assert self.process.stdout
+        answer = json.loads(self.process.stdout.readline())
+        assert answer == {"notes": [], "status": "done"}, (folder / "log.txt").read_text()
+        return folder
+
+    def until(self, folder: Path, epochs: int) -> None:
+        """Wait until so many epochs are trained."""
+        metrics = folder / "metrics.csv"
+        wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= epochs + 2)
+
+    @property
+    def followers(self) -> list[int]:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [
+            int(child) for child in children if b"lit_hidden.engine.team" in Path(f"/proc/{child}/cmdline").read_bytes()
+        ]
+
+    def end(self) -> int:
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.close()
+        self.process.stdout.close()
+        return self.process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    """What a worker and its successor left."""
+    work = tmp_path_factory.mktemp("team")
+    first, second = Worker(), None
+    try:
+        found = {"together": first.train(POPUP, work / "together"), "one": first.train(POPUP, work / "one", 1)}
+        found["whole"] = first.train(SAMPLED, work / "whole")
+        found["stopped"] = first.begin(SAMPLED, work / "stopped")
+        first.until(found["stopped"], 3)
+        followers = first.followers
+        first.process.send_signal(signal.SIGTERM)
+        status = first.process.wait(60)
+        wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in followers))
+        checkpoint = torch.load(found["stopped"] / "last.ckpt", weights_only=True)
+
+        second = Worker()
+        second.train(SAMPLED, work / "stopped")
+        found["killed"] = second.begin(LONG, work / "killed")
+        second.until(found["killed"], 2)  # the checkpoint of the first is there
+        os.kill(second.followers[0], signal.SIGKILL)
+        return SimpleNamespace(**found, status=status, checkpoint=checkpoint, killed_status=second.process.wait(60))
+    finally:
+        for worker in (first, second):
+            if worker:
+                worker.process.kill()
+                worker.end()
+
+
+def test_two_processes_learn_what_one_learns(seen):
+    one, two = (json.loads((folder / "result.json").read_text()) for folder in (seen.one, seen.together))
+    assert two["provenance"]["device"] == "2 x CPU, 1 thread(s)"
+    assert one["weights_before"] == two["weights_before"] == two["weights_after"]
+    assert two["layers"] == one["layers"]
+    kept = [load_file(folder / "subnetwork.safetensors") for folder in (seen.one, seen.together)]
+    for name, mask in kept[0].items():  # 8 weights a byte
+        assert (mask == kept[1][name]).float().mean() > 0.98, name
+
+
+def test_metrics_of_two_processes_are_those_of_one(seen):
+    """Of the same images, the odd one of the last batch counted once: what is rounded to 5 digits is equal to 3."""
+    rows = [without_time(folder) for folder in (seen.one, seen.together)]
+    for one, two in zip(*rows, strict=True):
+        for name, value in one.items():
+            assert two[name] == value or float(two[name]) == pytest.approx(float(value), rel=1e-3), name
+
+
+def test_sigterm_to_one_of_them_ends_both_with_a_checkpoint_within_an_epoch(seen):
+    assert seen.status == 128 + signal.SIGTERM
+    assert seen.checkpoint["global_step"] % 6 != 0
+    assert seen.checkpoint["global_step"] % 10 == 0
+
+
+def test_what_was_stopped_ends_bit_equal_to_what_was_not(seen):
+    assert without_time(seen.stopped) == without_time(seen.whole)
+    results = [json.loads((folder / "result.json").read_text()) for folder in (seen.stopped, seen.whole)]
+    for result in results:
+        del result["checksums"]  # of files with seconds in them
+    assert counted(results[0]) == counted(results[1])
+    files = [(folder / "subnetwork.safetensors").read_bytes() for folder in (seen.stopped, seen.whole)]
+    assert files[0] == files[1]
+
+
+def test_a_killed_follower_ends_the_leader_so_that_the_launcher_tries_again(seen):
+    assert seen.killed_status == 1
+    assert "a follower was killed" in (seen.killed / "log.txt").read_text()
+    assert (seen.killed / "last.ckpt").exists()
+
+
+# --- one network -------------------------------------------------------------------------------------------
+
+
+def compared(*modules: Any) -> None:
+    """Compare ranks that hold these modules, as if after step 100, as rank 0 sees it."""
+    gathered: list[torch.Tensor] = []
+
+    def trainer(all_gather: Any) -> Any:
+        return SimpleNamespace(global_step=100, strategy=SimpleNamespace(all_gather=all_gather))
+
+    def leave(mine: torch.Tensor) -> torch.Tensor:
+        gathered.append(mine)
+        return mine[None]
+
+    for module in modules[1:]:
+        SameNetwork().on_train_batch_end(trainer(leave), module)
+    SameNetwork().on_train_batch_end(trainer(lambda mine: torch.stack([mine, *gathered])), modules[0])
+
+
+def test_equal_ranks_pass():
+    compared(*(LitSubnetwork("conv2", width=0.1, seed=3) for _ in range(3)))
+    compared(*(LitDense("conv2", width=0.1, seed=3) for _ in range(2)))
+
+
+def test_a_layer_that_differs_in_the_last_bit_of_one_score_is_named():
+    first, second = (LitSubnetwork("conv2", width=0.1, density=0.5) for _ in range(2))
+    name, masker = list(maskers(second.net).items())[2]
+    masker.scores.data.view(torch.int32).view(-1)[5] += 1
+    with pytest.raises(RanksDifferError, match=f"step 100 the scores of {name} on rank 1 are not those of rank 0"):
+        compared(first, second)
+
+
+def test_exchanged_scores_are_found_and_so_is_a_mask():
+    first, second = (LitSubnetwork("conv2", width=0.1, density=0.5) for _ in range(2))
+    name, masker = list(maskers(second.net).items())[2]
+    scores = masker.scores.data.view(-1)
+    order = scores.abs().argsort()
+    scores[order[[0, -1]]] = scores[order[[-1, 0]]].clone()  # the weakest and the strongest
+    with pytest.raises(RanksDifferError, match=f"the scores and mask of {name} on"):
+        compared(first, second)
+
+
+def test_a_dense_net_is_compared_by_its_weights():
+    first, second = (LitDense("conv2", width=0.1) for _ in range(2))
+    next(second.net.parameters()).data.view(-1)[0] *= 2
+    with pytest.raises(RanksDifferError, match="the weights of"):
+        compared(first, second)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool, torch.int64])
+def test_bits_are_summed_by_their_place(dtype):
+    tensor = torch.tensor([[0, 1], [1, 1]]).to(dtype)
+    one = int.from_bytes(torch.ones(1, dtype=dtype).view(torch.uint8).numpy().tobytes(), "little")
+    assert bits(tensor).item() == one * (2 + 3 + 4)
+    assert bits(tensor.t()).item() == bits(tensor.t().contiguous()).item()
+
+
+# --- who trains what ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("run", "by_itself"),
+    [
+        (POPUP, False),
+        (Run(density=0.5, method="random"), True),
+        (Run(density=0.5, trace=10), True),
+        (Run(density=0.5, swaps=10), True),
+        (Run(), False),
+    ],
+)
+def test_a_run_without_learning_or_looked_into_is_one_devices(run, by_itself, tmp_path):
+    assert alone(run) is by_itself
+    if by_itself:
+        with pytest.raises(ValueError, match="is trained by one process and not by 2"):
+            train(run, tmp_path, ranks=Ranks(0, 2, 0, 2))
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, None),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, None),  # a batch script, not started by srun
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, None),
+        (
+            {
+                "SLURM_PROCID": "5",
+                "SLURM_STEP_NUM_TASKS": "8",
+                "SLURM_LOCALID": "1",
+                "SLURM_STEP_TASKS_PER_NODE": "4(x2)",
+            },
+            Ranks(5, 8, 1, 4),
+        ),
+        (
+            {"TORCHELASTIC_RUN_ID": "x", "RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "8"},
+            Ranks(9, 16, 1, 8),
+        ),
+        (
+            {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"},
+            None,
+        ),
+    ],
+)
+def test_torchrun_and_slurm_say_where_a_process_stands(variables, expected, monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "TORCHELASTIC_"))]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert placed() == expected
+    assert expected is None or (expected.nodes, expected.rank // expected.here) == (2, 1)
+
+
+def test_machines_with_different_numbers_of_processes_are_refused(monkeypatch):
+    given = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "7", "SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "4,3"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LauncherError, match="tasks per node are 4,3; every machine must have the same number"):
+        placed()
