@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from lit_hidden.engine.estimate import Clock, duration
-from lit_hidden.engine.local import Failure, Launcher
+from lit_hidden.engine.launcher import Failure, Launcher
 from lit_hidden.engine.store import Store
 from lit_hidden.experiment import Run
 

@@ -10,16 +10,15 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from lit_hidden.engine.launcher import Answer, Job, Launcher, LauncherError, at_a_time, failed, places
 from lit_hidden.engine.store import Store
 from lit_hidden.experiment import Run
 
 # Activations of megabytes come and go at every step; glibc would give each back to the kernel and ask for it again.
 # Keeping them took a Conv4 x0.25 run of 2 epochs on one core from 6.0 to 4.5 s (medians of 3).
-_CPU = {
+CPU = {
     "CUDA_VISIBLE_DEVICES": "",
     "OMP_NUM_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
@@ -30,20 +29,6 @@ _CPU = {
 
 _WORKER = [sys.executable, "-m", "lit_hidden.engine.worker"]
 _MEMORY = 2 * 2**30  # bytes of a CPU worker; with CIFAR-10 and Conv8 x0.25 it takes 1.8
-
-
-class LauncherError(ValueError):
-    """Devices that are not there."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A run that failed: why, where its log is, and what else it stops: `run`, all runs on its `data`, the `grid`."""
-
-    run: Run
-    error: str
-    log: str
-    stops: str = "run"
 
 
 def gpus() -> int:
@@ -72,74 +57,67 @@ def fitting() -> int:
     return max(1, min(cores(), available // _MEMORY))
 
 
-def environments(devices: int | None) -> tuple[str, list[dict[str, str]]]:
+def environments(devices: int | None, per_run: int = 1) -> tuple[str, list[dict[str, str]]]:
     """Choose what each worker sees.
 
     Args:
-        devices: how many workers; None takes all GPUs, or without one as many on CPU as fit.
+        devices: how many devices; None takes all GPUs, or without one as many workers on CPU as fit.
+        per_run: how many of them a worker has.
 
     Returns:
         `cuda` or `cpu`, and a worker's extra environment each.
 
     Raises:
-        LauncherError: fewer than 1 device, or more than there are GPUs.
+        LauncherError: fewer than 1 device, more than there are GPUs, or not a multiple of `per_run`.
     """
     there = gpus()
     if devices is not None and (devices < 1 or (there and devices > there)):
         has = f"this machine has {there or cores()} {'GPUs' if there else 'cores'}"
         raise LauncherError(f"--devices {devices}: {has}{'; 1 is the least' if devices < 1 else ''}")
-    if there:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(there)))).split(",")
-        return "cuda", [{"CUDA_VISIBLE_DEVICES": d.strip()} for d in visible[: devices or there]]
-    return "cpu", [_CPU] * (devices or fitting())
+    if there and per_run > there:
+        raise LauncherError(f"--per-run {per_run}: this machine has {there} GPUs")
+    # Of all there are, some may be left over; of a number that was given, none.
+    workers = places(there or max(per_run, fitting()), per_run) if devices is None else at_a_time(devices, per_run)
+    if not there:
+        return "cpu", [CPU] * workers
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(there)))).split(",")
+    ours = [",".join(d.strip() for d in visible[n * per_run : (n + 1) * per_run]) for n in range(workers)]
+    return "cuda", [{"CUDA_VISIBLE_DEVICES": own} for own in ours]
 
 
-class Launcher:
-    """Train runs on this machine's devices: a thread each, with a worker process that serves all its runs.
+def gpu_name() -> str:
+    """Name the GPUs of this machine as torch does; empty if there are several kinds."""
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        names = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return names[0].strip() if len(set(names)) == 1 else ""
 
-    A worker that dies (killed, out of memory) is replaced, and its run goes on from its last epoch. The run has failed
-    when a worker dies again without having got any further.
+
+class LocalLauncher(Launcher):
+    """Train runs on this machine's devices: a thread for each place, with a worker process that serves all its runs.
 
     Args:
         store: where the runs live.
-        devices: how many workers, see `environments`.
+        devices: how many devices, see `environments`.
         job: gives what a run's job says besides the run: data folder, W&B mode and group.
-
-    Attributes:
-        failures: what failed, in all launches.
-        notes: lines for the user.
-        running: what each worker is at.
+        per_run: how many devices train each run together.
     """
 
-    def __init__(self, store: Store, devices: int | None, job: Callable[[Run], dict[str, Any]]) -> None:
-        self.store, self.job = store, job
-        self.device, self.environments = environments(devices)
-        self.failures: list[Failure] = []
-        self.notes: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self.running: list[Run | None] = [None] * len(self.environments)
-        self._spoilt: dict[str, Failure] = {}  # data -> why no run on them can be trained
-        self._stop = threading.Event()
+    def __init__(self, store: Store, devices: int | None, job: Callable[[Run], Job], per_run: float = 1) -> None:
+        super().__init__(store, job, per_run)
+        self.device, self.environments = environments(devices, int(per_run))
+        self.running = [None] * len(self.environments)
         self._starting = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._workers: list[subprocess.Popen[str] | None] = [None] * len(self.environments)
 
-    @property
-    def device_name(self) -> str:
-        """Name the device as a result's provenance does; empty if that cannot be told without torch."""
-        if self.device == "cpu":
-            return "CPU, 1 thread(s)"
-        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        try:
-            names = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
-        except (OSError, subprocess.CalledProcessError):
-            return ""
-        return names[0].strip() if len(set(names)) == 1 else ""
+    def _gpu(self) -> str:
+        return gpu_name()
 
     def launch(self, runs: Iterable[Run], poll: Callable[[], None], every: float = 0.5) -> None:
-        """Train `runs`, but for those that another process holds; call `poll` every so many seconds until all ended.
-
-        Workers stay for the next launch, until `close`.
-        """
+        """Train `runs`; workers stay for the next launch, until `close`."""
         self._stop.clear()
         jobs: queue.SimpleQueue[Run] = queue.SimpleQueue()
         todo = list(runs)
@@ -186,40 +164,25 @@ class Launcher:
                 run = jobs.get_nowait()
             except queue.Empty:
                 return
-            if run.data in self._spoilt:
-                failed = self._spoilt[run.data]
-                why = f"not tried: {failed.run.name} failed on the same data"
-                self.failures.append(replace(failed, run=run, error=why, log=""))
+            if self._spoils(run):
                 continue
             self.running[slot] = run
             answer = self._train(slot, run)
             self.running[slot] = None
-            for note in answer.get("notes", []):
-                self.notes.put(note)
-            if answer["status"] == "failed" and not self._stop.is_set():
-                failure = Failure(run, answer["error"], str(self.store.folder(run) / "log.txt"), answer["stops"])
-                self.failures.append(failure)
-                if failure.stops == "data":
-                    self._spoilt[run.data] = failure
-                elif failure.stops == "grid":
-                    self._stop.set()
+            self._take(run, answer)
 
-    def _train(self, slot: int, run: Run) -> dict[str, Any]:
+    def _train(self, slot: int, run: Run) -> Answer:
         """Have a run trained: by a second worker if the first dies, and so on as long as each gets further."""
-        epochs = -1
         while True:
             try:
                 process = self._worker(slot)
             except OSError as error:
-                return _failed(f"no worker can be started: {error}", "grid")
+                return failed(f"no worker can be started: {error}", "grid")
             answer = self._ask(process, run) if process is not None else None
             if answer is not None or process is None or self._stop.is_set():
-                return answer or _failed("stopped", "run")
-            how, before = _death(process.wait()), epochs
-            epochs, _ = self.store.progress(run)
-            if epochs <= before:
-                return _failed(f"its worker {how}, and so did the next one, after epoch {epochs}", "run")
-            self.notes.put(f"the worker of {run.name} {how} after epoch {epochs}; a new one goes on with it")
+                return answer or failed("stopped", "run")
+            if (answer := self._after_death(run, _death(process.wait()))) is not None:
+                return answer
 
     def _worker(self, slot: int) -> "subprocess.Popen[str] | None":
         """Return the worker of a slot, a new one if there is none or it has died; None if all is to stop."""
@@ -242,24 +205,17 @@ class Launcher:
                 )
             return process
 
-    def _ask(self, process: subprocess.Popen[str], run: Run) -> dict[str, Any] | None:
+    def _ask(self, process: subprocess.Popen[str], run: Run) -> Answer | None:
         """Give a worker its job and wait for the answer; None if the worker died of it."""
         assert process.stdin is not None
         assert process.stdout is not None
-        job = {
-            **self.job(run),
-            "run": json.loads(run.to_json()),
-            "runs_dir": str(self.store.root),
-            "device": self.device,
-            "threads": 1,
-        }
         try:
-            process.stdin.write(json.dumps(job) + "\n")
+            process.stdin.write(json.dumps(self._describe(run)) + "\n")
             process.stdin.flush()
             line = process.stdout.readline()
         except (OSError, ValueError):  # it is dead, or its pipe was just closed
             return None
-        answer: dict[str, Any] | None = json.loads(line) if line.endswith("\n") else None
+        answer: Answer | None = json.loads(line) if line.endswith("\n") else None
         return answer
 
 
@@ -269,10 +225,6 @@ def _bury(process: "subprocess.Popen[str]") -> None:
         assert pipe is not None
         with suppress(OSError):  # what was not written yet, to nobody
             pipe.close()
-
-
-def _failed(error: str, stops: str) -> dict[str, Any]:
-    return {"status": "failed", "error": error, "stops": stops}
 
 
 def _death(code: int) -> str:

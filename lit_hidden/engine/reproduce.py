@@ -8,7 +8,7 @@ import math
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -20,12 +20,15 @@ from rich.table import Table
 
 from lit_hidden.engine.estimate import Clock
 from lit_hidden.engine.grid import Grid, Plan, plan
-from lit_hidden.engine.local import Launcher
+from lit_hidden.engine.launcher import Job, Launcher
 from lit_hidden.engine.store import Store, write_atomically
 from lit_hidden.engine.tracking import Tracker, choose_mode
+from lit_hidden.engine.where import Where
 from lit_hidden.experiment import PRESETS, Claim, Results, Run, Verdict, judge
+from lit_hidden.recipes import IMAGENET_SIZES
 from lit_hidden.tables import departures, listed, order
 
+HERE = Where()
 # A foot is one line: the rates that a figure is about are told in its drawing.
 FOOT = ("width", "epochs", "train_images", "batch_size", "data")
 
@@ -62,12 +65,25 @@ class Experiment:
     def grid(self, preset: str) -> list[Run]:
         """List the runs of a preset, resolved and each once.
 
+        Args:
+            preset: one of `PRESETS`; `paper-imagenet100` is `paper` on other data, of ImageNet and its subsets.
+
         Raises:
-            UsageError: an unknown preset.
+            UsageError: an unknown preset, or data that this experiment's runs cannot be trained on.
         """
-        if preset not in PRESETS:
+        base, _, data = preset.partition("-")
+        if base not in PRESETS:
             raise UsageError(f"no preset {preset!r}; presets are {', '.join(PRESETS)}")
-        return list(dict.fromkeys(run.resolved for run in self.runs(preset)))
+        runs = self.runs(base)
+        if data and data not in IMAGENET_SIZES:
+            raise UsageError(f"no data {data!r} to choose; there are {', '.join(IMAGENET_SIZES)}")
+        if data and (other := {run.data for run in runs} - IMAGENET_SIZES.keys()):
+            raise UsageError(
+                f"{self.name} ({base}) is on {', '.join(sorted(other))}; data can be chosen where a preset is on "
+                "ImageNet or a subset, such as fig8's short and paper"
+            )
+        runs = [replace(run, data=data) for run in runs] if data else runs
+        return list(dict.fromkeys(run.resolved for run in runs))
 
 
 def experiments_folder() -> Path:
@@ -122,7 +138,7 @@ def reproduce(
     runs_dir: str | Path = "runs",
     out: str | Path = "results",
     data_dir: str | Path = "data",
-    devices: int | None = None,
+    where: Where = HERE,
     seeds: int | None = None,
     strict: bool = False,
     dry_run: bool = False,
@@ -132,11 +148,11 @@ def reproduce(
 
     Args:
         names_or_all: files of `experiments/`, such as `fig2`; `all` stands for all of them.
-        preset: `smoke`, `quick`, `short` or `paper`.
+        preset: `smoke`, `quick`, `short` or `paper`; with data, such as `paper-imagenet100`, on those.
         runs_dir: where runs live; equal runs of other experiments there are used.
         out: where `<name>/<preset>/` is written.
         data_dir: where the data sets lie.
-        devices: how many workers; None takes all GPUs, or without one as many on CPU as fit.
+        where: what they are trained on: this machine's devices, several machines, Ray or SLURM.
         seeds: train and draw the first so many seeds of each experiment alone; None takes all.
         strict: a contradicted claim of the paper preset is an error.
         dry_run: print the grid and the estimated time, and train nothing.
@@ -177,7 +193,7 @@ def reproduce(
     if first := todo.missing.keys() - grid.keys():
         _say(console, f"{len(first)} more to train before: others begin with their subnetworks")
     if dry_run:
-        _print_grid(grid | todo.missing, todo, store, devices, console)
+        _print_grid(grid | todo.missing, todo, store, where, console)
         return {}
     targets = {name: Path(out) / name / preset for name in chosen}
     for target in targets.values():  # before the expensive part
@@ -197,8 +213,11 @@ def reproduce(
     if todo.missing:
         store.check_writable()
         common = {"data_dir": str(data_dir), "wandb": mode()}
-        launcher = Launcher(store, devices, lambda run: {**common, "group": groups.get(run.hash, f"parents/{preset}")})
-        problems = _train(todo, store, launcher, console)
+
+        def job(run: Run) -> Job:
+            return {**common, "group": groups.get(run.hash, f"parents/{preset}")}
+
+        problems = _train(todo, store, where.start(store, todo.missing.values(), job), console)
     verdicts: dict[str, list[Verdict]] = {}
     for experiment in experiments:
         name, its = experiment.name, members[experiment.name]
@@ -247,9 +266,9 @@ def _train(todo: Plan, store: Store, launcher: Launcher, console: Console) -> li
     return report
 
 
-def _print_grid(grid: dict[str, Run], todo: Plan, store: Store, devices: int | None, console: Console) -> None:
+def _print_grid(grid: dict[str, Run], todo: Plan, store: Store, where: Where, console: Console) -> None:
     """Print each run with its state, how many are in which, and how long the missing ones will take."""
-    launcher = Launcher(store, devices, lambda run: {})
+    launcher = where.start(store, todo.missing.values(), lambda run: {})
     states: Counter[str] = Counter()
     left = []
     for name, run in grid.items():

@@ -6,6 +6,7 @@ followers through torch's key-value store, the tensors of training through a pro
 """
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lit_hidden.engine.local import LauncherError
+from lit_hidden.engine.launcher import LauncherError
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
@@ -60,7 +61,10 @@ class Team:
         key = f"job/{self.number}"
         self.store.wait([key], _FOREVER)
         text = self.store.get(key).decode()
-        job: dict[str, Any] | None = None if text == _END else json.loads(text)
+        if text == _END:
+            self.store.set(f"left/{self.ranks.rank}", "")
+            return None
+        job: dict[str, Any] = json.loads(text)
         return job
 
     @contextmanager
@@ -99,6 +103,8 @@ class Team:
         with suppress(Exception):
             self.number += 1
             self.store.set(f"job/{self.number}", _END)
+            if not broken:  # the store may end with this process: not before all have read that
+                self.store.wait([f"left/{rank}" for rank in range(1, self.ranks.size)], timedelta(seconds=10))
         for process in self.followers:
             if broken:
                 process.kill()
@@ -144,8 +150,6 @@ def placed() -> "Ranks | None":
     Raises:
         LauncherError: the machines have different numbers of processes.
     """
-    from lit_hidden.engine.ranks import Ranks
-
     given = os.environ
     if "TORCHELASTIC_RUN_ID" in given:
         rank, size, local, here = (int(given[n]) for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
@@ -157,7 +161,11 @@ def placed() -> "Ranks | None":
             raise LauncherError(f"SLURM's tasks per node are {each}; every machine must have the same number")
     else:
         return None
-    return Ranks(rank, size, local, here) if size > 1 else None
+    if size == 1:
+        return None
+    from lit_hidden.engine.ranks import Ranks  # imports torch, which one process alone may have no need of
+
+    return Ranks(rank, size, local, here)
 
 
 def join(ranks: "Ranks") -> Team:
@@ -174,19 +182,37 @@ def join(ranks: "Ranks") -> Team:
 
 
 def _slurm_address() -> None:
-    """Set where the first process of a SLURM step listens: its first machine, a port that follows from the job."""
+    """Set where the first process of a SLURM step listens: its first machine, a port that follows from its number."""
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
-    slurm = SLURMEnvironment(auto_requeue=False)
-    os.environ.setdefault("MASTER_ADDR", slurm.main_address)
-    os.environ.setdefault("MASTER_PORT", str(slurm.main_port))
+    machines = os.environ.get("SLURM_NODELIST", "127.0.0.1")
+    os.environ.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(machines))
+    step = int(os.environ.get("SLURM_JOB_ID", "0")) + 7 * int(os.environ.get("SLURM_STEP_ID", "0"))
+    os.environ.setdefault("MASTER_PORT", str(15000 + step % 10000))
 
 
-def lead(ranks: "Ranks") -> Team:
-    """Join as the leader, whose team all its jobs are trained by."""
+@contextmanager
+def led(ranks: "Ranks | None") -> Iterator[bool]:
+    """Be one of the processes that torchrun or SLURM has started, if they have: yields whether to lead, or be alone.
+
+    To a follower it yields when the leader has no more jobs.
+    """
     global _ours
-    _ours = join(ranks)
-    return _ours
+    if ranks is None:
+        yield True
+        return
+    # Runs share the terminal here: what Lightning says of each, which devices there are and that it ended, is left out.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    team = join(ranks)
+    if ranks.rank > 0:
+        follow(team)
+        yield False
+        return
+    _ours = team
+    try:
+        yield True
+    finally:
+        end()
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from lit_hidden.engine import local
-from lit_hidden.engine.local import LauncherError, environments
+from lit_hidden.engine.launcher import LauncherError
+from lit_hidden.engine.local import environments
 
 
 def test_each_gpu_is_one_workers_own(monkeypatch):
@@ -18,6 +19,23 @@ def test_each_gpu_is_one_workers_own(monkeypatch):
     assert str(error.value) == "--devices 4: this machine has 3 GPUs"
 
 
+def test_gpus_that_train_a_run_together_are_one_workers(monkeypatch):
+    monkeypatch.setattr(local, "gpus", lambda: 5)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0, 2,5,6,7")
+    pairs = [{"CUDA_VISIBLE_DEVICES": d} for d in ("0,2", "5,6")]
+    assert environments(None, 2) == ("cuda", pairs), "one is left over"
+    assert environments(4, 2) == ("cuda", pairs)
+    assert environments(5, 5) == ("cuda", [{"CUDA_VISIBLE_DEVICES": "0,2,5,6,7"}])
+    for devices, per_run, error in (
+        (3, 2, "--devices 3, --per-run 2: give 2 or a multiple of it"),
+        (2, 4, "--devices 2, --per-run 4: give 4 or a multiple of it"),
+        (None, 6, "--per-run 6: this machine has 5 GPUs"),
+    ):
+        with pytest.raises(LauncherError) as raised:
+            environments(devices, per_run)
+        assert str(raised.value) == error
+
+
 def test_without_a_gpu_each_worker_has_one_thread(monkeypatch):
     monkeypatch.setattr(local, "gpus", lambda: 0)
     monkeypatch.setattr(local, "cores", lambda: 2)
@@ -25,6 +43,8 @@ def test_without_a_gpu_each_worker_has_one_thread(monkeypatch):
     device, workers = environments(None)
     assert (device, len(workers)) == ("cpu", 2)
     assert workers[0]["OMP_NUM_THREADS"] == "1"
+    assert [len(environments(devices, 2)[1]) for devices in (None, 2, 4)] == [1, 1, 2]
+    assert len(environments(None, 3)[1]) == 1, "slower than it could be, but it works"
     with pytest.raises(LauncherError) as error:
         environments(0)
     assert str(error.value) == "--devices 0: this machine has 2 cores; 1 is the least"

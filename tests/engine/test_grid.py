@@ -13,7 +13,7 @@ from rich.console import Console
 from lit_hidden.engine import grid as grid_module
 from lit_hidden.engine.estimate import Clock
 from lit_hidden.engine.grid import Grid, Plan, plan
-from lit_hidden.engine.local import Failure
+from lit_hidden.engine.launcher import Failure
 from lit_hidden.engine.store import Store
 from lit_hidden.experiment import Run
 

@@ -14,7 +14,8 @@ import pytest
 
 from lit_hidden.engine import local
 from lit_hidden.engine.estimate import Clock
-from lit_hidden.engine.local import Failure, Launcher
+from lit_hidden.engine.launcher import Failure
+from lit_hidden.engine.local import LocalLauncher
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.worker import work
 from lit_hidden.experiment import Run
@@ -29,8 +30,8 @@ def launcher():
     """Make launchers that are closed at the end."""
     made = []
 
-    def make(store: Store, devices: int = 1) -> Launcher:
-        made.append(Launcher(store, devices, lambda run: JOB))
+    def make(store: Store, devices: int = 1) -> LocalLauncher:
+        made.append(LocalLauncher(store, devices, lambda run: JOB))
         return made[-1]
 
     yield make
@@ -38,7 +39,7 @@ def launcher():
         one.close()
 
 
-def said(launcher: Launcher) -> list[str]:
+def said(launcher: LocalLauncher) -> list[str]:
     return [launcher.notes.get() for _ in range(launcher.notes.qsize())]
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import runpy
 import time
+from dataclasses import replace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lit_hidden.engine.local import Failure, Launcher
+from lit_hidden.engine.launcher import Failure
+from lit_hidden.engine.local import LocalLauncher as Launcher
 from lit_hidden.engine.reproduce import ReproduceError, Stopped, UsageError, conditions, load, names, reproduce
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.tracking import Tracker
+from lit_hidden.engine.where import Where
 from lit_hidden.experiment import Results, Run
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
@@ -123,6 +126,20 @@ def test_an_experiment_that_lacks_a_part_is_named(checkout):
     assert str(error.value) == (
         f"{checkout}/experiments/fig9.py lacks runs, draw; an experiment has runs(preset), CLAIMS and draw"
     )
+
+
+def test_a_preset_on_an_imagenet_subset_can_be_trained_on_another(checkout):
+    add(checkout, "fig8", data=('data="digits"', 'data="imagenet"'))
+    given = load("fig8").grid("paper")
+    chosen = load("fig8").grid("paper-imagenette")
+    assert [run.data for run in chosen] == ["imagenette"] * 3
+    assert [replace(run, data="imagenet", image_size=None) for run in chosen] == given
+    small = load("fig8").grid("paper-tiny-imagenet-100")
+    assert {(run.data, run.image_size) for run in small} == {("tiny-imagenet-100", 64)}, "at the size of its images"
+    with pytest.raises(UsageError, match="no data 'cifar10' to choose; there are imagenet, imagenet100"):
+        load("fig8").grid("paper-cifar10")
+    with pytest.raises(UsageError, match=r"fig0 \(quick\) is on digits; data can be chosen where"):
+        load("fig0").grid("quick-imagenet100")
 
 
 def test_unknown_experiments_and_presets_are_refused_with_what_there_is(checkout):
@@ -406,7 +423,7 @@ def test_a_dry_run_prints_the_grid_and_the_time_and_changes_nothing(checkout, mo
     (store.folder(runs[6]) / "result.json").write_text("")
     with store.claim(runs[5]):
         before = sorted(path for path in checkout.rglob("*"))
-        text = printed("fig1", dry_run=True, devices=2)
+        text = printed("fig1", dry_run=True, where=Where(devices=2))
     assert text == DRY.format(*(None, None), *(runs[seed].hash for seed in range(2, 8)))
     assert sorted(path for path in checkout.rglob("*")) == before
 

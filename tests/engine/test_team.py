@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from lit_hidden.edge_popup import maskers
-from lit_hidden.engine.local import LauncherError
+from lit_hidden.engine.launcher import LauncherError
 from lit_hidden.engine.ranks import Ranks, RanksDifferError, SameNetwork, bits
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.team import placed

@@ -1,0 +1,109 @@
+"""What a grid is trained on: what the user says, what there is, and what follows for each run."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lit_hidden.engine.launcher import LauncherError
+from lit_hidden.engine.local import LocalLauncher
+from lit_hidden.engine.lockstep import LockstepLauncher
+from lit_hidden.engine.ranks import Ranks
+from lit_hidden.engine.store import Store
+from lit_hidden.engine.where import Where
+from lit_hidden.experiment import Run
+
+LARGE, SMALL = Run(data="imagenet100", net="resnet18"), Run(data="digits")
+
+
+@pytest.fixture
+def start(monkeypatch, tmp_path):
+    """Start the launcher of some runs on a machine with so many GPUs."""
+
+    def begin(gpus: int, runs: list[Run], **said: Any) -> Any:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        for module in ("local", "where", "lockstep"):
+            monkeypatch.setattr(f"lit_hidden.engine.{module}.gpus", lambda: gpus)
+        monkeypatch.setattr("lit_hidden.engine.local.fitting", lambda: 2)
+        return Where(**said).start(Store(tmp_path), runs, lambda run: {})
+
+    return begin
+
+
+@pytest.mark.parametrize(
+    ("gpus", "runs", "said", "seen"),
+    [
+        (8, [LARGE], {"devices": 8}, ["0,1,2,3,4,5,6,7"]),  # DATA=imagenet100 make reproduce-fig8 DEVICES=8
+        (4, [LARGE], {}, ["0,1,2,3"]),
+        (4, [LARGE], {"devices": 2}, ["0,1"]),
+        (4, [LARGE], {"per_run": 2}, ["0,1", "2,3"]),
+        (4, [LARGE], {"per_run": 1, "devices": 3}, ["0", "1", "2"]),
+        (4, [LARGE, SMALL], {"devices": 4}, ["0", "1", "2", "3"]),
+        (4, [SMALL], {"devices": 2}, ["0", "1"]),
+        (0, [LARGE], {}, ["", ""]),  # two CPU workers, each with a run of its own
+        (0, [LARGE], {"per_run": 2, "devices": 2}, [""]),
+    ],
+)
+def test_runs_on_imagenet_have_all_gpus_each_and_others_one(start, gpus, runs, said, seen):
+    launcher = start(gpus, runs, **said)
+    assert isinstance(launcher, LocalLauncher)
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in launcher.environments] == seen
+    each = max(1, len(seen[0].split(",")))
+    assert launcher._describe(LARGE)["devices"] == said.get("per_run", each)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"num_nodes": 4}, "--num-nodes 4: one process cannot start others .* torchrun --nnodes 4 .* srun .* slurm"),
+        ({"slurm": ["partition"], "launcher": "slurm"}, "--slurm partition: it is NAME=VALUE"),
+        ({"slurm": ["partition=gpu"]}, "--slurm partition: an option of --launcher slurm, not of local"),
+        ({"launcher": "kubernetes"}, "kubernetes: there are local, ray and slurm"),
+        ({"per_run": 3, "devices": 8}, "--devices 8, --per-run 3: give 3 or a multiple of it"),
+        ({"per_run": 0.5}, "--per-run 0.5: .* only Ray"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_starts(start, said, why):
+    with pytest.raises(LauncherError, match=why):
+        start(8, [LARGE], **said)
+
+
+def test_processes_that_torchrun_started_train_each_run_together(start):
+    ranks = Ranks(0, 16, 0, 8)
+    for said in ({}, {"num_nodes": 2}, {"num_nodes": 2, "devices": 8}, {"per_run": 16}):
+        launcher = start(8, [SMALL], ranks=ranks, **said)
+        assert isinstance(launcher, LockstepLauncher)
+        job = launcher._describe(SMALL)
+        assert (job["devices"], job["nodes"], job["device"], len(launcher.running)) == (16, 2, "cuda", 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"num_nodes": 4}, "--num-nodes 4: 2 machines with 8 processes each were started; leave it out, or give 2"),
+        ({"devices": 4}, "--devices 4: 2 machines with 8 processes .* give 8"),
+        ({"per_run": 8}, "--per-run 8: .* give 16"),
+        ({"launcher": "ray"}, "--launcher ray: 2 machines .* leave it out"),
+    ],
+)
+def test_what_torchrun_started_must_be_what_was_asked_for(start, said, why):
+    with pytest.raises(LauncherError, match=why):
+        start(8, [LARGE], ranks=Ranks(0, 16, 0, 8), **said)
+
+
+def test_the_makefile_hands_on_what_it_is_told():
+    """`DATA=imagenet100 DATA_DIR=/datasets make reproduce-fig8 DEVICES=8`, word by word; nothing is run."""
+
+    def made(**variables: str) -> str:
+        clean = {name: value for name, value in os.environ.items() if name not in ("DATA", "DEVICES", "PRESET")}
+        command = ["make", "-n", "VENV=/nowhere", "-C", str(Path(__file__).parents[2]), "reproduce-fig8"]
+        done = subprocess.run(command, env=clean | variables, capture_output=True, text=True, check=True)
+        return next(line for line in done.stdout.splitlines() if " reproduce " in line)
+
+    chosen = made(DATA="imagenet100", DATA_DIR="/datasets", DEVICES="8")
+    assert chosen.split() == (
+        "/nowhere/bin/lit-hidden reproduce fig8 --preset paper --out results --data imagenet100 --devices 8".split()
+    )
+    assert made().split()[3:] == ["--preset", "quick", "--out", "results"]
