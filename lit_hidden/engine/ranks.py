@@ -3,6 +3,8 @@
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -152,7 +154,16 @@ class Interruption(L.Callback):
     def __init__(self, folder: Any) -> None:
         super().__init__()
         self.folder, self.told = folder, False
-        self._before: Any = None
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Fit in this: the signal is given back at the end, which Lightning's own order of things does not do."""
+        main, before = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGTERM)
+        try:
+            yield
+        finally:
+            if main:
+                signal.signal(signal.SIGTERM, before)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the signal, from Lightning too, which stops each rank by itself and writes nothing.
@@ -160,14 +171,18 @@ class Interruption(L.Callback):
         Nor should it ask rank 0 at every step whether it was told: each question waits for the device.
         """
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._tell)
+            signal.signal(signal.SIGTERM, self._tell)
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
 
     def _tell(self, signum: int, frame: FrameType | None) -> None:
         self.told = True
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """Stop, if any rank is told to."""
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop, if any rank is told to; after an epoch's last step not yet, for its end belongs to it."""
+        if batch_idx + 1 == trainer.num_training_batches:
+            return
         if trainer.world_size > 1:
             if trainer.global_step % AGREE:
                 return
@@ -177,12 +192,6 @@ class Interruption(L.Callback):
             if trainer.is_global_zero:
                 sys.stdout.write(f"stopped by SIGTERM after step {trainer.global_step}; the checkpoint is written\n")
             raise StoppedError(128 + signal.SIGTERM)
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Give the signal back."""
-        if stage == "fit" and self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-            self._before = None
 
 
 def _nothing() -> None:

@@ -269,6 +269,7 @@ def _train(todo: Plan, store: Store, launcher: Launcher, console: Console) -> li
 def _print_grid(grid: dict[str, Run], todo: Plan, store: Store, where: Where, console: Console) -> None:
     """Print each run with its state, how many are in which, and how long the missing ones will take."""
     launcher = where.start(store, todo.missing.values(), lambda run: {})
+    launcher.close()  # it is only asked how many places it has
     states: Counter[str] = Counter()
     left = []
     for name, run in grid.items():

@@ -259,7 +259,8 @@ def _train(
     if not begun:
         (metrics,) = trainer.validate(module, data, verbose=False)
         recorder.first(dict(metrics))
-    trainer.fit(module, data, ckpt_path=last if begun else None, weights_only=True)
+    with interruption.ready():
+        trainer.fit(module, data, ckpt_path=last if begun else None, weights_only=True)
     if interruption.told and not several:  # after the last step; the checkpoint is the last epoch's
         raise StoppedError(128 + signal.SIGTERM)
     if several:

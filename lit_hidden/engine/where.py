@@ -57,7 +57,8 @@ class Where:
             if not (name and is_):
                 raise LauncherError(f"--slurm {option}: it is NAME=VALUE, such as partition=gpu")
             options[name] = value
-        if per_run is None and (nodes > 1 or gpus()) and all(run.data in IMAGENET_SIZES for run in runs):
+        large = all(run.data in IMAGENET_SIZES for run in runs)
+        if per_run is None and large and (nodes > 1 or gpus() or self.launcher == "slurm"):  # which means GPUs
             per_run = (devices or gpus() or 1) * nodes
         return launcher(self.launcher, store, devices and devices * nodes, job, per_run or 1, nodes, options)
 

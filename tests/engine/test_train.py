@@ -84,12 +84,15 @@ def test_a_killed_run_goes_on_and_ends_bit_equal_to_one_never_stopped(undisturbe
             np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-def test_sigterm_stops_after_the_step_and_the_run_goes_on_within_the_epoch(undisturbed, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("told", "stops"), [(7, 8), (5, 7), (11, 12)], ids=["in the middle", "at the end of an epoch", "at the end of all"]
+)
+def test_sigterm_stops_after_the_step_and_the_run_goes_on_from_there(told, stops, undisturbed, tmp_path, monkeypatch):
     folder, result = undisturbed
     real, before = LitSubnetwork.training_step, signal.getsignal(signal.SIGTERM)
 
     def step(self: Any, *batch: Any) -> Any:
-        if self.global_step == 7:  # of 3 in an epoch
+        if self.global_step == told:  # of 3 in an epoch
             signal.raise_signal(signal.SIGTERM)
         return real(self, *batch)
 
@@ -99,7 +102,7 @@ def test_sigterm_stops_after_the_step_and_the_run_goes_on_within_the_epoch(undis
             train(HIDDEN, tmp_path)
     assert stopped.value.code == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
-    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 8
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == stops
     assert counted(train(HIDDEN, tmp_path)) == counted(result)
     assert without_time(tmp_path) == without_time(folder)
     with np.load(tmp_path / "trace.npz") as a, np.load(folder / "trace.npz") as b:
