@@ -61,6 +61,7 @@ class Launcher(ABC):
 
     shares = False  # whether several runs may be trained on one device
     elsewhere = False  # whether workers may have another working directory
+    decoders: int | None = None  # processes that decode images for a device; None: as many as its process has CPUs for
     device: str
     running: list[Run | None]
 
@@ -98,6 +99,7 @@ class Launcher(ABC):
         """Write down a run's job."""
         job = {**self.job(run), "run": json.loads(run.to_json()), "runs_dir": str(self.store.root)}
         job |= {"device": self.device, "threads": 1, "devices": max(1, int(self.per_run)), "nodes": self.nodes}
+        job |= {"decoders": self.decoders}
         if self.elsewhere:
             job |= {name: os.path.abspath(job[name]) for name in ("runs_dir", "data_dir") if name in job}
         return job

@@ -109,6 +109,7 @@ class LocalLauncher(Launcher):
         super().__init__(store, job, per_run)
         self.device, self.environments = environments(devices, int(per_run))
         self.running = [None] * len(self.environments)
+        self.decoders = max(1, cores() // (len(self.environments) * int(per_run)))  # all workers see all cores
         self._starting = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._workers: list[subprocess.Popen[str] | None] = [None] * len(self.environments)

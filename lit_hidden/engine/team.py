@@ -277,9 +277,10 @@ def follow(team: Team, log: Callable[[Path], None] = lambda path: None) -> None:
         try:
             log(folder / "log.txt")
             if team.ranks.local == 0:  # the leader of another machine, which may have a cache of its own
-                make_data(run, job["data_dir"]).prepare_data()
+                make_data(run, job["data_dir"], job.get("decoders")).prepare_data()
+            said = {"device": job["device"], "threads": job["threads"], "decoders": job.get("decoders")}
             with team.together(job["device"]) as ranks:
-                train(run, folder, job["data_dir"], device=job["device"], threads=job["threads"], ranks=ranks)
+                train(run, folder, job["data_dir"], **said, ranks=ranks)
         except (Exception, DataError) as error:
             traceback.print_exc()
             team.tell(error)

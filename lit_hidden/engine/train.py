@@ -36,10 +36,10 @@ from lit_hidden.ticket import fix_masks
 _MODULES = {"edge_popup": LitSubnetwork, "supermask": LitSupermask, "random": LitRandomMask}
 
 
-def make_data(run: Run, data_dir: str | Path) -> ImageData:
-    """Build the DataModule of a run."""
+def make_data(run: Run, data_dir: str | Path, decoders: int | None = None) -> ImageData:
+    """Build the DataModule of a run; `decoders` is the number of processes that decode images, None its own choice."""
     run = run.resolved
-    subset = {name: getattr(run, name) for name in SUBSET} if run.data in IMAGENET_SIZES else {}
+    subset = {name: getattr(run, name) for name in SUBSET} | {"workers": decoders} if run.data in IMAGENET_SIZES else {}
     return data_module(
         run.data,
         root=str(data_dir),
@@ -160,6 +160,7 @@ def train(
     *,
     device: str = "cpu",
     threads: int = 1,
+    decoders: int | None = None,
     tracker: Tracker | None = None,
     ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
@@ -176,6 +177,8 @@ def train(
         data_dir: where the data sets lie.
         device: `cpu` or `cuda`.
         threads: CPU threads; part of the arithmetic, so results are equal bit for bit only at the same number.
+        decoders: processes that decode images for this one, where images are not decoded beforehand; None is as many
+            as there are CPUs for it.
         tracker: the W&B view; None shows nothing.
         ranks: where this process stands among those that train the run; a group that torch has set up. The first
             alone writes, and returns a result.
@@ -195,7 +198,7 @@ def train(
         with warnings.catch_warnings():
             # Lightning's advice on loaders' workers and loggers is not for a run in a grid.
             warnings.filterwarnings("ignore", module="lightning")
-            return _train(run, folder, data_dir, device, threads, tracker, ranks)
+            return _train(run, folder, make_data(run, data_dir, decoders), device, threads, tracker, ranks)
     finally:
         torch.set_num_threads(before)
         tracker.finish()
@@ -207,7 +210,7 @@ def alone(run: Run) -> bool:
 
 
 def _train(
-    run: Run, folder: Path, data_dir: str | Path, device: str, threads: int, tracker: Tracker, ranks: Ranks
+    run: Run, folder: Path, data: ImageData, device: str, threads: int, tracker: Tracker, ranks: Ranks
 ) -> dict[str, Any]:
     several, first = ranks.size > 1, ranks.rank == 0
     if several and alone(run):
@@ -218,7 +221,6 @@ def _train(
     if first:
         write_atomically(folder / "run.json", run.to_json() + "\n")
     L.seed_everything(run.data_seed, verbose=False)  # dropout, sampled masks, and nets that draw for themselves
-    data = make_data(run, data_dir)
     data.prepare_data()
     data.setup("fit")
     module = make_module(run, data, folder.parent)

@@ -1,7 +1,7 @@
 """A worker process: reads jobs from standard input, one JSON object a line; trains; answers a line each.
 
-A job is `{"run": description, "runs_dir", "data_dir", "device", "threads", "wandb": mode, "group"}`, and of a run that
-several devices train, how many `"devices"`; the answer
+A job is `{"run": description, "runs_dir", "data_dir", "device", "threads", "wandb": mode, "group"}`, maybe with how
+many `"devices"` train the run, and how many processes decode images for each, `"decoders"`; the answer
 `{"status": "done" | "held" | "failed", "notes": lines for the user, "error": text, "stops": "run" | "data" | "grid"}`.
 It carries run descriptions only.
 """
@@ -75,7 +75,8 @@ def _work(run: Run, store: Store, job: dict[str, Any]) -> dict[str, Any]:
             who = f"process {os.getpid()} on {socket.gethostname()}"
             _say(f"{now} {who} trains {run.name}, after epoch {epochs}")
             try:
-                make_data(run, job["data_dir"]).prepare_data()  # before others are told, who would wait for this
+                # Before others are told, who would wait for this.
+                make_data(run, job["data_dir"], job.get("decoders")).prepare_data()
                 with team.team_for(job, alone(run)) as ranks:
                     result = train(
                         run,
@@ -83,6 +84,7 @@ def _work(run: Run, store: Store, job: dict[str, Any]) -> dict[str, Any]:
                         job["data_dir"],
                         device=job["device"],
                         threads=job["threads"],
+                        decoders=job.get("decoders"),
                         tracker=Tracker(job["wandb"], job["group"]),
                         ranks=ranks,
                     )

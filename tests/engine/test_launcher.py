@@ -88,7 +88,7 @@ def test_a_job_says_where_and_on_what(tmp_path, monkeypatch):
     job = fake(Store("runs"))._describe(RUN)
     assert job == {
         "run": json.loads(RUN.to_json()), "runs_dir": "runs", "data_dir": "data",
-        "device": "cpu", "threads": 1, "devices": 1, "nodes": 1,
+        "device": "cpu", "threads": 1, "devices": 1, "nodes": 1, "decoders": None,
     }  # fmt: skip
     # A worker elsewhere has another working directory.
     absolute = {"runs_dir": f"{tmp_path}/runs", "data_dir": f"{tmp_path}/data"}

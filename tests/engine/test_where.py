@@ -12,6 +12,7 @@ from lit_hidden.engine.local import LocalLauncher
 from lit_hidden.engine.lockstep import LockstepLauncher
 from lit_hidden.engine.ranks import Ranks
 from lit_hidden.engine.store import Store
+from lit_hidden.engine.train import make_data
 from lit_hidden.engine.where import Where
 from lit_hidden.experiment import Run
 
@@ -52,6 +53,15 @@ def test_runs_on_imagenet_have_all_gpus_each_and_others_one(start, gpus, runs, s
     assert [environment["CUDA_VISIBLE_DEVICES"] for environment in launcher.environments] == seen
     each = max(1, len(seen[0].split(",")))
     assert launcher._describe(LARGE)["devices"] == said.get("per_run", each)
+
+
+@pytest.mark.parametrize(("gpus", "said", "each"), [(8, {}, 3), (8, {"per_run": 1}, 3), (2, {}, 13), (0, {}, 13)])
+def test_runs_side_by_side_share_the_cores_to_decode_images(start, monkeypatch, gpus, said, each):
+    monkeypatch.setattr("lit_hidden.engine.local.cores", lambda: 27)
+    job = start(gpus, [LARGE], **said)._describe(LARGE)
+    assert job["decoders"] == each
+    assert make_data(LARGE, "data", job["decoders"]).workers == each
+    assert not hasattr(make_data(SMALL, "data", job["decoders"]), "workers")
 
 
 @pytest.mark.parametrize(
