@@ -1,7 +1,8 @@
 # Everything installs itself into $(VENV). `make help` lists what there is.
 PYTHON ?= python3
 VENV ?= .venv
-PRESET ?= quick
+# With DATA (imagenet, imagenet100, imagenette, ...) an ImageNet figure is trained on those: by the paper's protocol.
+PRESET ?= $(if $(DATA),paper,quick)
 RUNS_DIR ?= runs
 DATA_DIR ?= data
 OUT ?= results
@@ -10,10 +11,12 @@ FIG ?= fig1
 ARGS ?=
 
 BIN := $(VENV)/bin
+WHERE = $(if $(DATA),--data $(DATA)) $(if $(LAUNCHER),--launcher $(LAUNCHER)) $(if $(DEVICES),--devices $(DEVICES)) \
+	$(if $(PER_RUN),--per-run $(PER_RUN)) $(if $(NUM_NODES),--num-nodes $(NUM_NODES))
 export RUNS_DIR DATA_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev test lint format report compare pack unpack wandb-sync wheel clean FORCE
+.PHONY: help install install-dev test lint format bench report compare pack unpack wandb-sync wheel clean FORCE
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z%0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,8 +49,11 @@ format: install-dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-reproduce-%: install FORCE ## Train a figure's missing runs, check its claims, draw it (reproduce-all: every figure; PRESET=quick)
-	$(BIN)/lit-hidden reproduce $* --preset $(PRESET) --out $(OUT) $(ARGS)
+reproduce-%: install FORCE ## Train a figure's missing runs, check its claims, draw it (reproduce-all: every figure; PRESET=quick, DATA=, DEVICES=, PER_RUN=, LAUNCHER=)
+	$(BIN)/lit-hidden reproduce $* --preset $(PRESET) --out $(OUT) $(WHERE) $(ARGS)
+
+bench: install ## Measure the loaders and training, images a second (DATA= DATA_DIR= NET=; ARGS="--batch-size 64 --seconds 10")
+	$(BIN)/lit-hidden bench $(if $(DATA),--data $(DATA)) $(if $(NET),--net $(NET)) --out $(OUT)/bench $(ARGS)
 
 report: install ## Write one HTML page of all committed results (RESULTS=experiments/results)
 	$(BIN)/lit-hidden report --results $(RESULTS) $(ARGS)

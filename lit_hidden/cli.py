@@ -47,7 +47,14 @@ def _add_ours(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     figure.add_argument("--data-dir", default=os.environ.get("DATA_DIR", "data"), help="the data sets (DATA_DIR)")
     figure.add_argument("--out", default="results", help="where NAME/PRESET/ is written")
     unset: dict[str, Any] = {"default": argparse.SUPPRESS}  # not handed on, and no "(default: None)" in the help
-    figure.add_argument("--devices", type=int, help="workers: all GPUs, or as many on CPU as fit", **unset)
+    several: dict[str, Any] = {"nargs": "+", "action": "extend", **unset}
+    figure.add_argument("--data", help="ImageNet or a subset, where the preset is on one", **unset)
+    figure.add_argument("--launcher", default="local", choices=("local", "ray", "slurm"), help="what trains the runs")
+    figure.add_argument("--devices", type=int, help="of each machine: all GPUs, or as many on CPU as fit", **unset)
+    figure.add_argument("--per-run", type=float, help="devices a run: all on ImageNet and subsets, else 1", **unset)
+    nodes = {"default": os.environ["NUM_NODES"]} if os.environ.get("NUM_NODES") else unset
+    figure.add_argument("--num-nodes", type=int, help="machines a run, by torchrun or SLURM (NUM_NODES)", **nodes)
+    figure.add_argument("--slurm", metavar="NAME=VALUE", help="options of SLURM: partition=gpu", **several)
     figure.add_argument("--seeds", type=int, help="only the first so many seeds of each experiment", **unset)
     figure.add_argument("--strict", action="store_true", help="fail if the paper preset contradicts a claim")
     figure.add_argument("--dry-run", action="store_true", help="print the grid and its time, train nothing")
@@ -58,11 +65,19 @@ def _add_ours(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     table = add("compare", "print an experiment's runs side by side, sorted by anything", *one)
     table.add_argument("--sort", metavar="COLUMN", help="a field such as density or a number such as accuracy", **unset)
     table.add_argument("--reverse", action="store_true", help="the largest first")
-    several: dict[str, Any] = {"nargs": "+", "action": "extend", **unset}
     table.add_argument("--where", metavar="FIELD=VALUE", help="only such runs: net=conv4 density=0.5", **several)
     table.add_argument("--columns", metavar="COLUMN", help="what to show, whatever the width", **several)
     table.add_argument("--by-seed", action="store_true", help="a line for each run, not the means over seeds")
     table.add_argument("--csv", dest="as_csv", action="store_true", help="write CSV to standard output")
+
+    speed = add("bench", "measure loaders and training: images a second")
+    speed.add_argument("--data", help="a set by name, not generated files like ImageNet's and small sets", **unset)
+    speed.add_argument("--data-dir", default=os.environ.get("DATA_DIR", "data"), help="the data sets (DATA_DIR)")
+    speed.add_argument("--net", help="what is trained: resnet50 on ImageNet and subsets, else conv4", **unset)
+    speed.add_argument("--image-size", type=int, help="pixels, of ImageNet and subsets: the set's own", **unset)
+    speed.add_argument("--batch-size", type=int, help="128; of ImageNet and subsets 256 on a GPU, 8 on a CPU", **unset)
+    speed.add_argument("--seconds", type=float, default=3.0, help="how long a measurement takes at least")
+    speed.add_argument("--out", default="results/bench", help="where bench.json and bench.md are written")
 
     add("pack", "put an experiment's runs into one file beside its results", *one)
     add("unpack", "take the committed runs as done: draw again, go on", runs_dir, results)
@@ -93,20 +108,36 @@ def _run(command: str, arguments: dict[str, Any]) -> str | None:
         from lit_hidden.engine.compare import compare
 
         compare(**arguments)
+    elif command == "bench":
+        from lit_hidden.engine.bench import bench
+
+        bench(**arguments)
     elif command == "wandb-sync":
         from lit_hidden.engine.sync import sync
 
         sync(**arguments)
     else:
-        from lit_hidden.engine.reproduce import reproduce
-
-        reproduce(*arguments.pop("names"), **arguments)
+        _reproduce(**arguments)
     return None
+
+
+def _reproduce(names: list[str], preset: str, data: str | None = None, **arguments: Any) -> None:
+    """Reproduce experiments; if torchrun or SLURM has started several processes, the first does, and all train."""
+    from lit_hidden.engine.reproduce import reproduce
+    from lit_hidden.engine.team import led, placed
+    from lit_hidden.engine.where import Where
+
+    ranks = placed()
+    said = {name: arguments.pop(name) for name in Where.__dataclass_fields__ if name in arguments}
+    with led(ranks) as leads:
+        if leads:
+            preset = f"{preset}-{data}" if data else preset
+            reproduce(*names, preset=preset, where=Where(**said, ranks=ranks), **arguments)
 
 
 def _errors() -> tuple[type[Exception], ...]:
     """List the errors that are the user's to mend, to be told without a traceback; imported when there is one."""
-    from lit_hidden.engine.local import LauncherError
+    from lit_hidden.engine.launcher import LauncherError
     from lit_hidden.engine.reproduce import ReproduceError
     from lit_hidden.engine.store import StoreError
     from lit_hidden.engine.sync import SyncError
