@@ -12,12 +12,9 @@ Cost: quick 66 runs, 3 minutes on two busy cores; short 138, 2 hours, half of it
 220 of them figure 3's.
 """
 
-from math import nan
-
-import numpy as np
 from matplotlib.figure import Figure
 
-from lit_hidden import panels
+from lit_hidden import margins, panels
 from lit_hidden.experiment import Claim, Results, Run, vary
 
 POPUP = ("kaiming_normal", "signed_constant")
@@ -47,20 +44,10 @@ def runs(preset: str) -> list[Run]:
     return grid
 
 
-def ahead(results: Results, net: str, distribution: str) -> float:
-    """Give the points by which edge-popup, interpolated at the densities supermasks ended at, beats them.
-
-    Supermasks that ended with fewer or more weights than any of edge-popup's are left out; NaN if all did.
-    """
-    same = results.select(net=net, distribution=distribution)
-    densities = same.each("density", method="edge_popup")
-    popup = [same.mean(method="edge_popup", density=density) for density in densities]
-    margins = []
-    for start in same.each("density", method="supermask"):
-        kept = same.mean("density_sampled", method="supermask", density=start)
-        if densities[0] <= kept <= densities[-1]:
-            margins.append(np.interp(kept, densities, popup) - same.mean(method="supermask", density=start))
-    return float(np.mean(margins)) if margins else nan
+def ahead(results: Results, distribution: str) -> list[float]:
+    """List the points by which edge-popup beats supermasks at as many weights kept, by net."""
+    same = results.select(distribution=distribution)
+    return [margins.supermasks_behind(same.select(net=net)) for net in same.each("net")]
 
 
 def constants_ahead(results: Results, method: str) -> float:
@@ -72,7 +59,7 @@ def constants_ahead(results: Results, method: str) -> float:
 CLAIMS = [
     Claim(
         f"at as many weights kept, edge-popup beats sampled supermasks in every net, {words}",
-        lambda r, distribution=distribution: [ahead(r, net, distribution) for net in r.each("net")],
+        lambda r, distribution=distribution: ahead(r, distribution),
     )
     for distribution, words in (("signed_constant", "signed constants"), ("kaiming_normal", "Kaiming normal weights"))
 ] + [
@@ -100,17 +87,7 @@ def draw(results: Results, figure: Figure) -> None:
             panels.others(ax, same, look.color, net=net, distribution=distribution)
         for distribution in ZHOU:
             look = panels.weights(distribution, words="Zhou et al., ")
-            zhou = same.select(distribution=distribution, method="supermask")
-            starts = zhou.each("density")
-            for start in starts:  # both coordinates are results: a small point a seed, a large one for their mean
-                ax.plot(zhou.values("density_sampled", density=start), zhou.values(density=start), linestyle="",
-                        marker=look.marker, markersize=2.2, color=look.color, alpha=0.6,
-                        label="Zhou et al., a seed")  # fmt: skip
-            ax.plot(
-                [zhou.mean("density_sampled", density=s) for s in starts], [zhou.mean(density=s) for s in starts],
-                color=look.color, linestyle=(0, (1, 2)), linewidth=1.1, marker=look.marker, markersize=5.5,
-                markerfacecolor="white", label=look.label,
-            )  # fmt: skip
+            panels.supermasks(ax, same.select(distribution=distribution, method="supermask"), look)
         panels.level(ax, same.values(method="dense"), panels.DENSE["sgd"])
         panels.others(ax, same, panels.DENSE["sgd"].color, at=0.94, net=net, method="dense", optimizer="sgd")
         panels.density_axis(ax, results.each("density", method="edge_popup"))

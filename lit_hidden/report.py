@@ -19,7 +19,19 @@ from lit_hidden.engine.estimate import elapsed
 from lit_hidden.engine.store import write_atomically
 from lit_hidden.experiment import PRESETS, Run
 from lit_hidden.published import POINTS, SOURCES, Published
-from lit_hidden.tables import Cell, ResultsError, Row, cells, common, departures, order, read, varying
+from lit_hidden.tables import (
+    Cell,
+    ResultsError,
+    Row,
+    cells,
+    common,
+    departures,
+    like_for_like,
+    order,
+    read,
+    same_images,
+    varying,
+)
 
 VERDICTS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
 VERSIONS = ("lit_hidden", "python", "torch", "lightning")
@@ -28,9 +40,16 @@ NUMBERS = {  # beside the accuracy, where runs have them
     "accuracy_rounded": "accuracy of the most probable mask (%)",
     "accuracy_before": "accuracy before training (%)",
     "train_accuracy": "training accuracy (%)",
+    "parameters": "weights kept, or trained",
     "seconds": "time per run",
 }
-HEADINGS = {"density": "kept", "train_images": "training images", "batch_size": "batch size"}
+HEADINGS = {
+    "density": "kept",
+    "train_images": "training images",
+    "batch_size": "batch size",
+    "images_per_class": "images per class",
+    "image_size": "pixels",
+}
 
 
 @dataclass(frozen=True)
@@ -90,7 +109,8 @@ def _place(path: Path) -> tuple[Any, ...]:
     """Sort figures first, then tables, then what the paper has not; 2 before 10; the most telling preset first."""
     name, preset = path.parent.name, path.name
     kind = next((i for i, word in enumerate(("fig", "table")) if re.fullmatch(rf"{word}\d+", name)), 2)
-    return kind, order(name), -PRESETS.index(preset) if preset in PRESETS else 1, preset
+    base = preset.partition("-")[0]  # of one on other data
+    return kind, order(name), -PRESETS.index(base) if base in PRESETS else 1, preset
 
 
 def _folder(path: Path) -> Folder:
@@ -313,24 +333,19 @@ def _beside(folder: Folder, name: str) -> list[Html]:
         beside = (_theirs(points.get(source), cell) for source in sources)
         rows.append((*described, *numbers, len(cell.rows), *beside))
     ours = ("ours, cut (%)" if cut else "ours (%)", "from – to", "seeds")
-    heading = ("net", "method", "weights or optimizer", "kept", *ours, *(SOURCES[source][0] for source in sources))
+    heading = ("net", "method", "weights or optimizer", "kept", *ours, *(SOURCES[source].name for source in sources))
     parts = [title]
     if cut:
         text = (
-            f"Ours were cut ({'; '.join(cut.values())}). Theirs are of nets at full width, trained for 100 epochs on "
-            "all training images. Read them side by side for the shape, not for the level."
+            f"Ours were cut ({'; '.join(cut.values())}). The authors' protocol is nets at full width, trained for 100 "
+            "epochs on all training images. Read them side by side for the shape, not for the level."
         )
         parts.append(tag("p", tag("strong", "Not like for like. "), text, class_="note"))
-    alike = any(_alike(point, folder.cells[i].run) for i, points in theirs.items() for point in points.values())
+    alike = any(like_for_like(point, folder.cells[i].run) for i, points in theirs.items() for point in points.values())
     brackets = " In brackets: ours minus theirs, where they are like for like." if alike else ""
     parts.append(tag("p", f"Test accuracy in percent; ours are means over seeds.{brackets}", class_="muted"))
     parts.append(_table(f"{name}: ours beside others' numbers", heading, rows, text=3))
-    return [*parts, _pairs(SOURCES[source] for source in sources)]
-
-
-def _alike(point: Published, run: Run) -> bool:
-    """Tell whether both are of the authors' protocol, uncut."""
-    return point.alike and not departures([run])
+    return [*parts, _pairs((SOURCES[source].name, SOURCES[source].what) for source in sources)]
 
 
 def _theirs(point: Published | None, cell: Cell) -> str:
@@ -340,7 +355,7 @@ def _theirs(point: Published | None, cell: Cell) -> str:
     text, ours = f"{point.accuracy:.2f}", cell.mean("accuracy")
     if point.method != "dense" and point.density is None:
         text += ", its best"
-    if ours is not None and _alike(point, cell.run):
+    if ours is not None and like_for_like(point, cell.run):
         text += f" ({ours - point.accuracy:+.2f})".replace("-", "−")
     return text
 
@@ -352,7 +367,8 @@ def match(point: Published, found: Sequence[Cell]) -> int | None:
     names += [name for name in ("density", "distribution") if getattr(point, name) is not None]
 
     def fits(run: Run) -> bool:
-        return run.scaled is False and all(getattr(run, name) == getattr(point, name) for name in names)
+        same = run.scaled is False and all(getattr(run, name) == getattr(point, name) for name in names)
+        return same and same_images(run)  # a part of ImageNet is another problem
 
     def size(i: int) -> tuple[float, ...]:
         run = found[i].run
@@ -372,6 +388,8 @@ def _field(name: str, value: Any) -> str:
         return f"{100 * value:.4g}%"
     if "accuracy" in name:
         return f"{value:.2f}"
+    if name == "parameters":
+        return f"{value:,.0f}"
     if name == "seconds":
         return elapsed(value)
     return f"{value:g}" if isinstance(value, float) else str(value)

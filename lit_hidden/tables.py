@@ -7,11 +7,13 @@ import csv
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
+from math import isclose
 from pathlib import Path
 from typing import Any
 
-from lit_hidden.experiment import Run
-from lit_hidden.recipes import Recipe, recipe
+from lit_hidden.experiment import SUBSET, Run
+from lit_hidden.published import SOURCES, Published
+from lit_hidden.recipes import IMAGENET, IMAGENET_SIZES, Recipe, recipe
 
 Row = dict[str, Any]
 
@@ -23,13 +25,29 @@ CONDITIONS = (
     *(n for n in FIELDS if n not in (*_FIRST, *SEEDS, "trace", "swaps")),
 )  # what a result may depend on
 RECIPE = tuple(f.name for f in fields(Recipe) if f.name != "distribution")
-PROTOCOL = ("width", "epochs", "train_images", "held_out", "augment", *RECIPE)  # what the authors' protocol settles
+# What the authors' protocol settles.
+PROTOCOL = ("width", "epochs", "train_images", "held_out", "augment", *RECIPE, *SUBSET, "data")
 _DEPARTURES = {
     "width": "width x{ours}",
     "epochs": "{ours} of {theirs} epochs",
     "train_images": "{ours} training images",
     "batch_size": "batches of {ours}",
+    "warmup_epochs": "{ours} of {theirs} warm-up epochs",
+    "classes": "{ours} classes",
+    "images_per_class": "{ours} images per class",
+    "image_size": "{ours} pixels",
+    "data": "{ours} for {theirs}",
 }
+_DATA = {  # of the authors; nets of your own have none
+    **dict.fromkeys(("conv2", "conv4", "conv6", "conv8", "cifar_resnet18"), "cifar10"),
+    "lenet": "mnist",
+    **dict.fromkeys(IMAGENET, "imagenet"),
+}
+_NAMES = {
+    "cifar10": "CIFAR-10", "mnist": "MNIST", "digits": "scikit-learn's digits", "imagenet": "ImageNet",
+    "imagenet100": "ImageNet-100", "imagenette": "Imagenette", "imagewoof": "Imagewoof",
+    "tiny-imagenet": "Tiny ImageNet", "tiny-imagenet-100": "Tiny ImageNet-100",
+}  # fmt: skip
 _TEXT = ("run", "commit", "device", "finished")  # a commit called 12e45 is no number
 _PUBLISHED = object()
 
@@ -131,11 +149,15 @@ def cells(rows: Iterable[Row]) -> list[Cell]:
 
 
 def _published(run: Run) -> dict[str, Any]:
-    """Give the authors' protocol for a run's method, net and optimizer: full width, 100 epochs, all training images."""
+    """Give the authors' protocol for a run's method, net and optimizer: full width, 100 epochs, all of their images."""
     settings = asdict(recipe(str(run.method), run.net, run.optimizer))
     del settings["distribution"]  # a choice, not a setting
-    epochs = 1 if run.method == "random" else 100
-    return {"width": 1.0, "epochs": epochs, "train_images": None, "held_out": 0, "augment": None, **settings}
+    if run.method == "random":  # nothing learns by what is set for the others
+        settings = {name: getattr(run, name) for name in settings} | {"batch_size": settings["batch_size"]}
+    epochs, data = 1 if run.method == "random" else 100, _DATA.get(run.net, run.data)
+    size = run.image_size and IMAGENET_SIZES.get(data)  # of other data a run does not say it
+    images = {"data": data, "classes": None, "images_per_class": None, "image_size": size, "train_images": None}
+    return {"width": 1.0, "epochs": epochs, "held_out": 0, "augment": None, **images, **settings}
 
 
 def listed(values: Iterable[Any]) -> str:
@@ -151,16 +173,41 @@ def departures(runs: Iterable[Run]) -> dict[str, str]:
     held = [(run, _published(run)) for run in runs]
     found = {}
     for name in PROTOCOL:
-        others = [(getattr(run, name), theirs[name]) for run, theirs in held if getattr(run, name) != theirs[name]]
-        if not others:
+        apart = [(run, theirs) for run, theirs in held if getattr(run, name) != theirs[name]]
+        if name == "lr":
+            apart = [(run, theirs) for run, theirs in apart if not _in_proportion(run, theirs)]
+        if not apart:
             continue
         # Where some nets are of full width, saying so tells what the narrow ones are compared with.
-        ours = [run.width for run, _ in held] if name == "width" else [value for value, _ in others]
+        ours = [getattr(run, name) for run, _ in (held if name == "width" else apart)]
         words = _DEPARTURES.get(name, name + " {ours} instead of {theirs}")
-        found[name] = words.format(ours=listed(ours), theirs=listed(theirs for _, theirs in others))
-    if any(run.data == "digits" for run, _ in held):
-        found["data"] = "scikit-learn's digits for CIFAR-10"
+        published = listed(_named(theirs[name]) for _, theirs in apart)
+        found[name] = words.format(ours=listed(map(_named, ours)), theirs=published)
+        if name == "batch_size" and any(_in_proportion(run, theirs) for run, theirs in apart):
+            found[name] += ", rates in proportion"
     return found
+
+
+def _in_proportion(run: Run, theirs: dict[str, Any]) -> bool:
+    """Tell whether the rate departs from the authors' as the batches do, which then is told of the batches alone."""
+    assert run.lr is not None
+    assert run.batch_size is not None
+    return run.lr != theirs["lr"] and isclose(run.lr * theirs["batch_size"], theirs["lr"] * run.batch_size)
+
+
+def _named(value: Any) -> Any:
+    """Name data and lists of classes for people: `Tiny ImageNet`, and `first-10` is `10` classes."""
+    return _NAMES.get(value, value.removeprefix("first-")) if isinstance(value, str) else value
+
+
+def same_images(run: Run) -> bool:
+    """Tell whether a run is of the authors' images: their data, all classes of it, as many and as large images."""
+    return not {"data", *SUBSET} & departures([run]).keys()
+
+
+def like_for_like(point: Published, run: Run) -> bool:
+    """Tell whether a published accuracy and a run are both of the authors' protocol, uncut."""
+    return SOURCES[point.source].alike and not departures([run])
 
 
 def varying(runs: Sequence[Run]) -> list[str]:

@@ -4,15 +4,21 @@ import csv
 import importlib.util
 import zipfile
 from collections.abc import Callable, Collection, Iterable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lit_hidden import style
+from lit_hidden.engine.estimate import IMAGES, classes
+from lit_hidden.engine.reproduce import conditions
 from lit_hidden.engine.store import SUBNETWORK, Store
-from lit_hidden.experiment import Results, Run
+from lit_hidden.experiment import Results, Run, judge
+from lit_hidden.recipes import IMAGENET
 
 ROOT = Path(__file__).parent.parent
 
@@ -141,6 +147,27 @@ def results(runs: Iterable[Run], folder: Path, traces: dict[int, dict[str, np.nd
     return Results(rows)
 
 
+@cache
+def _sizes(net: str, **arguments: Any) -> list[tuple[int, bool]]:
+    """Number of entries of each parameter of a net, and whether it is a weight that is hidden."""
+    import torch
+
+    from lit_hidden import build
+
+    with torch.device("meta"):  # without memory: the largest has 69 million
+        return [(p.numel(), p.ndim > 1) for p in build(net, **arguments).parameters()]
+
+
+def parameters(run: Run) -> int:
+    """Weights kept of a hidden net, layer by layer; parameters of a dense one."""
+    channels, size, *_ = IMAGES[run.data]
+    arguments = {"in_channels": channels, "image_size": run.image_size or size, "num_classes": classes(run)}
+    sizes = _sizes(run.net, width=run.width, **arguments)
+    if run.density is None:
+        return sum(numel for numel, _ in sizes)
+    return sum(numel - int((1 - run.density) * numel) for numel, hidden in sizes if hidden)
+
+
 def measured(
     runs: Iterable[Run],
     accuracy: Callable[[Run], float],
@@ -152,10 +179,36 @@ def measured(
     for run in (run.resolved for run in runs):
         noise = spread(run) * np.random.default_rng(int(run.hash, 16)).uniform(-1, 1)
         result = {"accuracy": accuracy(run) + noise, **more}
+        if run.net in IMAGENET and "parameters" not in more:  # of other nets no figure asks for them
+            result["parameters"] = parameters(run)
         if run.method == "supermask":  # learns to keep more, or fewer, than it began with
             result |= {"density_sampled": 0.25 + 0.5 * (run.density or 0), "density_rounded": 0.5}
         rows.append((run, result, None))
     return Results(rows)
+
+
+def verdicts(
+    figure: Any, accuracy: Callable[[Run], float], preset: str = "paper", spread: Any = lambda run: 0.1, **more: Any
+) -> list[str]:
+    """Judge a figure's claims, in their order."""
+    results = measured(figure.runs(preset), accuracy, spread, **more)
+    return [judge(claim, results).verdict for claim in figure.CLAIMS]
+
+
+def drawn(figure: Any, results: Results, preset: str) -> Figure:
+    """Draw a figure with its foot, as the engine does."""
+    with style.context():
+        drawing = Figure()
+        figure.draw(results, drawing)
+        style.footer(drawing, conditions(preset, results))
+        FigureCanvasAgg(drawing).draw()
+    return drawing
+
+
+def hollow(figure: Figure) -> set[float]:
+    """Heights of the points of others'."""
+    lines = [line for axes in figure.axes for line in axes.get_lines() if line.get_markerfacecolor() == "none"]
+    return {float(line.get_ydata()[0]) for line in lines}
 
 
 def overlaps(figure: Figure, lying_on_lines: Collection[str] = ()) -> list[tuple[str, str]]:

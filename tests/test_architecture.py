@@ -15,8 +15,8 @@ PACKAGE = ROOT / "lit_hidden"
 FLOORS = [
     {"selection", "distributions", "recipes", "style", "published"},
     {"edge_popup", "experiment", "diagram"},
-    {"supermask", "subnetwork", "ticket", "nets", "player", "panels", "tables"},
-    {"modules", "data"},
+    {"supermask", "subnetwork", "ticket", "nets", "player", "tables", "margins", "imagenet_grid"},
+    {"modules", "data", "panels"},
     {"engine"},
     {"report"},
     {"lightning_cli"},
@@ -25,7 +25,9 @@ FLOORS = [
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 CORE = ["selection", "distributions", "edge_popup", "supermask", "ticket"]
-EXPERIMENTS_MAY = {"experiment", "published", "style", "panels", "diagram", "player"}
+EXPERIMENTS_MAY = {
+    "experiment", "published", "style", "panels", "diagram", "player", "tables", "margins", "imagenet_grid"
+}  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
 

@@ -192,6 +192,56 @@ def test_digits_have_no_published_number(results: Path) -> None:
     )
 
 
+def imagenet(tmp_path: Path, **cut: Any) -> str:
+    runs = [Run(**{"net": "resnet50", "data": "imagenet", "seed": s} | cut) for s in range(3)]
+    runs += [replace(run, density=0.3) for run in runs]
+    made["folder"](tmp_path, "fig8", "paper", made["results"](runs))
+    return article(build(load(tmp_path)), "fig8-paper")
+
+
+def test_imagenet_by_the_authors_protocol_is_held_against_their_readme_and_torchvision_shown_beside(
+    tmp_path: Path,
+) -> None:
+    text = imagenet(tmp_path)
+    assert "Not like for like" not in text
+    assert "resnet50 edge_popup signed_constant 30% 76.50 76.00 – 77.00 3 68.60 (+7.90)" in text
+    assert "resnet50 dense sgd – 88.50 88.00 – 89.00 3 76.13" in text
+    assert "76.13 (" not in text
+    assert "trained by its own recipe" in text
+    assert "seeds weights kept, or trained time per run" in text
+    assert "3 25,556,032 2 min" in text
+    assert "3 7,650,902 2 min" in text
+
+
+def test_imagenet_at_fewer_epochs_stands_beside_the_readme_with_a_warning(tmp_path: Path) -> None:
+    text = imagenet(tmp_path, epochs=30)
+    assert "Not like for like. Ours were cut (30 of 100 epochs)." in text
+    assert "76.50 76.00 – 77.00 3 68.60" in text
+    assert "68.60 (" not in text
+
+
+@pytest.mark.parametrize(
+    "part", [{"classes": "first-10"}, {"images_per_class": 9}, {"image_size": 64}, {"data": "tiny-imagenet-100"}]
+)
+def test_a_part_of_imagenet_stands_beside_no_number_of_others(part: dict[str, Any], tmp_path: Path) -> None:
+    text = imagenet(tmp_path, **part)
+    assert "No number that others report is of these nets, data and methods." in text
+    assert "68.60" not in text
+    told = {"classes": "classes first-10", "images_per_class": "images per class 9", "data": "pixels 64"}
+    assert told.get(next(iter(part)), "pixels 64") in text
+
+
+def test_the_imagenet_figures_stand_in_the_papers_order_and_other_data_after_the_papers(tmp_path: Path) -> None:
+    places = [("table2", "paper"), ("fig10", "quick"), ("imagenet18", "short"), ("fig8", "short"),
+              ("fig8", "paper-imagenet100"), ("fig8", "paper"), ("fig9", "quick")]  # fmt: skip
+    for name, preset in places:
+        made["folder"](tmp_path, name, preset, made["results"](QUICK[:1]))
+    assert [folder.id for folder in load(tmp_path)] == [
+        "fig8-paper", "fig8-paper-imagenet100", "fig8-short", "fig9-quick", "fig10-quick", "table2-paper",
+        "imagenet18-short",
+    ]  # fmt: skip
+
+
 def found(runs: list[Run], tmp_path: Path) -> list[Any]:
     return cells(read(made["folder"](tmp_path, "fig3", "quick", made["results"](runs)) / "results.csv"))
 

@@ -1,3 +1,4 @@
+import re
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,21 @@ import pytest
 
 from lit_hidden.engine.reproduce import rows
 from lit_hidden.experiment import Results, Run, vary
-from lit_hidden.tables import ResultsError, cells, common, departures, describe, number, order, read, varying
+from lit_hidden.published import Published
+from lit_hidden.recipes import IMAGENET_SIZES
+from lit_hidden.tables import (
+    ResultsError,
+    cells,
+    common,
+    departures,
+    describe,
+    like_for_like,
+    number,
+    order,
+    read,
+    same_images,
+    varying,
+)
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parent / "committed.py"))
 COMMITTED = sorted((Path(__file__).parent.parent / "experiments" / "results").glob("*/*/results.csv"))
@@ -128,3 +143,76 @@ def test_several_runs_depart_together_and_what_is_the_authors_is_left_out_but_fo
         "batch_size": "batches of 32",
     }  # fmt: skip
     assert departures([]) == {}
+
+
+IMAGENET = Run(net="resnet50", data="imagenet", density=0.3)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"classes": "first-10"}, {"classes": "10 classes"}),
+        ({"classes": "imagenette"}, {"classes": "Imagenette classes"}),
+        ({"images_per_class": 50}, {"images_per_class": "50 images per class"}),
+        ({"image_size": 64}, {"image_size": "64 pixels"}),
+        ({"data": "imagenet100"}, {"data": "ImageNet-100 for ImageNet"}),
+        ({"data": "tiny-imagenet-100"}, {"data": "Tiny ImageNet-100 for ImageNet", "image_size": "64 pixels"}),
+        ({"data": "imagenette", "image_size": 160}, {"data": "Imagenette for ImageNet", "image_size": "160 pixels"}),
+        ({"data": "digits"}, {"data": "scikit-learn's digits for ImageNet"}),
+        ({"data": "cifar10"}, {"data": "CIFAR-10 for ImageNet"}),
+    ],
+)
+def test_a_part_of_imagenet_and_what_stands_in_for_it_are_departures(
+    change: dict[str, Any], told: dict[str, str]
+) -> None:
+    run = Run(**{"net": "resnet50", "data": "imagenet", "density": 0.3} | change).resolved
+    assert departures([run]) == told
+    assert not same_images(run)
+    assert not like_for_like(Published("authors", "resnet50", "edge_popup", 68.6, data="imagenet"), run)
+
+
+def test_a_run_of_the_authors_protocol_on_imagenet_is_like_the_readmes_and_unlike_torchvisions() -> None:
+    run = IMAGENET.resolved
+    assert departures([run]) == {}
+    assert same_images(run)
+    for source, alike in (("authors", True), ("torchvision", False)):
+        assert like_for_like(Published(source, "resnet50", "dense", 70.0, data="imagenet"), run) is alike
+    shorter = Run(net="resnet50", data="imagenet", density=0.3, epochs=90, warmup_epochs=1).resolved
+    assert departures([shorter]) == {"epochs": "90 of 100 epochs", "warmup_epochs": "1 of 5 warm-up epochs"}
+    assert same_images(shorter)
+
+
+def test_each_net_has_its_own_data_and_nets_of_your_own_none() -> None:
+    for net, data in (("conv4", "cifar10"), ("lenet", "mnist"), ("cifar_resnet18", "cifar10"), ("mine:net", "digits")):
+        assert departures([Run(net=net, data=data).resolved]) == {}
+    assert departures([Run(net="conv4", data="mnist").resolved]) == {"data": "MNIST for CIFAR-10"}
+    assert departures([Run(net="conv4", data="imagenette", image_size=32).resolved]) == {
+        "data": "Imagenette for CIFAR-10", "image_size": "32 pixels"
+    }  # fmt: skip
+    several = [Run(net=net, data="digits").resolved for net in ("conv4", "resnet18")]
+    assert departures(several) == {"data": "scikit-learn's digits for CIFAR-10, ImageNet"}
+
+
+def test_every_data_set_has_a_name() -> None:
+    for data in (*IMAGENET_SIZES, "digits", "mnist"):
+        assert re.match(r"[A-Z]|scikit-learn's", departures([Run(net="conv4", data=data).resolved])["data"])
+
+
+def test_a_rate_in_proportion_to_the_batch_is_told_with_it() -> None:
+    base = {"net": "resnet50", "data": "imagenet", "batch_size": 32}
+    assert departures([Run(**base, lr=0.032).resolved]) == {"batch_size": "batches of 32, rates in proportion"}
+    assert departures([Run(**base).resolved]) == {"batch_size": "batches of 32"}
+    assert departures([Run(**base, lr=0.1).resolved]) == {
+        "lr": "lr 0.1 instead of 0.256", "batch_size": "batches of 32"
+    }  # fmt: skip
+    zhou = Run(**base, lr=50, method="supermask", density=0.5)
+    random = Run(**base, method="random", density=0.5)
+    assert departures(run.resolved for run in (Run(**base, lr=0.032), zhou, random)) == {
+        "batch_size": "batches of 32, rates in proportion"
+    }
+
+
+def test_what_a_random_mask_would_be_trained_with_is_no_departure() -> None:
+    random = Run(net="resnet50", data="imagenet", density=0.3, method="random", warmup_epochs=1, lr=0.2, epochs=10)
+    assert departures([random.resolved]) == {}
+    assert departures([Run(density=0.5, method="random", batch_size=32).resolved]) == {"batch_size": "batches of 32"}

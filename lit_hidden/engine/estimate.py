@@ -14,10 +14,25 @@ from typing import Any
 from lit_hidden.engine.store import Store
 from lit_hidden.experiment import Run
 
-IMAGES = {  # channels, size, training and test images; a test compares them with the data modules, which import torch
-    "cifar10": (3, 32, 50_000, 10_000),
-    "mnist": (1, 28, 60_000, 10_000),
-    "digits": (1, 32, 1_437, 360),
+IMAGES = {  # channels, size, training and test images, classes; a test asks the data modules, which import torch
+    "cifar10": (3, 32, 50_000, 10_000, 10),
+    "mnist": (1, 28, 60_000, 10_000, 10),
+    "digits": (1, 32, 1_437, 360, 10),
+    "imagenet": (3, 224, 1_281_167, 50_000, 1000),
+    "imagenet100": (3, 224, 128_117, 5_000, 100),  # its lists differ: a tenth of ImageNet
+    "imagenette": (3, 224, 9_469, 3_925, 10),
+    "imagewoof": (3, 224, 9_025, 3_929, 10),
+    "tiny-imagenet": (3, 64, 100_000, 10_000, 200),
+    "tiny-imagenet-100": (3, 64, 50_000, 5_000, 100),
+}
+LISTS = {"imagenette": 10, "imagewoof": 10, "tiny-imagenet-100": 100}  # how many classes each has
+RESNETS = {  # blocks a stage, and how wide the 3x3 convolution between two 1x1 is; 0: two 3x3 convolutions
+    "cifar_resnet18": ((2, 2, 2, 2), 0),
+    "resnet18": ((2, 2, 2, 2), 0),
+    "resnet34": ((3, 4, 6, 3), 0),
+    "resnet50": ((3, 4, 6, 3), 1),
+    "resnet101": ((3, 4, 23, 3), 1),
+    "wide_resnet50_2": ((3, 4, 6, 3), 2),
 }
 # Multiply-accumulates a second, until something is measured. One core of an AMD EPYC did 1.2 to 1.4e10 (Conv2 and
 # Conv4 x0.25) and 4 to 6e9 (x0.125); the other is a guess at a large GPU.
@@ -28,33 +43,54 @@ def macs(run: Run) -> int | None:
     """Count the multiply-accumulates of one image's way through the paper's nets; None for other nets and data."""
     if run.data not in IMAGES:
         return None
-    channels, size, _, _ = IMAGES[run.data]
-    if run.net == "cifar_resnet18":
-        return _resnet18(channels, size, run.width)
+    channels, size, _, _, _ = IMAGES[run.data]
+    size = run.image_size or size
+    if run.net in RESNETS:
+        return _resnet(run.net, channels, size, run.width, classes(run))
     depth = {"conv2": 2, "conv4": 4, "conv6": 6, "conv8": 8}.get(run.net)
-    return None if depth is None else _conv(depth, channels, size, run.width)
+    return None if depth is None else _conv(depth, channels, size, run.width, classes(run))
 
 
-def _conv(depth: int, before: int, size: int, width: float) -> int:
+def classes(run: Run) -> int:
+    """Count the classes of a run's data."""
+    if run.classes is None:
+        return IMAGES[run.data][4]
+    return LISTS.get(run.classes) or int(run.classes.removeprefix("first-"))
+
+
+def _conv(depth: int, before: int, size: int, width: float, classes: int) -> int:
     total = 0
     for channels in (64, 128, 256, 512)[: depth // 2]:
         after = int(channels * width)
         total += 9 * size**2 * (before + after) * after
         before, size = after, size // 2
     hidden = int(256 * width)
-    return total + before * size**2 * hidden + hidden**2 + 10 * hidden
+    return total + before * size**2 * hidden + hidden**2 + classes * hidden
 
 
-def _resnet18(before: int, size: int, width: float) -> int:
-    stem = int(64 * width)
-    total, before = 9 * size**2 * before * stem, stem
+def _resnet(net: str, before: int, size: int, width: float, classes: int) -> int:
+    stem, (blocks, wide) = int(64 * width), RESNETS[net]
+    if net == "cifar_resnet18":
+        total = 9 * size**2 * before * stem
+    else:
+        size = (size + 1) // 2
+        total = 49 * size**2 * before * stem
+        size = (size + 1) // 2  # the max-pool
+    before = stem
     for stage, channels in enumerate((64, 128, 256, 512)):
-        after = int(channels * width)
-        size = (size + 1) // 2 if stage else size
-        total += 9 * size**2 * (before + 3 * after) * after  # two blocks of two convolutions
-        total += size**2 * before * after if stage else 0  # the way past the first, 1x1
-        before = after
-    return total + 10 * before
+        narrow = int(channels * width)
+        after = 4 * narrow if wide else narrow
+        for block in range(blocks[stage]):
+            large, size = size, (size + 1) // 2 if stage and not block else size
+            if wide:
+                inner = wide * narrow
+                total += large**2 * before * inner + size**2 * (9 * inner + after) * inner
+            else:
+                total += 9 * size**2 * (before + after) * after
+            if (large, before) != (size, after):
+                total += size**2 * before * after  # the way past it, 1x1
+            before = after
+    return total + classes * before
 
 
 def work(run: Run) -> float | None:
@@ -62,8 +98,10 @@ def work(run: Run) -> float | None:
     each = macs(run)
     if each is None:
         return None
-    _, _, there, tested = IMAGES[run.data]
-    train = min(run.train_images or there, there - run.held_out)
+    _, _, there, tested, whole = IMAGES[run.data]
+    there, tested = (round(images * classes(run) / whole) for images in (there, tested))
+    train = run.images_per_class * classes(run) if run.images_per_class else run.train_images or there
+    train = min(train, there - run.held_out)
     return float(each * (3 * train + (run.held_out or tested)))
 
 

@@ -30,7 +30,9 @@ from lit_hidden.tables import departures, listed, order
 
 HERE = Where()
 # A foot is one line: the rates that a figure is about are told in its drawing.
-FOOT = ("width", "epochs", "train_images", "batch_size", "data")
+FOOT = (
+    "width", "epochs", "warmup_epochs", "train_images", "images_per_class", "batch_size", "classes", "image_size", "data"
+)  # fmt: skip
 
 
 class ReproduceError(RuntimeError):

@@ -1,14 +1,28 @@
 """The estimated time: arithmetic counted a second way, measured runs before guesses, honest words."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lit_hidden.data import DATA
-from lit_hidden.engine.estimate import GUESS, IMAGES, Clock, Estimate, duration, elapsed, macs, took, work
+from lit_hidden.data import DATA, IMAGENET_DATA, data_module
+from lit_hidden.data.wnids import CLASS_LISTS
+from lit_hidden.engine.estimate import (
+    GUESS,
+    IMAGES,
+    LISTS,
+    Clock,
+    Estimate,
+    classes,
+    duration,
+    elapsed,
+    macs,
+    took,
+    work,
+)
 from lit_hidden.engine.store import Store
 from lit_hidden.experiment import Run
 from lit_hidden.nets import build
@@ -22,13 +36,32 @@ PROVENANCE = {
 
 
 def test_the_data_are_those_of_the_data_modules():
-    assert {name: (*data.shape[:2], *data.sizes) for name, data in DATA.items()} == IMAGES
+    assert IMAGES.keys() == DATA.keys() | IMAGENET_DATA.keys()
+    for name, data in DATA.items():
+        assert IMAGES[name] == (*data.shape[:2], *data.sizes, data.num_classes)
+    for name, data in IMAGENET_DATA.items():
+        channels, size, train, test, number = IMAGES[name]
+        module = data_module(name)
+        assert ((channels, size, size), number) == (module.shape, module.num_classes)
+        # What lies on disk is not known here; what the publishers say of it stands in the docstrings.
+        told = re.search(r"([\d,]+) training and ([\d,]+) test images", data.__doc__)
+        if told:
+            assert (train, test) == tuple(int(count.replace(",", "")) for count in told.groups())
+    assert {name: len(wnids) for name, wnids in CLASS_LISTS.items()} == LISTS
+    assert IMAGES["imagenet"][2:] == (1_281_167, 50_000, 1000)
+
+
+def test_classes_are_those_of_the_data_or_those_chosen():
+    assert classes(Run(data="imagenet")) == 1000
+    assert classes(Run(data="imagenet", classes="tiny-imagenet-100")) == 100
+    assert classes(Run(data="tiny-imagenet-100", classes="first-10")) == 10
+    assert classes(Run(data="digits")) == 10
 
 
 @pytest.mark.parametrize("net", ["conv2", "conv4", "conv6", "conv8"])
 @pytest.mark.parametrize(("width", "data"), [(1.0, "cifar10"), (0.1, "digits"), (0.3, "mnist")])
 def test_the_arithmetic_is_that_of_the_net(net, width, data):
-    channels, size, _, _ = IMAGES[data]
+    channels, size, *_ = IMAGES[data]
     counts = []
     model = build(net, width=width, in_channels=channels, image_size=size)
     for layer in model:
@@ -45,11 +78,23 @@ def test_the_arithmetic_is_that_of_the_net(net, width, data):
 @pytest.mark.parametrize("net", ["conv4", "cifar_resnet18"])
 @pytest.mark.parametrize(("width", "data"), [(1.0, "cifar10"), (0.1, "digits"), (0.3, "mnist")])
 def test_the_arithmetic_is_what_torch_counts(net, width, data):
-    channels, size, _, _ = IMAGES[data]
-    model = build(net, width=width, in_channels=channels, image_size=size).eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    channels, size, *_ = IMAGES[data]
+    assert 2 * macs(Run(net=net, width=width, data=data)) == flops(net, width, channels, size)
+
+
+def flops(net, width, channels, size, number=10):
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:  # nothing is multiplied
+        model = build(net, width=width, in_channels=channels, image_size=size, num_classes=number).eval()
         model(torch.zeros(1, channels, size, size))
-    assert 2 * macs(Run(net=net, width=width, data=data)) == counter.get_total_flops()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("net", ["resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2"])
+def test_the_arithmetic_of_resnets_is_what_torch_counts_at_any_width_and_size(net):
+    assert 2 * macs(Run(net=net, data="imagenet")) == flops(net, 1.0, 3, 224, 1000)
+    assert 2 * macs(Run(net=net, data="digits", width=0.125)) == flops(net, 0.125, 1, 32)
+    odd = Run(net=net, data="tiny-imagenet", classes="first-7", width=0.3, image_size=50)  # halved to 25, 13, 7, 4, 2
+    assert 2 * macs(odd) == flops(net, 0.3, 3, 50, 7)
 
 
 def test_an_epoch_is_three_passes_of_training_images_and_one_of_tested_ones():
@@ -58,6 +103,19 @@ def test_an_epoch_is_three_passes_of_training_images_and_one_of_tested_ones():
     assert work(replace(CONV2, held_out=5000)) == macs(CONV2) * (3 * 45_000 + 5000)
     assert macs(OWN) is None
     assert work(OWN) is None
+
+
+def test_an_epoch_of_a_part_of_imagenet_is_in_proportion():
+    whole = Run(net="resnet18", data="imagenet").resolved
+    assert work(whole) == macs(whole) * (3 * 1_281_167 + 50_000)
+    tenth = Run(net="resnet18", data="tiny-imagenet-100", classes="first-10").resolved
+    assert work(tenth) == macs(tenth) * (3 * 5_000 + 500)
+    few = replace(tenth, images_per_class=50)
+    assert work(few) == macs(tenth) * (3 * 500 + 500)
+    assert work(replace(tenth, train_images=700)) == macs(tenth) * (3 * 700 + 500)
+    assert work(replace(tenth, held_out=100)) == macs(tenth) * (3 * 4_900 + 100)
+    small = replace(tenth, image_size=32)
+    assert work(small) == work(tenth) * macs(small) / macs(tenth)
 
 
 def test_before_anything_is_measured_it_is_a_guess_or_unknown():

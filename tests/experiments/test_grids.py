@@ -11,11 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lit_hidden import build, panels, style
-from lit_hidden.engine.reproduce import conditions
+from lit_hidden import build, margins, panels, style
 from lit_hidden.experiment import Results, Run, judge
 from lit_hidden.published import points
 
@@ -23,26 +21,13 @@ made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[
 NAMES = ("fig3", "fig4", "fig5", "fig6", "fig7", "resnet18")
 FIGURES = {name: made["experiment"](name) for name in NAMES}
 fig3, fig4, fig5, fig6, fig7, resnet18 = FIGURES.values()
-measured, overlaps = made["measured"], made["overlaps"]
-
-
-def verdicts(
-    figure: Any, accuracy: Callable[[Run], float], preset: str = "paper", spread: Any = lambda run: 0.1
-) -> list[str]:
-    """Judge a figure's claims, in their order."""
-    results = measured(figure.runs(preset), accuracy, spread)
-    return [judge(claim, results).verdict for claim in figure.CLAIMS]
+measured, overlaps, verdicts, hollow = (made[name] for name in ("measured", "overlaps", "verdicts", "hollow"))
 
 
 @cache
 def drawn(name: str, preset: str) -> tuple[Figure, Results]:
     results = measured(FIGURES[name].runs(preset), published if name == "fig3" else plausible, lambda run: 1.0)
-    with style.context():
-        figure = Figure()
-        FIGURES[name].draw(results, figure)
-        style.footer(figure, conditions(preset, results))
-        FigureCanvasAgg(figure).draw()
-    return figure, results
+    return made["drawn"](FIGURES[name], results, preset), results
 
 
 # --- grids ------------------------------------------------------------------------------------------------
@@ -256,7 +241,8 @@ def test_a_supermask_is_compared_where_it_ended_and_not_where_it_began() -> None
         for density, accuracy in ((0.1, 70.0), (0.5, 90.0))
     ]
     rows.append((Run(net="conv2", density=0.1, method="supermask"), {"accuracy": 78.0, "density_sampled": 0.3}, None))
-    assert fig6.ahead(Results(rows), "conv2", "signed_constant") == pytest.approx(2.0)
+    assert margins.supermasks_behind(Results(rows)) == pytest.approx(2.0)
+    assert fig6.ahead(Results(rows), "signed_constant") == [pytest.approx(2.0)]
 
 
 # --- drawings ---------------------------------------------------------------------------------------------
@@ -350,11 +336,6 @@ BY_OTHERS = {
 }
 
 
-def hollow(figure: Figure) -> set[float]:
-    lines = [line for axes in figure.axes for line in axes.get_lines() if line.get_markerfacecolor() == "none"]
-    return {float(line.get_ydata()[0]) for line in lines}
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_the_published_points_are_shown_hollow_on_their_own_data_alone(name: str) -> None:
     figure, _ = drawn(name, "paper")
@@ -394,7 +375,10 @@ def test_an_experiment_says_its_source_and_its_cost(name: str) -> None:
     assert re.search(r"Cost: quick .* two (busy )?cores", text)
 
 
-@pytest.mark.parametrize("name", ["fig2", *NAMES, "theorem", "tickets"])
+IMAGENET = ("fig8", "fig9", "fig10", "table2", "imagenet18")
+
+
+@pytest.mark.parametrize("name", ["fig2", *NAMES, *IMAGENET, "theorem", "tickets"])
 def test_an_experiment_says_how_many_runs_it_has(name: str) -> None:
     figure = made["experiment"](name)
     told = re.search(r"Cost: quick (\d+) runs, [^;]*; short (\d+),[^;]*; paper (\d+),? ", figure.__doc__)

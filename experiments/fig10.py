@@ -1,0 +1,82 @@
+"""Figure 10: on ImageNet too, signed constants hide better subnetworks than Kaiming normal weights.
+
+The paper's figure has the effect of signed constants on ResNet-50, ResNet-101 and Wide ResNet-50, of which 30% are
+kept. The runs are figure 8's. Adds to it: the gain seed by seed. At one seed both distributions have the same scores to
+begin with, and the same order of images.
+
+Source: Ramanujan et al., arXiv:1911.13299, figure 10 (the caption from memory, to be checked); hyper-parameters from
+the authors' configs.
+Cost: quick 12 runs, 2 minutes on two busy cores; short 12, an estimated 40 minutes; paper 18, of 100 epochs, each of
+them days of one GPU. Nothing after figure 8.
+"""
+
+from statistics import mean
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lit_hidden import imagenet_grid, margins, panels, style
+from lit_hidden.experiment import Claim, Results, Run
+
+LEAST = 5.0  # points; the authors' README has 6.9, 6.15 and 5.4
+GAIN = panels.Look("gain, mean over seeds", style.PURPLE, "", "D")
+
+
+def runs(preset: str) -> list[Run]:
+    return imagenet_grid.hidden(preset)
+
+
+CLAIMS = [
+    Claim("in every net signed constants beat Kaiming normal weights", margins.constants_ahead),
+    Claim(
+        f"in every net by at least {LEAST:g} points",
+        lambda r: [gain - LEAST for gain in margins.constants_ahead(r)],
+    ),
+]
+
+
+def draw(results: Results, figure: Figure) -> None:
+    figure.set_size_inches(9.6, 4.6)
+    axes = figure.subplots(1, 2, width_ratios=(3, 2))
+    figure.subplots_adjust(left=0.065, right=0.985, top=0.92, bottom=0.34, wspace=0.18)
+    nets = {net: results.select(net=net) for net in imagenet_grid.NETS if net in results.each("net")}
+    draw_accuracies(axes[0], nets)
+    draw_gains(axes[1], nets)
+    for ax in axes:
+        sizes = [panels.count(same.mean("parameters")) for same in nets.values()]
+        names = [f"{imagenet_grid.NETS[net]}\n{size} kept" for net, size in zip(nets, sizes, strict=True)]
+        ax.set_xticks(range(len(nets)), names)
+        ax.set_xlim(-0.5, len(nets) - 0.5)
+        ax.grid(axis="y")
+    panels.legend(figure, axes, ncols=3, bbox_to_anchor=(0.5, 0.06))
+
+
+def draw_accuracies(axes: Axes, nets: dict[str, Results]) -> None:
+    """Draw both distributions of each net beside each other."""
+    for distribution, aside in zip(imagenet_grid.DISTRIBUTIONS, (-0.12, 0.12), strict=True):
+        look = panels.weights(distribution)
+        for at, (net, same) in enumerate(nets.items()):
+            panels.others(axes, same, look.color, at=at + 1.7 * aside, net=net, distribution=distribution)
+        values = [same.values(distribution=distribution) for same in nets.values()]
+        panels.bars(axes, {at + aside: accuracies for at, accuracies in enumerate(values)}, look)
+    axes.set_ylabel("test accuracy (%)")
+    axes.set_title(f"(a) subnetworks of {100 * imagenet_grid.DENSITY:g}%")
+
+
+def draw_gains(axes: Axes, nets: dict[str, Results]) -> None:
+    """Draw by how much signed constants beat Kaiming normal weights at the same seed."""
+    gains = []
+    for at, (net, same) in enumerate(nets.items()):
+        normal, constants = (same.values(distribution=distribution) for distribution in imagenet_grid.DISTRIBUTIONS)
+        gains.append([c - n for c, n in zip(constants, normal, strict=True)])
+        known = {point.distribution: point for point in panels.theirs(same, source="authors", net=net)}
+        if known:
+            n, c = (known[distribution].accuracy for distribution in imagenet_grid.DISTRIBUTIONS)
+            panels.hollow_point(axes, at - 0.12, c - n, "authors", GAIN.color)
+    panels.bars(axes, dict(enumerate(gains)), GAIN)
+    for at, gain in enumerate(gains):
+        axes.annotate(f"{mean(gain):+.1f}".replace("-", "\u2212"), (at, mean(gain)), (7, 0), fontsize=8,
+                      textcoords="offset points", va="center")  # fmt: skip
+    axes.axhline(0, color=style.COLORS["muted"], linewidth=0.8)
+    axes.set_ylabel("points")
+    axes.set_title("(b) gain of signed constants, seed by seed")

@@ -1,0 +1,111 @@
+"""Table 2: the subnetworks of ResNets on ImageNet in numbers.
+
+The appendix's table has, for 30% of ResNet-50, ResNet-101 and Wide ResNet-50, of Kaiming normal and of signed constant
+weights, the number of weights kept and ImageNet's top-1 accuracy; the authors' README prints it too. The runs are
+figure 8's. Adds to it: the dense nets, a random mask, and the range over seeds.
+
+Source: Ramanujan et al., arXiv:1911.13299, appendix A (the table as in the README; its heading from memory, to be
+checked); hyper-parameters from the authors' configs.
+Cost: quick 24 runs, 3 minutes on two busy cores; short 24, an estimated hour; paper 36, of which 33 of 100 epochs,
+each of them days of one GPU. Nothing after figure 8.
+"""
+
+from math import nan
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from lit_hidden import imagenet_grid, panels, style
+from lit_hidden.experiment import Claim, Results, Run
+from lit_hidden.published import points
+from lit_hidden.tables import like_for_like
+
+NEAR = 1.0  # points
+METHODS = {"dense": "dense, trained", "random": "random mask", "edge_popup": "edge-popup"}
+COLUMNS = (  # where each is, in inches, its side, and its heading
+    (0.15, "left", "net"),
+    (1.5, "left", "method"),
+    (2.85, "left", "random weights"),
+    (5.35, "right", "kept"),
+    (6.4, "right", "parameters"),
+    (7.5, "right", "accuracy (%)"),
+    (8.9, "right", "over seeds"),
+    (10.3, "right", "authors' README"),
+)
+LINE, MARGIN, FOOT = 0.26, 0.15, 0.45  # inches
+
+
+def runs(preset: str) -> list[Run]:
+    return imagenet_grid.runs(preset)
+
+
+def cells(results: Results) -> list[Results]:
+    """Part results into the table's lines: net by net, dense before random before found."""
+    parts = dict.fromkeys((r.net, r.method, r.distribution) for r, _ in results)
+    nets, methods = list(imagenet_grid.NETS), list(METHODS)
+    parts = sorted(parts, key=lambda part: (nets.index(part[0]), methods.index(str(part[1])), str(part[2])))
+    return [results.select(net=net, method=method, distribution=distribution) for net, method, distribution in parts]
+
+
+def published(results: Results) -> float | None:
+    """Give the accuracy that the authors report of these runs, if those are of their protocol."""
+    run = results.rows[0][0]
+    where = {name: getattr(run, name) for name in ("net", "method", "distribution", "density", "data")}
+    return next((point.accuracy for point in points(**where) if like_for_like(point, run)), None)
+
+
+def off(results: Results) -> list[float]:
+    """List the points to the margin, either way, of each published accuracy; NaN where there is none."""
+    known = [(cell, accuracy) for cell in cells(results) if (accuracy := published(cell)) is not None]
+    differences = [cell.mean() - accuracy for cell, accuracy in known]
+    return [NEAR + side * difference for difference in differences for side in (1, -1)] or [nan]
+
+
+CLAIMS = [
+    Claim(f"by the authors' protocol, each accuracy is within {NEAR:g} point of the one in their README", off),
+]
+
+
+def draw(results: Results, figure: Figure) -> None:
+    parts = cells(results)
+    columns = COLUMNS if any(published(part) is not None for part in parts) else COLUMNS[:-1]
+    height = FOOT + LINE * (len(parts) + 1)
+    figure.set_size_inches(columns[-1][0] + MARGIN, height)
+    write(figure, height - LINE, [heading for *_, heading in columns], "bold")
+    for row, part in enumerate(parts, start=1):
+        words, net = line(part), part.rows[0][0].net
+        if row > 1 and net == parts[row - 2].rows[0][0].net:
+            words[0] = ""
+        else:
+            rule(figure, height - LINE * row, 0.4 if row > 1 else 1.0)
+        write(figure, height - LINE * (row + 1), words[: len(columns)])
+    rule(figure, height - LINE * (len(parts) + 1), 1.0)
+
+
+def line(cell: Results) -> list[str]:
+    """Write one line's cells."""
+    run, values, known = cell.rows[0][0], cell.values(), published(cell)
+    return [
+        imagenet_grid.NETS[run.net],
+        METHODS[str(run.method)],
+        "" if run.method == "dense" else panels.DISTRIBUTIONS[str(run.distribution)].label,
+        f"{100 * (run.density or 1):g}%",
+        panels.count(cell.mean("parameters")),
+        f"{cell.mean():.2f}",
+        f"{min(values):.2f} to {max(values):.2f}",
+        "\u2013" if known is None else f"{known:g}",
+    ]
+
+
+def write(figure: Figure, at: float, words: list[str], weight: str = "normal") -> None:
+    """Write a line so many inches above the foot."""
+    width, height = figure.get_size_inches()
+    for (x, side, _), text in zip(COLUMNS, words, strict=False):  # the last column may be left out
+        figure.text(x / width, at / height, text, ha=side, va="baseline", weight=weight)
+
+
+def rule(figure: Figure, at: float, thickness: float) -> None:
+    """Draw a line from side to side, just below the words so many inches above the foot."""
+    width, height = figure.get_size_inches()
+    ends, y = (MARGIN / width, 1 - MARGIN / width), (at - 0.09) / height
+    figure.add_artist(Line2D(ends, (y, y), color=style.COLORS["ink"], linewidth=thickness))
