@@ -31,7 +31,8 @@ from lit_hidden.tables import departures, listed, order
 HERE = Where()
 # A foot is one line: the rates that a figure is about are told in its drawing.
 FOOT = (
-    "width", "epochs", "warmup_epochs", "train_images", "images_per_class", "batch_size", "classes", "image_size", "data"
+    "width", "epochs", "warmup_epochs", "train_images", "images_per_class", "batch_size", "classes", "image_size",
+    "data",
 )  # fmt: skip
 
 
