@@ -14,8 +14,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def reproduce(name: str, work: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    settings = {"WANDB_MODE": "offline", "WANDB_DIR": str(work), "WANDB_DATA_DIR": str(work), "COLUMNS": "160"}
-    command = [sys.executable, "-m", "lit_hidden", "reproduce", name, "--preset", "smoke"]
+    settings = {"WANDB_MODE": "disabled", "COLUMNS": "160"}  # what is shown there is tested in test_tracking
+    command = [sys.executable, "-m", "lit_hidden", "reproduce", name, "--preset", "smoke", "--devices", "1"]
     command += ["--runs-dir", str(work / "runs"), "--out", str(work / "results"), *options]
     return subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT, env=os.environ | settings, check=False, timeout=280
