@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def reproduce(name: str, work: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    settings = {"WANDB_MODE": "disabled", "COLUMNS": "160"}  # what is shown there is tested in test_tracking
+    settings = {"WANDB_MODE": "offline", "WANDB_DIR": str(work), "WANDB_DATA_DIR": str(work), "COLUMNS": "160"}
     command = [sys.executable, "-m", "lit_hidden", "reproduce", name, "--preset", "smoke", "--devices", "1"]
     command += ["--runs-dir", str(work / "runs"), "--out", str(work / "results"), *options]
     return subprocess.run(
