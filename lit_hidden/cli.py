@@ -5,7 +5,9 @@ Nothing heavy is imported before a command is known, so that `--help` is quick.
 
 import argparse
 import os
+import signal
 import sys
+from contextlib import suppress
 from typing import Any
 
 from lit_hidden import __version__
@@ -123,10 +125,15 @@ def _run(command: str, arguments: dict[str, Any]) -> str | None:
 
 def _reproduce(names: list[str], preset: str, data: str | None = None, **arguments: Any) -> None:
     """Reproduce experiments; if torchrun or SLURM has started several processes, the first does, and all train."""
-    from lit_hidden.engine.reproduce import reproduce
+    from lit_hidden.engine.reproduce import Terminated, reproduce
     from lit_hidden.engine.team import led, placed
     from lit_hidden.engine.where import Where
 
+    def stop(*_: Any) -> None:
+        raise Terminated
+
+    with suppress(ValueError):  # not the main thread, which alone may take signals
+        signal.signal(signal.SIGTERM, stop)
     ranks = placed()
     said = {name: arguments.pop(name) for name in Where.__dataclass_fields__ if name in arguments}
     with led(ranks) as leads:
@@ -162,8 +169,9 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if line := _run(command, arguments):
             sys.stdout.write(f"{line}\n")
-    except KeyboardInterrupt:
-        _end("stopped" + ("; the same command goes on where this one was" if command == "reproduce" else ""), 130)
+    except KeyboardInterrupt as why:
+        goes_on = "; the same command goes on where this one was" if command == "reproduce" else ""
+        _end("stopped" + goes_on, getattr(why, "status", 130))
     except _errors() as error:
         _end(str(error), getattr(error, "status", 1))
 

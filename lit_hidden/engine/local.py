@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,7 @@ CPU = {
 
 
 _WORKER = [sys.executable, "-m", "lit_hidden.engine.worker"]
+_CHECKPOINT = 60.0  # seconds for the steps until all ranks stop, and for a checkpoint on a slow disk
 _MEMORY = 2 * 2**30  # bytes of a CPU worker; with CIFAR-10 and Conv8 x0.25 it takes 1.8
 
 
@@ -137,21 +139,24 @@ class LocalLauncher(Launcher):
             raise
 
     def close(self) -> None:
-        """End the workers, those that train at once."""
+        """End the workers; those that train write a checkpoint first, unless Ctrl-C is pressed once more."""
         with self._starting:  # from here on none is started
             self._stop.set()
         workers = [process for process in self._workers if process is not None]
-        for process in workers:
-            assert process.stdin is not None
-            with suppress(OSError):
-                process.stdin.close()  # an idle worker ends by that
         for worker, run in zip(self._workers, self.running, strict=True):
             if worker is not None and run is not None:
                 worker.terminate()
+        until = time.monotonic() + _CHECKPOINT
+        with suppress(KeyboardInterrupt):
+            while time.monotonic() < until and any(process.poll() is None for process in workers):
+                for worker, run in zip(self._workers, self.running, strict=True):
+                    if worker is not None and run is None:
+                        assert worker.stdin is not None
+                        with suppress(OSError):
+                            worker.stdin.close()  # an idle worker ends by that; one that trains, at once
+                time.sleep(0.02)
         for process in workers:
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
+            if process.poll() is None:
                 process.kill()
         for thread in self._threads:
             thread.join()

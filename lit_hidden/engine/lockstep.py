@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lit_hidden.engine import team
-from lit_hidden.engine.launcher import Job, Launcher
+from lit_hidden.engine.launcher import Job, Launcher, LauncherError
 from lit_hidden.engine.local import gpu_name, gpus
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.worker import work
@@ -31,6 +31,11 @@ class LockstepLauncher(Launcher):
     def __init__(self, store: Store, ranks: "Ranks", job: Callable[[Run], Job]) -> None:
         super().__init__(store, job, ranks.size, ranks.nodes)
         self.device = "cuda" if gpus() else "cpu"
+        if 0 < gpus() < ranks.here:
+            raise LauncherError(
+                f"{ranks.here} processes were started on a machine where each sees {gpus()} GPUs: start as many as "
+                "there are GPUs, and let each see all of them (with srun, --gpu-bind=none)"
+            )
         self.running = [None]
 
     def _gpu(self) -> str:
@@ -49,7 +54,7 @@ class LockstepLauncher(Launcher):
             self.running = [None]
             if team.broken:
                 answer = {**answer, "stops": "grid"}
-            self._take(run, answer, "")
+            self._take(run, answer, "above")
             poll()
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from lit_hidden.edge_popup import maskers
@@ -68,6 +69,22 @@ class Placed(LightningEnvironment):
 
     def teardown(self) -> None:
         """Leave the environment's variables alone."""
+
+
+class Together(DDPStrategy):
+    """Lightning's DDP, which draws what one process would: it leaves the random state alone.
+
+    Lightning's own goes back to the first seed whenever it begins to train or to evaluate.
+    """
+
+    def setup_distributed(self) -> None:
+        """Join the group that is there."""
+        state = torch.get_rng_state()
+        on_device = torch.cuda.get_rng_state(self.root_device) if self.root_device.type == "cuda" else None
+        super().setup_distributed()
+        torch.set_rng_state(state)
+        if on_device is not None:
+            torch.cuda.set_rng_state(on_device, self.root_device)
 
 
 class RanksDifferError(RuntimeError):
@@ -157,22 +174,36 @@ class Interruption(L.Callback):
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Fit in this: the signal is given back at the end, which Lightning's own order of things does not do."""
-        main, before = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGTERM)
+        """Take the signal; no trainer here may take it, see `instead_of_lightning`."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._tell)
         try:
             yield
         finally:
-            if main:
-                signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, before)
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the signal, from Lightning too, which stops each rank by itself and writes nothing.
+    @staticmethod
+    def instead_of_lightning(trainer: L.Trainer) -> None:
+        """Keep Lightning from the signal: it would stop one rank, in the middle of what all do together.
 
-        Nor should it ask rank 0 at every step whether it was told: each question waits for the device.
+        Lightning also asks rank 0 at every step whether it was told, and each question waits for the device.
         """
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._tell)
+        trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+
+    def stop(self, several: bool) -> None:
+        """End, if any rank was told after the last step; the checkpoint is the last epoch's.
+
+        Raises:
+            StoppedError: so it was.
+        """
+        told = torch.tensor(self.told, dtype=torch.int32)
+        if several:
+            torch.distributed.all_reduce(told)
+        if told:
+            raise StoppedError(128 + signal.SIGTERM)
 
     def _tell(self, signum: int, frame: FrameType | None) -> None:
         self.told = True

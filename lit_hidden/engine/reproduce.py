@@ -48,10 +48,20 @@ class UsageError(ReproduceError):
     status = 2
 
 
-class Stopped(ReproduceError):
-    """The user pressed Ctrl-C."""
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which stops a reproduction as Ctrl-C does."""
 
-    status = 130  # as of a shell's command
+    status = 143  # as of a shell's command
+
+
+class Stopped(ReproduceError):
+    """The user pressed Ctrl-C, or SIGTERM came: somebody wants the machine."""
+
+    status = 130  # as of a shell's command, unless `why` has another
+
+    def __init__(self, message: str, why: KeyboardInterrupt | None = None) -> None:
+        super().__init__(message)
+        self.status = getattr(why, "status", self.status)
 
 
 @dataclass(frozen=True)
@@ -253,9 +263,9 @@ def _train(todo: Plan, store: Store, launcher: Launcher, console: Console) -> li
     grid, total = Grid(todo, store, launcher, clock, console), len(todo.missing)
     try:
         grid.train()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as why:
         raise Stopped(
-            f"stopped: {grid.done} of {total} runs are done; the same command goes on where this one was"
+            f"stopped: {grid.done} of {total} runs are done; the same command goes on where this one was", why
         ) from None
     for failure in grid.failures:
         if failure.stops == "grid":

@@ -185,7 +185,8 @@ def _slurm_address() -> None:
     """Set where the first process of a SLURM step listens: its first machine, a port that follows from its number."""
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
-    machines = os.environ.get("SLURM_NODELIST", "127.0.0.1")
+    # Those of the step, which may be on a part of the job's.
+    machines = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST", "127.0.0.1")
     os.environ.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(machines))
     step = int(os.environ.get("SLURM_JOB_ID", "0")) + 7 * int(os.environ.get("SLURM_STEP_ID", "0"))
     os.environ.setdefault("MASTER_PORT", str(15000 + step % 10000))
@@ -236,6 +237,9 @@ def team_for(job: dict[str, Any], alone: bool) -> Iterator["Ranks"]:
     try:
         with team.together(job["device"]) as ranks:
             yield ranks
+    except SystemExit:  # stopped, as the followers are
+        broken = True
+        raise
     except Exception as error:
         broken = True
         time.sleep(0.5)  # for a follower to have left word, when the leader has only lost its connection
@@ -289,10 +293,6 @@ def follow(team: Team, log: Callable[[Path], None] = lambda path: None) -> None:
 
 def main(port: str, size: str, rank: str) -> None:
     """Follow a leader on this machine; end with it."""
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
-    from lit_hidden.engine.ranks import Ranks
-    from lit_hidden.engine.worker import write_to
 
     def read() -> None:
         while sys.stdin.buffer.read(1):
@@ -300,6 +300,11 @@ def main(port: str, size: str, rank: str) -> None:
         os._exit(1)  # the leader is gone, whatever this process is waiting for
 
     threading.Thread(target=read, daemon=True).start()
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    from lit_hidden.engine.ranks import Ranks
+    from lit_hidden.engine.worker import write_to
+
     ranks = replace(Ranks(), rank=int(rank), size=int(size), local=int(rank), here=int(size))
     team = Team(ranks, TCPStore("127.0.0.1", int(port)))
     status = 0

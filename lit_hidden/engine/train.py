@@ -3,7 +3,6 @@
 import csv
 import io
 import platform
-import signal
 import subprocess
 import time
 import warnings
@@ -21,7 +20,7 @@ from lit_hidden import __version__
 from lit_hidden.data import ImageData, data_module
 from lit_hidden.edge_popup import maskers
 from lit_hidden.engine.checkpoints import WholeCheckpoints
-from lit_hidden.engine.ranks import ALONE, Interruption, Placed, Ranks, SameNetwork, StoppedError
+from lit_hidden.engine.ranks import ALONE, Interruption, Placed, Ranks, SameNetwork, Together
 from lit_hidden.engine.store import CHECKPOINT, SUBNETWORK, write_atomically
 from lit_hidden.engine.swaps import Swaps
 from lit_hidden.engine.trace import Trace, last_weight
@@ -195,10 +194,12 @@ def train(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with warnings.catch_warnings():
+        interruption = Interruption(folder)
+        with warnings.catch_warnings(), interruption.ready():
             # Lightning's advice on loaders' workers and loggers is not for a run in a grid.
             warnings.filterwarnings("ignore", module="lightning")
-            return _train(run, folder, make_data(run, data_dir, decoders), device, threads, tracker, ranks)
+            data = make_data(run, data_dir, decoders)
+            return _train(run, folder, data, device, threads, tracker, ranks, interruption)
     finally:
         torch.set_num_threads(before)
         tracker.finish()
@@ -210,7 +211,14 @@ def alone(run: Run) -> bool:
 
 
 def _train(
-    run: Run, folder: Path, data: ImageData, device: str, threads: int, tracker: Tracker, ranks: Ranks
+    run: Run,
+    folder: Path,
+    data: ImageData,
+    device: str,
+    threads: int,
+    tracker: Tracker,
+    ranks: Ranks,
+    interruption: Interruption,
 ) -> dict[str, Any]:
     several, first = ranks.size > 1, ranks.rank == 0
     if several and alone(run):
@@ -228,7 +236,6 @@ def _train(
     first_weight = last_weight(module)
     tracker.start(run)
     recorder = Recorder(folder, "val" if run.held_out else "test", tracker, writes=first)
-    interruption = Interruption(folder)
     trace = Trace(run.trace) if run.trace and run.method == "edge_popup" else None
     swaps = Swaps(run.swaps) if run.swaps else None
     trainer = L.Trainer(
@@ -236,7 +243,7 @@ def _train(
         accelerator="gpu" if device == "cuda" else "cpu",
         devices=ranks.here,
         num_nodes=ranks.nodes,
-        strategy="ddp" if several else "auto",
+        strategy=Together() if several else "auto",
         sync_batchnorm=several and device == "cuda",
         precision=run.precision,  # type: ignore[arg-type]
         callbacks=[
@@ -255,16 +262,15 @@ def _train(
         log_every_n_steps=10**9,
         default_root_dir=folder,
     )
+    interruption.instead_of_lightning(trainer)
     before = _tested(run, trainer, module, data)["accuracy"] if run.method == "ticket" and run.held_out else None
     last = folder / CHECKPOINT
     begun = _agreed(last.exists()) if several else last.exists()
     if not begun:
         (metrics,) = trainer.validate(module, data, verbose=False)
         recorder.first(dict(metrics))
-    with interruption.ready():
-        trainer.fit(module, data, ckpt_path=last if begun else None, weights_only=True)
-    if interruption.told and not several:  # after the last step; the checkpoint is the last epoch's
-        raise StoppedError(128 + signal.SIGTERM)
+    trainer.fit(module, data, ckpt_path=last if begun else None, weights_only=True)
+    interruption.stop(several)
     if several:
         _share_buffers(module)
     row = recorder.rows[-1]

@@ -1,6 +1,7 @@
 """On what runs are trained, as the user says it: which launcher, how many devices, how many of them a run."""
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ class Where:
     slurm: Sequence[str] = ()
     ranks: "Ranks | None" = None
 
-    def start(self, store: Store, runs: Iterable[Run], job: Callable[[Run], Job]) -> Launcher:
+    def start(self, store: Store, runs: Collection[Run], job: Callable[[Run], Job]) -> Launcher:
         """Make the launcher of some runs.
 
         Raises:
@@ -45,6 +46,10 @@ class Where:
         if self.ranks:
             return self._lockstep(self.ranks, store, job)
         nodes, devices, per_run = self.num_nodes or 1, self.devices, self.per_run
+        if self.num_nodes is not None and self.num_nodes < 1:
+            raise LauncherError(f"--num-nodes {self.num_nodes}: a run is trained on at least 1 machine")
+        if per_run is not None and not 0 < per_run < math.inf:
+            raise LauncherError(f"--per-run {per_run:g}: it is a number of devices, or with Ray a part of a GPU")
         if nodes > 1 and self.launcher == "local":
             raise LauncherError(
                 f"--num-nodes {nodes}: one process cannot start others on other machines. On each of them: torchrun "
@@ -60,6 +65,13 @@ class Where:
         large = all(run.data in IMAGENET_SIZES for run in runs)
         if per_run is None and large and (nodes > 1 or gpus() or self.launcher == "slurm"):  # which means GPUs
             per_run = (devices or gpus() or 1) * nodes
+        for run in runs:
+            batch = run.resolved.batch_size or 1
+            if per_run is not None and batch < per_run:
+                raise LauncherError(
+                    f"{per_run:g} devices a run: {run.name} has batches of {batch} images in all, and each device "
+                    "needs one; give a smaller --per-run"
+                )
         return launcher(self.launcher, store, devices and devices * nodes, job, per_run or 1, nodes, options)
 
     def _lockstep(self, ranks: "Ranks", store: Store, job: Callable[[Run], Job]) -> Launcher:

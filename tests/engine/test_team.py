@@ -91,6 +91,7 @@ def seen(tmp_path_factory):
     try:
         found = {"together": first.train(POPUP, work / "together"), "one": first.train(POPUP, work / "one", 1)}
         found["whole"] = first.train(SAMPLED, work / "whole")
+        found["sampled"] = first.train(SAMPLED, work / "sampled", 1)
         found["stopped"] = first.begin(SAMPLED, work / "stopped")
         first.until(found["stopped"], 3)
         followers = first.followers
@@ -128,6 +129,14 @@ def test_metrics_of_two_processes_are_those_of_one(seen):
     for one, two in zip(*rows, strict=True):
         for name, value in one.items():
             assert two[name] == value or float(two[name]) == pytest.approx(float(value), rel=1e-3), name
+
+
+def test_masks_are_sampled_as_one_process_samples_them(seen):
+    """Until a mask differs by rounding, which later it may: the untrained net, and the first epoch."""
+    (zero, *_), (one, *_) = rows = [without_time(folder)[:2] for folder in (seen.sampled, seen.whole)]
+    for name, value in zero.items():
+        assert one[name] == value or float(one[name]) == pytest.approx(float(value), rel=1e-3), name
+    assert float(rows[1][1]["train_loss"]) == pytest.approx(float(rows[0][1]["train_loss"]), rel=0.02)
 
 
 def test_sigterm_to_one_of_them_ends_both_with_a_checkpoint_within_an_epoch(seen):

@@ -72,6 +72,10 @@ def test_runs_side_by_side_share_the_cores_to_decode_images(start, monkeypatch, 
         ({"slurm": ["partition=gpu"]}, "--slurm partition: an option of --launcher slurm, not of local"),
         ({"launcher": "kubernetes"}, "kubernetes: there are local, ray and slurm"),
         ({"per_run": 3, "devices": 8}, "--devices 8, --per-run 3: give 3 or a multiple of it"),
+        ({"per_run": 0.0}, "--per-run 0: it is a number of devices"),
+        ({"per_run": float("nan")}, "--per-run nan: it is a number of devices"),
+        ({"num_nodes": 0}, "--num-nodes 0: a run is trained on at least 1 machine"),
+        ({"per_run": 300, "devices": 300}, "300 devices a run: resnet18-sgd-s0 has batches of 256 images in all"),
         ({"per_run": 0.5}, "--per-run 0.5: .* only Ray"),
     ],
 )
@@ -87,6 +91,11 @@ def test_processes_that_torchrun_started_train_each_run_together(start):
         assert isinstance(launcher, LockstepLauncher)
         job = launcher._describe(SMALL)
         assert (job["devices"], job["nodes"], job["device"], len(launcher.running)) == (16, 2, "cuda", 1)
+
+
+def test_more_processes_than_gpus_are_refused(start):
+    with pytest.raises(LauncherError, match="8 processes were started on a machine where each sees 4 GPUs"):
+        start(4, [LARGE], ranks=Ranks(0, 16, 0, 8))
 
 
 @pytest.mark.parametrize(
