@@ -187,6 +187,26 @@ def test_a_launch_that_is_interrupted_leaves_no_worker_and_waits_for_none(tmp_pa
     assert two.failures == []
 
 
+def test_a_worker_that_trains_is_given_the_time_to_write_its_checkpoint(tmp_path, workers, launcher):
+    workers(
+        "import time\n"
+        "def stop(*_):\n"
+        "    time.sleep(0.5); Path(job['runs_dir'], 'checkpoint').touch(); os._exit(143)\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "Path(job['runs_dir'], 'ready').touch(); time.sleep(600)"
+    )
+    one = launcher(Store(tmp_path))
+
+    def interrupt() -> None:
+        if (tmp_path / "ready").exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        one.launch([Run(density=0.5, **TINY)], interrupt, every=0.05)
+    assert (tmp_path / "checkpoint").exists()
+    assert one.failures == []
+
+
 class Watched:
     """A lock that tells when somebody is about to wait for it."""
 
