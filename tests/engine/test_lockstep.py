@@ -43,7 +43,7 @@ def trained(tmp_path_factory):
         sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1",
         "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test",
         "--local-addr", "127.0.0.1",
-        "-m", "lit_hidden", "reproduce", "fig0", "--preset", "smoke",
+        "-m", "lit_hidden", "reproduce", "fig0", "--preset", "smoke", "--runs-dir", "runs",
     ]  # fmt: skip
     settings = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1", "NUM_NODES": "2"}
     settings |= {"WANDB_MODE": "disabled", "CUDA_VISIBLE_DEVICES": ""}
