@@ -37,10 +37,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-# Many tests wait for processes that start: three at a time keep two cores busy. In the order of files, since those with
-# few tests are the long ones.
-test: install-dev ## Run the whole test suite (at most 5 minutes on two cores)
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+# In the order of files: those with few tests, which would else come last, are the long ones.
+test: install-dev ## Run the whole test suite (five to seven minutes on two cores)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: install-dev ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check .
