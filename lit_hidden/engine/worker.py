@@ -75,8 +75,8 @@ def _work(run: Run, store: Store, job: dict[str, Any]) -> dict[str, Any]:
             who = f"process {os.getpid()} on {socket.gethostname()}"
             _say(f"{now} {who} trains {run.name}, after epoch {epochs}")
             try:
-                # Before others are told, who would wait for this.
-                make_data(run, job["data_dir"], job.get("decoders")).prepare_data()
+                if job.get("devices", 1) > 1:  # before others are told, who would wait for this
+                    make_data(run, job["data_dir"], job.get("decoders")).prepare_data()
                 with team.team_for(job, alone(run)) as ranks:
                     result = train(
                         run,
