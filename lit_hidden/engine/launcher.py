@@ -178,8 +178,11 @@ def launcher(
     if options and name != "slurm":
         raise LauncherError(f"--slurm {', '.join(options)}: an option of --launcher slurm, not of {name}")
     if nodes != 1 and name != "slurm":
-        why = "one process cannot start others on other machines"
-        raise LauncherError(f"--num-nodes {nodes}: {why}; use torchrun or --launcher slurm")
+        raise LauncherError(
+            f"--num-nodes {nodes}: one process cannot start others on other machines. On each of them: torchrun "
+            f"--nnodes {nodes} --nproc-per-node GPUS --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m lit_hidden "
+            "reproduce ...; in a SLURM job: srun lit-hidden reproduce ...; or give --launcher slurm"
+        )
     if name == "local":
         from lit_hidden.engine.local import LocalLauncher
 

@@ -50,12 +50,6 @@ class Where:
             raise LauncherError(f"--num-nodes {self.num_nodes}: a run is trained on at least 1 machine")
         if per_run is not None and not 0 < per_run < math.inf:
             raise LauncherError(f"--per-run {per_run:g}: it is a number of devices, or with Ray a part of a GPU")
-        if nodes > 1 and self.launcher == "local":
-            raise LauncherError(
-                f"--num-nodes {nodes}: one process cannot start others on other machines. On each of them: torchrun "
-                f"--nnodes {nodes} --nproc-per-node GPUS --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m lit_hidden "
-                "reproduce ...; in a SLURM job: srun lit-hidden reproduce ...; or give --launcher slurm"
-            )
         options = {}
         for option in self.slurm:
             name, is_, value = option.partition("=")

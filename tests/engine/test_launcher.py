@@ -60,7 +60,9 @@ def test_local_is_on_this_machine(tmp_path, monkeypatch):
         ({"name": "ray", "per_run": -0.5}, "--per-run -0.5: devices a run are 1 or another whole number"),
         (
             {"name": "ray", "nodes": 2},
-            "--num-nodes 2: one process cannot start others on other machines; use torchrun or --launcher slurm",
+            "--num-nodes 2: one process cannot start others on other machines. On each of them: torchrun --nnodes 2 "
+            "--nproc-per-node GPUS --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m lit_hidden reproduce ...; in a "
+            "SLURM job: srun lit-hidden reproduce ...; or give --launcher slurm",
         ),
         (
             {"name": "local", "options": {"partition": "gpu", "qos": "low"}},
