@@ -58,7 +58,7 @@ class LockstepLauncher(Launcher):
             poll()
 
     def close(self) -> None:
-        """Leave the followers to wait: for the next grid, or the end of `leading`."""
+        """Leave the followers to wait: for the next grid, or the end of `team.led`."""
 
 
 @contextmanager

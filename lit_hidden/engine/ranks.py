@@ -94,9 +94,9 @@ class RanksDifferError(RuntimeError):
 class SameNetwork(L.Callback):
     """Compare masks and scores (of dense nets, the weights) of all ranks during training, bit by bit, cheaply.
 
-    Each layer is two integers a rank, compared every `COMPARE` steps and at the end of each epoch. They hold for
-    every bit and its place, so that ranks that drew other weights, missed an update or lost a bit are found at the next
-    comparison, and not in a figure.
+    Scores and mask of a layer are an integer each, compared every `COMPARE` steps and at the end of each epoch. They
+    hold for every bit and its place, so that ranks that drew other weights, missed an update or lost a bit are found at
+    the next comparison, and not in a figure.
 
     Raises:
         RanksDifferError: they differ; on all ranks.
@@ -114,15 +114,16 @@ class SameNetwork(L.Callback):
     def _compare(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         net = pl_module.net
         assert isinstance(net, nn.Module)
-        layers = learned(net)
-        mine = torch.stack([torch.stack([bits(part) for part in parts]) for parts in layers.values()])
-        theirs = trainer.strategy.all_gather(mine)  # (ranks, layers, 2)
+        parts = learned(net)
+        mine = torch.stack([bits(part) for part in parts.values()])
+        theirs = trainer.strategy.all_gather(mine)  # (ranks, parts)
         differ = (theirs != theirs[0]).cpu()
         if not differ.any():
             return
-        rank, layer, _ = differ.nonzero()[0].tolist()
-        name = list(layers)[layer]
-        what = " and ".join(w for w, d in zip(_words(net), differ[rank, layer].tolist(), strict=True) if d and w)
+        rank = int(differ.any(dim=1).nonzero()[0])
+        wrong = [part for part, apart in zip(parts, differ[rank].tolist(), strict=True) if apart]
+        name = wrong[0][0]
+        what = " and ".join(word for layer, word in wrong if layer == name)
         raise RanksDifferError(
             f"after step {trainer.global_step} the {what} of {name} on rank {rank} are not those of rank 0: the ranks "
             "no longer train one network. The last checkpoint is older, and the same command goes on from it; if they "
@@ -130,20 +131,15 @@ class SameNetwork(L.Callback):
         )
 
 
-def learned(net: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """Map each layer to its scores and mask; of a net that is not hidden, each parameter to its weights, twice."""
-    if hidden := maskers(net):
-        found = {}
-        for name, masker in hidden.items():
-            scores = masker.scores
-            assert isinstance(scores, Tensor)
-            found[name] = scores.detach(), masker.mask()
-        return found
-    return {name: (p.detach(), p.detach()) for name, p in net.named_parameters() if p.requires_grad}
-
-
-def _words(net: nn.Module) -> tuple[str, str]:
-    return ("scores", "mask") if maskers(net) else ("weights", "")
+def learned(net: nn.Module) -> dict[tuple[str, str], Tensor]:
+    """Map each layer, with a word for what it is, to its scores and its mask; of a dense net, to its weights."""
+    found: dict[tuple[str, str], Tensor] = {}
+    for name, masker in maskers(net).items():
+        scores = masker.scores
+        assert isinstance(scores, Tensor)
+        found |= {(name, "scores"): scores.detach(), (name, "mask"): masker.mask()}
+    dense = ((name, p.detach()) for name, p in net.named_parameters() if p.requires_grad)
+    return found or {(name, "weights"): weights for name, weights in dense}
 
 
 def bits(tensor: Tensor) -> Tensor:

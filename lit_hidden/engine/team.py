@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -223,12 +223,12 @@ def team_for(job: dict[str, Any], alone: bool) -> Iterator["Ranks"]:
     Raises:
         TeamError: the run has failed, and the processes have to end: some may wait for others.
     """
-    from lit_hidden.engine.ranks import Ranks
+    from lit_hidden.engine.ranks import ALONE
 
     global _ours, broken
     size = job.get("devices", 1)
     if alone or size == 1:
-        yield Ranks()
+        yield ALONE
         return
     if _ours is None:
         _ours = start(size)
@@ -270,7 +270,6 @@ def follow(team: Team, log: Callable[[Path], None] = lambda path: None) -> None:
         team: of which this process is one.
         log: called with the path of a run's log before anything is printed.
     """
-    from lit_hidden.data import DataError
     from lit_hidden.engine.store import Store
     from lit_hidden.engine.train import make_data, train
     from lit_hidden.experiment import Run
@@ -285,7 +284,7 @@ def follow(team: Team, log: Callable[[Path], None] = lambda path: None) -> None:
             said = {"device": job["device"], "threads": job["threads"], "decoders": job.get("decoders")}
             with team.together(job["device"]) as ranks:
                 train(run, folder, job["data_dir"], **said, ranks=ranks)
-        except (Exception, DataError) as error:
+        except Exception as error:
             traceback.print_exc()
             team.tell(error)
             raise
@@ -305,8 +304,7 @@ def main(port: str, size: str, rank: str) -> None:
     from lit_hidden.engine.ranks import Ranks
     from lit_hidden.engine.worker import write_to
 
-    ranks = replace(Ranks(), rank=int(rank), size=int(size), local=int(rank), here=int(size))
-    team = Team(ranks, TCPStore("127.0.0.1", int(port)))
+    team = Team(Ranks(int(rank), int(size), int(rank), int(size)), TCPStore("127.0.0.1", int(port)))
     status = 0
     try:
         follow(team, write_to)
