@@ -1,14 +1,15 @@
 """Exact top-k of scores: the one hot kernel of edge-popup.
 
 The paper keeps the top k% of each layer; the authors' code finds them with a full sort. Only *which* scores are
-kept matters, not their order, so a partition (CPU) or a radix select (GPU) finds the same set for a fraction of the
-time. Exact always: `keep` entries stay whatever the ties, and among equal magnitudes the later index stays, as after
-a stable ascending sort.
+kept matters, not their order, so a look at a sample (CPU) or a radix select (GPU) finds the same set for a fraction
+of the time. Exact always: `keep` entries stay whatever the ties, and among equal magnitudes the later index stays, as
+after a stable ascending sort.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from lit_hidden.selection_cpu import select
 
 # Magnitudes are compared through their bits: a non-negative IEEE float orders as the integer with the same bits.
 # So NaN has a place (above infinity, as in `torch.sort`) and every comparison is exact.
@@ -51,14 +52,18 @@ def top_k_mask(scores: Tensor, keep: int) -> Tensor:
     return mask
 
 
-# A custom operator, so that torch.compile and torch.export see one opaque node and not numpy's partition.
+# A custom operator, so that torch.compile and torch.export see one opaque node and not what numpy does.
 @torch.library.custom_op("lit_hidden::top_k_mask", mutates_args=())
 def _top_k_mask(scores: Tensor, keep: int) -> Tensor:
-    bits = scores.detach().abs().view(_BITS[scores.dtype])
-    drop = bits.numel() - keep
-    if drop == 0 or keep == 0:
-        return torch.full_like(bits, keep > 0, dtype=torch.bool)
-    return _select_numpy(bits, drop) if bits.device.type == "cpu" else _select_torch(bits, drop)
+    bits = scores.detach().view(_BITS[scores.dtype])
+    mask = torch.empty_like(bits, dtype=torch.bool)
+    if keep in (0, bits.numel()):
+        return mask.fill_(keep > 0)
+    # Row by row, whatever the layout: which of equals is the later does not depend on it.
+    flat = bits.flatten()
+    chosen = torch.from_numpy(select(flat.numpy(), keep)) if flat.device.type == "cpu" else _select_torch(flat, keep)
+    # Strides of dimensions of size 1 mean nothing, but must be those that were promised.
+    return chosen.as_strided(mask.shape, mask.stride()) if bits.is_contiguous() else mask.copy_(chosen.view(bits.shape))
 
 
 @_top_k_mask.register_fake
@@ -66,27 +71,11 @@ def _(scores: Tensor, keep: int) -> Tensor:
     return torch.empty_like(scores, dtype=torch.bool)
 
 
-def _select_numpy(bits: Tensor, drop: int) -> Tensor:
-    # numpy's partition is a vectorised quickselect: 7 ms for 4.2 million where torch.sort takes 480.
-    # Order is irrelevant to the threshold, so the storage is copied as it lies, channels_last included.
-    pool = bits.numpy().flatten(order="K")
-    pool.partition(drop)
-    threshold = int(pool[drop])
-    mask = bits >= threshold
-    surplus = int(np.count_nonzero(mask.numpy())) - (bits.numel() - drop)
-    if surplus:  # ties at the threshold: the earliest of them go
-        ties = np.flatnonzero(bits.numpy() == threshold)[:surplus]  # row-major whatever the layout
-        mask.numpy()[np.unravel_index(ties, tuple(bits.shape))] = False
-    return mask
-
-
-def _select_torch(bits: Tensor, drop: int) -> Tensor:
+def _select_torch(bits: Tensor, keep: int) -> Tensor:
     # No number ever comes back to the host, so a GPU never waits and a CUDA graph can hold it.
-    flat = bits.flatten()
-    keep = flat.numel() - drop
-    threshold = flat.topk(keep, sorted=False).values.amin()
-    above, ties = flat > threshold, flat == threshold
+    magnitudes = bits & torch.iinfo(bits.dtype).max
+    threshold = magnitudes.topk(keep, sorted=False).values.amin()
+    above, ties = magnitudes > threshold, magnitudes == threshold
     room = keep - above.sum()
     latest = ties.sum() - ties.cumsum(0) < room  # how many ties follow this one: the last `room` of them stay
-    mask = torch.empty_like(bits, dtype=torch.bool)
-    return mask.copy_((above | (ties & latest)).view(bits.shape))
+    return above | (ties & latest)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lit_hidden.selection import _BITS, _select_numpy, _select_torch, kept, top_k_mask
+from lit_hidden import selection_cpu
+from lit_hidden.selection import _BITS, _select_torch, kept, top_k_mask
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 # Zeros of both signs, subnormals of each dtype, the largest numbers, infinities and NaN.
@@ -30,12 +31,16 @@ def by_counting(scores: list[float], keep: int) -> list[bool]:
     return [sum(other > mine for other in ranks) < keep for mine in ranks]
 
 
-def partition(scores: Tensor, keep: int) -> Tensor:
-    return _select_numpy(scores.abs().view(_BITS[scores.dtype]), scores.numel() - keep)
+def bits(scores: Tensor) -> Tensor:
+    return scores.view(_BITS[scores.dtype]).flatten()
+
+
+def sampled(scores: Tensor, keep: int) -> Tensor:
+    return torch.from_numpy(selection_cpu.select(bits(scores).numpy(), keep)).view(scores.shape)
 
 
 def radix(scores: Tensor, keep: int) -> Tensor:
-    return _select_torch(scores.abs().view(_BITS[scores.dtype]), scores.numel() - keep)
+    return _select_torch(bits(scores), keep).view(scores.shape)
 
 
 def agree(scores: Tensor, keep: int) -> None:
@@ -44,10 +49,19 @@ def agree(scores: Tensor, keep: int) -> None:
     assert int(expected.sum()) == keep
     assert torch.equal(top_k_mask(scores, keep), expected)
     if 0 < keep < scores.numel():
-        assert torch.equal(partition(scores, keep), expected)
+        assert torch.equal(sampled(scores, keep), expected)
         assert torch.equal(radix(scores, keep), expected)
 
 
+@pytest.fixture(params=["as it is", "by samples"])
+def small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a few scores be sampled, and passed over in several blocks, as many are."""
+    if request.param == "by samples":
+        monkeypatch.setattr(selection_cpu, "SMALL", 3)
+        monkeypatch.setattr(selection_cpu, "BLOCK", 7)
+
+
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_masks_equal_a_stable_sort_for_a_thousand_random_tied_and_special_tensors(dtype: torch.dtype) -> None:
     rng = np.random.default_rng(0)
@@ -133,6 +147,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_memory_layout_does_not_change_the_mask(layout: str) -> None:
     scores = LAYOUTS[layout]()
@@ -192,9 +207,9 @@ def test_the_gpu_path_asks_the_device_for_no_number() -> None:
             self.seen.append(func.overloadpacket.__name__)
             return func(*args, **(kwargs or {}))
 
-    bits = torch.randn(6, 9).round(decimals=1).abs().view(torch.int32)
+    scores = bits(torch.randn(6, 9).round(decimals=1))
     with Recorder() as recorder:
-        _select_torch(bits, 20)
+        _select_torch(scores, 20)
     waits = {
         "_local_scalar_dense",
         "item",
@@ -208,11 +223,11 @@ def test_the_gpu_path_asks_the_device_for_no_number() -> None:
     assert "topk" in recorder.seen
     assert not waits & set(recorder.seen)
     with Recorder() as recorder:  # the recorder does see a number fetched
-        int(bits.sum())
+        int(scores.sum())
     assert "_local_scalar_dense" in recorder.seen
 
 
-@pytest.mark.parametrize(("path", "name"), [(partition, "numpy"), (radix, "torch")])
+@pytest.mark.parametrize(("path", "name"), [(sampled, "numpy"), (radix, "torch")])
 def test_a_million_scores_keep_exactly_as_many_as_asked(path: Callable[..., Tensor], name: str) -> None:
     scores = torch.randn(1_000_003).round(decimals=3)
     for keep in (1, 12_345, 500_001, 1_000_002):
@@ -268,3 +283,53 @@ def test_scores_that_are_no_floating_point_are_refused(dtype: torch.dtype) -> No
     assert str(error.value) == (
         f"scores are {dtype}; they must be one of torch.float64, torch.float32, torch.float16, torch.bfloat16"
     )
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Count the passes over 200,000 scores: those inside a bracket, and those at a threshold."""
+    passes = dict.fromkeys(("_between", "_from"), 0)
+
+    def count(name: str) -> Callable[..., object]:
+        real = getattr(selection_cpu, name)
+
+        def counting(bits: np.ndarray, *rest: object) -> object:
+            passes[name] += bits.size >= 200_000
+            return real(bits, *rest)
+
+        return counting
+
+    for name in passes:
+        monkeypatch.setattr(selection_cpu, name, count(name))
+    return passes
+
+
+RNG = np.random.default_rng(0)
+KINDS = {  # with the passes that each takes
+    "random": (RNG.standard_normal(200_000), {"_between": 1, "_from": 0}),
+    "90% zeros": (np.where(RNG.random(200_000) < 0.9, 0, RNG.standard_normal(200_000)), {"_between": 0, "_from": 1}),
+    "all equal": (np.full(200_000, 0.3), {"_between": 0, "_from": 1}),
+    # A fifth of them, 40,001st to 80,000th by size, are equal, and end among the 100,000 that stay.
+    "a tie beside the threshold": (np.r_[np.full(40_000, 1.0), np.arange(160_000) / 80_000], {}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("keep", [100_000, 20_300, 199_000, 1])
+def test_ties_take_at_most_two_passes(kind: str, keep: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    values, usual = KINDS[kind]
+    scores = torch.tensor(values, dtype=torch.float32)
+    passes = counted(monkeypatch)
+    assert torch.equal(top_k_mask(scores, keep), by_sorting(scores, keep))
+    assert sum(passes.values()) <= 2
+    if keep == 100_000 and usual:
+        assert passes == usual
+
+
+def test_a_sample_that_misleads_costs_time_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = RNG.standard_normal(200_000)
+    values[:: max(8, 200_000 // selection_cpu.SAMPLE) | 1] = 9  # all that the sample sees
+    scores = torch.tensor(values, dtype=torch.float32)
+    passes = counted(monkeypatch)
+    for keep in (100_000, 30_000, 22_000, 1000):
+        assert torch.equal(top_k_mask(scores, keep), by_sorting(scores, keep))
+    assert passes["_from"] > 4
