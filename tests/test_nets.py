@@ -48,7 +48,7 @@ def test_lenet_has_266200_parameters() -> None:
 
 def test_conv4_is_the_papers_sequence_of_layers() -> None:
     kinds = [type(m).__name__ for m in build("conv4")]
-    pair = ["Conv2d", "ReLU", "Conv2d", "ReLU", "MaxPool2d"]
+    pair = ["Conv2d", "ReLU", "Conv2d", "MaxPool2d", "ReLU"]
     assert kinds == [*pair, *pair, "Flatten", "Linear", "ReLU", "Linear", "ReLU", "Linear"]
     assert [m.weight.shape[0] for m in build("conv4") if hasattr(m, "weight")] == [
         64,
@@ -298,3 +298,26 @@ def test_an_unknown_distribution_is_refused_before_anything_is_drawn(
 def test_a_net_with_nothing_to_draw_is_refused() -> None:
     message = "nothing to draw: ReLU has no convolution, linear or attention weight"
     assert refusal(lambda: initialise(nn.ReLU(), 0)) == message
+
+
+@pytest.mark.parametrize("depth", [2, 4, 6, 8])
+def test_pooling_before_the_relu_is_bit_for_bit_the_papers_net(depth: int) -> None:
+    ours = conv_net(depth, width=0.125)
+    layers = list(ours)
+    for i in reversed(range(len(layers))):
+        if isinstance(layers[i], nn.MaxPool2d):
+            layers[i : i + 2] = layers[i + 1], layers[i]
+    papers = nn.Sequential(*layers)
+    assert [type(layer).__name__ for layer in papers[:5]] == ["Conv2d", "ReLU", "Conv2d", "ReLU", "MaxPool2d"]
+    with torch.no_grad():
+        for weight in ours.parameters():  # signed constants and round pixels, so that many sums are equal
+            weight.copy_(weight.sign() * 0.125)
+    images = torch.randn(8, 3, 32, 32).round().to(memory_format=torch.channels_last)
+    found = []
+    for net in (ours, papers):
+        net.zero_grad()
+        loss = nn.functional.cross_entropy(net(images), torch.arange(8))
+        loss.backward()
+        found.append([loss.detach(), *(weight.grad for weight in ours.parameters())])
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(*found, strict=True))
+    assert found[0][1].any()

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lit_hidden import selection_cpu
-from lit_hidden.selection import _BITS, _select_torch, kept, top_k_mask
+from lit_hidden.selection import _BITS, _kernels_work, _select_torch, cpu, kept, top_k_mask
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 # Zeros of both signs, subnormals of each dtype, the largest numbers, infinities and NaN.
@@ -36,7 +35,7 @@ def bits(scores: Tensor) -> Tensor:
 
 
 def sampled(scores: Tensor, keep: int) -> Tensor:
-    return torch.from_numpy(selection_cpu.select(bits(scores).numpy(), keep)).view(scores.shape)
+    return torch.from_numpy(cpu.select(bits(scores).numpy(), keep)).view(scores.shape)
 
 
 def radix(scores: Tensor, keep: int) -> Tensor:
@@ -57,8 +56,8 @@ def agree(scores: Tensor, keep: int) -> None:
 def small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a few scores be sampled, and passed over in several blocks, as many are."""
     if request.param == "by samples":
-        monkeypatch.setattr(selection_cpu, "SMALL", 3)
-        monkeypatch.setattr(selection_cpu, "BLOCK", 7)
+        monkeypatch.setattr(cpu, "SMALL", 3)
+        monkeypatch.setattr(cpu, "BLOCK", 7)
 
 
 @pytest.mark.usefixtures("small")
@@ -290,7 +289,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     passes = dict.fromkeys(("_between", "_from"), 0)
 
     def count(name: str) -> Callable[..., object]:
-        real = getattr(selection_cpu, name)
+        real = getattr(cpu, name)
 
         def counting(bits: np.ndarray, *rest: object) -> object:
             passes[name] += bits.size >= 200_000
@@ -299,7 +298,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         return counting
 
     for name in passes:
-        monkeypatch.setattr(selection_cpu, name, count(name))
+        monkeypatch.setattr(cpu, name, count(name))
     return passes
 
 
@@ -327,9 +326,25 @@ def test_ties_take_at_most_two_passes(kind: str, keep: int, monkeypatch: pytest.
 
 def test_a_sample_that_misleads_costs_time_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     values = RNG.standard_normal(200_000)
-    values[:: max(8, 200_000 // selection_cpu.SAMPLE) | 1] = 9  # all that the sample sees
+    values[:: max(8, 200_000 // cpu.SAMPLE) | 1] = 9  # all that the sample sees
     scores = torch.tensor(values, dtype=torch.float32)
     passes = counted(monkeypatch)
     for keep in (100_000, 30_000, 22_000, 1000):
         assert torch.equal(top_k_mask(scores, keep), by_sorting(scores, keep))
     assert passes["_from"] > 4
+
+
+def test_kernels_that_fail_or_err_on_a_device_are_left_for_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = pytest.importorskip("lit_hidden.selection.gpu")
+    device = torch.device("cpu")  # Triton's kernels cannot run here
+    _kernels_work.cache_clear()
+    with pytest.warns(UserWarning, match="selection on cpu takes torch.topk, which is slower: our kernels fail there"):
+        assert not _kernels_work(device)
+    _kernels_work.cache_clear()
+    monkeypatch.setattr(gpu, "select_triton", lambda raw, keep: _select_torch(raw, keep).roll(1))
+    with pytest.warns(UserWarning, match=r"keep=500 of 1000 scores as torch.int32 gave another mask"):
+        assert not _kernels_work(device)
+    _kernels_work.cache_clear()
+    monkeypatch.setattr(gpu, "select_triton", _select_torch)
+    assert _kernels_work(device)
+    _kernels_work.cache_clear()

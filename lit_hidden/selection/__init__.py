@@ -6,10 +6,13 @@ of the time. Exact always: `keep` entries stay whatever the ties, and among equa
 after a stable ascending sort.
 """
 
+import functools
+import warnings
+
 import torch
 from torch import Tensor
 
-from lit_hidden.selection_cpu import select
+from lit_hidden.selection.cpu import select
 
 # Magnitudes are compared through their bits: a non-negative IEEE float orders as the integer with the same bits.
 # So NaN has a place (above infinity, as in `torch.sort`) and every comparison is exact.
@@ -61,7 +64,14 @@ def _top_k_mask(scores: Tensor, keep: int) -> Tensor:
         return mask.fill_(keep > 0)
     # Row by row, whatever the layout: which of equals is the later does not depend on it.
     flat = bits.flatten()
-    chosen = torch.from_numpy(select(flat.numpy(), keep)) if flat.device.type == "cpu" else _select_torch(flat, keep)
+    if flat.device.type == "cpu":
+        chosen = torch.from_numpy(select(flat.numpy(), keep))
+    elif flat.device.type == "cuda" and flat.element_size() < 8 and _kernels_work(flat.device):
+        from lit_hidden.selection.gpu import select_triton
+
+        chosen = select_triton(flat, keep)
+    else:
+        chosen = _select_torch(flat, keep)
     # Strides of dimensions of size 1 mean nothing, but must be those that were promised.
     return chosen.as_strided(mask.shape, mask.stride()) if bits.is_contiguous() else mask.copy_(chosen.view(bits.shape))
 
@@ -69,6 +79,29 @@ def _top_k_mask(scores: Tensor, keep: int) -> Tensor:
 @_top_k_mask.register_fake
 def _(scores: Tensor, keep: int) -> Tensor:
     return torch.empty_like(scores, dtype=torch.bool)
+
+
+@functools.cache
+def _kernels_work(device: torch.device) -> bool:
+    """Try our GPU kernels, once a device: compiling them takes a compiler, and drivers and GPUs differ.
+
+    It waits for the device, so the first selection must not be the one that a CUDA graph captures.
+    """
+    try:
+        from lit_hidden.selection.gpu import select_triton
+
+        for numel in (1000, 100_000):  # one program, and many
+            scores = torch.linspace(-3, 3, numel, device=device).round(decimals=3)  # tied
+            for bits in (scores.view(torch.int32), scores.bfloat16().view(torch.int16)):
+                for keep in (numel // 2, numel - 3):
+                    if not torch.equal(select_triton(bits, keep), _select_torch(bits, keep)):
+                        raise RuntimeError(f"keep={keep} of {numel} scores as {bits.dtype} gave another mask")
+    except Exception as error:  # whatever a compiler or a driver may say; there is another way
+        warnings.warn(
+            f"selection on {device} takes torch.topk, which is slower: our kernels fail there ({error})", stacklevel=2
+        )
+        return False
+    return True
 
 
 def _select_torch(bits: Tensor, keep: int) -> Tensor:

@@ -1,0 +1,204 @@
+"""Exact top-k of scores on a GPU: a radix select in Triton.
+
+Import it only where there is a CUDA device: elsewhere Triton may be absent.
+
+Launches and traffic: one zeroing of 25 kB, one pass over the scores for each digit of the magnitude (float32: 11, 11
+and 9 bits; half precision: 8 and 7), one that writes the mask. So n float32 scores take 5 launches that read 16n bytes
+and write n; n half-precision ones take 4, read 6n and write n. 4.2 million float32 scores are 17 MB, which the L2 cache
+of an H100 holds: 17 MB come from its memory, 50 from its cache. Up to 49,152 scores one program does it all in one
+launch. Scratch: those 25 kB and, for each program (4 on a multiprocessor), its last histogram: 1.1 MB on an H100.
+
+Compiled for sm_80 and sm_90 and run in Triton's interpreter; never run on a GPU so far, so no time is claimed.
+"""
+
+from typing import Any
+
+import torch
+import triton  # type: ignore[import-not-found,import-untyped,unused-ignore]
+import triton.language as tl  # type: ignore[import-not-found,import-untyped,unused-ignore]
+from torch import Tensor
+
+_RAW = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
+# Bits of each digit, the highest first. The last is narrow: every program writes its histogram of it down.
+_DIGITS = {torch.int32: (11, 11, 9), torch.int16: (8, 7)}
+# No floating point is computed, and Triton 3.9 warns where fusion is left open.
+_ONE: dict[str, Any] = {"BLOCK": 16384, "num_warps": 16, "enable_fp_fusion": False}
+_MANY: dict[str, Any] = {"BLOCK": 8192, "num_warps": 8, "enable_fp_fusion": False}
+_ONE_UP_TO = 49_152  # by arithmetic, to be measured: here one program takes as long as five short launches
+# Scratch has a row for each digit: its histogram, then what was known before it (the digits above, how many to drop).
+_STATE = tl.constexpr(2048)
+_ROW = tl.constexpr(2048 + 16)
+
+
+def select_triton(scores: Tensor, keep: int) -> Tensor:
+    """Mark the `keep` scores of largest magnitude, exactly as `selection.top_k_mask` does.
+
+    The host never waits and every size is known beforehand, so a CUDA graph can hold it; a first call outside of the
+    graph compiles the kernels.
+
+    Args:
+        scores: `(*)`, float32, float16 or bfloat16, or their raw bits as int32 or int16 (the sign bit does not count);
+            contiguous, fewer than 2**31 - 8192.
+        keep: how many entries stay, 1 to `scores.numel() - 1`.
+
+    Returns:
+        bool `(*)`, contiguous, with exactly `keep` entries True. Among equal magnitudes the later (row-major) index
+        stays. NaN ranks above infinity.
+    """
+    assert scores.is_contiguous()
+    assert 0 < keep < scores.numel() < 2**31 - _MANY["BLOCK"]  # every index and every count fits 32 bits
+    raw = scores.detach().view(_RAW.get(scores.dtype, scores.dtype))
+    return _one(raw, keep) if raw.numel() <= _ONE_UP_TO else _many(raw, keep)
+
+
+def _one(raw: Tensor, keep: int) -> Tensor:
+    """One program, one launch: for so few scores that launches would cost more than the work."""
+    mask = torch.empty_like(raw, dtype=torch.bool)
+    n, (high, *middle, low) = raw.numel(), _DIGITS[raw.dtype]
+    with torch.cuda.device(raw.get_device()):
+        _select[(1,)](raw, mask, n, n - keep, HIGH=high, MIDDLE=sum(middle), LOW=low, **_ONE)
+    return mask
+
+
+def _many(raw: Tensor, keep: int) -> Tensor:
+    """A launch for each digit and one for the mask; each program has consecutive blocks of the scores, always the same.
+
+    No launch only to find a digit: every program of the next one finds it again from the histogram.
+    """
+    mask = torch.empty_like(raw, dtype=torch.bool)
+    n, digits = raw.numel(), _DIGITS[raw.dtype]
+    most = 4 * torch.cuda.get_device_properties(raw.device).multi_processor_count if raw.is_cuda else 4
+    blocks = triton.cdiv(n, _MANY["BLOCK"])
+    each = triton.cdiv(blocks, most)
+    grid = (triton.cdiv(blocks, each),)
+    scratch = torch.zeros((len(digits), _ROW.value), dtype=torch.int32, device=raw.device)
+    table = torch.empty((*grid, 2 ** digits[-1]), dtype=torch.int32, device=raw.device)
+    sizes = (n, n - keep, each)
+    with torch.cuda.device(raw.get_device()):
+        for level, width in enumerate(digits):
+            prior, below = digits[level - 1] if level else 0, sum(digits[level + 1 :])
+            _count[grid](raw, scratch, table, *sizes, LEVEL=level, PRIOR=prior, WIDTH=width, SHIFT=below, **_MANY)
+        programs = triton.next_power_of_2(most)
+        _mark[grid](raw, scratch, table, mask, *sizes, LEVEL=level + 1, PRIOR=width, PROGRAMS=programs, **_MANY)
+    return mask
+
+
+# The kernels. Throughout, `drop` counts the scores to drop among those that share the digits `prefix` found so far;
+# once all digits are found, `prefix` is the threshold and `drop` says how many of its ties go: the earliest.
+
+
+@triton.jit(do_not_specialize=["drop"])  # type: ignore[untyped-decorator,unused-ignore]
+def _select(  # type: ignore[no-untyped-def]
+    raw, mask, n, drop, HIGH: tl.constexpr, MIDDLE: tl.constexpr, LOW: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    blocks = tl.cdiv(n, BLOCK)
+    histogram = _histogram(raw, 0, blocks, n, 0, HIGH, MIDDLE + LOW, BLOCK)
+    prefix, drop = _descend(histogram, 0, drop, HIGH)
+    if MIDDLE > 0:
+        histogram = _histogram(raw, 0, blocks, n, prefix, MIDDLE, LOW, BLOCK)
+        prefix, drop = _descend(histogram, prefix, drop, MIDDLE)
+    histogram = _histogram(raw, 0, blocks, n, prefix, LOW, 0, BLOCK)
+    prefix, drop = _descend(histogram, prefix, drop, LOW)
+    if drop > 0:
+        _write_among_ties(raw, mask, 0, blocks, n, prefix, drop, BLOCK)
+    else:
+        _write(raw, mask, 0, blocks, n, prefix - 1, BLOCK)
+
+
+@triton.jit(do_not_specialize=["drop", "each"])  # type: ignore[untyped-decorator,unused-ignore]
+def _count(  # type: ignore[no-untyped-def]
+    raw, scratch, table, n, drop, each,
+    LEVEL: tl.constexpr, PRIOR: tl.constexpr, WIDTH: tl.constexpr, SHIFT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    row = scratch + LEVEL * _ROW
+    prefix = 0
+    if LEVEL > 0:
+        prefix, drop = _resume(scratch, drop, LEVEL, PRIOR)
+        if program == 0:
+            tl.store(row + _STATE, prefix)
+            tl.store(row + _STATE + 1, drop)
+    first = program * each
+    histogram = _histogram(raw, first, tl.minimum(first + each, tl.cdiv(n, BLOCK)), n, prefix, WIDTH, SHIFT, BLOCK)
+    digits = tl.arange(0, 1 << WIDTH)
+    tl.atomic_add(row + digits, histogram, mask=histogram > 0, sem="relaxed")
+    if SHIFT == 0:
+        tl.store(table + (program << WIDTH) + digits, histogram)
+
+
+@triton.jit(do_not_specialize=["drop", "each"])  # type: ignore[untyped-decorator,unused-ignore]
+def _mark(  # type: ignore[no-untyped-def]
+    raw, scratch, table, mask, n, drop, each,
+    LEVEL: tl.constexpr, PRIOR: tl.constexpr, PROGRAMS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    threshold, drop = _resume(scratch, drop, LEVEL, PRIOR)
+    ties = table + (threshold & ((1 << PRIOR) - 1))
+    others = tl.arange(0, PROGRAMS)
+    before = tl.sum(tl.load(ties + (others << PRIOR), mask=others < program, other=0), 0)
+    after = before + tl.load(ties + (program << PRIOR))
+    first = program * each
+    last = tl.minimum(first + each, tl.cdiv(n, BLOCK))
+    if (before < drop) & (drop < after):  # of this program's ties some go and some stay
+        # A quarter of the block, for a cumulative sum takes registers, and all programs have as many as this one.
+        _write_among_ties(raw, mask, first * 4, last * 4, n, threshold, drop - before, BLOCK // 4)
+    else:
+        _write(raw, mask, first, last, n, threshold - (before >= drop).to(tl.int32), BLOCK)
+
+
+@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+def _load(raw, block, n, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Read a block of magnitudes: without the sign, IEEE bits order as integers."""
+    at = block * BLOCK + tl.arange(0, BLOCK)
+    bits = tl.load(raw + at, mask=at < n, other=0).to(tl.int32)
+    return at, bits & (0x7FFF if raw.dtype.element_ty == tl.int16 else 0x7FFFFFFF)
+
+
+@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+def _histogram(  # type: ignore[no-untyped-def]
+    raw, first, last, n, prefix, WIDTH: tl.constexpr, SHIFT: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Count the values of the digit of `WIDTH` bits above the `SHIFT` lowest, where the digits above are `prefix`."""
+    total = tl.zeros((1 << WIDTH,), tl.int32)
+    for block in range(first, last):
+        at, bits = _load(raw, block, n, BLOCK)
+        digit = (bits >> SHIFT) & ((1 << WIDTH) - 1)
+        total += tl.histogram(digit, 1 << WIDTH, mask=(at < n) & (bits >> (SHIFT + WIDTH) == prefix))
+    return total
+
+
+@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+def _descend(histogram, prefix, drop, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Append the digit at which the scores to drop run out."""
+    whole = tl.cumsum(histogram, 0) <= drop
+    digit = tl.sum(whole.to(tl.int32), 0)
+    return (prefix << WIDTH) | digit, drop - tl.sum(tl.where(whole, histogram, 0), 0)
+
+
+@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+def _resume(scratch, drop, LEVEL: tl.constexpr, PRIOR: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Find the digit that the launch before this one counted."""
+    row = scratch + (LEVEL - 1) * _ROW
+    prefix = 0
+    if LEVEL > 1:
+        prefix = tl.load(row + _STATE)
+        drop = tl.load(row + _STATE + 1)
+    return _descend(tl.load(row + tl.arange(0, 1 << PRIOR)), prefix, drop, PRIOR)
+
+
+@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+def _write(raw, mask, first, last, n, floor, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    for block in range(first, last):
+        at, bits = _load(raw, block, n, BLOCK)
+        tl.store(mask + at, bits > floor, mask=at < n)
+
+
+@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+def _write_among_ties(  # type: ignore[no-untyped-def]
+    raw, mask, first, last, n, threshold, drop, BLOCK: tl.constexpr
+):  # fmt: skip
+    for block in range(first, last):
+        at, bits = _load(raw, block, n, BLOCK)
+        tie = ((bits == threshold) & (at < n)).to(tl.int32)
+        tl.store(mask + at, (bits > threshold) | ((tie > 0) & (tl.cumsum(tie, 0) > drop)), mask=at < n)
+        drop -= tl.sum(tie, 0)

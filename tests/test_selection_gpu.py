@@ -1,0 +1,245 @@
+"""The kernels run in Triton's interpreter on the CPU, are compiled where no GPU is, and run on one where there is."""
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from math import inf, nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton has no package for this platform")
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="runs on a CUDA device")
+
+ROOT = Path(__file__).parent.parent
+RAW = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
+DTYPES = list(RAW)
+PATHS = ["one program", "many programs"]
+POINTERS = {torch.int32: "*i32", torch.int16: "*i16", torch.bool: "*i1"}
+Select = Callable[[str, Tensor, list[int]], list[Tensor]]
+
+# Triton must see TRITON_INTERPRET before it is imported, and torch's compiler in this process must not: a child it is.
+# Its blocks are an eighth of the real ones, so that few scores make several blocks: the interpreter is slow.
+CHILD = """
+import pickle, sys
+from lit_hidden.selection import gpu
+gpu._ONE["BLOCK"], gpu._MANY["BLOCK"] = 2048, 1024
+while request := sys.stdin.buffer.peek(1):
+    up_to, scores, keeps = pickle.load(sys.stdin.buffer)
+    gpu._ONE_UP_TO = up_to
+    pickle.dump([gpu.select_triton(scores, keep) for keep in keeps], sys.stdout.buffer)
+    sys.stdout.buffer.flush()
+"""
+
+
+@pytest.fixture(scope="module")
+def interpreted() -> Iterator[Select]:
+    """Call `select_triton`, on one program or on many, in a process where Triton interprets its kernels."""
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", CHILD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        env=os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+
+        def select(path: str, scores: Tensor, keeps: list[int]) -> list[Tensor]:
+            pickle.dump((2**31 if path == "one program" else 0, scores, keeps), child.stdin)
+            child.stdin.flush()
+            return pickle.load(child.stdout)
+
+        yield select
+        child.stdin.close()
+        assert child.wait() == 0
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """List what `select_triton` launches, as (kernel, arguments, keywords), launching nothing."""
+    import triton
+
+    from lit_hidden.selection.gpu import select_triton
+
+    seen: list[tuple[Any, Any, Any]] = []
+
+    def run(kernel: Any, *args: Any, grid: Any, warmup: bool, **keywords: Any) -> None:
+        seen.append((kernel, args, keywords))
+
+    monkeypatch.setattr(triton.JITFunction, "run", run)
+
+    def record(scores: Tensor) -> list[tuple[Any, Any, Any]]:
+        seen.clear()
+        select_triton(scores, scores.numel() // 2)
+        return list(seen)
+
+    return record
+
+
+def by_ranking(scores: Tensor, keep: int) -> Tensor:
+    """The definition: rank by magnitude's bits, then by index, in numpy; the last `keep` stay."""
+    width = torch.iinfo(RAW[scores.dtype]).bits
+    bits = scores.cpu().view(RAW[scores.dtype]).numpy().reshape(-1).astype(np.int64) & (2 ** (width - 1) - 1)
+    mask = np.zeros(bits.size, dtype=bool)
+    mask[np.lexsort((np.arange(bits.size), bits))[bits.size - keep :]] = True
+    return torch.from_numpy(mask).view(scores.shape)
+
+
+KINDS: dict[str, Callable[[int], Tensor]] = {
+    "uniform": lambda n: torch.rand(n) * 2 - 1,
+    "normal": lambda n: torch.randn(n),
+    "a few values": lambda n: torch.randint(-3, 4, (n,)).float(),
+    "90% zeros": lambda n: torch.randn(n) * (torch.rand(n) > 0.9) * (torch.randint(0, 2, (n,)) * 2 - 1),
+    "all equal": lambda n: torch.full((n,), -0.37),
+    "all zero": lambda n: torch.zeros(n),
+    "special": lambda n: torch.tensor([0.0, -0.0, 1e-45, -6e-8, 1.0, 65504.0, -3e38, inf, -inf, nan, -nan]).repeat(
+        n // 11 + 1
+    )[:n],
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("path", PATHS)
+def test_every_count_of_a_few_scores(interpreted: Select, path: str, dtype: torch.dtype) -> None:
+    for values in ([1.0, -1.0], [0.5, -0.25, nan, 0.5, -inf, -0.5, 0.0]):
+        scores, keeps = torch.tensor(values, dtype=dtype), list(range(1, len(values)))
+        for keep, mask in zip(keeps, interpreted(path, scores, keeps), strict=True):
+            assert mask.dtype == torch.bool
+            assert mask.tolist() == by_ranking(scores, keep).tolist(), keep
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("path", PATHS)
+def test_a_thousand_scores_of_every_kind(interpreted: Select, path: str, kind: str) -> None:
+    for dtype, keep in zip(DTYPES, (50, 501, 900), strict=True):
+        scores = KINDS[kind](1000).to(dtype).view(10, 4, 25)
+        assert torch.equal(interpreted(path, scores, [keep])[0], by_ranking(scores, keep)), dtype
+
+
+@pytest.mark.parametrize("kind", ["normal", "a few values", "90% zeros", "all equal"])
+@pytest.mark.parametrize(("path", "n"), [("one program", 5001), ("many programs", 6251)])
+def test_several_blocks_and_several_programs(interpreted: Select, path: str, n: int, kind: str) -> None:
+    # 6251 scores are 7 blocks of 1024 for 4 programs of 2: the last program has one, and that is not full.
+    scores, keeps = KINDS[kind](n), [n // 20, n // 2]
+    for keep, mask in zip(keeps, interpreted(path, scores, keeps), strict=True):
+        assert torch.equal(mask, by_ranking(scores, keep)), keep
+
+
+def test_ties_are_split_at_the_end_of_a_block_and_of_a_program_too(interpreted: Select) -> None:
+    scores = torch.ones(5120)  # 5 blocks, 3 programs
+    keeps = [1023, 1024, 3072, 3073]
+    for keep, mask in zip(keeps, interpreted("many programs", scores, keeps), strict=True):
+        assert torch.equal(mask, torch.arange(5120) >= 5120 - keep), keep
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_neighbouring_numbers_and_nans_of_any_payload_are_told_apart(interpreted: Select, path: str) -> None:
+    for dtype, raw in ((torch.float32, torch.int32), (torch.bfloat16, torch.int16)):
+        for high in (1, 512, torch.iinfo(raw).max):  # across the border of digits too
+            scores = torch.tensor([high, high - 1, high], dtype=raw).view(dtype)
+            (mask,) = interpreted(path, scores, [2])
+            assert mask.tolist() == [True, False, True]
+
+
+def test_raw_bits_do_for_the_scores_whose_they_are(interpreted: Select) -> None:
+    for dtype, raw in RAW.items():
+        scores = torch.randn(9, 4).to(dtype).requires_grad_()
+        (mask,) = interpreted("one program", scores, [11])
+        assert torch.equal(mask, by_ranking(scores.detach(), 11))
+        assert torch.equal(*interpreted("many programs", scores.detach().view(raw), [11]), mask)
+
+
+def test_few_scores_take_one_launch_and_many_take_one_for_each_digit_and_one_more(launches: Any) -> None:
+    names = [kernel.__name__ for kernel, _, _ in launches(torch.zeros(36_864))]
+    assert names == ["_select"]
+    names = [kernel.__name__ for kernel, _, _ in launches(torch.zeros(73_728))]
+    assert names == ["_count", "_count", "_count", "_mark"]
+    names = [kernel.__name__ for kernel, _, _ in launches(torch.zeros(73_728, dtype=torch.bfloat16))]
+    assert names == ["_count", "_count", "_mark"]
+
+
+@pytest.mark.parametrize(("dtype", "capability"), [(torch.float32, 90), (torch.bfloat16, 80)], ids=str)
+def test_every_kernel_compiles_for_a_gpu_that_is_not_here(
+    launches: Any, dtype: torch.dtype, capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    for n in (36_864, 73_728):
+        for kernel, args, keywords in launches(torch.zeros(n, dtype=dtype)):
+            values = dict(zip(kernel.arg_names, args, strict=False)) | keywords
+            constants = {p.name: values[p.name] for p in kernel.params if p.is_constexpr}
+            signature = {
+                p: "constexpr"
+                if p in constants
+                else POINTERS[values[p].dtype]
+                if isinstance(values[p], Tensor)
+                else "i32"
+                for p in kernel.arg_names
+            }
+            aligned = {
+                (i,): [["tt.divisibility", 16]]
+                for i, p in enumerate(kernel.arg_names)
+                if isinstance(values[p], Tensor) or p == "n"
+            }
+            options = {k: v for k, v in keywords.items() if k not in kernel.arg_names}
+            source = ASTSource(kernel, signature, constants, aligned)
+            assert triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm["cubin"]
+
+
+@gpu
+@pytest.mark.parametrize("n", [2, 1728, 49_152, 49_153, 589_824, 4_200_000, 40_000_003])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_masks_on_a_gpu(dtype: torch.dtype, n: int) -> None:
+    from lit_hidden.selection.gpu import select_triton
+
+    for kind, make in KINDS.items():
+        scores = make(n).to(dtype).cuda()
+        bits = scores.view(RAW[dtype]) & torch.iinfo(RAW[dtype]).max
+        order = torch.sort(bits, stable=True).indices
+        for keep in {1, max(1, n // 20), n // 2, n - 1}:
+            expected = torch.zeros(n, dtype=torch.bool, device="cuda")
+            expected[order[n - keep :]] = True
+            assert torch.equal(select_triton(scores, keep), expected), (kind, keep)
+
+
+@gpu
+@pytest.mark.parametrize("n", [36_864, 4_200_000])
+def test_a_graph_on_a_gpu_selects_again_from_what_the_scores_have_become(n: int) -> None:
+    from lit_hidden.selection.gpu import select_triton
+
+    scores, keep = torch.randn(n, device="cuda"), n // 3
+    select_triton(scores, keep)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        mask = select_triton(scores, keep)
+    for kind in ("normal", "90% zeros", "all equal", "special", "uniform"):
+        scores.copy_(KINDS[kind](n))
+        graph.replay()
+        assert torch.equal(mask.cpu(), by_ranking(scores, keep)), kind
+
+
+@gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
+def test_on_a_gpu_nothing_waits_for_it() -> None:
+    from lit_hidden.selection.gpu import select_triton
+
+    for n in (1728, 589_824):
+        scores = torch.randn(n, device="cuda")
+        select_triton(scores, n // 2)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            select_triton(scores, n // 2)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
