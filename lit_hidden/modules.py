@@ -23,6 +23,7 @@ from lit_hidden.distributions import Scaled
 from lit_hidden.edge_popup import EdgePopup, MakeMasker, hide
 from lit_hidden.nets import build, initialise
 from lit_hidden.recipes import SCHEDULES, recipe
+from lit_hidden.steps import Block, Steps, correct
 from lit_hidden.subnetwork import load_subnetwork
 from lit_hidden.supermask import Supermask
 from lit_hidden.ticket import fix_masks
@@ -92,6 +93,7 @@ class LitClassifier(L.LightningModule):
         # Kept in checkpoints, so that an epoch resumed in the middle reports the whole epoch.
         self.train_metrics.persistent(True)
         self._rng: list[Tensor] | None = None
+        self._steps: Steps | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images `(B, C, H, W)` to logits `(B, num_classes)`."""
@@ -100,12 +102,14 @@ class LitClassifier(L.LightningModule):
         logits: Tensor = self.net(images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images)
         return logits
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return the mini-batch's mean loss, smoothed if so asked.
+    def training_step(self, batch: tuple[Tensor, Tensor] | Block, batch_idx: int) -> Tensor:
+        """Return the mini-batch's mean loss, smoothed if so asked; or take all steps of a block.
 
         Of several ranks each returns its part, so that the mean of their gradients is that of the whole batch, however
         its images are divided.
         """
+        if isinstance(batch, Block):
+            return self._train(batch)
         mine, factor = self._share(batch, batch_idx)
         images, labels = batch
         logits: Tensor = self(images)[:mine]
@@ -114,6 +118,20 @@ class LitClassifier(L.LightningModule):
         loss = F.cross_entropy(logits, labels[:mine], label_smoothing=self.recipe.label_smoothing)
         _update(self.train_metrics, loss, logits, labels[:mine])
         return loss if factor == 1 else loss * factor
+
+    def _train(self, block: Block) -> Tensor:
+        """Take the steps of a block, past Lightning, which counts them all the same; return the mean loss."""
+        if self._steps is None:
+            optimizer: Any = self.optimizers(use_pl_optimizer=False)
+            self._steps = Steps(self.net, optimizer, self.recipe.label_smoothing)
+        measured = self._steps.train(block)
+        for name in ("loss", "top1", "top5"):
+            # As so many equal numbers: without its nan_strategy, MeanMetric (torchmetrics 1.9) ignores weights.
+            self.train_metrics[name].update(getattr(measured, name).expand(measured.images))
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.total.ready += block.last - block.first
+        progress.total.completed += block.last - block.first
+        return measured.loss
 
     def _share(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[int, float]:
         """Count this rank's images in a batch, and how much more one of them weighs than in an equal division."""
@@ -143,8 +161,15 @@ class LitClassifier(L.LightningModule):
             _update(metrics, F.cross_entropy(logits, labels[:mine]), logits, labels[:mine])
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's training metrics."""
+        """Log the epoch's training metrics; and where Lightning leaves the rate alone, step it."""
         self._log(self.train_metrics)
+        if self._steps is not None:
+            scheduler: Any = self.lr_schedulers()
+            scheduler.step()
+
+    def on_train_end(self) -> None:
+        """Give up the memory of graphs."""
+        self._steps = None
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics."""
@@ -163,13 +188,20 @@ class LitClassifier(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Optimise whatever wants a gradient: the scores of a hidden net, the weights of a dense one."""
         wanted = [p for p in self.net.parameters() if p.requires_grad]
+        # On a GPU one kernel for all updates, which a CUDA graph can hold; else torch's own choice.
+        cuda = self.device.type == "cuda"
+        fused = True if cuda else None
         if self.optimizer == "adam":
             optimizer: torch.optim.Optimizer = torch.optim.Adam(
-                wanted, self.recipe.lr, weight_decay=self.recipe.weight_decay
+                wanted, self.recipe.lr, weight_decay=self.recipe.weight_decay, fused=fused, capturable=cuda
             )
         else:
             optimizer = torch.optim.SGD(
-                wanted, self.recipe.lr, momentum=self.recipe.momentum, weight_decay=self.recipe.weight_decay
+                wanted,
+                self.recipe.lr,
+                momentum=self.recipe.momentum,
+                weight_decay=self.recipe.weight_decay,
+                fused=fused,
             )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
@@ -359,7 +391,7 @@ class LitRandomMask(LitSubnetwork):
     automatic_optimization = False  # no step is taken
 
     @torch.no_grad()
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Tensor] | Block, batch_idx: int) -> Tensor:
         """Pass a batch through and learn nothing."""
         return super().training_step(batch, batch_idx)
 
@@ -432,10 +464,7 @@ def _metrics(prefix: str) -> MetricCollection:
 
 
 def _update(metrics: MetricCollection, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-    logits = logits.detach()
-    # argmax and not topk: a net whose logits are all equal must not be called right.
-    top1 = logits.argmax(dim=1) == labels
-    top5 = (logits.topk(min(5, logits.shape[1])).indices == labels[:, None]).any(dim=1)
+    top1, top5 = correct(logits.detach(), labels)
     metrics["loss"].update(loss.detach().float().expand(len(labels)))
     metrics["top1"].update(top1.float())
     metrics["top5"].update(top5.float())

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "lit_hidden"
 # A room may import from lower floors, and from within itself:
 # `Makefile -> cli -> engine -> modules, data -> edge_popup, nets -> selection`.
 FLOORS = [
-    {"selection", "distributions", "recipes", "style", "published"},
+    {"selection", "distributions", "recipes", "steps", "style", "published"},
     {"edge_popup", "experiment", "diagram"},
     {"supermask", "subnetwork", "ticket", "nets", "player", "tables", "margins", "imagenet_grid"},
     {"modules", "data", "panels"},
@@ -24,7 +24,7 @@ FLOORS = [
     {"__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-CORE = ["selection", "distributions", "edge_popup", "supermask", "ticket"]
+CORE = ["selection", "steps", "distributions", "edge_popup", "supermask", "ticket"]
 EXPERIMENTS_MAY = {
     "experiment", "published", "style", "panels", "diagram", "player", "tables", "margins", "imagenet_grid"
 }  # fmt: skip

@@ -10,11 +10,13 @@ on a busy machine (pixel by pixel indexing: 4.1 ms at best).
 import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from lit_hidden.steps import Block
 
 
 class EpochLoader:
@@ -74,9 +76,14 @@ class EpochLoader:
         self._batches_seen = 0
         self._resumed = False
 
-    def __len__(self) -> int:
+    @property
+    def batches(self) -> int:
         """The number of batches in an epoch, the same on every rank."""
         return -(-self.count // self.batch_size)
+
+    def __len__(self) -> int:
+        """The number of what an iteration yields."""
+        return self.batches
 
     # A generator on purpose: Lightning calls iter() first and sets the epoch later, and a generator looks at
     # the epoch only when its first batch is asked for.
@@ -87,7 +94,10 @@ class EpochLoader:
         for seen, (images, labels) in enumerate(self._batches(start), start + 1):
             # Counted before the batch is used: a checkpoint is written while its user holds it.
             self._batches_seen = seen
-            yield images.to(torch.float32).div_(255).sub_(self._mean).div_(self._std), labels
+            yield self._normalised(images), labels
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return images.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
 
     def _batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this rank's images, of pixels from 0 to 255, and labels of the epoch's batches from `start` on."""
@@ -143,7 +153,8 @@ class EpochLoader:
 class BatchLoader(EpochLoader):
     """Iterate over `images` and `labels` in batches, normalised and, for training, shuffled and augmented.
 
-    Order, ranks and resuming are those of `EpochLoader`.
+    Order, ranks and resuming are those of `EpochLoader`. With `at_once`, what is yielded are no batches but `Block`s of
+    so many, for `lit_hidden.steps.Steps`; the last of an epoch may be short.
 
     Args:
         images: uint8 `(N, C, H, W)`, on the device that the batches are wanted on.
@@ -156,6 +167,7 @@ class BatchLoader(EpochLoader):
         flip: mirror an image, left to right, with probability 1/2.
         rank: which of the ranks this is, from 0.
         world_size: number of ranks.
+        at_once: batches of a block, of a single rank; 0 yields the batches themselves.
 
     Raises:
         ValueError: a tensor or a number is not as above.
@@ -174,8 +186,14 @@ class BatchLoader(EpochLoader):
         flip: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        at_once: int = 0,
     ) -> None:
         check_tensors(images, labels, mean, std)
+        if at_once < 0 or (at_once and world_size > 1):
+            raise ValueError(
+                f"at_once={at_once} of {world_size} ranks cannot be: it is a number of batches, and ranks that train "
+                "together take them one by one (0)"
+            )
         if crop < 0:
             raise ValueError(f"crop={crop} is no padding; it is a number of pixels, 0 for no crop")
         if seed is None and (crop or flip):
@@ -188,10 +206,63 @@ class BatchLoader(EpochLoader):
         )
         self.images, self.labels = images, labels
         self.crop, self.flip = crop, flip
+        self.at_once = at_once
+        self._drawn: tuple[Tensor, ...] = ()  # of the present epoch, always in the same memory
+
+    def __len__(self) -> int:
+        """The number of what an iteration yields: batches, or blocks of them."""
+        return -(-self.batches // (self.at_once or 1))
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the batches of the present epoch, or blocks of them: all, or after a resume those not yet seen."""
+        return self._blocks() if self.at_once else super().__iter__()
+
+    def _blocks(self) -> Iterator[Block]:
+        start = self._batches_seen if self._resumed else 0
+        self._resumed = False
+        if not self._drawn:
+            self._drawn = self._draw()
+        else:
+            for kept, drawn in zip(self._drawn, self._draw(), strict=True):
+                kept.copy_(drawn)
+        for first in range(start, self.batches, self.at_once):
+            self._batches_seen = min(first + self.at_once, self.batches)
+            yield Block(self, first, self._batches_seen)
+
+    def batch(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images and labels at so many places of the epoch whose blocks are being iterated over.
+
+        Args:
+            places: int64 `(B,)`, on the device of the images.
+        """
+        order, top, left, flip = (drawn.index_select(0, places) for drawn in self._drawn)
+        images = self.images.index_select(0, order)
+        if self.crop or self.flip:
+            images = crop_and_flip(images, top, left, flip, self.crop)
+        return self._normalised(images), self.labels.index_select(0, order)
+
+    def state_dict(self) -> dict[str, int]:
+        """As an `EpochLoader`'s, and how many batches are yielded at once."""
+        return super().state_dict() | {"at_once": self.at_once}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state_dict` was taken, unless another epoch is set first.
+
+        Raises:
+            ValueError: that was within an epoch whose batches were counted otherwise.
+        """
+        before = state.get("at_once", 0)
+        if before != self.at_once and 0 < state["batches_seen"] < self.batches:
+            raise ValueError(
+                f"the checkpoint was written after {state['batches_seen']} of {self.batches} batches of an epoch, "
+                f"yielded {before or 1} at a time and not {self.at_once or 1}; go on with it on a device of the kind "
+                "that wrote it (CPU or GPU), or delete it to train the run anew"
+            )
+        super().load_state_dict(state)
 
     def _batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         order, top, left, flip = self._draw()
-        for batch in range(start, len(self)):
+        for batch in range(start, self.batches):
             mine = self._mine(batch)
             images = self.images.index_select(0, order[mine])
             if self.crop or self.flip:

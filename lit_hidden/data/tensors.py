@@ -12,6 +12,7 @@ from lit_hidden.data.base import ImageData
 from lit_hidden.data.files import DataError, download, find
 from lit_hidden.data.loader import BatchLoader
 
+EVALUATED = 2000  # images in a batch where steps are taken many at once
 Split = tuple[Tensor, Tensor]  # images, uint8 (N, C, H, W), and labels, int64 (N,)
 
 
@@ -42,6 +43,8 @@ class ImageTensorsData(ImageData):
     layouts: ClassVar[tuple[str, ...]] = ()
     archives: ClassVar[Mapping[str, str]] = {}
     source: ClassVar[str] = ""
+    # Who trains by `lit_hidden.steps` says here how many batches it takes at once.
+    at_once: int = 0
 
     def __init__(
         self,
@@ -108,9 +111,11 @@ class ImageTensorsData(ImageData):
         if not self._splits:
             self.setup()
         rank, world_size = self._ranks
+        # An image's answer depends on no other: to evaluate, batches may be as large as a GPU likes them.
+        batch_size = max(self.batch_size, EVALUATED) if self.at_once and split != "train" else self.batch_size
         return BatchLoader(
             *self._splits[split],
-            self.batch_size,
+            batch_size,
             self.mean,
             self.std,
             seed=seed,
@@ -118,6 +123,7 @@ class ImageTensorsData(ImageData):
             flip=self.flip and augment,
             rank=rank,
             world_size=world_size,
+            at_once=self.at_once if split == "train" else 0,
         )
 
 

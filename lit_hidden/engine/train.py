@@ -17,7 +17,8 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from lit_hidden import __version__
-from lit_hidden.data import ImageData, data_module
+from lit_hidden.data import DATA, ImageData, ImageTensorsData, data_module
+from lit_hidden.data.loader import EpochLoader
 from lit_hidden.edge_popup import maskers
 from lit_hidden.engine.checkpoints import WholeCheckpoints
 from lit_hidden.engine.ranks import ALONE, Interruption, Placed, Ranks, SameNetwork, Together
@@ -27,10 +28,14 @@ from lit_hidden.engine.trace import Trace, last_weight
 from lit_hidden.engine.tracking import Tracker
 from lit_hidden.experiment import SUBSET, Run
 from lit_hidden.modules import LitClassifier, LitDense, LitRandomMask, LitSubnetwork, LitSupermask, LitTicket
+from lit_hidden.nets import NETS
 from lit_hidden.recipes import IMAGENET_SIZES
 from lit_hidden.subnetwork import fingerprint, masks, save_subnetwork, used_masks
 from lit_hidden.supermask import Supermask
 from lit_hidden.ticket import fix_masks
+
+AT_ONCE = 100  # steps; between two blocks Lightning may be told to stop
+PAUSE = 10.0  # seconds between two checkpoints on a GPU
 
 _MODULES = {"edge_popup": LitSubnetwork, "supermask": LitSupermask, "random": LitRandomMask}
 
@@ -93,12 +98,14 @@ def make_module(run: Run, data: ImageData, runs_dir: Path = Path("runs")) -> Lit
 class Recorder(Checkpoint):
     """Write `metrics.csv` and a checkpoint at every epoch's end, each whole or not at all.
 
-    A Checkpoint to Lightning, which calls those last, when the epoch's metrics are all there.
+    A Checkpoint to Lightning, which calls those last, when the epoch's metrics are all there. Where an epoch takes less
+    time than a checkpoint, a `pause` of so many seconds lies between two checkpoints; the last epoch has its own.
     """
 
-    def __init__(self, folder: Path, watched: str, tracker: Tracker, writes: bool = True) -> None:
+    def __init__(self, folder: Path, watched: str, tracker: Tracker, writes: bool = True, pause: float = 0.0) -> None:
         super().__init__()
         self.folder, self.watched, self.tracker, self.writes = folder, watched, tracker, writes
+        self.pause, self._saved = pause, time.perf_counter()
         self.rows: list[dict[str, float]] = []
         self.seconds = 0.0
         self._began: float | None = None
@@ -121,7 +128,9 @@ class Recorder(Checkpoint):
         """Start the epoch's clock, at its first batch or that which a resumed run goes on with."""
         if self._began is None:
             self._began = time.perf_counter()
-            self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # read now: Lightning has stepped it by the end
+            self._lr = float(
+                trainer.optimizers[0].param_groups[0]["lr"]
+            )  # read now: Lightning has stepped it by the end
 
     def _stop(self) -> None:
         if self._began is not None:
@@ -132,8 +141,12 @@ class Recorder(Checkpoint):
         self._stop()
         epoch = trainer.current_epoch + 1
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self._row(epoch, epoch * int(trainer.num_training_batches), self._lr, metrics)
-        trainer.save_checkpoint(self.folder / CHECKPOINT, weights_only=False)
+        loader = trainer.train_dataloader
+        assert isinstance(loader, EpochLoader)
+        self._row(epoch, epoch * loader.batches, self._lr, metrics)
+        if epoch == trainer.max_epochs or time.perf_counter() - self._saved >= self.pause:
+            trainer.save_checkpoint(self.folder / CHECKPOINT, weights_only=False)
+            self._saved = time.perf_counter()
 
     def _row(self, epoch: int, step: int, lr: float, metrics: dict[str, float]) -> None:
         row = {"epoch": epoch, "step": step, "lr": lr, "seconds": round(self.seconds, 3)}
@@ -162,6 +175,7 @@ def train(
     decoders: int | None = None,
     tracker: Tracker | None = None,
     ranks: Ranks = ALONE,
+    at_once: int | None = None,
 ) -> dict[str, Any]:
     """Train `run` in `folder`, from its last checkpoint on if it was begun, and return its result.
 
@@ -181,6 +195,8 @@ def train(
         tracker: the W&B view; None shows nothing.
         ranks: where this process stands among those that train the run; a group that torch has set up. The first
             alone writes, and returns a result.
+        at_once: steps taken at once, see `lit_hidden.steps`; None is 100 on a GPU where they can be, else 0: Lightning
+            takes each.
 
     Raises:
         StoppedError: SIGTERM; the checkpoint is written.
@@ -199,7 +215,9 @@ def train(
             # Lightning's advice on loaders' workers and loggers is not for a run in a grid.
             warnings.filterwarnings("ignore", module="lightning")
             data = make_data(run, data_dir, decoders)
-            return _train(run, folder, data, device, threads, tracker, ranks, interruption)
+            if at_once is None:
+                at_once = AT_ONCE if device == "cuda" and ranks.size == 1 and together(run) else 0
+            return _train(run, folder, data, device, threads, tracker, ranks, interruption, at_once)
     finally:
         torch.set_num_threads(before)
         tracker.finish()
@@ -208,6 +226,13 @@ def train(
 def alone(run: Run) -> bool:
     """Tell whether a run is one device's, however many there are: nothing learns, or each step is looked into."""
     return run.resolved.method == "random" or bool(run.trace or run.swaps)
+
+
+def together(run: Run) -> bool:
+    """Tell whether many steps of a run can be taken at once: nothing is drawn in them, and nobody looks into them."""
+    run = run.resolved
+    captured = run.method in ("edge_popup", "dense", "ticket") and run.net in NETS
+    return captured and run.data in DATA and run.precision in ("32-true", "bf16-mixed") and not alone(run)
 
 
 def _train(
@@ -219,6 +244,7 @@ def _train(
     tracker: Tracker,
     ranks: Ranks,
     interruption: Interruption,
+    at_once: int,
 ) -> dict[str, Any]:
     several, first = ranks.size > 1, ranks.rank == 0
     if several and alone(run):
@@ -232,10 +258,15 @@ def _train(
     data.prepare_data()
     data.setup("fit")
     module = make_module(run, data, folder.parent)
+    if at_once:
+        assert isinstance(data, ImageTensorsData)
+        data.at_once, module.automatic_optimization = at_once, False
     weights_before = fingerprint(module.net)
     first_weight = last_weight(module)
     tracker.start(run)
-    recorder = Recorder(folder, "val" if run.held_out else "test", tracker, writes=first)
+    # An epoch of Conv2 may take a GPU a tenth of a second, and its checkpoint, of 50 MB, more than that.
+    pause = PAUSE if device == "cuda" else 0.0
+    recorder = Recorder(folder, "val" if run.held_out else "test", tracker, writes=first, pause=pause)
     trace = Trace(run.trace) if run.trace and run.method == "edge_popup" else None
     swaps = Swaps(run.swaps) if run.swaps else None
     trainer = L.Trainer(
@@ -261,6 +292,7 @@ def _train(
         num_sanity_val_steps=0,
         log_every_n_steps=10**9,
         default_root_dir=folder,
+        benchmark=True if at_once and device == "cuda" else None,  # batches of two sizes: their algorithms are tried
     )
     interruption.instead_of_lightning(trainer)
     before = _tested(run, trainer, module, data)["accuracy"] if run.method == "ticket" and run.held_out else None

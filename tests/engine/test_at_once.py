@@ -1,0 +1,129 @@
+"""A run whose steps are taken many at once, as on a GPU: its result, its checkpoints, what is not trained so."""
+
+import runpy
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lit_hidden.engine import train as engine
+from lit_hidden.engine.ranks import StoppedError
+from lit_hidden.engine.train import CHECKPOINT, Recorder, together, train
+from lit_hidden.experiment import Run
+from lit_hidden.modules import LitClassifier
+
+made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
+TINY, counted, without_time = made["TINY"], made["counted"], made["without_time"]
+HIDDEN = Run(density=0.4, epochs=3, weight_decay=0.05, **TINY)  # 3 batches an epoch: a block of 2 and one of 1
+RUNS = {
+    "hidden": HIDDEN,
+    "dense": Run(method="dense", epochs=2, **TINY),
+    "adam": Run(method="dense", optimizer="adam", epochs=2, **TINY),
+    # Weights that autocast converts: those of each step, not those of the block's first.
+    "dense in bfloat16": Run(method="dense", epochs=2, precision="bf16-mixed", **TINY),
+    "hidden in bfloat16": replace(HIDDEN, precision="bf16-mixed", held_out=60, train_images=240),
+}
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[Path]:
+    """One for a run as it is expected, one for that which is looked at."""
+    found = [tmp_path / "expected", tmp_path / "ours"]
+    for folder in found:
+        folder.mkdir()
+    return found
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_the_result_is_that_of_a_run_trained_step_by_step(kind: str, folders: list[Path]) -> None:
+    run = RUNS[kind]
+    results = [counted(train(run, folder, at_once=each)) for folder, each in zip(folders, (0, 2), strict=True)]
+    expected, ours = results
+    # The set is evaluated in other batches, and means are added up in another order.
+    close = ("accuracy", "loss", "top5", "train_accuracy")
+    assert {k: v for k, v in ours.items() if k not in close} == {k: v for k, v in expected.items() if k not in close}
+    assert [ours[k] for k in close] == pytest.approx([expected[k] for k in close], abs=2e-5)
+    curves = [[[float(v or "nan") for v in row.values()] for row in without_time(folder)] for folder in folders]
+    assert len(curves[0]) == run.epochs + 1
+    np.testing.assert_allclose(*curves, atol=2e-5, rtol=0)
+    states = [torch.load(folder / CHECKPOINT, weights_only=True) for folder in folders]
+    assert states[0]["global_step"] == states[1]["global_step"] == expected["steps"] > run.epochs
+    nets = [{k: v for k, v in state["state_dict"].items() if k.startswith("net.")} for state in states]
+    assert nets[0].keys() == nets[1].keys()
+    assert all(torch.equal(nets[0][name], nets[1][name]) for name in nets[0])
+
+
+@pytest.mark.parametrize("block", [0, 1, 2], ids=["the first", "at the end of an epoch", "within the second epoch"])
+def test_sigterm_stops_after_a_block_and_the_run_goes_on_from_there(
+    block: int, folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, ours = folders
+    whole = train(HIDDEN, expected, at_once=2)
+    real, seen = LitClassifier._train, []
+
+    def told(self: Any, part: Any) -> Any:
+        if len(seen) == block:
+            signal.raise_signal(signal.SIGTERM)
+        seen.append(part)
+        return real(self, part)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LitClassifier, "_train", told)
+        with pytest.raises(StoppedError):
+            train(HIDDEN, ours, at_once=2)
+    assert len(seen) == (block + 1 if block != 1 else 3)
+    assert counted(train(HIDDEN, ours, at_once=2)) == counted(whole)
+    assert without_time(ours) == without_time(expected)
+
+
+def test_epochs_shorter_than_the_pause_write_no_checkpoint_but_the_last_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[tuple[bool, bool]] = []
+    real = Recorder.on_train_epoch_end
+
+    def note(self: Any, trainer: Any, module: Any) -> None:
+        before = (tmp_path / CHECKPOINT).exists()
+        self.pause = 1e9
+        real(self, trainer, module)
+        written.append((before, (tmp_path / CHECKPOINT).exists()))
+
+    monkeypatch.setattr(Recorder, "on_train_epoch_end", note)
+    train(HIDDEN, tmp_path, at_once=2)
+    assert written == [(False, False), (False, False), (False, True)]
+    assert len(without_time(tmp_path)) == 4
+
+
+def test_what_is_taken_at_once() -> None:
+    assert all(together(run) for run in RUNS.values())
+    others = [
+        replace(HIDDEN, trace=3),
+        replace(HIDDEN, swaps=1),
+        replace(HIDDEN, method="supermask"),  # draws its masks
+        replace(HIDDEN, method="random"),
+        replace(HIDDEN, precision="16-mixed"),  # whose scaler is Lightning's
+        replace(HIDDEN, data="imagenette", net="resnet18", width=1.0, train_images=None),
+        replace(HIDDEN, net="timm:resnet10t", width=1.0),
+    ]
+    assert not any(map(together, others))
+
+
+def test_on_a_cpu_lightning_takes_each_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    class Asked(Exception):
+        pass
+
+    def note(*arguments: Any) -> Any:
+        asked.append(arguments[-1])
+        raise Asked
+
+    monkeypatch.setattr(engine, "_train", note)
+    for device in ("cpu", "cuda"):
+        with pytest.raises(Asked):
+            train(HIDDEN, tmp_path, device=device)
+    assert asked == [0, engine.AT_ONCE]

@@ -1,0 +1,170 @@
+"""Steps taken many at once are those taken one by one: on a CPU bit for bit, on a GPU, where there is one, to 1e-5."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lit_hidden.data import BatchLoader
+from lit_hidden.modules import LitClassifier, LitDense, LitSubnetwork
+from lit_hidden.steps import WARM, Block, Steps
+from lit_hidden.subnetwork import used_masks
+
+gpu = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="runs on a CUDA device"))
+NETS = {"conv2": (LitSubnetwork, "conv2"), "conv6": (LitSubnetwork, "conv6"), "dense": (LitDense, "conv2")}
+
+
+def loader(device: str, count: int = 150, **more: Any) -> BatchLoader:
+    """Eight batches of an epoch, the last of 10 images."""
+    draws = torch.Generator().manual_seed(1)
+    images = torch.randint(256, (count, 3, 32, 32), generator=draws, dtype=torch.uint8).to(device)
+    labels = torch.randint(10, (count,), generator=draws).to(device)
+    return BatchLoader(images, labels, 20, (0.5,) * 3, (0.2,) * 3, seed=3, crop=4, flip=True, **more)
+
+
+def trained(kind: str, device: str) -> tuple[LitClassifier, torch.optim.Optimizer]:
+    make, net = NETS[kind]
+    module = make(net=net, width=0.125, lr=0.1, schedule="constant").to(device)
+    return module, module.configure_optimizers()["optimizer"]
+
+
+def one_by_one(kind: str, device: str, steps: int) -> tuple[LitClassifier, list[float]]:
+    """The plain path: batches of the loader, `training_step`, backward, update."""
+    module, optimizer = trained(kind, device)
+    batches, losses = loader(device), []
+    for epoch in range(-(-steps // batches.batches)):
+        batches.set_epoch(epoch)
+        for batch in batches:
+            if len(losses) < steps:
+                loss = module.training_step(batch, 0)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+    return module, losses
+
+
+def at_once(kind: str, device: str, steps: int, block: int) -> tuple[LitClassifier, list[float], list[int]]:
+    module, optimizer = trained(kind, device)
+    blocks, losses, images = loader(device, at_once=block), [], []
+    taker = Steps(module.net, optimizer)
+    for epoch in range(-(-steps // blocks.batches)):
+        blocks.set_epoch(epoch)
+        for part in blocks:
+            if len(losses) < steps:
+                measured = taker.train(part)
+                losses.append(measured.loss.item())
+                images.append(measured.images)
+    return module, losses, images
+
+
+def parts(module: LitClassifier) -> dict[str, Tensor]:
+    return {name: p.detach().cpu() for name, p in module.net.named_parameters()}
+
+
+@pytest.mark.parametrize("device", ["cpu", gpu])
+@pytest.mark.parametrize("kind", NETS)
+def test_a_hundred_steps_have_the_losses_and_the_masks_of_the_plain_path(
+    kind: str, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    plain, expected = one_by_one(kind, device, 100)
+    ours, losses, _ = at_once(kind, device, 100, 1)
+    assert len(losses) == len(expected) == 100
+    assert losses == pytest.approx(expected, abs=1e-5, rel=0)
+    assert losses[-1] != losses[0]
+    for name, mask in used_masks(plain.net).items() if kind != "dense" else ():
+        assert torch.equal(mask, used_masks(ours.net)[name])
+    if device == "cpu":
+        assert losses == expected
+        assert all(torch.equal(value, parts(ours)[name]) for name, value in parts(plain).items())
+
+
+@pytest.mark.parametrize("device", ["cpu", gpu])
+def test_the_length_of_blocks_changes_nothing_but_how_often_one_hears_of_them(device: str) -> None:
+    _, expected = one_by_one("conv2", device, 16)
+    sizes = [20] * 7 + [10]
+    mean = [sum(a * n for a, n in zip(half, sizes, strict=True)) / 150 for half in (expected[:8], expected[8:])]
+    _, losses, images = at_once("conv2", device, 16, 8)
+    assert images[:2] == [150, 150]
+    assert losses[:2] == pytest.approx(mean, abs=1e-5)
+    _, losses, images = at_once("conv2", device, 16, 3)
+    assert images[:6] == [60, 60, 30, 60, 60, 30]
+    assert losses[0] == pytest.approx(sum(expected[:3]) / 3, abs=1e-5)
+
+
+def test_right_answers_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, optimizer = trained("conv2", "cpu")
+    batches = loader("cpu", at_once=8)
+    (block,) = batches
+    first = Steps(module.net, optimizer).train(Block(batches, 0, 1))
+    module, _ = trained("conv2", "cpu")
+    images, labels = batches.batch(torch.arange(20))
+    ranks = module(images).argsort(dim=1, descending=True)
+    assert (block.first, block.last) == (0, 8)
+    assert first.top1 == pytest.approx((ranks[:, 0] == labels).float().mean().item())
+    assert first.top5 == pytest.approx((ranks[:, :5] == labels[:, None]).any(1).float().mean().item())
+
+
+def test_blocks_have_the_pictures_of_the_batches() -> None:
+    batches, blocks = loader("cpu"), loader("cpu", at_once=3)
+    assert (len(batches), len(blocks), blocks.batches) == (8, 3, 8)
+    for epoch in (0, 1):
+        batches.set_epoch(epoch)
+        blocks.set_epoch(epoch)
+        expected = list(batches)
+        memory = [drawn.data_ptr() for drawn in blocks._drawn]
+        for block in blocks:
+            for number in range(block.first, block.last):
+                images, labels = expected[number]
+                places = torch.arange(number * 20, min(number * 20 + 20, 150))
+                assert all(map(torch.equal, (images, labels), blocks.batch(places)))
+        assert memory in ([], [drawn.data_ptr() for drawn in blocks._drawn]), "a graph reads the memory that it knows"
+
+
+def test_a_loader_goes_on_between_two_blocks() -> None:
+    whole, resumed = loader("cpu", at_once=3), loader("cpu", at_once=3)
+    assert next(iter(whole)).last == 3
+    resumed.load_state_dict(whole.state_dict())
+    assert [(block.first, block.last) for block in resumed] == [(3, 6), (6, 8)]
+    assert [(block.first, block.last) for block in resumed] == [(0, 3), (3, 6), (6, 8)]
+
+
+def test_an_epoch_begun_in_blocks_is_not_gone_on_with_batch_by_batch() -> None:
+    blocks, batches = loader("cpu", at_once=3), loader("cpu")
+    next(iter(blocks))
+    with pytest.raises(ValueError) as error:
+        batches.load_state_dict(blocks.state_dict())
+    assert str(error.value) == (
+        "the checkpoint was written after 3 of 8 batches of an epoch, yielded 3 at a time and not 1; go on with it on "
+        "a device of the kind that wrote it (CPU or GPU), or delete it to train the run anew"
+    )
+    list(blocks)
+    batches.load_state_dict(blocks.state_dict())  # at the end of an epoch nothing is begun
+    batches.set_epoch(1)
+    assert len(list(batches)) == 8
+
+
+@pytest.mark.parametrize("wrong", [{"at_once": -1}, {"at_once": 2, "world_size": 2}])
+def test_what_cannot_be_taken_at_once_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"at_once=-?\d of \d ranks cannot be: it is a number of batches"):
+        loader("cpu", **wrong)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="runs on a CUDA device")
+def test_a_graph_for_each_size_of_a_batch_takes_the_steps_after_the_first_few() -> None:
+    module, optimizer = trained("conv2", "cuda")
+    taker, blocks = Steps(module.net, optimizer), loader("cuda", at_once=8)
+    for epoch in range(WARM + 2):
+        blocks.set_epoch(epoch)
+        torch.cuda.synchronize()
+        with torch.cuda.device(0):
+            if epoch > WARM:
+                torch.cuda.set_sync_debug_mode("error")
+            try:
+                for block in blocks:
+                    taker.train(block)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+    assert sorted(taker.graphs) == [10, 20]
