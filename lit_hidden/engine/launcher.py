@@ -73,7 +73,7 @@ class Launcher(ABC):
         self._died: dict[Run, tuple[int, int]] = {}  # how far those were whose worker died
         self._unseen: dict[Run, float] = {}  # until when the results must have come in sight
         self._stop = threading.Event()
-        part = "" if self.shares else "; only Ray has several runs share a GPU"
+        part = "" if self.shares else "; only local and ray have several runs share a GPU"
         if per_run <= 0 or (per_run < 1 and not self.shares) or (per_run > 1 and per_run != int(per_run)):
             raise LauncherError(f"--per-run {per_run:g}: devices a run are 1 or another whole number{part}")
 
@@ -168,7 +168,7 @@ def launcher(
         store: where the runs live.
         devices: how many devices in all; None takes all there are.
         job: gives what a run's job says besides the run.
-        per_run: how many devices train each run together; below 1, which part of a GPU (Ray alone).
+        per_run: how many devices train each run together; below 1, which part of a GPU (local and ray).
         nodes: on how many machines those of one run are (SLURM alone).
         options: SLURM's, such as `partition`.
 

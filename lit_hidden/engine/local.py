@@ -59,31 +59,37 @@ def fitting() -> int:
     return max(1, min(cores(), available // _MEMORY))
 
 
-def environments(devices: int | None, per_run: int = 1) -> tuple[str, list[dict[str, str]]]:
+def environments(devices: int | None, per_run: float = 1) -> tuple[str, list[dict[str, str]]]:
     """Choose what each worker sees.
 
     Args:
         devices: how many devices; None takes all GPUs, or without one as many workers on CPU as fit.
-        per_run: how many of them a worker has.
+        per_run: how many of them a worker has; below 1, which part of a GPU.
 
     Returns:
         `cuda` or `cpu`, and a worker's extra environment each.
 
     Raises:
-        LauncherError: fewer than 1 device, more than there are GPUs, or not a multiple of `per_run`.
+        LauncherError: fewer than 1 device, more than there are GPUs, or not a multiple of `per_run`; parts of a GPU
+            where there is none.
     """
     there = gpus()
     if devices is not None and (devices < 1 or (there and devices > there)):
         has = f"this machine has {there or cores()} {'GPUs' if there else 'cores'}"
         raise LauncherError(f"--devices {devices}: {has}{'; 1 is the least' if devices < 1 else ''}")
     if there and per_run > there:
-        raise LauncherError(f"--per-run {per_run}: this machine has {there} GPUs")
+        raise LauncherError(f"--per-run {per_run:g}: this machine has {there} GPUs")
+    if not there and per_run < 1:
+        raise LauncherError(f"--per-run {per_run:g}: runs share a GPU, and this machine has none; leave it out")
     # Of all there are, some may be left over; of a number that was given, none.
-    workers = places(there or max(per_run, fitting()), per_run) if devices is None else at_a_time(devices, per_run)
+    workers = places(there or max(int(per_run), fitting()), per_run) if devices is None else at_a_time(devices, per_run)
     if not there:
         return "cpu", [CPU] * workers
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(there)))).split(",")
-    ours = [",".join(d.strip() for d in visible[n * per_run : (n + 1) * per_run]) for n in range(workers)]
+    if per_run < 1:  # one GPU after the other, so that few runs have one each
+        visible, per_run = visible[: devices or there] * workers, 1
+    each = int(per_run)
+    ours = [",".join(d.strip() for d in visible[n * each : (n + 1) * each]) for n in range(workers)]
     return "cuda", [{"CUDA_VISIBLE_DEVICES": own} for own in ours]
 
 
@@ -104,14 +110,17 @@ class LocalLauncher(Launcher):
         store: where the runs live.
         devices: how many devices, see `environments`.
         job: gives what a run's job says besides the run: data folder, W&B mode and group.
-        per_run: how many devices train each run together.
+        per_run: how many devices train each run together; below 1, which part of a GPU a run has to itself. Nothing
+            keeps it from more: the GPU's work and memory are whose who asks first.
     """
+
+    shares = True
 
     def __init__(self, store: Store, devices: int | None, job: Callable[[Run], Job], per_run: float = 1) -> None:
         super().__init__(store, job, per_run)
-        self.device, self.environments = environments(devices, int(per_run))
+        self.device, self.environments = environments(devices, per_run)
         self.running = [None] * len(self.environments)
-        self.decoders = max(1, cores() // (len(self.environments) * int(per_run)))  # all workers see all cores
+        self.decoders = max(1, cores() // (len(self.environments) * max(1, int(per_run))))  # all workers see all cores
         self._starting = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._workers: list[subprocess.Popen[str] | None] = [None] * len(self.environments)

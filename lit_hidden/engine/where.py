@@ -23,8 +23,8 @@ class Where:
         launcher: `local`, `ray` or `slurm`.
         devices: how many devices, of several machines on each; None takes all GPUs, or without one as many CPU workers
             as fit.
-        per_run: how many of them train each run together; a fraction has several runs share a GPU (Ray alone). None is
-            all of them where all runs are on ImageNet or its subsets and there are GPUs, else 1.
+        per_run: how many of them train each run together; a fraction has several runs share a GPU (local and ray). None
+            is all of them where all runs are on ImageNet or its subsets and there are GPUs, else 1.
         num_nodes: on how many machines each run is trained; None is 1, or as many as torchrun or SLURM has started.
         slurm: options of SLURM, such as `partition=gpu`.
         ranks: where this process stands among those that torchrun or SLURM has started, if they have.
@@ -49,7 +49,9 @@ class Where:
         if self.num_nodes is not None and self.num_nodes < 1:
             raise LauncherError(f"--num-nodes {self.num_nodes}: a run is trained on at least 1 machine")
         if per_run is not None and not 0 < per_run < math.inf:
-            raise LauncherError(f"--per-run {per_run:g}: it is a number of devices, or with Ray a part of a GPU")
+            raise LauncherError(
+                f"--per-run {per_run:g}: it is a number of devices, or with local and ray a part of a GPU"
+            )
         options = {}
         for option in self.slurm:
             name, is_, value = option.partition("=")

@@ -36,6 +36,17 @@ def test_gpus_that_train_a_run_together_are_one_workers(monkeypatch):
         assert str(raised.value) == error
 
 
+def test_runs_that_share_gpus_are_spread_over_them(monkeypatch):
+    monkeypatch.setattr(local, "gpus", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 4")
+    assert environments(None, 0.5) == ("cuda", [{"CUDA_VISIBLE_DEVICES": d} for d in "3434"])
+    assert environments(1, 0.3) == ("cuda", [{"CUDA_VISIBLE_DEVICES": "3"}] * 3)
+    monkeypatch.setattr(local, "gpus", lambda: 0)
+    with pytest.raises(LauncherError) as error:
+        environments(2, 0.5)
+    assert str(error.value) == "--per-run 0.5: runs share a GPU, and this machine has none; leave it out"
+
+
 def test_without_a_gpu_each_worker_has_one_thread(monkeypatch):
     monkeypatch.setattr(local, "gpus", lambda: 0)
     monkeypatch.setattr(local, "cores", lambda: 2)

@@ -54,9 +54,9 @@ def test_local_is_on_this_machine(tmp_path, monkeypatch):
         ({"name": "dask"}, "--launcher dask: there are local, ray and slurm"),
         (
             {"name": "local", "per_run": 0.5},
-            "--per-run 0.5: devices a run are 1 or another whole number; only Ray has several runs share a GPU",
+            "--per-run 0.5: runs share a GPU, and this machine has none; leave it out",
         ),
-        ({"name": "ray", "per_run": 1.5}, "--per-run 1.5: devices a run are 1 or another whole number"),
+        ({"name": "local", "per_run": 1.5}, "--per-run 1.5: devices a run are 1 or another whole number"),
         ({"name": "ray", "per_run": -0.5}, "--per-run -0.5: devices a run are 1 or another whole number"),
         (
             {"name": "ray", "nodes": 2},

@@ -363,7 +363,7 @@ def test_on_cpu_each_process_has_one_thread_and_on_several_machines_slurm_starts
         ({"options": {"time": "1:00:00"}}, "--slurm time: give timeout_min, in minutes"),
         ({"options": {"nodes": "2"}}, "--slurm nodes: give --num-nodes"),
         ({"per_run": 3, "nodes": 2}, "--num-nodes 2: 3 devices a run cannot be shared out evenly"),
-        ({"per_run": 0.5}, "--per-run 0.5: devices a run are 1 or another whole number; only Ray"),
+        ({"per_run": 0.5}, "--per-run 0.5: devices a run are 1 or another whole number; only local and ray"),
         ({"per_run": 4, "devices": 6}, "--devices 6, --per-run 4: give 4 or a multiple of it"),
         ({"options": {"cluster": "nowhere"}}, "--launcher slurm: AutoExecutor doesn't know any executor named nowhere"),
     ],
