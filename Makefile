@@ -37,6 +37,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@touch $@
+
 # In the order of files: those with few tests, which would else come last, are the long ones.
 test: install-dev ## Run the whole test suite (five to seven minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -53,8 +57,8 @@ format: install-dev ## Format the code
 reproduce-%: install FORCE ## Train a figure's missing runs, check its claims, draw it (reproduce-all: every figure; PRESET=quick, DATA=, DEVICES=, PER_RUN=, LAUNCHER=)
 	$(BIN)/lit-hidden reproduce $* --preset $(PRESET) --out $(OUT) $(WHERE) $(ARGS)
 
-bench: install ## Measure the loaders and training, images a second (DATA= DATA_DIR= NET=; ARGS="--batch-size 64 --seconds 10")
-	$(BIN)/lit-hidden bench $(if $(DATA),--data $(DATA)) $(if $(NET),--net $(NET)) --out $(OUT)/bench $(ARGS)
+bench: $(VENV)/.installed-bench ## Measure selection, training steps, input, an epoch, start; table and plot (ONLY=selection,steps; DATA= DATA_DIR= NET=; ARGS="--seconds 3")
+	$(BIN)/lit-hidden bench $(if $(ONLY),--only $(ONLY)) $(if $(DATA),--data $(DATA)) $(if $(NET),--net $(NET)) --out $(OUT)/bench $(ARGS)
 
 report: install ## Write one HTML page of all committed results (RESULTS=experiments/results)
 	$(BIN)/lit-hidden report --results $(RESULTS) $(ARGS)

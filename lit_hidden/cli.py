@@ -72,14 +72,17 @@ def _add_ours(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     table.add_argument("--by-seed", action="store_true", help="a line for each run, not the means over seeds")
     table.add_argument("--csv", dest="as_csv", action="store_true", help="write CSV to standard output")
 
-    speed = add("bench", "measure loaders and training: images a second")
+    speed = add("bench", "measure selection, training steps, input, an epoch, and start")
+    sections = "sections, with commas: selection, steps, input, feeding, epoch, start; all, or with --data ... feeding"
+    speed.add_argument("--only", metavar="SECTIONS", help=sections, **unset)
+    speed.add_argument("--device", help="cpu or cuda: both, where there is a GPU", **unset)
     speed.add_argument("--data", help="a set by name, not generated files like ImageNet's and small sets", **unset)
     speed.add_argument("--data-dir", default=os.environ.get("DATA_DIR", "data"), help="the data sets (DATA_DIR)")
     speed.add_argument("--net", help="what is trained: resnet50 on ImageNet and subsets, else conv4", **unset)
     speed.add_argument("--image-size", type=int, help="pixels, of ImageNet and subsets: the set's own", **unset)
     speed.add_argument("--batch-size", type=int, help="128; of ImageNet and subsets 256 on a GPU, 8 on a CPU", **unset)
-    speed.add_argument("--seconds", type=float, default=3.0, help="how long a measurement takes at least")
-    speed.add_argument("--out", default="results/bench", help="where bench.json and bench.md are written")
+    speed.add_argument("--seconds", type=float, default=1.0, help="how long a measurement takes at least")
+    speed.add_argument("--out", default="results/bench", help="where the numbers, a page and a plot are written")
 
     add("pack", "put an experiment's runs into one file beside its results", *one)
     add("unpack", "take the committed runs as done: draw again, go on", runs_dir, results)
@@ -111,7 +114,7 @@ def _run(command: str, arguments: dict[str, Any]) -> str | None:
 
         compare(**arguments)
     elif command == "bench":
-        from lit_hidden.engine.bench import bench
+        from lit_hidden.engine.bench.command import bench
 
         bench(**arguments)
     elif command == "wandb-sync":
@@ -166,6 +169,10 @@ def main(argv: list[str] | None = None) -> None:
         return run(argv)
     arguments = vars(parser().parse_args(given))
     command = arguments.pop("command")
+    if command == "bench" and argv is None:  # a process of its own, which may be replaced
+        from lit_hidden.engine.bench.environment import enter
+
+        enter(given)
     try:
         if line := _run(command, arguments):
             sys.stdout.write(f"{line}\n")

@@ -1,6 +1,5 @@
-"""The bench: what it measures and writes, never how fast anything is."""
+"""The bench of loaders and training: what it measures and writes, never how fast anything is."""
 
-import inspect
 import io
 import json
 import multiprocessing
@@ -16,13 +15,15 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from lit_hidden.cli import main
 from lit_hidden.data import ImageNetData
-from lit_hidden.engine import bench as module
-from lit_hidden.engine.bench import Loader, Row, bench, generate, interleaved
+from lit_hidden.engine.bench import feeding, generate, page
+from lit_hidden.engine.bench.command import bench
+from lit_hidden.engine.bench.feeding import Feed, Loader, sets
+from lit_hidden.engine.bench.rows import written
+from lit_hidden.engine.bench.training import training
 from lit_hidden.engine.reproduce import ReproduceError
 
-made = runpy.run_path(str(Path(__file__).parents[1] / "data" / "pictures.py"))
+made = runpy.run_path(str(Path(__file__).parents[2] / "data" / "pictures.py"))
 plant, tree = made["plant"], made["tree"]
 
 pytestmark = [
@@ -56,13 +57,23 @@ OF_MEMORY = [
 
 def measure(patch: pytest.MonkeyPatch, folder: Path, **arguments: Any) -> SimpleNamespace:
     """Run the bench, tiny; give what it wrote and printed, and what was left of its own folder."""
-    for name, value in {"FILES": 4, "CLASSES": 20, "CACHED": 16, "cores": lambda: 2}.items():
-        patch.setattr(module, name, value)
+    for room, name, value in (
+        (generate, "FILES", 4), (generate, "CLASSES", 20), (feeding, "CACHED", 16), (feeding, "cores", lambda: 2),
+        (page, "cores", lambda: 2),
+    ):  # fmt: skip
+        patch.setattr(room, name, value)
     patch.setattr(ImageNetData, "count", 20)
     patch.setenv("TMPDIR", str(folder))
     patch.setattr("tempfile.tempdir", None)
     others = set(multiprocessing.active_children())  # of tests before
-    small = {"net": "lenet", "batch_size": 4, "seconds": 0.005, "rounds": ROUNDS, "out": folder / "out"}
+    small = {
+        "only": "feeding",
+        "net": "lenet",
+        "batch_size": 4,
+        "seconds": 0.005,
+        "rounds": ROUNDS,
+        "out": folder / "out",
+    }
     console = Console(file=io.StringIO(), width=160)
     bench(**small | arguments, console=console)
     return SimpleNamespace(
@@ -125,18 +136,18 @@ def test_a_set_that_is_there_is_measured_alone_and_left_as_it_was(real):
 
 def test_cifar10_is_measured_too_if_it_is_there(tmp_path, monkeypatch):
     named: list[str] = []
-    monkeypatch.setattr(module, "data_module", lambda name, **_: named.append(name) or SimpleNamespace(**quiet))
+    monkeypatch.setattr(feeding, "data_module", lambda name, **_: named.append(name) or SimpleNamespace(**quiet))
     quiet = {"prepare_data": lambda: None, "setup": lambda stage: None}
     place = tmp_path / "cifar-10-batches-bin"
     place.mkdir()
     (place / "data_batch_1.bin").write_bytes(b"")
-    module._sets(None, tmp_path, tmp_path, None, None, torch.device("cpu"))
+    sets(None, tmp_path, tmp_path, None, None, torch.device("cpu"))
     assert named == ["imagenet", "digits", "cifar10"]
 
 
 def test_batches_are_as_many_images_as_asked_for_and_by_default_as_the_device_can_take():
     def sizes(device: str, given: int | None = None) -> list[int]:
-        return [each.batch_size for each in module._sets(None, Path("no"), Path("no"), 16, given, torch.device(device))]
+        return [each.batch_size for each in sets(None, Path("no"), Path("no"), 16, given, torch.device(device))]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lit_hidden.data.digits.DigitsData.setup", lambda self, stage: None)
@@ -150,25 +161,17 @@ def test_nothing_is_left_behind(generated, real):
 
 def test_training_trains_the_scores_of_the_hidden_net_and_the_weights_of_the_dense():
     data = ImageNetData("none", batch_size=4, image_size=16)
-    feed = module.Feed(data, "lenet", torch.device("cpu"))
+    feed = Feed(data, "lenet", torch.device("cpu"))
     batch = (torch.randn(4, 3, 16, 16), torch.arange(4))
     changed = {}
     for name, net in feed.modules.items():
         before = {key: value.clone() for key, value in net.net.state_dict().items()}
-        steps = module._steps(net, batch)
+        steps = training(net, batch)
         assert next(steps) is batch
         next(steps)
         after = net.net.state_dict()
         changed[name] = {key.split(".")[-1] for key in before if not torch.equal(before[key], after[key])}
     assert changed == {"hidden": {"scores"}, "dense": {"weight"}}
-
-
-def test_every_other_round_goes_from_the_last_to_the_first():
-    asked: list[str] = []
-    measures = {what: lambda number, what=what: asked.append(f"{what}{number}") or float(number) for what in "abc"}
-    found = interleaved(measures, 3, "", Console(file=io.StringIO()))
-    assert asked == ["a0", "b0", "c0", "c1", "b1", "a1", "a2", "b2", "c2"]
-    assert found == dict.fromkeys("abc", (0.0, 1.0, 2.0))
 
 
 @pytest.mark.parametrize(
@@ -230,11 +233,6 @@ def test_the_page_and_the_terminal_show_the_numbers_of_the_json(generated, real)
                 assert line in said
 
 
-def test_numbers_have_three_digits_or_all_before_the_point():
-    numbers = (1234567.8, 1000, 99.96, 99.94, 12.345, 0.01234)
-    assert [module.written(n) for n in numbers] == ["1,234,568", "1,000", "100", "99.9", "12.3", "0.0123"]
-
-
 @pytest.mark.parametrize(
     ("gives", "takes", "workers", "told"),
     [
@@ -264,15 +262,13 @@ def test_the_findings_compare_with_the_faster_net(generated, real):
             assert told.startswith(
                 "the loader keeps up: " if gives >= nets[fastest] else "the loader starves the device: "
             )
-            assert (
-                f" {module.written(gives)} images/s, training takes {module.written(nets[fastest])} ({fastest})" in told
-            )
+            assert f" {written(gives)} images/s, training takes {written(nets[fastest])} ({fastest})" in told
 
 
 def test_the_machine_and_the_command_are_written_down(generated, real):
     machine = generated.found["machine"]
     assert machine.keys() == {
-        "cpu", "cores", "threads", "workers", "device", "torch", "python", "load", "said"
+        "cpu", "cores", "threads", "workers", "device", "torch", "python", "load", "environment", "said"
     }  # fmt: skip
     assert (machine["cores"], machine["workers"], machine["threads"]) == (2, 2, torch.get_num_threads())
     assert machine["torch"] == torch.__version__
@@ -280,26 +276,30 @@ def test_the_machine_and_the_command_are_written_down(generated, real):
         assert done.found["machine"]["said"] in done.page
         assert f"`{done.found['command']}`, {done.found['finished']}." in done.page
         assert done.printed.startswith(done.found["machine"]["said"])
-    assert generated.found["command"] == "lit-hidden bench --net lenet --image-size 16 --batch-size 4 --seconds 0.005"
+    assert (
+        generated.found["command"]
+        == "lit-hidden bench --only feeding --net lenet --image-size 16 --batch-size 4 --seconds 0.005"
+    )
     assert real.found["command"] == (
-        f"lit-hidden bench --data imagenet100 --data-dir {real.root} --net lenet --image-size 16 --batch-size 4 "
-        "--seconds 0.005"
+        f"lit-hidden bench --only feeding --data imagenet100 --data-dir {real.root} --net lenet --image-size 16 "
+        "--batch-size 4 --seconds 0.005"
     )
 
 
 @pytest.mark.parametrize(("load", "more"), [(1.0, ""), (1.01, " (busy: of a quiet machine expect more)")])
 def test_a_busy_machine_is_said_to_be(load, more, monkeypatch):
-    monkeypatch.setattr(module, "cores", lambda: 2)
+    monkeypatch.setattr(page, "cores", lambda: 2)
+    monkeypatch.setattr(page, "as_workers", lambda: True)
     monkeypatch.setattr("os.getloadavg", lambda: (load, 9.0, 9.0))
-    assert module._machine(torch.device("cpu"))["said"].endswith(f"; load {load} at the start{more}")
+    assert page.machine(torch.device("cpu"))["said"].endswith(f"; load {load} at the start{more}")
 
 
 # --- what is generated -----------------------------------------------------------------------------------
 
 
 def test_the_generated_tree_is_what_is_said_of_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "FILES", 8)
-    told = generate(tmp_path, 1500)
+    monkeypatch.setattr(generate, "FILES", 8)
+    told = generate.generate(tmp_path, 1500)
     data = ImageNetData(str(tmp_path), cache_gib=0)
     assert data.tree.folder == tmp_path
     assert (len(data.tree.classes), data.sizes) == (1000, (2000, 1000))
@@ -332,7 +332,7 @@ def test_the_bench_says_what_it_generated(generated):
 
 
 def test_a_picture_is_fine_and_faint_and_its_own():
-    one, again, other = (np.asarray(module.picture(n, 64, 48)).astype(float) for n in (1, 1, 2))
+    one, again, other = (np.asarray(generate.picture(n, 64, 48)).astype(float) for n in (1, 1, 2))
     assert one.shape == (48, 64, 3)
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)
@@ -342,64 +342,8 @@ def test_a_picture_is_fine_and_faint_and_its_own():
     assert power[1:4, 1:4].mean() > 100 * power[20:24, 20:24].mean()
 
 
-# --- what is refused -------------------------------------------------------------------------------------
-
-LESS = "measures nothing; it must be more than 0"
-SETS = "there is cifar10, mnist, digits, imagenet, imagenet100, imagenette, imagewoof, tiny-imagenet, tiny-imagenet-100"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "status", "said"),
-    [
-        (["--seconds", "0"], 2, f"--seconds 0 {LESS}\n"),
-        (["--seconds", "-1.5"], 2, f"--seconds -1.5 {LESS}\n"),
-        (["--seconds", "nan"], 2, f"--seconds nan {LESS}\n"),
-        (["--data", "cifar11"], 2, f"there is no data called 'cifar11'; {SETS}\n"),
-        (["--data", "imagenet", "--data-dir", "no"], 1, "no holds no imagenet: neither it nor imagenet/, "),
-        (["--net", "conv3"], 2, "net='conv3' is unknown; nets are "),
-        (["--batch-size", "0"], 2, "batch_size=0 holds no image; it must be at least 1\n"),
-        (["--image-size", "0"], 2, "image_size=0 has no pixels; it must be at least 1\n"),
-        (
-            ["--data", "digits", "--image-size", "64"], 2,
-            "--image-size 64: images of digits have 32 pixels; it is for ImageNet and its subsets\n",
-        ),
-        (["--data", "digits", "--net", "lenet", "--out", "file"], 1, "[Errno 17] File exists: 'file'\n"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_measured_is_said_before_anything_is(arguments, status, said, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").write_text("")
-    for name in ("feeding", "generate", "_machine"):
-        monkeypatch.setattr(module, name, lambda *_: pytest.fail("something was measured"))
-    with pytest.raises(SystemExit) as end:
-        main(["bench", *arguments])
-    assert end.value.code == status
-    assert capsys.readouterr().err.startswith(f"lit-hidden: {said}")
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
 def test_a_damaged_image_ends_the_bench_with_its_name(tmp_path, monkeypatch):
     plant(tmp_path / "imagenet100", tree([f"n{i:02d}" for i in range(100)], train=1, val=1, size=(24, 20)))
     broken = plant(tmp_path, {"imagenet100/val/n00/n00_0.JPEG": "no image"}) / "imagenet100/val/n00/n00_0.JPEG"
     with pytest.raises(ReproduceError, match=re.escape(f"{broken} cannot be decoded")):
         measure(monkeypatch, tmp_path, data="imagenet100", data_dir=tmp_path, image_size=16)
-
-
-def test_the_command_takes_what_the_function_takes(monkeypatch):
-    taken: dict[str, Any] = {}
-    monkeypatch.setattr(module, "bench", lambda **given: taken.update(given))
-    monkeypatch.delenv("DATA_DIR", raising=False)
-    main(["bench"])
-    defaults = {name: p.default for name, p in inspect.signature(bench).parameters.items()}
-    assert taken == {name: defaults[name] for name in ("data_dir", "seconds", "out")}
-    words = {"data": "digits", "data_dir": "d", "net": "lenet", "out": "o"}
-    numbers = {"image_size": 16, "batch_size": 4, "seconds": 0.5}
-    given = {**words, **numbers}
-    main(["bench", *(word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value)))])
-    assert taken == given
-
-
-def test_a_row_shows_its_numbers():
-    row = Row("this", "ms", (3.0, 1.0, 2.0))
-    assert row.cells == ("this", "2", "1", "3", "ms")
-    assert Row("this", "ms", (1.0, 2.0)).median == 1.5

@@ -1,0 +1,96 @@
+"""The plain form: the published algorithm, and the same function as ours."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lit_hidden import build, hide
+from lit_hidden.edge_popup import maskers
+from lit_hidden.engine.bench.plain import PlainConv, PlainLinear, PlainStep, plain
+from lit_hidden.modules import LitSubnetwork
+
+NETS = {"conv2": 0.25, "conv4": 0.125, "conv6": 0.125, "lenet": 1.0, "cifar_resnet18": 0.125, "resnet50": 0.125}
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("density", [0.3, 0.5])
+def test_with_equal_weights_and_scores_it_computes_what_ours_does(name, density):
+    ours = LitSubnetwork(build(name, width=NETS[name]), density=density, schedule="constant", seed=3)
+    images, labels = torch.randn(6, 3, 32, 32), torch.arange(6)
+    if "resnet" in name:  # batch norm of so few images magnifies what float32 rounds off
+        ours, images = ours.double(), images.double()
+    theirs = plain(ours.net)
+    found = {}
+    for key, net in (("ours", ours), ("plain", theirs)):
+        logits = net(images)
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
+        found[key] = [logits.detach(), loss.detach()]
+    found["ours"] += [each.scores.grad for each in maskers(ours.net).values()]
+    found["plain"] += [m.scores.grad.view_as(s) for m, s in zip(layers(theirs), found["ours"][2:], strict=True)]
+    for mine, other in zip(found["ours"], found["plain"], strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5 * float(mine.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["conv2", "lenet"])
+def test_after_steps_of_both_the_scores_are_still_the_same(name):
+    ours = LitSubnetwork(build(name, width=0.25), density=0.5, schedule="constant")
+    theirs, optimizer = PlainStep(ours), ours.configure_optimizers()["optimizer"]
+    batch = torch.randn(8, 3, 32, 32), torch.arange(8)
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = ours.training_step(batch, 0)
+        loss.backward()
+        optimizer.step()
+        assert theirs(batch)[0] == pytest.approx(loss.item(), rel=1e-5)
+    for mine, other in zip(maskers(ours.net).values(), layers(theirs.net), strict=True):
+        torch.testing.assert_close(mine.scores, other.scores.view_as(mine.scores), rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_reads_loss_and_accuracies_and_trains_scores_alone():
+    ours = LitSubnetwork(build("lenet", width=0.1), density=0.5, schedule="constant")
+    step, batch = PlainStep(ours), (torch.randn(10, 3, 32, 32), torch.arange(10))
+    with torch.no_grad():
+        logits = step.net(batch[0])
+    before = {name: tensor.clone() for name, tensor in step.net.state_dict().items()}
+    loss, top1, top5 = step(batch)
+    assert loss == pytest.approx(float(F.cross_entropy(logits, batch[1])))
+    places = logits.argsort(dim=1, descending=True)
+    assert top1 == pytest.approx(10 * sum(int(places[i, 0]) == i for i in range(10)))
+    assert top5 == pytest.approx(10 * sum(i in places[i, :5] for i in range(10)))
+    after = step.net.state_dict()
+    assert {name.split(".")[-1] for name in before if not torch.equal(before[name], after[name])} == {"scores"}
+
+
+def test_masks_are_floats_of_as_many_ones_as_the_authors_keep():
+    seen = []
+    net = plain(hide(nn.Sequential(nn.Conv2d(3, 5, 3)), 0.3))
+    net[0].weight.data.fill_(1)
+    net[0].register_forward_hook(lambda layer, given, out: seen.append(out))
+    net(torch.ones(1, 3, 3, 3))
+    assert float(seen[0].sum().detach()) == pytest.approx(135 - int(0.7 * 135))
+
+
+def test_linear_layers_are_convolutions_and_nothing_is_shared_with_ours():
+    ours = hide(nn.Sequential(nn.Conv2d(2, 4, 3, stride=2, padding=1, groups=2), nn.Flatten(), nn.Linear(16, 3)), 0.5)
+    ours = ours.to(memory_format=torch.channels_last)
+    theirs = plain(ours)
+    assert [type(layer) for layer in theirs] == [PlainConv, nn.Flatten, PlainLinear]
+    assert theirs[2].weight.shape == (3, 16, 1, 1)
+    assert theirs[0].weight.is_contiguous()  # NCHW
+    assert not {p.data_ptr() for p in ours.parameters()} & {p.data_ptr() for p in theirs.parameters()}
+    x = torch.randn(2, 2, 4, 4)
+    torch.testing.assert_close(theirs(x), ours(x))
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind"), [(nn.Conv1d(2, 2, 3), "Conv1d"), (nn.Conv2d(2, 2, 3, padding_mode="circular"), "Conv2d")]
+)
+def test_what_has_no_plain_form_is_named(layer, kind):
+    with pytest.raises(ValueError, match=f"^0 is a {kind}, of which there is no plain form here$"):
+        plain(hide(nn.Sequential(layer), 0.5))
+
+
+def layers(net: nn.Module) -> list[PlainConv]:
+    return [module for module in net.modules() if isinstance(module, PlainConv)]
