@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from lit_hidden.data import DataError
-from lit_hidden.engine.bench import epoch, feeding, inputs, page, plot, selection, start, steps
+from lit_hidden.data import CIFAR10Data, DataError
+from lit_hidden.data.files import find
+from lit_hidden.engine.bench import epoch, feeding, inputs, page, plot, runs, selection, start, steps
 from lit_hidden.engine.bench.rows import Effort, Section, one_thread
 from lit_hidden.engine.bench.targets import judged
 from lit_hidden.engine.reproduce import ReproduceError, UsageError
 
 ROUNDS = 5
-SECTIONS = ("selection", "steps", "input", "feeding", "epoch", "start")
+SECTIONS = ("selection", "steps", "input", "feeding", "epoch", "runs", "start")
 DEVICES = ("cpu", "cuda")
 
 
@@ -38,8 +39,8 @@ def bench(
     """Measure each section, print it, and write all to `out`: `bench.json`, `bench.md`, `bench.svg` and `bench.png`.
 
     Args:
-        only: sections, with commas between; None is all, or where one of the next but `data_dir` is given, which are
-            for it, `feeding`.
+        only: sections, with commas between; None is all, but `runs` only where there are a GPU and CIFAR-10; or where
+            one of the next but `data_dir` is given, which are for it, `feeding`.
         device: `cpu` or `cuda`; None is both where there is a GPU. Loaders feed, and processes start on, the last.
         data: a set by name; None generates files like ILSVRC-2012's, and takes scikit-learn's digits and, if it is
             there, CIFAR-10.
@@ -63,6 +64,10 @@ def bench(
     of_feeding = {"data": data, "net": net, "image-size": image_size, "batch-size": batch_size}
     wanted = _wanted(only, [name for name, value in of_feeding.items() if value is not None])
     devices = _devices(device)
+    if "runs" in wanted and (why := _no_runs(devices, Path(data_dir))):
+        if only is not None:
+            raise UsageError(f"--only {only}: {why}")
+        wanted.remove("runs")
     effort = Effort(seconds, rounds, console)
     with one_thread(), tempfile.TemporaryDirectory(prefix="lit-hidden-bench-") as scratch:
         place, last = Path(scratch), devices[-1]
@@ -86,6 +91,7 @@ def bench(
             "input": [partial(inputs.inputs, effort, each, *pictures) for each in devices if pictures],
             "feeding": [partial(feeding.feeding, each, effort, place) for each in fed],
             "epoch": [partial(epoch.epoch, effort, each, place) for each in devices],
+            "runs": [partial(runs.runs, effort, last, Path(data_dir))],
             "start": [partial(start.start, effort, last)],
         }
         given: dict[str, Any] = {"only": only, "device": device, "data": data}
@@ -117,6 +123,14 @@ def _wanted(only: str | None, of_feeding: list[str]) -> list[str]:
     if of_feeding and "feeding" not in names:
         raise UsageError(f"--{of_feeding[0]} is for feeding, which --only {only} leaves out")
     return [name for name in SECTIONS if name in names]
+
+
+def _no_runs(devices: list[torch.device], data_dir: Path) -> str:
+    """Say why whole runs cannot be measured; empty if they can."""
+    if devices[-1].type != "cuda":
+        return "runs are whole trainings, measured on a GPU, and none is there or asked for"
+    data = CIFAR10Data(str(data_dir))
+    return "" if find(data.root, data.layouts) else f"runs train on CIFAR-10, which is not in {data_dir}"
 
 
 def _devices(device: str | None) -> list[torch.device]:

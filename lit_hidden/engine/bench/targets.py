@@ -70,6 +70,10 @@ TARGETS = [
     Target("augmentation: ours / kornia, images/s", "input", "cpu", "ours / kornia", 1, least=True),
     Target("Lightning's share of a step, worst net, %", "epoch", "cpu", "Lightning's share", 2),
     *_steps("hidden / dense", "cuda", dict.fromkeys(("conv2", "conv4", "conv6", "conv8"), 1.15)),
+    *(
+        Target(f"{net}: 100 epochs as reproduce trains them, s", "runs", "cuda", "100 epochs", limit, group=net.__eq__)
+        for net, limit in (("conv2", 15), ("conv8", 40))
+    ),
 ]  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def rows(section: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def test_each_section_is_there_in_its_order_and_targets_end_it(tiny):
-    assert [*tiny.sections] == [*(name for name in SECTIONS if name != "feeding"), "targets"]
+    assert [*tiny.sections] == [*(name for name in SECTIONS if name not in ("feeding", "runs")), "targets"]
     assert all(section["device"] == "cpu" for section in tiny.sections.values())
 
 
@@ -180,7 +180,7 @@ def test_without_kornia_a_sentence_says_how_to_get_it(monkeypatch, effort):
 
 LESS = "measures nothing; it must be more than 0"
 SETS = "there is cifar10, mnist, digits, imagenet, imagenet100, imagenette, imagewoof, tiny-imagenet, tiny-imagenet-100"
-NAMES = "selection, steps, input, feeding, epoch, start"
+NAMES = "selection, steps, input, feeding, epoch, runs, start"
 
 
 @pytest.mark.parametrize(
