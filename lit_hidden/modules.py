@@ -246,9 +246,15 @@ class LitClassifier(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the random state until training starts, when nothing else draws any more.
 
-        What all ranks have measured in the epoch so far, rank 0 takes up alone, or it would be counted once a rank.
+        An optimizer's choice of kernels is this device's, not that of the device which wrote the checkpoint. What all
+        ranks have measured in the epoch so far, rank 0 takes up alone, or it would be counted once a rank.
         """
         self._rng = checkpoint.get("rng")
+        if self._trainer is not None:
+            cuda = self.trainer.strategy.root_device.type == "cuda"
+            for group in (group for state in checkpoint.get("optimizer_states", []) for group in state["param_groups"]):
+                group |= {"lr": float(group["lr"]), "fused": True if cuda else None}
+                group |= {"capturable": cuda} if "capturable" in group else {}
         if self._trainer is not None and self.trainer.global_rank > 0:
             measured = (name for name in checkpoint["state_dict"] if name.startswith("train_metrics."))
             checkpoint["state_dict"] |= {name: torch.zeros_like(checkpoint["state_dict"][name]) for name in measured}

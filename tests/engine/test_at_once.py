@@ -98,6 +98,31 @@ def test_epochs_shorter_than_the_pause_write_no_checkpoint_but_the_last_does(
     assert len(without_time(tmp_path)) == 4
 
 
+@pytest.mark.parametrize("kind", ["hidden", "adam"])
+def test_a_checkpoint_of_a_gpu_is_gone_on_with_on_a_cpu(
+    kind: str, folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, (expected, ours) = RUNS[kind], folders
+    whole = train(run, expected)
+    real, epochs = Recorder.on_train_epoch_end, iter((1, 2))
+
+    def killed(self: Any, trainer: Any, module: Any) -> None:
+        real(self, trainer, module)
+        if next(epochs) == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "on_train_epoch_end", killed)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            train(run, ours)
+    state = torch.load(ours / CHECKPOINT, weights_only=True)
+    (group,) = state["optimizer_states"][0]["param_groups"]
+    group |= {"lr": torch.tensor(group["lr"], dtype=torch.float64), "fused": True}
+    group |= {"capturable": True} if kind == "adam" else {}
+    torch.save(state, ours / CHECKPOINT)
+    assert counted(train(run, ours)) == counted(whole)
+
+
 def test_what_is_taken_at_once() -> None:
     assert all(together(run) for run in RUNS.values())
     others = [
