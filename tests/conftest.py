@@ -1,8 +1,10 @@
-"""What all tests share: one thread, fixed seeds, and a way to see whether a model changed."""
+"""What all tests share: one thread, fixed seeds, quick processes, and a way to see whether a model changed."""
 
 import os
+import runpy
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,42 @@ from torch import nn
 torch.set_num_threads(1)  # the machine is shared; nothing here gains from a second thread
 
 ROOT = Path(__file__).parent.parent
+NURSERY = Path(__file__).with_name("nursery.py")
+made: dict[str, Any] = runpy.run_path(str(NURSERY))
+nursery = pytest.StashKey[subprocess.Popen]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes more than 10 seconds; leave out with -m 'not slow'")
+    if made["ADDRESS"] in os.environ:  # one for all that xdist has started
+        return
+    address = os.path.join(tempfile.mkdtemp(), "nursery")
+    settings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    settings |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # no threads, which a fork has not
+    process = config.stash[nursery] = subprocess.Popen(
+        [sys.executable, str(NURSERY), address],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=settings,
+        start_new_session=True,  # Ctrl-C is pytest's
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"listening\n"
+    os.environ[made["ADDRESS"]] = address
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    process = config.stash.get(nursery, None)
+    if process is None:
+        return
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.close()
+    process.wait()
+    process.stdout.close()
+    address = Path(os.environ.pop(made["ADDRESS"]))
+    address.unlink()
+    address.parent.rmdir()
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +82,12 @@ def python() -> Callable[..., str]:
         return done.stdout.strip()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def forked() -> type[subprocess.Popen]:
+    """Start Python as `subprocess.Popen` does, within a hundredth of a second: see `nursery.py`."""
+    return made["Forked"]
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -39,15 +38,14 @@ for devices in (1, 2):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(forked, tmp_path_factory):
     import torch
 
     work = tmp_path_factory.mktemp("ddp")
-    (work / "train.py").write_text(CODE)
     settings = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(work / "train.py"), str(work)]
-    done = subprocess.run(command, capture_output=True, text=True, env=settings, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
+    process = forked([sys.executable, "-c", CODE, str(work)], stdout=-1, stderr=-1, text=True, env=settings)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
     return [torch.load(work / file, weights_only=True) for file in ("1.0", "2.0", "2.1")]
 
 

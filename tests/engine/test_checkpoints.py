@@ -3,7 +3,6 @@
 import os
 import runpy
 import signal
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -67,16 +66,15 @@ def undisturbed(tmp_path_factory):
     return counted(store)
 
 
-def test_a_process_killed_while_it_writes_a_checkpoint_leaves_the_one_before(undisturbed, tmp_path):
+def test_a_process_killed_while_it_writes_a_checkpoint_leaves_the_one_before(undisturbed, tmp_path, forked):
     store, temporary = Store(tmp_path / "runs"), tmp_path / "tmp"
     folder = store.folder(RUN)
     folder.mkdir(parents=True)
     temporary.mkdir()
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(temporary)}
-    child = subprocess.run(
-        [sys.executable, "-c", CODE, str(folder)], capture_output=True, text=True, env=environment, check=False
-    )
-    assert child.returncode == -signal.SIGXFSZ, child.stderr
+    child = forked([sys.executable, "-c", CODE, str(folder)], stdout=-1, stderr=-1, text=True, env=environment)
+    _, told = child.communicate()
+    assert child.returncode == -signal.SIGXFSZ, told
     assert epochs(folder) == [0, 1]
     (half,) = folder.glob("*.part")
     assert half.stat().st_size == (folder / "last.ckpt").stat().st_size // 2

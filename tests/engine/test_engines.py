@@ -42,9 +42,9 @@ def draw(results, figure):
 class Engine:
     """`lit-hidden reproduce grid` with one worker, in a process group of its own."""
 
-    def __init__(self, checkout: Path) -> None:
+    def __init__(self, checkout: Path, start: Callable[..., Any]) -> None:
         settings = {"PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "COLUMNS": "160", "CUDA_VISIBLE_DEVICES": ""}
-        self.process = subprocess.Popen(
+        self.process = start(
             [sys.executable, "-m", "lit_hidden", "reproduce", "grid", "--preset", "smoke", "--devices", "1"],
             cwd=checkout,
             stdout=subprocess.PIPE,
@@ -52,8 +52,6 @@ class Engine:
             text=True,
             env=os.environ | settings,
             start_new_session=True,
-            # A shell's background jobs ignore Ctrl-C, and what they start inherits it.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def worker(self, other_than: int | None = None) -> int:
@@ -77,6 +75,12 @@ class Engine:
         """Wait for its end and return its status and what it printed."""
         printed, said = self.process.communicate(timeout=300)
         return self.process.returncode, printed, said
+
+
+def from_nothing(*command: Any, **settings: Any) -> subprocess.Popen[str]:
+    """Start a process that imports all it needs itself, as its worker does."""
+    # A shell's background jobs ignore Ctrl-C, and what they start inherits it.
+    return subprocess.Popen(*command, **settings, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
@@ -118,14 +122,14 @@ def outcomes(store: Store) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_grid_killed_and_stopped_in_every_way_is_finished_by_two_engines_at_once(checkout):
+def test_a_grid_killed_and_stopped_in_every_way_is_finished_by_two_engines_at_once(checkout, forked):
     store, runs = Store(checkout / "runs"), grid()
 
     def epochs() -> int:
         return sum(store.progress(run)[0] for run in runs)
 
     # Ctrl-C in a terminal reaches the whole process group; here while the worker starts.
-    engine = Engine(checkout)
+    engine = Engine(checkout, from_nothing)
     worker = engine.worker()
     os.killpg(engine.process.pid, signal.SIGINT)
     status, _, said = engine.end()
@@ -135,7 +139,7 @@ def test_a_grid_killed_and_stopped_in_every_way_is_finished_by_two_engines_at_on
     wait_until(lambda: gone(worker), 10)
 
     # A worker is killed and replaced; then the engine alone is stopped.
-    engine = Engine(checkout)
+    engine = Engine(checkout, forked)
     worker = engine.worker()
     wait_until(lambda: epochs() >= 1)
     os.kill(worker, signal.SIGKILL)
@@ -151,7 +155,7 @@ def test_a_grid_killed_and_stopped_in_every_way_is_finished_by_two_engines_at_on
     assert gone(worker)
 
     # The engine is killed, and its worker with it.
-    engine, before = Engine(checkout), epochs()
+    engine, before = Engine(checkout, forked), epochs()
     worker = engine.worker()
     wait_until(lambda: epochs() > before)
     engine.process.kill()
@@ -162,7 +166,7 @@ def test_a_grid_killed_and_stopped_in_every_way_is_finished_by_two_engines_at_on
     left = [run for run in runs if not store.done(run)]
     assert len(left) >= 2
     trained = {run: times_trained(store, run) for run in left}
-    engines = [Engine(checkout), Engine(checkout)]
+    engines = [Engine(checkout, forked), Engine(checkout, forked)]
     ends = [engine.end() for engine in engines]
     for status, printed, said in ends:
         assert (status, said) == (0, "")

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +82,10 @@ for line in sys.stdin:
 class Nursery:
     """Train runs one by one in a worker, which is killed or not."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, forked: Callable[..., Any], folder: Path) -> None:
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(folder)}
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-        self.process = subprocess.Popen([sys.executable, "-c", NURSERY], **pipes, env=environment)
+        self.process = forked([sys.executable, "-c", NURSERY], **pipes, env=environment)
         self._tell(self._jobs(GRID[2:3], folder / "warm")[0])
 
     def train(self, runs: list[Run], runs_dir: Path, *, seconds: float | None = None, number: int | None = None) -> int:
@@ -106,9 +107,9 @@ class Nursery:
 
 
 @pytest.fixture(scope="module")
-def nursery(tmp_path_factory):
+def nursery(forked, tmp_path_factory):
     temporary = tmp_path_factory.mktemp("tmp")
-    nursery = Nursery(temporary)
+    nursery = Nursery(forked, temporary)
     yield nursery
     nursery.process.stdin.close()
     nursery.process.wait()

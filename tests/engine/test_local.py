@@ -67,7 +67,8 @@ def workers(monkeypatch):
     return make
 
 
-def test_workers_train_every_run_and_a_failure_does_not_stop_the_others(tmp_path, launcher):
+def test_workers_train_every_run_and_a_failure_does_not_stop_the_others(tmp_path, launcher, forked, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", forked)
     store = Store(tmp_path / "runs")
     good = [Run(density=0.5, seed=s, **TINY) for s in range(2)]
     bad = Run(density=0.5, **{**TINY, "net": "no_such_module:net"})

@@ -34,7 +34,7 @@ def said(one: SlurmLauncher) -> list[str]:
 
 
 @pytest.mark.slow
-def test_runs_of_jobs_killed_and_requeued_end_as_if_nothing_had_been(tmp_path, monkeypatch):
+def test_runs_of_jobs_killed_and_requeued_end_as_if_nothing_had_been(tmp_path, monkeypatch, forked):
     monkeypatch.setattr(slurm, "_ASK", 0.2)
     store, first, second = Store(tmp_path / "runs"), RUNS[0], Run(density=0.5, **{**TINY, "epochs": 1})
     one = launcher("slurm", store, 1, lambda run: JOB, options={"cluster": "local", "gpus_per_node": "0"})
@@ -50,6 +50,7 @@ def test_runs_of_jobs_killed_and_requeued_end_as_if_nothing_had_been(tmp_path, m
                 ["ps", "-o", "pid=", "--ppid", job.job_id], capture_output=True, text=True, check=True
             )
             os.kill(int(listed.stdout), signal.SIGKILL)
+            monkeypatch.setattr(subprocess, "Popen", forked)  # that job has shown what starts; the next are quicker
         elif not requeued and store.progress(first)[0] >= 2:  # what SLURM sends before it stops a job
             requeued.extend(re.findall(r"process (\d+) on", log.read_text()))
             os.kill(int(requeued[0]), signal.SIGUSR2)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,14 +42,23 @@ def wait_for(condition: Any, seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
+def follows(process: str) -> bool:
+    """Whether a process is a follower, started from nothing or forked."""
+    folder = Path("/proc", process)
+    return b"lit_hidden.engine.team" in (folder / "cmdline").read_bytes() or (folder / "comm").read_text() == "team\n"
+
+
 class Worker:
     """A worker's process, its jobs on two devices unless told otherwise."""
 
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
+    def __init__(self, forked: Callable[..., Any], **environment: str) -> None:
+        self.process = forked(
             [sys.executable, "-m", "lit_hidden.engine.worker"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        )
 
     def begin(self, run: Run, runs: Path, devices: int = 2) -> Path:
         assert self.process.stdin
@@ -70,10 +80,8 @@ class Worker:
 
     @property
     def followers(self) -> list[int]:
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [
-            int(child) for child in children if b"lit_hidden.engine.team" in Path(f"/proc/{child}/cmdline").read_bytes()
-        ]
+        children = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return [int(child) for path in children for child in path.read_text().split() if follows(child)]
 
     def end(self) -> int:
         assert self.process.stdin
@@ -84,10 +92,11 @@ class Worker:
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory):
+def seen(forked, tmp_path_factory):
     """What a worker and its successor left."""
     work = tmp_path_factory.mktemp("team")
-    first, second = Worker(), None
+    # The first one's followers are started from nothing, as users' are; the second forks its own.
+    first, second = Worker(forked, LIT_HIDDEN_NURSERY=""), None
     try:
         found = {"together": first.train(POPUP, work / "together"), "one": first.train(POPUP, work / "one", 1)}
         found["whole"] = first.train(SAMPLED, work / "whole")
@@ -100,7 +109,7 @@ def seen(tmp_path_factory):
         wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in followers))
         checkpoint = torch.load(found["stopped"] / "last.ckpt", weights_only=True)
 
-        second = Worker()
+        second = Worker(forked)
         second.train(SAMPLED, work / "stopped")
         found["killed"] = second.begin(LONG, work / "killed")
         second.until(found["killed"], 2)  # the checkpoint of the first is there

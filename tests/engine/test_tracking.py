@@ -132,7 +132,7 @@ train(Run.from_json(sys.stdin.read()), Path(sys.argv[1]), tracker=Tracker("offli
 """
 
 
-def test_a_run_that_was_killed_is_whole_in_one_offline_run(nowhere):
+def test_a_run_that_was_killed_is_whole_in_one_offline_run(nowhere, forked):
     run = Run(density=0.5, net="conv2", width=0.05, data="digits", train_images=100, epochs=3)
     kept = nowhere / "wandb" / "offline-run-20260101_000000-0123456789ab"
     others = nowhere / "wandb" / f"offline-run-20260101_000000-{run.hash}"
@@ -144,10 +144,9 @@ def test_a_run_that_was_killed_is_whole_in_one_offline_run(nowhere):
         command = [sys.executable, "-c", KILLED, str(nowhere / "run"), how]
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
         environment.pop("WANDB_SERVICE", None)  # of the tests above, in this process
-        done = subprocess.run(
-            command, input=run.to_json(), capture_output=True, text=True, check=False, env=environment
-        )
-        assert done.returncode == status, done.stderr
+        process = forked(command, stdin=-1, stdout=-1, stderr=-1, text=True, env=environment)
+        _, said = process.communicate(run.to_json())
+        assert process.returncode == status, said
     (folder,) = set((nowhere / "wandb").glob("offline-run-*")) - {kept, others}
     text = json.dumps(read_back(folder))
     with (nowhere / "run" / "metrics.csv").open(newline="") as file:

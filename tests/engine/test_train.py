@@ -3,7 +3,6 @@
 import json
 import runpy
 import signal
-import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -57,7 +56,7 @@ def test_only_supermasks_are_sampled_and_only_tickets_have_a_before(undisturbed)
     assert not {"density_sampled", "density_rounded", "accuracy_rounded", "accuracy_before"} & undisturbed[1].keys()
 
 
-def test_a_killed_run_goes_on_and_ends_bit_equal_to_one_never_stopped(undisturbed, tmp_path):
+def test_a_killed_run_goes_on_and_ends_bit_equal_to_one_never_stopped(undisturbed, tmp_path, forked):
     folder, result = undisturbed
     code = (
         "import os, signal, sys; from pathlib import Path\n"
@@ -70,8 +69,9 @@ def test_a_killed_run_goes_on_and_ends_bit_equal_to_one_never_stopped(undisturbe
         "LitSubnetwork.training_step = step\n"
         f"train(Run.from_json(sys.stdin.read()), Path({str(tmp_path)!r}))\n"
     )
-    child = subprocess.run([sys.executable, "-c", code], input=HIDDEN.to_json(), capture_output=True, text=True)
-    assert child.returncode == -signal.SIGKILL, child.stderr
+    child = forked([sys.executable, "-c", code], stdin=-1, stdout=-1, stderr=-1, text=True)
+    _, said = child.communicate(HIDDEN.to_json())
+    assert child.returncode == -signal.SIGKILL, said
     assert len(without_time(tmp_path)) == 3, "the row before training and two epochs"
     resumed = train(HIDDEN, tmp_path)
     ours, theirs = dict(resumed), dict(result)
