@@ -121,6 +121,11 @@ class LitClassifier(L.LightningModule):
 
     def _train(self, block: Block) -> Tensor:
         """Take the steps of a block, past Lightning, which counts them all the same; return the mean loss."""
+        if self.automatic_optimization:
+            raise ValueError(
+                "blocks of steps are not for Lightning to optimise: set automatic_optimization = False on this "
+                f"{type(self).__name__}, or have the loader yield batches (at_once=0)"
+            )
         if self._steps is None:
             optimizer: Any = self.optimizers(use_pl_optimizer=False)
             self._steps = Steps(self.net, optimizer, self.recipe.label_smoothing)
@@ -167,8 +172,14 @@ class LitClassifier(L.LightningModule):
             scheduler: Any = self.lr_schedulers()
             scheduler.step()
 
+    def on_fit_start(self) -> None:
+        """Know nothing of a fit before, which an exception may have ended: its optimizer is another."""
+        self._steps = None
+
     def on_train_end(self) -> None:
         """Give up the memory of graphs."""
+        if self._steps is not None:
+            self._steps.forget()
         self._steps = None
 
     def on_validation_epoch_end(self) -> None:
@@ -204,6 +215,9 @@ class LitClassifier(L.LightningModule):
                 fused=fused,
             )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor)
+        if cuda:  # a tensor, which a CUDA graph reads anew at each step; the scheduler has its number, and fills it
+            for group in optimizer.param_groups:
+                group["lr"] = torch.tensor(float(group["lr"]), device=self.device)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
     def lr_factor(self, epoch: int) -> float:
@@ -251,9 +265,11 @@ class LitClassifier(L.LightningModule):
         """
         self._rng = checkpoint.get("rng")
         if self._trainer is not None:
-            cuda = self.trainer.strategy.root_device.type == "cuda"
+            device = self.trainer.strategy.root_device
+            cuda = device.type == "cuda"
             for group in (group for state in checkpoint.get("optimizer_states", []) for group in state["param_groups"]):
-                group |= {"lr": float(group["lr"]), "fused": True if cuda else None}
+                rate = float(group["lr"])
+                group |= {"lr": torch.tensor(rate, device=device) if cuda else rate, "fused": True if cuda else None}
                 group |= {"capturable": cuda} if "capturable" in group else {}
         if self._trainer is not None and self.trainer.global_rank > 0:
             measured = (name for name in checkpoint["state_dict"] if name.startswith("train_metrics."))

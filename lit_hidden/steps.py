@@ -70,6 +70,7 @@ class Steps:
         self.sums = torch.zeros(3, device=self.device)  # of losses and right answers
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by the number of images
         self.taken: dict[int, int] = {}
+        self.loader: Feeds | None = None  # whose memory the graphs read
         if self.device.type == "cuda":
             for group in optimizer.param_groups:
                 group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32).to(self.device)
@@ -77,6 +78,9 @@ class Steps:
     def train(self, block: Block) -> Measured:
         """Take the steps of a block; nothing waits for the device."""
         loader, start = block.loader, block.first * block.loader.batch_size
+        if loader is not self.loader:
+            self.forget()
+            self.loader = loader
         self.place.fill_(start)
         self.sums.zero_()
         for first in range(start, min(block.last * loader.batch_size, loader.count), loader.batch_size):
@@ -84,6 +88,12 @@ class Steps:
         images = min(block.last * loader.batch_size, loader.count) - start
         loss, top1, top5 = self.sums.div(images).unbind()
         return Measured(loss, top1, top5, images)
+
+    def forget(self) -> None:
+        """Give up the graphs, and the gradients in their memory."""
+        if self.graphs:
+            self.optimizer.zero_grad()
+        self.graphs, self.taken, self.loader = {}, {}, None
 
     def _take(self, loader: Feeds, images: int) -> None:
         """Take one step: as it is, or where a graph can be captured, from it."""

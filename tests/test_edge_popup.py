@@ -255,3 +255,31 @@ def test_a_hundred_steps_of_training_equal_a_plain_implementation_bit_for_bit(
         assert torch.equal(original_weight(net, name), weight)  # a weight never changes
         assert not torch.equal(maskers(net)[name].mask(), before)  # a mask does
     assert sum(losses[-25:]) < 0.95 * sum(losses[:25])  # and it does learn
+
+
+def test_gradients_of_many_are_those_of_each() -> None:
+    """Batched as torch.func and autograd batch them: per image, per output, row by row of a Jacobian."""
+    net = hide(nn.Sequential(nn.Linear(6, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False)))
+    scores = {name: p.detach() for name, p in net.named_parameters() if p.requires_grad}
+    frozen = {name: p.detach() for name, p in net.named_parameters() if not p.requires_grad}
+    images = torch.randn(5, 6)
+
+    def output(learned: dict[str, torch.Tensor], image: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(net, learned | frozen, (image[None],))[0].square().sum()
+
+    together = torch.func.vmap(torch.func.grad(output), in_dims=(None, 0))(scores, images)
+    for i, image in enumerate(images):
+        net.zero_grad()
+        net(image[None]).square().sum().backward()
+        for name, p in net.named_parameters():
+            if p.requires_grad:
+                torch.testing.assert_close(together[name][i], p.grad)
+    masker, weight = maskers(net)["0"], original_weight(net, "0")
+    s = masker.get_parameter("scores")
+    rows = torch.eye(weight.numel()).view(-1, *weight.shape)
+    one_by_one = torch.stack([torch.autograd.grad(masker(weight), s, row)[0] for row in rows])
+    (batched,) = torch.autograd.grad(masker(weight), s, rows, is_grads_batched=True)
+    assert torch.equal(batched, one_by_one)
+    jacobian = torch.func.jacrev(lambda x: torch.func.functional_call(masker, {"scores": x}, (weight,)))(s.detach())
+    assert torch.equal(jacobian.reshape(-1, *weight.shape), one_by_one)
+    assert batched.any()

@@ -1,7 +1,10 @@
 """Steps taken many at once are those taken one by one: on a CPU bit for bit, on a GPU, where there is one, to 1e-5."""
 
+import warnings
+from dataclasses import replace
 from typing import Any
 
+import lightning.pytorch as L
 import pytest
 import torch
 from torch import Tensor
@@ -168,3 +171,50 @@ def test_a_graph_for_each_size_of_a_batch_takes_the_steps_after_the_first_few() 
             finally:
                 torch.cuda.set_sync_debug_mode("default")
     assert sorted(taker.graphs) == [10, 20]
+
+
+def fitted(module: LitClassifier, **settings: Any) -> None:
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        L.Trainer(max_epochs=1, accelerator="cpu", **quiet, **settings).fit(module, loader("cpu", at_once=3))
+
+
+def test_a_fit_after_one_that_an_exception_ended_trains_with_its_own_optimizer() -> None:
+    class Ended(Exception):
+        pass
+
+    class End(L.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            raise Ended
+
+    module, _ = trained("conv2", "cpu")
+    module.automatic_optimization = False
+    with pytest.raises(Ended):
+        fitted(module, callbacks=[End()])
+    module.recipe = replace(module.recipe, lr=0.0)
+    before = {name: value.clone() for name, value in parts(module).items()}
+    fitted(module)
+    assert all(torch.equal(value, before[name]) for name, value in parts(module).items())
+
+
+def test_blocks_are_not_for_lightning_to_optimise() -> None:
+    module, _ = trained("conv2", "cpu")
+    with pytest.raises(ValueError, match="blocks of steps are not for Lightning to optimise: set automatic_optimiz"):
+        fitted(module)
+
+
+def test_another_loader_is_another_memory() -> None:
+    module, optimizer = trained("conv2", "cpu")
+    taker, one, other = Steps(module.net, optimizer), loader("cpu", at_once=8), loader("cpu", at_once=8)
+    taker.train(next(iter(one)))
+    assert (taker.loader, taker.taken) == (one, {20: 7, 10: 1})
+    taker.train(next(iter(other)))
+    assert (taker.loader, taker.taken) == (other, {20: 7, 10: 1}), "graphs are captured anew"
+    taker.forget()
+    assert (taker.loader, taker.taken) == (None, {})

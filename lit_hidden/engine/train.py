@@ -214,6 +214,11 @@ def train(
         with warnings.catch_warnings(), interruption.ready():
             # Lightning's advice on loaders' workers and loggers is not for a run in a grid.
             warnings.filterwarnings("ignore", module="lightning")
+            if at_once and not (ranks.size == 1 and together(run)):
+                raise ValueError(
+                    f"at_once={at_once}: {run.name} is trained step by step, see lit_hidden.engine.train.together; "
+                    "give 0"
+                )
             data = make_data(run, data_dir, decoders)
             if at_once is None:
                 at_once = AT_ONCE if device == "cuda" and ranks.size == 1 and together(run) else 0

@@ -152,3 +152,8 @@ def test_on_a_cpu_lightning_takes_each_step(tmp_path: Path, monkeypatch: pytest.
         with pytest.raises(Asked):
             train(HIDDEN, tmp_path, device=device)
     assert asked == [0, engine.AT_ONCE]
+
+
+def test_a_run_that_is_trained_step_by_step_takes_none_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"at_once=5: \S*-random-\S* is trained step by step, see \S*together; give 0"):
+        train(replace(HIDDEN, method="random"), tmp_path, at_once=5)

@@ -69,7 +69,9 @@ def bench(
             raise UsageError(f"--only {only}: {why}")
         wanted.remove("runs")
     effort = Effort(seconds, rounds, console)
-    with one_thread(), tempfile.TemporaryDirectory(prefix="lit-hidden-bench-") as scratch:
+    # As the engine's trainer on a GPU has it: the quickest algorithm of each convolution is tried out.
+    tried = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=torch.backends.cudnn.allow_tf32)
+    with one_thread(), tried, tempfile.TemporaryDirectory(prefix="lit-hidden-bench-") as scratch:
         place, last = Path(scratch), devices[-1]
         fed = []
         try:

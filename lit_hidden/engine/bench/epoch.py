@@ -69,6 +69,8 @@ class Epochs:
         fit(self.inside, self.loader, self.device, self.folder)
         end, steps = time.perf_counter(), self.loader.steps()
         last = self.of(steps) * (self.loader.at_once or 1)
+        if self.clock:  # the last step's own time, which on a busy machine may be half of another's
+            last = self.clock.spent[-1] + self.loader.making[-1]
         self.ends.append(1000 * (end - self.loader.asked[-1] - last))
         if self.clock:
             work = map(sum, zip(self.clock.spent[EDGE - 1 :], self.loader.making[EDGE - 1 :], strict=True))
@@ -108,7 +110,8 @@ def epoch(effort: Effort, device: torch.device, folder: Path) -> Section:
         )
         + "It is the engine's callbacks' part too. That of the tiny net (one linear layer, 2 images) is the difference "
         "of the lower quartiles of fit and bare, whose steps are short there; the caches are warm, so it is the least. "
-        f"Peak: a product of two {size}x{size} matrices of float32, in each round; the net's operations are those of "
+        f"Peak: a product of two {size}x{size} matrices of float32 (on a GPU in TF32, as its convolutions are), in "
+        "each round; the net's operations are those of "
         "its products and convolutions, forward and backward. The end of an epoch: metrics, checkpoint, and the "
         f"Trainer's end. Medians of {effort.few} rounds, of the tiny net {effort.rounds}."
     )
@@ -133,7 +136,12 @@ def _of(net: str, effort: Effort, device: torch.device, folder: Path) -> list[Ro
     one, other = torch.randn(2, size, size, device=device)
 
     def product(_: int) -> float:
-        return 2 * size**3 / each(partial(torch.mm, one, other), device, effort.seconds / 4) / 1e9
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high" if device.type == "cuda" else before)  # TF32, as convolutions
+        try:
+            return 2 * size**3 / each(partial(torch.mm, one, other), device, effort.seconds / 4) / 1e9
+        finally:
+            torch.set_float32_matmul_precision(before)
 
     measures: dict[str, Measure] = {"fit": epochs.fit, "bare": epochs.bare, "product": product}
     if at_once:
