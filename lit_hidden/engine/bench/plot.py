@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -86,11 +87,12 @@ def _selection(axes: Axes, section: Section, kind: str) -> None:
             axes.plot(sizes, passes, color=color, linestyle=line, marker=marker, ms=4, lw=wide, label=label)
             if way == "ours":
                 for size, number in zip(sizes, passes, strict=True):
-                    place = {"xytext": (0, -12), "textcoords": "offset points", "ha": "center"}
-                    axes.annotate(written(number), (size, number), color=NAVY, fontsize=7.5, **place)  # type: ignore[arg-type]
+                    place: dict[str, Any] = {"xytext": (0, -12), "textcoords": "offset points", "ha": "center"}
+                    place["bbox"] = {"color": "white", "pad": 0.5}  # a number may lie on the target's line
+                    axes.annotate(written(number), (size, number), color=NAVY, fontsize=7.5, **place)
     axes.axhline(PASSES, color=COLORS["muted"], lw=0.8, ls=(0, (4, 3)))
     axes.text(0.01, PASSES * 1.08, "target: 3", transform=axes.get_yaxis_transform(), fontsize=7, color=COLORS["muted"])
-    axes.set(xscale="log", yscale="log", ylim=(0.6, 2000), xlabel="million scores", title=f"Selection: {kind}")
+    axes.set(xscale="log", yscale="log", ylim=(0.6, 20_000), xlabel="million scores", title=f"Selection: {kind}")
     axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
     axes.minorticks_off()
     axes.grid(axis="y")
