@@ -36,7 +36,7 @@ class _Popup(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (grad,), (weight, scores) = grads, ctx.saved_tensors
-        to_weight = grad * top_k_mask(scores, ctx.keep) if ctx.needs_input_grad[0] else None
+        to_weight = grad * top_k_mask(scores.detach(), ctx.keep) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return to_weight, None, None
         # The ranking is of |s|, so d|s|/ds brings in the sign; in place, but into a product that is batched if the

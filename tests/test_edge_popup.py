@@ -283,3 +283,15 @@ def test_gradients_of_many_are_those_of_each() -> None:
     jacobian = torch.func.jacrev(lambda x: torch.func.functional_call(masker, {"scores": x}, (weight,)))(s.detach())
     assert torch.equal(jacobian.reshape(-1, *weight.shape), one_by_one)
     assert batched.any()
+
+
+def test_weights_and_scores_may_both_be_differentiated_by_torch_func() -> None:
+    masker, weight, aim = EdgePopup(torch.empty(4, 5), 0.4), torch.randn(4, 5), torch.randn(4, 5)
+    scores = masker.scores.detach()
+
+    def output(w: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+        return (torch.func.functional_call(masker, {"scores": s}, (w,)) * aim).sum()
+
+    by_weight, by_scores = torch.func.grad(output, argnums=(0, 1))(weight, scores)
+    assert torch.equal(by_weight, aim * masker.mask())
+    assert torch.equal(by_scores, aim * weight * scores.sign())
