@@ -265,11 +265,9 @@ class LitClassifier(L.LightningModule):
         """
         self._rng = checkpoint.get("rng")
         if self._trainer is not None:
-            device = self.trainer.strategy.root_device
-            cuda = device.type == "cuda"
+            cuda = self.trainer.strategy.root_device.type == "cuda"
             for group in (group for state in checkpoint.get("optimizer_states", []) for group in state["param_groups"]):
-                rate = float(group["lr"])
-                group |= {"lr": torch.tensor(rate, device=device) if cuda else rate, "fused": True if cuda else None}
+                group |= {"lr": float(group["lr"]), "fused": True if cuda else None}
                 group |= {"capturable": cuda} if "capturable" in group else {}
         if self._trainer is not None and self.trainer.global_rank > 0:
             measured = (name for name in checkpoint["state_dict"] if name.startswith("train_metrics."))

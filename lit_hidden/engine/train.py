@@ -95,6 +95,11 @@ def make_module(run: Run, data: ImageData, runs_dir: Path = Path("runs")) -> Lit
     return _MODULES[str(run.method)](**arguments)
 
 
+def rate(lr: float | torch.Tensor) -> float:
+    """Give a learning rate as a number; a float32 tensor, as on GPUs, without the digits that it does not have."""
+    return round(lr.item(), 9) if isinstance(lr, torch.Tensor) else lr
+
+
 class Recorder(Checkpoint):
     """Write `metrics.csv` and a checkpoint at every epoch's end, each whole or not at all.
 
@@ -128,9 +133,8 @@ class Recorder(Checkpoint):
         """Start the epoch's clock, at its first batch or that which a resumed run goes on with."""
         if self._began is None:
             self._began = time.perf_counter()
-            self._lr = float(
-                trainer.optimizers[0].param_groups[0]["lr"]
-            )  # read now: Lightning has stepped it by the end
+            lr = trainer.optimizers[0].param_groups[0]["lr"]  # read now: Lightning has stepped it by the end
+            self._lr = rate(lr)
 
     def _stop(self) -> None:
         if self._began is not None:

@@ -12,7 +12,7 @@ import torch
 
 from lit_hidden.engine import train as engine
 from lit_hidden.engine.ranks import StoppedError
-from lit_hidden.engine.train import CHECKPOINT, Recorder, together, train
+from lit_hidden.engine.train import CHECKPOINT, Recorder, rate, together, train
 from lit_hidden.experiment import Run
 from lit_hidden.modules import LitClassifier
 
@@ -157,3 +157,9 @@ def test_on_a_cpu_lightning_takes_each_step(tmp_path: Path, monkeypatch: pytest.
 def test_a_run_that_is_trained_step_by_step_takes_none_at_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"at_once=5: \S*-random-\S* is trained step by step, see \S*together; give 0"):
         train(replace(HIDDEN, method="random"), tmp_path, at_once=5)
+
+
+def test_a_rate_is_written_as_it_was_given() -> None:
+    cosine = 0.05 * (1 + np.cos(np.pi / 3))
+    assert (rate(0.1), rate(cosine)) == (0.1, cosine)
+    assert (rate(torch.tensor(0.1)), rate(torch.tensor(0.000256))) == (0.1, 0.000256)
