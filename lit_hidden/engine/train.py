@@ -97,7 +97,7 @@ def make_module(run: Run, data: ImageData, runs_dir: Path = Path("runs")) -> Lit
 
 def rate(lr: float | torch.Tensor) -> float:
     """Give a learning rate as a number; a float32 tensor, as on GPUs, without the digits that it does not have."""
-    return round(lr.item(), 9) if isinstance(lr, torch.Tensor) else lr
+    return float(f"{lr.item():.7g}") if isinstance(lr, torch.Tensor) else lr
 
 
 class Recorder(Checkpoint):

@@ -162,4 +162,4 @@ def test_a_run_that_is_trained_step_by_step_takes_none_at_once(tmp_path: Path) -
 def test_a_rate_is_written_as_it_was_given() -> None:
     cosine = 0.05 * (1 + np.cos(np.pi / 3))
     assert (rate(0.1), rate(cosine)) == (0.1, cosine)
-    assert (rate(torch.tensor(0.1)), rate(torch.tensor(0.000256))) == (0.1, 0.000256)
+    assert [rate(torch.tensor(number)) for number in (0.1, 0.000256, 400.0)] == [0.1, 0.000256, 400.0]
