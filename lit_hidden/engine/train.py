@@ -244,6 +244,39 @@ def together(run: Run) -> bool:
     return captured and run.data in DATA and run.precision in ("32-true", "bf16-mixed") and not alone(run)
 
 
+def settings(
+    epochs: int | None,
+    folder: Path,
+    device: str,
+    callbacks: list[L.Callback],
+    precision: str | None = "32-true",
+    ranks: Ranks = ALONE,
+    at_once: int = 0,
+) -> dict[str, Any]:
+    """Give the Trainer's settings: for what is to be trained so without a Run too, such as the bench's epochs."""
+    several = ranks.size > 1
+    return {
+        "max_epochs": epochs,
+        "accelerator": "gpu" if device == "cuda" else "cpu",
+        "devices": ranks.here,
+        "num_nodes": ranks.nodes,
+        "strategy": Together() if several else "auto",
+        "sync_batchnorm": several and device == "cuda",
+        "precision": precision,
+        "callbacks": callbacks,
+        "plugins": [WholeCheckpoints(), Placed(ranks)],
+        "logger": False,
+        "enable_checkpointing": True,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 10**9,
+        "default_root_dir": folder,
+        # Batches of two sizes: their algorithms are tried.
+        "benchmark": True if at_once and device == "cuda" else None,
+    }
+
+
 def _train(
     run: Run,
     folder: Path,
@@ -278,31 +311,14 @@ def _train(
     recorder = Recorder(folder, "val" if run.held_out else "test", tracker, writes=first, pause=pause)
     trace = Trace(run.trace) if run.trace and run.method == "edge_popup" else None
     swaps = Swaps(run.swaps) if run.swaps else None
-    trainer = L.Trainer(
-        max_epochs=run.epochs,
-        accelerator="gpu" if device == "cuda" else "cpu",
-        devices=ranks.here,
-        num_nodes=ranks.nodes,
-        strategy=Together() if several else "auto",
-        sync_batchnorm=several and device == "cuda",
-        precision=run.precision,  # type: ignore[arg-type]
-        callbacks=[
-            recorder,
-            *([trace] if trace else []),
-            *([swaps] if swaps else []),
-            *([SameNetwork()] if several else []),
-            interruption,
-        ],
-        plugins=[WholeCheckpoints(), Placed(ranks)],
-        logger=False,
-        enable_checkpointing=True,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=10**9,
-        default_root_dir=folder,
-        benchmark=True if at_once and device == "cuda" else None,  # batches of two sizes: their algorithms are tried
-    )
+    callbacks = [
+        recorder,
+        *([trace] if trace else []),
+        *([swaps] if swaps else []),
+        *([SameNetwork()] if several else []),
+        interruption,
+    ]
+    trainer = L.Trainer(**settings(run.epochs, folder, device, callbacks, run.precision, ranks, at_once))
     interruption.instead_of_lightning(trainer)
     before = _tested(run, trainer, module, data)["accuracy"] if run.method == "ticket" and run.held_out else None
     last = folder / CHECKPOINT

@@ -12,10 +12,10 @@ import lightning.pytorch as L
 import torch
 
 from lit_hidden.data import BatchLoader, CIFAR10Data
+from lit_hidden.engine import train
 from lit_hidden.engine.bench.rows import wait
 from lit_hidden.engine.bench.training import Batch
-from lit_hidden.engine.checkpoints import WholeCheckpoints
-from lit_hidden.engine.ranks import ALONE, Interruption, Placed
+from lit_hidden.engine.ranks import Interruption
 from lit_hidden.engine.tracking import Tracker
 from lit_hidden.engine.train import PAUSE, Recorder
 from lit_hidden.modules import LitClassifier
@@ -116,27 +116,9 @@ class Clock:
 
 
 def settings(folder: Path, device: torch.device, at_once: int = 0) -> dict[str, Any]:
-    """Give the Trainer's settings in the engine, for one epoch of one process; a test holds them together."""
+    """Give the Trainer's settings in the engine, for one epoch of one process, with the callbacks of a plain run."""
     recorder = Recorder(folder, "test", Tracker.nothing(), pause=PAUSE if device.type == "cuda" else 0.0)
-    return {
-        "max_epochs": 1,
-        "accelerator": "gpu" if device.type == "cuda" else "cpu",
-        "devices": 1,
-        "num_nodes": 1,
-        "strategy": "auto",
-        "sync_batchnorm": False,
-        "precision": "32-true",
-        "callbacks": [recorder, Interruption(folder)],
-        "plugins": [WholeCheckpoints(), Placed(ALONE)],
-        "logger": False,
-        "enable_checkpointing": True,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "log_every_n_steps": 10**9,
-        "default_root_dir": folder,
-        "benchmark": True if at_once and device.type == "cuda" else None,
-    }
+    return train.settings(1, folder, device.type, [recorder, Interruption(folder)], at_once=at_once)
 
 
 def fit(module: LitClassifier, loader: BatchLoader, device: torch.device, folder: Path) -> None:
