@@ -285,8 +285,8 @@ def test_scores_that_are_no_floating_point_are_refused(dtype: torch.dtype) -> No
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """Count the passes over 200,000 scores: those inside a bracket, and those at a threshold."""
-    passes = dict.fromkeys(("_between", "_from"), 0)
+    """Count the passes over 200,000 scores: inside a bracket, above a threshold, and for those equal to it."""
+    passes = dict.fromkeys(("_between", "_above", "_settle"), 0)
 
     def count(name: str) -> Callable[..., object]:
         real = getattr(cpu, name)
@@ -303,10 +303,11 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 
 RNG = np.random.default_rng(0)
+ONCE = {"_between": 0, "_above": 1, "_settle": 1}
 KINDS = {  # with the passes that each takes
-    "random": (RNG.standard_normal(200_000), {"_between": 1, "_from": 0}),
-    "90% zeros": (np.where(RNG.random(200_000) < 0.9, 0, RNG.standard_normal(200_000)), {"_between": 0, "_from": 1}),
-    "all equal": (np.full(200_000, 0.3), {"_between": 0, "_from": 1}),
+    "random": (RNG.standard_normal(200_000), {"_between": 1, "_above": 0, "_settle": 0}),
+    "90% zeros": (np.where(RNG.random(200_000) < 0.9, 0, RNG.standard_normal(200_000)), ONCE),
+    "all equal": (np.full(200_000, 0.3), ONCE),
     # A fifth of them, 40,001st to 80,000th by size, are equal, and end among the 100,000 that stay.
     "a tie beside the threshold": (np.r_[np.full(40_000, 1.0), np.arange(160_000) / 80_000], {}),
 }
@@ -329,9 +330,22 @@ def test_a_sample_that_misleads_costs_time_and_nothing_else(monkeypatch: pytest.
     values[:: max(8, 200_000 // cpu.SAMPLE) | 1] = 9  # all that the sample sees
     scores = torch.tensor(values, dtype=torch.float32)
     passes = counted(monkeypatch)
-    for keep in (100_000, 30_000, 22_000, 1000):
+    for keep in (100_000, 30_000, 22_000, 1000):  # two of more than there are nines
         assert torch.equal(top_k_mask(scores, keep), by_sorting(scores, keep))
-    assert passes["_from"] > 4
+    assert passes["_above"] == 2 * 2 + 2
+
+
+@pytest.mark.parametrize("keep", [150_000, 100_000, 50_000])
+@pytest.mark.parametrize("seen", [(0.0, 0.1), (0.45, 0.55), (8.0, 9.0)])
+def test_a_bracket_beside_the_threshold_or_of_nearly_all_is_no_guess(
+    seen: tuple[float, float], keep: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = torch.from_numpy(RNG.uniform(-1, 1, 200_000).astype(np.float32))
+    numbers = np.array(seen, np.float32).view(np.int32)
+    monkeypatch.setattr(cpu, "_bracket", lambda *_: (*numbers,))
+    assert torch.equal(top_k_mask(scores, keep), by_sorting(scores, keep))
+    monkeypatch.setattr(cpu, "_bracket", lambda *_: (np.int32(-1), np.int32(2**31 - 1)))
+    assert torch.equal(top_k_mask(scores, keep), by_sorting(scores, keep))
 
 
 def test_kernels_that_fail_or_err_on_a_device_are_left_for_torch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,16 @@
 
 A sorted sample of the magnitudes brackets the threshold. One pass then marks what lies above the bracket and takes
 out what lies inside it, about 2% of the scores, of which the right ones are found by the same rule. Where many
-magnitudes are equal to one end of the bracket (90% zeros, say), another pass counts them instead. A sample that
-misleads costs time and nothing else: then numpy's partition finds the threshold.
+magnitudes are equal to one end of the bracket (90% zeros, say), another pass finds the right ones of them, as far as
+it needs to. A sample that misleads costs time and nothing else: then numpy's partition finds the threshold.
 
 Source: the sampling of R. Floyd and R. Rivest, "Expected time bounds for selection", CACM 18 (1975).
 
-Measured with 4.2 million scores, one thread, no AVX-512: 7 to 9 ms where all differ, 5 at 90% zeros; `numpy.partition`
-alone 9, and 200; a copy of the scores 2.2. Tried and no faster: a bracket from `numpy.partition` (slow among ties),
-several levels of samples, blocks that fit the second-level cache (numpy's calls cost more than memory does), torch's
-operators in place of numpy's.
+Measured with 4.2 million scores, one thread, no AVX-512: 7 to 9 ms where all differ, 5 with 16 values, 4 to 5 at 90% zeros;
+`numpy.partition` alone 9, and 200; a copy of the scores 2. Tried and no faster: a bracket from `numpy.partition` (slow
+among ties), several levels of samples, blocks that fit the second-level cache (numpy's calls cost more than memory
+does), eight marks at a time where what is inside is looked for, torch's operators in place of numpy's, the loop in
+numba, two threads (which wait for each other between numpy's calls).
 """
 
 import math
@@ -39,23 +40,34 @@ def select(bits: Bits, keep: int) -> Mask:
     """
     if keep in (0, bits.size):
         return np.full(bits.size, keep > 0)
-    if bits.size > SMALL:
-        low, high = _bracket(bits, keep)
-        if low < high:
-            mask, inside, places = _between(bits, low, high)
-            above = int(np.count_nonzero(mask))
-            if above <= keep <= above + inside.size and 2 * inside.size < bits.size:
-                mask[places] = select(inside, keep - above)
-                return mask
-            # Many are equal to one end, and the threshold is that; or the sample misled.
-            low = high if keep < above else low
-        if (guessed := _from(bits, low, keep)) is not None:
-            return guessed
+    if bits.size > SMALL and (found := _bracketed(bits, keep)) is not None:
+        return found
     pool = bits & _largest(bits)
     pool.partition(bits.size - keep)
-    exact = _from(bits, pool[bits.size - keep], keep)
-    assert exact is not None
-    return exact
+    threshold = pool[bits.size - keep]
+    mask = _above(bits, threshold)
+    _settle(bits, mask, threshold, keep - int(np.count_nonzero(mask)))
+    return mask
+
+
+def _bracketed(bits: Bits, keep: int) -> Mask | None:
+    """Select by a sample; None if it misled."""
+    low, high = _bracket(bits, keep)
+    if low < high:
+        mask, inside, places = _between(bits, low, high)
+        room = keep - int(np.count_nonzero(mask))
+        if 0 <= room <= inside.size and 2 * inside.size < bits.size:
+            mask[places] = select(inside, room)
+            return mask
+        # Many are equal to one end, and the threshold is that; or the sample misled.
+        if room < 0:
+            return mask if _settle(bits, mask, high, room) else None
+        mask[places] = True
+        room -= inside.size
+    else:
+        mask = _above(bits, low)
+        room = keep - int(np.count_nonzero(mask))
+    return mask if room >= 0 and _settle(bits, mask, low, room) else None
 
 
 def _largest(bits: Bits) -> np.signedinteger:
@@ -92,26 +104,34 @@ def _between(bits: Bits, low: np.signedinteger, high: np.signedinteger) -> tuple
     return mask, np.concatenate(values), np.concatenate(places)
 
 
-def _from(bits: Bits, threshold: np.signedinteger, keep: int) -> Mask | None:
-    """Mark what is larger than the threshold, and of those equal to it the last; None if it is not the threshold."""
-    mask, ties, largest = np.empty(bits.size, np.bool_), np.empty(bits.size, np.bool_), _largest(bits)
-    magnitudes = np.empty(BLOCK, bits.dtype)
-    above, tied = 0, list[int]()
+def _above(bits: Bits, threshold: np.signedinteger) -> Mask:
+    """Mark the magnitudes that are larger than the threshold."""
+    mask, magnitudes, largest = np.empty(bits.size, np.bool_), np.empty(BLOCK, bits.dtype), _largest(bits)
     for start in range(0, bits.size, BLOCK):
         block = bits[start : start + BLOCK]
         size = np.bitwise_and(block, largest, out=magnitudes[: block.size])
-        above += int(np.count_nonzero(np.greater(size, threshold, out=mask[start : start + BLOCK])))
-        tied.append(int(np.count_nonzero(np.equal(size, threshold, out=ties[start : start + BLOCK]))))
-    room = keep - above
-    if not 0 <= room <= sum(tied):
-        return None
-    first = bits.size  # of the ties that stay, all of them from there on
-    for start, count in zip(range(0, bits.size, BLOCK)[::-1], tied[::-1], strict=True):
-        if room == 0:
-            break
-        first = start
-        if count > room:
-            first += int(np.flatnonzero(ties[start : start + BLOCK])[-room])
-        room -= min(room, count)
-    mask[first:] |= ties[first:]
+        np.greater(size, threshold, out=mask[start : start + BLOCK])
     return mask
+
+
+def _settle(bits: Bits, mask: Mask, tied: np.signedinteger, room: int) -> bool:
+    """Mark the last `room` of the magnitudes equal to `tied`, of which none is marked; tell whether there are so many.
+
+    Of a `room` below 0, unmark the first; then all are marked.
+    """
+    magnitudes, equal, largest = np.empty(BLOCK, bits.dtype), np.empty(BLOCK, np.bool_), _largest(bits)
+    left = abs(room)
+    for start in range(0, bits.size, BLOCK)[:: -1 if room > 0 else 1]:
+        if left == 0:
+            break
+        block, marked = bits[start : start + BLOCK], mask[start : start + BLOCK]
+        size = np.bitwise_and(block, largest, out=magnitudes[: block.size])
+        ties = np.equal(size, tied, out=equal[: block.size])
+        count = int(np.count_nonzero(ties))
+        if count <= left:
+            np.not_equal(marked, ties, out=marked)
+        else:
+            where = np.flatnonzero(ties)
+            marked[where[-left:] if room > 0 else where[:left]] = room > 0
+        left -= min(left, count)
+    return left == 0

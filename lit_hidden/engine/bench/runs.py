@@ -2,19 +2,22 @@
 
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from lit_hidden.engine.bench.rows import Effort, Row, Section, interleaved, written
+from lit_hidden.engine.reproduce import ReproduceError, load
 from lit_hidden.engine.train import train
 from lit_hidden.experiment import Run
 
 EPOCHS = 100  # the paper's
 FIRST, MORE = 2, 8  # epochs of the short run, and how many the long one has besides
-RUNS = {"conv2": Run(net="conv2", density=0.5), "conv8": Run(net="conv8", density=0.5)}
+RUNS = {net: Run(net=net, density=0.5) for net in ("conv2", "conv4", "conv6", "conv8")}
 WHOLE = f"{EPOCHS} epochs"
+FIGURE = "figure 3, one run after another"
 
 
 def runs(
@@ -26,13 +29,16 @@ def runs(
         effort: how often.
         device: where.
         data_dir: where CIFAR-10 lies.
-        of: the runs by name, as long as they may be; None is hidden Conv2 and Conv8 of the paper.
+        of: the runs by net, as long as they may be; None is the paper's hidden Conv2 to Conv8, and in a checkout the
+            figure that they are of.
         more: epochs that the longer run has besides.
 
     Raises:
         DataError: the data are damaged.
     """
+    grid = _figure3() if of is None else []
     rows: list[Row] = []
+    times: dict[str, dict[str, tuple[float, ...]]] = {}
     for net, run in (RUNS if of is None else of).items():
         lengths = {"short": FIRST, "longer": FIRST + more}
 
@@ -46,6 +52,7 @@ def runs(
         measures = {name: lambda _, epochs=epochs: timed(epochs) for name, epochs in lengths.items()}
         found = interleaved(measures, effort.few, f"{net}, whole runs", effort.console)
         each = tuple((b - a) / more for a, b in zip(found["short"], found["longer"], strict=True))
+        times[net] = {"short": found["short"], "each": each}
         rows += [
             Row("an epoch, evaluation included", "s", each, net),
             Row(f"a run of {FIRST} epochs", "s", found["short"], net),
@@ -58,4 +65,28 @@ def runs(
         f"of {effort.few} rounds."
     )
     findings = [f"{row.group}: {EPOCHS} epochs take {written(row.median)} s" for row in rows if row.what == WHOLE]
+    if grid:
+        rows.append(row := _together(grid, times))
+        findings.append(
+            f"the {len(grid)} runs of figure 3's paper preset take {written(row.median)} min one after another, if "
+            "each takes what a hidden one of its net does at density 0.5"
+        )
     return Section(f"Whole runs, {device.type}", about, rows, findings, "runs", device.type)
+
+
+def _figure3() -> list[Run]:
+    """List the runs of figure 3's paper preset; none outside a checkout."""
+    try:
+        return load("fig3").grid("paper")
+    except ReproduceError:
+        return []
+
+
+def _together(grid: list[Run], times: Mapping[str, Mapping[str, tuple[float, ...]]]) -> Row:
+    """Say how long runs take one after another, by what each net's took: minutes, by round."""
+    rounds = len(next(iter(times.values()))["each"])
+    minutes = [
+        sum(times[run.net]["short"][i] + max(0, run.epochs - FIRST) * times[run.net]["each"][i] for run in grid) / 60
+        for i in range(rounds)
+    ]
+    return Row(FIGURE, "min", tuple(minutes))

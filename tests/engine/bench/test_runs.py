@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from lit_hidden.engine import reproduce
 from lit_hidden.engine.bench import command, runs
 from lit_hidden.engine.bench.targets import judged
-from lit_hidden.engine.reproduce import UsageError
+from lit_hidden.engine.reproduce import ReproduceError, UsageError
 from lit_hidden.experiment import Run
 
 HERE = torch.device("cpu")
@@ -34,10 +35,14 @@ def test_a_whole_run_is_the_short_one_and_the_epochs_that_are_left(effort, tmp_p
     assert trained[:5] == [(epochs, "conv2", "cuda", str(tmp_path)) for epochs in (2, 2, 10, 10, 2)]
     assert section.find("an epoch, evaluation included", "conv8").rounds == (0.5, 0.5)
     assert section.find(runs.WHOLE, "conv2").rounds == (5 + 98 * 0.5,) * 2
-    assert section.findings == ["conv2: 100 epochs take 54 s", "conv8: 100 epochs take 54 s"]
+    # 240 runs of 100 epochs, and 20 random ones, which take the 5 seconds of the short one.
+    assert section.find(runs.FIGURE).rounds == ((240 * 54 + 20 * 5) / 60,) * 2
+    assert section.findings[0] == "conv2: 100 epochs take 54 s"
+    assert section.findings[-1].startswith("the 260 runs of figure 3's paper preset take 218 min one after another")
     assert [line[1:] for line in judged([section]).table[1:]] == [
         ("conv2: 100 epochs as reproduce trains them, s", "54", "at most 15", "missed"),
         ("conv8: 100 epochs as reproduce trains them, s", "54", "at most 40", "missed"),
+        ("figure 3 by the paper's protocol, 5 seeds, min", "218", "at most 90", "missed"),
     ]
     assert runs.RUNS["conv8"].resolved.epochs == runs.EPOCHS, "the paper's"
 
@@ -46,6 +51,15 @@ def test_runs_are_trained(effort, tmp_path):
     section = runs.runs(effort(rounds=1), HERE, tmp_path, {"tiny": TINY}, more=1)
     assert {row.group for row in section.rows} == {"tiny"}
     assert section.find("a run of 2 epochs", "tiny").median > 0
+
+
+def test_a_package_without_the_experiments_says_nothing_of_the_figure(monkeypatch):
+    monkeypatch.setattr(reproduce, "experiments_folder", refused)
+    assert runs._figure3() == []
+
+
+def refused():
+    raise ReproduceError("no experiments/ here")
 
 
 def test_runs_want_a_gpu_and_cifar10(tmp_path, monkeypatch):
