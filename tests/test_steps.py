@@ -8,6 +8,9 @@ import lightning.pytorch as L
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lit_hidden.data import BatchLoader
 from lit_hidden.modules import LitClassifier, LitDense, LitSubnetwork
@@ -171,6 +174,45 @@ def test_a_graph_for_each_size_of_a_batch_takes_the_steps_after_the_first_few() 
             finally:
                 torch.cuda.set_sync_debug_mode("default")
     assert sorted(taker.graphs) == [10, 20]
+
+
+class Spy(TorchDispatchMode):
+    """Which operators were called, and on which kinds of device their tensors lay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[str, set[str]] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor)]
+        self.seen.setdefault(str(func), set()).update(x.device.type for x in tensors)
+        return out
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_up_to_the_loss_a_step_on_a_gpu_stays_there_and_asks_for_no_number(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Tensors without contents need no GPU to say that they are on one; to be asked for a number is an error of theirs.
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr(torch.autograd, "backward", lambda loss: None)  # would start a GPU's threads
+    monkeypatch.setattr(torch.__future__, "get_overwrite_module_params_on_conversion", lambda: True)
+    make, net = NETS[kind]
+    module = make(net=net, width=0.125)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)  # of none of them
+    with FakeTensorMode() as fakes, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "CUDA is not available")
+        module._apply(lambda tensor: fakes.from_tensor(tensor).to("cuda"))
+        steps, batches = Steps(module.net, optimizer), loader("cuda", at_once=8)
+        next(iter(batches))
+        with Spy() as spy:
+            steps._step(batches, 20)
+        with pytest.raises(DataDependentOutputException):  # they do refuse
+            steps.sums.sum().item()
+    assert {"aten.convolution.default", "aten.index_select.default"} <= spy.seen.keys()
+    assert ("lit_hidden.top_k_mask.default" in spy.seen) == (kind != "dense")
+    assert {name: kinds for name, kinds in spy.seen.items() if kinds - {"cuda"}} == {}
 
 
 def fitted(module: LitClassifier, **settings: Any) -> None:
