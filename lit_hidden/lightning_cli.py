@@ -11,8 +11,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
 import lit_hidden.modules  # noqa: F401  the classes that --model names
+from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import DataError, ImageData
-from lit_hidden.modules import LitClassifier
 
 
 class HiddenCLI(LightningCLI):

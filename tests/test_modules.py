@@ -11,9 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_hidden import cli
+from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import DigitsData
 from lit_hidden.edge_popup import maskers, original_weight
-from lit_hidden.modules import LitClassifier, LitDense, LitRandomMask, LitSubnetwork, LitSupermask, LitTicket
+from lit_hidden.modules import LitDense, LitRandomMask, LitSubnetwork, LitSupermask, LitTicket
 from lit_hidden.subnetwork import fingerprint, masks, save_subnetwork
 
 TINY = {"net": "conv2", "width": 0.05, "in_channels": 1}

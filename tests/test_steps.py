@@ -12,8 +12,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import BatchLoader
-from lit_hidden.modules import LitClassifier, LitDense, LitSubnetwork
+from lit_hidden.modules import LitDense, LitSubnetwork
 from lit_hidden.steps import WARM, Block, Steps
 from lit_hidden.subnetwork import used_masks
 

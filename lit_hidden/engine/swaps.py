@@ -42,9 +42,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_hidden.classifier import LitClassifier
 from lit_hidden.edge_popup import EdgePopup, maskers, original_weight, reveal, weight_layers
 from lit_hidden.engine.trace import spread
-from lit_hidden.modules import LitClassifier
 from lit_hidden.selection import top_k_mask
 
 KINDS = ("first", "pair", "unit", "layer", "network")

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lit_hidden.classifier import LitClassifier
 from lit_hidden.edge_popup import EdgePopup, maskers, original_weight, weight_layers
-from lit_hidden.modules import LitClassifier
 from lit_hidden.subnetwork import used_masks
 
 _RECORDED = ("step", "before", "after", "gradient", "chosen_before", "chosen_after", "seen", "lr")

@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from lit_hidden import __version__
+from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import DATA, ImageData, ImageTensorsData, data_module
 from lit_hidden.data.loader import EpochLoader
 from lit_hidden.edge_popup import maskers
@@ -27,7 +28,7 @@ from lit_hidden.engine.swaps import Swaps
 from lit_hidden.engine.trace import Trace, last_weight
 from lit_hidden.engine.tracking import Tracker
 from lit_hidden.experiment import SUBSET, Run
-from lit_hidden.modules import LitClassifier, LitDense, LitRandomMask, LitSubnetwork, LitSupermask, LitTicket
+from lit_hidden.modules import LitDense, LitRandomMask, LitSubnetwork, LitSupermask, LitTicket
 from lit_hidden.nets import NETS
 from lit_hidden.recipes import IMAGENET_SIZES
 from lit_hidden.subnetwork import fingerprint, masks, save_subnetwork, used_masks

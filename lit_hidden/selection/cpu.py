@@ -7,11 +7,11 @@ it needs to. A sample that misleads costs time and nothing else: then numpy's pa
 
 Source: the sampling of R. Floyd and R. Rivest, "Expected time bounds for selection", CACM 18 (1975).
 
-Measured with 4.2 million scores, one thread, no AVX-512: 7 to 9 ms where all differ, 5 with 16 values, 4 to 5 at 90% zeros;
-`numpy.partition` alone 9, and 200; a copy of the scores 2. Tried and no faster: a bracket from `numpy.partition` (slow
-among ties), several levels of samples, blocks that fit the second-level cache (numpy's calls cost more than memory
-does), eight marks at a time where what is inside is looked for, torch's operators in place of numpy's, the loop in
-numba, two threads (which wait for each other between numpy's calls).
+Measured with 4.2 million scores, one thread, no AVX-512: 7 to 9 ms where all differ, 5 with 16 values, 4 to 5 at 90%
+zeros; `numpy.partition` alone 9, and 200; a copy of the scores 2. Tried and no faster: a bracket from
+`numpy.partition` (slow among ties), several levels of samples, blocks that fit the second-level cache (numpy's calls
+cost more than memory does), eight marks at a time where what is inside is looked for, torch's operators in place of
+numpy's, the loop in numba, two threads (which wait for each other between numpy's calls).
 """
 
 import math

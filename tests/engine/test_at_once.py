@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from lit_hidden.classifier import LitClassifier
 from lit_hidden.engine import train as engine
 from lit_hidden.engine.ranks import StoppedError
 from lit_hidden.engine.train import CHECKPOINT, Recorder, rate, together, train
 from lit_hidden.experiment import Run
-from lit_hidden.modules import LitClassifier
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
 TINY, counted, without_time = made["TINY"], made["counted"], made["without_time"]

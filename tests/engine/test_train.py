@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from lit_hidden import __version__
+from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import DataError
 from lit_hidden.edge_popup import EdgePopup, hide
 from lit_hidden.engine.ranks import StoppedError
 from lit_hidden.engine.train import SUBNETWORK, make_data, make_module, train
 from lit_hidden.experiment import Results, Run
-from lit_hidden.modules import LitClassifier, LitSubnetwork
+from lit_hidden.modules import LitSubnetwork
 from lit_hidden.nets import build, initialise
 from lit_hidden.subnetwork import fingerprint, load_subnetwork, masks, save_subnetwork
 

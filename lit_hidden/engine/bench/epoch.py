@@ -12,12 +12,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import CIFAR10Data
 from lit_hidden.engine.bench.loops import EDGE, Clock, Watched, bare, blocks, fit
 from lit_hidden.engine.bench.rows import Effort, Measure, Row, Section, each, interleaved, written
 from lit_hidden.engine.bench.training import Batch, like, made, noise
 from lit_hidden.engine.train import AT_ONCE
-from lit_hidden.modules import LitClassifier, LitSubnetwork
+from lit_hidden.modules import LitSubnetwork
 
 NETS = {"cpu": ("conv2", "conv4"), "cuda": ("conv2", "conv4", "conv8")}
 DENSITY = 0.5

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
+from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import DATA, ImageData, ImageNetData, data_module, images_per_second
 from lit_hidden.data.files import find
 from lit_hidden.engine.bench.generate import generate
@@ -19,7 +20,6 @@ from lit_hidden.engine.bench.training import Batch, training
 from lit_hidden.engine.local import cores
 from lit_hidden.engine.train import make_module
 from lit_hidden.experiment import Run
-from lit_hidden.modules import LitClassifier
 from lit_hidden.recipes import IMAGENET_SIZES
 
 DENSITY = 0.3

@@ -11,6 +11,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 
+from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import BatchLoader, CIFAR10Data
 from lit_hidden.engine import train
 from lit_hidden.engine.bench.rows import wait
@@ -18,7 +19,6 @@ from lit_hidden.engine.bench.training import Batch
 from lit_hidden.engine.ranks import Interruption
 from lit_hidden.engine.tracking import Tracker
 from lit_hidden.engine.train import PAUSE, Recorder
-from lit_hidden.modules import LitClassifier
 from lit_hidden.steps import Steps
 
 EDGE = 3  # steps of an epoch whose time is not taken: two to start with, and the last

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_hidden.classifier import LitClassifier
 from lit_hidden.edge_popup import hidden_layers, maskers, original_weight
 from lit_hidden.engine.bench.training import Batch
-from lit_hidden.modules import LitClassifier
 
 
 class _Sorted(torch.autograd.Function):

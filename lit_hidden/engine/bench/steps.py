@@ -5,12 +5,12 @@ from functools import partial
 
 import torch
 
+from lit_hidden.classifier import LitClassifier
 from lit_hidden.engine.bench.loops import Watched
 from lit_hidden.engine.bench.plain import PlainStep
 from lit_hidden.engine.bench.rows import Effort, Row, Section, each, interleaved, ratio, written
 from lit_hidden.engine.bench.training import Batch, like, made, noise, training
 from lit_hidden.engine.train import AT_ONCE
-from lit_hidden.modules import LitClassifier
 from lit_hidden.steps import Steps
 
 NETS = ("conv2", "conv4", "conv6", "conv8", "resnet50")

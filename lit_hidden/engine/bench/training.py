@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import CIFAR10Data, ImageData, ImageNetData
 from lit_hidden.engine.train import make_module
 from lit_hidden.experiment import Run
-from lit_hidden.modules import LitClassifier
 from lit_hidden.recipes import IMAGENET
 
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) and labels (B,)

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from lit_hidden.classifier import LitClassifier
 from lit_hidden.engine import train
 from lit_hidden.engine.bench import epoch, first_step, loops, start
 from lit_hidden.engine.bench.loops import EDGE, Clock, Watched, bare, blocks, fit, settings
 from lit_hidden.engine.bench.steps import taken
 from lit_hidden.engine.bench.training import like, made
 from lit_hidden.experiment import Run
-from lit_hidden.modules import LitClassifier
 
 HERE = torch.device("cpu")
 

@@ -1,0 +1,285 @@
+"""What all LightningModules here have in common: how a net is trained, one step or many at once, and measured.
+
+Nothing in a step waits for the device: metrics add up there and are read once per epoch.
+"""
+
+import math
+from dataclasses import replace
+from typing import Any, Literal
+
+import lightning.pytorch as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric, MetricCollection
+
+from lit_hidden.nets import build
+from lit_hidden.recipes import SCHEDULES, recipe
+from lit_hidden.steps import Block, Steps, correct
+
+Optimizer = Literal["sgd", "adam"]
+Schedule = Literal["cosine", "constant"]
+
+
+class LitClassifier(L.LightningModule):
+    """Cross-entropy training of `net`, images `(B, C, H, W)` to logits `(B, num_classes)`.
+
+    Logs `train/`, `val/` and `test/` `loss`, `top1` and `top5` once per epoch; accuracies are fractions. What is left
+    None is the authors' setting for the method and the net, see `lit_hidden.recipes`; the batch size is the
+    DataModule's (128 unless told; `module.recipe.batch_size` is the published one, 60 for the Adam baseline).
+
+    Args:
+        net: a name for `lit_hidden.build`, or a module, which is used as it is (and not saved in checkpoints'
+            hyper-parameters: give it to `load_from_checkpoint` again).
+        width: channel multiplier of a net given by name.
+        num_classes: number of logits.
+        in_channels: channels of an image.
+        image_size: height and width of an image.
+        optimizer: `sgd` or `adam`.
+        lr: learning rate at the start.
+        momentum: of SGD.
+        weight_decay: acts on whatever is trained; in a hidden net, on the scores.
+        schedule: `cosine`, stepped per epoch as in the authors' code, or `constant`.
+        warmup_epochs: epochs during which the rate grows linearly.
+        label_smoothing: as in `torch.nn.functional.cross_entropy`; in training alone.
+
+    Raises:
+        ValueError: an unknown net, optimizer or schedule.
+    """
+
+    method = "dense"
+
+    def __init__(
+        self,
+        net: str | nn.Module = "conv4",
+        width: float = 1.0,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        image_size: int = 32,
+        optimizer: Optimizer = "sgd",
+        lr: float | None = None,
+        momentum: float | None = None,
+        weight_decay: float | None = None,
+        schedule: Schedule | None = None,
+        warmup_epochs: int | None = None,
+        label_smoothing: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["net"] if isinstance(net, nn.Module) else [])
+        published = recipe(self.method, net if isinstance(net, str) else "", optimizer)
+        self.optimizer = optimizer
+        given: dict[str, Any] = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "schedule": schedule}
+        given |= {"warmup_epochs": warmup_epochs, "label_smoothing": label_smoothing}
+        self.recipe = replace(published, **{name: value for name, value in given.items() if value is not None})
+        if self.recipe.schedule not in SCHEDULES:
+            raise ValueError(f"schedule={schedule!r} is unknown; schedules are {', '.join(SCHEDULES)}")
+        if isinstance(net, str):
+            net = build(net, num_classes=num_classes, in_channels=in_channels, image_size=image_size, width=width)
+        self.net = net
+        self.train_metrics = _metrics("train/")
+        self.val_metrics = _metrics("val/")
+        self.test_metrics = _metrics("test/")
+        # Kept in checkpoints, so that an epoch resumed in the middle reports the whole epoch.
+        self.train_metrics.persistent(True)
+        self._rng: list[Tensor] | None = None
+        self._steps: Steps | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images `(B, C, H, W)` to logits `(B, num_classes)`."""
+        # Convolutions follow their input's layout. On one CPU core without AVX-512, a step of hidden Conv2 x0.25 went
+        # from 77 to 68 ms, of Conv8 x0.25 from 238 to 202 ms.
+        logits: Tensor = self.net(images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images)
+        return logits
+
+    def training_step(self, batch: tuple[Tensor, Tensor] | Block, batch_idx: int) -> Tensor:
+        """Return the mini-batch's mean loss, smoothed if so asked; or take all steps of a block.
+
+        Of several ranks each returns its part, so that the mean of their gradients is that of the whole batch, however
+        its images are divided.
+        """
+        if isinstance(batch, Block):
+            return self._train(batch)
+        mine, factor = self._share(batch, batch_idx)
+        images, labels = batch
+        logits: Tensor = self(images)[:mine]
+        if not mine:  # a gradient of 0 for the others to add to
+            return logits.sum()
+        loss = F.cross_entropy(logits, labels[:mine], label_smoothing=self.recipe.label_smoothing)
+        _update(self.train_metrics, loss, logits, labels[:mine])
+        return loss if factor == 1 else loss * factor
+
+    def _train(self, block: Block) -> Tensor:
+        """Take the steps of a block, past Lightning, which counts them all the same; return the mean loss."""
+        if self.automatic_optimization:
+            raise ValueError(
+                "blocks of steps are not for Lightning to optimise: set automatic_optimization = False on this "
+                f"{type(self).__name__}, or have the loader yield batches (at_once=0)"
+            )
+        if self._steps is None:
+            optimizer: Any = self.optimizers(use_pl_optimizer=False)
+            self._steps = Steps(self.net, optimizer, self.recipe.label_smoothing)
+        measured = self._steps.train(block)
+        for name in ("loss", "top1", "top5"):
+            # As so many equal numbers: without its nan_strategy, MeanMetric (torchmetrics 1.9) ignores weights.
+            self.train_metrics[name].update(getattr(measured, name).expand(measured.images))
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.total.ready += block.last - block.first
+        progress.total.completed += block.last - block.first
+        return measured.loss
+
+    def _share(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[int, float]:
+        """Count this rank's images in a batch, and how much more one of them weighs than in an equal division."""
+        present, trainer = len(batch[1]), self._trainer
+        if trainer is None or trainer.world_size == 1:
+            return present, 1.0
+        loader: Any = trainer.train_dataloader if trainer.training else trainer.val_dataloaders
+        loader = trainer.test_dataloaders if trainer.testing else loader
+        if not hasattr(loader, "share"):  # another's: each rank's images weigh as they came
+            return present, 1.0
+        mine, whole = loader.share(batch_idx)
+        return mine, mine * trainer.world_size / whole
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Add a batch to the validation metrics."""
+        self._evaluate(batch, batch_idx, self.val_metrics)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Add a batch to the test metrics."""
+        self._evaluate(batch, batch_idx, self.test_metrics)
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, metrics: MetricCollection) -> None:
+        mine, _ = self._share(batch, batch_idx)
+        images, labels = batch
+        logits = self(images)[:mine]  # passed on even if none counts: sampled masks stay those of the other ranks
+        if mine:
+            _update(metrics, F.cross_entropy(logits, labels[:mine]), logits, labels[:mine])
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's training metrics; and where Lightning leaves the rate alone, step it."""
+        self._log(self.train_metrics)
+        if self._steps is not None:
+            scheduler: Any = self.lr_schedulers()
+            scheduler.step()
+
+    def on_fit_start(self) -> None:
+        """Know nothing of a fit before, which an exception may have ended: its optimizer is another."""
+        self._steps = None
+
+    def on_train_end(self) -> None:
+        """Give up the memory of graphs."""
+        if self._steps is not None:
+            self._steps.forget()
+        self._steps = None
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics."""
+        self._log(self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics."""
+        self._log(self.test_metrics)
+
+    def _log(self, metrics: MetricCollection) -> None:
+        # compute() has reduced over ranks already; the mean of equal values only spares Lightning's warning.
+        self.log_dict(metrics.compute(), prog_bar=True, sync_dist=True)
+        with torch.inference_mode(False):  # or `validate` before `fit` leaves states that fit must not write to
+            metrics.reset()
+
+    def configure_optimizers(self) -> Any:
+        """Optimise whatever wants a gradient: the scores of a hidden net, the weights of a dense one."""
+        wanted = [p for p in self.net.parameters() if p.requires_grad]
+        # On a GPU one kernel for all updates, which a CUDA graph can hold; else torch's own choice.
+        cuda = self.device.type == "cuda"
+        fused = True if cuda else None
+        if self.optimizer == "adam":
+            optimizer: torch.optim.Optimizer = torch.optim.Adam(
+                wanted, self.recipe.lr, weight_decay=self.recipe.weight_decay, fused=fused, capturable=cuda
+            )
+        else:
+            optimizer = torch.optim.SGD(
+                wanted,
+                self.recipe.lr,
+                momentum=self.recipe.momentum,
+                weight_decay=self.recipe.weight_decay,
+                fused=fused,
+            )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor)
+        if cuda:  # a tensor, which a CUDA graph reads anew at each step; the scheduler has its number, and fills it
+            for group in optimizer.param_groups:
+                group["lr"] = torch.tensor(float(group["lr"]), device=self.device)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
+
+    def lr_factor(self, epoch: int) -> float:
+        """Return what the learning rate is multiplied by in `epoch`, counted from 0.
+
+        Source: the authors' `utils/schedulers.py`; the cosine never reaches 0.
+
+        Raises:
+            ValueError: a cosine without an end.
+        """
+        warmup = self.recipe.warmup_epochs
+        if epoch < warmup:
+            return (epoch + 1) / warmup
+        if self.recipe.schedule == "constant":
+            return 1.0
+        epochs = self.trainer.max_epochs or -1
+        if epochs < 1:  # the Trainer was given steps and not epochs
+            total = self.trainer.estimated_stepping_batches
+            if not math.isfinite(total):
+                raise ValueError(
+                    "schedule='cosine' needs an end: "
+                    "give the Trainer max_epochs or max_steps, or take schedule='constant'"
+                )
+            if epoch == warmup:  # at the first call Lightning has not counted the batches yet
+                return 1.0
+            steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+            epochs = math.ceil(total / steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (epoch - warmup) / max(1, epochs - warmup))))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the random state, which sampled masks and dropout draw from, and the metrics of all ranks."""
+        if self.trainer.world_size > 1:  # as a state dict they are this rank's
+            for name, metric in self.train_metrics.items(keep_base=True):
+                with metric.sync_context():
+                    checkpoint["state_dict"] |= metric.state_dict(prefix=f"train_metrics.{name}.")
+        checkpoint["rng"] = [torch.get_rng_state()]
+        if self.device.type == "cuda":
+            checkpoint["rng"].append(torch.cuda.get_rng_state(self.device))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the random state until training starts, when nothing else draws any more.
+
+        An optimizer's choice of kernels is this device's, not that of the device which wrote the checkpoint. What all
+        ranks have measured in the epoch so far, rank 0 takes up alone, or it would be counted once a rank.
+        """
+        self._rng = checkpoint.get("rng")
+        if self._trainer is not None:
+            cuda = self.trainer.strategy.root_device.type == "cuda"
+            for group in (group for state in checkpoint.get("optimizer_states", []) for group in state["param_groups"]):
+                group |= {"lr": float(group["lr"]), "fused": True if cuda else None}
+                group |= {"capturable": cuda} if "capturable" in group else {}
+        if self._trainer is not None and self.trainer.global_rank > 0:
+            measured = (name for name in checkpoint["state_dict"] if name.startswith("train_metrics."))
+            checkpoint["state_dict"] |= {name: torch.zeros_like(checkpoint["state_dict"][name]) for name in measured}
+
+    def on_train_start(self) -> None:
+        """Take the random state of a resumed run up again."""
+        if self._rng:
+            torch.set_rng_state(self._rng[0].cpu())
+            if len(self._rng) > 1 and self.device.type == "cuda":
+                torch.cuda.set_rng_state(self._rng[1].cpu(), self.device)
+        self._rng = None
+
+
+def _metrics(prefix: str) -> MetricCollection:
+    # Means of what each image gives. torchmetrics' own top-5 builds a one-hot, which waits for the device, and so
+    # does every nan_strategy but this one; a test holds the means against MulticlassAccuracy.
+    means = {name: MeanMetric(nan_strategy="disable") for name in ("loss", "top1", "top5")}
+    return MetricCollection(dict[str, Metric | MetricCollection](means), prefix=prefix, compute_groups=False)
+
+
+def _update(metrics: MetricCollection, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    top1, top5 = correct(logits.detach(), labels)
+    metrics["loss"].update(loss.detach().float().expand(len(labels)))
+    metrics["top1"].update(top1.float())
+    metrics["top5"].update(top5.float())
