@@ -53,7 +53,7 @@ def _of(net: str, effort: Effort, device: torch.device) -> list[Row]:
     # Short turns: so near in time, what disturbs one step disturbs the others too. Plain takes long, and what is to
     # be known of it is no matter of percents: it has the first rounds alone.
     turn = effort.seconds / 8
-    rounds = effort.enough(16, max(warm, len(work) * turn))
+    rounds = effort.enough(40, max(warm, len(work) * turn))
     measures = {what: lambda _, one=one, by=times[what]: by * each(one, device, turn) for what, one in work.items()}
     first = interleaved(measures, effort.few, net, effort.console)
     more = interleaved({what: measures[what] for what in ("hidden", "dense")}, rounds - effort.few, net, effort.console)
