@@ -147,7 +147,9 @@ def _start(axes: Axes, section: Section) -> None:
     for place, row in enumerate(totals):
         if place < last:
             axes.barh(place, row.median, 0.55, color=NAVY)
-        axes.text(row.median, place, f" {written(row.median)} s", va="center", fontsize=8)
+        # The stages' medians are not the median of their sum: the number stands behind whichever is longer.
+        end = max(row.median, left) if place == last else row.median
+        axes.text(end, place, f" {written(row.median)} s", va="center", fontsize=8)
     axes.set_yticks(range(len(totals)), [row.what.replace(" training", "\ntraining") for row in totals])
     axes.invert_yaxis()
     axes.margins(x=0.12)
