@@ -11,6 +11,7 @@ def test_the_readmes_ratios_and_times_are_the_committed_ones() -> None:
     numbers = {(row.get("group"), row["what"]): row["median"] for s in found["sections"] for row in s["rows"]}
     nets = ("conv2", "conv4", "conv6", "conv8")
     zeros, tied, drawn = (f"4.2 million, {kind}" for kind in ("90% zeros", "tied", "random"))
+    most = [f"{100 * numbers[n, 'plain / hidden'] / numbers[n, 'share of the peak']:.1f}" for n in nets[:2]]
     said = [
         ", ".join(f"{numbers[net, 'hidden / dense']:.2f}" for net in nets),
         ", ".join(f"{numbers[net, 'plain / hidden']:.1f}" for net in nets),
@@ -21,6 +22,8 @@ def test_the_readmes_ratios_and_times_are_the_committed_ones() -> None:
         ", ".join(f"{numbers[kind, 'partition']:.0f}" for kind in (drawn, tied, zeros)),
         ", ".join(f"{numbers[net, 'share of the peak']:.0f}%" for net in nets[:2]),
         f"{numbers[zeros, 'ours / copy']:.1f} to {numbers[drawn, 'ours / copy']:.1f} times a copy",
+        f"a plain step takes {numbers['conv2', 'plain / hidden']:.1f} times ours on Conv2",
+        f"the ratios would be {' and '.join(most)}.",
     ]
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert [words for words in said if words not in readme] == []
