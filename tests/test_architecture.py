@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lit_hidden"
 
 # A room may import from lower floors, and from within itself:
-# `Makefile -> cli -> engine -> modules, data -> classifier -> edge_popup, nets -> selection`.
+# `Makefile -> cli -> engine -> modules, data -> edge_popup, nets -> selection`.
 FLOORS = [
     {"selection", "distributions", "recipes", "steps", "style", "published"},
     {"edge_popup", "experiment", "diagram"},

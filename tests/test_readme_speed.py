@@ -11,6 +11,7 @@ def test_the_readmes_ratios_and_times_are_the_committed_ones() -> None:
     numbers = {(row.get("group"), row["what"]): row["median"] for s in found["sections"] for row in s["rows"]}
     nets = ("conv2", "conv4", "conv6", "conv8")
     zeros, tied, drawn = (f"4.2 million, {kind}" for kind in ("90% zeros", "tied", "random"))
+    lightning = "Lightning's share"
     most = [f"{100 * numbers[n, 'plain / hidden'] / numbers[n, 'share of the peak']:.1f}" for n in nets[:2]]
     said = [
         ", ".join(f"{numbers[net, 'hidden / dense']:.2f}" for net in nets),
@@ -23,7 +24,13 @@ def test_the_readmes_ratios_and_times_are_the_committed_ones() -> None:
         ", ".join(f"{numbers[net, 'share of the peak']:.0f}%" for net in nets[:2]),
         f"{numbers[zeros, 'ours / copy']:.1f} to {numbers[drawn, 'ours / copy']:.1f} times a copy",
         f"a plain step takes {numbers['conv2', 'plain / hidden']:.1f} times ours on Conv2",
+        f"and {numbers['conv4', 'plain / hidden']:.1f} on Conv4",
         f"the ratios would be {' and '.join(most)}.",
+        f"({numbers[zeros, 'ours / pass']:.0f} to {numbers[drawn, 'ours / pass']:.0f} times the quickest",
+        f"{round(numbers[None, 'ours'], -3):,.0f} (kornia {round(numbers[None, 'kornia'], -3):,.0f};",
+        ", ".join(f"{numbers[net, lightning]:.2f}%" for net in nets[:2]),
+        f"{numbers[None, 'first training step']:.1f} s, of which imports",
+        f"of which imports {numbers['first training step', 'imports']:.1f} s |",
     ]
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert [words for words in said if words not in readme] == []

@@ -308,7 +308,7 @@ KINDS = {  # with the passes that each takes
     "random": (RNG.standard_normal(200_000), {"_between": 1, "_above": 0, "_settle": 0}),
     "90% zeros": (np.where(RNG.random(200_000) < 0.9, 0, RNG.standard_normal(200_000)), ONCE),
     "all equal": (np.full(200_000, 0.3), ONCE),
-    # A fifth of them, 40,001st to 80,000th by size, are equal, and end among the 100,000 that stay.
+    # A fifth of them, the 80,000th to the 120,000th by size, are equal.
     "a tie beside the threshold": (np.r_[np.full(40_000, 1.0), np.arange(160_000) / 80_000], {}),
 }
 
@@ -323,6 +323,17 @@ def test_ties_take_at_most_two_passes(kind: str, keep: int, monkeypatch: pytest.
     assert sum(passes.values()) <= 2
     if keep == 100_000 and usual:
         assert passes == usual
+
+
+@pytest.mark.parametrize("keep", [80_200, 119_800])  # what a sample says is too near an end to leave the ties out
+def test_ties_at_one_end_of_the_bracket_are_found_without_a_partition(
+    keep: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values, _ = KINDS["a tie beside the threshold"]
+    scores = torch.tensor(values, dtype=torch.float32)
+    passes = counted(monkeypatch)
+    assert torch.equal(top_k_mask(scores, keep), by_sorting(scores, keep))
+    assert passes == {"_between": 1, "_above": 0, "_settle": 1}
 
 
 def test_a_sample_that_misleads_costs_time_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,6 +356,7 @@ def test_a_bracket_beside_the_threshold_or_of_nearly_all_is_no_guess(
     monkeypatch.setattr(cpu, "_bracket", lambda *_: (*numbers,))
     assert torch.equal(top_k_mask(scores, keep), by_sorting(scores, keep))
     monkeypatch.setattr(cpu, "_bracket", lambda *_: (np.int32(-1), np.int32(2**31 - 1)))
+    assert cpu._between(bits(scores).numpy(), *cpu._bracket()) is None
     assert torch.equal(top_k_mask(scores, keep), by_sorting(scores, keep))
 
 

@@ -54,9 +54,11 @@ def _bracketed(bits: Bits, keep: int) -> Mask | None:
     """Select by a sample; None if it misled."""
     low, high = _bracket(bits, keep)
     if low < high:
-        mask, inside, places = _between(bits, low, high)
+        if (found := _between(bits, low, high)) is None:
+            return None
+        mask, inside, places = found
         room = keep - int(np.count_nonzero(mask))
-        if 0 <= room <= inside.size and 2 * inside.size < bits.size:
+        if 0 <= room <= inside.size:
             mask[places] = select(inside, room)
             return mask
         # Many are equal to one end, and the threshold is that; or the sample misled.
@@ -87,11 +89,14 @@ def _bracket(bits: Bits, keep: int) -> tuple[np.signedinteger, np.signedinteger]
     return low, sample[last] if last < sample.size else _largest(bits)
 
 
-def _between(bits: Bits, low: np.signedinteger, high: np.signedinteger) -> tuple[Mask, Bits, NDArray[np.intp]]:
-    """Mark the magnitudes from `high` on; give those between `low` and `high`, without the ends, and their places."""
+def _between(bits: Bits, low: np.signedinteger, high: np.signedinteger) -> tuple[Mask, Bits, NDArray[np.intp]] | None:
+    """Mark the magnitudes from `high` on; give those between `low` and `high`, without the ends, and their places.
+
+    None as soon as they are half of all: that is no bracket.
+    """
     mask, largest = np.empty(bits.size, np.bool_), _largest(bits)
     magnitudes, among = np.empty(BLOCK, bits.dtype), np.empty(BLOCK, np.bool_)
-    values, places = [], []
+    values, places, found = [], [], 0
     for start in range(0, bits.size, BLOCK):
         block = bits[start : start + BLOCK]
         size = np.bitwise_and(block, largest, out=magnitudes[: block.size])
@@ -101,6 +106,9 @@ def _between(bits: Bits, low: np.signedinteger, high: np.signedinteger) -> tuple
         values.append(size[where])
         where += start
         places.append(where)
+        found += where.size
+        if 2 * found >= bits.size:
+            return None
     return mask, np.concatenate(values), np.concatenate(places)
 
 

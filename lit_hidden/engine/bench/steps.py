@@ -30,7 +30,8 @@ def steps(effort: Effort, device: torch.device) -> Section:
         f"density {DENSITY:g} and dense: Conv2 to Conv8 on {BATCH} images of 32x32 pixels, ResNet-50 on {batch} of "
         f"{pixels}x{pixels}{' (small, for a CPU)' if device.type == 'cpu' else ''}. Plain: the published algorithm as "
         "the authors formulate it (full sort, masks of floats, 1x1 convolutions for linear layers, NCHW, three numbers "
-        "read at each step), with the same weights and scores. Ratios are paired by round."
+        "read at each step), with the same weights and scores. Ratios are paired by round; plain has the first "
+        f"{effort.few} alone."
     )
     if device.type == "cuda":
         about += f" Conv2 to Conv8, hidden and dense: {AT_ONCE} at once from a CUDA graph, augmentation included."

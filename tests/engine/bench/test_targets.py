@@ -46,7 +46,9 @@ def test_the_worst_kind_and_the_worst_net_count():
     kinds = {"4.2 million, random": 2.0, "4.2 million, tied": 3.1, "25 million, tied": 9.0, "2.4 million, tied": 8.0}
     passes = section("selection", [ratio("ours / pass", number, kind) for kind, number in kinds.items()])
     shares = section("epoch", [ratio("Lightning's share", share, net) for net, share in (("conv2", 1.9), ("c", 0.3))])
+    passes.rows.extend(ratio("ours / copy", number, kind) for kind, number in (("4.2 million, tied", 1.5), ("25", 7)))
     found = {line[1]: line[2:] for line in verdicts(passes, shares)}
+    assert found["selection of 4.2 million, worst kind, copies"] == ("1.500", "at most 3", "reached")
     assert found["selection of 4.2 million, worst kind, passes"] == ("3.100", "at most 3", "missed")
     assert found["Lightning's share of a step, worst net, %"] == ("1.900", "at most 2", "reached")
 
