@@ -113,7 +113,7 @@ class DecodingLoader(_CropLoader):
         size: height and width of the pictures.
         resize: pixels of an image's shorter side, out of whose middle a picture is cut that is not augmented.
         device: where batches are wanted.
-        workers: processes that decode; 0 decodes in this one. They live as long as the loader.
+        workers: processes that decode; 0 decodes in this one. They live until `close`.
         seed: seed of order and augmentation; None for evaluation: the order of `images`, nothing augmented.
         augment: crop and flip at random.
         rank: which of the ranks this is, from 0.
@@ -147,6 +147,16 @@ class DecodingLoader(_CropLoader):
         self._decoder = decoder(
             Pictures(images, size, resize), self._ahead, workers, pin=device.type == "cuda", persistent=True
         )
+
+    def close(self) -> None:
+        """End the workers; another iteration starts new ones.
+
+        Garbage collection would have closed their queues before it says so to them, and then waits 5 s for each.
+        """
+        workers = self._decoder._iterator
+        self._decoder._iterator = None
+        if workers is not None:
+            workers._shutdown_workers()  # type: ignore[attr-defined]  # as Lightning ends those of its loaders
 
     def _batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         self._ahead[:] = self._places(start)

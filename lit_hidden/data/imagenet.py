@@ -113,6 +113,7 @@ class ImageNetData(ImageData):
         self._tree: Tree | None = None
         self._images: dict[str, Images] = {}
         self._decoded: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # by the identity of a part
+        self._decoding: list[DecodingLoader] = []  # made for the trainer
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]
@@ -226,10 +227,18 @@ class ImageNetData(ImageData):
                 *self._decoded[id(part)], self.batch_size, self.mean, self.std, size=size, device=device,
                 seed=seed, augment=augment, rank=rank, world_size=world_size,
             )  # fmt: skip
-        return DecodingLoader(
+        loader = DecodingLoader(
             part, self.batch_size, self.mean, self.std, size=size, resize=self._resize, device=device,
             workers=self._workers, seed=seed, augment=augment, rank=rank, world_size=world_size,
         )  # fmt: skip
+        if self.trainer:
+            self._decoding.append(loader)
+        return loader
+
+    def teardown(self, stage: str) -> None:
+        """End the processes that decoded for the trainer."""
+        while self._decoding:
+            self._decoding.pop().close()
 
 
 class ImageNet100Data(ImageNetData):

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import re
 import runpy
@@ -398,6 +399,31 @@ def test_a_run_that_was_stopped_within_an_epoch_ends_with_the_same_weights(root,
     whole = fit()  # 3 epochs of 4 batches
     for step in (2, 6):
         assert torch.equal(fit(tmp_path / f"{step}.ckpt"), whole)
+
+
+def test_the_processes_that_decode_end_with_the_training(root, tmp_path):
+    before, seen = set(multiprocessing.active_children()), []
+
+    class See(Callback):
+        def on_train_batch_end(self, *_):
+            seen.append(len(set(multiprocessing.active_children()) - before))
+
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[See()],
+    )  # fmt: skip
+    trainer.fit(Linear(), datamodule=abc(root, cache_gib=0, workers=2))
+    assert max(seen) >= 2, "training, and evaluation too"
+    assert set(multiprocessing.active_children()) <= before
+
+
+def test_a_closed_loader_starts_its_workers_anew(root):
+    loader = abc(root, cache_gib=0, workers=1).test_dataloader()
+    first = [labels.tolist() for _, labels in loader]
+    loader.close()
+    loader.close()
+    assert [labels.tolist() for _, labels in loader] == first
+    loader.close()
 
 
 # --- the real thing --------------------------------------------------------------------------------------
