@@ -57,6 +57,7 @@ def _add_ours(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     nodes = {"default": os.environ["NUM_NODES"]} if os.environ.get("NUM_NODES") else unset
     figure.add_argument("--num-nodes", type=int, help="machines a run, by torchrun or SLURM (NUM_NODES)", **nodes)
     figure.add_argument("--slurm", metavar="NAME=VALUE", help="options of SLURM: partition=gpu", **several)
+    figure.add_argument("--where", metavar="FIELD=VALUE", dest="only", help="only such runs: net=conv4", **several)
     figure.add_argument("--seeds", type=int, help="only the first so many seeds of each experiment", **unset)
     figure.add_argument("--strict", action="store_true", help="fail if the paper preset contradicts a claim")
     figure.add_argument("--dry-run", action="store_true", help="print the grid and its time, train nothing")

@@ -6,13 +6,17 @@ are those of ever: the same images in the same order, an update for each mini-ba
 and augmented, forward, backward, update) is captured once and then replayed; on a CPU it is called as it is.
 """
 
+import gc
+import os
+import warnings
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+GRAPHS = os.environ.get("LIT_HIDDEN_GRAPHS", "1") != "0"  # 0: every step is launched by itself
 WARM = 3  # steps before a graph is captured, each a real one: libraries choose their algorithms, buffers come to be
 
 
@@ -68,8 +72,10 @@ class Steps:
         self.device = next(net.parameters()).device
         self.place = torch.zeros((), dtype=torch.int64, device=self.device)  # in the epoch, of the next image
         self.sums = torch.zeros(3, device=self.device)  # of losses and right answers
-        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by the number of images
+        self.graphs: dict[int, torch.cuda.CUDAGraph | None] = {}  # by the number of images; None: not captured
         self.taken: dict[int, int] = {}
+        # Of the steps before a capture and of captures, one: cuBLAS keeps 64 MB for each stream that it has met.
+        self.side: Any = None
         self.loader: Feeds | None = None  # whose memory the graphs read
         if self.device.type == "cuda":
             for group in optimizer.param_groups:
@@ -100,20 +106,37 @@ class Steps:
         self.taken[images] = self.taken.get(images, 0) + 1
         if self.device.type != "cuda":
             self._step(loader, images)
-        elif self.taken[images] <= WARM:
-            # Captures want what came before on another stream than the default.
-            side = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-            side.wait_stream(torch.cuda.current_stream(self.device))
-            with torch.cuda.stream(side):
+            return
+        if self.taken[images] > WARM and images not in self.graphs:
+            self.graphs[images] = self._captured(loader, images) if GRAPHS else None
+        if (graph := self.graphs.get(images)) is not None:
+            graph.replay()
+            return
+        # Captures want what came before on another stream than the default.
+        self.side = self.side or torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        self.side.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self.side):
+            self._step(loader, images)
+        torch.cuda.current_stream(self.device).wait_stream(self.side)
+
+    def _captured(self, loader: Feeds, images: int) -> torch.cuda.CUDAGraph | None:
+        """Capture a step, which takes none; None if that failed."""
+        graph, before, collects = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.device), gc.isenabled()
+        self.optimizer.zero_grad()  # gradients belong into the graph's own memory
+        gc.disable()  # what is collected meanwhile may free what a capture must not see freed, such as another graph
+        try:
+            with torch.cuda.graph(graph, stream=self.side):
                 self._step(loader, images)
-            torch.cuda.current_stream(self.device).wait_stream(side)
-        else:
-            if images not in self.graphs:
-                self.optimizer.zero_grad()  # gradients belong into the graph's own memory
-                self.graphs[images] = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(self.graphs[images]):  # which takes no step
-                    self._step(loader, images)
-            self.graphs[images].replay()
+        except Exception as error:
+            torch.cuda.set_stream(before)
+            self.optimizer.zero_grad()
+            cause = error.__context__ or error  # the end of a capture that failed fails too
+            warnings.warn(f"steps are not captured but launched one by one: {cause}", stacklevel=2)
+            return None
+        finally:
+            if collects:
+                gc.enable()
+        return graph
 
     def _step(self, loader: Feeds, images: int) -> None:
         places = torch.arange(images, device=self.device).add_(self.place)

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from math import isclose
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lit_hidden.experiment import SUBSET, Run
 from lit_hidden.published import SOURCES, Published
 from lit_hidden.recipes import IMAGENET, IMAGENET_SIZES, Recipe, recipe
 
 Row = dict[str, Any]
+RowOrRun = TypeVar("RowOrRun", Row, Run)
 
 FIELDS = tuple(f.name for f in fields(Run))
 SEEDS = ("seed", "weight_seed", "score_seed", "data_seed")
@@ -76,6 +77,31 @@ def number(text: str) -> Any:
         except ValueError:
             pass
     return text
+
+
+def text(value: Any) -> str:
+    """Write a value of a field, as `number` reads it."""
+    if value is None:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def filtered(rows: list[RowOrRun], where: Iterable[str]) -> list[RowOrRun]:
+    """Keep the runs, or rows of them, that have all of `where`, such as `net=conv4`.
+
+    Raises:
+        ResultsError: no FIELD=VALUE, or no run is left.
+    """
+    for wanted in where:
+        name, equals, value = wanted.partition("=")
+        if not equals or name not in FIELDS:
+            raise ResultsError(f"where {wanted!r} is no FIELD=VALUE; fields are {', '.join(FIELDS)}")
+        values = [row.get(name) if isinstance(row, dict) else getattr(row, name) for row in rows]
+        if number(value) not in values:
+            there = sorted(set(values), key=order)
+            raise ResultsError(f"no run has {wanted}; there are {name}={', '.join(map(text, there))}")
+        rows = [row for row, found in zip(rows, values, strict=True) if found == number(value)]
+    return rows
 
 
 def read(path: Path) -> list[Row]:

@@ -160,6 +160,7 @@ def test_what_cannot_be_taken_at_once_is_refused(wrong: dict[str, int]) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="runs on a CUDA device")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 def test_a_graph_for_each_size_of_a_batch_takes_the_steps_after_the_first_few() -> None:
     module, optimizer = trained("conv2", "cuda")
     taker, blocks = Steps(module.net, optimizer), loader("cuda", at_once=8)

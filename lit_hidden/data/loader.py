@@ -221,10 +221,15 @@ class BatchLoader(EpochLoader):
         start = self._batches_seen if self._resumed else 0
         self._resumed = False
         if not self._drawn:
-            self._drawn = self._draw()
-        else:
-            for kept, drawn in zip(self._drawn, self._draw(), strict=True):
-                kept.copy_(drawn)
+            self._drawn = torch.empty_like(self.images), torch.empty_like(self.labels)
+        order, top, left, flip = self._draw()
+        torch.index_select(self.labels, 0, order, out=self._drawn[1])
+        for begin in range(0, self.count, 4096):  # by thousands, and not in 25 small kernels at each step
+            at = slice(begin, begin + 4096)
+            images = self.images.index_select(0, order[at])
+            if self.crop or self.flip:
+                images = crop_and_flip(images, top[at], left[at], flip[at], self.crop)
+            self._drawn[0][at] = images
         for first in range(start, self.batches, self.at_once):
             self._batches_seen = min(first + self.at_once, self.batches)
             yield Block(self, first, self._batches_seen)
@@ -235,11 +240,8 @@ class BatchLoader(EpochLoader):
         Args:
             places: int64 `(B,)`, on the device of the images.
         """
-        order, top, left, flip = (drawn.index_select(0, places) for drawn in self._drawn)
-        images = self.images.index_select(0, order)
-        if self.crop or self.flip:
-            images = crop_and_flip(images, top, left, flip, self.crop)
-        return self._normalised(images), self.labels.index_select(0, order)
+        images, labels = (drawn.index_select(0, places) for drawn in self._drawn)
+        return self._normalised(images), labels
 
     def state_dict(self) -> dict[str, int]:
         """As an `EpochLoader`'s, and how many batches are yielded at once."""

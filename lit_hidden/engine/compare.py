@@ -4,7 +4,6 @@ import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -14,7 +13,20 @@ from lit_hidden.engine.reproduce import load
 from lit_hidden.engine.reproduce import rows as make_rows
 from lit_hidden.engine.store import Store
 from lit_hidden.experiment import confidence_interval
-from lit_hidden.tables import FIELDS, SEEDS, ResultsError, Row, cells, common, describe, number, order, read, varying
+from lit_hidden.tables import (
+    FIELDS,
+    SEEDS,
+    ResultsError,
+    Row,
+    cells,
+    common,
+    describe,
+    filtered,
+    order,
+    read,
+    text,
+    varying,
+)  # fmt: skip
 
 NUMBERS = ("accuracy", "top5", "loss", "train_accuracy", "seconds")
 OVER_SEEDS = ("pm", "min", "max", "n")  # of the accuracy of a cell
@@ -67,8 +79,7 @@ def compare(
     """
     console = console or Console(stderr=as_csv, highlight=False)
     rows, title, told = _find(name, preset, Store(runs_dir), Path(results))
-    for text in where:
-        rows = _filter(rows, text)
+    rows = filtered(rows, where)
     numbers = [key for key, value in _merged(rows).items() if key not in FIELDS and isinstance(value, int | float)]
     lines = [_run(row, numbers) for row in rows] if by_seed else _cells(rows, numbers)
     usual = _columns(rows, numbers, by_seed)
@@ -84,7 +95,7 @@ def compare(
     console.print(f"{name} ({preset}): {title}", style="bold", markup=False)
     console.print(told, markup=False, soft_wrap=True)
     if same := common([describe(row) for row in rows]):
-        console.print(f"all of them: {', '.join(f'{key}={_text(value)}' for key, value in same.items())}")
+        console.print(f"all of them: {', '.join(f'{key}={text(value)}' for key, value in same.items())}")
     if as_csv:
         writer = csv.DictWriter(sys.stdout, shown, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
@@ -126,17 +137,6 @@ def _find(name: str, preset: str, store: Store, results: Path) -> tuple[list[Row
     return rows, experiment.title, f"{known} of {len(runs)} runs{earlier}, from {path} ({store.root}/ has none)"
 
 
-def _filter(rows: list[Row], text: str) -> list[Row]:
-    name, equals, value = text.partition("=")
-    if not equals or name not in FIELDS:
-        raise ResultsError(f"where {text!r} is no FIELD=VALUE; fields are {', '.join(FIELDS)}")
-    found = [row for row in rows if row.get(name) == number(value)]
-    if not found:
-        there = sorted({row.get(name) for row in rows}, key=order)
-        raise ResultsError(f"no run has {text}; there are {name}={', '.join(map(_text, there))}")
-    return found
-
-
 def _merged(rows: list[Row]) -> Row:
     """Give each column with a value of it, if any row has one."""
     return {key: next((row[key] for row in rows if row.get(key) is not None), None) for row in rows for key in row}
@@ -168,19 +168,13 @@ def _columns(rows: list[Row], numbers: list[str], by_seed: bool) -> list[str]:
     return [*shown, "seed", *own, *there]
 
 
-def _text(value: Any) -> str:
-    if value is None:
-        return "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _column(key: str, lines: list[Row]) -> list[str]:
     """Write a column; its numbers have as many digits as it takes to line up."""
     values = [line[key] for line in lines]
     percent = "accuracy" in key or key in (*OVER_SEEDS[:3], "top5")
     whole = all(isinstance(value, str | None) or float(value).is_integer() for value in values)
     if key in FIELDS or (whole and not percent):
-        return ["-" if value is None else _text(value) for value in values]
+        return ["-" if value is None else text(value) for value in values]
     digits = {"loss": 4, "seconds": 1}.get(key, 2)
     return ["-" if value is None else f"{value:.{digits}f}" for value in values]
 

@@ -7,7 +7,7 @@ import json
 import math
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -26,7 +26,7 @@ from lit_hidden.engine.tracking import Tracker, choose_mode
 from lit_hidden.engine.where import Where
 from lit_hidden.experiment import PRESETS, Claim, Results, Run, Verdict, judge
 from lit_hidden.recipes import IMAGENET_SIZES
-from lit_hidden.tables import departures, listed, order
+from lit_hidden.tables import departures, filtered, listed, order
 
 HERE = Where()
 # A foot is one line: the rates that a figure is about are told in its drawing.
@@ -153,6 +153,7 @@ def reproduce(
     data_dir: str | Path = "data",
     where: Where = HERE,
     seeds: int | None = None,
+    only: Sequence[str] = (),
     strict: bool = False,
     dry_run: bool = False,
     console: Console | None = None,
@@ -167,6 +168,7 @@ def reproduce(
         data_dir: where the data sets lie.
         where: what they are trained on: this machine's devices, several machines, Ray or SLURM.
         seeds: train and draw the first so many seeds of each experiment alone; None takes all.
+        only: such as `net=conv4`; only the runs that have all of them.
         strict: a contradicted claim of the paper preset is an error.
         dry_run: print the grid and the estimated time, and train nothing.
         console: where to print.
@@ -193,7 +195,7 @@ def reproduce(
     for experiment in experiments:
         whole = experiment.grid(preset)
         taken = sorted({run.seed for run in whole})[:seeds]
-        members[experiment.name] = [run for run in whole if run.seed in taken]
+        members[experiment.name] = filtered([run for run in whole if run.seed in taken], only)
         for run in members[experiment.name]:
             grid.setdefault(run.hash, run)
             groups.setdefault(run.hash, f"{experiment.name}/{preset}")

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import platform
 import subprocess
 import time
@@ -375,6 +376,7 @@ def _train(
     result["provenance"] = {
         "seconds": round(recorder.seconds, 1),
         "device": f"{ranks.size} x {kind}" if several else kind,
+        "tf32": _tf32(device),
         "machine": platform.machine(),
         "versions": {
             "lit_hidden": __version__,
@@ -426,6 +428,14 @@ def _rounded(run: Run, trainer: L.Trainer, module: LitClassifier, data: ImageDat
         "density_rounded": round(rounded / weights, 6),
         "accuracy_rounded": _tested(run, trainer, module, data)["accuracy"],
     }
+
+
+def _tf32(device: str) -> list[str]:
+    """Name what computes in TF32 (10 bits of fraction, not 23) although its tensors are float32; nothing on a CPU."""
+    if device != "cuda" or os.environ.get("NVIDIA_TF32_OVERRIDE") == "0":
+        return []
+    convolutions = ["convolutions"] if torch.backends.cudnn.allow_tf32 else []
+    return convolutions + (["products"] if torch.get_float32_matmul_precision() != "highest" else [])
 
 
 def _commit() -> str | None:
