@@ -49,7 +49,7 @@ _NAMES = {
     "imagenet100": "ImageNet-100", "imagenette": "Imagenette", "imagewoof": "Imagewoof",
     "tiny-imagenet": "Tiny ImageNet", "tiny-imagenet-100": "Tiny ImageNet-100",
 }  # fmt: skip
-_TEXT = ("run", "commit", "device", "finished")  # a commit called 12e45 is no number
+_TEXT = ("run", "commit", "device", "cpu", "tf32", "finished")  # a commit called 12e45 is no number
 _PUBLISHED = object()
 
 

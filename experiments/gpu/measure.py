@@ -11,6 +11,7 @@ import tempfile
 import time
 import traceback
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -249,7 +250,7 @@ def epochs(net, number, data):
         whole = time.perf_counter() - began
         with (Path(folder) / "metrics.csv").open() as rows:
             ends = [float(row["seconds"]) for row in csv.DictReader(rows)]
-    say(epochs=net, seconds=[round(b - a, 3) for a, b in zip(ends, ends[1:])], run=round(whole, 2))
+    say(epochs=net, seconds=[round(b - a, 3) for a, b in pairwise(ends)], run=round(whole, 2))
 
 
 data = Path("/dev/shm/made-up")

@@ -356,7 +356,8 @@ def rows(results: Results) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"run": run.hash, **asdict(run)}
         row |= {k: v for k, v in result.items() if isinstance(v, (int, float, str))}
         provenance = result.get("provenance", {})
-        row |= {k: provenance.get(k) for k in ("seconds", "device", "commit", "finished")}
+        row |= {k: provenance.get(k) for k in ("seconds", "device", "cpu", "commit", "finished")}
+        row["tf32"] = ", ".join(provenance.get("tf32", [])) or None
         row |= provenance.get("versions", {})
         table.append(row)
     columns = list(dict.fromkeys(name for row in table for name in row))

@@ -8,6 +8,8 @@ import subprocess
 import time
 import warnings
 from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -376,15 +378,17 @@ def _train(
     result["provenance"] = {
         "seconds": round(recorder.seconds, 1),
         "device": f"{ranks.size} x {kind}" if several else kind,
-        "tf32": _tf32(device),
+        "tf32": in_tf32(device),
         "machine": platform.machine(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),  # other instructions round otherwise
         "versions": {
             "lit_hidden": __version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "lightning": lightning.__version__,
         },
-        "commit": _commit(),
+        "installed": _installed(),
+        "commit": commit(),
         "started": started,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -430,7 +434,7 @@ def _rounded(run: Run, trainer: L.Trainer, module: LitClassifier, data: ImageDat
     }
 
 
-def _tf32(device: str) -> list[str]:
+def in_tf32(device: str) -> list[str]:
     """Name what computes in TF32 (10 bits of fraction, not 23) although its tensors are float32; nothing on a CPU."""
     if device != "cuda" or os.environ.get("NVIDIA_TF32_OVERRIDE") == "0":
         return []
@@ -438,8 +442,19 @@ def _tf32(device: str) -> list[str]:
     return convolutions + (["products"] if torch.get_float32_matmul_precision() != "highest" else [])
 
 
-def _commit() -> str | None:
-    """Name the commit of the checkout that this package runs from; None outside one."""
+@cache
+def _installed() -> list[str]:
+    """List the distributions that are installed, with their versions."""
+    return sorted({f"{found.name}=={found.version}" for found in distributions()}, key=str.lower)
+
+
+def commit() -> str | None:
+    """Name the commit of the checkout that this package runs from; None outside one.
+
+    A copy that has no history of its own is told by LIT_HIDDEN_COMMIT.
+    """
+    if told := os.environ.get("LIT_HIDDEN_COMMIT"):
+        return told
     checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
         return None

@@ -67,6 +67,27 @@ def test_arrays_come_along_unless_they_are_large(store: Store, tmp_path: Path, m
     assert np.load(other.folder(RUNS[0]) / "swaps.npz")["a"].sum() == 45
 
 
+def test_subnetworks_come_along_as_far_as_there_is_room(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (store.folder(run) / "subnetwork.safetensors" for run in sorted(RUNS[:2], key=lambda r: r.hash))
+    first.write_bytes(bytes(900)), second.write_bytes(bytes(300))
+    path = tmp_path / "runs.tar.gz"
+
+    def brought() -> list[str]:
+        assert len(pack(store, RUNS, path)[0]) == 2
+        return [Path(name).parent.name for name in names(path) if Path(name).name == first.name]
+
+    assert brought() == [first.parent.name, second.parent.name]
+    other = Store(tmp_path / "elsewhere")
+    unpack(path, other)
+    assert (other.root / first.parent.name / first.name).read_bytes() == bytes(900)
+    monkeypatch.setattr(archive, "SUBNETWORKS", 1000)
+    assert brought() == [first.parent.name]
+    monkeypatch.setattr(archive, "LIMIT", 500)
+    assert brought() == [second.parent.name]
+
+
 @pytest.mark.parametrize("damage", ["cut short", "missing"])
 def test_a_damaged_run_is_not_packed(store: Store, tmp_path: Path, damage: str) -> None:
     runs = [Run(density=0.5, epochs=2, seed=seed).resolved for seed in range(2)]

@@ -5,6 +5,7 @@ import runpy
 import signal
 import sys
 from dataclasses import asdict, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import DataError
 from lit_hidden.edge_popup import EdgePopup, hide
 from lit_hidden.engine.ranks import StoppedError
-from lit_hidden.engine.train import SUBNETWORK, make_data, make_module, train
+from lit_hidden.engine.reproduce import rows
+from lit_hidden.engine.train import SUBNETWORK, commit, in_tf32, make_data, make_module, train
 from lit_hidden.experiment import Results, Run
 from lit_hidden.modules import LitSubnetwork
 from lit_hidden.nets import build, initialise
@@ -38,10 +40,39 @@ def test_a_hidden_run_reports_what_its_claims_need(undisturbed):
     assert result["edges"] == sum(layer["numel"] for layer in result["layers"])
     assert result["swapped"] == result["entered"] + result["reentered"] > 0
     assert result["steps"] == 4 * 3
-    assert result["provenance"]["versions"]["lit_hidden"] == __version__
     assert sorted(p.name for p in folder.iterdir()) == [
         "last.ckpt", "metrics.csv", "run.json", "subnetwork.safetensors", "trace.npz"
     ]  # fmt: skip
+
+
+def test_a_result_says_what_computed_it(undisturbed):
+    provenance = undisturbed[1]["provenance"]
+    assert provenance["versions"]["lit_hidden"] == __version__
+    assert provenance["cpu"] == torch.backends.cpu.get_cpu_capability()
+    assert provenance["tf32"] == []
+    assert f"torch=={metadata.version('torch')}" in provenance["installed"]
+    (row,) = rows(Results([(HIDDEN, undisturbed[1], undisturbed[0])]))
+    assert (row["cpu"], row["tf32"]) == (provenance["cpu"], None)
+
+
+@pytest.mark.parametrize(
+    ("convolutions", "products", "override", "told"),
+    [
+        (True, "highest", None, ["convolutions"]), (True, "high", None, ["convolutions", "products"]),
+        (False, "highest", None, []), (True, "high", "0", []),
+    ],
+)  # fmt: skip
+def test_what_computes_in_tf32_on_a_gpu_is_said(monkeypatch, convolutions, products, override, told):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", convolutions)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: products)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", override or "")
+    assert in_tf32("cuda") == told
+    assert in_tf32("cpu") == []
+
+
+def test_a_copy_without_history_is_told_its_commit(monkeypatch):
+    monkeypatch.setenv("LIT_HIDDEN_COMMIT", "0123456789ab")
+    assert commit() == "0123456789ab"
 
 
 def test_the_curve_starts_before_training_and_ends_at_the_reported_accuracy(undisturbed):
