@@ -13,7 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lit_hidden import diagram, style
-from lit_hidden.experiment import Claim, Results, Run, vary
+from lit_hidden.experiment import Results, Run, vary
+from lit_hidden.judge import Claim
 
 DENSITY = 0.5
 TRACE = 600

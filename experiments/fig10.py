@@ -16,7 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lit_hidden import imagenet_grid, margins, panels, style
-from lit_hidden.experiment import Claim, Results, Run
+from lit_hidden.experiment import Results, Run
+from lit_hidden.judge import Claim
 
 LEAST = 5.0  # points; the authors' README has 6.9, 6.15 and 5.4
 GAIN = panels.Look("gain, mean over seeds", style.PURPLE, "", "D")

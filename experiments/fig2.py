@@ -16,7 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lit_hidden import diagram, player, style
-from lit_hidden.experiment import Claim, Results, Run, vary
+from lit_hidden.experiment import Results, Run, vary
+from lit_hidden.judge import Claim
 
 DENSITY = 0.5
 TRACE = 600  # updates recorded, evenly spread: all of them where there are fewer

@@ -16,7 +16,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lit_hidden import panels
-from lit_hidden.experiment import Claim, Results, Run, vary
+from lit_hidden.experiment import Results, Run, vary
+from lit_hidden.judge import Claim
 
 NETS = ("conv2", "conv4", "conv6", "conv8")
 DISTRIBUTIONS = ("kaiming_normal", "signed_constant")

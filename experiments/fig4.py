@@ -17,7 +17,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lit_hidden import panels
-from lit_hidden.experiment import Claim, Results, Run, vary
+from lit_hidden.experiment import Results, Run, vary
+from lit_hidden.judge import Claim
 
 NETS = ("conv4", "conv6")
 DENSITIES = (0.3, 0.5, 0.7)

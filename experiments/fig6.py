@@ -15,7 +15,8 @@ Cost: quick 66 runs, 3 minutes on two busy cores; short 138, 2 hours, half of it
 from matplotlib.figure import Figure
 
 from lit_hidden import margins, panels
-from lit_hidden.experiment import Claim, Results, Run, vary
+from lit_hidden.experiment import Results, Run, vary
+from lit_hidden.judge import Claim
 
 POPUP = ("kaiming_normal", "signed_constant")
 ZHOU = (*POPUP, "xavier_normal", "signed_xavier")

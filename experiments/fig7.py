@@ -19,7 +19,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from lit_hidden import panels
-from lit_hidden.experiment import Claim, Results, Run, vary
+from lit_hidden.experiment import Results, Run, vary
+from lit_hidden.judge import Claim
 
 DENSITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
 KAIMING = ("kaiming_normal", "signed_constant")

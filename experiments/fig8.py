@@ -14,7 +14,8 @@ of them days of one GPU.
 from matplotlib.figure import Figure
 
 from lit_hidden import imagenet_grid, margins, panels
-from lit_hidden.experiment import Claim, Results, Run
+from lit_hidden.experiment import Results, Run
+from lit_hidden.judge import Claim
 
 KEPT = f"{100 * imagenet_grid.DENSITY:g}%"
 WIDE = {"net": "wide_resnet50_2", "distribution": "signed_constant"}  # the subnetwork compared

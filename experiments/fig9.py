@@ -14,7 +14,8 @@ Cost: quick 18 runs, 2 minutes on two busy cores; short 27, an estimated hour, a
 from matplotlib.figure import Figure
 
 from lit_hidden import imagenet_grid, margins, panels
-from lit_hidden.experiment import Claim, Results, Run, vary
+from lit_hidden.experiment import Results, Run, vary
+from lit_hidden.judge import Claim
 
 BEST = imagenet_grid.DENSITY
 DENSITIES = (0.1, 0.3, 0.5, 0.7, 0.9)

@@ -16,7 +16,8 @@ from dataclasses import replace
 from matplotlib.figure import Figure
 
 from lit_hidden import margins, panels
-from lit_hidden.experiment import Claim, Results, Run, vary
+from lit_hidden.experiment import Results, Run, vary
+from lit_hidden.judge import Claim
 
 DENSITY = 0.3
 DISTRIBUTIONS = ("kaiming_normal", "signed_constant")

@@ -12,7 +12,8 @@ Cost: quick 45 runs, a minute on two cores; paper 68, of which 63 of 100 epochs,
 from matplotlib.figure import Figure
 
 from lit_hidden import margins, panels
-from lit_hidden.experiment import Claim, Results, Run, vary
+from lit_hidden.experiment import Results, Run, vary
+from lit_hidden.judge import Claim
 
 DISTRIBUTIONS = ("kaiming_normal", "signed_constant")
 DENSITIES = (0.1, 0.3, 0.5, 0.7, 0.9)

@@ -14,7 +14,8 @@ from dataclasses import replace
 from matplotlib.figure import Figure
 
 from lit_hidden import panels
-from lit_hidden.experiment import Claim, Results, Run, vary
+from lit_hidden.experiment import Results, Run, vary
+from lit_hidden.judge import Claim
 
 DISTRIBUTIONS = ("kaiming_normal", "signed_constant")
 DENSITIES = (0.1, 0.3, 0.5, 0.7, 0.9)

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lit_hidden import imagenet_grid, panels, style
-from lit_hidden.experiment import Claim, Results, Run
+from lit_hidden.experiment import Results, Run
+from lit_hidden.judge import Claim
 from lit_hidden.published import points
 from lit_hidden.tables import like_for_like
 

@@ -25,7 +25,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lit_hidden import style
-from lit_hidden.experiment import Claim, Results, Run, vary
+from lit_hidden.experiment import Results, Run, vary
+from lit_hidden.judge import Claim
 from lit_hidden.panels import Look
 
 KINDS = ("first", "pair", "unit", "layer", "network")  # in the order of swaps.npz

@@ -19,7 +19,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from lit_hidden import panels, style
-from lit_hidden.experiment import Claim, Results, Run, vary
+from lit_hidden.experiment import Results, Run, vary
+from lit_hidden.judge import Claim
 
 PRESETS = {  # a run, the nets, the densities, and how many seeds
     "smoke": (Run(data="digits", width=0.125, epochs=1), ("conv4",), (0.3, 0.5), 1),

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from lit_hidden.edge_popup import EdgePopup as EdgePopup
     from lit_hidden.edge_popup import hide as hide
     from lit_hidden.edge_popup import reveal as reveal
-    from lit_hidden.experiment import Claim as Claim
     from lit_hidden.experiment import Results as Results
     from lit_hidden.experiment import Run as Run
+    from lit_hidden.judge import Claim as Claim
     from lit_hidden.nets import build as build
     from lit_hidden.subnetwork import load_subnetwork as load_subnetwork
     from lit_hidden.subnetwork import masks as masks
@@ -25,7 +25,7 @@ _HOME = {
     "EdgePopup": "edge_popup",
     "hide": "edge_popup",
     "reveal": "edge_popup",
-    "Claim": "experiment",
+    "Claim": "judge",
     "Results": "experiment",
     "Run": "experiment",
     "build": "nets",

@@ -1,4 +1,4 @@
-"""What an experiment is made of: a Run describes, Results hold what came out, a Claim is judged by them.
+"""What an experiment is made of: a Run describes, Results hold what came out.
 
 No framework is imported here: experiments, the report and `--help` must not wait for torch.
 """
@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from numbers import Integral, Real
@@ -17,7 +18,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lit_hidden.recipes import CLASS_LISTS, DISTRIBUTIONS, FINDERS, IMAGENET_SIZES, PRECISIONS, SCHEDULES, recipe
+from lit_hidden.recipes import (
+    CLASS_LISTS,
+    DISTRIBUTIONS,
+    FINDERS,
+    IMAGENET_SIZES,
+    IMAGES,
+    PRECISIONS,
+    SCHEDULES,
+    recipe,
+)
 
 SCHEMA = 1  # raise it when equal descriptions no longer mean equal results
 PRESETS = ("smoke", "quick", "short", "paper")  # of every experiment: from seconds to the published protocol
@@ -234,6 +244,24 @@ class Run:
         parts += [] if run.scaled is False else ["scaled" if run.scaled is True else f"scaled_{run.scaled}"]
         return "-".join([*parts, f"s{run.seed}"])
 
+    @property
+    def num_classes(self) -> int:
+        """The number of classes of its data."""
+        if self.classes is None:
+            return IMAGES[self.data][4]
+        return CLASS_LISTS.get(self.classes) or int(self.classes.removeprefix("first-"))
+
+    @property
+    def test_images(self) -> int:
+        """The number of its test images."""
+        return round(IMAGES[self.data][3] * self.num_classes / IMAGES[self.data][4])
+
+    @cached_property
+    def cell(self) -> str:
+        """The name without its seed, and a hash of what is not named: equal for runs that differ by seed."""
+        same = Run(**{k: v for k, v in asdict(self).items() if k not in _SEEDS} | {"seed": 0})
+        return f"{same.name.removesuffix('-s0')} ({same.hash})"
+
     def to_json(self) -> str:
         """Write the full description, one field a line."""
         return json.dumps({"schema": SCHEMA, **asdict(self.resolved)}, indent=1)
@@ -268,20 +296,61 @@ def vary(base: Iterable[Run], **values: Iterable[Any]) -> list[Run]:
 Row = tuple[Run, dict[str, Any], Path | None]  # a run, its result, the folder of its curves and traces
 
 
+@dataclass
+class _View:
+    """What results and all that is selected from them share: runs left out for a while, runs that were read."""
+
+    left_out: frozenset[str] = frozenset()  # hashes
+    read: set[str] | None = None  # hashes; None: nobody asks
+
+
 class Results:
     """What came out of some runs: pairs of a Run and its result, with the folders their curves and traces are in."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
-        self.rows = [(run.resolved, result, folder) for run, result, folder in rows]
+        self._rows = [(run.resolved, result, folder) for run, result, folder in rows]
+        self._view = _View()
+        self._selected: dict[tuple[Any, ...], Results] = {}
+
+    @property
+    def rows(self) -> list[Row]:
+        """The runs with their results and folders."""
+        rows = self._there()
+        if self._view.read is not None:
+            self._view.read.update(run.hash for run, _, _ in rows)
+        return rows
+
+    def _there(self) -> list[Row]:
+        left_out = self._view.left_out
+        return [row for row in self._rows if row[0].hash not in left_out] if left_out else self._rows
+
+    @contextmanager
+    def without(self, hashes: Iterable[str]) -> Iterator[None]:
+        """Leave runs out of these results, and of all that is selected from them, for a while."""
+        before, self._view.left_out = self._view.left_out, frozenset(hashes)
+        try:
+            yield
+        finally:
+            self._view.left_out = before
+
+    @contextmanager
+    def reading(self) -> Iterator[set[str]]:
+        """Note the hashes of the runs whose results are read meanwhile."""
+        self._view.read = set()
+        try:
+            yield self._view.read
+        finally:
+            self._view.read = None
 
     def where(self, keep: Callable[[Run], bool]) -> "Results":
         """Keep the runs that `keep` says; maybe none."""
         kept = Results([])
-        kept.rows = [row for row in self.rows if keep(row[0])]  # resolved already, which costs more than selecting
+        kept._rows = [row for row in self._rows if keep(row[0])]  # resolved already, which costs more than selecting
+        kept._view = self._view
         return kept
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._there())
 
     def __iter__(self) -> Iterator[tuple[Run, dict[str, Any]]]:
         return ((run, result) for run, result, _ in self.rows)
@@ -289,7 +358,7 @@ class Results:
     @property
     def seeds(self) -> list[int]:
         """The seeds there are, ascending."""
-        return sorted({run.seed for run, _, _ in self.rows})
+        return sorted({run.seed for run, _, _ in self._there()})
 
     def select(self, **where: Any) -> "Results":
         """Keep the runs whose fields equal `where`.
@@ -297,16 +366,19 @@ class Results:
         Raises:
             ValueError: a name that is no field of Run, or nothing is left.
         """
-        if unknown := sorted(where.keys() - Run.__dataclass_fields__.keys()):
-            raise ValueError(f"Run has no field {', '.join(unknown)}")
-        chosen = self.where(lambda run: where.items() <= vars(run).items())
-        if not chosen.rows:
-            raise ValueError(f"no run has {where}; there are {len(self.rows)} runs")
+        key = tuple(where.items())
+        if key not in self._selected:  # judging selects the same runs again for every run that it leaves out
+            if unknown := sorted(where.keys() - Run.__dataclass_fields__.keys()):
+                raise ValueError(f"Run has no field {', '.join(unknown)}")
+            self._selected[key] = self.where(lambda run: where.items() <= vars(run).items())
+        chosen = self._selected[key]
+        if not len(chosen):
+            raise ValueError(f"no run has {where}; there are {len(self)} runs")
         return chosen
 
     def each(self, name: str, **where: Any) -> list[Any]:
         """List the values of a field that occur among the selected runs, ascending, without None."""
-        return sorted({getattr(run, name) for run, _ in self.select(**where)} - {None})
+        return sorted({getattr(run, name) for run, _, _ in self.select(**where)._there()} - {None})
 
     def values(self, metric: str = "accuracy", **where: Any) -> list[float]:
         """List a metric of the selected runs, by seed. `accuracy` is test top-1 after the last epoch, in percent."""
@@ -352,137 +424,3 @@ class Results:
         assert rows[0][2] is not None
         with np.load(rows[0][2] / "trace.npz") as arrays:
             return dict(arrays)
-
-
-MIN_SEEDS = 3
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A sentence, and the margin by which results bear it out: above 0 they do, of exact claims from 0 on.
-
-    Args:
-        sentence: what is claimed.
-        margin: from results to the margin, in `unit`; or to several, one for each part of a claim that holds only if
-            every part does ("in every net", "by less than a point either way").
-        unit: what the margin counts, for the table.
-        every: the claim is exact and must hold for every single seed, so one seed can decide it: `margin` is given
-            one seed's results at a time. Otherwise it is given all seeds together, and its 95% confidence interval,
-            see `jackknife`, decides.
-        seeds: fewer decide nothing, but for exact claims.
-    """
-
-    sentence: str
-    margin: Callable[[Results], float | Iterable[float]]
-    unit: str = "points"
-    every: bool = False
-    seeds: int = MIN_SEEDS
-
-    def margins(self, results: Results) -> list[float]:
-        """Give the margin of each part."""
-        found = self.margin(results)
-        return [float(part) for part in found] if isinstance(found, Iterable) else [float(found)]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A claim judged: `supported`, `contradicted` or `undecided`, and why.
-
-    `low` and `high` bound the margin with 95% confidence over seeds; for an exact claim they are the smallest and the
-    largest margin. Of a claim of several parts they are those of the part that decided.
-    """
-
-    sentence: str
-    verdict: str
-    margin: float
-    low: float
-    high: float
-    seeds: int
-    unit: str
-    every: bool
-    why: str
-
-
-def judge(claim: Claim, results: Results) -> Verdict:
-    """Judge a claim by results: an exact one seed by seed, the others by confidence intervals over seeds.
-
-    A claim of several parts is supported if every part's interval lies above 0: that needs no correction, since all
-    must. One part is enough to contradict it, which chance gives more readily the more there are: for that the
-    intervals are widened (Bonferroni), so that a true claim is contradicted at most as often as one of a single part.
-    """
-    seeds = results.seeds
-    if not seeds:
-        raise ValueError(f"no run is done that could judge {claim.sentence!r}; train some first")
-
-    def verdict(word: str, why: str, margin: float, low: float, high: float) -> Verdict:
-        return Verdict(claim.sentence, word, margin, low, high, len(seeds), claim.unit, claim.every, why)
-
-    if claim.every:
-        each = [min(claim.margins(results.select(seed=seed))) for seed in seeds]
-        mean, low, high = sum(each) / len(each), min(each), max(each)
-        if not all(map(math.isfinite, each)):
-            return _unknown(verdict, each)
-        why = f"held for {sum(m >= 0 for m in each)} of {len(seeds)} seeds"
-        return verdict("supported" if low >= 0 else "contradicted", why, mean, low, high)
-    whole = claim.margins(results)
-    if len(seeds) < claim.seeds:
-        why = f"too few seeds: {len(seeds)} of at least {claim.seeds}"
-        return verdict("undecided", why, min(whole), -math.inf, math.inf)
-    parts = jackknife(claim.margins, results)
-    if bad := [m for m in (*whole, *(value for part in parts for value in part)) if not math.isfinite(m)]:
-        return _unknown(verdict, bad)
-    means = [sum(part) / len(part) for part in parts]
-    bounds = [confidence_interval(part) for part in parts]
-    several = f"of {len(parts)} parts " if len(parts) > 1 else ""
-    weakest = min(range(len(parts)), key=lambda i: bounds[i][0])
-    if bounds[weakest][0] > 0:  # not at 0: two nets that both stay at chance do not beat each other
-        which = f"the least {several}lies above 0" if several else "the 95% interval lies above 0"
-        return verdict("supported", which, means[weakest], *bounds[weakest])
-    wide = [confidence_interval(part, 1 - 0.05 / len(parts)) for part in parts]
-    worst = min(range(len(parts)), key=lambda i: wide[i][1])
-    if wide[worst][1] < 0:
-        which = f"one {several}lies below 0" if several else "the 95% interval lies below 0"
-        return verdict("contradicted", which, means[worst], *wide[worst])
-    which = f"the least {several}holds 0" if several else "the 95% interval holds 0"
-    return verdict("undecided", which, means[weakest], *bounds[weakest])
-
-
-def _unknown(verdict: Callable[..., Verdict], margins: list[float]) -> Verdict:
-    bad = next(m for m in margins if not math.isfinite(m))
-    return verdict("undecided", f"a margin is {bad}", bad, bad, bad)
-
-
-def jackknife(statistics: Callable[[Results], list[float]], results: Results) -> list[list[float]]:
-    """Give each seed's share in statistics of all seeds: Tukey's pseudo-values, whose mean and spread bound them.
-
-    With seed `i` of `n` left out, a statistic loses `theta - theta_i`; the pseudo-value is `n theta - (n-1) theta_i`.
-    Of a mean, they are the seeds' own values, and the interval is Student's; of a best density, a gap between curves or
-    a log ratio of variances, they say how much hangs on each seed. Source: Miller, Biometrika 61 (1974), 1-15.
-
-    Returns:
-        of each statistic, a value for each seed.
-    """
-
-    def without(seed: int) -> list[float]:
-        return statistics(results.where(lambda run: run.seed != seed))
-
-    seeds, whole = results.seeds, statistics(results)
-    n, left = len(seeds), [without(seed) for seed in seeds]
-    return [[n * theta - (n - 1) * others[i] for others in left] for i, theta in enumerate(whole)]
-
-
-def confidence_interval(values: list[float], level: float = 0.95) -> tuple[float, float]:
-    """Bound the mean of at least 2 values with Student's t.
-
-    Raises:
-        ValueError: fewer than 2 values.
-    """
-    n = len(values)
-    if n < 2:
-        raise ValueError(f"{n} values have no confidence interval; give at least 2")
-    from scipy.special import stdtrit  # scipy.stats takes a second to import
-
-    mean = sum(values) / n
-    error = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
-    half = float(stdtrit(n - 1, 0.5 + level / 2)) * error
-    return mean - half, mean + half

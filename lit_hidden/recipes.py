@@ -18,7 +18,22 @@ IMAGENET_SIZES = {  # ImageNet and its subsets: the size of their images in pixe
     "imagenet": 224, "imagenet100": 224, "imagenette": 224, "imagewoof": 224, "tiny-imagenet": 64,
     "tiny-imagenet-100": 64,
 }  # fmt: skip
-CLASS_LISTS = ("imagenette", "imagewoof", "tiny-imagenet-100")  # see `lit_hidden.data.wnids`
+CLASS_LISTS = {
+    "imagenette": 10,
+    "imagewoof": 10,
+    "tiny-imagenet-100": 100,
+}  # how many classes each has; see `lit_hidden.data.wnids`
+IMAGES = {  # channels, size, training and test images, classes; a test asks the data modules
+    "cifar10": (3, 32, 50_000, 10_000, 10),
+    "mnist": (1, 28, 60_000, 10_000, 10),
+    "digits": (1, 32, 1_437, 360, 10),
+    "imagenet": (3, 224, 1_281_167, 50_000, 1000),
+    "imagenet100": (3, 224, 128_117, 5_000, 100),  # its lists differ: a tenth of ImageNet
+    "imagenette": (3, 224, 9_469, 3_925, 10),
+    "imagewoof": (3, 224, 9_025, 3_929, 10),
+    "tiny-imagenet": (3, 64, 100_000, 10_000, 200),
+    "tiny-imagenet-100": (3, 64, 50_000, 5_000, 100),
+}
 
 IMAGENET = ("resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2")
 

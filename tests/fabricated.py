@@ -14,11 +14,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lit_hidden import style
-from lit_hidden.engine.estimate import IMAGES, classes
 from lit_hidden.engine.reproduce import conditions
 from lit_hidden.engine.store import SUBNETWORK, Store
-from lit_hidden.experiment import Results, Run, judge
-from lit_hidden.recipes import IMAGENET
+from lit_hidden.experiment import Results, Run
+from lit_hidden.judge import judge
+from lit_hidden.recipes import IMAGENET, IMAGES
 
 ROOT = Path(__file__).parent.parent
 
@@ -161,7 +161,7 @@ def _sizes(net: str, **arguments: Any) -> list[tuple[int, bool]]:
 def parameters(run: Run) -> int:
     """Weights kept of a hidden net, layer by layer; parameters of a dense one."""
     channels, size, *_ = IMAGES[run.data]
-    arguments = {"in_channels": channels, "image_size": run.image_size or size, "num_classes": classes(run)}
+    arguments = {"in_channels": channels, "image_size": run.image_size or size, "num_classes": run.num_classes}
     sizes = _sizes(run.net, width=run.width, **arguments)
     if run.density is None:
         return sum(numel for numel, _ in sizes)

@@ -15,6 +15,7 @@ PACKAGE = ROOT / "lit_hidden"
 FLOORS = [
     {"selection", "distributions", "recipes", "steps", "style", "published"},
     {"edge_popup", "experiment", "diagram"},
+    {"judge"},
     {"supermask", "subnetwork", "ticket", "nets", "player", "tables", "margins", "imagenet_grid"},
     {"classifier"},
     {"modules", "data", "panels"},
@@ -27,10 +28,10 @@ FLOORS = [
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 CORE = ["selection", "steps", "distributions", "edge_popup", "supermask", "ticket"]
 EXPERIMENTS_MAY = {
-    "experiment", "published", "style", "panels", "diagram", "player", "tables", "margins", "imagenet_grid"
+    "experiment", "judge", "published", "style", "panels", "diagram", "player", "tables", "margins", "imagenet_grid"
 }  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
-EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
+EXPERIMENTS = sorted((ROOT / "experiments").glob("[!_]*.py"))
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -83,7 +84,7 @@ def test_the_hot_kernel_stands_alone() -> None:
 
 
 def test_descriptions_know_no_framework() -> None:
-    for name in ("experiment", "recipes"):
+    for name in ("experiment", "judge", "recipes"):
         packages = {module.split(".")[0] for module in imports(PACKAGE / f"{name}.py")}
         assert packages - sys.stdlib_module_names <= {"numpy", "scipy", "lit_hidden"}
 

@@ -1,7 +1,11 @@
-"""Claims judged: exact ones seed by seed, the others by the jackknife and Student's interval."""
+"""Claims judged: exact ones seed by seed, the others by leaving out each run in its cell."""
 
+import csv
 import math
-from collections.abc import Callable
+import runpy
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lit_hidden.experiment import MIN_SEEDS, Claim, Results, Run, Verdict, confidence_interval, jackknife, judge, vary
+from lit_hidden.experiment import Results, Run, vary
+from lit_hidden.judge import (
+    KINDS,
+    MIN_SEEDS,
+    Claim,
+    Verdict,
+    clopper_pearson,
+    confidence_interval,
+    decide,
+    failed,
+    judge,
+    more_scatter,
+)
+
+ROOT = Path(__file__).parent.parent
+made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).with_name("fabricated.py")))
 
 
 def refusal(call: Callable[[], object]) -> str:
@@ -18,69 +37,131 @@ def refusal(call: Callable[[], object]) -> str:
     return str(error.value)
 
 
-def results() -> Results:
-    """Accuracy 10 * density + seed, listed in no order."""
-    runs = vary([Run()], density=[0.5, 0.3], seed=[2, 0, 1])
-    return Results((run, {"accuracy": 10 * (run.density or 0) + run.seed}, None) for run in runs)
+def table(cells: dict[float, Sequence[float]], net: str = "conv4", **result: Any) -> Results:
+    """Accuracies by width, a seed each."""
+    return Results(
+        (Run(net=net, width=width, density=0.5, seed=seed), {"accuracy": accuracy, **result}, None)
+        for width, accuracies in cells.items()
+        for seed, accuracy in enumerate(accuracies)
+    )
 
 
-def verdict(*margins: float, every: bool = False) -> Verdict:
-    """Judge the claim whose margin at seed i is margins[i]."""
-    r = Results([(Run(seed=s), {"accuracy": m}, None) for s, m in enumerate(margins)])
-    return judge(Claim("it holds", lambda one: one.mean(), unit="points", every=every), r)
+def alone(*accuracies: float, least: float = 50.0, **options: Any) -> Verdict:
+    """Judge the claim that one cell's mean is above `least`."""
+    claim = Claim("it holds", lambda r: (r.mean() - least,), **options)
+    return judge(claim, table({1: accuracies}))
+
+
+def against(one: Sequence[float], other: Sequence[float], **options: Any) -> Verdict:
+    """Judge the claim that one cell's mean is above another's."""
+    return judge(Claim("ahead", lambda r: r.mean(width=2) - r.mean(width=1), **options), table({2: one, 1: other}))
 
 
 def test_a_claim_whose_interval_lies_above_zero_is_supported() -> None:
     # By hand: mean 4, standard error 1 / sqrt(3), t(2) = 4.302653, so the interval is 4 +- 2.484138.
-    v = verdict(3.0, 4.0, 5.0)
-    assert (v.verdict, v.margin, v.seeds, v.unit) == ("supported", 4.0, 3, "points")
+    v = alone(53.0, 54.0, 55.0)
+    assert (v.verdict, v.margin, v.seeds, v.unit, v.kind) == ("supported", 4.0, 3, "points", "primary")
     assert (v.low, v.high) == (pytest.approx(4 - 2.484138, abs=1e-6), pytest.approx(4 + 2.484138, abs=1e-6))
     assert (v.sentence, v.why) == ("it holds", "the 95% interval lies above 0")
 
 
 def test_a_claim_whose_interval_lies_below_zero_is_contradicted() -> None:
-    v = verdict(-3.0, -4.0, -5.0)
+    v = alone(47.0, 46.0, 45.0)
     assert (v.verdict, v.margin, v.why) == ("contradicted", -4.0, "the 95% interval lies below 0")
     assert v.high == pytest.approx(-4 + 2.484138, abs=1e-6)
 
 
-@pytest.mark.parametrize("margins", [(1.0, 2.0, 3.0), (-1.0, -2.0, -3.0), (-1.0, 0.0, 1.0)])
-def test_a_claim_whose_interval_holds_zero_is_undecided(margins: tuple[float, ...]) -> None:
-    v = verdict(*margins)
+@pytest.mark.parametrize("accuracies", [(51.0, 52.0, 53.0), (49.0, 48.0, 47.0), (49.0, 50.0, 51.0)])
+def test_a_claim_whose_interval_holds_zero_is_undecided(accuracies: tuple[float, ...]) -> None:
+    v = alone(*accuracies)
     assert (v.verdict, v.why) == ("undecided", "the 95% interval holds 0")
     assert v.low < 0 < v.high
 
 
-def test_equals_do_not_beat_each_other() -> None:
-    v = verdict(0.0, 0.0, 0.0)
-    assert (v.verdict, v.why) == ("undecided", "the 95% interval holds 0")
-    assert verdict(1e-9, 1e-9, 1e-9).verdict == "supported"
-    assert verdict(-1e-9, -1e-9, -1e-9).verdict == "contradicted"
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(3, 7), st.integers(3, 7))
+def test_a_difference_has_welchs_interval(seed: int, n: int, m: int) -> None:
+    random = np.random.default_rng(seed)
+    one, other = random.normal(62, 1, n).tolist(), random.normal(60, 3, m).tolist()
+    v, expected = against(one, other), stats.ttest_ind(one, other, equal_var=False).confidence_interval()
+    assert v.margin == pytest.approx(np.mean(one) - np.mean(other), abs=1e-6)
+    assert (v.low, v.high) == pytest.approx((expected.low, expected.high), abs=1e-5)
+    assert v.verdict == ("supported" if expected.low > 0 else "contradicted" if expected.high < 0 else "undecided")
+
+
+def test_seeds_pair_nothing_unless_the_design_crosses_them() -> None:
+    one, other = (60.0, 70.0, 80.0), (50.1, 59.9, 70.0)  # 10 points apart at every seed, and far apart between seeds
+    assert against(one, other).verdict == "undecided"
+    v = against(one, other, by="seed")
+    expected = stats.ttest_rel(one, other).confidence_interval()
+    assert v.verdict == "supported"
+    assert (v.low, v.high) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    v = against(one[:2], other[:2], by="seed")
+    assert (v.verdict, v.why) == ("undecided", "too few values of seed: 2 of at least 3")
+
+
+@pytest.mark.parametrize("side", [1, -1])
+def test_seeds_that_do_not_differ_decide_exact_claims_alone(side: int) -> None:
+    v = alone(*[50.0 + side] * 3)
+    assert (v.verdict, v.why) == (
+        "undecided", "the seeds do not differ: an interval of no width decides exact claims alone"
+    )  # fmt: skip
+    assert alone(50.0 + side, 50.0 + side, 50.0 + side, every=True).verdict == (
+        "supported" if side > 0 else "contradicted"
+    )
+
+
+def test_what_rounding_leaves_of_equals_is_no_margin() -> None:
+    nets = {1.0: 0.1, 2.0: 0.2, 3.0: 0.3, 4.0: 0.4}
+
+    def slope(r: Results) -> float:
+        return float(
+            np.polyfit(list(nets), [r.mean(width=w) * (0.1 + 0.2) - r.mean(width=w) * 0.3 for w in nets], 1)[0]
+        )
+
+    r = table(dict.fromkeys(nets, (60.0, 61.0, 62.0)))
+    assert slope(r) != 0
+    assert judge(Claim("flat", slope), r).verdict == "undecided"
+    assert judge(Claim("flat", lambda r: min(0.0, slope(r), -slope(r)), every=True), r).verdict == "supported"
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_too_few_seeds_decide_nothing(seeds: int) -> None:
-    v = verdict(*[100.0] * seeds)
+    v = alone(*[90.0, 91.0][:seeds])
     assert (v.verdict, v.why) == ("undecided", f"too few seeds: {seeds} of at least 3")
-    assert (v.low, v.high, v.margin, v.seeds) == (-math.inf, math.inf, 100.0, seeds)
+    assert (v.low, v.high, v.seeds) == (-math.inf, math.inf, seeds)
     assert MIN_SEEDS == 3
+
+
+def test_the_cell_with_fewest_seeds_counts() -> None:
+    v = against((70.0, 71.0, 72.0, 73.0), (60.0, 61.0))
+    assert (v.verdict, v.why, v.seeds) == ("undecided", "too few seeds: 2 of at least 3", 2)
+
+
+def test_a_claim_may_ask_for_more_seeds() -> None:
+    accuracies = (55.0, 56.0, 57.0, 58.0)
+    v = alone(*accuracies, seeds=5)
+    assert (v.verdict, v.why) == ("undecided", "too few seeds: 4 of at least 5")
+    assert alone(*accuracies, seeds=4).verdict == "supported"
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("every", [True, False])
 def test_a_margin_that_is_no_number_decides_nothing(bad: float, every: bool) -> None:
-    v = verdict(1.0, bad, 1.0, 1.0, every=every)
-    assert (v.verdict, v.why, v.seeds) == ("undecided", f"a margin is {bad}", 4)
+    r = table({1: (60.0, 61.0, 62.0)}, odd=bad)
+    v = judge(Claim("it holds", lambda one: one.mean() + one.values("odd")[0], every=every), r)
+    assert (v.verdict, v.why, v.seeds) == ("undecided", f"a margin is {bad}", 3)
 
 
 def test_an_exact_claim_is_decided_by_a_single_seed() -> None:
-    v = verdict(0.0, every=True)
-    assert (v.verdict, v.why, v.low, v.high) == ("supported", "held for 1 of 1 seeds", 0.0, 0.0)
+    v = alone(50.0, every=True, kind="check")
+    assert (v.verdict, v.why, v.low, v.high, v.kind) == ("supported", "held for 1 of 1 seeds", 0.0, 0.0, "check")
 
 
 def test_an_exact_claim_falls_with_a_single_seed() -> None:
-    v = verdict(5.0, -0.1, 7.0, 8.0, every=True)
-    assert (v.verdict, v.why, v.low, v.high) == ("contradicted", "held for 3 of 4 seeds", -0.1, 8.0)
+    v = alone(55.0, 49.9, 57.0, 58.0, every=True)
+    assert (v.verdict, v.why) == ("contradicted", "held for 3 of 4 seeds")
+    assert (v.low, v.high) == pytest.approx((-0.1, 8.0))
 
 
 def test_the_margin_of_an_exact_claim_sees_one_seed_at_a_time() -> None:
@@ -88,52 +169,63 @@ def test_the_margin_of_an_exact_claim_sees_one_seed_at_a_time() -> None:
 
     def margin(one: Results) -> float:
         seen.append(one.seeds)
-        return one.mean(density=0.5) - one.mean(density=0.3)
+        return one.mean(width=2) - one.mean(width=1)
 
-    v = judge(Claim("denser is better", margin, every=True), results())
-    assert seen == [[0], [1], [2]]
+    v = judge(Claim("wider is better", margin, every=True), table({1: (1.0, 2.0, 3.0), 2: (3.0, 4.0, 5.0)}))
+    assert seen[-3:] == [[0], [1], [2]]
     assert (v.verdict, v.margin) == ("supported", pytest.approx(2))
 
 
-def test_other_margins_see_all_seeds_and_then_all_but_one() -> None:
+def test_other_margins_see_all_runs_and_then_all_but_one_run_of_one_cell() -> None:
     seen = []
 
-    def margin(several: Results) -> float:
-        seen.append(several.seeds)
-        return several.mean(density=0.5) - several.mean(density=0.3)
+    def margin(r: Results) -> float:
+        seen.append((tuple(r.values(width=2)), tuple(r.values(width=1))))
+        return r.mean(width=2) - r.mean(width=1)
 
-    v = judge(Claim("denser is better", margin), results())
-    assert sorted(map(tuple, seen)) == [(0, 1), (0, 1, 2), (0, 1, 2), (0, 2), (1, 2)]
-    assert (v.verdict, v.margin) == ("supported", pytest.approx(2))
+    judge(Claim("wider is better", margin), table({1: (60.0, 61.0, 62.0), 2: (70.0, 71.0, 72.0)}))
+    one, other = (70.0, 71.0, 72.0), (60.0, 61.0, 62.0)
+    pairs = [one[1:], one[::2], one[:2]], [other[1:], other[::2], other[:2]]
+    assert {*seen[1:]} == {(one, other), *((p, other) for p in pairs[0]), *((one, p) for p in pairs[1])}
 
 
-def parts(*margins: tuple[float, ...], every: bool = False) -> Verdict:
-    """Judge the claim whose part i has margins[i][j] at seed j."""
-    runs = [
-        (Run(seed=s, width=i + 1), {"accuracy": m}, None) for i, row in enumerate(margins) for s, m in enumerate(row)
-    ]
-    claim = Claim("all hold", lambda r: (r.mean(width=w) for w in r.each("width")), every=every)
-    return judge(claim, Results(runs))
+def parts(*margins: tuple[float, ...], **options: Any) -> Verdict:
+    """Judge the claim whose part i has 50 + margins[i][j] at seed j."""
+    claim = Claim("all hold", lambda r: (r.mean(width=w) - 50 for w in r.each("width")), **options)
+    return judge(claim, table({i + 1: [50 + m for m in row] for i, row in enumerate(margins)}))
 
 
 def test_a_claim_of_several_parts_is_supported_if_each_is() -> None:
-    v = parts((8.0, 9.0, 10.0), (3.0, 4.0, 5.0), (20.0, 50.0, 80.0))
-    # The part that holds least: the third has the larger mean and the wider interval, 50 +- 74.5.
-    assert (v.verdict, v.margin, v.why) == ("undecided", pytest.approx(50), "the least of 3 parts holds 0")
-    assert v.low == pytest.approx(50 - 30 * 2.484138, abs=1e-4)
-    v = parts((8.0, 9.0, 10.0), (3.0, 4.0, 5.0))
-    assert (v.verdict, v.margin, v.why) == ("supported", pytest.approx(4), "the least of 2 parts lies above 0")
-    assert v.low == pytest.approx(4 - 2.484138, abs=1e-6)
+    v = parts((8.0, 9.0, 10.0), (3.0, 4.0, 5.0), (15.0, 20.0, 25.0))
+    assert (v.verdict, v.margin, v.why) == ("supported", pytest.approx(4), "the least of 3 parts lies above 0")
+    v = parts((8.0, 9.0, 10.0), (3.0, 4.0, 5.0), (0.0, 20.0, 40.0))
+    assert (v.verdict, v.margin, v.why) == ("undecided", pytest.approx(20), "the least of 3 parts holds 0")
+    # The part that holds least: the third has the larger mean and the wider interval. Its own variance stays, of one
+    # degree of freedom more: t(3) is 3.182446.
+    assert v.low == pytest.approx(20 - 20 * 3.182446 / math.sqrt(3), abs=1e-4)
+
+
+def test_a_part_that_scatters_little_by_luck_borrows_from_the_others() -> None:
+    v = parts((3.0, 4.0, 5.0), (20.0, 22.0, 24.0), (30.0, 33.0, 36.0))
+    # Variances of the means: 1/3, 4/3, 9/3; their median lends one degree of freedom to the first's two.
+    half = 3.182446 * math.sqrt((4 / 3 + 2 * 1 / 3) / 3)
+    assert (v.margin, v.low) == (pytest.approx(4), pytest.approx(4 - half, abs=1e-5))
+
+
+def test_a_point_either_way_is_two_parts_of_one_scatter_and_borrows_nothing() -> None:
+    r = table({1: (50.2, 49.9, 50.1)})
+    v = judge(Claim("within a point", lambda r: [1 - (r.mean() - 50), 1 + (r.mean() - 50)]), r)
+    assert v.low == pytest.approx(1 - (confidence_interval(r.values())[1] - 50), abs=1e-6)
 
 
 def test_one_part_contradicts_a_claim_by_an_interval_widened_for_their_number() -> None:
     ahead = (8.0, 9.0, 10.0)
-    # t(2) at 0.99167 is 7.648804 (for three parts), so that of a half interval of 7.648804 / sqrt(3) = 4.416039.
-    v = parts(ahead, (-5.0, -4.0, -6.0), ahead)
+    # The median variance is 1/3. t(3) at 1 - 0.025 / 3 is 4.856656; half the interval is that times sqrt(1/3): 2.803992.
+    v = parts(ahead, (-5.0, -4.0, -6.0), (7.0, 8.0, 9.5))
     assert (v.verdict, v.margin, v.why) == ("contradicted", pytest.approx(-5), "one of 3 parts lies below 0")
-    assert v.high == pytest.approx(-5 + 4.416039, abs=1e-5)
-    assert parts((-3.0, -4.0, -5.0)).verdict == "contradicted"  # alone; its 95% interval ends at -1.5
-    assert parts(ahead, (-3.0, -4.0, -5.0), ahead).verdict == "undecided"
+    assert v.high == pytest.approx(-5 + 2.803992, abs=1e-5)
+    assert parts((-1.7, -2.7, -3.7)).verdict == "contradicted"  # alone; its 95% interval ends at -0.2
+    assert parts(ahead, (-1.7, -2.7, -3.7), (7.0, 8.0, 9.5)).verdict == "undecided"
 
 
 def test_an_exact_claim_of_several_parts_holds_where_all_do() -> None:
@@ -141,63 +233,160 @@ def test_an_exact_claim_of_several_parts_holds_where_all_do() -> None:
     assert (v.verdict, v.why, v.low, v.high) == ("contradicted", "held for 2 of 3 seeds", -1.0, 1.0)
 
 
-@pytest.mark.parametrize(("cells", "most"), [(1, 0.04), (8, 0.04)])
-def test_a_claim_that_just_does_not_hold_is_seldom_judged(cells: int, most: float) -> None:
-    """At a true margin of 0 in every part, 2.5% contradicted and at most 2.5% supported, however many parts."""
-    random = np.random.default_rng(0)
-    words = [parts(*map(tuple, random.normal(0, 1, (cells, 5)))).verdict for _ in range(400)]
-    assert words.count("supported") <= most * len(words)
-    assert words.count("contradicted") <= most * len(words)
+def test_a_largest_of_several_means_loses_the_bias_that_leaving_out_shows() -> None:
+    cells = {1.0: (60.0, 60.0, 66.0), 2.0: (60.0, 66.0, 60.0), 3.0: (62.0, 62.0, 62.5)}
+    v = judge(Claim("best", lambda r: max(r.mean(width=w) for w in cells) - 50), table(cells))
+    means = {w: np.mean(x) for w, x in cells.items()}
+    without = {
+        w: [max([np.mean(np.delete(x, i)), *(m for o, m in means.items() if o != w)]) for i in range(3)]
+        for w, x in cells.items()
+    }
+    whole = max(means.values())
+    assert v.margin == pytest.approx(whole - 50 - sum(2 * (np.mean(x) - whole) for x in without.values()), abs=1e-6)
+    variance = sum(2 / 3 * np.square(x - np.mean(x)).sum() for x in without.values())
+    free = variance**2 / sum((2 / 3 * np.square(x - np.mean(x)).sum()) ** 2 / 2 for x in without.values())
+    assert v.high - v.margin == pytest.approx(stats.t.ppf(0.975, free) * math.sqrt(variance), abs=1e-5)
 
 
-def test_a_claim_may_ask_for_more_seeds() -> None:
-    r = Results([(Run(seed=s), {"accuracy": 5.0 + s}, None) for s in range(4)])
-    v = judge(Claim("it holds", lambda one: one.mean(), seeds=5), r)
-    assert (v.verdict, v.why) == ("undecided", "too few seeds: 4 of at least 5")
-    assert judge(Claim("it holds", lambda one: one.mean(), seeds=4), r).verdict == "supported"
+@pytest.mark.parametrize(
+    ("data", "classes", "most"),
+    # The .999 quantile of a guesser's right answers, from the distribution function of scipy.stats.
+    [
+        ("cifar10", None, 10.93),
+        ("digits", None, 15.0),
+        ("imagenet", None, 0.14),
+        ("tiny-imagenet-100", "first-10", 14.2),
+    ],
+)
+def test_a_run_no_better_than_chance_has_failed(data: str, classes: str | None, most: float) -> None:
+    run = Run(density=0.5, data=data, classes=classes).resolved
+    n = run.test_images
+    least = 100 * stats.binom.ppf(0.999, n, 1 / run.num_classes) / n
+    assert failed(run, least - 100 / n)
+    assert not failed(run, least)
+    assert least - 100 / n == pytest.approx(most, abs=0.005 + 100 / n / 2)
+    assert failed(run, 90.0, math.nan)
+    assert failed(run, 90.0, math.inf)
+    assert not failed(Run(density=0.5, data=data, classes=classes, method="random").resolved, least - 100 / n, math.nan)
 
 
-def test_the_jackknife_of_a_ratio_of_variances_by_hand() -> None:
-    # Variances of (1, 3, 8): 13; of its pairs (3, 8), (1, 8), (1, 3): 12.5, 24.5, 2. log 13 = 2.5649, and so on.
-    r = Results([(Run(seed=s), {"accuracy": a}, None) for s, a in enumerate((1.0, 3.0, 8.0))])
-    (shares,) = jackknife(lambda several: [math.log(np.var(several.values(), ddof=1))], r)
-    expected = [3 * 2.564949 - 2 * log for log in (2.525729, 3.198673, 0.693147)]
-    assert shares == pytest.approx(expected, abs=1e-5)
+FAILS = (10.0, 10.1, 9.9)
 
 
-def test_the_best_density_is_that_of_the_mean_and_not_of_each_seed() -> None:
-    """At every seed another density is best, by noise alone: seed by seed, the best would be 3 points above."""
-    rows = [
-        (Run(density=d, seed=s), {"accuracy": 60.0 + (6 if i == s else 0)}, None)
-        for i, d in enumerate((0.3, 0.5, 0.7))
-        for s in range(3)
-    ]
-    r = Results(rows)
-
-    def best(several: Results) -> float:
-        return max(several.mean(density=d) for d in (0.3, 0.5, 0.7))
-
-    assert best(r) == 62
-    assert np.mean([best(r.select(seed=s)) for s in range(3)]) == 66
-    assert np.mean(jackknife(lambda several: [best(several)], r)) == pytest.approx(3 * 62 - 2 * 63)
+def test_means_are_of_seeds_that_train_and_the_verdict_says_which_do_not() -> None:
+    one, other = (70.0, 71.0, 72.0, 10.0), (60.0, 61.0, 62.0, 61.0)
+    v, expected = against(one, other), stats.ttest_ind(one[:3], other, equal_var=False).confidence_interval()
+    assert (v.verdict, v.seeds, v.failed) == ("supported", 3, {"conv4x2-k50-signed_constant": (1, 4)})
+    assert v.low == pytest.approx(expected.low, abs=1e-6)
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=12))
-def test_the_jackknife_of_a_mean_gives_the_values_back(values: list[float]) -> None:
-    r = Results([(Run(seed=s), {"accuracy": v}, None) for s, v in enumerate(values)])
-    assert jackknife(lambda several: [several.mean()], r) == [pytest.approx(values, abs=1e-9)]
+def test_nothing_is_decided_by_fewer_than_three_survivors() -> None:
+    v = against((70.0, 71.0, 10.0), (60.0, 61.0, 62.0))
+    assert (v.verdict, v.failed) == ("undecided", {"conv4x2-k50-signed_constant": (1, 3)})
+    assert v.why == "too few seeds: 2 of at least 3 train: conv4x2-k50-signed_constant: 1 of 3 seeds fail"
+    v = against((70.0, 71.0, 72.0), FAILS)
+    assert (v.verdict, v.seeds, v.failed) == ("undecided", 0, {})  # all of a cell: it is no cell of which some fail
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(3, 8))
-def test_the_jackknife_agrees_with_one_written_in_numpy(seed: int, n: int) -> None:
-    values = np.random.default_rng(seed).normal(50, 5, n)
-    r = Results([(Run(seed=s), {"accuracy": float(v)}, None) for s, v in enumerate(values)])
-    left_out = [np.median(np.delete(values, i)) for i in range(n)]
-    expected = n * np.median(values) - (n - 1) * np.array(left_out)
-    (shares,) = jackknife(lambda several: [float(np.median(several.values()))], r)
-    assert shares == pytest.approx(expected, abs=1e-9)
+@pytest.mark.parametrize("up", [True, False])
+def test_an_arm_that_fails_more_often_than_the_other_is_not_ahead(up: bool) -> None:
+    good, worse = (70.0, 71.0, 72.0, *FAILS, 10.0), tuple(60.0 + i for i in range(7))
+    v = against(good, worse) if up else against(worse, good)
+    assert (v.verdict, v.seeds) == ("undecided", 3)
+    side = "above" if up else "below"
+    assert v.why == (
+        f"only among survivors, the 95% interval lies {side} 0: 4 of 7 seeds fail where it is ahead, "
+        "0 of 7 where it is not"
+    )
+    assert stats.fisher_exact([[4, 3], [0, 7]], alternative="greater").pvalue < 0.1
+    # The other way about, the arm that fails is behind all the same.
+    assert against((*(80.0 + i for i in range(7)),), good).verdict == "supported"
+
+
+def test_a_random_mask_cannot_fail() -> None:
+    runs = vary([Run(density=0.5)], method=["edge_popup", "random"], seed=range(3))
+    r = Results(
+        (run, {"accuracy": (60.0 if run.method == "edge_popup" else 10.0) + run.seed / 10}, None) for run in runs
+    )
+    v = judge(Claim("found", lambda r: r.mean(method="edge_popup") - r.mean(method="random")), r)
+    assert (v.verdict, v.seeds, v.failed) == ("supported", 3, {})
+
+
+@pytest.mark.parametrize(("data", "chance", "more"), [("cifar10", 10, 10), ("imagenet", 0.1, 3)])
+def test_alike_is_worth_something_above_chance_alone(data: str, chance: float, more: float) -> None:
+    def within(level: float) -> Verdict:
+        runs = vary([Run(density=0.5, data=data)], width=[1, 2], seed=range(3))
+        rows = ((run, {"accuracy": level + 0.01 * run.seed + 0.001 * run.width}, None) for run in runs)
+        claim = Claim(
+            "within a point",
+            lambda r: 1 - (r.mean(width=2) - r.mean(width=1)),
+            floor=lambda r: (r.mean(width=1), r.mean(width=2)),
+        )
+        return judge(claim, Results(rows))
+
+    assert within(chance + more + 0.5).verdict == "supported"
+    v = within(chance + more - 0.5)
+    assert (v.verdict, v.why) == ("undecided", "the nets do not beat chance by as much as they must")
+
+
+def test_absent_cells_are_named_and_decide_nothing() -> None:
+    grid = vary([Run(density=0.5, net="conv2")], width=[1, 2, 3], seed=range(3))
+    r = table({1: (60.0, 61.0, 62.0)}, net="conv2")
+    claim = Claim("wider", lambda r: r.mean(width=2) - r.mean(width=1))
+    v = judge(claim, r, grid)
+    assert (v.verdict, v.why) == ("undecided", "1 cell is absent: conv2x2-k50-signed_constant")
+    v = judge(Claim("all", lambda r: [r.mean(width=w) for w in r.each("width")]), r, grid)
+    assert v.why == "2 cells are absent: conv2x2-k50-signed_constant, conv2x3-k50-signed_constant"
+    v = judge(Claim("exact", lambda r: r.mean(width=3), every=True), r, grid)
+    assert (v.verdict, v.why) == ("undecided", "1 cell is absent: conv2x3-k50-signed_constant")
+    assert judge(Claim("there", lambda r: r.mean(width=1) - 50), r, grid).verdict == "supported"
+
+
+def test_a_claim_that_reads_more_than_numbers_wants_all_cells() -> None:
+    grid = vary([Run(density=0.5, net="conv2")], width=[1, 2], seed=range(3))
+    r = table({1: (60.0, 61.0, 62.0)}, net="conv2", layers=[{"numel": 1}])
+
+    def layers(r: Results) -> float:
+        return float(sum(layer["numel"] for layer in r.values("layers", width=1)[0]))
+
+    assert judge(Claim("layers", layers, every=True), r).verdict == "supported"
+    v = judge(Claim("layers", layers, every=True), r, grid)
+    assert v.why == "1 cell is absent: conv2x2-k50-signed_constant"
+
+
+def test_an_interval_of_its_own_decides_alone() -> None:
+    r = table({1: (60.0, 61.0, 62.0)})
+    for bounds, word in (
+        ((1.0, 0.5, 2.0), "supported"),
+        ((1.0, -0.5, 2.0), "undecided"),
+        ((-1.0, -2.0, -0.5), "contradicted"),
+    ):
+        v = judge(Claim("scatter", interval=lambda r, bounds=bounds: (r.mean() - r.mean(), *bounds)[1:]), r)
+        assert (v.verdict, v.margin, v.low, v.high) == (word, *bounds)
+    v = judge(Claim("scatter", interval=lambda r: (math.nan,) * 3), r)
+    assert (v.verdict, v.why) == ("undecided", "a margin is nan")
+
+
+def test_more_scatter_is_the_f_test() -> None:
+    random = np.random.default_rng(3)
+    few, others = random.normal(0, 4, 5), [random.normal(i, 1, 5) for i in range(3)]
+    ratio, low, high = more_scatter(list(few), [list(values) for values in others])
+    pooled = np.mean([np.var(values, ddof=1) for values in others])
+    assert 2**ratio == pytest.approx(math.sqrt(np.var(few, ddof=1) / pooled))
+    # At the bounds, the F distribution has 2.5% beyond the ratio of variances.
+    found = np.var(few, ddof=1) / pooled
+    assert stats.f.sf(found / 4**low, 4, 12) == pytest.approx(0.025)
+    assert stats.f.cdf(found / 4**high, 4, 12) == pytest.approx(0.025)
+    assert all(map(math.isnan, more_scatter([1.0, 1.0], [[1.0, 2.0]])))
+    assert all(map(math.isnan, more_scatter([1.0, 2.0], [[1.0, 1.0]])))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.data())
+def test_clopper_and_pearsons_interval(of: int, data: st.DataObject) -> None:
+    failures = data.draw(st.integers(0, of))
+    expected = stats.binomtest(failures, of).proportion_ci(method="exact")
+    assert clopper_pearson(failures, of) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
 @settings(max_examples=100, deadline=None)
@@ -220,7 +409,40 @@ def test_one_value_has_no_interval(values: list[float]) -> None:
     assert refusal(lambda: confidence_interval(values)) == message
 
 
-def test_no_results_judge_nothing():
-    with pytest.raises(ValueError) as error:
-        judge(Claim("it works", lambda results: results.mean()), Results([]))
-    assert str(error.value) == "no run is done that could judge 'it works'; train some first"
+def test_no_results_judge_nothing() -> None:
+    claim = Claim("it works", lambda results: results.mean())
+    assert refusal(lambda: judge(claim, Results([]))) == "no run is done that could judge 'it works'; train some first"
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    message = "kind='sure' of a claim is unknown; kinds are primary, secondary, exploratory, check"
+    assert refusal(lambda: Claim("it works", lambda r: 1.0, kind="sure")) == message
+    assert KINDS[0] == "primary"
+
+
+def rows() -> Iterable[dict[str, str]]:
+    with (ROOT / "experiments" / "results" / "calibration" / "calibration.csv").open() as file:
+        yield from csv.DictReader(file)
+
+
+def test_the_committed_calibration_meets_its_bounds() -> None:
+    found = [row for row in rows() if row["well_posed"] == "True"]
+    assert len(found) > 60
+    for row in found:
+        assert float(row["false_support"]) <= (0.04 if row["noise"] == "skewed" else 0.03), row
+        assert float(row["power"]) >= float(row["power_paired"] or 0) - 0.01, row
+    (many,) = (r for r in found if (r["claim"], r["noise"], r["seeds"]) == ("8 differences", "normal", "3"))
+    assert float(many["power"]) > float(many["power_paired"]) + 0.5
+    assert float(many["power_paired"]) < 0.15
+
+
+def test_the_calibration_judges_as_claims_are_judged() -> None:
+    calibration = made["experiment"]("_calibration")
+    random = np.random.default_rng(0)
+    values = 60 + random.normal(size=(4, 3))
+    case = calibration.differences(2)
+    found = decide(*calibration.leave_out(values, case.statistic))
+    claim = Claim("ahead", lambda r: [r.mean(width=1) - r.mean(width=2), r.mean(width=3) - r.mean(width=4)])
+    v = judge(claim, table(dict(zip((1, 2, 3, 4), values.tolist(), strict=True))))
+    assert (v.verdict, v.why) == (found.word, found.why)
+    assert (v.margin, v.low, v.high) == pytest.approx((found.margin, found.low, found.high), abs=1e-6)

@@ -12,7 +12,7 @@ from rich.table import Table
 from lit_hidden.engine.reproduce import load
 from lit_hidden.engine.reproduce import rows as make_rows
 from lit_hidden.engine.store import Store
-from lit_hidden.experiment import confidence_interval
+from lit_hidden.judge import confidence_interval
 from lit_hidden.tables import (
     FIELDS,
     SEEDS,

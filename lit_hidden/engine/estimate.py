@@ -13,19 +13,8 @@ from typing import Any
 
 from lit_hidden.engine.store import Store
 from lit_hidden.experiment import Run
+from lit_hidden.recipes import IMAGES
 
-IMAGES = {  # channels, size, training and test images, classes; a test asks the data modules, which import torch
-    "cifar10": (3, 32, 50_000, 10_000, 10),
-    "mnist": (1, 28, 60_000, 10_000, 10),
-    "digits": (1, 32, 1_437, 360, 10),
-    "imagenet": (3, 224, 1_281_167, 50_000, 1000),
-    "imagenet100": (3, 224, 128_117, 5_000, 100),  # its lists differ: a tenth of ImageNet
-    "imagenette": (3, 224, 9_469, 3_925, 10),
-    "imagewoof": (3, 224, 9_025, 3_929, 10),
-    "tiny-imagenet": (3, 64, 100_000, 10_000, 200),
-    "tiny-imagenet-100": (3, 64, 50_000, 5_000, 100),
-}
-LISTS = {"imagenette": 10, "imagewoof": 10, "tiny-imagenet-100": 100}  # how many classes each has
 RESNETS = {  # blocks a stage, and how wide the 3x3 convolution between two 1x1 is; 0: two 3x3 convolutions
     "cifar_resnet18": ((2, 2, 2, 2), 0),
     "resnet18": ((2, 2, 2, 2), 0),
@@ -46,16 +35,9 @@ def macs(run: Run) -> int | None:
     channels, size, _, _, _ = IMAGES[run.data]
     size = run.image_size or size
     if run.net in RESNETS:
-        return _resnet(run.net, channels, size, run.width, classes(run))
+        return _resnet(run.net, channels, size, run.width, run.num_classes)
     depth = {"conv2": 2, "conv4": 4, "conv6": 6, "conv8": 8}.get(run.net)
-    return None if depth is None else _conv(depth, channels, size, run.width, classes(run))
-
-
-def classes(run: Run) -> int:
-    """Count the classes of a run's data."""
-    if run.classes is None:
-        return IMAGES[run.data][4]
-    return LISTS.get(run.classes) or int(run.classes.removeprefix("first-"))
+    return None if depth is None else _conv(depth, channels, size, run.width, run.num_classes)
 
 
 def _conv(depth: int, before: int, size: int, width: float, classes: int) -> int:
@@ -99,8 +81,8 @@ def work(run: Run) -> float | None:
     if each is None:
         return None
     _, _, there, tested, whole = IMAGES[run.data]
-    there, tested = (round(images * classes(run) / whole) for images in (there, tested))
-    train = run.images_per_class * classes(run) if run.images_per_class else run.train_images or there
+    there, tested = (round(images * run.num_classes / whole) for images in (there, tested))
+    train = run.images_per_class * run.num_classes if run.images_per_class else run.train_images or there
     train = min(train, there - run.held_out)
     return float(each * (3 * train + (run.held_out or tested)))
 

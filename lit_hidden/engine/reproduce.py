@@ -24,7 +24,8 @@ from lit_hidden.engine.launcher import Job, Launcher
 from lit_hidden.engine.store import Store, write_atomically
 from lit_hidden.engine.tracking import Tracker, choose_mode
 from lit_hidden.engine.where import Where
-from lit_hidden.experiment import PRESETS, Claim, Results, Run, Verdict, judge
+from lit_hidden.experiment import PRESETS, Results, Run
+from lit_hidden.judge import Claim, Verdict, judge
 from lit_hidden.recipes import IMAGENET_SIZES
 from lit_hidden.tables import departures, filtered, listed, order
 

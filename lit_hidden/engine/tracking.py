@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from lit_hidden.experiment import Run, Verdict
+from lit_hidden.experiment import Run
+from lit_hidden.judge import Verdict
 
 PROJECT = "lit-hidden"
 MODES = ("online", "offline", "disabled", "shared")

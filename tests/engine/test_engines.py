@@ -22,7 +22,8 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = '''
 """A grid of every method."""
-from lit_hidden.experiment import Claim, Run, vary
+from lit_hidden.experiment import Run, vary
+from lit_hidden.judge import Claim
 
 TINY = {"net": "conv2", "width": 0.1, "data": "digits", "train_images": 300}
 

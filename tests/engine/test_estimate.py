@@ -12,11 +12,8 @@ from lit_hidden.data import DATA, IMAGENET_DATA, data_module
 from lit_hidden.data.wnids import CLASS_LISTS
 from lit_hidden.engine.estimate import (
     GUESS,
-    IMAGES,
-    LISTS,
     Clock,
     Estimate,
-    classes,
     duration,
     elapsed,
     macs,
@@ -26,6 +23,8 @@ from lit_hidden.engine.estimate import (
 from lit_hidden.engine.store import Store
 from lit_hidden.experiment import Run
 from lit_hidden.nets import build
+from lit_hidden.recipes import CLASS_LISTS as COUNTS
+from lit_hidden.recipes import IMAGES
 
 CPU = "CPU, 1 thread(s)"
 CONV2, CONV4 = Run(density=0.5, net="conv2").resolved, Run(density=0.5, net="conv4").resolved
@@ -47,15 +46,15 @@ def test_the_data_are_those_of_the_data_modules():
         told = re.search(r"([\d,]+) training and ([\d,]+) test images", data.__doc__)
         if told:
             assert (train, test) == tuple(int(count.replace(",", "")) for count in told.groups())
-    assert {name: len(wnids) for name, wnids in CLASS_LISTS.items()} == LISTS
+    assert {name: len(wnids) for name, wnids in CLASS_LISTS.items()} == COUNTS
     assert IMAGES["imagenet"][2:] == (1_281_167, 50_000, 1000)
 
 
 def test_classes_are_those_of_the_data_or_those_chosen():
-    assert classes(Run(data="imagenet")) == 1000
-    assert classes(Run(data="imagenet", classes="tiny-imagenet-100")) == 100
-    assert classes(Run(data="tiny-imagenet-100", classes="first-10")) == 10
-    assert classes(Run(data="digits")) == 10
+    assert Run(data="imagenet").num_classes == 1000
+    assert Run(data="imagenet", classes="tiny-imagenet-100").num_classes == 100
+    assert Run(data="tiny-imagenet-100", classes="first-10").num_classes == 10
+    assert Run(data="digits").num_classes == 10
 
 
 @pytest.mark.parametrize("net", ["conv2", "conv4", "conv6", "conv8"])

@@ -21,7 +21,8 @@ RUNS = [
 ]
 EXPERIMENT = f"""'''Two runs.'''
 from dataclasses import replace
-from lit_hidden.experiment import Claim, Run
+from lit_hidden.experiment import Run
+from lit_hidden.judge import Claim
 
 def runs(preset):
     return [Run.from_json({RUNS[0].to_json()!r}), Run.from_json({RUNS[1].to_json()!r})]

@@ -25,7 +25,8 @@ from lit_hidden.experiment import Results, Run
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
 EXPERIMENT = '''
 """Figure 0: a figure of three seeds."""
-from lit_hidden.experiment import Claim, Run
+from lit_hidden.experiment import Run
+from lit_hidden.judge import Claim
 
 def runs(preset):
     return [Run(density=0.5, net="conv2", data="digits", epochs=1, seed=s) for s in range(3)]

@@ -13,7 +13,8 @@ import pytest
 
 from lit_hidden.engine import tracking
 from lit_hidden.engine.tracking import Tracker, choose_mode
-from lit_hidden.experiment import Run, Verdict
+from lit_hidden.experiment import Run
+from lit_hidden.judge import Verdict
 
 RUN = Run(density=0.5, net="conv2", data="digits", epochs=2, seed=3)
 

@@ -10,7 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lit_hidden import diagram, style
-from lit_hidden.experiment import Results, Run, judge
+from lit_hidden.experiment import Results, Run
+from lit_hidden.judge import judge
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
 fig2 = made["experiment"]("fig2")

@@ -14,7 +14,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from lit_hidden import build, margins, panels, style
-from lit_hidden.experiment import Results, Run, judge
+from lit_hidden.experiment import Results, Run
+from lit_hidden.judge import judge
 from lit_hidden.published import points
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))

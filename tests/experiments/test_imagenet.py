@@ -15,7 +15,8 @@ import torchvision.models
 from matplotlib.figure import Figure
 
 from lit_hidden import imagenet_grid, panels, published
-from lit_hidden.experiment import Results, Run, judge
+from lit_hidden.experiment import Results, Run
+from lit_hidden.judge import judge
 from lit_hidden.tables import departures
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))

@@ -14,7 +14,8 @@ from lit_hidden import style
 from lit_hidden.engine.reproduce import conditions
 from lit_hidden.engine.swaps import KINDS, RATES, summary
 from lit_hidden.engine.train import train
-from lit_hidden.experiment import Results, Run, judge
+from lit_hidden.experiment import Results, Run
+from lit_hidden.judge import judge
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
 theorem = made["experiment"]("theorem")

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from lit_hidden import style
 from lit_hidden.engine.reproduce import conditions
-from lit_hidden.experiment import Results, Run, judge
+from lit_hidden.experiment import Results, Run
+from lit_hidden.judge import judge
 from lit_hidden.recipes import recipe
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
