@@ -19,7 +19,7 @@ from lit_hidden import imagenet_grid, margins, panels, style
 from lit_hidden.experiment import Results, Run
 from lit_hidden.judge import Claim
 
-LEAST = 5.0  # points; the authors' README has 6.9, 6.15 and 5.4
+LEAST = 3.0  # points, which three seeds can tell from 0; the authors' README has 6.9, 6.15 and 5.4
 GAIN = panels.Look("gain, mean over seeds", style.PURPLE, "", "D")
 
 

@@ -7,7 +7,9 @@ Zhou et al.'s supermasks of wide nets.
 
 Source: Ramanujan et al., arXiv:1911.13299, figure 4 and section 4.3 (the caption from memory, to be checked);
 hyper-parameters from the authors' configs.
-Cost: quick 60 runs, 3 minutes on two busy cores; short 90, an estimated 3 hours; paper 250, of 100 epochs, on a GPU.
+Short has half of the weights and SGD alone, all images and the whole cosine in 10 epochs.
+Cost: quick 60 runs, 3 minutes on two busy cores; short 36, 3.5 core-hours, a third of it figure 3's; paper 250, of 100
+epochs, on a GPU.
 """
 
 from collections.abc import Callable
@@ -22,11 +24,12 @@ from lit_hidden.judge import Claim
 
 NETS = ("conv4", "conv6")
 DENSITIES = (0.3, 0.5, 0.7)
+HALF = 0.5
 HIDDEN = Run(density=0.5, distribution="kaiming_normal")
 PRESETS = {  # a run, widths, and how many seeds
     "smoke": (replace(HIDDEN, data="digits", epochs=1), (0.0625, 0.125), 1),
     "quick": (replace(HIDDEN, data="digits", epochs=4, batch_size=32), (0.0625, 0.125), 3),
-    "short": (replace(HIDDEN, epochs=5, train_images=10_000), (0.125, 0.25, 0.5), 3),
+    "short": (replace(HIDDEN, epochs=10), (0.125, 0.25, 0.5), 3),
     "paper": (HIDDEN, (0.25, 0.5, 1.0, 1.5, 2.0), 5),
 }
 
@@ -35,8 +38,9 @@ def runs(preset: str) -> list[Run]:
     base, widths, seeds = PRESETS[preset]
     grid = []
     for net in vary([base], seed=range(seeds), net=NETS, width=widths):
-        grid += vary([net], density=DENSITIES)
-        grid += vary([replace(net, density=None, distribution=None)], optimizer=("sgd", "adam"))
+        short = preset == "short"
+        grid += vary([net], density=(HALF,) if short else DENSITIES)
+        grid += vary([replace(net, density=None, distribution=None)], optimizer=("sgd",) if short else ("sgd", "adam"))
     return grid
 
 
@@ -48,15 +52,19 @@ def per_doubling(results: Results, value: Callable[[float], float]) -> float:
 
 def wider(results: Results) -> list[float]:
     """List the points gained by twice the width, by net and density."""
-    hidden = [results.select(net=net, density=density) for net in NETS for density in DENSITIES]
+    hidden = [results.select(net=net, density=density) for net in NETS for density in results.each("density")]
     return [per_doubling(same, lambda width, same=same: same.mean(width=width)) for same in hidden]
 
 
 def gap(results: Results, net: str, width: float) -> float:
-    """Give the points by which the better of the two trained networks beats its subnetwork of half the weights."""
+    """Give the points by which the network, trained with SGD, beats its subnetwork of half the weights."""
     same = results.select(net=net, width=width)
-    dense = max(same.mean(method="dense", optimizer=optimizer) for optimizer in ("sgd", "adam"))
-    return dense - same.mean(density=0.5)
+    return same.mean(method="dense", optimizer="sgd") - same.mean(density=HALF)
+
+
+def widest(results: Results) -> Results:
+    """Keep Conv6 at the largest width."""
+    return results.select(net="conv6", width=results.each("width")[-1])
 
 
 def closing(results: Results) -> list[float]:
@@ -74,6 +82,7 @@ CLAIMS = [
     Claim(
         "at the largest width, Conv6's 50% subnetwork is at most 1 point below Conv6 trained",
         lambda r: 1 - gap(r, "conv6", r.each("width")[-1]),
+        floor=lambda r: [widest(r).mean(density=HALF), widest(r).mean(method="dense", optimizer="sgd")],
     ),
 ]
 

@@ -38,10 +38,12 @@ CLAIMS = [
     Claim(
         f"{KEPT} of Wide ResNet-50, of signed constants, is at most 1 point below ResNet-34 trained",
         lambda r: 1 - (r.mean(**TRAINED) - r.mean(**WIDE)),
+        floor=lambda r: [r.mean(**TRAINED), r.mean(**WIDE)],
     ),
     Claim(
         f"{KEPT} of Wide ResNet-50 has fewer parameters than ResNet-34",
-        lambda r: r.mean("parameters", **TRAINED) - r.mean("parameters", **WIDE) - 1, "parameters", every=True,
+        lambda r: r.mean("parameters", **TRAINED) - r.mean("parameters", **WIDE) - 1, "parameters", "check",
+        every=True,
     ),
     Claim("in every net signed constants beat Kaiming normal weights", margins.constants_ahead),
     Claim("larger nets than ResNet-50 have better subnetworks, with either distribution", larger),

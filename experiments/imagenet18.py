@@ -52,9 +52,9 @@ def trained(results: Results, at: int) -> float:
 
 CLAIMS = [
     Claim("30% of the wider net, of signed constants, is at most 1 point below the net of half its width, trained",
-          lambda r: 1 - (trained(r, 0) - found(r, -1))),
+          lambda r: 1 - (trained(r, 0) - found(r, -1)), floor=lambda r: [trained(r, 0), found(r, -1)]),
     Claim("30% of the wider net, of signed constants, is at most 1 point below that net trained",
-          lambda r: 1 - (trained(r, -1) - found(r, -1))),
+          lambda r: 1 - (trained(r, -1) - found(r, -1)), floor=lambda r: [trained(r, -1), found(r, -1)]),
     Claim("at both widths signed constants beat Kaiming normal weights",
           lambda r: margins.constants_ahead(r, by="width")),
     Claim("the wider net has the better subnetwork, with either distribution",

@@ -36,13 +36,35 @@ def runs(preset: str) -> list[Run]:
     return grid
 
 
-def hidden(results: Results, distribution: str, density: float) -> float:
+def hidden(results: Results, distribution: str = "signed_constant", density: float = 0.5) -> float:
     return results.mean(distribution=distribution, density=density, method="edge_popup")
+
+
+def trained(results: Results) -> float:
+    return results.mean(method="dense", optimizer="sgd")
+
+
+def inverted(results: Results) -> list[float]:
+    """List the points by which half of the weights beats 10% and 90%, by distribution."""
+    return [hidden(results, d) - hidden(results, d, end) for d in DISTRIBUTIONS for end in (0.1, 0.9)]
 
 
 CLAIMS = [
     Claim("the found half of the weights beats a random half, with signed constants", margins.found_ahead),
-]
+    Claim(
+        "half of the weights, of signed constants, is at most 1 point below the net trained",
+        lambda r: 1 - (trained(r) - hidden(r)), floor=lambda r: [trained(r), hidden(r)],
+    ),
+    Claim("with either distribution half of the weights is better than 10% and than 90%", inverted),
+    Claim(
+        "half of signed constants beats half of Kaiming normal weights",
+        lambda r: hidden(r) - hidden(r, "kaiming_normal"),
+    ),
+    Claim(
+        "at as many weights kept, edge-popup beats Zhou et al.'s sampled supermask, at our rate for it",
+        lambda r: margins.supermasks_behind(r.select(distribution="signed_constant")), kind="secondary",
+    ),
+]  # fmt: skip
 
 
 def draw(results: Results, figure: Figure) -> None:

@@ -98,7 +98,7 @@ def wider(results: Results) -> float:
 CLAIMS = [
     Claim(
         "while no score changes sign, first order expects every single swap to lower the loss",
-        lambda r: 0.0 - uphill(r), "swaps", every=True,
+        lambda r: 0.0 - uphill(r), "swaps", "check", every=True,
     ),
     Claim(
         "of first swaps, at the smallest learning rate that swaps anything, more than 95% lower the loss",

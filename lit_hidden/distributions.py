@@ -70,7 +70,7 @@ def fans(shape: torch.Size) -> tuple[int, int]:
 
 
 def check(distribution: str, scaled: Scaled, density: float) -> None:
-    """Refuse an unknown distribution, an unknown `scaled`, and a scale that would be infinite.
+    """Refuse an unknown distribution, an unknown `scaled`, a scale that would be infinite or that the authors ignore.
 
     Raises:
         ValueError: as said.
@@ -79,6 +79,11 @@ def check(distribution: str, scaled: Scaled, density: float) -> None:
         raise ValueError(f"distribution={distribution!r} is unknown; distributions are {list(DISTRIBUTIONS)}")
     if not (isinstance(scaled, bool) or scaled == "authors"):
         raise ValueError(f"scaled={scaled!r} is unknown; it is False, True or 'authors'")
+    if scaled == "authors" and distribution in ("kaiming_uniform", "xavier_normal", "signed_xavier"):
+        raise ValueError(
+            f"scaled='authors' with distribution={distribution!r}, which the authors' code never scales; "
+            "use scaled=False, or True for the scale of the paper's text"
+        )
     if scaled == "authors" and density == 1:
         raise ValueError(
             "scaled='authors' multiplies weights by 1/sqrt(1 - density), which is infinite at density=1; "

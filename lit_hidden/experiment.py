@@ -26,6 +26,7 @@ from lit_hidden.recipes import (
     IMAGES,
     PRECISIONS,
     SCHEDULES,
+    UNSCALED,
     recipe,
 )
 
@@ -123,6 +124,11 @@ class Run:
                 raise ValueError(f"{name}={getattr(run, name)!r} is unknown; there are {', '.join(allowed)}")
         if not (isinstance(run.scaled, bool) or run.scaled == "authors"):
             raise ValueError(f"scaled={run.scaled!r} is unknown; it is False, True or 'authors'")
+        if run.scaled == "authors" and run.distribution in UNSCALED:
+            raise ValueError(
+                f"scaled='authors' with distribution={run.distribution!r}, which the authors' code never scales; "
+                "use scaled=False, or True for the scale of the paper's text"
+            )
         for name in ("lr", "momentum", "weight_decay", "label_smoothing", "held_out", "warmup_epochs"):
             if not (isinstance(getattr(run, name), Real) and 0 <= getattr(run, name) < math.inf):
                 raise ValueError(f"{name}={getattr(run, name)!r} is not a finite number of at least 0")
@@ -293,6 +299,10 @@ def vary(base: Iterable[Run], **values: Iterable[Any]) -> list[Run]:
     return runs
 
 
+class NoRunsError(ValueError):
+    """Runs were selected of which there are none."""
+
+
 Row = tuple[Run, dict[str, Any], Path | None]  # a run, its result, the folder of its curves and traces
 
 
@@ -364,7 +374,8 @@ class Results:
         """Keep the runs whose fields equal `where`.
 
         Raises:
-            ValueError: a name that is no field of Run, or nothing is left.
+            ValueError: a name that is no field of Run.
+            NoRunsError: nothing is left.
         """
         key = tuple(where.items())
         if key not in self._selected:  # judging selects the same runs again for every run that it leaves out
@@ -373,7 +384,7 @@ class Results:
             self._selected[key] = self.where(lambda run: where.items() <= vars(run).items())
         chosen = self._selected[key]
         if not len(chosen):
-            raise ValueError(f"no run has {where}; there are {len(self)} runs")
+            raise NoRunsError(f"no run has {where}; there are {len(self)} runs")
         return chosen
 
     def each(self, name: str, **where: Any) -> list[Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_hidden.experiment import Results, Row, Run
+from lit_hidden.experiment import NoRunsError, Results, Row, Run
 
 MIN_SEEDS = 3
 KINDS = ("primary", "secondary", "exploratory", "check")
@@ -260,7 +260,11 @@ def judge(claim: Claim, results: Results, grid: Iterable[Run] | None = None) -> 
     if not len(results):
         raise ValueError(f"no run is done that could judge {claim.sentence!r}; train some first")
     grid = [run.resolved for run in grid] if grid is not None else [run for run, _ in results]
-    reads = _reads(claim, grid)
+    try:
+        reads = _reads(claim, grid)
+    except NoRunsError as error:
+        return Verdict(claim.sentence, "undecided", math.nan, -math.inf, math.inf, 0, claim.unit, claim.every,
+                       f"not asked at this preset: {error}", claim.kind)  # fmt: skip
     cells: dict[str, list[Row]] = {run.cell: [] for run in grid if reads(run)}
     for row in results.rows:
         if row[0].cell in cells:
@@ -390,6 +394,8 @@ def _reads(claim: Claim, grid: Sequence[Run]) -> Callable[[Run], bool]:
         warnings.simplefilter("ignore")
         try:
             claim.margins(made_up), claim.floors(made_up)
+        except NoRunsError:
+            raise
         except Exception:  # it reads more than numbers: all cells, then
             return lambda run: True
     cells = {run.cell for run in grid if run.hash in read}

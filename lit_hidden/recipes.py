@@ -13,6 +13,7 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-t
 DISTRIBUTIONS = (  # how each is drawn is said in `lit_hidden.distributions`, which imports torch
     "kaiming_normal", "signed_constant", "unsigned_constant", "kaiming_uniform", "xavier_normal", "signed_xavier"
 )  # fmt: skip
+UNSCALED = ("kaiming_uniform", "xavier_normal", "signed_xavier")  # by the authors' code, whatever `scale_fan` says
 
 IMAGENET_SIZES = {  # ImageNet and its subsets: the size of their images in pixels, unless another is asked for
     "imagenet": 224, "imagenet100": 224, "imagenette": 224, "imagewoof": 224, "tiny-imagenet": 64,

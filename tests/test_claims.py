@@ -220,7 +220,7 @@ def test_a_point_either_way_is_two_parts_of_one_scatter_and_borrows_nothing() ->
 
 def test_one_part_contradicts_a_claim_by_an_interval_widened_for_their_number() -> None:
     ahead = (8.0, 9.0, 10.0)
-    # The median variance is 1/3. t(3) at 1 - 0.025 / 3 is 4.856656; half the interval is that times sqrt(1/3): 2.803992.
+    # The median variance is 1/3. t(3) at 1 - 0.025 / 3 is 4.856656; times sqrt(1/3), that is 2.803992.
     v = parts(ahead, (-5.0, -4.0, -6.0), (7.0, 8.0, 9.5))
     assert (v.verdict, v.margin, v.why) == ("contradicted", pytest.approx(-5), "one of 3 parts lies below 0")
     assert v.high == pytest.approx(-5 + 2.803992, abs=1e-5)
