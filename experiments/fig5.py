@@ -6,8 +6,8 @@ x0.75 already the net has fewer weights than the largest of the three sizes.
 
 Source: Ramanujan et al., arXiv:1911.13299, figure 5 and section 4.3 (the caption from memory, to be checked);
 hyper-parameters from the authors' configs.
-Cost: quick 39 runs, 3 minutes on two busy cores; short 30 (all images, 10 epochs), 3 core-hours, a fifth of it other
-figures'; paper 65, of 100 epochs, on a GPU.
+Cost: quick 39 runs, 3 minutes on two busy cores; short 30, all images and 10 epochs, 3 core-hours, a fifth of it
+other figures'; paper 65, of 100 epochs, on a GPU.
 """
 
 from dataclasses import replace

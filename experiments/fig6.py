@@ -3,14 +3,14 @@
 The paper's figure has test accuracy over the percentage of weights kept, for edge-popup and for Zhou et al.'s algorithm
 on several distributions. What a supermask keeps is a result and not a setting, since its probabilities are learned: its
 points stand where it ended, and it is compared with edge-popup interpolated there. The share kept is weighted by the
-layers' sizes; the authors' log has the unweighted mean over layers. Supermasks are sampled at test, as in both published
-codes; their most probable (rounded) masks are judged and drawn beside them. Of the authors' two settings for Zhou et
-al.'s algorithm this is the first; left out is the second (batches of 60, rates of 100, 50 and 20).
+layers' sizes; the authors' log has the unweighted mean over layers. Supermasks are sampled at test, as in both
+published codes; their most probable (rounded) masks are judged and drawn beside them. Of the authors' two settings for
+Zhou et al.'s algorithm this is the first; left out is the second (batches of 60, rates of 100, 50 and 20).
 
 Source: Ramanujan et al., arXiv:1911.13299, figure 6 and section 4.4 (the caption from memory, to be checked); Zhou et
 al., arXiv:1905.01067; hyper-parameters of both from the authors' configs.
-Cost: quick 66 runs, 3 minutes on two busy cores; short 39 (Conv4, two distributions, all images, 10 epochs), 3
-core-hours, a third of it figure 3's; paper 620, of 100 epochs, 220 of them figure 3's.
+Cost: quick 66 runs, 3 minutes on two busy cores; short 39, of Conv4 on all images for 10 epochs, 3 core-hours, a
+third of it figure 3's; paper 620, of 100 epochs, 220 of them figure 3's.
 """
 
 from statistics import mean

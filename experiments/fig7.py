@@ -9,8 +9,8 @@ Source: Ramanujan et al., arXiv:1911.13299, figure 7 and section 4.5 (the captio
 hyper-parameters from the authors' configs.
 The paper preset adds the scale of the authors' code, 1/sqrt(1 - k), which for other distributions than these two it
 ignores.
-Cost: quick 66 runs, 4 minutes on two busy cores; short 66 (all images, 10 epochs, 30% to 70%), 4 core-hours, a third of
-it other figures'; paper 230, of 100 epochs, on a GPU.
+Cost: quick 66 runs, 4 minutes on two busy cores; short 66, all images and 10 epochs, 4 core-hours, a third of it other
+figures'; paper 230, of 100 epochs, on a GPU.
 """
 
 from dataclasses import replace

@@ -6,7 +6,7 @@ the published settings. Adds to it: a random mask of half the weights, and Zhou 
 half; for it the authors publish no setting on this net, so its rate of 200 (theirs on Conv2 to Conv6) is our choice.
 
 Source: hyper-parameters from the authors' configs (Ramanujan et al., arXiv:1911.13299); the paper has no such figure.
-Cost: quick 45 runs, a minute on two cores; paper 68, of which 63 of 100 epochs, 3 to 4 hours on two cores.
+Cost: quick 42 runs, a minute on two cores; short 68, the paper's; paper 68, of which 63 of 100 epochs, 5 core-hours.
 """
 
 from matplotlib.figure import Figure

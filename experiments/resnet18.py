@@ -7,7 +7,7 @@ hidden; the dense net's have. Adds to it: a random mask of half the weights.
 Source: Ramanujan et al., arXiv:1911.13299, appendix C.1 (figure number from memory, to be checked; no accuracy is
 printed); hyper-parameters from the authors' configs.
 The paper preset adds the scale of the authors' code, 1/sqrt(1 - k).
-Cost: quick 24 runs, 3 minutes on two busy cores; short 24 (all images, 10 epochs), an estimated 3 core-hours; paper
+Cost: quick 24 runs, 3 minutes on two busy cores; short 24, all images and 10 epochs, an estimated 3 core-hours; paper
 160, of which 155 of 100 epochs, on a GPU.
 """
 

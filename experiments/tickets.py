@@ -8,11 +8,11 @@ but for that factor, and are trained as the dense net is; what a mask drops stay
 
 Source: Ramanujan et al., arXiv:1911.13299, appendix C.2 (from memory, to be checked); the authors' `FixedSubnetConv`.
 Its configs, `configs/largescale/fixedsubnet`, are in their history alone: commits f622058, adca30f and bd6977f at a
-rate of 0.256, 7b22bba at 0.01. What these call `prune_rate` is the share that is dropped: their 0.3, on a subnetwork of 30%,
-trains 70% of the weights. Here a ticket keeps what its subnetwork keeps. Adds to it: nets without norm layers, the
+rate of 0.256, 7b22bba at 0.01. What these call `prune_rate` is the share that is dropped: their 0.3, on a subnetwork of
+30%, trains 70% of the weights. Here a ticket keeps what its subnetwork keeps. Adds to it: nets without norm layers, the
 densities, the second control.
-Cost: quick 57 runs, 2 minutes on two busy cores; short 57 (all images, 10 epochs), 3 core-hours, a quarter of it figure
-3's; paper 190, of which 130 of 100 epochs, the others of one.
+Cost: quick 57 runs, 2 minutes on two busy cores; short 57, all images and 10 epochs, 3 core-hours, a quarter of it
+figure 3's; paper 190, of which 130 of 100 epochs, the others of one.
 """
 
 from itertools import product

@@ -389,7 +389,8 @@ class Results:
 
     def each(self, name: str, **where: Any) -> list[Any]:
         """List the values of a field that occur among the selected runs, ascending, without None."""
-        return sorted({getattr(run, name) for run, _, _ in self.select(**where)._there()} - {None})
+        found = {getattr(run, name) for run, _, _ in self.select(**where)._there()} - {None}
+        return sorted(found, key=lambda value: (isinstance(value, str), value))  # `scaled` has both
 
     def values(self, metric: str = "accuracy", **where: Any) -> list[float]:
         """List a metric of the selected runs, by seed. `accuracy` is test top-1 after the last epoch, in percent."""

@@ -3,7 +3,6 @@
 import re
 import runpy
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -38,10 +37,12 @@ def drawn(name: str, preset: str) -> tuple[Figure, Results]:
 @pytest.mark.parametrize("preset", ["smoke", "quick", "short", "paper"])
 def test_every_cell_has_the_same_seeds_and_enough_of_them(name: str, preset: str) -> None:
     runs = {run.resolved for run in FIGURES[name].runs(preset)}
-    seeds = {run.seed for run in runs}
-    assert seeds == set(range({"smoke": 1, "quick": 3, "short": 3, "paper": 5}[preset]))
-    per_seed = [{tuple(sorted(asdict(r).items(), key=str)) for r in runs if r.seed == s} for s in seeds]
-    assert len({len(cells) for cells in per_seed}) == 1
+    cells = {run.cell: {other.seed for other in runs if other.cell == run.cell} for run in runs}
+    expected = [{"smoke": 1, "quick": 3, "short": 3, "paper": 5}[preset]]
+    if (name, preset) == ("fig3", "short"):  # half of the weights is named beforehand, and has more
+        expected = [3, 5]
+        assert {run.density for run in runs if len(cells[run.cell]) == 3} == {0.3, 0.7}
+    assert sorted(map(list, {tuple(seeds) for seeds in cells.values()})) == [list(range(n)) for n in expected]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -80,13 +81,16 @@ def test_the_paper_presets_are_the_papers() -> None:
 def test_equal_cells_of_different_figures_are_trained_once() -> None:
     for preset in ("short", "paper"):
         third = {run.hash for run in fig3.runs(preset)}
-        for figure, shared in ((fig5, 1 + 3), (fig6, None), (fig7, 1 + 10)):
-            seeds = len({run.seed for run in figure.runs(preset)})
-            common = {run.hash for run in figure.runs(preset)} & third
-            if figure is fig6:
-                assert common == {run.hash for run in fig6.runs(preset) if run.method != "supermask"}
-            else:
-                assert len(common) == seeds * shared
+        half = {
+            "fig4": 2 * 2,
+            "fig5": 1 + 1,
+            "fig6": 1 + 3 + 1,
+            "fig7": 1 + 3 + 1,
+        }  # short: at 50%, constants at 30 and 70
+        whole = {"fig4": 2 * (3 + 2), "fig5": 1 + 3, "fig6": 4 * (1 + 10), "fig7": 1 + 10}
+        for name, shared in (half if preset == "short" else whole).items():
+            seeds = len({run.seed for run in FIGURES[name].runs(preset)})
+            assert len({run.hash for run in FIGURES[name].runs(preset)} & third) == seeds * shared, name
 
 
 def test_figure_5_keeps_as_many_weights_at_every_width() -> None:
@@ -144,11 +148,11 @@ def luck(run: Run) -> float:
 
 
 def test_the_published_numbers_bear_out_figure_3s_claims() -> None:
-    assert verdicts(fig3, published, spread=luck) == ["supported"] * 8
+    assert verdicts(fig3, published, spread=luck) == ["supported"] * 11
 
 
 def test_each_claim_of_figure_3_can_fail() -> None:
-    found, shrinks, _, within, inverted, constants, not_at_10, wilder = range(8)
+    found, deeper, shrinks, _, within, inverted, constants, best_shrinks, best_within, wilder, not_at_10 = range(11)
 
     def changed(change: Callable[[Run], float | None]) -> list[str]:
         def accuracy(run: Run) -> float:
@@ -158,9 +162,13 @@ def test_each_claim_of_figure_3_can_fail() -> None:
         return verdicts(fig3, accuracy, spread=luck)
 
     assert changed(lambda r: 90.0 if r.method == "random" and r.net == "conv6" else None)[found] == "contradicted"
-    got = changed(lambda r: 95.0 if r.method == "dense" and r.net == "conv8" and r.optimizer == "adam" else None)
-    assert (got[shrinks], got[within]) == ("contradicted", "contradicted")
-    got = changed(lambda r: 85.0 if r.method == "edge_popup" and r.net == "conv4" and r.density == 0.9 else None)
+    got = changed(lambda r: 95.0 if r.method == "dense" and r.net == "conv8" and r.optimizer == "sgd" else None)
+    assert {got[claim] for claim in (shrinks, within, best_shrinks, best_within)} == {"contradicted"}
+    got = changed(lambda r: 99.0 if r.method == "dense" and r.optimizer == "adam" else None)
+    assert set(got) == {"supported"}  # which is drawn and not judged
+    got = changed(lambda r: 84.0 if (r.net, r.density, r.distribution) == ("conv6", 0.5, "signed_constant") else None)
+    assert got[deeper] == "contradicted"
+    got = changed(lambda r: 87.0 if r.method == "edge_popup" and r.net == "conv4" and r.density == 0.9 else None)
     assert got[inverted] == "contradicted"
     got = changed(lambda r: 90.0 if r.distribution == "kaiming_normal" and r.method == "edge_popup" else None)
     assert got[constants] == "contradicted"
@@ -202,15 +210,24 @@ def test_figure_7_without_an_effect_of_scaling_is_borne_out() -> None:
     assert verdicts(fig7, plausible) == ["supported"] * 5
 
 
+@pytest.mark.parametrize("distribution", ["kaiming_normal", "signed_constant"])
+def test_scaling_that_moves_one_distribution_is_seen(distribution: str) -> None:
+    """On average over the densities, which three seeds can decide; each distribution counts by itself."""
+
+    def moved(run: Run) -> float:
+        return plausible(run) + (3.0 if run.scaled and run.distribution == distribution else 0.0)
+
+    assert verdicts(fig7, moved)[3] == "contradicted"
+
+
 @pytest.mark.parametrize("density", [0.3, 0.7])
-def test_scaling_that_moves_a_single_density_is_seen(density: float) -> None:
-    """Up at one density and down at another is no effect on average; so each counts by itself, either way."""
+def test_scaling_that_moves_densities_up_and_down_is_no_effect_on_average(density: float) -> None:
 
     def moved(run: Run) -> float:
         shift = {density: 3.0, 1 - density: -3.0}.get(run.density or 0, 0.0) if run.scaled else 0.0
         return plausible(run) + shift
 
-    assert verdicts(fig7, moved)[3] == "contradicted"
+    assert verdicts(fig7, moved)[3] == "supported"
 
 
 def test_a_gap_that_is_small_at_the_ends_alone_does_not_shrink_with_depth() -> None:
@@ -222,16 +239,16 @@ def test_a_gap_that_is_small_at_the_ends_alone_does_not_shrink_with_depth() -> N
     assert verdicts(fig3, accuracy)[1] == "undecided"
 
 
-@pytest.mark.parametrize(("ratio", "least", "most"), [(1.0, 0.0, 0.06), (16.0, 0.5, 1.0)])
+@pytest.mark.parametrize(("ratio", "least", "most"), [(1.0, 0.0, 0.06), (6.0, 0.9, 1.0)])
 def test_scatter_is_told_apart_where_it_differs_and_not_where_it_does_not(
     ratio: float, least: float, most: float
 ) -> None:
     random, said = np.random.default_rng(1), 0
-    cells = [Run(net="conv8", density=d, seed=s) for d in (0.1, 0.5) for s in range(5)]
+    cells = [Run(net="conv8", density=d, seed=s) for d in (0.1, 0.3, 0.5, 0.7) for s in range(5)]
     for _ in range(200):
-        scatter = random.normal(60.0, [ratio] * 5 + [1.0] * 5)
+        scatter = random.normal(60.0, [ratio] * 5 + [1.0] * 15)
         rows = Results((run, {"accuracy": float(a)}, None) for run, a in zip(cells, scatter, strict=True))
-        said += judge(fig3.CLAIMS[-1], rows).verdict == "supported"
+        said += judge(fig3.CLAIMS[-2], rows).verdict == "supported"
     assert least <= said / 200 <= most
 
 
@@ -379,7 +396,7 @@ def test_an_experiment_says_its_source_and_its_cost(name: str) -> None:
 IMAGENET = ("fig8", "fig9", "fig10", "table2", "imagenet18")
 
 
-@pytest.mark.parametrize("name", ["fig2", *NAMES, *IMAGENET, "theorem", "tickets"])
+@pytest.mark.parametrize("name", ["fig2", *NAMES, *IMAGENET, "theorem", "tickets", "mnist"])
 def test_an_experiment_says_how_many_runs_it_has(name: str) -> None:
     figure = made["experiment"](name)
     told = re.search(r"Cost: quick (\d+) runs, [^;]*; short (\d+),[^;]*; paper (\d+),? ", figure.__doc__)

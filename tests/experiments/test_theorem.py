@@ -33,7 +33,7 @@ def as_the_theorem_says(run: Run, kind: str, rate: float, n: int) -> bool:
     """At first only narrow nets fail, now and then; at large rates many swaps at once do."""
     if kind == "first":
         return n % 40 >= 0.25 / run.width - 1 + run.seed % 2
-    return n % 40 >= {"pair": 3, "unit": 3, "layer": 12, "network": 24}[kind] * rate + run.seed % 2
+    return n % 40 >= {"pair": 3, "unit": 3, "layer": 12, "network": 24}[kind] * rate * (1 + 0.2 * run.seed)
 
 
 def measured(runs: list[Run], folder: Path, falls: Falls, **changes: np.ndarray) -> Results:
@@ -121,7 +121,7 @@ def test_swaps_that_do_the_contrary_contradict_every_claim(tmp_path: Path) -> No
     def contrary(run: Run, kind: str, rate: float, n: int) -> bool:
         if kind == "first":
             return n % 40 >= 10 + 20 * run.width + run.seed % 2
-        return n % 40 < {"pair": 5, "unit": 5, "layer": 30, "network": 20}[kind] * rate + 2 + run.seed % 2
+        return n % 40 < {"pair": 5, "unit": 5, "layer": 30, "network": 20}[kind] * rate * (1 + 0.1 * run.seed) + 2
 
     uphill = np.where(np.arange(7) == 3, 1.0, -1.0)
     results = measured(theorem.runs("quick"), tmp_path, contrary, predicted=uphill)
@@ -130,7 +130,7 @@ def test_swaps_that_do_the_contrary_contradict_every_claim(tmp_path: Path) -> No
 
 def test_where_all_fall_nothing_is_said_to_grow(tmp_path: Path) -> None:
     found = verdicts(measured(theorem.runs("quick"), tmp_path, all_fall))
-    assert found == ["supported", "supported", "undecided", "undecided", "undecided", "undecided"]
+    assert found == ["supported", *["undecided"] * 5]  # no interval has a width
 
 
 def test_where_nothing_swaps_nothing_is_decided(tmp_path: Path) -> None:
