@@ -1,0 +1,167 @@
+"""Every claim of every experiment: some results support it, some contradict it, some do not decide it; chance none."""
+
+import runpy
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lit_hidden.experiment import Run
+from lit_hidden.judge import judge
+from lit_hidden.published import points
+
+made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
+EXPERIMENTS = sorted(path.stem for path in (Path(__file__).parents[2] / "experiments").glob("[!_]*.py"))
+# Theirs are about more than accuracies; tests of their own have results of the three kinds for each claim.
+APART = {"fig2": "test_fig2", "theorem": "test_theorem"}
+NAMES = [name for name in EXPERIMENTS if name not in APART]
+Accuracy = Callable[[Run], float]
+
+
+@cache
+def experiment(name: str) -> Any:
+    return made["experiment"](name)
+
+
+@cache
+def verdicts(name: str, accuracy: Accuracy, spread: float | Accuracy = 0.1) -> list[str]:
+    """Judge the paper preset of an experiment by made-up accuracies, scattered evenly by `spread` either way."""
+    grid = experiment(name).runs("paper")
+    results = made["measured"](grid, accuracy, spread if callable(spread) else lambda run: spread)
+    return [judge(claim, results, grid).verdict for claim in experiment(name).CLAIMS]
+
+
+def of_the_paper(run: Run) -> float:
+    """Half is best (30% on ImageNet), deeper, wider and constants are better."""
+    if run.method == "random":
+        return 100 / run.num_classes
+    depth = {"conv2": 0, "conv4": 3, "conv6": 5, "conv8": 6, "resnet50": 0, "resnet101": 4, "wide_resnet50_2": 5}
+    level = 70.0 + depth.get(run.net, 0) + 3 * float(np.log2(run.width))
+    if run.method == "dense":
+        small = {"resnet18": -4.0, "resnet34": 3.0}.get(run.net, 6.0)  # figure 8's is as good as a larger one's 30%
+        return level + small - 0.8 * depth.get(run.net, 0) - (0 if run.net.startswith("conv") else 3)
+    best = 0.3 if run.net.startswith(("resnet", "wide")) else 0.5
+    level -= 20 * abs((run.density or 0) - best) if run.width == 1 or run.data != "cifar10" else 0
+    level += {"signed_constant": 2.5, "kaiming_normal": -1.0}.get(str(run.distribution), -4.0)
+    return level + (3 if raised(run) else 0) - (3 if run.method == "supermask" else 0)
+
+
+def opposite(run: Run) -> float:
+    """All of that the other way round."""
+    return {"random": 97.0, "dense": 95.0}.get(str(run.method), 140.0 - of_the_paper(run))
+
+
+def raised(run: Run) -> bool:
+    """Whether it is figure 7's control."""
+    return run.distribution == "xavier_normal" and (run.lr or 0) > 1 and run.method == "edge_popup"
+
+
+def few_normal(run: Run) -> float:
+    """What one third party's runs have ahead at 10%."""
+    return 5.0 if (run.distribution, run.density) == ("kaiming_normal", 0.1) else 0.0
+
+
+def by_method(**accuracies: float) -> Accuracy:
+    """Give each method an accuracy, and tickets one by what they were found by."""
+
+    def accuracy(run: Run) -> float:
+        return accuracies[f"ticket_{run.found_by}" if run.method == "ticket" else str(run.method)]
+
+    return accuracy
+
+
+def by_the_authors(run: Run) -> float:
+    """What their README says of 30% of ResNets on ImageNet; 60 of others."""
+    where = {"net": run.net, "method": run.method, "distribution": run.distribution, "density": run.density}
+    return next((point.accuracy for point in points(source="authors", **where)), 60.0) if run.density else 60.0
+
+
+def closing(run: Run) -> float:
+    """Conv4 and Conv6 gain 3 points found and 2 trained with each doubling of the width."""
+    return 80 + float(np.log2(run.width)) * (2 if run.method == "dense" else 3) + 0.5 * (run.method == "dense")
+
+
+SUPPORTING: dict[str, Accuracy] = {
+    "fig1": by_method(dense=75.0, edge_popup=75.2, random=10.0),
+    "fig3": lambda run: of_the_paper(run) + few_normal(run),
+    "fig4": closing,
+    "table2": by_the_authors,
+    "tickets": by_method(dense=86.0, edge_popup=80.0, random=10.0, ticket_edge_popup=84.0, ticket_random=83.8),
+}
+CONTRADICTING: dict[str, Accuracy] = {
+    "fig3": lambda run: opposite(run) - few_normal(run),
+    "fig7": lambda run: opposite(run) + 5 * (run.scaled is True) + 5 * raised(run),
+    "tickets": by_method(dense=80.0, edge_popup=90.0, random=10.0, ticket_edge_popup=85.0, ticket_random=70.0),
+}
+
+
+def lucky(run: Run) -> float:
+    return 2.0 if (run.net, run.density) == ("conv8", 0.1) else 0.1
+
+
+def steady(run: Run) -> float:
+    return 2.0 if run.net == "conv8" and run.density in (0.3, 0.5, 0.7) else 0.05
+
+
+def alike(run: Run) -> float:
+    """Equal, but that a trained net is ahead by the point at which it may be."""
+    return 61.0 if run.method == "dense" else 60.0
+
+
+def at_chance(run: Run) -> float:
+    return 100 / run.num_classes
+
+
+def just_above_chance(run: Run) -> float:
+    """Where no run counts as failed, and nothing was learned to speak of."""
+    return 100 / run.num_classes * 1.6 if run.method != "random" else at_chance(run)
+
+
+def test_every_experiment_is_tested() -> None:
+    assert set(NAMES) | set(APART) == set(EXPERIMENTS)
+    for test in APART.values():
+        assert (Path(__file__).parent / f"{test}.py").exists()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nets_that_are_alike_decide_nothing_but_what_is_counted(name: str) -> None:
+    for claim, verdict in zip(
+        experiment(name).CLAIMS, verdicts(name, by_the_authors if name == "table2" else alike, 8.0), strict=True
+    ):
+        assert verdict == "undecided" or claim.every, claim.sentence
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_some_results_support_and_some_contradict_each_claim(name: str) -> None:
+    found = zip(
+        verdicts(name, SUPPORTING.get(name, of_the_paper), lucky),
+        verdicts(name, CONTRADICTING.get(name, opposite), steady),
+        strict=True,
+    )
+    for claim, pair in zip(experiment(name).CLAIMS, found, strict=True):
+        assert pair == ("supported", "contradicted") or claim.kind == "check", claim.sentence
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("accuracy", [at_chance, just_above_chance], ids=["chance", "above"])
+@pytest.mark.parametrize("spread", [0.0, 0.02])
+def test_nothing_that_stays_at_chance_supports_anything_but_checks(
+    name: str, accuracy: Accuracy, spread: float
+) -> None:
+    ahead = "beats a random"
+    for claim, verdict in zip(experiment(name).CLAIMS, verdicts(name, accuracy, spread), strict=True):
+        if verdict == "supported":
+            # 16% do beat a random mask's 10%, and that is all that this claim says.
+            assert claim.kind == "check" or (accuracy is just_above_chance and ahead in claim.sentence), claim.sentence
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_checks_are_exact_and_secondary_claims_come_after_primary_ones(name: str) -> None:
+    claims = experiment(name).CLAIMS
+    assert all(claim.every for claim in claims if claim.kind == "check")
+    assert all(claim.sentence == claim.sentence.strip(". ") for claim in claims)
+    assert len({claim.sentence for claim in claims}) == len(claims)
+    assert claims[0].kind in ("primary", "check")
