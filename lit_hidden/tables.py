@@ -5,7 +5,7 @@ The report and `compare` show these; neither waits for torch.
 
 import csv
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from math import isclose
 from pathlib import Path
@@ -139,6 +139,16 @@ def read(path: Path) -> list[Row]:
     return rows
 
 
+def reason(why: str, mixed: Mapping[str, Sequence[int]]) -> str:
+    """Say why a verdict is as it is, and in which of the cells it reads some seeds fail to train and some do not.
+
+    Args:
+        why: the verdict's own.
+        mixed: by cell, how many of how many seeds fail.
+    """
+    return "; ".join([why, *(f"{fail} of {of} seeds fail in {cell}" for cell, (fail, of) in mixed.items())])
+
+
 def describe(row: Row) -> Run:
     """Give the Run of a row.
 
@@ -155,13 +165,18 @@ class Cell:
     run: Run
     rows: list[Row]
 
+    @property
+    def trained(self) -> list[Row]:
+        """The runs that train: no better than chance is a failure, which is counted and not averaged."""
+        return [row for row in self.rows if not row.get("failed")]
+
     def values(self, name: str) -> list[float]:
-        """List a number of each run; runs that have none are left out."""
-        found = (row.get(name) for row in self.rows)
+        """List a number of each run that trains; runs that have none are left out."""
+        found = (row.get(name) for row in self.trained)
         return [float(value) for value in found if isinstance(value, int | float)]
 
     def mean(self, name: str) -> float | None:
-        """Average a number over seeds; None if no run has it."""
+        """Average a number over the seeds that train; None if no such run has it."""
         values = self.values(name)
         return sum(values) / len(values) if values else None
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lit_hidden.engine import beforehand
 from lit_hidden.engine.estimate import Clock
 from lit_hidden.engine.grid import Grid, Plan, plan
 from lit_hidden.engine.launcher import Job, Launcher
@@ -25,9 +26,9 @@ from lit_hidden.engine.store import Store, write_atomically
 from lit_hidden.engine.tracking import Tracker, choose_mode
 from lit_hidden.engine.where import Where
 from lit_hidden.experiment import PRESETS, Results, Run
-from lit_hidden.judge import Claim, Verdict, judge
+from lit_hidden.judge import Claim, Verdict, clopper_pearson, failed, judge
 from lit_hidden.recipes import IMAGENET_SIZES
-from lit_hidden.tables import departures, filtered, listed, order
+from lit_hidden.tables import cells, departures, filtered, listed, order, reason
 
 HERE = Where()
 # A foot is one line: the rates that a figure is about are told in its drawing.
@@ -70,6 +71,7 @@ class Experiment:
     """One file of `experiments/`: its runs, its claims, its drawing."""
 
     name: str
+    path: Path
     title: str
     runs: Callable[[str], list[Run]]
     claims: list[Claim]
@@ -143,7 +145,7 @@ def load(name: str) -> Experiment:
     if lacking := [part for part in ("runs", "CLAIMS", "draw") if not hasattr(module, part)]:
         raise ReproduceError(f"{path} lacks {', '.join(lacking)}; an experiment has runs(preset), CLAIMS and draw")
     title = (module.__doc__ or name).strip().splitlines()[0]
-    return Experiment(name, title, module.runs, module.CLAIMS, module.draw, getattr(module, "page", None))
+    return Experiment(name, path, title, module.runs, module.CLAIMS, module.draw, getattr(module, "page", None))
 
 
 def reproduce(
@@ -159,7 +161,9 @@ def reproduce(
     dry_run: bool = False,
     console: Console | None = None,
 ) -> dict[str, list[Verdict]]:
-    """Train what is missing of experiments in one grid; then judge, draw and write each that is complete.
+    """Train what is missing of experiments in one grid; then judge each by what is done of it, draw it, write it.
+
+    Claims are judged by the whole grid: those that need what `only` leaves out are undecided, and say so.
 
     Args:
         names_or_all: files of `experiments/`, such as `fig2`; `all` stands for all of them.
@@ -180,7 +184,8 @@ def reproduce(
     Raises:
         UsageError: an unknown experiment or preset, or `seeds` below 1.
         Stopped: Ctrl-C while runs were trained.
-        ReproduceError: after all else is done: runs failed, a drawing failed, or with `strict` a claim is contradicted.
+        ReproduceError: after all else is done: runs failed or are missing, a drawing failed, or with `strict` a claim
+            is contradicted.
         StoreError: `runs_dir` cannot be read or written to.
         LauncherError: `devices` are not there.
     """
@@ -191,10 +196,11 @@ def reproduce(
     experiments = [load(name) for name in chosen]
     store = Store(runs_dir)
     grid: dict[str, Run] = {}  # by hash: equal runs of different experiments are one
+    wholes = {experiment.name: experiment.grid(preset) for experiment in experiments}
     members: dict[str, list[Run]] = {}
     groups: dict[str, str] = {}
     for experiment in experiments:
-        whole = experiment.grid(preset)
+        whole = wholes[experiment.name]
         taken = sorted({run.seed for run in whole})[:seeds]
         members[experiment.name] = filtered([run for run in whole if run.seed in taken], only)
         for run in members[experiment.name]:
@@ -238,13 +244,17 @@ def reproduce(
     for experiment in experiments:
         name, its = experiment.name, members[experiment.name]
         results = _done(store, its)
-        if lacking := len(its) - len(results):
-            problems.append(f"{name} is neither judged nor drawn: {lacking} of its {len(its)} runs are missing")
+        lacking = len(its) - len(results)
+        if lacking and not len(results):
+            problems.append(f"{name} is neither judged nor drawn: none of its {len(its)} runs is done")
             continue
+        if lacking:
+            problems.append(f"{name} is judged without {lacking} of its {len(its)} runs, which are missing")
         if len(experiments) > 1:
             _say(console, f"{name} ({preset})", style="bold")
         try:
-            verdicts[name] = _finish(experiment, preset, results, targets[name], mode, console)
+            verdicts[name], problem = _finish(experiment, preset, results, wholes[name], targets[name], mode, console)
+            problems += [problem] if problem else []
         except OSError as error:
             problems.append(str(_unwritable(targets[name], error)))
         except Exception as error:  # of the experiment's file; the other experiments are drawn all the same
@@ -313,14 +323,34 @@ def _done(store: Store, runs: list[Run]) -> Results:
 
 
 def _finish(
-    experiment: Experiment, preset: str, results: Results, target: Path, mode: Callable[[], str], console: Console
-) -> list[Verdict]:
-    """Judge the claims, write the folder, show both; a table that is new is shown in W&B too."""
-    verdicts = [judge(claim, results) for claim in experiment.claims]
-    table, told = rows(results), conditions(preset, results)
+    experiment: Experiment,
+    preset: str,
+    results: Results,
+    grid: list[Run],
+    target: Path,
+    mode: Callable[[], str],
+    console: Console,
+) -> tuple[list[Verdict], str | None]:
+    """Judge the claims, write the folder, show both; a table that is new is shown in W&B too.
+
+    Returns:
+        the verdicts, and what went wrong: a part of a grid is judged even if the experiment cannot draw it.
+    """
+    verdicts = [judge(claim, results, grid) for claim in experiment.claims]
+    table, told, problem = rows(results), conditions(preset, results, len(grid)), None
+    judged = _judged(experiment, preset, told, results, grid, verdicts)
     # All are made before any is written: if one fails, those there stay and belong together.
-    files = _draw(experiment, results, told)
-    files |= {"verdicts.json": _json(experiment, preset, told, verdicts), "results.csv": _csv(table)}
+    try:
+        files = _draw(experiment, results, told)
+    except Exception as error:
+        if len(results) == len(grid):
+            raise
+        traceback.print_exc()
+        problem = f"{experiment.name} is judged, and cannot be drawn: {type(error).__name__}: {error}"
+        files = {}
+        for drawing in target.glob("figure.*"):  # of other runs than the table that is written now
+            drawing.unlink()
+    files |= {"verdicts.json": json.dumps(judged, indent=1) + "\n", "results.csv": _csv(table)}
     new = not _holds(target / "results.csv", files["results.csv"])  # by content: runs may come from an archive
     for name, content in files.items():
         write_atomically(target / name, content)  # another engine may write the same
@@ -330,9 +360,12 @@ def _finish(
         tracker.figure(table, target / "figure.png", verdicts)
         tracker.finish()
     console.print(_table(verdicts))
+    if absent := judged["absent"]:
+        _say(console, f"  {len(results)} of {len(grid)} runs; absent cells: {', '.join(absent)}")
+    _say(console, f"  {beforehand.told(*(judged[k] for k in ('claims_commit', 'claims_changed', 'first_run')))}")
     for name in files:
         _say(console, f"  {target / name}")
-    return verdicts
+    return verdicts, problem
 
 
 def _holds(path: Path, content: str | bytes) -> bool:
@@ -351,11 +384,16 @@ def _unwritable(target: Path, error: OSError) -> ReproduceError:
 
 
 def rows(results: Results) -> list[dict[str, Any]]:
-    """Make the table of `results.csv`: a run a row, its description first, then its numbers and where they are from."""
+    """Make the table of `results.csv`: a run a row, its description first, then its numbers and where they are from.
+
+    Not the training's but added here: whether a run `failed` to train, and `best_accuracy`, the largest of all epochs.
+    It was chosen on the test set, so nothing is judged by it.
+    """
     table = []
-    for run, result in results:
+    for run, result, folder in results.rows:
         row: dict[str, Any] = {"run": run.hash, **asdict(run)}
         row |= {k: v for k, v in result.items() if isinstance(v, (int, float, str))}
+        row |= {"failed": failed(run, result["accuracy"], result.get("loss")), "best_accuracy": _best(run, folder)}
         provenance = result.get("provenance", {})
         row |= {k: provenance.get(k) for k in ("seconds", "device", "cpu", "commit", "finished")}
         row["tf32"] = ", ".join(provenance.get("tf32", [])) or None
@@ -373,15 +411,47 @@ def _csv(table: list[dict[str, Any]]) -> str:
     return out.getvalue()
 
 
-def _json(experiment: Experiment, preset: str, told: str, verdicts: list[Verdict]) -> str:
-    judged = {
+def _best(run: Run, folder: Path | None) -> float | None:
+    """Give the largest test accuracy after an epoch; None where the curve is not of the test images, or there is none.
+
+    The first row is of the net before training.
+    """
+    if run.held_out or folder is None or not (folder / "metrics.csv").exists():
+        return None
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        curve = [row.get("test_top1") for row in csv.DictReader(file)][1:]
+    return max((float(value) for value in curve if value), default=None)
+
+
+def _judged(
+    experiment: Experiment, preset: str, told: str, results: Results, grid: list[Run], verdicts: list[Verdict]
+) -> dict[str, Any]:
+    """Make what `verdicts.json` holds.
+
+    `absent` lists the cells of the grid of which no run is done. `failures` lists the cells in which a seed fails to
+    train, with the 95% interval of their failure rate (Clopper & Pearson); in all others none does.
+    """
+    commit, changed = beforehand.changed(experiment.path)
+    provenance = [result.get("provenance", {}) for _, result in results]
+    began = [when for known in provenance if (when := known.get("started") or known.get("finished"))]
+    failures = {}
+    for cell in cells(rows(results)):
+        fail, of = len(cell.rows) - len(cell.trained), len(cell.rows)
+        if fail:
+            low, high = clopper_pearson(fail, of)
+            failures[cell.run.cell] = {"failed": fail, "seeds": of, "low": low, "high": high}
+    return {
         "experiment": experiment.name,
         "title": experiment.title,
         "preset": preset,
         "conditions": told,
+        "claims_commit": commit,
+        "claims_changed": changed,
+        "first_run": min(began, default=None),
+        "absent": sorted({run.cell for run in grid} - {run.cell for run, _ in results}),
+        "failures": failures,
         "claims": [{k: _plain(v) for k, v in asdict(verdict).items()} for verdict in verdicts],
     }
-    return json.dumps(judged, indent=1) + "\n"
 
 
 def _draw(experiment: Experiment, results: Results, told: str) -> dict[str, str | bytes]:
@@ -409,11 +479,19 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def conditions(preset: str, results: Results) -> str:
-    """Say under what conditions results were obtained, for the foot of a drawing: preset, data, seeds, cuts."""
+def conditions(preset: str, results: Results, whole: int | None = None) -> str:
+    """Say under what conditions results were obtained, for the foot of a drawing: preset, data, seeds, cuts.
+
+    Args:
+        preset: of the runs.
+        results: what is drawn.
+        whole: how many runs the grid has, if some may be absent.
+    """
     runs, seeds = [run for run, _ in results], results.seeds
     parts = [f"preset {preset}", f"data {listed(run.data for run in runs)}"]
     parts.append(f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({listed(seeds)})")
+    if whole is not None and len(runs) < whole:
+        parts.append(f"{len(runs)} of {whole} runs")
     parts.append(f"net {listed(run.net for run in runs)}")
     found, widths = departures(runs), sorted({run.width for run in runs})
     if widths and widths[-1] > 1:  # widths are what the figure is about: nothing is cut by nets wider than published
@@ -426,9 +504,10 @@ def conditions(preset: str, results: Results) -> str:
 
 def _table(verdicts: list[Verdict]) -> Table:
     colors = {"supported": "green", "contradicted": "red", "undecided": "yellow"}
-    table = Table("claim", "verdict", "margin", "95% interval")
+    table = Table("claim", "kind", "verdict", "margin", "95% interval")
     for v in verdicts:
         interval = f"{v.low:.4g} to {v.high:.4g}" if math.isfinite(v.low) and not v.every else v.why
         color = colors[v.verdict]
-        table.add_row(escape(v.sentence), f"[{color}]{v.verdict}[/{color}]", f"{v.margin:.4g} {v.unit}", interval)
+        told = escape(reason(interval, v.failed))
+        table.add_row(escape(v.sentence), v.kind, f"[{color}]{v.verdict}[/{color}]", f"{v.margin:.4g} {v.unit}", told)
     return table

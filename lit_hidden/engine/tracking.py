@@ -158,26 +158,20 @@ class Tracker:
             self._safely(lambda: self._run.summary.update(values))
 
     def figure(self, table: list[dict[str, Any]], drawing: Path, verdicts: Iterable[Verdict]) -> None:
-        """Show a reproduction: its table of results, its drawing, its verdicts."""
+        """Show a reproduction: its table of results, its verdicts, and its drawing if there is one."""
         if self._run is None:
             return
 
         def show() -> None:
             import wandb
 
-            columns: list[str | int] = list(table[0])
             judged = [asdict(v) for v in verdicts]
-            self._run.log(
-                {
-                    "results": wandb.Table(
-                        columns=columns, data=[[_cell(row[str(c)]) for c in columns] for row in table]
-                    ),
-                    "verdicts": wandb.Table(
-                        columns=list(judged[0]), data=[[_cell(x) for x in v.values()] for v in judged]
-                    ),
-                    "drawing": wandb.Image(str(drawing)),
-                }
-            )
+            shown = {
+                name: wandb.Table(columns=list(rows[0]), data=[[_cell(cell) for cell in row.values()] for row in rows])
+                for name, rows in (("results", table), ("verdicts", judged))
+                if rows
+            }
+            self._run.log(shown | ({"drawing": wandb.Image(str(drawing))} if drawing.exists() else {}))
             self._run.summary.update({v["sentence"]: v["verdict"] for v in judged})
 
         self._safely(show)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import runpy
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from lit_hidden.engine.launcher import Failure
 from lit_hidden.engine.local import LocalLauncher as Launcher
-from lit_hidden.engine.reproduce import ReproduceError, Stopped, UsageError, conditions, load, names, reproduce
+from lit_hidden.engine.reproduce import ReproduceError, Stopped, UsageError, conditions, load, names, reproduce, rows
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.tracking import Tracker
 from lit_hidden.engine.where import Where
@@ -202,7 +203,12 @@ def test_all_stands_for_every_experiment_and_what_needs_no_training_is_drawn(che
         assert (checkout / "results" / name / "quick" / "figure.svg").exists()
 
 
-def test_a_run_that_failed_is_reported_at_the_end_with_its_log_and_the_others_are_drawn(checkout, launches):
+def judged(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path("results", name, "quick", "verdicts.json").read_text())
+    return found
+
+
+def test_a_run_that_failed_is_reported_at_the_end_with_its_log_and_what_is_done_is_judged_and_drawn(checkout, launches):
     add(checkout, "fig1", seeds=SEEDS_2_TO_4)
     bad, _ = load("fig1").runs("quick")[1:]
     launches.fail[bad] = Failure(bad, "ValueError: no such net", f"runs/{bad.hash}/log.txt")
@@ -211,10 +217,15 @@ def test_a_run_that_failed_is_reported_at_the_end_with_its_log_and_the_others_ar
     assert str(error.value) == (
         "1 of 2 runs failed:\n"
         f"  {bad.name}: ValueError: no such net; its log is runs/{bad.hash}/log.txt\n"
-        "fig1 is neither judged nor drawn: 1 of its 3 runs are missing"
+        "fig1 is judged without 1 of its 3 runs, which are missing"
     )
     assert error.value.status == 1
-    assert not (checkout / "results" / "fig1" / "quick" / "verdicts.json").exists()
+    assert [(v["verdict"], v["seeds"]) for v in judged("fig1")["claims"]] == [
+        ("undecided", 2), ("undecided", 2), ("supported", 2)
+    ]  # fmt: skip
+    assert "; 2 of 3 runs; " in judged("fig1")["conditions"]
+    assert judged("fig1")["absent"] == [], "its only cell has two seeds"
+    assert (checkout / "results" / "fig1" / "quick" / "figure.svg").exists()
     assert (checkout / "results" / "fig0" / "quick" / "figure.svg").exists()
 
 
@@ -229,8 +240,92 @@ def test_a_result_that_is_damaged_at_the_end_is_missing_and_the_others_are_drawn
     monkeypatch.setattr(Launcher, "launch", launch)
     with pytest.raises(ReproduceError) as error:
         printed("fig1", "fig0")
-    assert str(error.value) == "fig1 is neither judged nor drawn: 1 of its 3 runs are missing"
+    assert str(error.value) == "fig1 is judged without 1 of its 3 runs, which are missing"
     assert (checkout / "results" / "fig0" / "quick" / "figure.svg").exists()
+
+
+TWO_NETS = {
+    "runs": ("[Run(", "[Run(net=net, "), "nets": ('net="conv2", ', ""),
+    "seeds": ("for s in range(3)", "for net in ('conv2', 'conv4') for s in range(3)"),
+    "ahead": ("r.mean() - 50", "r.mean(net='conv4') - r.mean(net='conv2') + 1"),
+    "ninety": ("r.mean() - 90", "r.mean(net='conv2') - 90"),
+}  # fmt: skip
+
+
+def test_a_grid_cut_by_where_is_judged_as_a_part_of_the_whole_one_and_names_absent_cells(checkout, launches):
+    add(checkout, "fig1", **TWO_NETS)
+    text = printed("fig1", only=["net=conv2"])
+    assert [len(launch) for launch in launches] == [], "its runs are fig0's"
+    (conv4,) = {run.cell for run in load("fig1").grid("quick") if run.net == "conv4"}
+    found = judged("fig1")
+    assert found["absent"] == [conv4]
+    assert found["claims"][0]["why"] == f"1 cell is absent: {conv4.partition(' ')[0]}"
+    assert [claim["verdict"] for claim in found["claims"]] == ["undecided", "contradicted", "undecided"]
+    assert found["conditions"].startswith("preset quick; data digits; 3 seeds (0, 1, 2); 3 of 6 runs; net conv2; ")
+    assert f"  3 of 6 runs; absent cells: {conv4}\n" in text
+    assert (checkout / "results" / "fig1" / "quick" / "figure.png").exists()
+
+
+def test_of_a_grid_without_a_single_run_nothing_is_judged(checkout, launches):
+    add(checkout, "fig1", seeds=("range(3)", "range(5, 8)"))
+    for run in load("fig1").runs("quick"):
+        launches.fail[run] = Failure(run, "no room", "log.txt")
+    with pytest.raises(ReproduceError, match=r"fig1 is neither judged nor drawn: none of its 3 runs is done$"):
+        printed("fig1")
+    assert not list((checkout / "results" / "fig1" / "quick").iterdir())
+
+
+def test_a_part_of_a_grid_that_cannot_be_drawn_is_judged_and_no_older_drawing_stands_beside_it(checkout, capfd):
+    add(checkout, "fig1", draw=("results.values()", "results.values()[:1] * 3"))
+    printed("fig1")
+    folder = checkout / "results" / "fig1" / "quick"
+    assert {path.name for path in folder.iterdir()} == {"figure.png", "figure.svg", "results.csv", "verdicts.json"}
+    with pytest.raises(ReproduceError) as error:
+        printed("fig1", seeds=2)
+    assert str(error.value).startswith("fig1 is judged, and cannot be drawn: ValueError: x and y must have same first")
+    assert {path.name for path in folder.iterdir()} == {"results.csv", "verdicts.json"}
+    assert "; 2 of 3 runs; " in judged("fig1")["conditions"]
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_seeds_that_fail_are_marked_counted_and_told_with_every_verdict_that_reads_them(checkout):
+    # Of 360 images a guesser has 36 right; the .999 quantile is 54 of them, 15%.
+    add(checkout, "fig1", seeds=("range(3)", "range(5)"))
+    runs = load("fig1").grid("quick")
+    for run, accuracy in zip(runs[3:], (14.0, 73.0), strict=True):
+        made["leave"](Store("runs"), run, accuracy=accuracy, loss=1.0, layers=[1])
+    text = printed("fig1")
+    with Path("results/fig1/quick/results.csv").open(newline="") as file:
+        assert [row["failed"] for row in csv.DictReader(file)] == ["False", "False", "False", "True", "False"]
+    found = judged("fig1")
+    rate = found["failures"][runs[0].cell]
+    assert (rate["failed"], rate["seeds"]) == (1, 5)
+    # The bounds solve P(at least 1 of 5) = 2.5% and P(at most 1 of 5) = 2.5%.
+    assert 1 - (1 - rate["low"]) ** 5 == pytest.approx(0.025)
+    assert (1 - rate["high"]) ** 5 + 5 * rate["high"] * (1 - rate["high"]) ** 4 == pytest.approx(0.025)
+    assert found["claims"][0]["failed"] == {"conv2-k50-signed_constant": [1, 5]}
+    assert found["claims"][0]["margin"] == 21.5
+    assert " ".join(text.split()).count("1 of 5 seeds") == 3
+    printed("fig0")
+    assert judged("fig0")["failures"] == {}
+
+
+def test_the_best_epoch_is_the_largest_after_training_began_and_of_the_test_images_alone(checkout):
+    # `leave` writes 10 + e% after epoch e, and the accuracy at the end.
+    runs = [Run(density=0.5, data="digits", epochs=4, seed=s) for s in range(2)]
+    runs += [Run(density=0.5, data="digits", epochs=4, held_out=100)]
+    for run, accuracy in zip(runs, (9.0, 80.0, 80.0), strict=True):
+        made["leave"](Store("runs"), run, accuracy=accuracy)
+    found = Store("runs").results(runs)
+    assert [row["best_accuracy"] for row in rows(found)] == [13.0, 80.0, None]
+    assert rows(Results([(runs[0], {"accuracy": 9.0}, None)]))[0]["best_accuracy"] is None
+
+
+def test_the_kind_of_a_claim_stands_in_the_table_and_the_file(checkout):
+    add(checkout, "fig1", every=("every=True", 'every=True, kind="check"'))
+    text = printed("fig1")
+    assert [claim["kind"] for claim in judged("fig1")["claims"]] == ["primary", "primary", "check"]
+    assert re.search(r"never below sixty +│ check +│ supported", text)
 
 
 def test_runs_that_were_not_tried_are_counted(checkout, launches):
@@ -467,3 +562,19 @@ def test_the_conditions_say_what_was_cut():
     )
     whole = Results([(Run(density=0.5), {}, None)])
     assert conditions("paper", whole) == "preset paper; data cifar10; 1 seed (0); net conv4; nothing cut"
+
+
+def test_the_commit_of_the_claims_and_the_first_run_are_named(checkout, monkeypatch):
+    def known(path):
+        assert path == checkout / "experiments" / "fig0.py"
+        return "0123456789ab", "2026-01-03T12:00:00+00:00"
+
+    monkeypatch.setattr("lit_hidden.engine.beforehand.changed", known)
+    times = [{"started": "2026-01-04T10:00:00+00:00", "finished": "2026-01-04T11:00:00+00:00"},
+             {"finished": "2026-01-02T11:00:00+00:00"}, {}]  # fmt: skip
+    for run, provenance in zip(load("fig0").grid("quick"), times, strict=True):
+        made["leave"](Store("runs"), run, accuracy=70.0 + run.seed, provenance=provenance)
+    assert "  claims changed after the first run (2026-01-03 > 2026-01-02), in 0123456789ab\n" in printed()
+    found = judged("fig0")
+    assert (found["claims_commit"], found["claims_changed"]) == known(checkout / "experiments" / "fig0.py")
+    assert found["first_run"] == "2026-01-02T11:00:00+00:00"

@@ -1,0 +1,75 @@
+"""When an experiment's claims were last changed: before its first run, or after results could be seen."""
+
+import ast
+import re
+import subprocess
+from datetime import datetime
+from pathlib import Path
+
+UNCOMMITTED = "uncommitted"
+# What else an experiment's file holds: what is trained, and how it is shown. All that claims may call counts as claims.
+_APART = re.compile("draw(_.*)?|page|runs|PRESETS")
+
+
+def changed(path: Path) -> tuple[str | None, str | None]:
+    """Find the commit at which the claims of an experiment's file became what they are.
+
+    Claims are all of the file but the docstrings, `draw`, `draw_*`, `page`, `runs` and `PRESETS`.
+
+    Returns:
+        the commit and its date (ISO 8601); `uncommitted` and None if the file's claims are not those of its last
+        commit; None and None without git or where it does not know the file.
+    """
+    found: tuple[str | None, str | None] = None, None
+    claims = _claims(path.read_text(encoding="utf-8"))
+    for line in (_git(path, "log", "--format=%h %cI", "--abbrev=12", "--", path.name) or "").splitlines():
+        commit, date = line.split()
+        text = _git(path, "show", f"{commit}:./{path.name}")
+        if text is None or _claims(text) != claims:
+            return found if found[0] else (UNCOMMITTED, None)
+        found = commit, date
+    return found
+
+
+def told(commit: str | None, date: str | None, first_run: str | None) -> str:
+    """Say at which commit claims were last changed, and whether the first run is older."""
+    if commit is None:
+        return "it is not known when the claims were last changed: git does not know their file"
+    if date is None:
+        return "the claims are not committed as they are"
+    if first_run is None:
+        return f"claims last changed in {commit} ({date[:10]})"
+    times = [datetime.fromisoformat(text) for text in (date, first_run)]
+    if times[0] <= times[1]:
+        return f"claims last changed in {commit} ({date[:10]}), before the first run ({first_run[:10]})"
+    # Two times of one day are told apart.
+    shown = 10 if date[:10] != first_run[:10] else 19
+    return f"claims changed after the first run ({date[:shown]} > {first_run[:shown]}), in {commit}"
+
+
+def _git(path: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(path.parent), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _claims(text: str) -> str:
+    """Give what of a file's text claims may depend on, in a form that knows neither comments nor line breaks."""
+    try:
+        tree = ast.parse(text)
+    except SyntaxError as error:
+        return f"no Python: {error}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node, False) is not None:
+            del node.body[0]
+    return "\n".join(ast.dump(node) for node in tree.body if not any(map(_APART.fullmatch, _names(node))))
+
+
+def _names(node: ast.stmt) -> list[str]:
+    """List what a statement of a file defines."""
+    if isinstance(node, ast.FunctionDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [target.id for target in targets if isinstance(target, ast.Name)]
