@@ -28,14 +28,15 @@ from lit_hidden.tables import (
     varying,
 )  # fmt: skip
 
-NUMBERS = ("accuracy", "top5", "loss", "train_accuracy", "seconds")
+NUMBERS = ("accuracy", "best_accuracy", "top5", "loss", "train_accuracy", "seconds")
 OVER_SEEDS = ("pm", "min", "max", "n")  # of the accuracy of a cell
-HEADINGS = {"pm": "±95%"}
+HEADINGS = {"pm": "±95%", "best_accuracy": "best epoch"}
 SPARE = (
     "seconds",
     "train_accuracy",
     "loss",
     "top5",
+    "best_accuracy",
     "max",
     "min",
     "pm",
@@ -67,8 +68,9 @@ def compare(
         reverse: the largest first.
         where: such as `net=conv4`; only the runs that have all of them.
         columns: what to show, whatever the width; none shows what differs, and what there is room for.
-        by_seed: a line for each run; otherwise one for the runs that differ by seed alone, with the mean accuracy, half
-            its 95% interval (`pm`), smallest, largest, and how many seeds (`n`); other numbers are means.
+        by_seed: a line for each run; otherwise one for the runs that differ by seed alone. It gives means over the `n`
+            seeds that train; of the accuracy half the 95% interval (`pm`), the smallest and the largest; and, where any
+            seed fails to train, how many of how many do (`failed`).
         as_csv: write CSV to standard output, and what else there is to say to standard error.
         console: where to print.
 
@@ -80,7 +82,11 @@ def compare(
     console = console or Console(stderr=as_csv, highlight=False)
     rows, title, told = _find(name, preset, Store(runs_dir), Path(results))
     rows = filtered(rows, where)
-    numbers = [key for key, value in _merged(rows).items() if key not in FIELDS and isinstance(value, int | float)]
+    numbers = [
+        key
+        for key, value in _merged(rows).items()
+        if key not in FIELDS and isinstance(value, int | float) and not isinstance(value, bool)
+    ]
     lines = [_run(row, numbers) for row in rows] if by_seed else _cells(rows, numbers)
     usual = _columns(rows, numbers, by_seed)
     shown = list(columns) or (list(dict.fromkeys([*usual, *numbers])) if as_csv else list(usual))
@@ -110,7 +116,11 @@ def compare(
         table.add_row(*line)
     console.print("", table, "")
     if "pm" in written:
-        console.print("Accuracy: mean over n seeds, ± half its 95% interval. Other numbers: means.")
+        console.print(
+            "Accuracy: mean over the n seeds that train, ± half its 95% interval. Other numbers: their means."
+        )
+    if "best_accuracy" in written:
+        console.print("Best epoch (chosen on the test set): the largest accuracy after any; nothing is judged by it.")
     if dropped:
         console.print(f"No room for {', '.join(dropped)}: a wider terminal or --columns shows them.")
 
@@ -143,7 +153,7 @@ def _merged(rows: list[Row]) -> Row:
 
 
 def _run(row: Row, numbers: list[str]) -> Row:
-    return {"run": row["run"], **{key: row.get(key) for key in (*FIELDS, *numbers)}}
+    return {"run": row["run"], **{key: row.get(key) for key in (*FIELDS, *numbers, "failed")}}
 
 
 def _cells(rows: list[Row], numbers: list[str]) -> list[Row]:
@@ -154,7 +164,8 @@ def _cells(rows: list[Row], numbers: list[str]) -> list[Row]:
         line = {key: cell.rows[0].get(key) for key in FIELDS if key not in SEEDS}
         line |= {key: cell.mean(key) for key in numbers}
         line["pm"] = None if low is None or high is None else (high - low) / 2
-        lines.append({**line, "min": min(accuracy), "max": max(accuracy), "n": len(accuracy)})
+        line |= {"min": min(accuracy, default=None), "max": max(accuracy, default=None), "n": len(accuracy)}
+        lines.append({**line, "failed": f"{len(cell.rows) - len(cell.trained)}/{len(cell.rows)}"})
     return lines
 
 
@@ -162,6 +173,7 @@ def _columns(rows: list[Row], numbers: list[str], by_seed: bool) -> list[str]:
     """Choose what to show: the fields that differ, and what most want to know."""
     shown = varying([describe(row) for row in rows])
     there = [key for key in NUMBERS if key in numbers]
+    there[1:1] = ["failed"] if any(row.get("failed") for row in rows) else []
     if not by_seed:
         return [*shown, "accuracy", *OVER_SEEDS, *there[1:]]
     own = [key for key in SEEDS[1:] if any(row[key] != row["seed"] for row in rows)]

@@ -170,12 +170,15 @@ def test_online_the_epochs_that_w_and_b_has_are_not_shown_again(monkeypatch):
     assert Resumed.logged == [2, 3]
 
 
-def test_the_summary_run_holds_the_table_the_drawing_and_the_verdicts(nowhere):
+@pytest.mark.parametrize("drawn", [True, False])
+def test_the_summary_run_holds_the_table_the_verdicts_and_the_drawing_if_there_is_one(nowhere, drawn):
     drawing = nowhere / "figure.png"
     from matplotlib.figure import Figure
 
-    Figure(figsize=(1, 1)).savefig(drawing)
-    verdict = Verdict("a claim", "supported", 1.0, 0.5, 1.5, 3, "points", False, "because")
+    if drawn:
+        Figure(figsize=(1, 1)).savefig(drawing)
+    mixed = {"conv8-k10": (1, 3)}
+    verdict = Verdict("a claim", "supported", 1.0, 0.5, 1.5, 3, "points", False, "because", "secondary", mixed)
     tracker = Tracker("offline", "fig2/smoke")
     tracker.start_summary("fig2/smoke")
     tracker.figure([{"run": RUN.hash, "accuracy": 55.5, "scaled": False}], drawing, [verdict])
@@ -185,10 +188,12 @@ def test_the_summary_run_holds_the_table_the_drawing_and_the_verdicts(nowhere):
     assert '"a claim' in text or "a claim" in text
     assert "supported" in text
     media = [p.name for p in (folder / "files" / "media").rglob("*.*")]
-    assert any(name.startswith("drawing") and name.endswith(".png") for name in media)
+    assert any(name.startswith("drawing") and name.endswith(".png") for name in media) == drawn
     tables = [p.read_text() for p in (folder / "files" / "media" / "table").rglob("*.json")]
     assert any(RUN.hash in table for table in tables)
-    assert any("a claim" in table for table in tables)
+    (shown,) = (json.loads(table) for table in tables if "a claim" in table)
+    told = dict(zip(shown["columns"], shown["data"][0], strict=True))
+    assert (told["kind"], told["failed"]) == ("secondary", '{"conv8-k10": [1, 3]}')
 
 
 def test_a_failure_of_wandb_is_told_once_and_ends_nothing(nowhere, monkeypatch, capsys):
