@@ -1,10 +1,11 @@
 """One HTML page of all committed results: drawings, verdicts, ours beside others' numbers, where each is from.
 
-It reads `<results>/<experiment>/<preset>/` (`figure.svg` or `figure.png`, `results.csv`, `verdicts.json`) and nothing
-else: no runs, no torch, no network. Equal results are equal bytes.
+It reads `<results>/<experiment>/<preset>/` (`figure.svg` or `figure.png`, `results.csv`, `verdicts.json`) and
+`<results>/calibration/calibration.csv`, and nothing else: no runs, no torch, no network. Equal results are equal bytes.
 """
 
 import base64
+import csv
 import html
 import json
 import re
@@ -15,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lit_hidden.engine import beforehand
 from lit_hidden.engine.estimate import elapsed
 from lit_hidden.engine.store import write_atomically
 from lit_hidden.experiment import PRESETS, Run
+from lit_hidden.judge import KINDS
 from lit_hidden.published import POINTS, SOURCES, Published
 from lit_hidden.tables import (
     Cell,
@@ -27,15 +30,26 @@ from lit_hidden.tables import (
     common,
     departures,
     like_for_like,
+    number,
     order,
     read,
+    reason,
     same_images,
     varying,
 )
 
 VERDICTS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
 VERSIONS = ("lit_hidden", "python", "torch", "lightning")
+FALSE_SUPPORT = 0.025  # at most, of a claim that is not true: the part of a 95% interval's error above the truth
+RATES = {  # of `experiments/_calibration.py`
+    "coverage": "interval holds the truth (%)",
+    "false_support": "supported falsely (%)",
+    "false_contradiction": "contradicted falsely (%)",
+    "power": "true and supported (%)",
+    "power_paired": "the same, seeds paired (%)",
+}
 NUMBERS = {  # beside the accuracy, where runs have them
+    "best_accuracy": "best epoch (chosen on the test set)",
     "density_sampled": "kept by samples",
     "accuracy_rounded": "accuracy of the most probable mask (%)",
     "accuracy_before": "accuracy before training (%)",
@@ -58,9 +72,7 @@ class Folder:
 
     name: str
     preset: str
-    title: str
-    conditions: str
-    claims: list[dict[str, Any]]
+    judged: dict[str, Any]
     rows: list[Row]
     cells: list[Cell]
     drawing: str
@@ -71,9 +83,29 @@ class Folder:
         return f"{self.name}-{self.preset}"
 
     @property
+    def title(self) -> str:
+        """What the experiment is about."""
+        return str(self.judged["title"])
+
+    @property
+    def conditions(self) -> str:
+        """Under what conditions the results were obtained."""
+        return str(self.judged["conditions"])
+
+    @property
+    def claims(self) -> list[dict[str, Any]]:
+        """Its claims, judged; checks, which are no findings, among them."""
+        return list(self.judged["claims"])
+
+    @property
     def counts(self) -> Counter[str]:
-        """Count its verdicts."""
-        return Counter(claim["verdict"] for claim in self.claims)
+        """Count the verdicts on its findings."""
+        return Counter(claim["verdict"] for claim in self.claims if claim["kind"] != "check")
+
+    @property
+    def checks(self) -> Counter[str]:
+        """Count the verdicts on its checks."""
+        return Counter(claim["verdict"] for claim in self.claims if claim["kind"] == "check")
 
 
 def report(results: str | Path = "experiments/results", out: str | Path = "report.html") -> str:
@@ -83,7 +115,7 @@ def report(results: str | Path = "experiments/results", out: str | Path = "repor
         ResultsError: there are no results, one of their files is missing or damaged, or `out` cannot be written.
     """
     folders, out = load(Path(results)), Path(out)
-    page = build(folders)
+    page = build(folders, calibration(Path(results)))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, page)
@@ -105,6 +137,26 @@ def load(results: Path) -> list[Folder]:
     return [_folder(path) for path in sorted(found, key=_place)]
 
 
+def calibration(results: Path) -> list[Row]:
+    """Read how often verdicts are wrong in simulated grids; empty if nobody has simulated any.
+
+    Raises:
+        ResultsError: the file is damaged.
+    """
+    path = results / "calibration" / "calibration.csv"
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = list(csv.DictReader(file, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ResultsError(f"{path} is damaged: {error}; make calibration writes it again") from error
+    names = ("claim", "noise", "seeds", *RATES, "well_posed")
+    if lacking := [name for name in names if not lines or lines[0].get(name) is None]:
+        raise ResultsError(f"{path} is damaged: it lacks {', '.join(lacking)}; make calibration writes it again")
+    return [{name: line[name] if name in names[:2] else number(line[name]) for name in names} for line in lines]
+
+
 def _place(path: Path) -> tuple[Any, ...]:
     """Sort figures first, then tables, then what the paper has not; 2 before 10; the most telling preset first."""
     name, preset = path.parent.name, path.name
@@ -122,9 +174,7 @@ def _folder(path: Path) -> Folder:
     except ResultsError as error:
         again = f"make reproduce-{name} PRESET={preset} OUT={path.parents[1]}"
         raise ResultsError(f"{error}; {again} writes it again") from error
-    return Folder(
-        name, preset, judged["title"], judged["conditions"], judged["claims"], rows, cells(rows), drawing
-    )  # fmt: skip
+    return Folder(name, preset, judged, rows, cells(rows), drawing)
 
 
 def _judged(path: Path, name: str, preset: str) -> dict[str, Any]:
@@ -133,13 +183,22 @@ def _judged(path: Path, name: str, preset: str) -> dict[str, Any]:
         if (judged["experiment"], judged["preset"]) != (name, preset):
             raise ResultsError(f"{path} is of {judged['experiment']}/{judged['preset']}, not of {name}/{preset}")
         texts = [judged["title"], judged["conditions"]]
+        judged = {"failures": {}, "absent": []} | judged  # results of before there were kinds have none of these
+        judged["claims"] = [
+            {"kind": "check" if claim.get("every") else "primary", "failed": {}} | claim for claim in judged["claims"]
+        ]
         for claim in judged["claims"]:
             texts += [claim["sentence"], claim["unit"], claim["why"]]
             numbers = [claim["margin"], claim["low"], claim["high"], claim["seeds"], claim["every"]]
-            if claim["verdict"] not in VERDICTS or not all(isinstance(n, int | float | None) for n in numbers):
+            known = claim["verdict"] in VERDICTS and claim["kind"] in KINDS and isinstance(claim["failed"], dict)
+            if not known or not all(isinstance(n, int | float | None) for n in numbers):
                 raise TypeError(f"no verdict: {claim}")
         if not all(isinstance(text, str) for text in texts):
             raise TypeError("a text is none")
+        bounds = [rate[side] for rate in dict(judged["failures"]).values() for side in ("low", "high")]
+        if not all(isinstance(bound, int | float) for bound in bounds):
+            raise TypeError(f"no failure rates: {judged['failures']}")
+        beforehand.told(*_when(judged))
     except FileNotFoundError:
         raise ResultsError(f"{path} is missing") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -211,13 +270,16 @@ def _verdict(word: str) -> Html:
     return tag("span", tag("span", f"{VERDICTS[word]} ", aria_hidden="true"), word, class_=f"verdict {word}")
 
 
-def build(folders: Sequence[Folder]) -> str:
-    """Write the page of `folders`."""
+def build(folders: Sequence[Folder], simulated: Sequence[Row] = ()) -> str:
+    """Write the page of `folders`, and of what `calibration` gave."""
     page = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
     names = dict.fromkeys(folder.name for folder in folders)
+    link = tag("a", "How often verdicts are wrong, by simulation.", href="#calibration") if simulated else ""
     parts = {
         "summary": html.escape(f"{_summary(folders)}. {_newest(folders)}"),
         "contents": _contents(folders),
+        "chance": f"{_chance(folders)} {link}",
+        "calibration": _calibration(simulated),
         "experiments": "\n".join(_experiment([f for f in folders if f.name == name]) for name in names),
         **{word: _verdict(word) for word in VERDICTS},
     }
@@ -233,7 +295,68 @@ def _summary(folders: Sequence[Folder]) -> str:
     counts = sum((folder.counts for folder in folders), Counter[str]())
     judged = ", ".join(f"{counts[word]} {word}" for word in VERDICTS)
     experiments = _several(len({folder.name for folder in folders}), "experiment")
-    return f"{experiments}, {_several(counts.total(), 'claim')} judged: {judged}"
+    told = f"{experiments}, {_several(counts.total(), 'claim')} judged: {judged}"
+    checks = sum((folder.checks for folder in folders), Counter[str]())
+    told += f"; {_held(checks)}" if checks else ""
+    bounded = _bounded(folders)
+    return f"{told}; at most {FALSE_SUPPORT * bounded:.1f} would be supported by chance if none were true"
+
+
+def _held(checks: Counter[str]) -> str:
+    return f"{checks['supported']} of {_several(checks.total(), 'check')} hold"
+
+
+def _bounded(folders: Sequence[Folder]) -> int:
+    """Count the claims that are judged by intervals, but for checks."""
+    return sum(not claim["every"] and claim["kind"] != "check" for folder in folders for claim in folder.claims)
+
+
+def _chance(folders: Sequence[Folder]) -> Html:
+    """Say how many claims chance would support if nothing were true, and how that is computed."""
+    bounded = _bounded(folders)
+    return _join(
+        [
+            f"A claim that is not true is supported by its 95% interval in at most {100 * FALSE_SUPPORT:g}% of cases. "
+            f"{_several(bounded, 'claim')} here are judged by intervals, checks and exact claims left out. If none "
+            f"were true, at most {FALSE_SUPPORT:g} times {bounded}, or {FALSE_SUPPORT * bounded:.1f}, would be "
+            "supported on average."
+        ]
+    )
+
+
+def _calibration(simulated: Sequence[Row]) -> Html:
+    """Write how often verdicts are wrong, what the method is made for first."""
+    if not simulated:
+        return Html()
+    parts = [
+        tag("h2", "How often verdicts are wrong", id="calibration"),
+        tag(
+            "p",
+            "Grids of known truth were simulated and judged as the results here are. A row is a kind of claim, of "
+            "noise and a number of seeds. Supported falsely: one part of the claim is exactly at 0, the others hold "
+            "by far. Contradicted falsely: every part is at 0. True and supported: every part holds by 3 standard "
+            "deviations of the difference of two runs. Beside that stands what pairing seeds and testing each part "
+            "alone would support.",
+        ),
+    ]
+    told = {
+        True: ("Well posed", "No run fails, and both arms have noise of one family: what the method is made for."),
+        False: ("Outside", "What happens where that is not so. Such verdicts can be wrong more often."),
+    }
+    for well_posed, (title, what) in told.items():
+        rows = [
+            (*(row[name] for name in ("claim", "noise", "seeds")), *(_percent(row[name]) for name in RATES))
+            for row in simulated
+            if row["well_posed"] is well_posed
+        ]
+        heading = ("claim", "noise", "seeds", *RATES.values())
+        parts += [tag("h3", title), tag("p", what, class_="muted")]
+        parts.append(_table(f"How often verdicts are wrong: {title.lower()}", heading, rows, text=2))
+    return tag("section", _join(parts, "\n"), aria_labelledby="calibration")
+
+
+def _percent(rate: float | None) -> str:
+    return "–" if rate is None else f"{100 * rate:.1f}"
 
 
 def _newest(folders: Sequence[Folder]) -> str:
@@ -256,8 +379,9 @@ def _contents(folders: Sequence[Folder]) -> Html:
         first = tag("a", words, href=f"#{folder.id}")
         data = ", ".join(dict.fromkeys(row["data"] for row in folder.rows))
         counts = (folder.counts[word] or "–" for word in VERDICTS)
-        rows.append((first, folder.preset, data, len(folder.rows), *counts))
-    heading = ("experiment", "preset", "data", "runs", *VERDICTS)
+        checks = f"{folder.checks['supported']} of {folder.checks.total()} hold" if folder.checks else "–"
+        rows.append((first, folder.preset, data, len(folder.rows), *counts, checks))
+    heading = ("experiment", "preset", "data", "runs", *VERDICTS, "checks")
     return _table("Experiments and verdicts", heading, rows, text=3, class_="contents")
 
 
@@ -283,6 +407,7 @@ def _article(folder: Folder) -> Html:
         tag("h3", f"Preset {folder.preset}"),
         tag("figure", frame, caption),
         tag("h4", "Claims"),
+        *_beforehand(folder),
         _claims(folder, name),
         *_beside(folder, name),
         tag("details", tag("summary", f"All {_several(len(folder.rows), 'run')}"), *_ours(folder, name), open=""),
@@ -300,13 +425,29 @@ def _number(value: float | None) -> str:
     return f"{value:{'.0f' if whole else '.2f' if abs(value) >= 0.1 else '.2g'}}".replace("-", "−")
 
 
+def _beforehand(folder: Folder) -> list[Html]:
+    """Say when the claims were last changed, and which cells no run is done of."""
+    times = _when(folder.judged)
+    line = beforehand.told(*times)
+    told = [tag("p", f"{line[0].upper()}{line[1:]}.", class_="note" if beforehand.late(*times) else "muted")]
+    if absent := folder.judged["absent"]:
+        summary = tag("summary", f"No run is done of {_several(len(absent), 'cell')}")
+        told.append(tag("details", summary, tag("p", ", ".join(absent)), class_="note"))
+    return told
+
+
+def _when(judged: dict[str, Any]) -> list[str | None]:
+    """Give the commit at which claims were last changed, its date, and when the first run began."""
+    return [judged.get(name) for name in ("claims_commit", "claims_changed", "first_run")]
+
+
 def _claims(folder: Folder, name: str) -> Html:
     rows = []
     for claim in folder.claims:
         low, high = claim["low"], claim["high"]
         interval = "none" if low is None or high is None else f"{_number(low)} to {_number(high)}"
-        bounds = _join((f"{interval} ", Html("<br>"), tag("span", claim["why"], class_="why")))
-        kind = tag("span", " exact", class_="why") if claim["every"] else ""
+        bounds = _join((f"{interval} ", Html("<br>"), tag("span", reason(claim["why"], claim["failed"]), class_="why")))
+        kind = tag("span", f" {claim['kind']}{', exact' if claim['every'] else ''}", class_="why")
         margin = f"{_number(claim['margin'])} {claim['unit']}"
         rows.append((_join((claim["sentence"], kind)), _verdict(claim["verdict"]), margin, bounds, claim["seeds"]))
     heading = ("claim", "verdict", "margin", "95% interval", "seeds")
@@ -331,7 +472,7 @@ def _beside(folder: Folder, name: str) -> list[Html]:
         described = (run.net, run.method, run.optimizer if run.method == "dense" else run.distribution)
         numbers = (_field("density", run.density), _field("accuracy", cell.mean("accuracy")), _range(cell))
         beside = (_theirs(points.get(source), cell) for source in sources)
-        rows.append((*described, *numbers, len(cell.rows), *beside))
+        rows.append((*described, *numbers, len(cell.trained), *beside))
     ours = ("ours, cut (%)" if cut else "ours (%)", "from – to", "seeds")
     heading = ("net", "method", "weights or optimizer", "kept", *ours, *(SOURCES[source].name for source in sources))
     parts = [title]
@@ -343,7 +484,9 @@ def _beside(folder: Folder, name: str) -> list[Html]:
         parts.append(tag("p", tag("strong", "Not like for like. "), text, class_="note"))
     alike = any(like_for_like(point, folder.cells[i].run) for i, points in theirs.items() for point in points.values())
     brackets = " In brackets: ours minus theirs, where they are like for like." if alike else ""
-    parts.append(tag("p", f"Test accuracy in percent; ours are means over seeds.{brackets}", class_="muted"))
+    parts.append(
+        tag("p", f"Test accuracy in percent; ours are means over the seeds that train.{brackets}", class_="muted")
+    )
     parts.append(_table(f"{name}: ours beside others' numbers", heading, rows, text=3))
     return [*parts, _pairs((SOURCES[source].name, SOURCES[source].what) for source in sources)]
 
@@ -405,22 +548,27 @@ def _ours(folder: Folder, name: str) -> list[Html]:
     runs = [cell.run for cell in folder.cells]
     names, same = varying(runs), common(runs)
     numbers = [n for n in NUMBERS if any(cell.values(n) for cell in folder.cells)]
+    failing = any(len(cell.trained) < len(cell.rows) for cell in folder.cells)
     rows = []
     for cell in folder.cells:
         described = [_field(n, getattr(cell.run, n)) for n in names]
-        mean = [_field("accuracy", cell.mean("accuracy")), _range(cell), len(cell.rows)]
+        mean = [_field("accuracy", cell.mean("accuracy")), _range(cell), len(cell.trained)]
+        mean += [_failing(cell, folder.judged["failures"])] if failing else []
         rows.append((*described, *mean, *(_field(n, cell.mean(n)) for n in numbers)))
-    heading = (
-        *(HEADINGS.get(n, n) for n in names),
-        "accuracy (%)",
-        "from – to",
-        "seeds",
-        *(NUMBERS[n] for n in numbers),
-    )
+    heading = [HEADINGS.get(n, n) for n in names] + ["accuracy (%)", "from – to", "seeds"]
+    heading += [*(["fail to train"] if failing else []), *(NUMBERS[n] for n in numbers)]
     told = ", ".join(f"{HEADINGS.get(n, n)} {_field(n, value)}" for n, value in same.items())
-    line = f"Means over seeds. In all of them: {told}. What is not named is as the authors have it."
+    line = f"Means over the seeds that train. In all of them: {told}. What is not named is as the authors have it."
     table = _table(f"{name}: all runs", heading, rows, text=len(names))
     return [tag("p", line, class_="muted"), table]
+
+
+def _failing(cell: Cell, failures: dict[str, dict[str, Any]]) -> str:
+    """Write how many seeds of a cell fail to train, with the 95% interval of their rate where there is one."""
+    told = f"{len(cell.rows) - len(cell.trained)} of {len(cell.rows)}"
+    if (rate := failures.get(cell.run.cell)) is None:
+        return told
+    return f"{told} ({100 * rate['low']:.0f}% – {100 * rate['high']:.0f}%)"
 
 
 def _provenance(folder: Folder) -> Html:

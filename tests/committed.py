@@ -37,7 +37,13 @@ def results(runs: Iterable[Run], accuracy: Callable[[Run], float] = accuracy, **
 
 
 def folder(
-    base: Path, name: str, preset: str, found: Results, claims: Iterable[dict[str, Any]] = (CLAIM,), title: str = ""
+    base: Path,
+    name: str,
+    preset: str,
+    found: Results,
+    claims: Iterable[dict[str, Any]] = (CLAIM,),
+    title: str = "",
+    **more: Any,
 ) -> Path:
     """Write `<base>/<name>/<preset>/`."""
     path = base / name / preset
@@ -50,6 +56,7 @@ def folder(
     judged = {
         "experiment": name, "title": title or f"{name.capitalize()}: what {name} shows.", "preset": preset,
         "conditions": f"preset {preset}; data digits; nothing cut", "claims": list(claims),
+        **more,
     }  # fmt: skip
     (path / "verdicts.json").write_text(json.dumps(judged))
     (path / "figure.svg").write_text(SVG)

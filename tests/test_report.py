@@ -17,7 +17,7 @@ import pytest
 from lit_hidden.cli import main
 from lit_hidden.experiment import Run, vary
 from lit_hidden.published import POINTS, Published
-from lit_hidden.report import Html, _number, build, load, match, report, tag
+from lit_hidden.report import Html, _number, build, calibration, load, match, report, tag
 from lit_hidden.tables import ResultsError, cells, read
 
 ROOT = Path(__file__).parent.parent
@@ -79,6 +79,9 @@ def results(tmp_path: Path) -> Path:
     made["folder"](base, "theorem", "quick", made["results"](QUICK[:1]))
     made["folder"](base, "table2", "quick", made["results"](QUICK[:1]))
     (base / "README.md").write_text("no results, and no harm")
+    for file in ("calibration/README.md", "gpu/bench.json", "bench/bench.svg"):  # no experiment's either
+        (base / file).parent.mkdir()
+        (base / file).touch()
     (base / "fig4" / "quick").mkdir(parents=True)  # a reproduction that has not ended
     (base / "fig4" / "short").mkdir()
     (base / "fig4" / "short" / "runs.tar.gz").touch()  # one that goes on elsewhere
@@ -99,7 +102,7 @@ def article(page: str, name: str) -> str:
 
 def test_figures_come_first_then_tables_then_the_rest_and_the_papers_preset_before_the_cut_ones(page: Page) -> None:
     order = ["fig3-paper", "fig3-short", "fig3-quick", "fig10-quick", "table2-quick", "theorem-quick"]
-    assert [a["id"] for t, a in page.tags if t == "article"] == order
+    assert [a["id"] for t, a in page.tags if t == "article"] == order, "and no folder that is no experiment's"
     links = [a["href"] for t, a in page.tags if t == "a" and a["href"] != "#contents"]
     assert links == [f"#{name}" for name in order]
     ids = page.all("id")
@@ -110,8 +113,110 @@ def test_figures_come_first_then_tables_then_the_rest_and_the_papers_preset_befo
 
 def test_the_contents_count_verdicts(page: Page) -> None:
     assert "fig3 shows paper cifar10 15 1 – –" in page.text.replace("Fig3: what ", "")
-    assert "Fig3 quick digits 12 1 1 1" in page.text
-    assert "4 experiments, 8 claims judged: 6 supported, 1 contradicted, 1 undecided" in page.text
+    assert "fig3 shows paper cifar10 15 1 – – –" in page.text.replace("Fig3: what ", "")
+    assert "Fig3 quick digits 12 1 – 1 0 of 1 hold" in page.text, (
+        "a check that fails is no finding that is contradicted"
+    )
+    assert (
+        "4 experiments, 7 claims judged: 6 supported, 0 contradicted, 1 undecided; 0 of 1 check hold; "
+        "at most 0.2 would be supported by chance if none were true. 33 runs"
+    ) in page.text
+
+
+def test_false_supports_are_of_the_claims_judged_by_intervals_alone(tmp_path: Path) -> None:
+    claims = [CLAIM | {"kind": kind} for kind in ("primary", "secondary", "exploratory", "check")] * 10
+    claims += [EXACT | {"kind": "primary"}] * 7
+    made["folder"](tmp_path, "fig3", "quick", made["results"](QUICK), claims)
+    text = Page(build(load(tmp_path))).text
+    assert (
+        "37 claims judged: 30 supported, 7 contradicted, 0 undecided; 10 of 10 checks hold; at most 0.8 would" in text
+    )
+    assert "30 claims here are judged by intervals" in text
+    assert "at most 0.025 times 30, or 0.8, would be supported on average." in text
+
+
+def test_kinds_are_named_and_cells_in_which_some_seeds_fail(tmp_path: Path) -> None:
+    mixed = CLAIM | {"kind": "secondary", "failed": {"conv8-k10": [1, 3], "conv6-k10": [2, 5]}}
+    made["folder"](tmp_path, "fig3", "quick", made["results"](QUICK), [mixed, EXACT | {"kind": "check"}])
+    text = article(build(load(tmp_path)), "fig3-quick")
+    told = "lies above 0; 1 of 3 seeds fail in conv8-k10; 2 of 5 seeds fail in conv6-k10 3"
+    assert f"a claim secondary ✓ supported 1.50 points 0.50 to 2.50 the 95% interval {told}" in text
+    assert "no weight changes check, exact ✗ contradicted" in text
+
+
+@pytest.mark.parametrize(
+    ("changed", "line", "marked"),
+    [
+        ("2026-11-20T10:00:00+00:00", "Claims last changed in 0123456789ab (2026-11-20), before the first run", False),
+        ("2026-11-26T10:00:00+00:00", "Claims changed after the first run (2026-11-26 > 2026-11-22), in 01", True),
+    ],
+)
+def test_claims_changed_after_the_first_run_are_marked(tmp_path: Path, changed: str, line: str, marked: bool) -> None:
+    known = {"claims_commit": "0123456789ab", "claims_changed": changed, "first_run": "2026-11-22T10:00:00+00:00"}
+    made["folder"](tmp_path, "fig3", "quick", made["results"](QUICK), absent=["conv6-k50 (12ab)"], **known)
+    page = build(load(tmp_path))
+    assert line in article(page, "fig3-quick")
+    assert (f'<p class="note">{line[:20]}' in page) == marked
+    assert "No run is done of 1 cell conv6-k50 (12ab)" in article(page, "fig3-quick")
+
+
+def test_seeds_that_fail_are_counted_with_their_interval_and_left_out_of_means(tmp_path: Path) -> None:
+    def accuracy(run: Run) -> float:
+        return 9.0 if run.density == 0.1 and run.seed == 1 else 80.0 + run.seed
+
+    rates = {QUICK[0].cell: {"failed": 1, "seeds": 3, "low": 0.0084, "high": 0.906}}
+    made["folder"](tmp_path, "fig3", "quick", made["results"](QUICK, accuracy), failures=rates)
+    text = article(build(load(tmp_path)), "fig3-quick")
+    assert "net kept accuracy (%) from – to seeds fail to train time per run" in text
+    assert "conv2 10% 81.00 80.00 – 82.00 2 1 of 3 (1% – 91%) 2 min" in text
+    assert "conv2 50% 81.00 80.00 – 82.00 3 0 of 3 2 min" in text
+    assert "Means over the seeds that train. In all of them:" in text
+
+
+def test_the_best_epoch_stands_beside_the_last_and_says_what_it_was_chosen_on(tmp_path: Path) -> None:
+    found = made["results"](QUICK)
+    for i, (run, result, _) in enumerate(found.rows):
+        folder = tmp_path / "runs" / run.hash
+        folder.mkdir(parents=True)
+        (folder / "metrics.csv").write_text(f"epoch,test_top1\n0,99.0\n1,97.0\n2,{result['accuracy']}\n")
+        found._rows[i] = (run, result, folder)
+    made["folder"](tmp_path / "results", "fig3", "quick", found)
+    text = article(build(load(tmp_path / "results")), "fig3-quick")
+    assert "accuracy (%) from – to seeds best epoch (chosen on the test set) time per run" in text
+    assert "conv2 10% 72.50 72.00 – 73.00 3 97.00 2 min" in text
+
+
+CALIBRATION = """claim,noise,seeds,coverage,false_support,false_contradiction,power,power_paired,well_posed
+"4 differences, one arm skewed",skewed,3,0.9,0.061,0.01,0.5,0.25,False
+1 difference,normal,5,0.95,0.0246,0.025,0.9,0.875,True
+"1 difference, 10% fail",normal,3,,0.01,0.02,0.5,,False
+"""
+
+
+def test_how_often_verdicts_are_wrong_is_shown_with_what_the_method_is_made_for_first(results: Path) -> None:
+    assert "How often verdicts are wrong" not in Page(build(load(results))).text
+    (results / "calibration" / "calibration.csv").write_text(CALIBRATION)
+    report(results, results.parent / "report.html")
+    page = Page((results.parent / "report.html").read_text())
+    section = page.text.partition("How often verdicts are wrong Grids")[2].partition("Preset")[0]
+    well_posed, outside = section.partition(" Outside ")[::2]
+    assert "1 difference normal 5 95.0 2.5 2.5 90.0 87.5" in well_posed
+    assert "4 differences, one arm skewed skewed 3 90.0 6.1 1.0 50.0 25.0" in outside
+    assert "1 difference, 10% fail normal 3 – 1.0 2.0 50.0 –" in outside
+    assert "skewed" not in well_posed
+    assert [a["href"] for t, a in page.tags if t == "a"].count("#calibration") == 1
+    assert "calibration" in page.all("id")
+    assert "calibration" not in [folder.name for folder in load(results)]
+
+
+@pytest.mark.parametrize("text", ["", CALIBRATION.replace("false_support", "lies"), CALIBRATION.partition("\n")[0]])
+def test_a_damaged_calibration_is_named(results: Path, text: str) -> None:
+    path = results / "calibration" / "calibration.csv"
+    path.write_text(text)
+    with pytest.raises(ResultsError) as error:
+        calibration(results)
+    assert str(error.value).startswith(f"{path} is damaged: it lacks ")
+    assert str(error.value).endswith("; make calibration writes it again")
 
 
 def test_a_run_that_several_experiments_share_is_counted_once(page: Page) -> None:
@@ -122,9 +227,9 @@ def test_a_run_that_several_experiments_share_is_counted_once(page: Page) -> Non
 
 def test_verdicts_are_words_with_margin_interval_and_seeds(results: Path) -> None:
     text = article(build(load(results)), "fig3-quick")
-    assert "a claim ✓ supported 1.50 points 0.50 to 2.50 the 95% interval lies above 0 3" in text
-    assert "another ? undecided 1.50 points none too few seeds: 1 3" in text
-    assert "no weight changes exact ✗ contradicted −2 runs 0.50 to 2.50" in text
+    assert "a claim primary ✓ supported 1.50 points 0.50 to 2.50 the 95% interval lies above 0 3" in text
+    assert "another primary ? undecided 1.50 points none too few seeds: 1 3" in text
+    assert "no weight changes check, exact ✗ contradicted −2 runs 0.50 to 2.50" in text
 
 
 def test_margins_are_written_as_short_as_they_tell_something() -> None:
@@ -400,6 +505,13 @@ def test_a_missing_or_damaged_file_is_named_with_the_command_that_mends_it(
         ({"title": 3}, "verdicts.json is damaged: TypeError: a text is none"),
         ({"claims": [CLAIM | {"verdict": "maybe"}]}, "verdicts.json is damaged: TypeError: no verdict: "),
         ({"claims": [CLAIM | {"margin": "1"}]}, "verdicts.json is damaged: TypeError: no verdict: "),
+        ({"claims": [CLAIM | {"kind": "guess"}]}, "verdicts.json is damaged: TypeError: no verdict: "),
+        ({"claims": [CLAIM | {"failed": 3}]}, "verdicts.json is damaged: TypeError: no verdict: "),
+        ({"failures": {"conv2": {"low": "0", "high": 1}}}, "verdicts.json is damaged: TypeError: no failure rates: "),
+        (
+            {"claims_commit": "ab", "claims_changed": "once", "first_run": "then"},
+            "verdicts.json is damaged: ValueError: Invalid isoformat",
+        ),
         ({"claims": [{}]}, "verdicts.json is damaged: KeyError: 'sentence'"),
     ],
 )
@@ -433,4 +545,4 @@ def test_a_page_that_cannot_be_written_is_one_line(
 def test_the_command_says_what_it_wrote(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["report", "--results", str(results), "--out", str(tmp_path / "report.html")])
     told = capsys.readouterr().out
-    assert told.startswith(f"{tmp_path}/report.html: 4 experiments, 8 claims judged: ")
+    assert told.startswith(f"{tmp_path}/report.html: 4 experiments, 7 claims judged: ")

@@ -31,16 +31,22 @@ def changed(path: Path) -> tuple[str | None, str | None]:
     return found
 
 
+def late(commit: str | None, date: str | None, first_run: str | None) -> bool:
+    """Tell whether claims were changed after the first run, or may have been, since they are not committed."""
+    if date is None or first_run is None:
+        return commit == UNCOMMITTED
+    return datetime.fromisoformat(date) > datetime.fromisoformat(first_run)
+
+
 def told(commit: str | None, date: str | None, first_run: str | None) -> str:
     """Say at which commit claims were last changed, and whether the first run is older."""
     if commit is None:
-        return "it is not known when the claims were last changed: git does not know their file"
+        return "it is not known when the claims were last changed"
     if date is None:
         return "the claims are not committed as they are"
     if first_run is None:
         return f"claims last changed in {commit} ({date[:10]})"
-    times = [datetime.fromisoformat(text) for text in (date, first_run)]
-    if times[0] <= times[1]:
+    if not late(commit, date, first_run):
         return f"claims last changed in {commit} ({date[:10]}), before the first run ({first_run[:10]})"
     # Two times of one day are told apart.
     shown = 10 if date[:10] != first_run[:10] else 19

@@ -361,7 +361,7 @@ def _finish(
         tracker.finish()
     console.print(_table(verdicts))
     if absent := judged["absent"]:
-        _say(console, f"  {len(results)} of {len(grid)} runs; absent cells: {', '.join(absent)}")
+        _say(console, f"  {len(results)} of {len(grid)} runs; absent cells: {len(absent)}, named in verdicts.json")
     _say(console, f"  {beforehand.told(*(judged[k] for k in ('claims_commit', 'claims_changed', 'first_run')))}")
     for name in files:
         _say(console, f"  {target / name}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_hidden.engine.beforehand import changed, told
+from lit_hidden.engine.beforehand import changed, late, told
 
 FILE = '''"""Figure 0: a title."""
 from lit_hidden.judge import Claim
@@ -137,7 +137,7 @@ def test_without_git_or_history_nothing_is_known(path: Path, tmp_path: Path, mon
     ("commit", "date", "first_run", "line"),
     [
         (None, None, "2026-01-02T01:00:00+00:00",
-         "it is not known when the claims were last changed: git does not know their file"),
+         "it is not known when the claims were last changed"),
         ("uncommitted", None, "2026-01-02T01:00:00+00:00", "the claims are not committed as they are"),
         ("abc", "2026-01-01T12:00:00+00:00", None, "claims last changed in abc (2026-01-01)"),
         ("abc", "2026-01-01T12:00:00+00:00", "2026-01-02T01:00:00+00:00",
@@ -153,3 +153,4 @@ def test_without_git_or_history_nothing_is_known(path: Path, tmp_path: Path, mon
 )  # fmt: skip
 def test_what_is_known_is_one_line(commit: str | None, date: str | None, first_run: str | None, line: str) -> None:
     assert told(commit, date, first_run) == line
+    assert late(commit, date, first_run) == line.startswith(("claims changed after", "the claims are not committed"))
