@@ -16,7 +16,8 @@ WHERE = $(if $(DATA),--data $(DATA)) $(if $(LAUNCHER),--launcher $(LAUNCHER)) $(
 export RUNS_DIR DATA_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev test lint format bench report compare pack unpack wandb-sync wheel clean FORCE
+.PHONY: help install install-dev test lint format lines bench calibration report missing compare pack unpack wandb-sync \
+	wheel clean FORCE
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z%0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,14 +55,24 @@ format: install-dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+lines: ## Count the lines of Python: the library without its callbacks, tests, experiments
+	@count() { printf '%6d  %s\n' "$$(git ls-files "$$@" | xargs cat | wc -l)" "$$1"; }; \
+	count 'lit_hidden/*.py' ':!lit_hidden/callbacks/*'; count 'tests/*.py'; count 'experiments/*.py'
+
 reproduce-%: install FORCE ## Train a figure's missing runs, check its claims, draw it (reproduce-all: every figure; PRESET=quick, DATA=, DEVICES=, PER_RUN=, LAUNCHER=)
 	$(BIN)/lit-hidden reproduce $* --preset $(PRESET) --out $(OUT) $(WHERE) $(ARGS)
 
 bench: $(VENV)/.installed-bench ## Measure selection, training steps, input, an epoch, start; table and plot (ONLY=selection,steps; DATA= DATA_DIR= NET=; ARGS="--seconds 3")
 	$(BIN)/lit-hidden bench $(if $(ONLY),--only $(ONLY)) $(if $(DATA),--data $(DATA)) $(if $(NET),--net $(NET)) --out $(OUT)/bench $(ARGS)
 
+calibration: install ## Simulate how often verdicts are wrong in grids of known truth (ARGS="--grids 1000": a first look)
+	$(BIN)/python experiments/_calibration.py --out $(RESULTS)/calibration $(ARGS)
+
 report: install ## Write one HTML page of all committed results (RESULTS=experiments/results)
 	$(BIN)/lit-hidden report --results $(RESULTS) $(ARGS)
+
+missing: install ## List the runs that committed presets still lack, and their time (ARGS="--preset short": of all)
+	$(BIN)/lit-hidden missing --results $(RESULTS) $(ARGS)
 
 compare: install ## Print an experiment's runs side by side (FIG=fig3; ARGS="--sort accuracy --where net=conv4")
 	$(BIN)/lit-hidden compare $(FIG) --preset $(PRESET) --results $(RESULTS) $(ARGS)

@@ -62,6 +62,9 @@ def _add_ours(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     figure.add_argument("--strict", action="store_true", help="fail if the paper preset contradicts a claim")
     figure.add_argument("--dry-run", action="store_true", help="print the grid and its time, train nothing")
 
+    still = add("missing", "list the runs that committed presets still lack, and their time", runs_dir, results)
+    still.add_argument("--preset", help="this one of every experiment, committed or not", **unset)
+
     page = add("report", "write one HTML page of all committed results", results)
     page.add_argument("--out", default="report.html", help="the page")
 
@@ -110,6 +113,10 @@ def _run(command: str, arguments: dict[str, Any]) -> str | None:
         from lit_hidden.engine.archive import pack_experiment, unpack_all
 
         return pack_experiment(**arguments) if command == "pack" else unpack_all(**arguments)
+    if command == "missing":
+        from lit_hidden.engine.missing import missing
+
+        return missing(**arguments)
     if command == "compare":
         from lit_hidden.engine.compare import compare
 

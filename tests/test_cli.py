@@ -124,6 +124,7 @@ def test_missing_data_are_one_line_without_traceback(tmp_path, monkeypatch):
         (["compare", "fig2", "--preset", "long"], "no preset 'long'; presets are smoke, quick, short, paper"),
         (["pack", "fig99"], "no experiment 'fig99'; experiments are "),
         (["pack", "fig2", "--preset", "long"], "no preset 'long'; presets are smoke, quick, short, paper"),
+        (["missing", "--preset", "long"], "no preset 'long'; presets are smoke, quick, short, paper"),
     ],
 )
 def test_unknown_names_are_refused_with_what_there_is(arguments, message, monkeypatch, capsys):

@@ -1,3 +1,4 @@
+import json
 import re
 import runpy
 from collections.abc import Callable
@@ -6,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from lit_hidden.engine.archive import contents, pack
 from lit_hidden.engine.reproduce import rows
+from lit_hidden.engine.store import Store
 from lit_hidden.experiment import Results, Run, vary
 from lit_hidden.published import Published
 from lit_hidden.recipes import IMAGENET_SIZES
@@ -20,12 +23,15 @@ from lit_hidden.tables import (
     number,
     order,
     read,
+    reason,
     same_images,
     varying,
 )
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parent / "committed.py"))
-COMMITTED = sorted((Path(__file__).parent.parent / "experiments" / "results").glob("*/*/results.csv"))
+leave = runpy.run_path(str(Path(__file__).parent / "fabricated.py"))["leave"]
+RESULTS = Path(__file__).parent.parent / "experiments" / "results"
+COMMITTED = sorted(RESULTS.glob("*/*/results.csv"))
 GRID = vary([Run(net="conv2", data="digits", epochs=4, width=0.25)], density=[0.1, 0.5, None], seed=range(3))
 
 
@@ -54,6 +60,33 @@ def test_rows_are_read_back_as_the_engine_made_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda p: "-".join(p.parts[-3:-1]))
 def test_committed_results_can_be_read_and_are_what_they_say(path: Path) -> None:
     assert all(0 <= row["accuracy"] <= 100 for row in read(path))
+
+
+def dirty(path: Path) -> list[str]:
+    """The runs of a table or an archive that were trained with changes that are not committed."""
+    if path.suffix == ".csv":
+        commits = {row["run"]: row["commit"] for row in read(path)}
+    else:
+        results = {name: json.loads(files["result.json"]) for name, files in contents(path).items()}
+        commits = {name: result["provenance"]["commit"] for name, result in results.items()}
+    return [name for name, commit in commits.items() if not commit or commit.endswith("-dirty")]
+
+
+@pytest.mark.parametrize(
+    "path", [*COMMITTED, *sorted(RESULTS.glob("*/*/runs.tar.gz"))], ids=lambda p: "-".join(p.parts[-3:])
+)
+def test_no_committed_result_is_of_code_that_nobody_committed(path: Path) -> None:
+    assert dirty(path) == []
+
+
+def test_code_that_nobody_committed_is_found_in_tables_and_archives(tmp_path: Path) -> None:
+    found = made["results"](GRID)
+    found.rows[2][1]["provenance"] = made["PROVENANCE"] | {"commit": "0123456789ab-dirty"}
+    for run, result in found:
+        leave(Store(tmp_path / "runs"), run, **result)
+    pack(Store(tmp_path / "runs"), GRID, tmp_path / "runs.tar.gz")
+    table = made["folder"](tmp_path, "fig3", "quick", found) / "results.csv"
+    assert dirty(table) == dirty(tmp_path / "runs.tar.gz") == [GRID[2].hash]
 
 
 @pytest.mark.parametrize(
@@ -101,6 +134,10 @@ def test_cells_are_means_over_seeds_whatever_was_recorded(path: Path) -> None:
     assert [cell.mean("accuracy") for cell in found] == [88.5, 72.5, 80.5]
     assert found[1].values("accuracy") == [72.0, 72.5, 73.0]
     assert found[1].mean("loss") is None
+    failing = [row | {"failed": row["seed"] == 1} for row in read(path)]
+    assert [len(cell.trained) for cell in cells(failing)] == [2, 2, 2]
+    assert cells(failing)[1].values("accuracy") == [72.0, 73.0]
+    assert cells(row | {"failed": True} for row in failing)[1].mean("accuracy") is None
     traced = [Run(density=0.5, data="digits", trace=9), Run(density=0.5, data="digits", seed=1)]
     assert len(cells(rows(made["results"](traced)))) == 1
 
@@ -216,3 +253,10 @@ def test_what_a_random_mask_would_be_trained_with_is_no_departure() -> None:
     random = Run(net="resnet50", data="imagenet", density=0.3, method="random", warmup_epochs=1, lr=0.2, epochs=10)
     assert departures([random.resolved]) == {}
     assert departures([Run(density=0.5, method="random", batch_size=32).resolved]) == {"batch_size": "batches of 32"}
+
+
+def test_the_reason_of_a_verdict_names_cells_in_which_some_seeds_fail() -> None:
+    assert reason("the 95% interval holds 0", {}) == "the 95% interval holds 0"
+    assert reason("it holds", {"conv8-k10": (1, 3), "conv2-k5": [2, 4]}) == (
+        "it holds; 1 of 3 seeds fail in conv8-k10; 2 of 4 seeds fail in conv2-k5"
+    )

@@ -68,7 +68,7 @@ def unpack(path: Path, store: Store) -> tuple[int, int]:
         StoreError: not an archive of runs; nothing of a damaged run is taken for done.
     """
     new = known = 0
-    for name, files in _read(path).items():
+    for name, files in contents(path).items():
         try:
             run = Run.from_json(files["run.json"].decode())
         except (KeyError, ValueError) as error:
@@ -87,8 +87,12 @@ def unpack(path: Path, store: Store) -> tuple[int, int]:
     return new, known
 
 
-def _read(path: Path) -> dict[str, dict[str, bytes]]:
-    """Read the files of each run; nothing is written, so names cannot lead outside."""
+def contents(path: Path) -> dict[str, dict[str, bytes]]:
+    """Read the files of each run of an archive; nothing is written, so names cannot lead outside.
+
+    Raises:
+        StoreError: not an archive of runs.
+    """
     runs: dict[str, dict[str, bytes]] = {}
     try:
         with tarfile.open(path, "r:gz") as tar:

@@ -1,0 +1,66 @@
+"""Which runs of the committed experiments and presets are still to be trained, and how long they will take."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from lit_hidden.engine.archive import NAME, contents
+from lit_hidden.engine.estimate import Clock, Estimate, duration
+from lit_hidden.engine.reproduce import HERE, Experiment, load, names
+from lit_hidden.engine.store import Store
+from lit_hidden.experiment import PRESETS, Run
+from lit_hidden.tables import read
+
+TABLE = "results.csv"
+
+
+def missing(
+    preset: str | None = None, *, runs_dir: str | Path = "runs", results: str | Path = "experiments/results"
+) -> str:
+    """List experiments and presets with the runs that are neither done nor committed: a line each, and the total.
+
+    A run that several grids share is counted once, with the first of them. Begun runs cost what is left of them.
+
+    Args:
+        preset: list this one of every experiment; None lists those that have committed results or runs.
+        runs_dir: where runs live.
+        results: where committed results live.
+
+    Raises:
+        UsageError: an unknown preset, or a committed one.
+        ResultsError, StoreError: committed results or runs are damaged.
+    """
+    store, results = Store(runs_dir), Path(results)
+    grids = [(e.name, chosen, e.grid(chosen)) for e in map(load, names()) for chosen in _presets(e, preset, results)]
+    there = {row["run"] for path in results.glob(f"*/*/{TABLE}") for row in read(path)}
+    archived = {name: files for path in sorted(results.glob(f"*/*/{NAME}")) for name, files in contents(path).items()}
+    found: dict[str, Run] = {}
+    each: list[list[Run]] = []
+    for _, _, grid in grids:
+        left = [run for run in grid if run.hash not in there | archived.keys() | found.keys() and not store.done(run)]
+        found |= {run.hash: run for run in left}
+        each.append(left)
+    launcher = HERE.start(store, found.values(), lambda run: {})
+    launcher.close()  # it is only asked how many places it has
+    clock = Clock.read(store, launcher.device, launcher.device_name)
+    for files in archived.values():
+        clock.result(Run.from_json(files["run.json"].decode()), json.loads(files["result.json"]))
+
+    def cost(runs: Iterable[Run]) -> Estimate:
+        return clock.estimate(((run, run.epochs - store.progress(run)[0]) for run in runs), len(launcher.running))
+
+    lines = []
+    for (name, chosen, grid), left in zip(grids, each, strict=True):
+        needed = cost(left)
+        time = "unknown" if needed.seconds is None else f"{duration(needed.seconds)}{needed.more}"
+        lines.append(f"{name} ({chosen}): {len(left)} of {len(grid)} runs missing" + (f", {time}" if left else ""))
+    return "\n".join([*lines, f"in all {len(found)} runs missing" + (f", {cost(found.values())}" if found else "")])
+
+
+def _presets(experiment: Experiment, preset: str | None, results: Path) -> list[str]:
+    """List the presets to show of an experiment, the cheapest first."""
+    if preset is not None:
+        return [preset]
+    committed = {path.parent.name for file in (TABLE, NAME) for path in results.glob(f"{experiment.name}/*/{file}")}
+    # `paper-imagenet100` is `paper` on other data. What is no preset is refused when its grid is asked for.
+    return sorted(committed, key=lambda name: (*(name.startswith(base) for base in PRESETS[::-1]), name))

@@ -1,0 +1,153 @@
+"""What committed presets still lack: counted against runs, tables and archives, each run once, with its time."""
+
+import re
+import runpy
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lit_hidden.cli import main
+from lit_hidden.engine.archive import pack
+from lit_hidden.engine.missing import missing
+from lit_hidden.engine.reproduce import UsageError
+from lit_hidden.engine.store import Store, StoreError
+from lit_hidden.experiment import Run, vary
+
+ROOT = Path(__file__).parents[2]
+made: dict[str, Callable[..., Any]] = runpy.run_path(str(ROOT / "tests" / "committed.py"))
+leave = runpy.run_path(str(ROOT / "tests" / "fabricated.py"))["leave"]
+EXPERIMENT = '''
+"""Mine: a grid."""
+from lit_hidden.experiment import Run, vary
+
+
+def runs(preset):
+    nets = {"smoke": ["conv2"], "quick": ["conv2", "conv4"], "short": ["conv4"], "paper": ["conv6"]}[preset]
+    return vary([Run(data="digits", density=0.5, epochs=EPOCHS)], net=nets, seed=range(3))
+
+
+CLAIMS = []
+
+
+def draw(results, figure):
+    pass
+'''
+
+
+def grid(nets: list[str], epochs: int) -> list[Run]:
+    return vary([Run(data="digits", density=0.5, epochs=epochs)], net=nets, seed=range(3))
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two experiments: fig10 of 4 epochs a run, fig9 of 2; to stand in, on a machine of no GPU and 2 workers."""
+    (tmp_path / "experiments").mkdir()
+    for name, epochs in (("fig9", 2), ("fig10", 4), ("mine", 4)):
+        (tmp_path / "experiments" / f"{name}.py").write_text(EXPERIMENT.replace("EPOCHS", str(epochs)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lit_hidden.engine.local.gpus", lambda: 0)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
+    return tmp_path / "experiments" / "results"
+
+
+def table(results: Path, name: str, preset: str, runs: list[Run]) -> None:
+    made["folder"](results, name, preset, made["results"](runs))
+
+
+def archive(results: Path, name: str, preset: str, runs: list[Run]) -> None:
+    store = Store(results.parent / "elsewhere")
+    for run in runs:
+        minute = {"device": "CPU, 1 thread(s)", "seconds": 60.0 * run.epochs}
+        times = {"started": "2026-01-01T10:00:00+00:00", "finished": "2026-01-01T10:00:01+00:00"}
+        leave(store, run, provenance=minute | times)
+    pack(store, runs, results / name / preset / "runs.tar.gz")
+
+
+def test_runs_neither_done_nor_committed_are_counted_in_the_order_of_experiments(results: Path) -> None:
+    short, quick = grid(["conv4"], 4), grid(["conv2", "conv4"], 2)
+    archive(results, "fig10", "short", short[:1])
+    table(results, "fig9", "quick", quick[:2])
+    leave(Store("runs"), quick[2])
+    leave(Store("runs"), short[1], epochs=3)
+    # fig10's run in the archive took 4 minutes for 4 epochs, and one was begun at a minute an epoch: of 8 epochs that
+    # 2 more runs have, 3 are done. Of fig9 3 runs of 2 epochs are left. Conv4 is conv4, however many epochs.
+    assert missing().splitlines() == [
+        "fig9 (quick): 3 of 6 runs missing, about 3 min",
+        "fig10 (short): 2 of 3 runs missing, about 4 min",
+        "in all 5 runs missing, about 6 min on 2 workers; from 2 runs measured here",
+    ]
+
+
+def test_a_run_that_grids_share_is_counted_once_and_one_committed_anywhere_is_there(results: Path) -> None:
+    runs = grid(["conv2", "conv4"], 4)
+    archive(results, "fig10", "quick", runs[:1])
+    table(results, "mine", "quick", runs[1:2])
+    table(results, "mine", "short", runs[4:5])
+    lines = [line.partition(",")[0] for line in missing().splitlines()]
+    assert lines == [
+        "fig10 (quick): 3 of 6 runs missing", "mine (quick): 0 of 6 runs missing", "mine (short): 0 of 3 runs missing",
+        "in all 3 runs missing",
+    ]  # fmt: skip
+
+
+def test_a_preset_asked_for_is_listed_of_every_experiment_and_no_other(results: Path) -> None:
+    table(results, "fig9", "quick", grid(["conv2"], 2))
+    for other in ("gpu/bench.json", "notes/quick/README.md", "fig10/paper/figure.svg"):  # nobody's results
+        (results / other).parent.mkdir(parents=True)
+        (results / other).touch()
+    assert [line.partition(" runs")[0] for line in missing("short").splitlines()] == [
+        "fig9 (short): 3 of 3", "fig10 (short): 3 of 3", "mine (short): 0 of 3", "in all 6"
+    ]  # fmt: skip
+    assert [line.partition(" runs")[0] for line in missing().splitlines()] == ["fig9 (quick): 3 of 6", "in all 3"]
+
+
+def test_presets_stand_from_cheap_to_dear_and_nothing_missing_takes_no_time(results: Path) -> None:
+    for preset, nets in (("paper", ["conv6"]), ("short", ["conv4"]), ("quick", ["conv2", "conv4"])):
+        table(results, "fig9", preset, grid(nets, 2))
+    assert missing().splitlines() == [
+        "fig9 (quick): 0 of 6 runs missing", "fig9 (short): 0 of 3 runs missing", "fig9 (paper): 0 of 3 runs missing",
+        "in all 0 runs missing",
+    ]  # fmt: skip
+
+
+def test_what_is_no_preset_or_no_archive_is_named(results: Path) -> None:
+    archive(results, "fig9", "long", [])
+    with pytest.raises(UsageError, match=r"no preset 'long'; presets are smoke, quick, short, paper"):
+        missing()
+    (results / "fig9" / "long").rename(results / "fig9" / "short")
+    (results / "fig9" / "short" / "runs.tar.gz").write_text("none")
+    with pytest.raises(StoreError, match=r"fig9/short/runs\.tar\.gz is no archive of runs, or damaged"):
+        missing()
+
+
+def test_the_command_prints_the_lines(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table(results, "fig9", "quick", grid(["conv2"], 2))
+    main(["missing", "--preset", "paper"])
+    assert capsys.readouterr().out == missing("paper") + "\n"
+
+
+def test_make_lists_missing_runs_simulates_verdicts_and_counts_lines() -> None:
+    def dry(*arguments: str) -> str:
+        command = ["make", "--dry-run", "--always-make", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+    assert ".venv/bin/lit-hidden missing --results there --preset short\n" in dry(
+        "missing", "RESULTS=there", "ARGS=--preset short"
+    )
+    assert ".venv/bin/python experiments/_calibration.py --out there/calibration --grids 9\n" in dry(
+        "calibration", "RESULTS=there", "ARGS=--grids 9"
+    )
+
+
+def test_make_counts_the_lines_that_git_knows() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("no checkout")
+    counted = subprocess.run(["make", "lines"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    known = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
+    for folder in ("lit_hidden", "tests", "experiments"):
+        files = [ROOT / name for name in known if re.fullmatch(rf"{folder}/(?!callbacks/).*\.py", name)]
+        lines = sum(path.read_bytes().count(b"\n") for path in files)
+        assert f"{lines}  {folder}/*.py\n" in counted
