@@ -417,10 +417,8 @@ def _article(folder: Folder) -> Html:
     return tag("article", _join(parts, "\n"), id=folder.id)
 
 
-def _number(value: float | None) -> str:
+def _number(value: float) -> str:
     """Write a margin: to 2 decimals, but whole numbers whole and small ones to 2 digits; with a true minus sign."""
-    if value is None:
-        return "–"
     whole = float(value).is_integer() or abs(value) >= 1000
     return f"{value:{'.0f' if whole else '.2f' if abs(value) >= 0.1 else '.2g'}}".replace("-", "−")
 
@@ -448,7 +446,7 @@ def _claims(folder: Folder, name: str) -> Html:
         interval = "none" if low is None or high is None else f"{_number(low)} to {_number(high)}"
         bounds = _join((f"{interval} ", Html("<br>"), tag("span", reason(claim["why"], claim["failed"]), class_="why")))
         kind = tag("span", f" {claim['kind']}{', exact' if claim['every'] else ''}", class_="why")
-        margin = f"{_number(claim['margin'])} {claim['unit']}"
+        margin = "none" if claim["margin"] is None else f"{_number(claim['margin'])} {claim['unit']}"
         rows.append((_join((claim["sentence"], kind)), _verdict(claim["verdict"]), margin, bounds, claim["seeds"]))
     heading = ("claim", "verdict", "margin", "95% interval", "seeds")
     return _table(f"{name}: claims", heading, rows, text=4, class_="claims")

@@ -146,7 +146,8 @@ def reason(why: str, mixed: Mapping[str, Sequence[int]]) -> str:
         why: the verdict's own.
         mixed: by cell, how many of how many seeds fail.
     """
-    return "; ".join([why, *(f"{fail} of {of} seeds fail in {cell}" for cell, (fail, of) in mixed.items())])
+    notes = (f"{cell}: {fail} of {of} seeds fail" for cell, (fail, of) in mixed.items())
+    return "; ".join([why, *(note for note in notes if note not in why)])
 
 
 def describe(row: Row) -> Run:

@@ -139,7 +139,7 @@ def test_kinds_are_named_and_cells_in_which_some_seeds_fail(tmp_path: Path) -> N
     mixed = CLAIM | {"kind": "secondary", "failed": {"conv8-k10": [1, 3], "conv6-k10": [2, 5]}}
     made["folder"](tmp_path, "fig3", "quick", made["results"](QUICK), [mixed, EXACT | {"kind": "check"}])
     text = article(build(load(tmp_path)), "fig3-quick")
-    told = "lies above 0; 1 of 3 seeds fail in conv8-k10; 2 of 5 seeds fail in conv6-k10 3"
+    told = "lies above 0; conv8-k10: 1 of 3 seeds fail; conv6-k10: 2 of 5 seeds fail 3"
     assert f"a claim secondary ✓ supported 1.50 points 0.50 to 2.50 the 95% interval {told}" in text
     assert "no weight changes check, exact ✗ contradicted" in text
 
@@ -232,9 +232,16 @@ def test_verdicts_are_words_with_margin_interval_and_seeds(results: Path) -> Non
     assert "no weight changes check, exact ✗ contradicted −2 runs 0.50 to 2.50" in text
 
 
+def test_a_claim_that_cannot_be_judged_has_no_margin(tmp_path: Path) -> None:
+    absent = UNBOUNDED | {"margin": None, "why": "1 cell is absent: conv6-k50"}
+    made["folder"](tmp_path, "fig3", "quick", made["results"](QUICK), [absent])
+    text = article(build(load(tmp_path)), "fig3-quick")
+    assert "another primary ? undecided none none 1 cell is absent: conv6-k50 3" in text
+
+
 def test_margins_are_written_as_short_as_they_tell_something() -> None:
-    values = (None, 0.0, -0.4815, 64.7712, 3716.67, 0.0123, -4.0, -1e-5)
-    assert [_number(v) for v in values] == ["–", "0", "−0.48", "64.77", "3717", "0.012", "−4", "−1e−05"]
+    values = (0.0, -0.4815, 64.7712, 3716.67, 0.0123, -4.0, -1e-5)
+    assert [_number(v) for v in values] == ["0", "−0.48", "64.77", "3717", "0.012", "−4", "−1e−05"]
 
 
 def test_ours_are_means_over_seeds_with_their_range(results: Path) -> None:

@@ -360,8 +360,9 @@ def _finish(
         tracker.figure(table, target / "figure.png", verdicts)
         tracker.finish()
     console.print(_table(verdicts))
-    if absent := judged["absent"]:
-        _say(console, f"  {len(results)} of {len(grid)} runs; absent cells: {len(absent)}, named in verdicts.json")
+    if len(results) < len(grid):
+        absent = f"absent cells: {len(judged['absent'])}, named in verdicts.json"
+        _say(console, f"  judged by {len(results)} of {len(grid)} runs; {absent}")
     _say(console, f"  {beforehand.told(*(judged[k] for k in ('claims_commit', 'claims_changed', 'first_run')))}")
     for name in files:
         _say(console, f"  {target / name}")
@@ -508,6 +509,7 @@ def _table(verdicts: list[Verdict]) -> Table:
     for v in verdicts:
         interval = f"{v.low:.4g} to {v.high:.4g}" if math.isfinite(v.low) and not v.every else v.why
         color = colors[v.verdict]
+        margin = f"{v.margin:.4g} {v.unit}" if math.isfinite(v.margin) else "none"
         told = escape(reason(interval, v.failed))
-        table.add_row(escape(v.sentence), v.kind, f"[{color}]{v.verdict}[/{color}]", f"{v.margin:.4g} {v.unit}", told)
+        table.add_row(escape(v.sentence), v.kind, f"[{color}]{v.verdict}[/{color}]", margin, told)
     return table
