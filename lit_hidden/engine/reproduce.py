@@ -338,7 +338,7 @@ def _finish(
     """
     verdicts = [judge(claim, results, grid) for claim in experiment.claims]
     table, told, problem = rows(results), conditions(preset, results, len(grid)), None
-    judged = _judged(experiment, preset, told, results, grid, verdicts)
+    judged = _judged(experiment, preset, told, results, grid, verdicts) | {"failures": _failures(table)}
     # All are made before any is written: if one fails, those there stay and belong together.
     try:
         files = _draw(experiment, results, told)
@@ -429,18 +429,11 @@ def _judged(
 ) -> dict[str, Any]:
     """Make what `verdicts.json` holds.
 
-    `absent` lists the cells of the grid of which no run is done. `failures` lists the cells in which a seed fails to
-    train, with the 95% interval of their failure rate (Clopper & Pearson); in all others none does.
+    `absent` lists the cells of the grid of which no run is done.
     """
     commit, changed = beforehand.changed(experiment.path)
     provenance = [result.get("provenance", {}) for _, result in results]
     began = [when for known in provenance if (when := known.get("started") or known.get("finished"))]
-    failures = {}
-    for cell in cells(rows(results)):
-        fail, of = len(cell.rows) - len(cell.trained), len(cell.rows)
-        if fail:
-            low, high = clopper_pearson(fail, of)
-            failures[cell.run.cell] = {"failed": fail, "seeds": of, "low": low, "high": high}
     return {
         "experiment": experiment.name,
         "title": experiment.title,
@@ -450,9 +443,19 @@ def _judged(
         "claims_changed": changed,
         "first_run": min(began, default=None),
         "absent": sorted({run.cell for run in grid} - {run.cell for run, _ in results}),
-        "failures": failures,
         "claims": [{k: _plain(v) for k, v in asdict(verdict).items()} for verdict in verdicts],
     }
+
+
+def _failures(table: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """List the cells in which any seed fails to train, with the 95% interval of the rate; in all others none does."""
+    found = {}
+    for cell in cells(table):
+        fail, of = len(cell.rows) - len(cell.trained), len(cell.rows)
+        if fail:
+            low, high = clopper_pearson(fail, of)
+            found[cell.run.cell] = {"failed": fail, "seeds": of, "low": low, "high": high}
+    return found
 
 
 def _draw(experiment: Experiment, results: Results, told: str) -> dict[str, str | bytes]:
