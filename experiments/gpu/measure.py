@@ -159,18 +159,6 @@ for net in NETS[:2]:
         section(f"{net} {kind} {precision}")(lambda net=net, kind=kind, p=precision: steps_of(net, kind, p))
 
 
-@section("selection by one program or by many")
-def _():
-    if not gpu:
-        return
-    from lit_hidden.selection import gpu as kernels
-
-    for n in (1728, 2560, 4096, 8192, 18_432, 36_864, 65_536):
-        raw = torch.empty(n).uniform_(-1, 1).to(dev).view(torch.int32)
-        one, many = (timed(graphed(lambda: select(raw, n // 2), 10), 5) for select in (kernels._one, kernels._many))
-        say(selection=n, us_one=round(100 * one["ms"], 2), us_many=round(100 * many["ms"], 2))
-
-
 @section("selection")
 def _():
     from lit_hidden.selection import _select_torch, top_k_mask
