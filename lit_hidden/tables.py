@@ -210,7 +210,7 @@ def listed(values: Iterable[Any]) -> str:
 def departures(runs: Iterable[Run]) -> dict[str, str]:
     """Say by field where one run or several depart from the authors' protocol: `{"width": "width x0.25"}`.
 
-    Precision is not counted, nor the distribution of the weights, which is a choice.
+    Precision is not counted (for TF32 see `in_tf32`), nor the distribution of the weights, which is a choice.
     """
     held = [(run, _published(run)) for run in runs]
     found = {}
@@ -228,6 +228,17 @@ def departures(runs: Iterable[Run]) -> dict[str, str]:
         if name == "batch_size" and any(_in_proportion(run, theirs) for run, theirs in apart):
             found[name] += ", rates in proportion"
     return found
+
+
+def in_tf32(rows: Iterable[Row]) -> list[str]:
+    """Say what runs of float32 computed in TF32, which keeps 10 of 23 bits of fraction; empty if none did.
+
+    That is no field of a run but of the GPU and of torch, so the rows of `results.csv` know it and not the Run.
+    """
+    of_float32 = [str(row.get("tf32") or "") for row in rows if row["precision"] == "32-true"]
+    found = listed(part for told in of_float32 for part in told.split(", ") if part)
+    some = "" if all(of_float32) else f" in {sum(map(bool, of_float32))} of {len(of_float32)} runs"
+    return [f"{found} in TF32{some}"] if found else []
 
 
 def _in_proportion(run: Run, theirs: dict[str, Any]) -> bool:

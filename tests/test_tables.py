@@ -19,6 +19,7 @@ from lit_hidden.tables import (
     common,
     departures,
     describe,
+    in_tf32,
     like_for_like,
     number,
     order,
@@ -180,6 +181,16 @@ def test_several_runs_depart_together_and_what_is_the_authors_is_left_out_but_fo
         "batch_size": "batches of 32",
     }  # fmt: skip
     assert departures([]) == {}
+
+
+def test_what_runs_of_float32_computed_in_tf32_is_said_once() -> None:
+    on_gpu, on_cpu = {"precision": "32-true", "tf32": "convolutions"}, {"precision": "32-true", "tf32": None}
+    assert in_tf32([on_gpu, on_gpu]) == ["convolutions in TF32"]
+    assert in_tf32([on_gpu, on_cpu, on_gpu]) == ["convolutions in TF32 in 2 of 3 runs"]
+    # Runs that say themselves that they round, and tables from before TF32 was recorded.
+    assert in_tf32([on_gpu | {"precision": "bf16-mixed"}, on_gpu]) == ["convolutions in TF32"]
+    assert in_tf32([on_gpu | {"precision": "bf16-mixed"}, {"precision": "32-true"}]) == []
+    assert in_tf32([]) == []
 
 
 IMAGENET = Run(net="resnet50", data="imagenet", density=0.3)

@@ -28,7 +28,7 @@ from lit_hidden.engine.where import Where
 from lit_hidden.experiment import PRESETS, Results, Run
 from lit_hidden.judge import Claim, Verdict, clopper_pearson, failed, judge
 from lit_hidden.recipes import IMAGENET_SIZES
-from lit_hidden.tables import cells, departures, filtered, listed, order, reason
+from lit_hidden.tables import cells, departures, filtered, in_tf32, listed, order, reason
 
 HERE = Where()
 # A foot is one line: the rates that a figure is about are told in its drawing.
@@ -484,7 +484,7 @@ def _plain(value: Any) -> Any:
 
 
 def conditions(preset: str, results: Results, whole: int | None = None) -> str:
-    """Say under what conditions results were obtained, for the foot of a drawing: preset, data, seeds, cuts.
+    """Say under what conditions results were obtained, for the foot of a drawing: preset, data, seeds, cuts, TF32.
 
     Args:
         preset: of the runs.
@@ -503,7 +503,7 @@ def conditions(preset: str, results: Results, whole: int | None = None) -> str:
         del found["width"]
     cut = [found[name] for name in FOOT if name in found]
     parts.append(f"cut: {', '.join(cut)}" if cut else "nothing cut")
-    return "; ".join(parts)
+    return "; ".join(parts + in_tf32(rows(results)))
 
 
 def _table(verdicts: list[Verdict]) -> Table:

@@ -579,3 +579,11 @@ def test_the_commit_of_the_claims_and_the_first_run_are_named(checkout, monkeypa
     found = judged("fig0")
     assert (found["claims_commit"], found["claims_changed"]) == known(checkout / "experiments" / "fig0.py")
     assert found["first_run"] == "2026-01-02T11:00:00+00:00"
+
+
+def test_the_conditions_say_what_a_gpu_computed_in_tf32():
+    told = [["convolutions"], [], ["convolutions", "products"]]
+    results = Results(
+        (Run(density=0.5, seed=seed), {"provenance": {"tf32": tf32}}, None) for seed, tf32 in enumerate(told)
+    )
+    assert conditions("paper", results).endswith("nothing cut; convolutions, products in TF32 in 2 of 3 runs")
