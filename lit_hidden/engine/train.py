@@ -105,7 +105,7 @@ def rate(lr: float | torch.Tensor) -> float:
 
 
 class Recorder(Checkpoint):
-    """Write `metrics.csv` and a checkpoint at every epoch's end, each whole or not at all.
+    """Write a checkpoint at every epoch's end and `metrics.csv` with each checkpoint, both whole or not at all.
 
     A Checkpoint to Lightning, which calls those last, when the epoch's metrics are all there. Where an epoch takes less
     time than a checkpoint, a `pause` of so many seconds lies between two checkpoints; the last epoch has its own.
@@ -129,9 +129,23 @@ class Recorder(Checkpoint):
         self.rows, self.seconds = state_dict["rows"], state_dict["seconds"]
         self.tracker.replay(self.rows)
 
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Write `metrics.csv`, whoever saves: a run whose curve ends before its checkpoint is damaged."""
+        self._write()
+
+    def _write(self) -> None:
+        if not self.writes:
+            return
+        out = io.StringIO()
+        writer = csv.DictWriter(out, list(self.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: "" if v != v else v for k, v in r.items()} for r in self.rows)
+        write_atomically(self.folder / "metrics.csv", out.getvalue())
+
     def first(self, metrics: dict[str, float]) -> None:
         """Take the row before training."""
         self._row(0, 0, float("nan"), metrics)
+        self._write()  # so that all see that training begins
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Start the epoch's clock, at its first batch or that which a resumed run goes on with."""
@@ -163,14 +177,8 @@ class Recorder(Checkpoint):
                 # Rounded: the float32 in which means add up has no more to say.
                 row[f"{ours}_{name}"] = round(factor * metrics.get(f"{theirs}/{name}", float("nan")), 5)
         self.rows.append(row)
-        if not self.writes:
-            return
-        out = io.StringIO()
-        writer = csv.DictWriter(out, list(self.rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: "" if v != v else v for k, v in r.items()} for r in self.rows)
-        write_atomically(self.folder / "metrics.csv", out.getvalue())
-        self.tracker.log(row)
+        if self.writes:
+            self.tracker.log(row)
 
 
 def train(

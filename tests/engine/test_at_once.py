@@ -1,5 +1,6 @@
 """A run whose steps are taken many at once, as on a GPU: its result, its checkpoints, what is not trained so."""
 
+import os
 import runpy
 import signal
 from dataclasses import replace
@@ -13,7 +14,9 @@ import torch
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.engine import train as engine
 from lit_hidden.engine.ranks import StoppedError
+from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import CHECKPOINT, Recorder, rate, together, train
+from lit_hidden.engine.worker import _foreign
 from lit_hidden.experiment import Run
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
@@ -80,22 +83,64 @@ def test_sigterm_stops_after_a_block_and_the_run_goes_on_from_there(
     assert without_time(ours) == without_time(expected)
 
 
-def test_epochs_shorter_than_the_pause_write_no_checkpoint_but_the_last_does(
+def test_epochs_shorter_than_the_pause_write_no_file_but_the_last_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written: list[tuple[bool, bool]] = []
-    real = Recorder.on_train_epoch_end
+    written: list[tuple[int, bool]] = []
+    synced: list[str] = []
+    real, sync = Recorder.on_train_epoch_end, os.fsync
 
     def note(self: Any, trainer: Any, module: Any) -> None:
-        before = (tmp_path / CHECKPOINT).exists()
         self.pause = 1e9
         real(self, trainer, module)
-        written.append((before, (tmp_path / CHECKPOINT).exists()))
+        written.append((len(without_time(tmp_path)), (tmp_path / CHECKPOINT).exists()))
+
+    def noted(file: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{file}")).name.rpartition(".")[0].rpartition(".")[0])
+        sync(file)
 
     monkeypatch.setattr(Recorder, "on_train_epoch_end", note)
+    monkeypatch.setattr(os, "fsync", noted)
     train(HIDDEN, tmp_path, at_once=2)
-    assert written == [(False, False), (False, False), (False, True)]
-    assert len(without_time(tmp_path)) == 4
+    assert written == [(1, False), (1, False), (4, True)]
+    assert synced == [".run.json", ".metrics.csv", ".metrics.csv", ".last.ckpt"]
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["killed", "SIGTERM in the next epoch"])
+def test_a_run_stopped_between_two_checkpoints_ends_as_one_never_stopped(
+    told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = replace(HIDDEN, epochs=4)
+    store = Store(tmp_path / "ours")
+    folder, expected = store.folder(run), tmp_path / "expected"
+    expected.mkdir()
+    folder.mkdir(parents=True)
+    whole = train(run, expected, at_once=2)
+    real, block = Recorder.on_train_epoch_end, LitClassifier._train
+
+    def end(self: Any, trainer: Any, module: Any) -> None:
+        self.pause = 1e9 if trainer.current_epoch else 0.0  # the first epoch has a checkpoint, the second none
+        real(self, trainer, module)
+        if trainer.current_epoch == 1 and not told:
+            raise KeyboardInterrupt
+
+    def step(self: Any, part: Any) -> Any:
+        if told and self.current_epoch == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return block(self, part)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "on_train_epoch_end", end)
+        patch.setattr(LitClassifier, "_train", step)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            train(run, folder, at_once=2)
+    done = 2 if told else 1
+    rows = torch.load(folder / CHECKPOINT, weights_only=True)["callbacks"]["Recorder"]["rows"]
+    assert [row["epoch"] for row in rows] == list(range(done + 1))
+    assert store.progress(run)[0] == done
+    assert _foreign(folder) is None
+    assert counted(train(run, folder, at_once=2)) == counted(whole)
+    assert without_time(folder) == without_time(expected)
 
 
 @pytest.mark.parametrize("kind", ["hidden", "adam"])
