@@ -11,6 +11,7 @@ import tempfile
 import time
 import traceback
 import warnings
+from importlib.metadata import distributions
 from itertools import pairwise
 from pathlib import Path
 
@@ -90,11 +91,11 @@ def graphed(work, number):
 
 @section("facts")
 def _():
-    import lightning
-
+    installed = {found.name: found.version for found in distributions()}
     say(
         torch=torch.__version__,
-        lightning=lightning.__version__,
+        **{name: installed.get(name) for name in ("triton", "lightning", "numpy")},
+        cudnn=torch.backends.cudnn.version(),
         python=sys.version.split()[0],
         conv_tf32=torch.backends.cudnn.allow_tf32,
         matmul=torch.get_float32_matmul_precision(),

@@ -1,0 +1,71 @@
+"""What is run on a GPU's machine runs here on a CPU, without the packages that such a machine may lack."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lit_hidden.cli import main
+from lit_hidden.engine.reproduce import load
+from lit_hidden.engine.store import Store
+from lit_hidden.tables import filtered
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ROOT / "experiments" / "gpu"
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="scripts for Linux")
+LACKING = """
+from importlib.machinery import PathFinder
+
+find = PathFinder.find_spec
+lacking = ("wandb", "jsonargparse", "kornia", "ray", "submitit", "timm")
+PathFinder.find_spec = lambda name, *where: None if name in lacking else find(name, *where)
+"""
+SMALL = {"DEVICE": "cpu", "PRESET": "smoke", "TESTS": "", "MEASURE": "60", "BENCH": "60", "NETS": "conv2"}
+
+
+@pytest.mark.slow
+def test_the_scripts_check_measure_and_train_without_what_a_gpus_machine_may_lack(tmp_path: Path) -> None:
+    (tmp_path / "lacking").mkdir()
+    (tmp_path / "lacking" / "sitecustomize.py").write_text(LACKING)
+    # In two halves, beside the scripts, as for a machine without a network.
+    for folder, script in ((".gpu", "first"), (".gpu2", "second")):
+        (tmp_path / folder / "data").mkdir(parents=True)
+        shutil.copy(SCRIPTS / script, tmp_path / folder)
+    shutil.copy(SCRIPTS / "measure.py", tmp_path / ".gpu")
+    (tmp_path / ".gpu" / "data" / "unpack.py").write_text("import sys; print('unpacked', sys.argv[2])")
+    places = {name: str(tmp_path / name.lower()) for name in ("OUT", "KEEP", "RUNS", "DATA")}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | SMALL | places | {"PATH": path, "PYTHONPATH": str(tmp_path / "lacking")}
+
+    def told(*command: str) -> str:
+        ran = subprocess.run(["bash", *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout + ran.stderr
+
+    told(str(tmp_path / ".gpu" / "first"))
+    rows = [json.loads(line) for line in (tmp_path / "out" / "measure.jsonl").read_text().splitlines()]
+    assert [row for row in rows if "failed" in row or "left_out" in row] == []
+    assert {"torch", "step", "selection", "kernels", "epochs"} <= {name for row in rows for name in row}
+    measured = json.loads((tmp_path / "out" / "bench" / "bench.json").read_text())
+    assert {row["group"] for row in measured["sections"][0]["rows"]} == {"conv2"}
+
+    wanted = ["net=conv2", "density=0.5", "distribution=signed_constant"]
+    said = told(str(tmp_path / ".gpu2" / "second"), "60", "--seeds", "1", "--where", *wanted)
+    assert "unpacked cifar10" in said
+    found = tmp_path / "unpacked"
+    main(["unpack", "--results", str(tmp_path / "out"), "--runs-dir", str(found)])
+    expected = filtered(load("fig3").grid("smoke"), wanted)
+    assert [run for run in load("fig3").grid("smoke") if Store(found).result(run)] == expected
+    assert len(expected) == 2, "edge-popup and a random mask"
+
+
+def test_each_part_that_is_trained_names_runs_of_the_paper_preset() -> None:
+    parts = re.findall(r"part --seeds \d --where ([^;}\n]*)", (SCRIPTS / "second").read_text())
+    assert len(parts) == 7
+    assert all(filtered(load("fig3").grid("paper"), shlex.split(part)) for part in parts)
