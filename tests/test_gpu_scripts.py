@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,15 @@ find = PathFinder.find_spec
 lacking = ("wandb", "jsonargparse", "kornia", "ray", "submitit", "timm")
 PathFinder.find_spec = lambda name, *where: None if name in lacking else find(name, *where)
 """
-SMALL = {"DEVICE": "cpu", "PRESET": "smoke", "TESTS": "", "MEASURE": "60", "BENCH": "60", "NETS": "conv2"}
+SMALL = {
+    "DEVICE": "cpu",
+    "PRESET": "smoke",
+    "TESTS": "",
+    "MEASURE": "60",
+    "BENCH": "60",
+    "NETS": "conv2",
+    "ROUNDS": "1",
+}
 
 
 @pytest.mark.slow
@@ -38,26 +47,30 @@ def test_the_scripts_check_measure_and_train_without_what_a_gpus_machine_may_lac
         (tmp_path / folder / "data").mkdir(parents=True)
         shutil.copy(SCRIPTS / script, tmp_path / folder)
     shutil.copy(SCRIPTS / "measure.py", tmp_path / ".gpu")
-    (tmp_path / ".gpu" / "data" / "unpack.py").write_text("import sys; print('unpacked', sys.argv[2])")
+    (tmp_path / "keep").mkdir()
+    (tmp_path / "keep" / "unpack.py").write_text("import sys; print('unpacked', sys.argv[2])")
+    (tmp_path / ".gpu2" / "data" / "half").write_text("")
     places = {name: str(tmp_path / name.lower()) for name in ("OUT", "KEEP", "RUNS", "DATA")}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = os.environ | SMALL | places | {"PATH": path, "PYTHONPATH": str(tmp_path / "lacking")}
 
-    def told(*command: str) -> str:
-        ran = subprocess.run(["bash", *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        return ran.stdout + ran.stderr
+    wanted = ["net=conv2", "density=0.5", "distribution=signed_constant"]
+    second = [str(tmp_path / ".gpu2" / "second"), "120", "--seeds", "1", "--where", *wanted]
+    said = []
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    commands = ([str(tmp_path / ".gpu" / "first")], second)
+    for process in [subprocess.Popen(["bash", *each], cwd=ROOT, env=environment, **pipes) for each in commands]:
+        said.append(process.communicate()[0])
+        assert process.returncode == 0, said
 
-    told(str(tmp_path / ".gpu" / "first"))
     rows = [json.loads(line) for line in (tmp_path / "out" / "measure.jsonl").read_text().splitlines()]
     assert [row for row in rows if "failed" in row or "left_out" in row] == []
     assert {"torch", "step", "selection", "kernels", "epochs"} <= {name for row in rows for name in row}
     measured = json.loads((tmp_path / "out" / "bench" / "bench.json").read_text())
     assert {row["group"] for row in measured["sections"][0]["rows"]} == {"conv2"}
 
-    wanted = ["net=conv2", "density=0.5", "distribution=signed_constant"]
-    said = told(str(tmp_path / ".gpu2" / "second"), "60", "--seeds", "1", "--where", *wanted)
-    assert "unpacked cifar10" in said
+    assert "unpacked cifar10" in said[1]
+    assert (tmp_path / "keep" / "half").exists(), "of both halves of the data"
     found = tmp_path / "unpacked"
     main(["unpack", "--results", str(tmp_path / "out"), "--runs-dir", str(found)])
     expected = filtered(load("fig3").grid("smoke"), wanted)
