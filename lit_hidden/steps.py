@@ -4,6 +4,9 @@ A small net keeps a large GPU busy for less time than Lightning takes to begin a
 device, a loader yields a `Block` of consecutive mini-batches, and `Steps` trains on them one after another. The steps
 are those of ever: the same images in the same order, an update for each mini-batch. On a GPU the step (images gathered
 and augmented, forward, backward, update) is captured once and then replayed; on a CPU it is called as it is.
+
+Measured on an H200 (torch 2.11, batch 128, convolutions in TF32): a hidden step of Conv2 0.98 ms, of Conv8 2.06; an
+epoch of a run, evaluation included, 0.42 and 0.89 s, of which 0.38 and 0.80 are steps (experiments/results/gpu).
 """
 
 import gc
