@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from matplotlib.figure import Figure
 
-from lit_hidden import diagram, style
+from lit_hidden import diagram, panels, style
 from lit_hidden.experiment import Results, Run, vary
 from lit_hidden.judge import Claim
 
@@ -54,35 +54,48 @@ CLAIMS = [
 
 def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(12, 5)
-    seed = min(run.seed for run, _ in results.select(method="edge_popup"))
-    dense, hidden = (results.trace(method=method, seed=seed) for method in ("dense", "edge_popup"))
-    weight, every = hidden["weight"], np.ones(hidden["weight"].shape, bool)
-    units = diagram.window(weight.shape, inputs=8)
     percent = f"{100 * DENSITY:g}%"
-    scores, found = hidden["after"][-1], hidden["chosen_after"][-1]
-    layers = [  # weight, what the width shows, which edges are there, the width of the largest
-        (dense["trained"], dense["trained"], every, 3.5),
-        (weight, weight, every, 1.4),
-        (weight, scores, found, 3.5),
+    seeds = panels.there(results, method="edge_popup").seeds
+    hidden = results.trace(method="edge_popup", seed=seeds[0]) if seeds else None
+    dense = None
+    if seeds and len(panels.there(results, method="dense", seed=seeds[0])):  # of one seed, or the layers differ
+        dense = results.trace(method="dense", seed=seeds[0])
+    words = [  # title, the trace, method whose accuracy stands below, what that is, what the width shows
+        ("a dense network, trained", dense, "dense", "trained", "$|w|$"),
+        ("a random network", hidden, "random", f"a random {percent} of every layer", "$|w|$"),
+        (f"its subnetwork: {percent} of every layer", hidden, "edge_popup", "chosen, no weight trained", "$|s|$"),
     ]
-    words = [  # title, method whose accuracy stands below, what that is, what the width shows
-        ("a dense network, trained", "dense", "trained", "$|w|$"),
-        ("a random network", "random", f"a random {percent} of every layer", "$|w|$"),
-        (f"its subnetwork: {percent} of every layer", "edge_popup", "chosen, no weight trained", "$|s|$"),
-    ]
-    for n, (layer, (title, method, what, width)) in enumerate(zip(layers, words, strict=True)):
+    for n, (title, trace, method, what, width) in enumerate(words):
         axes = figure.add_axes((0.025 + 0.335 * n, 0.3, 0.28, 0.59))
-        diagram.draw_layer(axes, *layer[:3], units, widest=layer[3])
         axes.set_title(title)
-        values = results.values(method=method)
-        spread = f"{min(values):.1f} to {max(values):.1f}"
-        axes.text(0.5, -0.08, f"{what}: {np.mean(values):.1f}%", ha="center", fontsize=12, transform=axes.transAxes)
-        axes.text(0.5, -0.15, f"{spread} over {len(values)} seeds;  width: {width}", ha="center", fontsize=8.5,
+        if trace is None:
+            axes.text(0.5, 0.5, "no traced run yet", ha="center", color=style.COLORS["muted"])
+            axes.set_axis_off()
+        else:
+            layer, widest = shown(trace, method)
+            diagram.draw_layer(axes, *layer, diagram.window(trace["weight"].shape, inputs=8), widest=widest)
+        runs = panels.there(results, method=method)
+        values, fails = [result["accuracy"] for _, result in panels.trained(runs)], panels.lost(runs)
+        told = f"{what}: {np.mean(values):.1f}%" if values else f"{what}: {fails or 'no run yet'}"
+        spread = f"{min(values):.1f} to {max(values):.1f} over {len(values)} seeds;  " if values else ""
+        spread += f"{fails};  " if values and fails else ""
+        axes.text(0.5, -0.08, told, ha="center", fontsize=12, transform=axes.transAxes)
+        axes.text(0.5, -0.15, f"{spread}width: {width}", ha="center", fontsize=8.5,
                   color=style.COLORS["muted"], transform=axes.transAxes)  # fmt: skip
-    net = results.rows[0][0].net
-    figure.text(
-        0.025, 0.095, f"Test accuracy: mean, smallest and largest over the seeds. Drawn: the first "
-        f"{len(units[0])} of {weight.shape[0]} outputs and {len(units[1])} of {weight.shape[1]} inputs of the last "
-        f"layer of {net}, seed {seed}.", color=style.COLORS["muted"], fontsize=8.5,
-    )  # fmt: skip
+    text = "Test accuracy: mean, smallest and largest over the seeds."
+    if hidden is not None:
+        (outputs, inputs), units = hidden["weight"].shape, diagram.window(hidden["weight"].shape, inputs=8)
+        text += f" Drawn: the first {len(units[0])} of {outputs} outputs and {len(units[1])} of {inputs} inputs of the "
+        text += f"last layer of {results.rows[0][0].net}, seed {seeds[0]}."
+    figure.text(0.025, 0.095, text, color=style.COLORS["muted"], fontsize=8.5)
     figure.legend(handles=diagram.edge_legend(), loc="center", bbox_to_anchor=(0.5, 0.165), ncols=3)
+
+
+def shown(trace: diagram.Trace, method: str) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], float]:
+    """Give weights, what the width shows and which edges are there, as `method` leaves them; and the largest width."""
+    weight, every = trace["weight"], np.ones(trace["weight"].shape, bool)
+    if method == "dense":
+        return (trace["trained"], trace["trained"], every), 3.5
+    if method == "random":
+        return (weight, weight, every), 1.4
+    return (weight, trace["after"][-1], trace["chosen_after"][-1]), 3.5

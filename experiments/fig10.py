@@ -10,6 +10,7 @@ Cost: quick 12 runs, 2 minutes on two busy cores; short 12, an estimated 40 minu
 them days of one GPU. Nothing after figure 8.
 """
 
+from dataclasses import replace
 from statistics import mean
 
 from matplotlib.axes import Axes
@@ -40,7 +41,8 @@ def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(9.6, 4.6)
     axes = figure.subplots(1, 2, width_ratios=(3, 2))
     figure.subplots_adjust(left=0.065, right=0.985, top=0.92, bottom=0.34, wspace=0.18)
-    nets = {net: results.select(net=net) for net in imagenet_grid.NETS if net in results.each("net")}
+    parts = panels.each(results, "net")
+    nets = {net: parts[net] for net in imagenet_grid.NETS if net in parts}
     draw_accuracies(axes[0], nets)
     draw_gains(axes[1], nets)
     for ax in axes:
@@ -49,7 +51,7 @@ def draw(results: Results, figure: Figure) -> None:
         ax.set_xticks(range(len(nets)), names)
         ax.set_xlim(-0.5, len(nets) - 0.5)
         ax.grid(axis="y")
-    panels.legend(figure, axes, ncols=3, bbox_to_anchor=(0.5, 0.06))
+    panels.finish(figure, axes, ncols=3, bbox_to_anchor=(0.5, 0.06))
 
 
 def draw_accuracies(axes: Axes, nets: dict[str, Results]) -> None:
@@ -58,24 +60,31 @@ def draw_accuracies(axes: Axes, nets: dict[str, Results]) -> None:
         look = panels.weights(distribution)
         for at, (net, same) in enumerate(nets.items()):
             panels.others(axes, same, look.color, at=at + 1.7 * aside, net=net, distribution=distribution)
-        values = [same.values(distribution=distribution) for same in nets.values()]
-        panels.bars(axes, {at + aside: accuracies for at, accuracies in enumerate(values)}, look)
+        cells = {at + aside: panels.there(same, distribution=distribution) for at, same in enumerate(nets.values())}
+        panels.cells(axes, cells, replace(look, linestyle=""))
     axes.set_ylabel("test accuracy (%)")
     axes.set_title(f"(a) subnetworks of {100 * imagenet_grid.DENSITY:g}%")
 
 
 def draw_gains(axes: Axes, nets: dict[str, Results]) -> None:
     """Draw by how much signed constants beat Kaiming normal weights at the same seed."""
-    gains = []
+    gains = {}
     for at, (net, same) in enumerate(nets.items()):
-        normal, constants = (same.values(distribution=distribution) for distribution in imagenet_grid.DISTRIBUTIONS)
-        gains.append([c - n for c, n in zip(constants, normal, strict=True)])
+        normal, constants = (
+            {run.seed: result["accuracy"] for run, result in panels.trained(panels.there(same, distribution=d))}
+            for d in imagenet_grid.DISTRIBUTIONS
+        )
+        if both := normal.keys() & constants.keys():
+            gains[at] = [constants[seed] - normal[seed] for seed in sorted(both)]
         known = {point.distribution: point for point in panels.theirs(same, source="authors", net=net)}
         if known:
             n, c = (known[distribution].accuracy for distribution in imagenet_grid.DISTRIBUTIONS)
             panels.hollow_point(axes, at - 0.12, c - n, "authors", GAIN.color)
-    panels.bars(axes, dict(enumerate(gains)), GAIN)
-    for at, gain in enumerate(gains):
+    panels.bars(axes, gains, GAIN)
+    for at, gain in gains.items():
+        axes.plot(
+            [at] * len(gain), gain, color=GAIN.color, linestyle="", marker="o", markersize=3, label="gain, a seed"
+        )
         axes.annotate(f"{mean(gain):+.1f}".replace("-", "\u2212"), (at, mean(gain)), (7, 0), fontsize=8,
                       textcoords="offset points", va="center")  # fmt: skip
     axes.axhline(0, color=style.COLORS["muted"], linewidth=0.8)

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lit_hidden import diagram, player, style
+from lit_hidden import diagram, panels, player, style
 from lit_hidden.experiment import Results, Run, vary
 from lit_hidden.judge import Claim
 
@@ -74,7 +74,13 @@ CLAIMS = [
 
 def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(12, 8.2)
-    first = min(results.select(method="edge_popup").rows, key=lambda row: row[0].seed)[0]
+    hidden = panels.there(results, method="edge_popup")
+    if not len(hidden):
+        draw_accuracy(figure.add_axes((0.055, 0.1, 0.41, 0.27)), results)
+        text = "No layer is drawn: no subnetwork has been searched yet."
+        figure.text(0.02, 0.9, text, fontsize=10, color=style.COLORS["muted"])
+        return
+    first = min(hidden.rows, key=lambda row: row[0].seed)[0]
     trace = results.trace(method="edge_popup", seed=first.seed)
     swap = diagram.find_swap(trace)
     outputs, inputs = trace["weight"].shape
@@ -150,14 +156,20 @@ def draw_swap(figure: Figure, trace: diagram.Trace, swap: diagram.Swap | None) -
 
 def draw_accuracy(axes: Axes, results: Results) -> None:
     """Draw test accuracy over steps: the mean of the seeds, shaded from the smallest to the largest."""
+    last = 1
     for method in ("dense", "edge_popup"):
-        steps, values = results.curve("test_top1", method=method)
-        style.band(axes, steps, values, method)
-    still = np.array(results.values(method="random"))[:, None]  # nothing learns: one number a seed
-    style.band(axes, steps[[0, -1]], still.repeat(2, 1), "random", label="random mask, same density")
-    axes.set(xlabel="update", ylabel="test accuracy (%)", xlim=(0, steps[-1]), ylim=(0, 101))
+        runs = panels.there(results, method=method)
+        if len(kept := panels.trained(runs)):
+            steps, values = kept.curve("test_top1")
+            fails = f" ({panels.lost(runs)})" if len(kept) < len(runs) else ""
+            style.band(axes, steps, values, method, label=style.NAMES[method] + fails)
+            last = steps[-1]
+    if len(random := panels.there(results, method="random")):
+        still = np.array(random.values())[:, None]  # nothing learns: one number a seed
+        style.band(axes, [0, last], still.repeat(2, 1), "random", label="random mask, same density")
+    axes.set(xlabel="update", ylabel="test accuracy (%)", xlim=(0, last), ylim=(0, 101))
     axes.grid(axis="y")
-    axes.set_title(f"(c) test accuracy: mean and range of {len(still)} seeds", pad=20)
+    axes.set_title(f"(c) test accuracy: mean and range of {len(results.seeds)} seeds", pad=20)
     axes.legend(**ABOVE)
 
 

@@ -147,19 +147,20 @@ CLAIMS = [
 
 def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(13, 4.6)
-    axes = figure.subplots(1, 4)
-    figure.subplots_adjust(left=0.05, right=0.99, top=0.92, bottom=0.36, wspace=0.24)
+    axes = figure.subplots(1, 4, sharey=True)
+    figure.subplots_adjust(left=0.05, right=0.98, top=0.92, bottom=0.36, wspace=0.14)
     for ax, net in zip(axes, NETS, strict=True):
         for distribution in DISTRIBUTIONS:
             look = panels.weights(distribution)
             panels.curve(ax, results, "density", look, net=net, distribution=distribution, method="edge_popup")
             panels.others(ax, results, look.color, net=net, distribution=distribution)
         for optimizer, look in panels.DENSE.items():
-            panels.level(ax, results.values(net=net, method="dense", optimizer=optimizer), look)
-            edge = 0.94 if optimizer == "sgd" else 0.06
-            panels.others(ax, results, look.color, at=edge, net=net, method="dense", optimizer=optimizer)
+            panels.level(ax, results, look, net=net, method="dense", optimizer=optimizer)
+            aside = 1.03 if optimizer == "sgd" else 1.07
+            panels.others(ax, results, look.color, margin=aside, net=net, method="dense", optimizer=optimizer)
+    for ax, net in zip(axes, NETS, strict=True):  # when all else is drawn, since all share the axis
         panels.random(ax, results, net=net)
         panels.density_axis(ax, results.each("density"))
         ax.set_title(net.capitalize())
     axes[0].set_ylabel("test accuracy (%)")
-    panels.legend(figure, axes, bbox_to_anchor=(0.5, 0.06))
+    panels.finish(figure, axes, bbox_to_anchor=(0.5, 0.06))

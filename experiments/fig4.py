@@ -90,18 +90,17 @@ CLAIMS = [
 def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(9.6, 4.4)
     axes = figure.subplots(1, 2)
+    published = panels.there(results, width=1.0)  # others' nets have that width
     figure.subplots_adjust(left=0.065, right=0.985, top=0.92, bottom=0.32, wspace=0.18)
     for ax, net in zip(axes, NETS, strict=True):
         for optimizer, look in panels.DENSE.items():
             panels.curve(ax, results, "width", look, net=net, method="dense", optimizer=optimizer)
-            if 1 in results.each("width"):  # others' nets have the published width
-                panels.others(ax, results, look.color, at=1, net=net, method="dense", optimizer=optimizer)
+            panels.others(ax, published, look.color, at=1, net=net, method="dense", optimizer=optimizer)
         for density, look in panels.KEPT.items():
             look = replace(look, label=f"subnetwork of {look.label}")
             panels.curve(ax, results, "width", look, net=net, density=density)
-            if 1 in results.each("width"):
-                panels.others(ax, results, look.color, at=1, net=net, density=density, distribution="kaiming_normal")
+            panels.others(ax, published, look.color, at=1, net=net, density=density, distribution="kaiming_normal")
         panels.width_axis(ax, results.each("width"))
         ax.set_title(net.capitalize())
     axes[0].set_ylabel("test accuracy (%)")
-    panels.legend(figure, axes, ncols=3, bbox_to_anchor=(0.5, 0.06))
+    panels.finish(figure, axes, ncols=3, bbox_to_anchor=(0.5, 0.06))

@@ -11,6 +11,7 @@ other figures'; paper 65, of 100 epochs, on a GPU.
 """
 
 from dataclasses import replace
+from math import isclose
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -86,20 +87,32 @@ CLAIMS = [
 def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(6.4, 4.8)
     axes = figure.add_axes((0.1, 0.35, 0.8, 0.57))
-    hidden = results.select(method="edge_popup")
-    widths, dense = hidden.each("width"), panels.DENSE["sgd"]
+    hidden, published = panels.there(results, method="edge_popup"), panels.there(results, width=1.0)
+    widths, dense = results.each("width"), panels.DENSE["sgd"]
     for density, look in panels.KEPT.items():
         look = replace(look, label=f"as many weights as {look.label} of the narrowest")
-        panels.curve(axes, size(hidden, density), "width", look)
-        if 1 in widths:  # others' nets have the published width
-            panels.others(axes, results, look.color, at=1, net="conv4", density=density, distribution="kaiming_normal")
-    narrowest = results.select(method="dense").values()
-    panels.level(axes, narrowest, replace(dense, label="dense, the narrowest, trained with SGD"))
-    if 1 in widths:
-        panels.others(axes, results, dense.color, at=1, net="conv4", method="dense", optimizer="sgd")
+        panels.curve(axes, as_many(hidden, density), "width", look)
+        panels.others(axes, published, look.color, at=1, net="conv4", density=density, distribution="kaiming_normal")
+    narrowest = replace(dense, label="dense, the narrowest, trained with SGD")
+    panels.level(axes, results, narrowest, method="dense")
+    panels.others(axes, published, dense.color, at=1, net="conv4", method="dense", optimizer="sgd")
     panels.width_axis(axes, widths)
-    thinner = (", ".join(f"{100 * d:.3g}" for d in hidden.each("density", width=width)) for width in widths)
+    thinner = (", ".join(f"{100 * d:.3g}" for d in panels.each(hidden, "density", width=width)) for width in widths)
     axes.set_xticks(widths, [f"x{width:g}\n{percents}%" for width, percents in zip(widths, thinner, strict=True)])
     axes.set(xlabel="width multiplier; the densities of the three curves", ylabel="test accuracy (%)")
     axes.set_title("Conv4, Kaiming normal weights")
-    panels.legend(figure, [axes], ncols=2, bbox_to_anchor=(0.5, 0.06))
+    panels.finish(figure, [axes], ncols=2, bbox_to_anchor=(0.5, 0.06))
+
+
+def as_many(results: Results, density: float) -> Results:
+    """Keep the runs with as many weights as a preset's narrowest net has at `density`; maybe none.
+
+    Unlike `size` it needs no run of that net, so it serves half a grid.
+    """
+
+    def alike(run: Run, base: Run) -> bool:
+        channels = 1 if run.data == "digits" else 3
+        ours, theirs = (run.density or 0) * weights(run.width, channels), density * weights(base.width, channels)
+        return run.data == base.data and isclose(ours, theirs, rel_tol=1e-4)  # densities are rounded
+
+    return results.where(lambda run: any(alike(run, base) for base, *_ in PRESETS.values()))

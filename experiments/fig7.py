@@ -33,7 +33,7 @@ PRESETS = {  # a run, the densities, and how many seeds
     "short": (Run(width=0.25, epochs=10), (0.3, 0.5, 0.7), 3),
     "paper": (Run(), DENSITIES, 5),
 }
-CONTROL = panels.Look("Xavier normal, rate raised to match", "#c58ab3", (0, (1.2, 1.2)), "d")
+CONTROL = panels.Look("Xavier normal, rate raised to match", "#ddb3d0", (0, (1.2, 1.2)), "d")
 
 
 def compensated(run: Run) -> Run:
@@ -126,7 +126,7 @@ CLAIMS = [
 def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(7.6, 5.2)
     axes = figure.add_axes((0.085, 0.34, 0.895, 0.58))
-    hidden = results.select(method="edge_popup")
+    hidden = panels.there(results, method="edge_popup")
     for distribution in KAIMING:
         for scaled in (False, True):
             look = panels.weights(distribution, scaled)
@@ -134,10 +134,11 @@ def draw(results: Results, figure: Figure) -> None:
         panels.others(axes, results, look.color, net="conv4", distribution=distribution)
     for distribution in OTHERS:
         panels.curve(axes, hidden, "density", panels.weights(distribution), distribution=distribution, lr=0.1)
-    panels.curve(axes, hidden, "density", CONTROL, lr=max(hidden.each("lr")))
-    panels.level(axes, results.values(method="dense"), panels.DENSE["sgd"])
-    panels.others(axes, results, panels.DENSE["sgd"].color, at=0.94, net="conv4", method="dense", optimizer="sgd")
+    raised = hidden.where(lambda run: run.lr != 0.1)
+    panels.curve(axes, raised, "density", CONTROL, distribution="xavier_normal")
+    panels.level(axes, results, panels.DENSE["sgd"], method="dense")
+    panels.others(axes, results, panels.DENSE["sgd"].color, margin=1.015, net="conv4", method="dense", optimizer="sgd")
     panels.density_axis(axes, results.each("density"))
     axes.set(ylabel="test accuracy (%)")
     axes.set_title("Conv4")
-    panels.legend(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.06))
+    panels.finish(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.06))

@@ -57,4 +57,4 @@ def draw(results: Results, figure: Figure) -> None:
     panels.sizes(axes, results, lambda run: imagenet_grid.NETS[run.net])
     axes.set_ylabel("test accuracy (%)")
     axes.set_title(f"{KEPT} of random ResNets, and ResNets trained")
-    panels.legend(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.07))
+    panels.finish(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.07))

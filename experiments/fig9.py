@@ -71,17 +71,14 @@ CLAIMS = [
 def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(7.6, 5.2)
     axes = figure.add_axes((0.085, 0.34, 0.895, 0.58))
-    densities = results.each("density", method="edge_popup")
-    for same in by_distribution(results):
-        distribution = same.rows[0][0].distribution
+    for distribution, same in panels.each(results.where(lambda run: run.method != "dense"), "distribution").items():
         look = panels.weights(distribution, words="edge-popup, ")
         panels.curve(axes, same, "density", look, method="edge_popup")
         panels.others(axes, same, look.color, net="resnet50", distribution=distribution)
-        panels.supermasks(axes, same.select(method="supermask"), panels.weights(distribution, words="Zhou et al., "))
-    dense = results.select(method="dense")
-    panels.level(axes, dense.values(), panels.DENSE["sgd"])
-    panels.others(axes, dense, panels.DENSE["sgd"].color, at=max(densities) + 0.04, net="resnet50", method="dense")
-    panels.density_axis(axes, densities)
+        panels.supermasks(axes, same, panels.weights(distribution, words="Zhou et al., "))
+    panels.level(axes, results, panels.DENSE["sgd"], method="dense")
+    panels.others(axes, results, panels.DENSE["sgd"].color, margin=1.015, net="resnet50", method="dense")
+    panels.density_axis(axes, panels.each(results, "density", method="edge_popup"))
     axes.set_ylabel("test accuracy (%)")
     axes.set_title("ResNet-50")
-    panels.legend(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.07))
+    panels.finish(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.07))

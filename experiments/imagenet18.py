@@ -69,4 +69,4 @@ def draw(results: Results, figure: Figure) -> None:
     panels.sizes(axes, results, lambda run: f"x{run.width:g}")
     axes.set_ylabel("test accuracy (%)")
     axes.set_title("30% of random ResNet-18 of two widths, and ResNet-18 trained")
-    panels.legend(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.07))
+    panels.finish(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.07))

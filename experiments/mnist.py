@@ -73,13 +73,11 @@ def draw(results: Results, figure: Figure) -> None:
     for distribution in DISTRIBUTIONS:
         look = panels.weights(distribution)
         panels.curve(axes, results, "density", look, distribution=distribution, method="edge_popup")
-    panels.supermasks(
-        axes, results.select(method="supermask"), panels.weights("signed_constant", words="Zhou et al., ")
-    )
+    panels.supermasks(axes, results, panels.weights("signed_constant", words="Zhou et al., "))
     for optimizer, look in panels.DENSE.items():
-        panels.level(axes, results.values(method="dense", optimizer=optimizer), look)
+        panels.level(axes, results, look, method="dense", optimizer=optimizer)
     panels.random(axes, results)
     panels.density_axis(axes, results.each("density"))
     axes.set(ylabel="test accuracy (%)")
     axes.set_title("784-300-100-10 on MNIST")
-    panels.legend(figure, [axes], bbox_to_anchor=(0.5, 0.06))
+    panels.finish(figure, [axes], bbox_to_anchor=(0.5, 0.06))

@@ -82,14 +82,14 @@ CLAIMS = [
 def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(7.6, 4.9)
     axes = figure.add_axes((0.085, 0.33, 0.895, 0.59))
-    hidden = results.select(method="edge_popup")
+    hidden = panels.there(results, method="edge_popup")
     for distribution in DISTRIBUTIONS:
-        for scaled in hidden.each("scaled"):
+        for scaled in panels.each(hidden, "scaled"):
             look = panels.weights(distribution, scaled)
             panels.curve(axes, hidden, "density", look, distribution=distribution, scaled=scaled)
-    panels.level(axes, results.values(method="dense"), panels.DENSE["sgd"])
+    panels.level(axes, results, panels.DENSE["sgd"], method="dense")
     panels.random(axes, results)
     panels.density_axis(axes, results.each("density"))
     axes.set(ylabel="test accuracy (%)")
     axes.set_title("ResNet-18")
-    panels.legend(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.06))
+    panels.finish(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.06))

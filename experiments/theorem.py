@@ -245,7 +245,7 @@ def draw_widths(axes: Axes, results: Results) -> None:
     widths = results.each("width")
     counted = np.concatenate([counts(results.select(width=width), "first") for width in widths], axis=1)
     for width in widths:
-        seeds = [share(results.select(width=width, seed=seed), "first") for seed in results.seeds]
+        seeds = [share(results.select(width=width, seed=seed), "first") for seed in results.select(width=width).seeds]
         axes.plot([0.97 * width] * len(seeds), seeds, linestyle="", marker="_", color=style.COLORS["muted"])
     there = counted[0] > 0
     look = replace(LOOKS["first"], linestyle="-")

@@ -39,7 +39,7 @@ UNTRAINED = {"method": "edge_popup"}
 SERIES = (
     (FOUND, panels.Look("found, weights trained", style.NAVY, "-", "o")),
     (RESCALED, panels.Look(r"random, times $1/\sqrt{k}$, weights trained", style.PURPLE, (0, (6, 1.2, 1.2, 1.2)), "D")),
-    (RANDOM, panels.Look("random, weights trained", style.GREY, (0, (3, 1)), "s")),
+    (RANDOM, panels.Look("random, weights trained", panels.RANDOM.color, (0, (3, 1)), "s")),
     (UNTRAINED, panels.Look("found, no weight trained", style.SKY, (0, (1.2, 1.2)), "o", "white")),
 )
 
@@ -96,15 +96,16 @@ def draw(results: Results, figure: Figure) -> None:
     nets = results.each("net")
     figure.set_size_inches(2.6 + 4.4 * len(nets), 5.2)
     axes = figure.subplots(1, len(nets), squeeze=False)[0]
-    figure.subplots_adjust(left=0.62 / figure.get_figwidth(), right=0.985, top=0.93, bottom=0.33, wspace=0.16)
+    figure.subplots_adjust(left=0.62 / figure.get_figwidth(), right=0.985, top=0.93, bottom=0.37, wspace=0.16)
     for ax, net in zip(axes, nets, strict=True):
-        panels.level(ax, results.values(net=net, method="dense"), panels.DENSE["sgd"])
+        panels.level(ax, results, panels.DENSE["sgd"], net=net, method="dense")
         for where, look in SERIES:
             panels.curve(ax, results, "density", look, net=net, **where)
         panels.density_axis(ax, results.each("density"))
         # At chance, so far below that the others would lie on one another.
-        still = results.values(net=net, method="random", scaled=False)
-        ax.set_xlabel(f"{ax.get_xlabel()}\n(random, no weight trained: {min(still):.1f} to {max(still):.1f}%)")
+        if len(still := panels.there(results, net=net, method="random", scaled=False)):
+            low, high = min(still.values()), max(still.values())
+            ax.set_xlabel(f"{ax.get_xlabel()}\n(random, no weight trained: {low:.1f} to {high:.1f}%)")
         ax.set_title(net.capitalize())
     axes[0].set_ylabel("test accuracy (%)")
-    panels.legend(figure, axes, bbox_to_anchor=(0.5, 0.06), ncols=1 + len(nets))
+    panels.finish(figure, axes, bbox_to_anchor=(0.5, 0.06), ncols=1 + len(nets))

@@ -1,29 +1,35 @@
-"""Panels that several figures share: accuracy over a field of the Run, baselines as lines, others' points hollow."""
+"""Panels that several figures share: accuracy over a field of the Run, baselines as lines, others' points hollow.
 
+A mean is of the seeds that train, a bar from the smallest to the largest of them; how many fail stands at the foot. What
+has no results yet is not drawn: half a grid is a figure too.
+"""
+
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-from matplotlib.transforms import Bbox
+from matplotlib.transforms import Bbox, ScaledTranslation, Transform
 
 from lit_hidden import style
 from lit_hidden.experiment import Results, Run
+from lit_hidden.judge import failed
 from lit_hidden.published import SOURCES, Published, points
-from lit_hidden.tables import same_images
+from lit_hidden.tables import departures, same_images
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a series is drawn: colour, line style and marker all differ, so that a grey copy reads the same."""
+    """How a series is drawn: lightness, line style and marker all differ, so that a grey copy reads the same."""
 
     label: str
     color: str
@@ -35,20 +41,20 @@ class Look:
 DISTRIBUTIONS = {
     "kaiming_normal": Look(r"Kaiming normal, $N_k$", style.SKY, (0, (4, 1.2)), "s"),
     "signed_constant": Look(r"signed constant, $U_k$", style.NAVY, "-", "o"),
-    "kaiming_uniform": Look("Kaiming uniform", "#2a8f6a", (0, (1.2, 1.2)), "v"),
+    "kaiming_uniform": Look("Kaiming uniform", "#145c40", (0, (1.2, 1.2)), "v"),
     "xavier_normal": Look(r"Xavier normal, $N_x$", style.PURPLE, (0, (6, 1.2, 1.2, 1.2)), "D"),
-    "signed_xavier": Look(r"signed Xavier constant, $U_x$", "#7a9a01", (0, (3, 1, 1, 1, 1, 1)), "^"),
+    "signed_xavier": Look(r"signed Xavier constant, $U_x$", "#4b5500", (0, (3, 1, 1, 1, 1, 1)), "^"),
 }
 KEPT = {  # densities told apart within a panel
     0.3: Look("30%", "#8cc0f0", (0, (1.2, 1.2)), "v"),
     0.5: Look("50%", style.NAVY, "-", "o"),
-    0.7: Look("70%", "#4a86c8", (0, (4, 1.2)), "s"),
+    0.7: Look("70%", "#2f6fb5", (0, (4, 1.2)), "s"),
 }
 DENSE = {
     "sgd": Look("dense, trained with SGD", style.ORANGE, (0, (5, 1.5)), ""),
     "adam": Look("dense, trained with Adam", "#7d4c14", (0, (1.2, 1.2)), ""),
 }
-RANDOM = Look("random mask, same density", style.GREY, "", "x")
+RANDOM = Look("random mask, same density", style.COLORS["random"], "", "x")
 HOLLOW = {
     "digitised": "<",
     "third party": ">",
@@ -57,6 +63,8 @@ HOLLOW = {
     "authors": "P",
     "torchvision": "p",
 }  # a source's marker; no Look's
+FAILED = "1"  # the marker of seeds that fail to train; no Look's
+ROW = 10.0  # points: the height of a line of words at the foot
 
 # Of a text beside a point: to the right or left, above or below, and how far in points; the first are preferred.
 SIDES = ((0, 1), (1, 0), (-1, 0), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
@@ -71,93 +79,219 @@ def weights(distribution: str, scaled: bool = False, words: str = "") -> Look:
     return replace(look, label=words + look.label)
 
 
-def curve(axes: Axes, results: Results, x: str, look: Look, *, metric: str = "accuracy", **where: Any) -> None:
-    """Draw the mean over seeds of a metric over field `x`, shaded from the smallest to the largest seed."""
-    chosen, xs = results.select(**where), results.each(x, **where)
-    style.mean_and_range(
-        axes, xs, [chosen.values(metric, **{x: value}) for value in xs], shade=0.18, color=look.color,
-        linestyle=look.linestyle, marker=look.marker, markersize=4.5, markerfacecolor=look.face or look.color,
-        label=look.label,
+def there(results: Results, **where: Any) -> Results:
+    """Keep the runs whose fields equal `where`; maybe none."""
+    return results.where(lambda run: where.items() <= vars(run).items())
+
+
+def each(results: Results, x: str, **where: Any) -> dict[Any, Results]:
+    """Part the runs that have `where` by the values of field `x`, ascending; a run that has None is in no part."""
+    same = there(results, **where)
+    values = sorted({getattr(run, x) for run, _ in same} - {None})
+    return {value: there(same, **{x: value}) for value in values}
+
+
+def trained(results: Results) -> Results:
+    """Keep the runs that train, see `lit_hidden.judge.failed`; maybe none."""
+    return Results(row for row in results.rows if not failed(row[0], row[1]["accuracy"], row[1].get("loss")))
+
+
+def curve(axes: Axes, results: Results, x: str, look: Look, **where: Any) -> None:
+    """Draw accuracy over field `x`, a little aside of the curves that are there, so that no bar hides another."""
+    number = len(axes.collections)
+    cells(axes, each(results, x, **where), look, aside=2.5 * ((number + 1) // 2) * (-1) ** number)
+
+
+def cells(axes: Axes, parts: Mapping[float, Results], look: Look, *, aside: float = 0.0) -> None:
+    """Draw the accuracy of runs that differ by their seeds, over x, `aside` points beside it."""
+    for x, part in parts.items():
+        failures(axes, x, part, look)
+    bars(axes, {x: kept.values() for x, part in parts.items() if len(kept := trained(part))}, look, aside=aside)
+
+
+def bars(axes: Axes, values: Mapping[float, list[float]], look: Look, *, aside: float = 0.0) -> None:
+    """Draw means over seeds, each with a bar from the smallest to the largest seed, all `aside` points beside x."""
+    if not values:
+        return
+    ranges = axes.vlines(list(values), [min(v) for v in values.values()], [max(v) for v in values.values()],
+                         color=look.color, linewidth=1.1)  # fmt: skip
+    (means,) = axes.plot(
+        list(values), [float(np.mean(v)) for v in values.values()], color=look.color, linestyle=look.linestyle,
+        marker=look.marker, markersize=4.5, markerfacecolor=look.face or look.color, label=look.label,
     )  # fmt: skip
+    for artist in (ranges, means):  # moved when the limits are known, which are those of the data
+        moved = ScaledTranslation(aside / 72, 0, axes.figure.dpi_scale_trans)
+        artist.set_transform(axes.transData + moved)
 
 
-def level(axes: Axes, values: list[float], look: Look) -> None:
-    """Draw a baseline as a line across, shaded from the smallest to the largest seed."""
-    axes.axhspan(min(values), max(values), color=look.color, alpha=0.13, linewidth=0)
-    axes.axhline(float(np.mean(values)), color=look.color, linestyle=look.linestyle, label=look.label)
+def level(axes: Axes, results: Results, look: Look, **where: Any) -> None:
+    """Draw a baseline as a line across, with a bar from the smallest to the largest seed near its right end."""
+    same = there(results, **where)
+    failures(axes, 1.0, same, look, axes.transAxes)
+    if len(kept := trained(same)):
+        low, high = min(kept.values()), max(kept.values())
+        axes.axhline(kept.mean(), color=look.color, linestyle=look.linestyle, label=look.label, gid="level")
+        at = 0.99 - 0.02 * sum(found.get_gid() == "level" for found in axes.collections)
+        bar = LineCollection([[(at, low), (at, high)]], color=look.color, linewidth=1.1, gid="level")
+        bar.set_transform(axes.get_yaxis_transform())  # x as a fraction of the axes, y in data
+        axes.add_collection(bar, autolim=False)
+        axes.update_datalim([(0, low), (0, high)], updatex=False)
 
 
 def random(axes: Axes, results: Results, **where: Any) -> None:
-    """Draw random masks over density; where they lie far below all else, at the foot with their accuracy in words.
+    """Draw random masks over density as `control` does."""
+    control(axes, each(results, "density", method="random", **where))
+
+
+def control(axes: Axes, parts: Mapping[float, Results]) -> None:
+    """Draw random masks over x; where they lie far below all else, at the foot with their accuracy in words.
 
     To be called last: what is drawn so far sets the scale, so that chance does not press the curves together.
     """
-    means = {d: results.mean(method="random", density=d, **where) for d in results.each("density", method="random")}
-    if not at_foot(axes, means, RANDOM):
-        curve(axes, results, "density", RANDOM, method="random", **where)
-
-
-def at_foot(axes: Axes, means: Mapping[float, float], look: Look) -> bool:
-    """Draw points that lie far below all else at the foot, with their height in words; False if they lie near."""
-    bottom, top = axes.dataLim.intervaly
-    if bottom - min(means.values(), default=bottom) <= top - bottom:
-        return False
-    axes.set_ylim(bottom - 0.16 * (top - bottom), top + 0.05 * (top - bottom))
-    foot = axes.get_xaxis_transform()  # x in data, y as a fraction of the axes
-    axes.plot(
-        list(means), [0.05] * len(means), color=look.color, linestyle="", marker=look.marker, markersize=4.5,
-        label=look.label, transform=foot,
-    )  # fmt: skip
+    means = {x: part.mean() for x, part in parts.items()}
+    bottom, top = _heights(axes)
+    if bottom - min(means.values(), default=bottom) <= top - bottom or bottom > top:
+        cells(axes, parts, RANDOM)
+        return
     for x, mean in means.items():
-        axes.annotate(f"{mean:.1f}% \u2193", (x, 0.05), xycoords=foot, xytext=(5, 0), textcoords="offset points",
-                      va="center", fontsize=7.5, color=style.COLORS["muted"])  # fmt: skip
-    return True
+        words = note(axes, x, f"{mean:.1f}% \u2193", RANDOM.color, RANDOM.marker, RANDOM.label)
+        words.set_color(style.COLORS["muted"])
 
 
-def supermasks(axes: Axes, results: Results, look: Look) -> None:
+def failures(axes: Axes, x: float, results: Results, look: Look, place: Transform | None = None) -> None:
+    """Say at the foot how many seeds of a point fail to train, if any does."""
+    if words := lost(results):
+        note(axes, x, words, look.color, FAILED, "_failed", place)
+
+
+def lost(results: Results) -> str:
+    """Say how many of these runs fail to train: `2/3 fail`; nothing if none does."""
+    fails = len(results) - len(trained(results))
+    return f"{fails}/{len(results)} fail" if fails else ""
+
+
+def note(
+    axes: Axes, x: float, words: str, color: str, marker: str, label: str, place: Transform | None = None
+) -> Annotation:
+    """Put a mark and words at the foot of a panel; `finish` stacks those that would lie on one another."""
+    place = place or axes.get_xaxis_transform()  # x in data, y as a fraction of the axes
+    axes.plot([x], [0], color=color, linestyle="", marker=marker, markersize=4.5, label=label, transform=place,
+              gid="foot")  # fmt: skip
+    return axes.annotate(words, (x, 0), (0, 0), xycoords=place, textcoords="offset points", va="center", fontsize=7.5,
+                         color=color, gid="foot")  # fmt: skip
+
+
+def _heights(axes: Axes) -> tuple[float, float]:
+    """Give the lowest and the highest y of what is drawn in all panels that share the axis; inf, -inf of nothing."""
+    drawn = [panel.dataLim.intervaly for panel in axes.get_shared_y_axes().get_siblings(axes)]
+    return float(min(low for low, _ in drawn)), float(max(high for _, high in drawn))
+
+
+def _stack(panels: Collection[Axes]) -> None:
+    """Stack what stands at the foot of each panel, with its words on the inner side, and make room for it below."""
+    for axes in panels:
+        siblings = axes.get_shared_y_axes().get_siblings(axes)
+        rows = max(_rows(panel) for panel in siblings)
+        bottom, top = _heights(axes)
+        if bottom > top:
+            axes.set_ylim(0, 100)  # nothing is drawn: percent
+        elif rows:
+            span, share = max(top - bottom, 1.0), rows * ROW * axes.figure.dpi / 72 / axes.bbox.height
+            bottom, top = bottom - 0.05 * span, top + 0.05 * span
+            axes.set_ylim(top - (top - bottom) / (1 - share), top)
+            axes.set_yticks([tick for tick in axes.get_yticks() if bottom <= tick <= top])
+
+
+def _rows(axes: Axes) -> int:
+    """Stack what stands at the foot of a panel, and give the number of rows that it takes."""
+    row = ROW * axes.figure.dpi / 72 / axes.bbox.height  # as a fraction of the axes
+    marks = [line for line in axes.get_lines() if line.get_gid() == "foot"]
+    words = [text for text in axes.texts if isinstance(text, Annotation) and text.get_gid() == "foot"]
+    taken: list[Bbox] = []
+    for mark, text in zip(marks, words, strict=True):
+        x = float(np.asarray(mark.get_xdata())[0])
+        left = mark.get_transform().transform((x, 0))[0] > (axes.bbox.x0 + axes.bbox.x1) / 2
+        text.set(position=(-5 if left else 5, 0), ha="right" if left else "left")
+        for place in range(len(marks)):
+            y = (place + 0.6) * row
+            mark.set_ydata([y])
+            text.xy = (x, y)
+            box = Bbox.union([text.get_window_extent(), mark.get_window_extent()])
+            if not box.count_overlaps(taken):
+                break
+        taken.append(box)
+    return math.ceil(max((box.y1 - axes.bbox.y0 for box in taken), default=0) / (row * axes.bbox.height))
+
+
+def supermasks(axes: Axes, results: Results, look: Look, **where: Any) -> None:
     """Draw sampled supermasks where they ended, joined by where they began: both coordinates are results.
 
     A small point is a seed, a large one the mean.
     """
-    starts = results.each("density")
-    for start in starts:
-        axes.plot(results.values("density_sampled", density=start), results.values(density=start), linestyle="",
-                  marker=look.marker, markersize=2.2, color=look.color, alpha=0.6,
-                  label="Zhou et al., a seed")  # fmt: skip
-    axes.plot(
-        [results.mean("density_sampled", density=s) for s in starts], [results.mean(density=s) for s in starts],
-        color=look.color, linestyle=(0, (1, 2)), linewidth=1.1, marker=look.marker, markersize=5.5,
-        markerfacecolor="white", label=look.label,
-    )  # fmt: skip
+    ends = []
+    for start in each(results, "density", method="supermask", **where).values():
+        failures(axes, start.mean("density_sampled"), start, look)
+        if len(kept := trained(start)):
+            axes.plot(kept.values("density_sampled"), kept.values(), linestyle="", marker=look.marker, markersize=2.2,
+                      color=look.color, alpha=0.6, label="Zhou et al., a seed")  # fmt: skip
+            ends.append((kept.mean("density_sampled"), kept.mean()))
+    if ends:
+        axes.plot(
+            *zip(*ends, strict=True), color=look.color, linestyle=(0, (1, 2)), linewidth=1.1, marker=look.marker,
+            markersize=5.5, markerfacecolor="white", label=look.label,
+        )  # fmt: skip
 
 
-def others(axes: Axes, results: Results, color: str, at: float | None = None, **where: Any) -> None:
-    """Draw what others report on the data of `results`, hollow, a marker a source; `legend` names them.
+def others(
+    axes: Axes, results: Results, color: str, at: float | None = None, margin: float | None = None, **where: Any
+) -> None:
+    """Draw what others report on the data of `results`, hollow, a marker a source; `finish` names them.
+
+    Where no run of `results` is of the authors' protocol theirs are of other nets or longer trainings, and would press
+    ours together: they go into a panel of their own above.
 
     Args:
         axes: where.
         results: what is drawn there.
         color: that of the series they belong to.
         at: where they stand; None: at their density.
+        margin: where they stand as a fraction of the axes, such as 1.03, beyond the right end.
         where: the fields of `Published` that they have.
     """
-    for point in theirs(results, **where):
-        x = point.density if at is None else at
+    if not (known := theirs(results, **where)):
+        return
+    if all(departures([run]) for run, _ in results):
+        axes = _inset(axes)
+    place = axes.transData if margin is None else axes.get_yaxis_transform()
+    for point in known:
+        x = next((x for x in (margin, at, point.density) if x is not None), None)
         if x is not None:
-            hollow_point(axes, x, point.accuracy, point.source, color)
+            hollow_point(axes, x, point.accuracy, point.source, color, place)
+
+
+def _inset(axes: Axes) -> Axes:
+    """Give the panel above for others' points, on the full range; the first time room is made for it."""
+    if not axes.child_axes:
+        box = axes.get_position()
+        axes.set_position((box.x0, box.y0, box.width, 0.68 * box.height))
+        inset = axes.inset_axes((0.0, 1.12, 1.0, 0.35), sharex=axes)
+        inset.set(ylim=(0, 100), yticks=(0, 50, 100))
+        inset.tick_params(labelbottom=False, labelleft=axes.yaxis.get_tick_params()["labelleft"], labelsize=7.5)
+        inset.grid(axis="y")
+    return cast(Axes, axes.child_axes[0])
 
 
 def theirs(results: Results, **where: Any) -> list[Published]:
-    """List what others report on the data of `results`; nothing where those are but a part of it."""
-    run = results.rows[0][0]
-    return list(points(data=run.data, **where)) if same_images(run) else []
+    """List what others report on the data of `results`; nothing where those are but a part of it, or not there."""
+    run = next((run for run, _ in results), None)
+    return list(points(data=run.data, **where)) if run and same_images(run) else []
 
 
-def hollow_point(axes: Axes, x: float, y: float, source: str, color: str) -> None:
-    """Draw one point of others'."""
+def hollow_point(axes: Axes, x: float, y: float, source: str, color: str, place: Transform | None = None) -> None:
+    """Draw one point of others', its coordinates those of `place`: the data's, if not given."""
     axes.plot(
         [x], [y], linestyle="", marker=HOLLOW[source], markersize=5.5, markerfacecolor="none", markeredgecolor=color,
-        markeredgewidth=0.9, zorder=1.9, clip_on=False, label=f"_{source}",
+        markeredgewidth=0.9, zorder=1.9, clip_on=False, label=f"_{source}", transform=place or axes.transData,
     )  # fmt: skip
 
 
@@ -168,28 +302,26 @@ def sizes(axes: Axes, results: Results, name: Callable[[Run], str]) -> None:
     """
     axes.set_xscale("log")
     axes.margins(x=0.14, y=0.12)
-    looks = {d: weights(d, words="edge-popup, ") for d in results.each("distribution", method="edge_popup")}
-    series = [(look, results.select(method="edge_popup", distribution=d)) for d, look in looks.items()]
-    series.append((replace(DENSE["sgd"], marker="D"), results.select(method="dense")))
+    looks = {d: weights(d, words="edge-popup, ") for d in DISTRIBUTIONS}
+    series = [(look, there(results, method="edge_popup", distribution=d)) for d, look in looks.items()]
+    series.append((replace(DENSE["sgd"], marker="D"), there(results, method="dense")))
     named: dict[float, tuple[float, str]] = {}  # at the highest of its points
     for look, nets in [(look, _by_size(same)) for look, same in series]:
         for x, net in nets.items():
             run = net.rows[0][0]
-            named[x] = max(named.get(x, (0.0, "")), (max(net.values()), name(run)))
+            for accuracy in trained(net).values() if len(trained(net)) else []:
+                named[x] = max(named.get(x, (0.0, "")), (accuracy, name(run)))
             if run.width == 1:  # others' nets have the published width
                 fields = ("optimizer",) if run.method == "dense" else ("distribution", "density")
                 others(axes, net, look.color, at=x, **{f: getattr(run, f) for f in ("net", "method", *fields)})
-        axes.plot(list(nets), [net.mean() for net in nets.values()], color=look.color, linestyle=look.linestyle,
-                  linewidth=1)  # fmt: skip
-        bars(axes, {x: net.values() for x, net in nets.items()}, look)
-    chance = _by_size(results.where(lambda run: run.method == "random"))
-    if chance and not at_foot(axes, {x: net.mean() for x, net in chance.items()}, RANDOM):
-        bars(axes, {x: net.values() for x, net in chance.items()}, RANDOM)
+        cells(axes, nets, look)
+    control(axes, _by_size(there(results, method="random")))
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
     axes.set_xlabel("parameters; of a subnetwork, the weights kept")
     axes.grid(axis="y")
+    _stack([axes])
     beside(axes, [(x, y, words) for x, (y, words) in named.items()])
 
 
@@ -198,16 +330,6 @@ def _by_size(results: Results) -> dict[float, Results]:
     nets = dict.fromkeys((run.net, run.width) for run, _ in results)
     parts = [results.select(net=net, width=width) for net, width in nets]
     return dict(sorted(((part.mean("parameters"), part) for part in parts), key=lambda item: item[0]))
-
-
-def bars(axes: Axes, values: Mapping[float, list[float]], look: Look) -> None:
-    """Draw means over seeds as points, each with a bar from the smallest to the largest seed."""
-    axes.vlines(list(values), [min(v) for v in values.values()], [max(v) for v in values.values()], color=look.color,
-                linewidth=1.1)  # fmt: skip
-    axes.plot(
-        list(values), [float(np.mean(v)) for v in values.values()], linestyle="", marker=look.marker, markersize=5.5,
-        color=look.color, markerfacecolor=look.face or look.color, label=look.label,
-    )  # fmt: skip
 
 
 def count(number: float) -> str:
@@ -255,9 +377,11 @@ def _pixels(axes: Axes) -> tuple[np.ndarray, np.ndarray]:
 def density_axis(axes: Axes, densities: Iterable[float]) -> None:
     """Label the axis as the paper does: percent of weights kept, from many to few."""
     ticks = sorted(densities)
+    drawn = [x for panel in (axes, *axes.child_axes) for x in panel.dataLim.intervalx]
+    shown = [*ticks, *(float(x) for x in drawn if np.isfinite(x))]
     axes.set_xticks(ticks)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
-    axes.set_xlim(max(ticks) + 0.06, min(ticks) - 0.06)
+    axes.set_xlim(max(shown, default=1) + 0.06, min(shown, default=0) - 0.06)
     axes.set_xlabel("% of weights kept")
     axes.grid(axis="y")
 
@@ -267,29 +391,44 @@ def width_axis(axes: Axes, widths: Iterable[float]) -> None:
     ticks = sorted(widths)
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [f"x{width:g}" for width in ticks], minor=False)
+    axes.set_xlim(ticks[0] / 1.06, ticks[-1] * 1.06)
     axes.minorticks_off()
     axes.set_xlabel("width multiplier")
     axes.grid(axis="y")
 
 
-def legend(figure: Figure, axes: Collection[Axes], **place: Any) -> None:
-    """Name each series once for all panels, each source of hollow markers, and what shades are."""
+def finish(figure: Figure, axes: Collection[Axes], **place: Any) -> None:
+    """Stack what stands at the foot of the panels and name each series, mark and source once, for all of them.
+
+    To be called last.
+    """
+    _stack(axes)
     handles: dict[str, Artist] = {}
-    hollow: dict[str, Artist] = {}
+    sources: dict[str, None] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-        for line in ax.get_lines():
-            source = str(line.get_label()).removeprefix("_")  # which hides it from matplotlib's own legends
-            if source in SOURCES:
-                hollow[f"hollow: {SOURCES[source].name}"] = Line2D(
-                    [], [], linestyle="", marker=HOLLOW[source], markersize=5.5, markerfacecolor="none",
-                    markeredgecolor=style.COLORS["ink"], markeredgewidth=0.9,
-                )  # fmt: skip
-    handles |= hollow
-    drawn = [collection for ax in axes for collection in ax.collections]
-    if any(isinstance(collection, PolyCollection) for collection in drawn):
-        handles["shaded: smallest to largest seed"] = Patch(color=style.GREY, alpha=0.3, linewidth=0)
-    if any(isinstance(collection, LineCollection) for collection in drawn):
-        handles["bar: smallest to largest seed"] = Line2D([], [], linestyle="", marker="|", color=style.GREY)
+        if ax.child_axes:
+            _ours(ax, _inset(ax))
+        lines = [line for panel in (ax, *ax.child_axes) for line in panel.get_lines()]
+        sources |= dict.fromkeys(str(line.get_label()).removeprefix("_") for line in lines)  # it hides them elsewhere
+    grey = style.COLORS["muted"]
+    for source in [source for source in sources if source in SOURCES]:
+        handles[f"hollow: {SOURCES[source].name}"] = Line2D(
+            [], [], linestyle="", marker=HOLLOW[source], markersize=5.5, markerfacecolor="none",
+            markeredgecolor=style.COLORS["ink"], markeredgewidth=0.9,
+        )  # fmt: skip
+    if any(isinstance(collection, LineCollection) for ax in axes for collection in ax.collections):
+        handles["bar: smallest to largest seed"] = Line2D([], [], linestyle="", marker="|", color=grey)
+    if "failed" in sources:
+        handles["seeds that fail to train"] = Line2D([], [], linestyle="", marker=FAILED, color=grey)
     figure.legend(handles.values(), handles.keys(), **{"loc": "lower center", "ncols": 4, **place})
+
+
+def _ours(axes: Axes, inset: Axes) -> None:
+    """Draw the curves and levels of a panel thin in the one above it, which takes its title."""
+    inset.set_title(axes.get_title(loc="left"), loc="left")
+    axes.set_title("", loc="left")
+    for line in axes.get_lines():
+        place = inset.get_yaxis_transform() if line.get_gid() == "level" else inset.transData
+        inset.plot(*line.get_data(), color=line.get_color(), ls=line.get_linestyle(), linewidth=0.8, transform=place)

@@ -1,24 +1,22 @@
 """The drawings' common style: one look for every figure, legible in print, in grey and to the colour-blind."""
 
 import textwrap
-from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.style
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Blue, orange and purple stay apart for the colour-blind; within a drawing they differ in lightness too, so that a
 # grey copy reads the same.
-NAVY, SKY, PURPLE, ORANGE, GREY, BLACK = "#0b3c7a", "#5b9bd5", "#a8327d", "#c8690f", "#8c8c8c", "#1a1a1a"
+NAVY, SKY, PURPLE, ORANGE, GREY, BLACK = "#0b3c7a", "#6aaae4", "#b33d88", "#cc6d12", "#8c8c8c", "#1a1a1a"
 COLORS = {
     "edge_popup": NAVY,
     "supermask": PURPLE,
     "dense": ORANGE,
-    "random": "#a9a9a9",
+    "random": "#bfbfbf",
     "reentered": SKY,
     "positive": "#0b4f8a",
     "negative": "#f0a030",
@@ -88,23 +86,8 @@ def line(method: str, **overrides: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def mean_and_range(axes: Axes, x: Any, values: Iterable[Any], *, color: str, shade: float, **plot: Any) -> None:
-    """Draw the mean of `values` over `x` and shade from the smallest to the largest.
-
-    Args:
-        axes: where.
-        x: `(E,)`.
-        values: E times the values at an x, which need not be as many everywhere.
-        color: of both.
-        shade: opacity of the shaded area.
-        plot: more keyword arguments of `Axes.plot`, for the mean.
-    """
-    there = [np.asarray(some) for some in values]
-    low, high = [some.min() for some in there], [some.max() for some in there]
-    axes.fill_between(x, low, high, color=color, alpha=shade, linewidth=0)
-    axes.plot(x, [some.mean() for some in there], color=color, **plot)
-
-
 def band(axes: Axes, x: Any, runs: Any, method: str, **overrides: Any) -> None:
     """Draw the mean of `runs` `(runs, E)` over `x` `(E,)` and shade from the smallest to the largest run."""
-    mean_and_range(axes, x, runs.T, shade=0.22, **line(method, **overrides))
+    look = line(method, **overrides)
+    axes.fill_between(x, runs.min(0), runs.max(0), color=look["color"], alpha=0.22, linewidth=0)
+    axes.plot(x, runs.mean(0), **look)

@@ -215,12 +215,13 @@ def hollow(figure: Figure) -> set[float]:
 def overlaps(figure: Figure, lying_on_lines: Collection[str] = ()) -> list[tuple[str, str]]:
     """Texts that lie on one another or outside the figure, but for those with these gids, which lie on lines."""
     texts = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
-    for axes in figure.axes:
+    for axes in [*figure.axes, *(inset for panel in figure.axes for inset in panel.child_axes)]:
         texts += [*axes.texts, axes._left_title, *(axes.get_legend().get_texts() if axes.get_legend() else ())]
         for axis, (low, high) in ((axes.xaxis, sorted(axes.get_xlim())), (axes.yaxis, axes.get_ylim())):
             if axes.axison:
-                ticks = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
-                texts += [axis.label, *(label for place, label in ticks if low <= place <= high)]
+                axis.get_ticklabels()  # which brings the ticks up to date; panels that share an axis show some of them
+                ticks = [tick for tick in axis.get_major_ticks() if tick.label1.get_visible()]
+                texts += [axis.label, *(tick.label1 for tick in ticks if low <= tick.get_loc() <= high)]
     shown = [
         (t.get_text(), t.get_window_extent())
         for t in texts

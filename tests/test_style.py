@@ -62,19 +62,5 @@ def test_a_band_is_the_mean_and_the_range() -> None:
     assert axes.lines[0].get_label() == "dense, trained"
 
 
-def test_a_mean_and_its_range_may_be_of_more_values_here_than_there() -> None:
-    axes = Figure().subplots()
-    style.mean_and_range(axes, [3, 5], [[1.0, 4.0, 1.0], [6.0]], color=style.SKY, shade=0.3, marker="s", label="some")
-    np.testing.assert_array_equal(axes.lines[0].get_ydata(), [2, 6])
-    box = axes.collections[0].get_paths()[0].vertices
-    assert {tuple(map(float, point)) for point in box} == {(3, 1), (3, 4), (5, 6)}
-    assert axes.collections[0].get_alpha() == 0.3
-    assert (axes.lines[0].get_color(), axes.lines[0].get_marker(), axes.lines[0].get_label()) == (
-        style.SKY,
-        "s",
-        "some",
-    )
-
-
 def test_the_style_is_drawn_without_a_display() -> None:
     assert "pyplot" not in Path(style.__file__).read_text()
