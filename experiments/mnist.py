@@ -80,4 +80,4 @@ def draw(results: Results, figure: Figure) -> None:
     panels.density_axis(axes, results.each("density"))
     axes.set(ylabel="test accuracy (%)")
     axes.set_title("784-300-100-10 on MNIST")
-    panels.finish(figure, [axes], bbox_to_anchor=(0.5, 0.06))
+    panels.finish(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.06))

@@ -1,7 +1,7 @@
 """Panels that several figures share: accuracy over a field of the Run, baselines as lines, others' points hollow.
 
-A mean is of the seeds that train, a bar from the smallest to the largest of them; how many fail stands at the foot. What
-has no results yet is not drawn: half a grid is a figure too.
+A mean is of the seeds that train, a bar from the smallest to the largest of them; how many fail stands at the foot.
+What has no results yet is not drawn: half a grid is a figure too.
 """
 
 import math
@@ -65,6 +65,7 @@ HOLLOW = {
 }  # a source's marker; no Look's
 FAILED = "1"  # the marker of seeds that fail to train; no Look's
 ROW = 10.0  # points: the height of a line of words at the foot
+NARROWEST = 4.0  # points of accuracy that a panel spans at least
 
 # Of a text beside a point: to the right or left, above or below, and how far in points; the first are preferred.
 SIDES = ((0, 1), (1, 0), (-1, 0), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
@@ -195,8 +196,13 @@ def _stack(panels: Collection[Axes]) -> None:
         bottom, top = _heights(axes)
         if bottom > top:
             axes.set_ylim(0, 100)  # nothing is drawn: percent
-        elif rows:
-            span, share = max(top - bottom, 1.0), rows * ROW * axes.figure.dpi / 72 / axes.bbox.height
+        elif rows or top - bottom < NARROWEST:
+            middle, span = (bottom + top) / 2, max(top - bottom, NARROWEST)
+            bottom, top, share = (
+                middle - span / 2,
+                middle + span / 2,
+                rows * ROW * axes.figure.dpi / 72 / axes.bbox.height,
+            )
             bottom, top = bottom - 0.05 * span, top + 0.05 * span
             axes.set_ylim(top - (top - bottom) / (1 - share), top)
             axes.set_yticks([tick for tick in axes.get_yticks() if bottom <= tick <= top])
@@ -260,7 +266,7 @@ def others(
     """
     if not (known := theirs(results, **where)):
         return
-    if all(departures([run]) for run, _ in results):
+    if all(departures([run]) for run, _ in results if run.method != "random"):  # of random masks no training is cut
         axes = _inset(axes)
     place = axes.transData if margin is None else axes.get_yaxis_transform()
     for point in known:
@@ -301,7 +307,8 @@ def sizes(axes: Axes, results: Results, name: Callable[[Run], str]) -> None:
     Points above one another are of one net; `name` gives its name, from any of its runs.
     """
     axes.set_xscale("log")
-    axes.margins(x=0.14, y=0.12)
+    axes.set_autoscalex_on(False)  # which cannot show a single size
+    axes.margins(y=0.12)
     looks = {d: weights(d, words="edge-popup, ") for d in DISTRIBUTIONS}
     series = [(look, there(results, method="edge_popup", distribution=d)) for d, look in looks.items()]
     series.append((replace(DENSE["sgd"], marker="D"), there(results, method="dense")))
@@ -316,6 +323,9 @@ def sizes(axes: Axes, results: Results, name: Callable[[Run], str]) -> None:
                 others(axes, net, look.color, at=x, **{f: getattr(run, f) for f in ("net", "method", *fields)})
         cells(axes, nets, look)
     control(axes, _by_size(there(results, method="random")))
+    low, high = axes.dataLim.intervalx
+    beyond = max((high / low) ** 0.14, math.sqrt(4.8 * low / high))  # room for names; two ticks around a single size
+    axes.set_xlim(low / beyond, high * beyond)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))

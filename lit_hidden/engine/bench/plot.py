@@ -102,27 +102,29 @@ def _selection(axes: Axes, section: Section, kind: str) -> None:
 
 
 def _steps(axes: Axes, section: Section) -> None:
-    """Draw the hidden and the plain step in dense steps."""
+    """Draw the table's two ratios: what hiding costs, and how much longer the published algorithm takes."""
     nets = section.groups()
-    for shift, what, color in ((-0.2, "hidden / dense", NAVY), (0.2, "plain / dense", GREY)):
-        numbers = [row.median for net in nets if (row := section.find(what, net))]
-        places = [place + shift for place in range(len(nets))]
-        name = {"hidden / dense": "hidden, ours", "plain / dense": "hidden, published algorithm written plainly"}[what]
-        axes.bar(places, numbers, 0.38, color=color, label=name)
-        for place, number in zip(places, numbers, strict=True):
-            axes.text(place, number, f"{number:.2f}", ha="center", va="bottom", fontsize=8, color=COLORS["ink"])
+    for shift, what, digits, color, name in (
+        (-0.2, "hidden / dense", 3, NAVY, "hidden, ours / dense"),
+        (0.2, "plain / hidden", 2, GREY, "hidden, published algorithm written plainly / hidden, ours"),
+    ):
+        there = {place + shift: row for place, net in enumerate(nets) if (row := section.find(what, net))}
+        axes.bar(list(there), [row.median for row in there.values()], 0.38, color=color, label=name)
+        for place, row in there.items():
+            axes.text(place, row.median, f"{row.median:.{digits}f}", ha="center", va="bottom", fontsize=8)
     axes.axhline(1, color=ORANGE, lw=1.2)
     dense = [row.median for net in nets if (row := section.find("dense", net))]
     axes.set_xticks(range(len(nets)), [f"{n}\ndense: {written(ms)} ms" for n, ms in zip(nets, dense, strict=True)])
-    axes.set(ylabel=f"dense steps, {section.device}", title="A training step, dense = 1")
-    axes.margins(y=0.12)
+    axes.set(ylabel=f"ratio of steps, {section.device}", title="A training step: ratios, paired by round")
+    axes.margins(y=0.22)
     axes.legend(fontsize=7.5, loc="upper left")
 
 
 def _input(axes: Axes, section: Section) -> None:
     """Draw images a second."""
     rows = [row for row in section.rows if row.unit == "images/s"]
-    _bars(axes, [row.what.replace(", ", ",\n") for row in rows], [row.median for row in rows], "images/s")
+    names, colors = [row.what.replace(", ", ",\n") for row in rows], [NAVY] + [GREY] * (len(rows) - 1)
+    _bars(axes, names, [row.median for row in rows], "", colors)
     axes.set(xlabel=f"images/s, {section.device}", title="Augmented batches of 32x32 images")
 
 
@@ -132,37 +134,24 @@ def _epoch(axes: Axes, section: Section) -> None:
     found = {what: [section.find(what, net) for net in nets] for what in ("share of the peak", "Lightning's share")}
     busy, added = ([row.median for row in rows if row] for rows in found.values())
     names = [f"{net}\nLightning's part:\n{written(share)}% of a step" for net, share in zip(nets, added, strict=True)]
-    _bars(axes, names, busy, "%")
+    _bars(axes, names, busy, "%", [NAVY] * len(nets))
     axes.set(xlim=(0, max(100, *busy)), title="Trainer.fit: how much of the peak it reaches")
     axes.set_xlabel(f"operations a second, % of a large matrix product's, {section.device}")
 
 
 def _start(axes: Axes, section: Section) -> None:
-    """Draw how long processes take, the first step by its stages."""
-    totals = [row for row in section.rows if not row.group]
-    left, last = 0.0, len(totals) - 1
-    for row, color in zip((r for r in section.rows if r.group == FIRST), (GREY, SKY, PURPLE, NAVY), strict=True):
-        axes.barh(last, row.median, 0.55, left=left, color=color, label=row.what)
-        left += row.median
-    for place, row in enumerate(totals):
-        if place < last:
-            axes.barh(place, row.median, 0.55, color=NAVY)
-        # The stages' medians are not the median of their sum: the number stands behind whichever is longer.
-        end = max(row.median, left) if place == last else row.median
-        axes.text(end, place, f" {written(row.median)} s", va="center", fontsize=8)
-    axes.set_yticks(range(len(totals)), [row.what.replace(" training", "\ntraining") for row in totals])
-    axes.invert_yaxis()
-    axes.margins(x=0.12)
-    axes.legend(fontsize=7.5, loc="upper right", title="first training step:", title_fontsize=7.5)
-    axes.set(xlabel="seconds", title="From the start of a process")
+    """Draw how long processes take, and below the first step each of its stages, whose medians need not add up."""
+    rows = section.rows
+    names = [row.what if row.group else row.what.replace(" training", "\ntraining") for row in rows]
+    _bars(axes, names, [row.median for row in rows], " s", [SKY if row.group == FIRST else NAVY for row in rows])
+    axes.set(xlabel="seconds", title="From the start of a process; pale: the first step's stages")
 
 
-def _bars(axes: Axes, names: list[str], numbers: list[float], unit: str) -> None:
-    """Draw bars from the top down, each with its number."""
-    colors = [NAVY] + [GREY] * (len(names) - 1) if unit != "%" else [NAVY] * len(names)
+def _bars(axes: Axes, names: list[str], numbers: list[float], unit: str, colors: list[str]) -> None:
+    """Draw bars from the top down, each with its number and unit."""
     axes.barh(range(len(names)), numbers, 0.6, color=colors)
     for place, number in enumerate(numbers):
-        axes.text(number, place, f" {written(number)}{'%' if unit == '%' else ''}", va="center", fontsize=8)
+        axes.text(number, place, f" {written(number)}{unit}", va="center", fontsize=8)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.margins(x=0.14)

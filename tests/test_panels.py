@@ -1,0 +1,210 @@
+"""Drawings: of any part of a grid, with failures counted, others' points beside ours or above, greys that differ."""
+
+import runpy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+
+from lit_hidden import panels, style
+from lit_hidden.experiment import Results, Run, vary
+
+made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parent / "fabricated.py"))
+measured, overlaps, drawn = made["measured"], made["overlaps"], made["drawn"]
+NAMES = ("fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10", "imagenet18", "mnist", "resnet18", "tickets")
+FIGURES = {name: made["experiment"](name) for name in (*NAMES, "table2", "fig1", "fig2")}
+PRESETS = ("quick", "paper")
+
+
+def accuracy(run: Run) -> float:
+    """Different in every cell, and far from chance but for random masks."""
+    spread = 30 * (int(run.cell.rpartition("(")[2][:4], 16) / 0xFFFF)
+    return 100 / run.num_classes if run.method == "random" else 50 + spread
+
+
+@cache
+def whole(name: str, preset: str) -> Results:
+    return measured(FIGURES[name].runs(preset), accuracy)
+
+
+def parts(grid: Results) -> list[Results]:
+    """Two random parts of a grid, all without one of its methods, and of each method a run alone."""
+    every = sorted({run.cell for run, _ in grid})
+    found = []
+    for seed, share in enumerate((0.6, 0.2)):
+        kept = {c for c, n in zip(every, np.random.default_rng(seed).random(len(every)), strict=True) if n < share}
+        found.append(grid.where(lambda run, kept=kept: run.cell in kept))
+    for method in dict.fromkeys(run.method for run, _ in grid):
+        alone = next(run for run, _ in grid if run.method == method)
+        found.append(grid.where(lambda run, alone=alone: run == alone))
+        found.append(grid.where(lambda run, method=method: run.method != method))
+    return [part for part in found if len(part)]
+
+
+def points(drawing: Sequence[Axes]) -> list[float]:
+    """Heights of our points and levels, which are named in the legend, rounded."""
+    named = [line for axes in drawing for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
+    ours = [line for line in named if line.get_gid() != "foot" and "a seed" not in str(line.get_label())]
+    ours = [line for line in ours if line.get_label() != panels.RANDOM.label]
+    ends = [line.get_ydata()[:1] if line.get_gid() == "level" else line.get_ydata() for line in ours]
+    return sorted(round(float(y), 6) for heights in ends for y in np.asarray(heights, float))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_any_part_of_a_grid_is_drawn_and_of_what_is_absent_nothing_is(name: str, preset: str) -> None:
+    for part in parts(whole(name, preset))[0 if preset == "paper" else 2 :: 1 if preset == "paper" else 2]:
+        figure = drawn(FIGURES[name], part, preset)
+        assert overlaps(figure) == []
+        there = {run.cell: run for run, _ in part if run.method != "random"}
+        means = [round(part.where(lambda run, cell=cell: run.cell == cell).mean(), 6) for cell in there]
+        assert points(figure.axes[:1] if name == "fig10" else figure.axes) == sorted(means)  # (b) shows gains
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_table_2_has_a_line_for_each_cell_there_is(preset: str) -> None:
+    for part in parts(whole("table2", preset)):
+        figure = drawn(FIGURES["table2"], part, preset)
+        numbers = [text.get_text() for text in figure.texts]
+        for cell in {run.cell for run, _ in part}:
+            assert f"{part.where(lambda run, cell=cell: run.cell == cell).mean():.2f}" in numbers
+        assert len([text for text in numbers if " to " in text and "preset" not in text]) == len(
+            {run.cell for run, _ in part}
+        )
+
+
+@pytest.mark.parametrize("name", ["fig1", "fig2"])
+def test_without_a_traced_run_a_note_says_so(name: str) -> None:
+    grid = whole(name, "quick")
+    figure = drawn(FIGURES[name], grid.where(lambda run: run.method == "random"), "quick")
+    words = [text.get_text() for text in figure.texts] + [
+        text.get_text() for axes in figure.axes for text in axes.texts
+    ]
+    assert any("no traced run yet" in text or "no subnetwork has been searched yet" in text for text in words)
+
+
+# --- failures ---------------------------------------------------------------------------------------------
+
+
+def failing(run: Run) -> float:
+    """At 10% every seed fails, at 30% the first two; dense Conv2 trained with SGD: the first."""
+    lost = {0.1: 5, 0.3: 2}.get(
+        run.density or 0, run.net == "conv2" and run.method == "dense" and run.optimizer == "sgd"
+    )
+    return 10.0 if run.seed < lost or run.method == "random" else 60.0 + run.seed
+
+
+def test_a_mean_is_of_the_seeds_that_train_and_the_others_are_counted_at_the_foot() -> None:
+    figure = drawn(FIGURES["fig3"], measured(FIGURES["fig3"].runs("paper"), failing, lambda run: 0.0), "paper")
+    for axes, net in zip(figure.axes, FIGURES["fig3"].NETS, strict=True):
+        for look in (panels.DISTRIBUTIONS["kaiming_normal"], panels.DISTRIBUTIONS["signed_constant"]):
+            (curve,) = [line for line in axes.get_lines() if line.get_label() == look.label]
+            assert curve.get_xydata().tolist() == [[0.3, 63], [0.5, 62], [0.7, 62], [0.9, 62]]
+            (bars,) = [bar for bar in axes.collections if to_rgb(look.color) == tuple(bar.get_color()[0][:3])]
+            assert [path.vertices[:, 1].tolist() for path in bars.get_paths()] == [[62, 64], *[[60, 64]] * 3]
+        said = [(text.xy[0], text.get_text()) for text in axes.texts if "fail" in text.get_text()]
+        both = [(0.1, "5/5 fail"), (0.3, "2/5 fail")]
+        assert said == [*both, *both, *([(1.0, "1/5 fail")] if net == "conv2" else [])]
+        (sgd,) = [line for line in axes.get_lines() if line.get_label() == panels.DENSE["sgd"].label]
+        assert sgd.get_ydata()[0] == (62.5 if net == "conv2" else 62)
+    assert overlaps(figure) == []
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels.count("seeds that fail to train") == 1
+
+
+def test_random_masks_do_not_fail_and_a_loss_that_is_not_finite_does() -> None:
+    rows = measured(vary([Run(density=0.5)], method=["edge_popup", "random"], seed=range(3)), lambda run: 50.0).rows
+    chance = Results((run, result | {"accuracy": 10.0}, folder) for run, result, folder in rows)
+    assert [run.method for run, _ in panels.trained(chance)] == ["random"] * 3
+    diverged = Results((run, result | {"loss": float("nan") if run.seed else 1.0}, None) for run, result, _ in rows)
+    assert panels.lost(panels.there(diverged, method="edge_popup")) == "2/3 fail"
+    assert panels.lost(panels.there(diverged, method="random")) == ""
+
+
+@pytest.mark.parametrize("name", [*NAMES, "table2"])
+def test_where_every_seed_of_every_series_fails_it_is_said_and_nothing_lies_on_anything(name: str) -> None:
+    grid = whole(name, "quick")
+    lost = Results((run, result | {"accuracy": 100 / run.num_classes}, None) for run, result, _ in grid.rows)
+    figure = drawn(FIGURES[name], lost, "quick")
+    assert overlaps(figure) == []
+    assert points(figure.axes) == []
+    words = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
+    assert sum("3/3 fail" in text.get_text() for text in words) >= len({run.cell for run, _ in grid if run.density}) / 2
+
+
+# --- others' points ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["fig3", "fig6", "fig7"])
+def test_where_ours_are_cut_they_fill_the_axis_and_others_stand_above_on_the_full_range(name: str) -> None:
+    grid = [replace(run, epochs=5) for run in FIGURES[name].runs("paper")]
+    ours = measured(grid, lambda run: 10.0 if run.method == "random" else 40 + 5 * (run.density or 1))
+    figure = drawn(FIGURES[name], ours, "short")
+    whole_figure = drawn(FIGURES[name], measured(FIGURES[name].runs("paper"), accuracy), "paper")
+    insets = [inset for axes in figure.axes for inset in axes.child_axes]
+    assert made["hollow"](figure) == set()
+    above = [line for inset in insets for line in inset.get_lines() if line.get_markerfacecolor() == "none"]
+    assert {float(line.get_ydata()[0]) for line in above} == made["hollow"](whole_figure)
+    assert not any(axes.child_axes for axes in whole_figure.axes)
+    for axes, inset in zip(figure.axes, insets, strict=True):
+        low, high = axes.get_ylim()
+        assert 4 / (high - low) > 0.4  # from 40.5 to 45
+        assert inset.get_ylim() == (0, 100)
+        assert inset.get_window_extent().y0 > axes.get_window_extent().y1
+        assert inset.get_title(loc="left")
+
+
+def test_others_dense_points_stand_beyond_the_densities() -> None:
+    figure = drawn(FIGURES["fig3"], whole("fig3", "paper"), "paper")
+    for axes in figure.axes:
+        dense = {style.ORANGE, panels.DENSE["adam"].color}
+        beyond = [line for line in axes.get_lines() if line.get_markeredgecolor() in dense
+                  and line.get_markerfacecolor() == "none"]  # fmt: skip
+        assert len(beyond) >= 2
+        for line in beyond:
+            x = line.get_transform().transform(line.get_xydata())[0, 0]
+            assert axes.bbox.x1 < x < figure.bbox.x1
+    assert len({axes.get_ylim() for axes in figure.axes}) == 1
+
+
+# --- grey -------------------------------------------------------------------------------------------------
+
+BOTH, DENSE = ("kaiming_normal", "signed_constant"), [look.color for look in panels.DENSE.values()]
+TOGETHER = {
+    "fig3, mnist, resnet18, fig8": [*(panels.DISTRIBUTIONS[d].color for d in BOTH), *DENSE, panels.RANDOM.color],
+    "fig4, fig5": [*(look.color for look in panels.KEPT.values()), *DENSE],
+    "fig6": [*(panels.DISTRIBUTIONS[d].color for d in FIGURES["fig6"].ZHOU), DENSE[0]],
+    "fig7": [*(panels.DISTRIBUTIONS[d].color for d in (*BOTH, *FIGURES["fig7"].OTHERS)), DENSE[0],
+             FIGURES["fig7"].CONTROL.color],
+    "tickets": [*(look.color for _, look in FIGURES["tickets"].SERIES), DENSE[0]],
+}  # fmt: skip
+
+
+def lightness(color: str) -> float:
+    """CIE L* of a colour's relative luminance, 0 to 100: what is left of it in a grey copy."""
+    channels = np.array(to_rgb(color))
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return 116 * float(linear @ (0.2126, 0.7152, 0.0722)) ** (1 / 3) - 16
+
+
+@pytest.mark.parametrize("names", TOGETHER)
+def test_series_of_one_panel_differ_in_a_grey_copy_and_from_paper(names: str) -> None:
+    for one, other in combinations(TOGETHER[names], 2):
+        assert abs(lightness(one) - lightness(other)) > 7.5, (one, other)
+    assert all(lightness(color) < 80 for color in TOGETHER[names])
+
+
+def test_bars_of_several_curves_at_one_density_stand_beside_each_other() -> None:
+    figure = drawn(FIGURES["fig7"], whole("fig7", "paper"), "paper")
+    (axes,) = figure.axes
+    bars = [bar for bar in axes.collections if bar.get_gid() != "level"]
+    at = sorted(float(bar.get_transform().transform(bar.get_paths()[2].vertices)[0, 0]) for bar in bars)
+    assert len(at) == 7
+    assert min(np.diff(at)) > 2  # pixels
