@@ -35,6 +35,7 @@ NOISE: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Array]] = {  #
     "t3": lambda random, shape: random.standard_t(3, shape) / np.sqrt(3),
     "skewed": lambda random, shape: random.exponential(size=shape) - 1,
 }
+SEEDS = (3, 5)
 RATES = ("coverage", "false_support", "false_contradiction", "power", "power_paired")
 PEAK = np.array([62.13, 76.19, 78.17, 74.59, 56.4])  # Conv2 on signed constants, 10% to 90%: see published.py
 
@@ -189,8 +190,8 @@ def failing(n: int, grids: int, seed: int, rates: tuple[float, float]) -> dict[s
             "power": holds.count("supported") / grids, "power_paired": None, "well_posed": False}  # fmt: skip
 
 
-def table(grids: int) -> list[dict[str, Any]]:
-    """Simulate every row."""
+def every() -> list[tuple[int, Case, int]]:
+    """List seed, case and number of runs of each row that `rates` simulates."""
     cases = [differences(parts, noise) for parts in (1, 4, 8, 16, 24) for noise in NOISE]
     cases += [differences(parts, arms=(1, 3)) for parts in (1, 4, 8, 16, 24)]
     cases += [differences(parts, first=first) for parts in (4, 8, 24) for first in (3.0, 10.0)]
@@ -198,11 +199,15 @@ def table(grids: int) -> list[dict[str, Any]]:
     cases += [best_of_several(noise, ties=True) for noise in NOISE]
     for arm, kinds in (("ahead", ["skewed", "normal"]), ("behind", ["normal", "skewed"])):
         cases.append(replace(differences(1), name=f"1 difference, the arm {arm} skewed", noise=kinds, well_posed=False))
-    seeds = (3, 5)
-    rows = [rates(case, n, grids, seed) for seed, (case, n) in enumerate(product(cases, seeds))]
+    return [(seed, case, n) for seed, (case, n) in enumerate(product(cases, SEEDS))]
+
+
+def table(grids: int) -> list[dict[str, Any]]:
+    """Simulate every row."""
+    rows = [rates(case, n, grids, seed) for seed, case, n in every()]
     rows += [scatter(noise, 5, grids, 1000 + i) for i, noise in enumerate(NOISE)]
     rows += [
-        failing(n, grids // 2, 2000 + n, r) for n in seeds for r in ((0.1, 0.1), (0.0, 0.1), (0.1, 0.0), (0.4, 0.0))
+        failing(n, grids // 2, 2000 + n, r) for n in SEEDS for r in ((0.1, 0.1), (0.0, 0.1), (0.1, 0.0), (0.4, 0.0))
     ]
     return rows
 

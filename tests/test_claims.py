@@ -436,6 +436,19 @@ def test_the_committed_calibration_meets_its_bounds() -> None:
     assert float(many["power_paired"]) < 0.15
 
 
+def test_the_committed_calibration_is_what_the_code_gives() -> None:
+    calibration = made["experiment"]("_calibration")
+    (told,) = (
+        r for r in rows() if (r["claim"], r["noise"], r["seeds"]) == ("1 difference, arms 1 to 3", "normal", "3")
+    )
+    (found,) = (
+        calibration.rates(case, n, 4000, seed)
+        for seed, case, n in calibration.every()
+        if (case.name, case.noise, n) == ("1 difference, arms 1 to 3", "normal", 3)
+    )
+    assert {name: told[name] for name in calibration.RATES} == {name: str(found[name]) for name in calibration.RATES}
+
+
 def test_the_calibration_judges_as_claims_are_judged() -> None:
     calibration = made["experiment"]("_calibration")
     random = np.random.default_rng(0)
