@@ -124,11 +124,11 @@ CLAIMS = [
 
 
 def draw(results: Results, figure: Figure) -> None:
-    figure.set_size_inches(7.6, 5.2)
+    figure.set_size_inches(9, 5.2)
     axes = figure.add_axes((0.085, 0.34, 0.895, 0.58))
     hidden = panels.there(results, method="edge_popup")
     for distribution in KAIMING:
-        for scaled in (False, True):
+        for scaled in panels.each(hidden, "scaled"):
             look = panels.weights(distribution, scaled)
             panels.curve(axes, hidden, "density", look, distribution=distribution, scaled=scaled)
         panels.others(axes, results, look.color, net="conv4", distribution=distribution)

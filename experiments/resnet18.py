@@ -7,8 +7,8 @@ hidden; the dense net's have. Adds to it: a random mask of half the weights.
 Source: Ramanujan et al., arXiv:1911.13299, appendix C.1 (figure number from memory, to be checked; no accuracy is
 printed); hyper-parameters from the authors' configs.
 The paper preset adds the scale of the authors' code, 1/sqrt(1 - k).
-Cost: quick 24 runs, 3 minutes on two busy cores; short 24, all images and 10 epochs, an estimated 3 core-hours; paper
-160, of which 155 of 100 epochs, on a GPU.
+Cost: quick 24 runs, 3 minutes on two busy cores; short 24, 10 epochs of all images, 3 core-hours; paper 160, of which
+155 of 100 epochs, on a GPU.
 """
 
 from dataclasses import replace
@@ -80,7 +80,7 @@ CLAIMS = [
 
 
 def draw(results: Results, figure: Figure) -> None:
-    figure.set_size_inches(7.6, 4.9)
+    figure.set_size_inches(9, 4.9)
     axes = figure.add_axes((0.085, 0.33, 0.895, 0.59))
     hidden = panels.there(results, method="edge_popup")
     for distribution in DISTRIBUTIONS:

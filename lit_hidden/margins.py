@@ -18,7 +18,7 @@ def constants_ahead(results: Results, by: str = "net", method: str = "edge_popup
 
 def found_ahead(results: Results) -> list[float]:
     """List the points by which found subnetworks beat random ones of the same net and density, wherever there are."""
-    same = ("net", "width", "density", "distribution")
+    same = ("net", "width", "density", "distribution", "scaled")
     cells = dict.fromkeys(tuple(getattr(run, name) for name in same) for run, _ in results.select(method="random"))
     alike = [results.select(**dict(zip(same, cell, strict=True))) for cell in cells]
     return [cell.mean(method="edge_popup") - cell.mean(method="random") for cell in alike]

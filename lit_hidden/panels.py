@@ -72,11 +72,13 @@ SIDES = ((0, 1), (1, 0), (-1, 0), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 PLACES = [(right, up, away) for away in (6, 10, 16) for right, up in SIDES]
 
 
-def weights(distribution: str, scaled: bool = False, words: str = "") -> Look:
+def weights(distribution: str, scaled: bool | str = False, words: str = "") -> Look:
     """Give the look of a distribution, its markers white where it is scaled; `words` come before its name."""
     look = DISTRIBUTIONS[distribution]
     if scaled:
         look = replace(look, label=f"{look.label}, scaled", face="white")
+    if scaled == "authors":
+        look = replace(look, label=f"{look.label} as authors", linestyle=(0, (1, 1.6)))
     return replace(look, label=words + look.label)
 
 
@@ -88,8 +90,7 @@ def there(results: Results, **where: Any) -> Results:
 def each(results: Results, x: str, **where: Any) -> dict[Any, Results]:
     """Part the runs that have `where` by the values of field `x`, ascending; a run that has None is in no part."""
     same = there(results, **where)
-    values = sorted({getattr(run, x) for run, _ in same} - {None})
-    return {value: there(same, **{x: value}) for value in values}
+    return {value: there(same, **{x: value}) for value in (same.each(x) if len(same) else [])}
 
 
 def trained(results: Results) -> Results:
@@ -232,7 +233,7 @@ def _rows(axes: Axes) -> int:
 def supermasks(axes: Axes, results: Results, look: Look, **where: Any) -> None:
     """Draw sampled supermasks where they ended, joined by where they began: both coordinates are results.
 
-    A small point is a seed, a large one the mean.
+    A small point is a seed, a large one the mean, a cross the mean of the most probable masks, as rounding gives them.
     """
     ends = []
     for start in each(results, "density", method="supermask", **where).values():
@@ -240,6 +241,8 @@ def supermasks(axes: Axes, results: Results, look: Look, **where: Any) -> None:
         if len(kept := trained(start)):
             axes.plot(kept.values("density_sampled"), kept.values(), linestyle="", marker=look.marker, markersize=2.2,
                       color=look.color, alpha=0.6, label="Zhou et al., a seed")  # fmt: skip
+            axes.plot(kept.mean("density_rounded"), kept.mean("accuracy_rounded"), linestyle="", marker="+",
+                      markersize=6, color=look.color, label="Zhou et al., most probable mask")  # fmt: skip
             ends.append((kept.mean("density_sampled"), kept.mean()))
     if ends:
         axes.plot(

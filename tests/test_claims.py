@@ -438,14 +438,10 @@ def test_the_committed_calibration_meets_its_bounds() -> None:
 
 def test_the_committed_calibration_is_what_the_code_gives() -> None:
     calibration = made["experiment"]("_calibration")
-    (told,) = (
-        r for r in rows() if (r["claim"], r["noise"], r["seeds"]) == ("1 difference, arms 1 to 3", "normal", "3")
-    )
-    (found,) = (
-        calibration.rates(case, n, 4000, seed)
-        for seed, case, n in calibration.every()
-        if (case.name, case.noise, n) == ("1 difference, arms 1 to 3", "normal", 3)
-    )
+    name = "1 difference, arms 1 to 3"
+    told, _ = (row for row in rows() if row["claim"] == name)
+    (seed, case, n), _ = (row for row in calibration.every() if row[1].name == name)
+    found = calibration.rates(case, n, 4000, seed)
     assert {name: told[name] for name in calibration.RATES} == {name: str(found[name]) for name in calibration.RATES}
 
 

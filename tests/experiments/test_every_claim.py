@@ -151,11 +151,13 @@ def test_some_results_support_and_some_contradict_each_claim(name: str) -> None:
 def test_nothing_that_stays_at_chance_supports_anything_but_checks(
     name: str, accuracy: Accuracy, spread: float
 ) -> None:
-    ahead = "beats a random"
+    ahead = ("beats a random", "beats one chosen at random")
     for claim, verdict in zip(experiment(name).CLAIMS, verdicts(name, accuracy, spread), strict=True):
         if verdict == "supported":
             # 16% do beat a random mask's 10%, and that is all that this claim says.
-            assert claim.kind == "check" or (accuracy is just_above_chance and ahead in claim.sentence), claim.sentence
+            assert claim.kind == "check" or (
+                accuracy is just_above_chance and any(words in claim.sentence for words in ahead)
+            ), claim.sentence
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
