@@ -61,6 +61,8 @@ def _add_ours(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     figure.add_argument("--seeds", type=int, help="only the first so many seeds of each experiment", **unset)
     figure.add_argument("--strict", action="store_true", help="fail if the paper preset contradicts a claim")
     figure.add_argument("--dry-run", action="store_true", help="print the grid and its time, train nothing")
+    done = "train nothing: judge and draw what is done"
+    figure.add_argument("--no-train", action="store_false", dest="train", help=done)
 
     still = add("missing", "list the runs that committed presets still lack, and their time", runs_dir, results)
     still.add_argument("--preset", help="this one of every experiment, committed or not", **unset)

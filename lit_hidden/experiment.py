@@ -330,6 +330,11 @@ class Results:
             self._view.read.update(run.hash for run, _, _ in rows)
         return rows
 
+    @property
+    def runs(self) -> list[Run]:
+        """The runs alone, whose results are not read."""
+        return [run for run, _, _ in self._there()]
+
     def _there(self) -> list[Row]:
         left_out = self._view.left_out
         return [row for row in self._rows if row[0].hash not in left_out] if left_out else self._rows
@@ -368,7 +373,7 @@ class Results:
     @property
     def seeds(self) -> list[int]:
         """The seeds there are, ascending."""
-        return sorted({run.seed for run, _, _ in self._there()})
+        return sorted({run.seed for run in self.runs})
 
     def select(self, **where: Any) -> "Results":
         """Keep the runs whose fields equal `where`.
@@ -389,7 +394,7 @@ class Results:
 
     def each(self, name: str, **where: Any) -> list[Any]:
         """List the values of a field that occur among the selected runs, ascending, without None."""
-        found = {getattr(run, name) for run, _, _ in self.select(**where)._there()} - {None}
+        found = {getattr(run, name) for run in self.select(**where).runs} - {None}
         return sorted(found, key=lambda value: (isinstance(value, str), value))  # `scaled` has both
 
     def values(self, metric: str = "accuracy", **where: Any) -> list[float]:

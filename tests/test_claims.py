@@ -339,7 +339,8 @@ def test_absent_cells_are_named_and_decide_nothing() -> None:
     assert v.why == "2 cells are absent: conv2x2-k50-signed_constant, conv2x3-k50-signed_constant"
     v = judge(Claim("exact", lambda r: r.mean(width=3), every=True), r, grid)
     assert (v.verdict, v.why) == ("undecided", "1 cell is absent: conv2x3-k50-signed_constant")
-    assert judge(Claim("there", lambda r: r.mean(width=1) - 50), r, grid).verdict == "supported"
+    there = Claim("there", lambda r: r.mean(width=1) - 50, floor=lambda r: [r.mean(width=1)])
+    assert judge(there, r, grid).verdict == "supported"
 
 
 def test_a_claim_that_reads_more_than_numbers_wants_all_cells() -> None:

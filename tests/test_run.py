@@ -479,10 +479,17 @@ def test_a_count_that_is_no_whole_number_is_refused():
         ("lr", -1, "lr=-1.0 is not a finite number of at least 0"),
         ("label_smoothing", float("nan"), "label_smoothing=nan is not a finite number of at least 0"),
         ("lr", "0.1", "lr='0.1' is not a finite number of at least 0"),
+        (
+            ("distribution", "scaled"),
+            ("xavier_normal", "authors"),
+            "scaled='authors' with distribution='xavier_normal', which the authors' code never scales; use "
+            "scaled=False, or True for the scale of the paper's text",
+        ),
         ("train_images", 0, "train_images=0 trains on nothing; it must be at least 1, or None for all"),
     ],
 )
 def test_a_value_that_no_worker_could_train_is_refused_when_described(field, value, message) -> None:
+    given = {field: value} if isinstance(field, str) else dict(zip(field, value, strict=True))
     with pytest.raises(ValueError) as error:
-        Run(density=0.5, **{field: value})
+        Run(density=0.5, **given)
     assert str(error.value) == message

@@ -159,6 +159,7 @@ def reproduce(
     only: Sequence[str] = (),
     strict: bool = False,
     dry_run: bool = False,
+    train: bool = True,
     console: Console | None = None,
 ) -> dict[str, list[Verdict]]:
     """Train what is missing of experiments in one grid; then judge each by what is done of it, draw it, write it.
@@ -176,6 +177,7 @@ def reproduce(
         only: such as `net=conv4`; only the runs that have all of them.
         strict: a contradicted claim of the paper preset is an error.
         dry_run: print the grid and the estimated time, and train nothing.
+        train: False judges and draws what is done.
         console: where to print.
 
     Returns:
@@ -232,7 +234,7 @@ def reproduce(
             _say(console, line)
         return chosen
 
-    if todo.missing:
+    if todo.missing and train:
         store.check_writable()
         common = {"data_dir": str(data_dir), "wandb": mode()}
 
@@ -249,7 +251,8 @@ def reproduce(
             problems.append(f"{name} is neither judged nor drawn: none of its {len(its)} runs is done")
             continue
         if lacking:
-            problems.append(f"{name} is judged without {lacking} of its {len(its)} runs, which are missing")
+            told = f"{name} is judged without {lacking} of its {len(its)} runs, which are missing"
+            problems.append(told) if train else _say(console, told)
         if len(experiments) > 1:
             _say(console, f"{name} ({preset})", style="bold")
         try:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from lit_hidden.cli import main
 from lit_hidden.engine.launcher import Failure
 from lit_hidden.engine.local import LocalLauncher as Launcher
 from lit_hidden.engine.reproduce import ReproduceError, Stopped, UsageError, conditions, load, names, reproduce, rows
@@ -587,3 +588,15 @@ def test_the_conditions_say_what_a_gpu_computed_in_tf32():
         (Run(density=0.5, seed=seed), {"provenance": {"tf32": tf32}}, None) for seed, tf32 in enumerate(told)
     )
     assert conditions("paper", results).endswith("nothing cut; convolutions, products in TF32 in 2 of 3 runs")
+
+
+def test_without_training_what_is_done_is_judged_and_drawn(checkout):
+    folder = Store("runs").folder(load("fig0").grid("quick")[1])
+    for path in folder.iterdir():
+        path.unlink()
+    text = printed(train=False)
+    assert "fig0 is judged without 1 of its 3 runs, which are missing\n" in text
+    assert not (folder / "run.json").exists()
+    assert (checkout / "results" / "fig0" / "quick" / "figure.svg").exists()
+    main(["reproduce", "fig0", "--no-train"])
+    assert not (folder / "run.json").exists()
