@@ -305,13 +305,12 @@ def _by_leaving_out(
             return np.array(claim.margins(results) + claim.floors(results)).round(DIGITS)
 
     whole = statistics()
-    names = list(trains)
-    units = [[[row[0].hash] for row in trains[name]] for name in names]
+    units = [[[row[0].hash] for row in rows] for rows in trains.values()]
     if claim.by is not None:
         levels: dict[Any, list[str]] = {}
         for run, _, _ in (row for rows in trains.values() for row in rows):
             levels.setdefault(getattr(run, claim.by), []).append(run.hash)
-        names, units = [claim.by], [list(levels.values())]
+        units = [list(levels.values())]
         if len(levels) < claim.seeds:
             return verdict("undecided", f"too few values of {claim.by}: {len(levels)} of at least {claim.seeds}")
     left_out = [np.stack([statistics(unit) for unit in group]) for group in units]
