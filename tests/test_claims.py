@@ -446,6 +446,24 @@ def test_the_committed_calibration_is_what_the_code_gives() -> None:
     assert {name: told[name] for name in calibration.RATES} == {name: str(found[name]) for name in calibration.RATES}
 
 
+def test_the_readme_quotes_the_calibration() -> None:
+    text = " ".join((ROOT / "README.md").read_text().split())
+
+    def percent(name: str, rate: str = "false_support", **where: str) -> list[float]:
+        found = [r for r in rows() if r["claim"].startswith(name) and where.items() <= r.items()]
+        return sorted(100 * float(row[rate]) for row in found)
+
+    assert f"in at most {percent('', well_posed='True')[-1]:.1f}% of cases" in text
+    single = percent("1 difference", well_posed="True")
+    assert f"({single[0]:.1f}% to {single[-1]:.1f}% of single differences" in text
+    (many,) = (row for row in rows() if (row["claim"], row["noise"], row["seeds"]) == ("8 differences", "normal", "3"))
+    power, paired = (100 * float(many[name]) for name in ("power", "power_paired"))
+    assert f"three seeds, {power:.0f}% are called supported; paired by seed, as before, {paired:.0f}% were" in text
+    assert f"{percent('best of 5 densities, 3')[-1]:.1f}% for the best of several densities" in text
+    assert f"{percent('1 difference, the arm behind')[-1]:.1f}% where only the arm behind" in text
+    assert f"{percent('scatter', noise='skewed')[0]:.0f}% for the claim about scatter" in text
+
+
 def test_the_calibration_judges_as_claims_are_judged() -> None:
     calibration = made["experiment"]("_calibration")
     random = np.random.default_rng(0)
