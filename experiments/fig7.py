@@ -131,7 +131,7 @@ def draw(results: Results, figure: Figure) -> None:
         for scaled in panels.each(hidden, "scaled"):
             look = panels.weights(distribution, scaled)
             panels.curve(axes, hidden, "density", look, distribution=distribution, scaled=scaled)
-        panels.others(axes, results, look.color, net="conv4", distribution=distribution)
+        panels.others(axes, results, panels.weights(distribution).color, net="conv4", distribution=distribution)
     for distribution in OTHERS:
         panels.curve(axes, hidden, "density", panels.weights(distribution), distribution=distribution, lr=0.1)
     raised = hidden.where(lambda run: run.lr != 0.1)

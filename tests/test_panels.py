@@ -21,6 +21,7 @@ measured, overlaps, drawn = made["measured"], made["overlaps"], made["drawn"]
 NAMES = ("fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10", "imagenet18", "mnist", "resnet18", "tickets")
 FIGURES = {name: made["experiment"](name) for name in (*NAMES, "table2", "fig1", "fig2")}
 PRESETS = ("quick", "paper")
+ROUNDED = "Zhou et al., most probable mask"
 
 
 def accuracy(run: Run) -> float:
@@ -51,7 +52,8 @@ def parts(grid: Results) -> list[Results]:
 def points(drawing: Sequence[Axes]) -> list[float]:
     """Heights of our points and levels, which are named in the legend, rounded."""
     named = [line for axes in drawing for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
-    ours = [line for line in named if line.get_gid() != "foot" and "a seed" not in str(line.get_label())]
+    ours = [line for line in named if line.get_gid() != "foot" and "Zhou et al., a" not in str(line.get_label())]
+    ours = [line for line in ours if line.get_label() != ROUNDED]
     ours = [line for line in ours if line.get_label() != panels.RANDOM.label]
     ends = [line.get_ydata()[:1] if line.get_gid() == "level" else line.get_ydata() for line in ours]
     return sorted(round(float(y), 6) for heights in ends for y in np.asarray(heights, float))
@@ -88,6 +90,13 @@ def test_without_a_traced_run_a_note_says_so(name: str) -> None:
         text.get_text() for axes in figure.axes for text in axes.texts
     ]
     assert any("no traced run yet" in text or "no subnetwork has been searched yet" in text for text in words)
+
+
+def test_the_most_probable_mask_of_a_supermask_stands_where_it_was_measured() -> None:
+    (axes,) = drawn(FIGURES["mnist"], whole("mnist", "paper"), "paper").axes
+    (cross,) = [line for line in axes.get_lines() if line.get_label() == ROUNDED]
+    sampled = whole("mnist", "paper").select(method="supermask")
+    assert cross.get_xydata().tolist() == [[sampled.mean("density_rounded"), sampled.mean("accuracy_rounded")]]
 
 
 # --- failures ---------------------------------------------------------------------------------------------
@@ -206,5 +215,5 @@ def test_bars_of_several_curves_at_one_density_stand_beside_each_other() -> None
     (axes,) = figure.axes
     bars = [bar for bar in axes.collections if bar.get_gid() != "level"]
     at = sorted(float(bar.get_transform().transform(bar.get_paths()[2].vertices)[0, 0]) for bar in bars)
-    assert len(at) == 7
+    assert len(at) == 9
     assert min(np.diff(at)) > 2  # pixels

@@ -400,7 +400,7 @@ def rows(results: Results) -> list[dict[str, Any]]:
         row |= {"failed": failed(run, result["accuracy"], result.get("loss")), "best_accuracy": _best(run, folder)}
         provenance = result.get("provenance", {})
         row |= {k: provenance.get(k) for k in ("seconds", "device", "cpu", "commit", "finished")}
-        row["tf32"] = ", ".join(provenance.get("tf32", [])) or None
+        row["tf32"] = _tf32(result)
         row |= provenance.get("versions", {})
         table.append(row)
     columns = list(dict.fromkeys(name for row in table for name in row))
@@ -486,6 +486,10 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _tf32(result: dict[str, Any]) -> str | None:
+    return ", ".join(result.get("provenance", {}).get("tf32", [])) or None
+
+
 def conditions(preset: str, results: Results, whole: int | None = None) -> str:
     """Say under what conditions results were obtained, for the foot of a drawing: preset, data, seeds, cuts, TF32.
 
@@ -506,7 +510,8 @@ def conditions(preset: str, results: Results, whole: int | None = None) -> str:
         del found["width"]
     cut = [found[name] for name in FOOT if name in found]
     parts.append(f"cut: {', '.join(cut)}" if cut else "nothing cut")
-    return "; ".join(parts + in_tf32(rows(results)))
+    told = [{"precision": run.precision, "tf32": _tf32(result)} for run, result in results]
+    return "; ".join(parts + in_tf32(told))
 
 
 def _table(verdicts: list[Verdict]) -> Table:
