@@ -67,7 +67,8 @@ CLAIMS = [
         lambda r: -kept_wrongly(r), "weights", "check", every=True,
     ),
     Claim("no weight ever changes", lambda r: -changed(r), "runs with another hash", "check", every=True),
-    Claim("dead edges re-enter", lambda r: r.mean("reentered", method="edge_popup") - 1, "edges", every=True),
+    Claim("dead edges re-enter", lambda r: r.mean("reentered", method="edge_popup") - 1, "edges", "check",
+          every=True),
     Claim("the found subnetwork beats a random mask of the same density", ahead),
 ]  # fmt: skip
 

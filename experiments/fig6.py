@@ -88,7 +88,7 @@ def draw(results: Results, figure: Figure) -> None:
     nets = results.each("net")
     figure.set_size_inches(3.2 * max(len(nets), 3), 4.9)
     axes = figure.subplots(1, len(nets), squeeze=False)[0]
-    figure.subplots_adjust(left=0.065, right=0.985, top=0.92, bottom=0.38, wspace=0.2)
+    figure.subplots_adjust(left=0.065, right=0.96, top=0.92, bottom=0.38, wspace=0.2)
     for ax, net in zip(axes, nets, strict=True):
         same = results.select(net=net)
         for distribution in POPUP:

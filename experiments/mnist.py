@@ -19,7 +19,7 @@ DISTRIBUTIONS = ("kaiming_normal", "signed_constant")
 DENSITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
 PRESETS = {  # a run, the densities, how many seeds, and how many of them with a supermask
     "smoke": (Run(net="lenet", data="digits", epochs=1), (0.1, 0.5, 0.9), 1, 1),
-    "quick": (Run(net="lenet", data="digits", width=0.5, epochs=8, batch_size=32), DENSITIES, 3, 3),
+    "quick": (Run(net="lenet", data="digits", epochs=20), DENSITIES, 3, 3),
     "paper": (Run(net="lenet", data="mnist"), DENSITIES, 5, 3),
 }
 PRESETS["short"] = PRESETS["paper"]  # which needs no GPU

@@ -52,21 +52,22 @@ def runs(preset: str) -> list[Run]:
 def cells(results: Results) -> list[Results]:
     """Part results into the table's lines: net by net, dense before random before found."""
     fields, nets, methods = ("net", "method", "distribution", "scaled"), list(imagenet_grid.NETS), list(METHODS)
-    parts = dict.fromkeys(tuple(getattr(run, name) for name in fields) for run, _ in results)
+    parts = dict.fromkeys(tuple(getattr(run, name) for name in fields) for run in results.runs)
     parts = sorted(parts, key=lambda part: (nets.index(part[0]), methods.index(str(part[1])), *map(str, part[2:])))
     return [results.select(**dict(zip(fields, part, strict=True))) for part in parts]
 
 
 def published(results: Results) -> float | None:
     """Give the accuracy that the authors report of these runs, if those are of their protocol."""
-    run = results.rows[0][0]
+    run = results.runs[0]
     where = {name: getattr(run, name) for name in ("net", "method", "distribution", "density", "data")}
     return next((point.accuracy for point in points(**where) if like_for_like(point, run)), None)
 
 
 def off(results: Results) -> list[float]:
     """List the points to the margin, either way, of each published accuracy; NaN where there is none."""
-    known = [(cell, accuracy) for cell in cells(results) if (accuracy := published(cell)) is not None]
+    found = cells(results.select(method="edge_popup"))
+    known = [(cell, accuracy) for cell in found if (accuracy := published(cell)) is not None]
     differences = [cell.mean() - accuracy for cell, accuracy in known]
     return [NEAR + side * difference for difference in differences for side in (1, -1)] or [nan]
 

@@ -5,6 +5,7 @@ How often that is wrong is simulated by `make calibration`; the numbers are in `
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -112,6 +113,8 @@ def failed(run: Run, accuracy: float, loss: float | None = None) -> bool:
         return True
     from scipy.special import bdtrik
 
+    if not math.isfinite(accuracy):
+        return True
     least = math.ceil(bdtrik(0.999, run.test_images, 1 / run.num_classes))
     return bool(round(accuracy * run.test_images / 100) < least)
 
@@ -177,12 +180,36 @@ def spread(whole: Array, left_out: Iterable[Array]) -> tuple[Array, Array, Array
     estimate, variance, below = whole.copy(), np.zeros_like(whole), np.zeros_like(whole)
     for values in left_out:
         n, mean = len(values), values.mean(0)
-        share = (n - 1) / n * np.square(values - mean).sum(0)
+        share = (
+            (n - 1) / n * np.square((values - mean).round(DIGITS)).sum(0)
+        )  # of equals the mean may be another number
         estimate -= (n - 1) * (mean - whole)
         variance += share
         below += np.square(share) / (n - 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return estimate.round(DIGITS), variance, np.where(below > 0, np.square(variance) / below, 1.0)
+
+
+def half_widths(own: Array, freedom: Array, parts: int, among: int = 1) -> Array:
+    """Give half of the 95% interval of each part of a claim, and of each floor behind them.
+
+    A part whose scatter seems smaller than that of the others by luck makes a claim of many parts hard to support. So
+    each whose variance lies below their median borrows from it with one degree of freedom (after Smyth 2004).
+
+    Args:
+        own: variances `(P + floors,)`.
+        freedom: their degrees of freedom.
+        parts: P.
+        among: widen the interval for so many (Bonferroni).
+    """
+    from scipy.special import stdtrit
+
+    lent = np.median(own[:parts]) - own
+    lent[parts:] = 0
+    prior = PRIOR * (lent > 0)
+    variance = own + prior * lent / (prior + freedom)
+    half: Array = stdtrit(freedom + prior, 1 - 0.025 / among) * np.sqrt(variance)
+    return half
 
 
 @dataclass(frozen=True)
@@ -202,27 +229,17 @@ def decide(whole: Array, left_out: Sequence[Array], floors: int = 0) -> Decision
 
     It is supported if every part's interval lies above 0: that needs no correction, since all must. One part is enough
     to contradict it, which chance gives more readily the more there are: for that the intervals are widened
-    (Bonferroni), so that a true claim is contradicted at most as often as one of a single part.
-
-    A part whose scatter seems smaller than that of the others by luck makes a claim of many parts hard to support. So
-    each borrows one degree of freedom from their median variance (after Smyth 2004), but none becomes narrower than its
-    own. An interval of no width decides nothing.
+    (Bonferroni), so that a true claim is contradicted at most as often as one of a single part. An interval of no width
+    decides nothing.
 
     Args:
         whole: margins `(P + floors,)`.
         left_out: of each cell, the same `(n, P + floors)` without each of its n runs.
         floors: how many of the last ones are no parts but a floor, which contradicts nothing.
     """
-    from scipy.special import stdtrit
-
     parts = len(whole) - floors
     margins, own, freedom = spread(whole, left_out)
-    variance = own.copy()
-    if len(np.unique(own[:parts].round(DIGITS))) > 1:  # a point either way is two parts, but of one variance
-        pooled = (PRIOR * np.median(own[:parts]) + freedom * own) / (PRIOR + freedom)
-        variance[:parts] = np.maximum(own, pooled)[:parts]
-        freedom[:parts] += PRIOR
-    half, wide = (stdtrit(freedom, 1 - 0.025 / n) * np.sqrt(variance) for n in (1, parts))
+    half, wide = (half_widths(own, freedom, parts, among) for among in (1, parts))
     weakest = int(np.argmin(margins - half))
     worst = int(np.argmin(np.where(own > 0, margins + wide, math.inf)[:parts]))
 
@@ -271,7 +288,8 @@ def judge(claim: Claim, results: Results, grid: Iterable[Run] | None = None) -> 
             cells[row[0].cell].append(row)
     trains = {name: [row for row in rows if not _failed(row)] for name, rows in cells.items()}
     fails = {name: (len(rows) - len(trains[name]), len(rows)) for name, rows in cells.items()}
-    mixed = {_short(name): some for name, some in fails.items() if 0 < some[0] < some[1]}
+    called = _called(run.cell for run in grid)
+    mixed = {called[name]: some for name, some in fails.items() if 0 < some[0] < some[1]}
     seeds = min(len(rows) for rows in (cells if claim.every else trains).values())
 
     def verdict(
@@ -279,7 +297,7 @@ def judge(claim: Claim, results: Results, grid: Iterable[Run] | None = None) -> 
     ) -> Verdict:
         return Verdict(claim.sentence, word, margin, low, high, seeds, claim.unit, claim.every, why, claim.kind, mixed)
 
-    if absent := [_short(name) for name, rows in cells.items() if not rows]:
+    if absent := [called[name] for name, rows in cells.items() if not rows]:
         return verdict("undecided", f"{_several(len(absent), 'cell')} absent: {_listed(absent)}")
     if claim.every:
         return _exact(
@@ -287,14 +305,19 @@ def judge(claim: Claim, results: Results, grid: Iterable[Run] | None = None) -> 
         )
     if claim.by is None and seeds < claim.seeds:
         few = {name: fails[name] for name, rows in trains.items() if len(rows) < claim.seeds}
-        told = [f"{_short(name)}: {bad} of {of} seeds fail" for name, (bad, of) in few.items() if bad]
+        told = [f"{called[name]}: {bad} of {of} seeds fail" for name, (bad, of) in few.items() if bad]
         why = f"too few seeds: {seeds} of at least {claim.seeds}"
         return verdict("undecided", f"{why} train: {_listed(told)}" if told else why)
     stuck = {row[0].hash for rows in cells.values() for row in rows if _failed(row)}
     if claim.interval is not None:
         with results.without(stuck):
             return _by_interval(*claim.interval(results), verdict)
-    return _by_leaving_out(claim, results, trains, stuck, verdict)
+    if claim.by is not None and stuck:
+        return verdict("undecided", f"{len(stuck)} runs fail, and a design that crosses {claim.by} needs all")
+    try:
+        return _by_leaving_out(claim, results, trains, stuck, verdict)
+    except NoRunsError as error:
+        return verdict("undecided", f"some cells have a single value of {claim.by}: {error}")
 
 
 def _by_leaving_out(
@@ -318,25 +341,29 @@ def _by_leaving_out(
         bad = next(float(v) for values in (whole[None], *left_out) for v in values.flat if not math.isfinite(v))
         return verdict("undecided", f"a margin is {bad}", float(np.min(whole)), bad, bad)
     found = decide(whole, left_out, floors=len(claim.floors(results)))
-    if stuck and claim.by is None and found.word != "undecided":
-        wanted = range(len(claim.margins(results))) if found.word == "supported" else [found.part]
-        if told := next(filter(None, (_survivors(at, found.word, results, trains, left_out) for at in wanted)), None):
+    if stuck and found.word != "undecided":
+        parts = slice(len(claim.margins(results))) if found.word == "supported" else slice(found.part, found.part + 1)
+        if told := _survivors(parts, found.word, results, trains, left_out):
             found = replace(found, word="undecided", why=f"only among survivors, {found.why}: {told}")
     return verdict(found.word, found.why, found.margin, found.low, found.high)
 
 
 def _survivors(
-    part: int, word: str, results: Results, trains: dict[str, list[Row]], left_out: Sequence[Array]
+    parts: slice, word: str, results: Results, trains: dict[str, list[Row]], left_out: Sequence[Array]
 ) -> str | None:
-    """Say how many seeds fail of the arm that is ahead in a part of a claim, if more than of the other."""
+    """Say how many seeds fail of the arm that is ahead in parts of a claim, if more than of the other.
+
+    An arm is all cells whose accuracy raises the margin, or lowers it; a random mask, always at chance, is in none.
+    """
     arms = np.zeros((2, 2), int)  # ahead, behind; seeds that fail, seeds
     for (name, rows), values in zip(trains.items(), left_out, strict=True):
         accuracies = np.array([row[1]["accuracy"] for row in rows])
         # Without a run, its cell's mean is the lower the better the run.
-        slope = -(values[:, part] - values[:, part].mean()) @ (accuracies - accuracies.mean())
-        if slope and rows[0][0].method != "random":
+        slopes = -(values[:, parts] - values[:, parts].mean(0)).T @ (accuracies - accuracies.mean())
+        side = np.sign(slopes.round(DIGITS)).sum()
+        if side and rows[0][0].method != "random":
             seeds = sum(row[0].cell == name for row in results.rows)
-            arms[int((slope > 0) != (word == "supported"))] += seeds - len(rows), seeds
+            arms[int((side > 0) != (word == "supported"))] += seeds - len(rows), seeds
     if not _fails_more(*arms.flat):
         return None
     (bad, of), (others, of_others) = arms
@@ -401,8 +428,11 @@ def _reads(claim: Claim, grid: Sequence[Run]) -> Callable[[Run], bool]:
     return lambda run: run.cell in cells if cells else True
 
 
-def _short(cell: str) -> str:
-    return cell.partition(" ")[0]
+def _called(cells: Iterable[str]) -> dict[str, str]:
+    """Call cells by their names without hashes, where those are theirs alone."""
+    every = set(cells)
+    times = Counter(cell.partition(" ")[0] for cell in every)
+    return {cell: name if times[name := cell.partition(" ")[0]] == 1 else cell for cell in every}
 
 
 def _several(count: int, word: str) -> str:

@@ -40,7 +40,7 @@ from lit_hidden.tables import (
 
 VERDICTS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
 VERSIONS = ("lit_hidden", "python", "torch", "lightning")
-FALSE_SUPPORT = 0.025  # at most, of a claim that is not true: the part of a 95% interval's error above the truth
+FALSE_SUPPORT = 0.03  # at most, of a claim that is not true: what every well-posed row of the calibration keeps
 RATES = {  # of `experiments/_calibration.py`
     "coverage": "interval holds the truth (%)",
     "false_support": "supported falsely (%)",
@@ -316,7 +316,7 @@ def _chance(folders: Sequence[Folder]) -> Html:
     bounded = _bounded(folders)
     return _join(
         [
-            f"A claim that is not true is supported by its 95% interval in at most {100 * FALSE_SUPPORT:g}% of cases. "
+            f"A claim that is not true is supported in at most {100 * FALSE_SUPPORT:g}% of cases that are well posed. "
             f"{_several(bounded, 'claim')} here are judged by intervals, checks and exact claims left out. If none "
             f"were true, at most {FALSE_SUPPORT:g} times {bounded}, or {FALSE_SUPPORT * bounded:.1f}, would be "
             "supported on average."

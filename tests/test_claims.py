@@ -431,9 +431,9 @@ def test_the_committed_calibration_meets_its_bounds() -> None:
     assert len(found) > 60
     for row in found:
         assert float(row["false_support"]) <= (0.04 if row["noise"] == "skewed" else 0.03), row
-        assert float(row["power"]) >= float(row["power_paired"] or 0) - 0.01, row
+        assert float(row["power"]) >= float(row["power_paired"] or 0), row
     (many,) = (r for r in found if (r["claim"], r["noise"], r["seeds"]) == ("8 differences", "normal", "3"))
-    assert float(many["power"]) > float(many["power_paired"]) + 0.5
+    assert float(many["power"]) > float(many["power_paired"]) + 0.3
     assert float(many["power_paired"]) < 0.15
 
 

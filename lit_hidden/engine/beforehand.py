@@ -1,20 +1,17 @@
 """When an experiment's claims were last changed: before its first run, or after results could be seen."""
 
 import ast
-import re
 import subprocess
 from datetime import datetime
 from pathlib import Path
 
 UNCOMMITTED = "uncommitted"
-# What else an experiment's file holds: what is trained, and how it is shown. All that claims may call counts as claims.
-_APART = re.compile("draw(_.*)?|page|runs|PRESETS")
 
 
 def changed(path: Path) -> tuple[str | None, str | None]:
     """Find the commit at which the claims of an experiment's file became what they are.
 
-    Claims are all of the file but the docstrings, `draw`, `draw_*`, `page`, `runs` and `PRESETS`.
+    Claims are `CLAIMS` and all that it names in that file, without docstrings; what it imports does not count.
 
     Returns:
         the commit and its date (ISO 8601); `uncommitted` and None if the file's claims are not those of its last
@@ -62,7 +59,7 @@ def _git(path: Path, *arguments: str) -> str | None:
 
 
 def _claims(text: str) -> str:
-    """Give what of a file's text claims may depend on, in a form that knows neither comments nor line breaks."""
+    """Give what of a file's text claims depend on, in a form that knows neither comments nor line breaks."""
     try:
         tree = ast.parse(text)
     except SyntaxError as error:
@@ -70,7 +67,13 @@ def _claims(text: str) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node, False) is not None:
             del node.body[0]
-    return "\n".join(ast.dump(node) for node in tree.body if not any(map(_APART.fullmatch, _names(node))))
+    defined = {name: node for node in tree.body for name in _names(node)}
+    reached, wanted = {}, ["CLAIMS"]
+    while wanted:
+        if (name := wanted.pop()) in defined and name not in reached:
+            reached[name] = ast.dump(defined[name])
+            wanted += [node.id for node in ast.walk(defined[name]) if isinstance(node, ast.Name)]
+    return "\n".join(reached[name] for name in sorted(reached))
 
 
 def _names(node: ast.stmt) -> list[str]:
