@@ -8,7 +8,7 @@ Source: Ramanujan et al., arXiv:1911.13299, figure 3 and section 4.2; hyper-para
 Short cuts the width (x0.25) and the epochs (the whole cosine in 10), not the images: half of the weights, dense nets
 trained with SGD and random masks with 5 seeds, signed constants at 30% and 70% with 3.
 Cost: quick 108 runs, 6 minutes on two busy cores; short 104, of which 84 train, 6 core-hours; paper 260, of which 240
-of 100 epochs, about 6 hours of an H200.
+of 100 epochs, about 4 hours of an H200.
 """
 
 from collections.abc import Callable

@@ -313,7 +313,7 @@ def judge(claim: Claim, results: Results, grid: Iterable[Run] | None = None) -> 
         with results.without(stuck):
             return _by_interval(*claim.interval(results), verdict)
     if claim.by is not None and stuck:
-        return verdict("undecided", f"{len(stuck)} runs fail, and a design that crosses {claim.by} needs all")
+        return verdict("undecided", f"runs that fail: {len(stuck)}; a design that crosses {claim.by} needs all")
     try:
         return _by_leaving_out(claim, results, trains, stuck, verdict)
     except NoRunsError as error:

@@ -364,8 +364,8 @@ def _finish(
         tracker.finish()
     console.print(_table(verdicts))
     if len(results) < len(grid):
-        absent = f"absent cells: {len(judged['absent'])}, named in verdicts.json"
-        _say(console, f"  judged by {len(results)} of {len(grid)} runs; {absent}")
+        absent = f"; absent cells: {len(judged['absent'])}, named in verdicts.json" if judged["absent"] else ""
+        _say(console, f"  judged by {len(results)} of {len(grid)} runs{absent}")
     _say(console, f"  {beforehand.told(*(judged[k] for k in ('claims_commit', 'claims_changed', 'first_run')))}")
     for name in files:
         _say(console, f"  {target / name}")
