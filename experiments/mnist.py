@@ -79,5 +79,5 @@ def draw(results: Results, figure: Figure) -> None:
     panels.random(axes, results)
     panels.density_axis(axes, results.each("density"))
     axes.set(ylabel="test accuracy (%)")
-    axes.set_title("784-300-100-10 on MNIST")
+    axes.set_title("The fully connected net, 300-100-10")
     panels.finish(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.06))
