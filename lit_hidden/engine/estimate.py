@@ -36,6 +36,9 @@ def macs(run: Run) -> int | None:
     size = run.image_size or size
     if run.net in RESNETS:
         return _resnet(run.net, channels, size, run.width, run.num_classes)
+    if run.net == "lenet":
+        wide, narrow = int(300 * run.width), int(100 * run.width)
+        return channels * size**2 * wide + wide * narrow + narrow * run.num_classes
     depth = {"conv2": 2, "conv4": 4, "conv6": 6, "conv8": 8}.get(run.net)
     return None if depth is None else _conv(depth, channels, size, run.width, run.num_classes)
 

@@ -22,7 +22,7 @@ def missing(
     A run that several grids share is counted once, with the first of them. Begun runs cost what is left of them.
 
     Args:
-        preset: list this one of every experiment; None lists those that have committed results or runs.
+        preset: list this one of every experiment; None lists those that have committed results or runs, and `short`.
         runs_dir: where runs live.
         results: where committed results live.
 
@@ -62,5 +62,6 @@ def _presets(experiment: Experiment, preset: str | None, results: Path) -> list[
     if preset is not None:
         return [preset]
     committed = {path.parent.name for file in (TABLE, NAME) for path in results.glob(f"{experiment.name}/*/{file}")}
+    committed |= {"short"} if committed else set()  # what a machine without a GPU trains next
     # `paper-imagenet100` is `paper` on other data. What is no preset is refused when its grid is asked for.
     return sorted(committed, key=lambda name: (*(name.startswith(base) for base in PRESETS[::-1]), name))

@@ -74,7 +74,7 @@ def test_the_arithmetic_is_that_of_the_net(net, width, data):
     assert macs(Run(net=net, width=width, data=data)) == sum(counts)
 
 
-@pytest.mark.parametrize("net", ["conv4", "cifar_resnet18"])
+@pytest.mark.parametrize("net", ["conv4", "cifar_resnet18", "lenet"])
 @pytest.mark.parametrize(("width", "data"), [(1.0, "cifar10"), (0.1, "digits"), (0.3, "mnist")])
 def test_the_arithmetic_is_what_torch_counts(net, width, data):
     channels, size, *_ = IMAGES[data]
