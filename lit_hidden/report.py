@@ -340,7 +340,10 @@ def _calibration(simulated: Sequence[Row]) -> Html:
         ),
     ]
     told = {
-        True: ("Well posed", "No run fails, and both arms have noise of one family: what the method is made for."),
+        True: (
+            "Well posed",
+            "No run fails, both arms have noise of one family, of equal variances where skewed, and no maximum has ties.",
+        ),
         False: ("Outside", "What happens where that is not so. Such verdicts can be wrong more often."),
     }
     for well_posed, (title, what) in told.items():
@@ -546,7 +549,7 @@ def _ours(folder: Folder, name: str) -> list[Html]:
     runs = [cell.run for cell in folder.cells]
     names, same = varying(runs), common(runs)
     numbers = [n for n in NUMBERS if any(cell.values(n) for cell in folder.cells)]
-    failing = any(len(cell.trained) < len(cell.rows) for cell in folder.cells)
+    failing = bool(folder.judged["failures"])
     rows = []
     for cell in folder.cells:
         described = [_field(n, getattr(cell.run, n)) for n in names]
@@ -564,8 +567,8 @@ def _ours(folder: Folder, name: str) -> list[Html]:
 def _failing(cell: Cell, failures: dict[str, dict[str, Any]]) -> str:
     """Write how many seeds of a cell fail to train, with the 95% interval of their rate where there is one."""
     told = f"{len(cell.rows) - len(cell.trained)} of {len(cell.rows)}"
-    if (rate := failures.get(cell.run.cell)) is None:
-        return told
+    if (rate := failures.get(cell.run.cell)) is None:  # a random mask, or results of before there were rates
+        return told if cell.run.method != "random" else "–"
     return f"{told} ({100 * rate['low']:.0f}% – {100 * rate['high']:.0f}%)"
 
 

@@ -309,7 +309,9 @@ def test_seeds_that_fail_are_marked_counted_and_told_with_every_verdict_that_rea
     assert found["claims"][0]["margin"] == 21.5
     assert text.count("conv2-k50-signed_constant: 1 of 5") == 3
     printed("fig0")
-    assert judged("fig0")["failures"] == {}
+    (none,) = judged("fig0")["failures"].values()
+    assert (none["failed"], none["seeds"], none["low"]) == (0, 3, 0)
+    assert (1 - none["high"]) ** 3 == pytest.approx(0.025)
 
 
 def test_the_best_epoch_is_the_largest_after_training_began_and_of_the_test_images_alone(checkout):
