@@ -342,7 +342,7 @@ def _calibration(simulated: Sequence[Row]) -> Html:
     told = {
         True: (
             "Well posed",
-            "No run fails, both arms have noise of one family, of equal variances where skewed, and no maximum has ties.",
+            "No run fails; the noise of both arms is of one family, of equal variances if skewed; no maximum has ties.",
         ),
         False: ("Outside", "What happens where that is not so. Such verdicts can be wrong more often."),
     }
