@@ -317,7 +317,7 @@ def judge(claim: Claim, results: Results, grid: Iterable[Run] | None = None) -> 
     try:
         return _by_leaving_out(claim, results, trains, stuck, verdict)
     except NoRunsError as error:
-        return verdict("undecided", f"some cells have a single value of {claim.by}: {error}")
+        return verdict("undecided", f"too few runs to leave any out: {error}")
 
 
 def _by_leaving_out(
