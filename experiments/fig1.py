@@ -13,16 +13,17 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lit_hidden import diagram, panels, style
+from lit_hidden.code import spec
 from lit_hidden.experiment import Results, Run, vary
 from lit_hidden.judge import Claim
 
 DENSITY = 0.5
-TRACE = 600
+TRACE = (spec("trace.Trace", updates=600),)
 PRESETS = {  # figure 2's, to the letter, or they would be trained again; a test compares them
-    "smoke": (Run(density=DENSITY, data="digits", net="conv2", width=0.1, epochs=2, trace=TRACE), 3),
-    "quick": (Run(density=DENSITY, data="digits", net="conv4", width=0.25, epochs=12, trace=TRACE), 3),
-    "short": (Run(density=DENSITY, net="conv4", width=0.5, epochs=10, train_images=20_000, trace=TRACE), 3),
-    "paper": (Run(density=DENSITY, net="conv4", trace=TRACE), 5),
+    "smoke": (Run(density=DENSITY, data="digits", net="conv2", width=0.1, epochs=2, callbacks=TRACE), 3),
+    "quick": (Run(density=DENSITY, data="digits", net="conv4", width=0.25, epochs=12, callbacks=TRACE), 3),
+    "short": (Run(density=DENSITY, net="conv4", width=0.5, epochs=10, train_images=20_000, callbacks=TRACE), 3),
+    "paper": (Run(density=DENSITY, net="conv4", callbacks=TRACE), 5),
 }
 # "Competitive accuracy" is a sentence in the paper, which prints no accuracy on CIFAR-10. A third party's single runs
 # of the authors' code have Conv4, Conv6 and Conv8 with signed constants at 50% within a point of dense SGD.
@@ -31,7 +32,7 @@ MARGIN = 1.0
 
 def runs(preset: str) -> list[Run]:
     hidden, seeds = PRESETS[preset]
-    methods = [hidden, replace(hidden, method="random", trace=0), replace(hidden, density=None)]
+    methods = [hidden, replace(hidden, method="random", callbacks=()), replace(hidden, density=None)]
     return vary(methods, seed=range(seeds))
 
 
@@ -56,10 +57,10 @@ def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(12, 5)
     percent = f"{100 * DENSITY:g}%"
     seeds = panels.there(results, method="edge_popup").seeds
-    hidden = results.trace(method="edge_popup", seed=seeds[0]) if seeds else None
+    hidden = results.arrays("trace.npz", method="edge_popup", seed=seeds[0]) if seeds else None
     dense = None
     if seeds and len(panels.there(results, method="dense", seed=seeds[0])):  # of one seed, or the layers differ
-        dense = results.trace(method="dense", seed=seeds[0])
+        dense = results.arrays("trace.npz", method="dense", seed=seeds[0])
     words = [  # title, the trace, method whose accuracy stands below, what that is, what the width shows
         ("a dense network, trained", dense, "dense", "trained", "$|w|$"),
         ("a random network", hidden, "random", f"a random {percent} of every layer", "$|w|$"),

@@ -16,16 +16,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lit_hidden import diagram, panels, player, style
+from lit_hidden.code import spec
 from lit_hidden.experiment import Results, Run, vary
 from lit_hidden.judge import Claim
 
 DENSITY = 0.5
-TRACE = 600  # updates recorded, evenly spread: all of them where there are fewer
+TRACE = (spec("trace.Trace", updates=600),)  # evenly spread: all of them where there are fewer
 PRESETS = {  # a run, and how many seeds of it. Figure 1 draws the same runs.
-    "smoke": (Run(density=DENSITY, data="digits", net="conv2", width=0.1, epochs=2, trace=TRACE), 3),
-    "quick": (Run(density=DENSITY, data="digits", net="conv4", width=0.25, epochs=12, trace=TRACE), 3),
-    "short": (Run(density=DENSITY, net="conv4", width=0.5, epochs=10, train_images=20_000, trace=TRACE), 3),
-    "paper": (Run(density=DENSITY, net="conv4", trace=TRACE), 5),
+    "smoke": (Run(density=DENSITY, data="digits", net="conv2", width=0.1, epochs=2, callbacks=TRACE), 3),
+    "quick": (Run(density=DENSITY, data="digits", net="conv4", width=0.25, epochs=12, callbacks=TRACE), 3),
+    "short": (Run(density=DENSITY, net="conv4", width=0.5, epochs=10, train_images=20_000, callbacks=TRACE), 3),
+    "paper": (Run(density=DENSITY, net="conv4", callbacks=TRACE), 5),
 }
 
 ABOVE = {"loc": "lower left", "bbox_to_anchor": (-0.01, 0.99), "ncols": 3, "borderpad": 0, "columnspacing": 1.4}
@@ -33,7 +34,7 @@ ABOVE = {"loc": "lower left", "bbox_to_anchor": (-0.01, 0.99), "ncols": 3, "bord
 
 def runs(preset: str) -> list[Run]:
     hidden, seeds = PRESETS[preset]
-    methods = [hidden, replace(hidden, method="random", trace=0), replace(hidden, density=None)]
+    methods = [hidden, replace(hidden, method="random", callbacks=()), replace(hidden, density=None)]
     return vary(methods, seed=range(seeds))
 
 
@@ -41,9 +42,11 @@ def kept_wrongly(results: Results) -> float:
     """Count the weights too many or too few, in the worst layer at the worst step; NaN if no layer was looked at."""
     errors = []
     for method in ("edge_popup", "random"):
-        for layer in (layer for layers in results.values("layers", method=method) for layer in layers):
-            keep = layer["numel"] - int((1 - DENSITY) * layer["numel"])
-            errors += [abs(layer["kept_min"] - keep), abs(layer["kept_max"] - keep)]
+        for _, result in results.select(method=method):
+            for layer in result["layers"]:
+                keep = layer["numel"] - int((1 - DENSITY) * layer["numel"])
+                seen = result.get("kept", {}).get(layer["name"], [])  # of a traced run, at all steps
+                errors += [abs(count - keep) for count in (layer["kept_min"], layer["kept_max"], *seen)]
     return max(errors, default=np.nan)
 
 
@@ -82,7 +85,7 @@ def draw(results: Results, figure: Figure) -> None:
         figure.text(0.02, 0.9, text, fontsize=10, color=style.COLORS["muted"])
         return
     first = min(hidden.rows, key=lambda row: row[0].seed)[0]
-    trace = results.trace(method="edge_popup", seed=first.seed)
+    trace = results.arrays("trace.npz", method="edge_popup", seed=first.seed)
     swap = diagram.find_swap(trace)
     outputs, inputs = trace["weight"].shape
     figure.text(
@@ -177,7 +180,7 @@ def draw_accuracy(axes: Axes, results: Results) -> None:
 def draw_swaps(axes: Axes, results: Results) -> None:
     """Draw how many edges each update swapped in all layers, and how many of those came back from the dead."""
     hidden = results.select(method="edge_popup")
-    traces = [hidden.trace(seed=run.seed) for run, _ in hidden]
+    traces = [hidden.arrays("trace.npz", seed=run.seed) for run, _ in hidden]
     smooth = max(len(traces[0]["swapped"]) // 150, 1)
     every = f", mean of {smooth} updates" if smooth > 1 else ""
     names = (("swapped", "edge_popup", "out, and as many in"), ("reentered", "reentered", "in again, having died"))

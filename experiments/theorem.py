@@ -3,7 +3,7 @@
 The paper argues it to first order. Here the loss is measured, in float64, before and after
 swaps at some steps of ordinary trainings: one swap alone, all swaps of a layer, all swaps of the network, as plain
 gradient descent would make them at learning rates from 1e-4 to 1; and the very first swap of each layer, at the
-smallest rate that swaps anything. The protocol is that of `lit_hidden.engine.swaps`. Two limits are told apart: a small
+smallest rate that swaps anything. The protocol is that of `lit_hidden.callbacks.swaps`. Two limits are told apart: a small
 learning rate swaps fewer edges at once, but one swap stays as large as its weights, and it is a wide net that makes it
 small. So the claims about rates are the theorem as it is read, the one about width is what its proof asks for.
 
@@ -25,20 +25,27 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lit_hidden import style
+from lit_hidden.code import Spec, spec
 from lit_hidden.experiment import Results, Run, vary
 from lit_hidden.judge import Claim
 from lit_hidden.panels import Look
 
+
+
+def swaps(updates: int) -> tuple[Spec, ...]:
+    return (spec("swaps.Swaps", updates=updates),)
+
+
 KINDS = ("first", "pair", "unit", "layer", "network")  # in the order of swaps.npz
 PRESETS = {  # a run, the widths, and how many seeds
-    "smoke": (Run(density=0.5, data="digits", net="conv2", epochs=1, swaps=2), (0.0625, 0.125), 1),
+    "smoke": (Run(density=0.5, data="digits", net="conv2", epochs=1, callbacks=swaps(2)), (0.0625, 0.125), 1),
     "quick": (
-        Run(density=0.5, data="digits", net="conv4", epochs=4, batch_size=32, swaps=10),
+        Run(density=0.5, data="digits", net="conv4", epochs=4, batch_size=32, callbacks=swaps(10)),
         (0.0625, 0.125, 0.25),
         5,
     ),
-    "short": (Run(density=0.5, net="conv4", epochs=5, train_images=10_000, swaps=20), (0.125, 0.25, 0.5), 5),
-    "paper": (Run(density=0.5, net="conv4", swaps=50), (0.25, 0.5, 1.0), 5),
+    "short": (Run(density=0.5, net="conv4", epochs=5, train_images=10_000, callbacks=swaps(20)), (0.125, 0.25, 0.5), 5),
+    "paper": (Run(density=0.5, net="conv4", callbacks=swaps(50)), (0.25, 0.5, 1.0), 5),
 }
 LOOKS = {
     "first": Look("the first swap of a layer, alone", style.BLACK, "", "*"),
@@ -129,7 +136,7 @@ def wilson(lowered: np.ndarray, measured: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def table(results: Results) -> dict[str, np.ndarray]:
-    """Load the rows of `swaps.npz` of all runs; see `lit_hidden.engine.swaps` for its columns."""
+    """Load the rows of `swaps.npz` of all runs; see `lit_hidden.callbacks.swaps` for its columns."""
     tables = []
     for _, _, folder in results.rows:
         assert folder is not None
@@ -153,7 +160,7 @@ def draw(results: Results, figure: Figure) -> None:
     figure.legend(*a.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.05, 0.965), ncols=5)
     run = wide.rows[0][0]
     figure.text(
-        0.055, 0.978, f"Panels (a) to (c): {run.net}, width x{run.width:g}, {run.swaps} steps a training; all changes "
+        0.055, 0.978, f"Panels (a) to (c): {run.net}, width x{run.width:g}, {run.option('Swaps.updates')[0]} steps a training; all changes "
         "are from the net as it is, on the mini-batch to come. Bar across the star: where 80% of first swaps are.",
         va="top", fontsize=8.5, color=style.COLORS["muted"],
     )  # fmt: skip
@@ -192,7 +199,7 @@ def draw_shares(axes: Axes, results: Results) -> None:
 def draw_numbers(axes: Axes, results: Results) -> None:
     """Draw how many edges an update swaps, over the learning rate; steps at which nothing swaps count as 0."""
     rows, rates = table(results), np.array(results.values("swaps")[0]["rates"])
-    steps = sum(run.swaps for run, _ in results)
+    steps = sum(run.option("Swaps.updates")[0] for run, _ in results)
     layers = len(results.values("swaps")[0]["layer"]["measured"][0])
     for kind, times in (("layer", steps * layers), ("network", steps)):
         of, look = rows["kind"] == KINDS.index(kind), LOOKS[kind]

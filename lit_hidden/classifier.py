@@ -4,8 +4,9 @@ Nothing in a step waits for the device: metrics add up there and are read once p
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import lightning.pytorch as L
 import torch
@@ -13,12 +14,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
+from lit_hidden import code
 from lit_hidden.nets import build
 from lit_hidden.recipes import SCHEDULES, recipe
 from lit_hidden.steps import Block, Steps, correct
 
 Optimizer = Literal["sgd", "adam"]
 Schedule = Literal["cosine", "constant"]
+
+
+class Task(Protocol):
+    """What is learned, where it is not classification: a loss, and a metric with its name, unit and direction.
+
+    A class without arguments, or an object, called by its dotted name.
+    """
+
+    metric: str  # the name of its column in `results.csv`, such as `error`
+    unit: str  # such as `degrees`
+    better: Literal["higher", "lower"]
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of a mini-batch of `B` examples, 0-d."""
+
+    def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the metric of each example, `(B,)`; its mean over all images is what counts."""
 
 
 class LitClassifier(L.LightningModule):
@@ -42,6 +61,7 @@ class LitClassifier(L.LightningModule):
         schedule: `cosine`, stepped per epoch as in the authors' code, or `constant`.
         warmup_epochs: epochs during which the rate grows linearly.
         label_smoothing: as in `torch.nn.functional.cross_entropy`; in training alone.
+        task: a `Task` or its dotted name; None is classification.
 
     Raises:
         ValueError: an unknown net, optimizer or schedule.
@@ -63,9 +83,16 @@ class LitClassifier(L.LightningModule):
         schedule: Schedule | None = None,
         warmup_epochs: int | None = None,
         label_smoothing: float | None = None,
+        task: str | Task | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["net"] if isinstance(net, nn.Module) else [])
+        if isinstance(task, str):
+            made = code.load(code.full(task))
+            task = made() if isinstance(made, type) else made
+        self.task: Task | None = task
+        # The metrics, the primary one first, and what they are multiplied by in results.
+        self.scales = {"top1": 100, "top5": 100} if task is None else {task.metric: 1}
         published = recipe(self.method, net if isinstance(net, str) else "", optimizer)
         self.optimizer = optimizer
         given: dict[str, Any] = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "schedule": schedule}
@@ -76,9 +103,9 @@ class LitClassifier(L.LightningModule):
         if isinstance(net, str):
             net = build(net, num_classes=num_classes, in_channels=in_channels, image_size=image_size, width=width)
         self.net = net
-        self.train_metrics = _metrics("train/")
-        self.val_metrics = _metrics("val/")
-        self.test_metrics = _metrics("test/")
+        self.train_metrics = _metrics("train/", self.scales)
+        self.val_metrics = _metrics("val/", self.scales)
+        self.test_metrics = _metrics("test/", self.scales)
         # Kept in checkpoints, so that an epoch resumed in the middle reports the whole epoch.
         self.train_metrics.persistent(True)
         self._rng: list[Tensor] | None = None
@@ -104,8 +131,8 @@ class LitClassifier(L.LightningModule):
         logits: Tensor = self(images)[:mine]
         if not mine:  # a gradient of 0 for the others to add to
             return logits.sum()
-        loss = F.cross_entropy(logits, labels[:mine], label_smoothing=self.recipe.label_smoothing)
-        _update(self.train_metrics, loss, logits, labels[:mine])
+        loss = self._loss(logits, labels[:mine], self.recipe.label_smoothing)
+        self._update(self.train_metrics, loss, logits, labels[:mine])
         return loss if factor == 1 else loss * factor
 
     def _train(self, block: Block) -> Tensor:
@@ -152,7 +179,19 @@ class LitClassifier(L.LightningModule):
         images, labels = batch
         logits = self(images)[:mine]  # passed on even if none counts: sampled masks stay those of the other ranks
         if mine:
-            _update(metrics, F.cross_entropy(logits, labels[:mine]), logits, labels[:mine])
+            self._update(metrics, self._loss(logits, labels[:mine]), logits, labels[:mine])
+
+    def _loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        if self.task is not None:
+            return self.task.loss(outputs, targets)
+        return F.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
+
+    def _update(self, metrics: MetricCollection, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
+        outputs = outputs.detach()
+        found = correct(outputs, targets) if self.task is None else (self.task.measure(outputs, targets),)
+        metrics["loss"].update(loss.detach().float().expand(len(targets)))
+        for name, values in zip(self.scales, found, strict=True):
+            metrics[name].update(values.float())
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training metrics; and where Lightning leaves the rate alone, step it."""
@@ -271,15 +310,8 @@ class LitClassifier(L.LightningModule):
         self._rng = None
 
 
-def _metrics(prefix: str) -> MetricCollection:
+def _metrics(prefix: str, names: Iterable[str]) -> MetricCollection:
     # Means of what each image gives. torchmetrics' own top-5 builds a one-hot, which waits for the device, and so
     # does every nan_strategy but this one; a test holds the means against MulticlassAccuracy.
-    means = {name: MeanMetric(nan_strategy="disable") for name in ("loss", "top1", "top5")}
+    means = {name: MeanMetric(nan_strategy="disable") for name in ("loss", *names)}
     return MetricCollection(dict[str, Metric | MetricCollection](means), prefix=prefix, compute_groups=False)
-
-
-def _update(metrics: MetricCollection, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-    top1, top5 = correct(logits.detach(), labels)
-    metrics["loss"].update(loss.detach().float().expand(len(labels)))
-    metrics["top1"].update(top1.float())
-    metrics["top5"].update(top5.float())

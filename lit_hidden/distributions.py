@@ -11,6 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lit_hidden import code
+
 Scaled = bool | Literal["authors"]
 
 # Said outright: Trainer.init_module and torch.device(...) change the defaults, and with them the draws.
@@ -34,6 +36,7 @@ def _xavier_std(fan_in: int, fan_out: int) -> float:
     return math.sqrt(2 / (fan_in + fan_out))
 
 
+# Of a shape, with a standard deviation, from a CPU generator: float32 on the CPU. One of your own is called by its name.
 Draw = Callable[[torch.Size, float, torch.Generator], Tensor]
 
 # name -> (standard deviation from the fans, how to draw with it)
@@ -75,8 +78,10 @@ def check(distribution: str, scaled: Scaled, density: float) -> None:
     Raises:
         ValueError: as said.
     """
-    if distribution not in DISTRIBUTIONS:
-        raise ValueError(f"distribution={distribution!r} is unknown; distributions are {list(DISTRIBUTIONS)}")
+    if distribution not in DISTRIBUTIONS and "." not in distribution:
+        raise ValueError(
+            f"distribution={distribution!r} is unknown; distributions are {list(DISTRIBUTIONS)}, or package.module.name"
+        )
     if not (isinstance(scaled, bool) or scaled == "authors"):
         raise ValueError(f"scaled={scaled!r} is unknown; it is False, True or 'authors'")
     if scaled == "authors" and distribution in ("kaiming_uniform", "xavier_normal", "signed_xavier"):
@@ -98,7 +103,8 @@ def draw(
 
     Args:
         shape: `(out, in, *kernel)`.
-        distribution: one of `DISTRIBUTIONS`; `signed_constant` is the paper's U_k, `kaiming_normal` its N_k.
+        distribution: one of `DISTRIBUTIONS`; `signed_constant` is the paper's U_k, `kaiming_normal` its N_k; or the
+            dotted name of a `Draw` of your own, which gets Kaiming's standard deviation.
         generator: a CPU generator, see `layer_generator`.
         density: the fraction of weights kept; read by `scaled` alone.
         scaled: True multiplies the standard deviation by `1/sqrt(density)`, as the paper's text says;
@@ -108,7 +114,8 @@ def draw(
         ValueError: an unknown distribution or `scaled`, an infinite scale, a shape without fans.
     """
     check(distribution, scaled, density)
-    std_of, sample = DISTRIBUTIONS[distribution]
+    named = DISTRIBUTIONS.get(distribution)
+    std_of, sample = named or (_kaiming_std, code.load(code.full(distribution)))
     std = std_of(*fans(shape))
     if scaled:
         std /= math.sqrt(1 - density if scaled == "authors" else density)

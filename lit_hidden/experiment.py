@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from numbers import Integral, Real
 from pathlib import Path
@@ -18,6 +18,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lit_hidden import code
+from lit_hidden.code import Spec, spec
 from lit_hidden.recipes import (
     CLASS_LISTS,
     DISTRIBUTIONS,
@@ -29,6 +31,7 @@ from lit_hidden.recipes import (
     UNSCALED,
     recipe,
 )
+from lit_hidden.recipes import method as find_method
 
 SCHEMA = 1  # raise it when equal descriptions no longer mean equal results
 PRESETS = ("smoke", "quick", "short", "paper")  # of every experiment: from seconds to the published protocol
@@ -36,6 +39,14 @@ PRESETS = ("smoke", "quick", "short", "paper")  # of every experiment: from seco
 _REALS = ("density", "width", "lr", "momentum", "weight_decay", "label_smoothing")
 SUBSET = ("classes", "images_per_class", "image_size")  # what part of ImageNet, and how large
 _SEEDS = ("weight_seed", "score_seed", "data_seed")
+_NAMED = ("net", "masker", "distribution", "method", "data", "task")  # fields that may name code of one's own
+_AFTER = {  # what a run may begin with: the kinds of its parent and of itself
+    ("hidden", "hidden"): "scores, weights and buffers",
+    ("hidden", "ticket"): "the mask and the weights",
+    ("ticket", "ticket"): "the mask and the weights",
+    ("dense", "dense"): "the weights",
+    ("dense", "hidden"): "the weights, which are frozen",
+}
 
 
 def _number(name: str, value: Real) -> float | int:
@@ -54,7 +65,11 @@ class Run:
 
     What is left None takes the paper's value for the method, net and optimizer (`lit_hidden.recipes`), see
     `resolved`. The hash of what differs from the defaults names the run's folder, so fields may be added later
-    without renaming old runs.
+    without renaming old runs: with a default, or where the recipe has the value, with `neutral` in the field's
+    metadata, the value that all earlier runs had.
+
+    `net`, `masker`, `distribution`, `method`, `data` and `task` may be code of one's own, by its dotted name: see
+    `lit_hidden.code`.
 
     Args:
         density: fraction of weights kept, in (0, 1]; None for the dense baseline.
@@ -73,14 +88,16 @@ class Run:
         train_images: use only so many training images; None uses all.
         held_out: training images set aside for validation; 0, as in the paper, watches the test set instead.
         augment: random crop and flip; None is the data set's custom.
-        epochs: passes over the training images. The paper's is 100.
+        epochs: passes over the training images. The paper's is 100. A run of none is an analysis, by its callbacks.
         optimizer: `sgd` or, where weights are trained (dense, ticket), `adam`.
         batch_size: images per step, over all devices.
         schedule: `cosine`, stepped per epoch as the authors', or `constant`.
         precision: Lightning's name for the arithmetic, `32-true` or `bf16-mixed`.
         seed: gives the weight, score and data seeds, each of which can be set alone.
-        trace: record the last layer's scores, gradients and mask at this many steps, evenly spread.
-        swaps: measure what swaps of edges do to the loss before this many steps, evenly spread; of edge-popup alone.
+        callbacks: what the run does besides, made by `lit_hidden.code.spec`; see `lit_hidden.callbacks`.
+        after: the run with whose net this one begins, see `then`.
+        masker: what chooses the weights that stay, by its dotted name; None is the method's own.
+        task: loss and metric, by their dotted name; None is classification. See `lit_hidden.classifier.Task`.
 
     Raises:
         ValueError: a value that cannot be, before anything is trained.
@@ -111,16 +128,18 @@ class Run:
     weight_seed: int | None = None
     score_seed: int | None = None
     data_seed: int | None = None
-    trace: int = 0
-    swaps: int = 0
     classes: str | None = None
     images_per_class: int | None = None
     image_size: int | None = None
+    callbacks: tuple[Spec, ...] = ()
+    after: "Run | None" = None
+    masker: str | None = None
+    task: str | None = None
 
     def __post_init__(self) -> None:
         run = self.resolved
         for name, allowed in (("distribution", DISTRIBUTIONS), ("precision", PRECISIONS)):
-            if getattr(run, name) not in allowed:
+            if getattr(run, name) not in allowed and not (name == "distribution" and _dotted(run.distribution)):
                 raise ValueError(f"{name}={getattr(run, name)!r} is unknown; there are {', '.join(allowed)}")
         if not (isinstance(run.scaled, bool) or run.scaled == "authors"):
             raise ValueError(f"scaled={run.scaled!r} is unknown; it is False, True or 'authors'")
@@ -150,7 +169,7 @@ class Run:
                     f"classes={run.classes!r} is no list that a run's hash can stand for; "
                     f"there are {', '.join(CLASS_LISTS)} and first-N"
                 )
-        if (run.density is None) != (run.method == "dense"):
+        if (run.density is None) != (not find_method(str(run.method)).hides) and not _dotted(run.method):
             raise ValueError(
                 f"method={run.method!r} with density={run.density}: the dense baseline has no density (None), "
                 "every other method needs one in (0, 1]"
@@ -168,56 +187,114 @@ class Run:
                 f"precision={run.precision!r} changes the weights by which a found subnetwork is recognised; "
                 "tickets take 32-true, bf16-mixed or 16-mixed"
             )
-        for name in ("epochs", "batch_size"):
-            if getattr(run, name) < 1:
-                raise ValueError(f"{name}={getattr(run, name)} trains nothing; it must be at least 1")
+        for name, least in (("epochs", 0 if run.callbacks or run.after else 1), ("batch_size", 1)):
+            if getattr(run, name) < least:
+                raise ValueError(f"{name}={getattr(run, name)} trains nothing; it must be at least {least}")
         if run.schedule not in SCHEDULES:
             raise ValueError(f"schedule={run.schedule!r} is unknown; schedules are {', '.join(SCHEDULES)}")
         if not run.width > 0:
             raise ValueError(f"width={run.width} leaves no channels; it must be above 0")
-        if run.trace < 0:
-            raise ValueError(f"trace={run.trace} is a number of steps to record; it must be at least 0")
-        if run.swaps < 0:
-            raise ValueError(f"swaps={run.swaps} is a number of steps to measure at; it must be at least 0")
-        if run.swaps and run.method != "edge_popup":
-            raise ValueError(f"swaps={run.swaps} with method={run.method!r}: edge_popup alone swaps edges by scores")
+        if wrong := [one for one in run.callbacks if not isinstance(one, Spec)]:
+            raise ValueError(f"callbacks={wrong[0]!r}: it is no callback of a run; give spec('module.Class', option=1)")
+        if len(set(run.callbacks)) < len(run.callbacks):
+            raise ValueError(f"callbacks={', '.join(one.short for one in run.callbacks)}: one of them stands there twice")
+        if run.after is not None:
+            self._check_after(run, run.after.resolved)
+
+    @staticmethod
+    def _check_after(run: "Run", before: "Run") -> None:
+        pair = before.kind, run.kind
+        allowed = "; ".join(f"{then} after {first} (with {what})" for (first, then), what in _AFTER.items())
+        if pair not in _AFTER:
+            raise ValueError(f"method={run.method!r} after {before.method!r}: what begins so is {allowed}")
+        same = ("net", "width", "num_classes", "image_size", *(["masker"] if pair == ("hidden", "hidden") else []))
+        for name in same:
+            ours, theirs = getattr(run, name), getattr(before, name)
+            if ours != theirs:
+                raise ValueError(f"{name}={ours!r} after a run with {name}={theirs!r}: its net would not fit")
+        if pair == ("hidden", "hidden") and "supermask" in (run.method, before.method) and run.method != before.method:
+            raise ValueError(f"method={run.method!r} after {before.method!r}: their scores mean different things")
+        if pair == ("dense", "hidden") and (run.distribution != before.distribution or run.scaled):
+            raise ValueError(
+                f"distribution={run.distribution!r}, scaled={run.scaled!r} after a dense run: the weights are the "
+                "trained ones; leave both out"
+            )
+        if run.method == "ticket" and before.method != "ticket" and run.found_by != before.method:
+            raise ValueError(f"found_by={run.found_by!r} after {before.method!r}: leave it out")
 
     @cached_property  # like hash: a grid asks for both thousands of times
     def resolved(self) -> "Run":
         """The same run with nothing left to defaults that depend on other fields."""
         method = self.method or ("dense" if self.density is None else "edge_popup")
-        values = asdict(self) | {"method": method}
-        published = {**asdict(recipe(method, self.net, self.optimizer)), **dict.fromkeys(_SEEDS, self.seed)}
-        published |= {"found_by": "edge_popup"} if method == "ticket" else {}
-        published |= {"image_size": IMAGENET_SIZES.get(self.data)}
-        values |= {name: value for name, value in published.items() if values[name] is None}
+        values = self._values | {"method": method, "callbacks": tuple(self.callbacks)}
+        values |= {"after": self.after.resolved} if self.after is not None else {}
+        values |= {name: code.full(values[name]) for name in _NAMED if isinstance(values[name], str)}
+        values |= {name: value for name, value in self._published(values).items() if values[name] is None}
         # 2 and 2.0, numpy's numbers and Python's, are one description.
         for name, value in values.items():
             if isinstance(value, Real) and not isinstance(value, bool):
                 values[name] = _number(name, value)
-        if method == "random":
+        if find_method(method).learns is None and values["epochs"] != 0:
             values["epochs"] = 1  # one pass sets the running statistics of norm layers; there is nothing to learn
-        run = object.__new__(Run)  # not through __init__, which checks what is resolved here
+        run = object.__new__(type(self))  # not through __init__, which checks what is resolved here
         for name, value in values.items():
             object.__setattr__(run, name, value)
         return run
 
+    def _published(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Give what a field takes that is None; `values` are those of the others."""
+        found: dict[str, Any] = asdict(recipe(values["method"], values["net"], values["optimizer"]))
+        found |= dict.fromkeys(_SEEDS, values["seed"])
+        found |= {"image_size": IMAGENET_SIZES.get(values["data"])}
+        before: Run | None = values["after"]
+        if values["method"] == "ticket":
+            found["found_by"] = "edge_popup" if before is None else before.found_by or before.method
+        elif before is not None and before.kind == "dense":
+            found["distribution"] = before.distribution  # of which its trained weights come
+        return found | {f.name: f.metadata["neutral"] for f in fields(self) if "neutral" in f.metadata}
+
+    @property
+    def _values(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @property
+    def kind(self) -> str:
+        """Whether its net is `dense`, `hidden` or a `ticket`."""
+        run = self.resolved
+        return "ticket" if run.method == "ticket" else "dense" if run.density is None else "hidden"
+
     @property
     def parent(self) -> "Run | None":
-        """The run whose subnetwork a ticket trains; None of other runs, which need none.
+        """The run that comes before: `after`, or of a ticket without one the run that finds its subnetwork.
 
-        The same description with the method `found_by` and that method's published hyper-parameters, and nothing
-        recorded. A batch size other than the ticket's own published one is the parent's too: it was set for both.
+        That is the same description with the method `found_by` and that method's published hyper-parameters, without
+        callbacks. A batch size other than the ticket's own published one is the parent's too: it was set for both.
         """
         run = self.resolved
-        if run.method != "ticket":
-            return None
+        if run.method != "ticket" or run.after is not None:
+            return run.after
         own = recipe("ticket", run.net, run.optimizer)
-        values = asdict(run) | {name: None for name in asdict(own) if name != "distribution"}
-        values |= {"method": run.found_by, "found_by": None, "optimizer": "sgd", "trace": 0}
+        values: dict[str, Any] = run._values | {name: None for name in asdict(own) if name != "distribution"}
+        values |= {"method": run.found_by, "found_by": None, "optimizer": "sgd", "callbacks": ()}
         if run.batch_size != own.batch_size:
             values["batch_size"] = run.batch_size
         return Run(**values)
+
+    def then(self, **changes: Any) -> "Run":
+        """Describe a run that begins with the net of this one, and is like it but for `changes`.
+
+        Hyper-parameters that are the published ones of this run are those of the next one's method too. Optimizer and
+        schedule begin anew.
+
+        Raises:
+            ValueError: as Run; and another net, width, image size or number of classes, or kinds that do not follow.
+        """
+        run = self.resolved
+        published = self._published(run._values)
+        values = {name: None if value == published.get(name) else value for name, value in run._values.items()}
+        if run.method in ("dense", "edge_popup") and "method" not in changes:
+            values["method"] = None  # as the density says
+        return Run(**values | {"after": self} | changes)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Run) and self.hash == other.hash
@@ -228,53 +305,99 @@ class Run:
     @property
     def different(self) -> dict[str, Any]:
         """The fields that differ from the defaults; these alone make the hash."""
-        custom = {f.name: f.default for f in fields(self)} | dict.fromkeys(_SEEDS, self.seed)
-        return {name: value for name, value in asdict(self.resolved).items() if value != custom[name]}
+        custom = {f.name: f.metadata.get("neutral", f.default) for f in fields(self)} | dict.fromkeys(_SEEDS, self.seed)
+        return {name: value for name, value in self.resolved._values.items() if value != custom[name]}
 
     @cached_property
     def hash(self) -> str:
         """Twelve hex digits that name the run's folder."""
-        text = json.dumps({"schema": SCHEMA, **self.different}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        described = {"schema": SCHEMA, **self.different}
+        if self.callbacks:
+            described["callbacks"] = [one.entry | {"version": one.version} for one in self.resolved.callbacks]
+        if self.after is not None:
+            described["after"] = self.after.hash
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def names(self) -> list[str]:
+        """The full names of code that its fields and callbacks give, its parents' too."""
+        run = self.resolved
+        found = [str(getattr(run, name)) for name in _NAMED]
+        found = [name for name in found if _dotted(name)] + [one.class_path for one in run.callbacks]
+        return list(dict.fromkeys(found + (run.parent.names if run.parent is not None else [])))
+
+    def option(self, name: str) -> list[Any]:
+        """List an option, `Class.option`, of the callbacks of that class."""
+        path, _, option = name.rpartition(".")
+        return [one.option(option) for one in self.callbacks if f".{one.class_path}".endswith(f".{path}")]
 
     @property
     def name(self) -> str:
         """A readable name, such as `conv4-k50-signed_constant-s0`; not unique."""
         run = self.resolved
-        parts = [run.net if run.width == 1 else f"{run.net}x{run.width:g}"]
+        parts = [_short(run.net) + ("" if run.width == 1 else f"x{run.width:g}")]
         parts += [run.optimizer if run.density is None else f"k{100 * run.density:g}"]
-        parts += [] if run.method in ("dense", "edge_popup") else [str(run.method)]
+        parts += [] if run.method in ("dense", "edge_popup") else [_short(run.method)]
         if run.method == "ticket":
             parts += [f"of_{run.found_by}", *([] if run.optimizer == "sgd" else [run.optimizer])]
-        parts += [] if run.method == "dense" else [str(run.distribution)]
+        parts += [] if run.method == "dense" else [_short(run.distribution)]
         parts += [] if run.scaled is False else ["scaled" if run.scaled is True else f"scaled_{run.scaled}"]
+        parts += [_short(name) for name in (run.masker, run.task) if name is not None]
+        parts += [one.short for one in run.callbacks if not one.records]
+        parts += [f"after_{run.after.hash[:6]}"] if run.after is not None else []
         return "-".join([*parts, f"s{run.seed}"])
 
     @property
     def num_classes(self) -> int:
-        """The number of classes of its data."""
+        """The number of classes of its data; 0 of data of one's own, which is not known here."""
         if self.classes is None:
-            return IMAGES[self.data][4]
+            return IMAGES[self.data][4] if self.data in IMAGES else 0
         return CLASS_LISTS.get(self.classes) or int(self.classes.removeprefix("first-"))
 
     @property
     def test_images(self) -> int:
-        """The number of its test images."""
+        """The number of its test images; 0 of data of one's own."""
+        if self.data not in IMAGES:
+            return 0
         return round(IMAGES[self.data][3] * self.num_classes / IMAGES[self.data][4])
 
     @cached_property
     def cell(self) -> str:
-        """The name without its seed, and a hash of what is not named: equal for runs that differ by seed."""
-        same = Run(**{k: v for k, v in asdict(self).items() if k not in _SEEDS} | {"seed": 0})
+        """The name without its seed, and a hash of what is not named: equal for runs that differ by seed.
+
+        Callbacks that only record something do not count.
+        """
+        same = self._unseeded
         return f"{same.name.removesuffix('-s0')} ({same.hash})"
 
-    def to_json(self) -> str:
+    @property
+    def _unseeded(self) -> "Run":
+        values = {k: v for k, v in self._values.items() if k not in _SEEDS} | {"seed": 0}
+        values["callbacks"] = tuple(one for one in self.callbacks if not one.records)
+        if self.after is not None:
+            values["after"] = self.after._unseeded
+        return Run(**values)
+
+    def to_json(self, indent: int | None = 1) -> str:
         """Write the full description, one field a line."""
-        return json.dumps({"schema": SCHEMA, **asdict(self.resolved)}, indent=1)
+        return json.dumps(self._plain(self.resolved._values), indent=indent)
+
+    @staticmethod
+    def _plain(values: dict[str, Any]) -> dict[str, Any]:
+        """Give values as JSON has them; versions stand apart, so that a callback pastes into a LightningCLI's YAML."""
+        plain = {"schema": SCHEMA, **values}
+        callbacks: tuple[Spec, ...] = values.get("callbacks", ())
+        if "callbacks" in values:
+            plain["callbacks"] = [one.entry for one in callbacks]
+        if versions := {one.class_path: one.version for one in callbacks if one.version != 1}:
+            plain["versions"] = versions
+        if values.get("after") is not None:
+            plain["after"] = Run._plain(values["after"].resolved._values)
+        return plain
 
     @classmethod
     def from_json(cls, text: str) -> "Run":
-        """Read what `to_json` wrote.
+        """Read what `to_json` wrote; nothing that it names is imported or looked up.
 
         Raises:
             ValueError: not JSON, another schema, or fields that a Run has not.
@@ -283,11 +406,59 @@ class Run:
             description = json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"not a run description: {error}") from error
+        return cls._from_plain(description)
+
+    @classmethod
+    def _from_plain(cls, description: Any) -> "Run":
         if not isinstance(description, dict) or description.pop("schema", None) != SCHEMA:
-            raise ValueError(f"not a run description of schema {SCHEMA}: {text[:60]!r}")
+            raise ValueError(f"not a run description of schema {SCHEMA}: {str(description)[:60]!r}")
+        for name in ("trace", "swaps"):  # fields that are callbacks now
+            if description.pop(name, 0) != 0:
+                raise ValueError(f"not a run description: {name} is a callback now; train the run again")
+        versions = description.pop("versions", {})
         if unknown := sorted(description.keys() - {f.name for f in fields(cls)}):
             raise ValueError(f"not a run description: unknown fields {', '.join(unknown)}")
+        try:
+            callbacks = tuple(
+                Spec(
+                    str(entry["class_path"]),
+                    tuple(sorted((str(k), code.canonical(v)) for k, v in entry["init_args"].items())),
+                    versions.get(entry["class_path"], 1),
+                )
+                for entry in description.get("callbacks", ())
+            )
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"not a run description: callbacks {description['callbacks']!r}") from error
+        after = description.get("after")
+        description |= {"callbacks": callbacks, "after": None if after is None else cls._from_plain(after)}
         return cls(**description)
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The full description with one cell a field, as `results.csv` has it: callbacks and `after` are text."""
+        run = self.resolved
+        after = None if run.after is None else json.dumps(self._plain(run.after.different))
+        return run._values | {"callbacks": "; ".join(map(str, run.callbacks)) or None, "after": after}
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> "Run":
+        """Read what `row` gave, from a row that may have more.
+
+        Raises:
+            ValueError, TypeError: the row describes no run.
+        """
+        values = {f.name: row[f.name] for f in fields(cls) if f.name in row}
+        values["callbacks"] = code.read(values.get("callbacks") or "")
+        values["after"] = cls.from_json(after) if (after := values.get("after")) else None
+        return cls(**values)
+
+
+def _dotted(name: str | None) -> bool:
+    return name is not None and "." in name and not name.startswith("timm:")
+
+
+def _short(name: str | None) -> str:
+    return str(name).rpartition(".")[2] if _dotted(name) else str(name)
 
 
 def vary(base: Iterable[Run], **values: Iterable[Any]) -> list[Run]:
@@ -376,7 +547,7 @@ class Results:
         return sorted({run.seed for run in self.runs})
 
     def select(self, **where: Any) -> "Results":
-        """Keep the runs whose fields equal `where`.
+        """Keep the runs whose fields equal `where`; of callbacks `Class.option`, as in `{"Lesion.epoch": 25}`.
 
         Raises:
             ValueError: a name that is no field of Run.
@@ -384,9 +555,13 @@ class Results:
         """
         key = tuple(where.items())
         if key not in self._selected:  # judging selects the same runs again for every run that it leaves out
-            if unknown := sorted(where.keys() - Run.__dataclass_fields__.keys()):
+            plain = {name: value for name, value in where.items() if "." not in name}
+            if unknown := sorted(plain.keys() - Run.__dataclass_fields__.keys()):
                 raise ValueError(f"Run has no field {', '.join(unknown)}")
-            self._selected[key] = self.where(lambda run: where.items() <= vars(run).items())
+            dotted = where.items() - plain.items()
+            self._selected[key] = self.where(
+                lambda run: plain.items() <= vars(run).items() and all(value in run.option(n) for n, value in dotted)
+            )
         chosen = self._selected[key]
         if not len(chosen):
             raise NoRunsError(f"no run has {where}; there are {len(self)} runs")
@@ -394,7 +569,8 @@ class Results:
 
     def each(self, name: str, **where: Any) -> list[Any]:
         """List the values of a field that occur among the selected runs, ascending, without None."""
-        found = {getattr(run, name) for run in self.select(**where).runs} - {None}
+        runs = self.select(**where).runs
+        found = {value for run in runs for value in (run.option(name) if "." in name else [getattr(run, name)])} - {None}
         return sorted(found, key=lambda value: (isinstance(value, str), value))  # `scaled` has both
 
     def values(self, metric: str = "accuracy", **where: Any) -> list[float]:
@@ -429,15 +605,28 @@ class Results:
             raise ValueError(f"the runs with {where} were measured at different steps; select runs of one length")
         return np.array(steps[0]), np.array(values)
 
-    def trace(self, **where: Any) -> dict[str, np.ndarray]:
-        """Load `trace.npz` of the one run selected; see `lit_hidden.engine.trace` for its arrays.
+    def arrays(self, name: str, **where: Any) -> dict[str, np.ndarray]:
+        """Load a file of arrays, such as `trace.npz`, from the folder of the one run selected.
 
         Raises:
-            ValueError: not exactly one run, or it was not traced.
+            ValueError: not exactly one run, or it left no such file.
         """
         rows = self.select(**where).rows
-        if len(rows) != 1 or not rows[0][0].trace:
-            raise ValueError(f"{len(rows)} runs have {where}; a trace is one run's, of a Run with trace > 0")
-        assert rows[0][2] is not None
-        with np.load(rows[0][2] / "trace.npz") as arrays:
+        folder = rows[0][2]
+        if len(rows) != 1 or folder is None or not (folder / name).exists():
+            raise ValueError(f"{len(rows)} runs have {where}; {name} is one run's, whose callbacks leave it behind")
+        with np.load(folder / name) as arrays:
             return dict(arrays)
+
+    def network(self, run: Run) -> Any:
+        """Build the net of a run that is done, as it was at its end, in eval mode: see `lit_hidden.engine.network`.
+
+        Raises:
+            ValueError: the run is not among these, or left no net behind.
+        """
+        from lit_hidden.engine.network import network  # which waits for torch
+
+        folders = {known.hash: folder for known, _, folder in self.rows}
+        if (folder := folders.get(run.hash)) is None:
+            raise ValueError(f"{run.name} is not among these {len(folders)} runs, or its folder is not here")
+        return network(run, folder)

@@ -113,6 +113,8 @@ def failed(run: Run, accuracy: float, loss: float | None = None) -> bool:
         return True
     from scipy.special import bdtrik
 
+    if run.task is not None or not run.num_classes:  # what a guesser does is not known
+        return False
     if not math.isfinite(accuracy):
         return True
     least = math.ceil(bdtrik(0.999, run.test_images, 1 / run.num_classes))

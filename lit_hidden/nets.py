@@ -1,12 +1,11 @@
 """The paper's networks by name, at any width, plus whatever you bring.
 
 The names are `conv2`, `conv4`, `conv6`, `conv8`, `lenet`, `cifar_resnet18`; torchvision's `resnet18`, `resnet34`,
-`resnet50`, `resnet101`, `wide_resnet50_2`; `timm:NAME` for any timm model; `package.module:function` for your own.
+`resnet50`, `resnet101`, `wide_resnet50_2`; `timm:NAME` for any timm model; `package.module.function` for your own.
 
 Source: Ramanujan et al., arXiv:1911.13299, Table 1; the authors' code, `models/`.
 """
 
-import importlib
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
+from lit_hidden import code
 from lit_hidden.distributions import Scaled, check, draw, layer_generator
 from lit_hidden.edge_popup import weight_layers
 
@@ -133,8 +133,8 @@ def build(
     """Build a net by name; it maps images `(B, in_channels, image_size, image_size)` to `(B, num_classes)` logits.
 
     Args:
-        name: one of `NETS`; `timm:NAME` for a timm model; `package.module:function` for your own, which is called
-            with those of these keyword arguments that it takes.
+        name: one of `NETS`; `timm:NAME` for a timm model; `package.module.function` (or `package.module:function`)
+            for your own, which is called with those of these keyword arguments that it takes.
         num_classes: number of logits.
         in_channels: channels of an image.
         image_size: height and width of an image.
@@ -148,12 +148,12 @@ def build(
     }  # fmt: skip
     if name.startswith("timm:"):
         make, arguments["in_chans"] = _timm(name.removeprefix("timm:")), in_channels
-    elif ":" in name:
-        make = _own(name)
+    elif "." in name:
+        make = code.load(code.full(name.replace(":", ".")))
     elif name in NETS:
         make = NETS[name]
     else:
-        raise ValueError(f"net={name!r} is unknown; nets are {', '.join(NETS)}, timm:NAME, or package.module:function")
+        raise ValueError(f"net={name!r} is unknown; nets are {', '.join(NETS)}, timm:NAME, or package.module.function")
     takes = inspect.signature(make).parameters
     everything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     if not (everything or "width" in takes) and width != 1:
@@ -206,13 +206,4 @@ def _timm(name: str) -> Callable[..., nn.Module]:
         model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_chans)
         return model
 
-    return make
-
-
-def _own(name: str) -> Callable[..., nn.Module]:
-    module, _, function = name.partition(":")
-    try:
-        make: Callable[..., nn.Module] = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"net={name!r} cannot be imported: {error}; give package.module:function") from error
     return make

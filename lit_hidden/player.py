@@ -23,7 +23,7 @@ def page(results: Results) -> str:
     """Write the page for the traced edge-popup runs among `results`, with the other methods' accuracies."""
     hidden = sorted((run for run, _ in results.select(method="edge_popup")), key=lambda run: run.seed)
     data = {
-        "seeds": [_frames(run, results.trace(method="edge_popup", seed=run.seed)) for run in hidden],
+        "seeds": [_frames(run, results.arrays("trace.npz", method="edge_popup", seed=run.seed)) for run in hidden],
         "curves": {method: _curve(results, method) for method in ("dense", "edge_popup", "random")},
         "edges": round(results.mean("edges", method="edge_popup")),
         "colors": style.COLORS,

@@ -23,11 +23,14 @@ SEEDS = ("seed", "weight_seed", "score_seed", "data_seed")
 _FIRST = ("data", "net", "width", "method", "optimizer", "distribution", "scaled", "density")
 CONDITIONS = (
     *_FIRST,
-    *(n for n in FIELDS if n not in (*_FIRST, *SEEDS, "trace", "swaps")),
+    *(n for n in FIELDS if n not in (*_FIRST, *SEEDS)),
 )  # what a result may depend on
 RECIPE = tuple(f.name for f in fields(Recipe) if f.name != "distribution")
 # What the authors' protocol settles.
-PROTOCOL = ("width", "epochs", "train_images", "held_out", "augment", *RECIPE, *SUBSET, "data")
+PROTOCOL = (
+    "width", "epochs", "train_images", "held_out", "augment", *RECIPE, *SUBSET, "data", "masker", "task", "callbacks",
+    "after",
+)  # fmt: skip
 _DEPARTURES = {
     "width": "width x{ours}",
     "epochs": "{ours} of {theirs} epochs",
@@ -38,6 +41,10 @@ _DEPARTURES = {
     "images_per_class": "{ours} images per class",
     "image_size": "{ours} pixels",
     "data": "{ours} for {theirs}",
+    "masker": "masker {ours}",
+    "task": "task {ours}",
+    "callbacks": "with {ours}",
+    "after": "after {ours}",
 }
 _DATA = {  # of the authors; nets of your own have none
     **dict.fromkeys(("conv2", "conv4", "conv6", "conv8", "cifar_resnet18"), "cifar10"),
@@ -94,14 +101,21 @@ def filtered(rows: list[RowOrRun], where: Iterable[str]) -> list[RowOrRun]:
     """
     for wanted in where:
         name, equals, value = wanted.partition("=")
-        if not equals or name not in FIELDS:
-            raise ResultsError(f"where {wanted!r} is no FIELD=VALUE; fields are {', '.join(FIELDS)}")
-        values = [row.get(name) if isinstance(row, dict) else getattr(row, name) for row in rows]
-        if number(value) not in values:
-            there = sorted(set(values), key=order)
+        if not equals or (name not in FIELDS and "." not in name):
+            fields = f"fields are {', '.join(FIELDS)}, and of callbacks Class.option"
+            raise ResultsError(f"where {wanted!r} is no FIELD=VALUE; {fields}")
+        values = [_values_of(row, name) for row in rows]
+        if not any(number(value) in found for found in values):
+            there = sorted({one for found in values for one in found}, key=order)
             raise ResultsError(f"no run has {wanted}; there are {name}={', '.join(map(text, there))}")
-        rows = [row for row, found in zip(rows, values, strict=True) if found == number(value)]
+        rows = [row for row, found in zip(rows, values, strict=True) if number(value) in found]
     return rows
+
+
+def _values_of(row: Row | Run, name: str) -> list[Any]:
+    if "." in name:
+        return (describe(row) if isinstance(row, dict) else row).option(name)
+    return [(row if isinstance(row, dict) else row.row).get(name)]
 
 
 def read(path: Path) -> list[Row]:
@@ -156,7 +170,7 @@ def describe(row: Row) -> Run:
     Raises:
         ValueError, TypeError: the row describes none.
     """
-    return Run(**{name: row[name] for name in FIELDS if name in row}).resolved
+    return Run.from_row(row).resolved
 
 
 @dataclass(frozen=True)
@@ -186,7 +200,7 @@ def cells(rows: Iterable[Row]) -> list[Cell]:
     """Put rows together that differ by their seeds alone (or in what was recorded), sorted by net, method and so on."""
     found: dict[Any, list[Row]] = {}
     for row in sorted(rows, key=lambda row: [order(row.get(name)) for name in CONDITIONS]):
-        found.setdefault(tuple(row.get(name) for name in CONDITIONS), []).append(row)
+        found.setdefault(describe(row).cell, []).append(row)
     return [Cell(describe(group[0]), group) for group in found.values()]
 
 
@@ -199,7 +213,8 @@ def _published(run: Run) -> dict[str, Any]:
     epochs, data = 1 if run.method == "random" else 100, _DATA.get(run.net, run.data)
     size = run.image_size and IMAGENET_SIZES.get(data)  # of other data a run does not say it
     images = {"data": data, "classes": None, "images_per_class": None, "image_size": size, "train_images": None}
-    return {"width": 1.0, "epochs": epochs, "held_out": 0, "augment": None, **images, **settings}
+    alone = {"masker": None, "task": None, "callbacks": None, "after": None}
+    return {"width": 1.0, "epochs": epochs, "held_out": 0, "augment": None, **alone, **images, **settings}
 
 
 def listed(values: Iterable[Any]) -> str:
@@ -215,13 +230,13 @@ def departures(runs: Iterable[Run]) -> dict[str, str]:
     held = [(run, _published(run)) for run in runs]
     found = {}
     for name in PROTOCOL:
-        apart = [(run, theirs) for run, theirs in held if getattr(run, name) != theirs[name]]
+        apart = [(run, theirs) for run, theirs in held if setting(run, name) != theirs[name]]
         if name == "lr":
             apart = [(run, theirs) for run, theirs in apart if not _in_proportion(run, theirs)]
         if not apart:
             continue
         # Where some nets are of full width, saying so tells what the narrow ones are compared with.
-        ours = [getattr(run, name) for run, _ in (held if name == "width" else apart)]
+        ours = [setting(run, name) for run, _ in (held if name == "width" else apart)]
         words = _DEPARTURES.get(name, name + " {ours} instead of {theirs}")
         published = listed(_named(theirs[name]) for _, theirs in apart)
         found[name] = words.format(ours=listed(map(_named, ours)), theirs=published)
@@ -239,6 +254,13 @@ def in_tf32(rows: Iterable[Row]) -> list[str]:
     found = listed(part for told in of_float32 for part in told.split(", ") if part)
     some = "" if all(of_float32) else f" in {sum(map(bool, of_float32))} of {len(of_float32)} runs"
     return [f"{found} in TF32{some}"] if found else []
+
+
+def setting(run: Run, name: str) -> Any:
+    """Give a field for people: of callbacks those that do more than record, of the run before all but its seeds."""
+    if name == "callbacks":
+        return " and ".join(one.short for one in run.callbacks if not one.records) or None
+    return run.after and run.after.cell if name == "after" else getattr(run, name)
 
 
 def _in_proportion(run: Run, theirs: dict[str, Any]) -> bool:
@@ -289,7 +311,7 @@ def _values(runs: Sequence[Run]) -> dict[str, set[Any]]:
     for run in runs:
         protocol = _published(run)
         for name, values in found.items():
-            value = getattr(run, name)
+            value = setting(run, name)
             if name in RECIPE and value == protocol[name]:
                 value = _PUBLISHED
             if not (name == "epochs" and run.method == "random"):  # which has one, whatever is asked for

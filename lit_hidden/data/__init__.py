@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lit_hidden import code
 from lit_hidden.data.base import ImageData
 from lit_hidden.data.cifar10 import CIFAR10Data
 from lit_hidden.data.crop_loaders import CropLoader, DecodingLoader
@@ -53,10 +54,13 @@ IMAGENET_DATA: dict[str, type[ImageNetData]] = {
 def data_module(name: str, **kwargs: Any) -> ImageData:
     """The data module called `name`, made with `kwargs`: those of `ImageTensorsData`, or of `ImageNetData`.
 
+    Data of your own are called by their class, `package.module.Class`.
+
     Raises:
         ValueError: no set is called so; or as `ImageTensorsData` or `ImageNetData`.
     """
     sets: dict[str, type[ImageData]] = {**DATA, **IMAGENET_DATA}
-    if name not in sets:
-        raise ValueError(f"there is no data called {name!r}; there is {', '.join(sets)}")
-    return sets[name](**kwargs)
+    if name not in sets and "." not in name:
+        raise ValueError(f"there is no data called {name!r}; there is {', '.join(sets)}, or package.module.Class")
+    made: ImageData = (sets.get(name) or code.load(code.full(name)))(**kwargs)
+    return made

@@ -97,6 +97,8 @@ class EpochLoader:
             yield self._normalised(images), labels
 
     def _normalised(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8:
+            return images
         return images.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
 
     def _batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -152,6 +154,8 @@ class EpochLoader:
 
 class BatchLoader(EpochLoader):
     """Iterate over `images` and `labels` in batches, normalised and, for training, shuffled and augmented.
+
+    Examples that are no images, of another dtype than uint8, are given as they are: inputs `(N, ...)`, targets `(N, ...)`.
 
     Order, ranks and resuming are those of `EpochLoader`. With `at_once`, what is yielded are no batches but `Block`s of
     so many, for `lit_hidden.steps.Steps`; the last of an epoch may be short.
@@ -288,7 +292,12 @@ class BatchLoader(EpochLoader):
 
 
 def check_tensors(images: Tensor, labels: Tensor, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Raise a `ValueError` unless images are uint8 `(N, C, H, W)`, labels int64 `(N,)`, mean and std `C` numbers."""
+    """Raise a `ValueError` unless images are uint8 `(N, C, H, W)`, labels int64 `(N,)`, mean and std `C` numbers.
+
+    Of inputs of another dtype, without mean and std, there must only be as many as targets.
+    """
+    if images.dtype != torch.uint8 and not len(mean) and 0 < len(images) == len(labels):
+        return
     if images.dtype != torch.uint8 or images.dim() != 4 or len(images) == 0:
         raise ValueError(
             f"images are {images.dtype} {tuple(images.shape)}; "

@@ -23,6 +23,10 @@ class ImageTensorsData(ImageData):
     selected on the test set. Which images are held out, and which of the others are used, follows from their
     order in the files alone: the same for every seed, and as many of each class as can be.
 
+    Data of your own derive from this: `read` gives both sets, and the class says name, shape, sizes and num_classes.
+    What are no images (inputs of another dtype than uint8, whatever the targets) have `mean = std = ()`, and are given
+    as they are.
+
     Args:
         root: folder of the data; None is DATA_DIR, or else `data`.
         batch_size: images in a batch, over all devices together.
@@ -61,7 +65,7 @@ class ImageTensorsData(ImageData):
             raise ValueError(
                 f"augment={augment} does nothing: no augmentation is defined for {self.name}; it must be False or None"
             )
-        self._splits: dict[str, Split] = {}
+        self.splits: dict[str, Split] = {}  # after `setup`, of `train`, `val` and `test`; a callback may change them
 
     def prepare_data(self) -> None:
         """Download the set, if it is one of files and no folder of it is there."""
@@ -70,19 +74,19 @@ class ImageTensorsData(ImageData):
 
     def setup(self, stage: str | None = None) -> None:
         """Read the set, unless that was done, and put it on the trainer's device, if any, else on the CPU."""
-        if not self._splits:
+        if not self.splits:
             train, test = self.read()
-            self._splits = {"train": train, "val": test, "test": test}
+            self.splits = {"train": train, "val": test, "test": test}
             if self.held_out or self.train_images is not None:
                 images, labels = train
                 order = balanced_order(labels)
                 held, rest = order[: self.held_out], order[self.held_out :][: self.train_images]
-                self._splits["train"] = (images[rest], labels[rest])
+                self.splits["train"] = (images[rest], labels[rest])
                 if self.held_out:
-                    self._splits["val"] = (images[held], labels[held])
+                    self.splits["val"] = (images[held], labels[held])
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        for split, (images, labels) in self._splits.items():
-            self._splits[split] = (images.to(device), labels.to(device))
+        for split, (images, labels) in self.splits.items():
+            self.splits[split] = (images.to(device), labels.to(device))
 
     def read(self) -> tuple[Split, Split]:
         """Read and verify the training and the test set, on the CPU, from the first folder that is whole.
@@ -108,13 +112,13 @@ class ImageTensorsData(ImageData):
         raise NotImplementedError
 
     def _loader(self, split: str, seed: int | None, augment: bool) -> BatchLoader:
-        if not self._splits:
+        if not self.splits:
             self.setup()
         rank, world_size = self._ranks
         # An image's answer depends on no other: to evaluate, batches may be as large as a GPU likes them.
         batch_size = max(self.batch_size, EVALUATED) if self.at_once and split != "train" else self.batch_size
         return BatchLoader(
-            *self._splits[split],
+            *self.splits[split],
             batch_size,
             self.mean,
             self.std,
@@ -130,8 +134,10 @@ class ImageTensorsData(ImageData):
 def balanced_order(labels: Tensor) -> Tensor:
     """A fixed shuffle of the indices of `labels` that takes one of each class in turn, until classes run out.
 
-    `labels` is int64 `(N,)`, from 0; so is the result.
+    `labels` is int64 `(N,)`, from 0; so is the result. Targets of other kinds `(N, ...)` are shuffled alone.
     """
+    if labels.ndim != 1 or labels.dtype != torch.int64:
+        labels = torch.zeros(len(labels), dtype=torch.int64)
     seed = int.from_bytes(hashlib.sha256(b"balanced order").digest()[:4], "big")
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     by_class = shuffled[labels[shuffled].argsort(stable=True)]

@@ -2,17 +2,19 @@
 
 import gzip
 import io
+import re
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from lit_hidden.engine.reproduce import ReproduceError, load
-from lit_hidden.engine.store import ARRAYS, CHECKPOINT, SUBNETWORK, Store, StoreError, write_atomically
+from lit_hidden.engine.store import CHECKPOINT, SUBNETWORK, WEIGHTS, Store, StoreError, write_atomically
 from lit_hidden.experiment import Run
 
 RECORD = ("run.json", "metrics.csv", "result.json")  # in the order of writing: the last means done
-LIMIT = 1_000_000  # bytes of arrays, or of a subnetwork, that a run may bring along
-SUBNETWORKS = 20_000_000  # bytes of subnetworks in an archive; those beyond are left out
+NETS = (SUBNETWORK, WEIGHTS)
+LIMIT = 1_000_000  # bytes of arrays, or of a net, that a run may bring along
+ROOM = 20_000_000  # bytes of nets in an archive; those beyond are left out
 NAME = "runs.tar.gz"  # in experiments/results/NAME/PRESET/
 
 
@@ -25,7 +27,7 @@ def pack(store: Store, runs: Iterable[Run], path: Path) -> tuple[list[Run], list
     Raises:
         StoreError: the archive cannot be written, or a run's folder is damaged or may not be read.
     """
-    packed, left_out, room = [], [], SUBNETWORKS
+    packed, left_out, room = [], [], ROOM
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for run in sorted(set(runs), key=lambda run: run.hash):
@@ -36,14 +38,15 @@ def pack(store: Store, runs: Iterable[Run], path: Path) -> tuple[list[Run], list
                 raise StoreError(
                     f"{folder} is damaged: {why}; nothing is packed: reproduce sets it aside and trains the run again"
                 )
-            arrays = [name for name in ARRAYS if (folder / name).exists()]
+            arrays = sorted(path.name for path in folder.glob("*.npz"))
             if sum((folder / name).stat().st_size for name in arrays) > LIMIT:
                 left_out.append(run)
                 continue
-            size = (folder / SUBNETWORK).stat().st_size if (folder / SUBNETWORK).exists() else 0
-            if 0 < size <= min(LIMIT, room):
-                arrays.append(SUBNETWORK)
-                room -= size
+            for name in NETS:
+                size = (folder / name).stat().st_size if (folder / name).exists() else 0
+                if 0 < size <= min(LIMIT, room):
+                    arrays.append(name)
+                    room -= size
             for name in (*arrays, *RECORD):
                 data = (folder / name).read_bytes()
                 entry = tarfile.TarInfo(f"{run.hash}/{name}")  # no dates, no owners
@@ -79,9 +82,8 @@ def unpack(path: Path, store: Store) -> tuple[int, int]:
             if folder is None or store.result(run) is not None:
                 known += 1
                 continue
-            for file in (*ARRAYS, SUBNETWORK, *RECORD):
-                if file in files:
-                    write_atomically(folder / file, files[file])
+            for file in (*(files.keys() - set(RECORD)), *RECORD):
+                write_atomically(folder / file, files[file])
             (folder / CHECKPOINT).unlink(missing_ok=True)
             new += 1
     return new, known
@@ -99,7 +101,7 @@ def contents(path: Path) -> dict[str, dict[str, bytes]]:
             for entry in tar:
                 folder, _, file = entry.name.partition("/")
                 data = tar.extractfile(entry)
-                if data is None or file not in (*ARRAYS, SUBNETWORK, *RECORD):
+                if data is None or not (file in (*NETS, *RECORD) or re.fullmatch(r"\w+\.npz", file)):
                     raise StoreError(f"{path} is no archive of runs: it holds {entry.name!r}")
                 runs.setdefault(folder, {})[file] = data.read()
     except (tarfile.TarError, OSError, EOFError) as error:

@@ -24,6 +24,7 @@ from lit_hidden.tables import (
     filtered,
     order,
     read,
+    setting,
     text,
     varying,
 )  # fmt: skip
@@ -88,6 +89,8 @@ def compare(
         if key not in FIELDS and isinstance(value, int | float) and not isinstance(value, bool)
     ]
     lines = [_run(row, numbers) for row in rows] if by_seed else _cells(rows, numbers)
+    every = dict.fromkeys(key for line in lines for key in line)  # options are not those of every run
+    lines = [dict.fromkeys(every) | line for line in lines]
     usual = _columns(rows, numbers, by_seed)
     shown = list(columns) or (list(dict.fromkeys([*usual, *numbers])) if as_csv else list(usual))
     if sort and sort not in shown:
@@ -153,7 +156,14 @@ def _merged(rows: list[Row]) -> Row:
 
 
 def _run(row: Row, numbers: list[str]) -> Row:
-    return {"run": row["run"], **{key: row.get(key) for key in (*FIELDS, *numbers, "failed")}}
+    return {"run": row["run"], **_described(row), **{key: row.get(key) for key in (*numbers, "failed")}}
+
+
+def _described(row: Row) -> Row:
+    """Give the fields of a run, and the options of its callbacks as `Class.option`."""
+    run = describe(row)
+    options = {f"{one.class_path.rpartition('.')[2]}.{k}": v for one in run.callbacks for k, v in one.options}
+    return {**{key: row.get(key) for key in FIELDS}, **{key: setting(run, key) for key in ("callbacks", "after")}, **options}
 
 
 def _cells(rows: list[Row], numbers: list[str]) -> list[Row]:
@@ -161,7 +171,7 @@ def _cells(rows: list[Row], numbers: list[str]) -> list[Row]:
     for cell in cells(rows):
         accuracy = cell.values("accuracy")
         low, high = confidence_interval(accuracy) if len(accuracy) > 1 else (None, None)
-        line = {key: cell.rows[0].get(key) for key in FIELDS if key not in SEEDS}
+        line = {key: value for key, value in _described(cell.rows[0]).items() if key not in SEEDS}
         line |= {key: cell.mean(key) for key in numbers}
         line["pm"] = None if low is None or high is None else (high - low) / 2
         line |= {"min": min(accuracy, default=None), "max": max(accuracy, default=None), "n": len(accuracy)}

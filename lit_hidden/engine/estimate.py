@@ -215,5 +215,5 @@ def duration(seconds: float) -> str:
 def _kind(run: Run) -> tuple[Any, ...]:
     return (
         run.net, run.width, run.method, run.data, run.train_images, run.held_out, run.batch_size, run.precision,
-        bool(run.trace), bool(run.swaps), run.classes, run.images_per_class, run.image_size,
+        run.callbacks, run.masker, run.task, run.classes, run.images_per_class, run.image_size,
     )  # fmt: skip

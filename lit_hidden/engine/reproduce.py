@@ -395,7 +395,7 @@ def rows(results: Results) -> list[dict[str, Any]]:
     """
     table = []
     for run, result, folder in results.rows:
-        row: dict[str, Any] = {"run": run.hash, **asdict(run)}
+        row: dict[str, Any] = {"run": run.hash, **run.row}
         row |= {k: v for k, v in result.items() if isinstance(v, (int, float, str))}
         row |= {"failed": failed(run, result["accuracy"], result.get("loss")), "best_accuracy": _best(run, folder)}
         provenance = result.get("provenance", {})

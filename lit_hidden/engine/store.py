@@ -16,19 +16,32 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from lit_hidden import code
 from lit_hidden.experiment import Results, Run
+from lit_hidden.recipes import method
 
-SUBNETWORK = "subnetwork.safetensors"  # in the folder of every hidden run; tickets begin with their parent's
-ARRAYS = ("trace.npz", "swaps.npz")  # in the folder of a run that recorded them
+# In a run's folder, for runs that begin with its net: of a hidden run its masks, where seeds give the weights back; of
+# one that goes on to be trained, or whose weights no seed gives back, all its tensors; of a dense net or a ticket too.
+SUBNETWORK, SCORES, WEIGHTS = "subnetwork.safetensors", "scores.safetensors", "weights.safetensors"
 CHECKPOINT = "last.ckpt"  # in the folder of a run that was begun and is not done; one that is left over is not read
 
-# Numbers that figures are drawn from, and that the results of such runs alone have.
-_OWN = {"supermask": "density_sampled", "ticket": "accuracy_before"}
-_SUMS = "checksums"  # in result.json: of the rest of it, of metrics.csv, and the names of the other files
+_SUMS = "checksums"  # in result.json: of the rest of it, of metrics.csv, and of each file of arrays or tensors
 
 
 class StoreError(RuntimeError):
     """A folder that cannot be read or written, and what to do about it."""
+
+
+def needed(child: Run) -> tuple[str, ...]:
+    """Name the files, one of which a run must have left for `child` to begin with."""
+    before = child.parent
+    if before is None:
+        return ()
+    if before.kind != "hidden":
+        return (WEIGHTS,)
+    if child.kind == "hidden" and (child.resolved.epochs or before.method == "supermask"):
+        return (SCORES,)  # masks do not say where the search stood, nor how likely each weight was
+    return SUBNETWORK, SCORES
 
 
 class _Damage(Exception):
@@ -131,7 +144,7 @@ class Store:
 
         Args:
             run: whose folder.
-            child: a run that begins with the subnetwork of `run`, and so needs its file.
+            child: a run that begins with the net of `run`, and so needs its file.
 
         Raises:
             StoreError: the folder may not be read.
@@ -145,11 +158,26 @@ class Store:
                 self._check_begun(run)
             else:
                 self._check_done(run, *read)
-            if read is not None and child is not None and not (folder / SUBNETWORK).exists():
-                raise _Damage(f"it lacks {SUBNETWORK}, which {child.name} needs")
+            if read is not None and child is not None:
+                there = [name for name in needed(child) if (folder / name).exists()]
+                if not there:
+                    raise _Damage(f"it lacks {' or '.join(needed(child))}, which {child.name} needs")
+                self._check_files(folder, read[1], there[:1])
         except _Damage as damage:
             return str(damage)
         return None
+
+    def check_file(self, run: Run, name: str) -> None:
+        """Hold a file of a run that is done against its checksum.
+
+        Raises:
+            StoreError: it is another, or the folder cannot be believed.
+        """
+        try:
+            if (read := self._read(run)) is not None:
+                self._check_files(self.folder(run), read[1], [name])
+        except _Damage as damage:
+            raise StoreError(f"{self.folder(run)} is damaged: {damage}; reproduce trains the run again") from damage
 
     def mend(
         self, run: Run, child: Run | None = None, look: Callable[[Path], str | None] = lambda folder: None
@@ -224,7 +252,8 @@ class Store:
         sums: dict[str, Any] = {"result": _sum(json.dumps(result).encode())}
         if (folder / "metrics.csv").exists():  # without it the run is damaged, which is asked after this
             sums["metrics.csv"] = _sum((folder / "metrics.csv").read_bytes())
-        sums["files"] = [name for name in (*ARRAYS, SUBNETWORK) if (folder / name).exists()]
+        files = sorted(path for path in folder.iterdir() if path.suffix in (".npz", ".safetensors"))
+        sums["files"] = {path.name: _sum(path.read_bytes()) for path in files}
         write_atomically(folder / "result.json", json.dumps({**result, _SUMS: sums}, indent=1) + "\n")
         (folder / CHECKPOINT).unlink(missing_ok=True)
 
@@ -252,18 +281,22 @@ class Store:
         sums: dict[str, Any] = result.pop(_SUMS, {})
         _check_result(run, result, sums)
         self._check_description(run)
+        for name, then in result.get("code", {}).items():
+            if code.fingerprint(name) not in (then, None):  # None: another machine, which cannot train it
+                raise _Damage(f"it is stale: the code of {name} has changed since")
         return result, sums
 
     def _check_done(self, run: Run, result: dict[str, Any], sums: dict[str, Any]) -> None:
         """Check what figures are drawn from besides the result."""
-        folder, epochs, accuracy = self.folder(run), run.resolved.epochs, result["accuracy"]
+        folder, epochs, metric = self.folder(run), run.resolved.epochs, result.get("metric", "accuracy")
+        last = f"test_{'top1' if metric == 'accuracy' else metric}"
         try:
             text = (folder / "metrics.csv").read_text(encoding="utf-8")
             rows = list(csv.DictReader(text.splitlines()))
             if [row["epoch"] for row in rows] != [str(epoch) for epoch in range(epochs + 1)]:
                 raise _Damage(f"metrics.csv: not the epochs 0 to {epochs}, each once")
-            if float(rows[-1].get("test_top1", accuracy)) != accuracy:
-                raise _Damage(f"metrics.csv: it ends at {rows[-1]['test_top1']}%, result.json says {accuracy}%")
+            if float(rows[-1].get(last, result[metric])) != result[metric]:
+                raise _Damage(f"metrics.csv: it ends at {rows[-1][last]}, result.json says {result[metric]}")
             for row in rows:
                 for name, value in row.items():
                     if value != "" and not _parses(value):  # empty is what an epoch has not, as row 0 a rate
@@ -274,10 +307,19 @@ class Store:
             raise _unreadable(folder, error) from error
         if sums and sums.get("metrics.csv") != _sum(text.encode()):
             raise _Damage("metrics.csv: it is not the one whose checksum is in result.json")
-        # A subnetwork is not asked for: archives of runs leave it out, and only tickets need it.
-        for name, recorded in zip(ARRAYS, (run.trace, run.swaps), strict=True):
-            if recorded and not zipfile.is_zipfile(folder / name):
-                raise _Damage(f"{name}: it is missing or cut short")
+        # Tensors are not asked for: archives of runs leave large ones out, and only the runs that follow need them.
+        self._check_files(folder, sums, [name for name in _files(sums) if name.endswith(".npz")])
+
+    def _check_files(self, folder: Path, sums: dict[str, Any], names: Iterable[str]) -> None:
+        for name in names:
+            try:
+                found = _sum((folder / name).read_bytes())
+            except (FileNotFoundError, IsADirectoryError) as error:
+                raise _Damage(f"{name}: it is missing") from error
+            except OSError as error:
+                raise _unreadable(folder / name, error) from error
+            if _files(sums).get(name) not in (found, None):  # None: done before files had checksums
+                raise _Damage(f"{name}: it is not the one whose checksum is in result.json")
 
     def _check_begun(self, run: Run) -> None:
         """Check what a run that is not done would go on from."""
@@ -314,6 +356,11 @@ def _sum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def _files(sums: dict[str, Any]) -> dict[str, str]:
+    files = sums.get("files")
+    return files if isinstance(files, dict) else {}
+
+
 def _parses(cell: Any) -> bool:
     try:
         float(cell)  # neither what a row lacks, None, nor what it has too much, a list
@@ -325,12 +372,12 @@ def _parses(cell: Any) -> bool:
 def _check_result(run: Run, result: dict[str, Any], sums: Any) -> None:
     """Check that a result is as it was written; one without checksums, that what figures and tables read is there."""
     run = run.resolved
-    for name in ("accuracy", *(own for method, own in _OWN.items() if method == run.method)):
+    for name in (result.get("metric", "accuracy"), *method(str(run.method)).numbers):
         value = result.get(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise _Damage(f"result.json: its {name} is {value}, not a number")
     provenance = result.get("provenance", {})
-    dictionaries = {"provenance": provenance} | ({"swaps": result.get("swaps")} if run.swaps else {})
+    dictionaries = {"provenance": provenance, "code": result.get("code", {})}
     if isinstance(provenance, dict):
         dictionaries["provenance's versions"] = provenance.get("versions", {})
     for name, value in dictionaries.items():

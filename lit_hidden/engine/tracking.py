@@ -129,7 +129,7 @@ class Tracker:
             name=run.name,
             job_type=kind,
             tags=[run.net, kind, run.data],
-            config=asdict(run),
+            config=json.loads(run.to_json()),
             resume="allow" if self.mode == "online" else None,
         )
 

@@ -2,11 +2,13 @@
 
 import csv
 import io
+import math
 import os
 import platform
 import subprocess
 import time
 import warnings
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import distributions
@@ -15,89 +17,29 @@ from typing import Any
 
 import lightning
 import lightning.pytorch as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from lit_hidden import __version__
+from lit_hidden import __version__, code
+from lit_hidden.callbacks import RunCallback
 from lit_hidden.classifier import LitClassifier
-from lit_hidden.data import DATA, ImageData, ImageTensorsData, data_module
-from lit_hidden.data.loader import EpochLoader
+from lit_hidden.code import Spec
+from lit_hidden.data import DATA, ImageData, ImageTensorsData
 from lit_hidden.edge_popup import maskers
 from lit_hidden.engine.checkpoints import WholeCheckpoints
+from lit_hidden.engine.network import make_data, make_module, save_net
 from lit_hidden.engine.ranks import ALONE, Interruption, Placed, Ranks, SameNetwork, Together
-from lit_hidden.engine.store import CHECKPOINT, SUBNETWORK, write_atomically
-from lit_hidden.engine.swaps import Swaps
-from lit_hidden.engine.trace import Trace, last_weight
+from lit_hidden.engine.store import CHECKPOINT, SCORES, SUBNETWORK, WEIGHTS, write_atomically
 from lit_hidden.engine.tracking import Tracker
-from lit_hidden.experiment import SUBSET, Run
-from lit_hidden.modules import LitDense, LitRandomMask, LitSubnetwork, LitSupermask, LitTicket
+from lit_hidden.experiment import Run
 from lit_hidden.nets import NETS
-from lit_hidden.recipes import IMAGENET_SIZES
+from lit_hidden.recipes import method
 from lit_hidden.subnetwork import fingerprint, masks, save_subnetwork, used_masks
 from lit_hidden.supermask import Supermask
 from lit_hidden.ticket import fix_masks
 
 AT_ONCE = 100  # steps; between two blocks Lightning may be told to stop
 PAUSE = 10.0  # seconds between two checkpoints on a GPU
-
-_MODULES = {"edge_popup": LitSubnetwork, "supermask": LitSupermask, "random": LitRandomMask}
-
-
-def make_data(run: Run, data_dir: str | Path, decoders: int | None = None) -> ImageData:
-    """Build the DataModule of a run; `decoders` is the number of processes that decode images, None its own choice."""
-    run = run.resolved
-    subset = {name: getattr(run, name) for name in SUBSET} | {"workers": decoders} if run.data in IMAGENET_SIZES else {}
-    return data_module(
-        run.data,
-        root=str(data_dir),
-        batch_size=run.batch_size,
-        seed=run.data_seed,
-        augment=run.augment,
-        held_out=run.held_out,
-        train_images=run.train_images,
-        **subset,
-    )
-
-
-def make_module(run: Run, data: ImageData, runs_dir: Path = Path("runs")) -> LitClassifier:
-    """Build the LightningModule of a run; a ticket's subnetwork comes from its parent's folder in `runs_dir`.
-
-    Raises:
-        FileNotFoundError: it is not there.
-    """
-    run = run.resolved
-    channels, size, _ = data.shape
-    arguments: dict[str, Any] = {
-        "net": run.net,
-        "width": run.width,
-        "num_classes": data.num_classes,
-        "in_channels": channels,
-        "image_size": size,
-        "lr": run.lr,
-        "momentum": run.momentum,
-        "weight_decay": run.weight_decay,
-        "schedule": run.schedule,
-        "warmup_epochs": run.warmup_epochs,
-        "label_smoothing": run.label_smoothing,
-    }
-    if run.parent is not None:
-        subnetwork = runs_dir / run.parent.hash / SUBNETWORK
-        if not subnetwork.is_file():
-            raise FileNotFoundError(
-                f"{run.name} trains the weights of a subnetwork that is not there: {subnetwork}; train "
-                f"{run.parent.name} first (if it is done, it was before subnetworks were kept: delete its folder)"
-            )
-        arguments |= {"subnetwork": subnetwork, "optimizer": run.optimizer}
-        return LitTicket(**arguments)
-    arguments |= {"distribution": run.distribution}
-    if run.method == "dense":
-        arguments |= {"optimizer": run.optimizer, "seed": run.weight_seed}
-        return LitDense(**arguments)
-    arguments |= {"density": run.density, "scaled": run.scaled}
-    arguments |= {"weight_seed": run.weight_seed, "score_seed": run.score_seed}
-    return _MODULES[str(run.method)](**arguments)
-
 
 def rate(lr: float | torch.Tensor) -> float:
     """Give a learning rate as a number; a float32 tensor, as on GPUs, without the digits that it does not have."""
@@ -111,8 +53,17 @@ class Recorder(Checkpoint):
     time than a checkpoint, a `pause` of so many seconds lies between two checkpoints; the last epoch has its own.
     """
 
-    def __init__(self, folder: Path, watched: str, tracker: Tracker, writes: bool = True, pause: float = 0.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        watched: str,
+        tracker: Tracker,
+        writes: bool = True,
+        pause: float = 0.0,
+        code: dict[str, str | None] | None = None,
+    ) -> None:
         super().__init__()
+        self.code = code or {}
         self.folder, self.watched, self.tracker, self.writes = folder, watched, tracker, writes
         self.pause, self._saved = pause, time.perf_counter()
         self.rows: list[dict[str, float]] = []
@@ -122,7 +73,7 @@ class Recorder(Checkpoint):
     def state_dict(self) -> dict[str, Any]:
         """Go into the checkpoint, so that the curve of a killed run has no gap."""
         self._stop()
-        return {"rows": self.rows, "seconds": self.seconds}
+        return {"rows": self.rows, "seconds": self.seconds, "code": self.code}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Come back from a checkpoint, and show what was trained before."""
@@ -142,9 +93,9 @@ class Recorder(Checkpoint):
         writer.writerows({k: "" if v != v else v for k, v in r.items()} for r in self.rows)
         write_atomically(self.folder / "metrics.csv", out.getvalue())
 
-    def first(self, metrics: dict[str, float]) -> None:
+    def first(self, module: LitClassifier, metrics: dict[str, float]) -> None:
         """Take the row before training."""
-        self._row(0, 0, float("nan"), metrics)
+        self._row(0, 0, float("nan"), module, metrics)
         self._write()  # so that all see that training begins
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
@@ -164,21 +115,27 @@ class Recorder(Checkpoint):
         epoch = trainer.current_epoch + 1
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         loader = trainer.train_dataloader
-        assert isinstance(loader, EpochLoader)
-        self._row(epoch, epoch * loader.batches, self._lr, metrics)
+        batches = loader.batches if hasattr(loader, "batches") else len(loader)  # ours may yield many at once
+        assert isinstance(pl_module, LitClassifier)
+        self._row(epoch, epoch * batches, self._lr, pl_module, metrics)
         if epoch == trainer.max_epochs or time.perf_counter() - self._saved >= self.pause:
             trainer.save_checkpoint(self.folder / CHECKPOINT, weights_only=False)
             self._saved = time.perf_counter()
 
-    def _row(self, epoch: int, step: int, lr: float, metrics: dict[str, float]) -> None:
+    def _row(self, epoch: int, step: int, lr: float, module: LitClassifier, metrics: dict[str, float]) -> None:
         row = {"epoch": epoch, "step": step, "lr": lr, "seconds": round(self.seconds, 3)}
         for ours, theirs in (("train", "train"), (self.watched, "val")):
-            for name, factor in (("loss", 1), ("top1", 100), ("top5", 100)):
-                # Rounded: the float32 in which means add up has no more to say.
-                row[f"{ours}_{name}"] = round(factor * metrics.get(f"{theirs}/{name}", float("nan")), 5)
+            row |= {f"{ours}_{name}": value for name, value in measured(module, metrics, theirs).items()}
         self.rows.append(row)
         if self.writes:
             self.tracker.log(row)
+
+
+def measured(module: LitClassifier, metrics: Mapping[str, float], split: str) -> dict[str, float]:
+    """Give the loss and the metrics that a module has logged, accuracies in percent; NaN what it has not."""
+    # Rounded: the float32 in which means add up has no more to say.
+    scales = {"loss": 1, **module.scales}
+    return {name: round(scale * metrics.get(f"{split}/{name}", math.nan), 5) for name, scale in scales.items()}
 
 
 def train(
@@ -192,6 +149,7 @@ def train(
     tracker: Tracker | None = None,
     ranks: Ranks = ALONE,
     at_once: int | None = None,
+    keep: bool = False,
 ) -> dict[str, Any]:
     """Train `run` in `folder`, from its last checkpoint on if it was begun, and return its result.
 
@@ -200,9 +158,9 @@ def train(
 
     Args:
         run: what to train.
-        folder: where `run.json`, `metrics.csv`, `last.ckpt`, `trace.npz`, `swaps.npz` and, of a hidden run,
-            `subnetwork.safetensors` go; beside it lies the folder of a ticket's parent. The checkpoint stays: until
-            the result is written (`Store.finish`) it is all that says that the run was trained.
+        folder: where `run.json`, `metrics.csv`, `last.ckpt`, what callbacks write and the net go; beside it lies the
+            folder of the run before. The checkpoint stays: until the result is written (`Store.finish`) it is all
+            that says that the run was trained.
         data_dir: where the data sets lie.
         device: `cpu` or `cuda`.
         threads: CPU threads; part of the arithmetic, so results are equal bit for bit only at the same number.
@@ -213,13 +171,14 @@ def train(
             alone writes, and returns a result.
         at_once: steps taken at once, see `lit_hidden.steps`; None is 100 on a GPU where they can be, else 0: Lightning
             takes each.
+        keep: write the scores too, for a run that goes on from these.
 
     Raises:
         StoppedError: SIGTERM; the checkpoint is written.
         RanksDifferError: the ranks no longer train one network.
         ValueError: the run is one to train alone, or has batches too small for so many ranks.
         DataError: the data are missing or damaged; before anything is trained.
-        FileNotFoundError: a ticket's parent has not left its subnetwork.
+        FileNotFoundError: the run before has not left its net.
     """
     run = run.resolved
     tracker = tracker or Tracker.nothing()
@@ -238,22 +197,45 @@ def train(
             data = make_data(run, data_dir, decoders)
             if at_once is None:
                 at_once = AT_ONCE if device == "cuda" and ranks.size == 1 and together(run) else 0
-            return _train(run, folder, data, device, threads, tracker, ranks, interruption, at_once)
+            return _train(run, folder, data, device, threads, tracker, ranks, interruption, at_once, keep)
     finally:
         torch.set_num_threads(before)
         tracker.finish()
 
 
 def alone(run: Run) -> bool:
-    """Tell whether a run is one device's, however many there are: nothing learns, or each step is looked into."""
-    return run.resolved.method == "random" or bool(run.trace or run.swaps)
+    """Tell whether a run is one device's, however many there are: nothing learns, or a callback wants it so."""
+    learns = method(str(run.resolved.method)).learns
+    return learns is None or not all(_class(one).several_devices for one in run.callbacks)
 
 
 def together(run: Run) -> bool:
     """Tell whether many steps of a run can be taken at once: nothing is drawn in them, and nobody looks into them."""
     run = run.resolved
-    captured = run.method in ("edge_popup", "dense", "ticket") and run.net in NETS
-    return captured and run.data in DATA and run.precision in ("32-true", "bf16-mixed") and not alone(run)
+    ours = run.net in NETS and run.data in DATA and run.task is None and run.masker is None
+    captured = ours and method(str(run.method)).captured and run.precision in ("32-true", "bf16-mixed")
+    return captured and not alone(run) and all(_class(one).capturable for one in run.callbacks)
+
+
+def _class(spec: Spec) -> type[RunCallback]:
+    """Import a callback's class.
+
+    Raises:
+        ValueError: it is none, or of another version than asked for.
+    """
+    found = code.load(spec.class_path)
+    if not (isinstance(found, type) and issubclass(found, RunCallback)):
+        raise ValueError(f"{spec.class_path} is no RunCallback; derive it from lit_hidden.callbacks.RunCallback")
+    if found.version != spec.version:
+        raise ValueError(f"{spec.class_path} is of version {found.version} here; the run is of version {spec.version}")
+    return found
+
+
+def _made(run: Run) -> list[RunCallback]:
+    made = [_class(one)(**one.init_args) for one in run.callbacks]
+    for callback in made:
+        callback.run_seed, callback._in_engine = run.seed, True
+    return made
 
 
 def settings(
@@ -299,6 +281,7 @@ def _train(
     ranks: Ranks,
     interruption: Interruption,
     at_once: int,
+    keep: bool,
 ) -> dict[str, Any]:
     several, first = ranks.size > 1, ranks.rank == 0
     if several and alone(run):
@@ -312,76 +295,68 @@ def _train(
     data.prepare_data()
     data.setup("fit")
     module = make_module(run, data, folder.parent)
+    drawn = fingerprint(module.net) if run.after is None else None  # None: no seed alone gives it back
     if at_once:
         assert isinstance(data, ImageTensorsData)
         data.at_once, module.automatic_optimization = at_once, False
-    weights_before = fingerprint(module.net)
-    first_weight = last_weight(module)
     tracker.start(run)
     # An epoch of Conv2 may take a GPU a tenth of a second, and its checkpoint, of 50 MB, more than that.
     pause = PAUSE if device == "cuda" else 0.0
-    recorder = Recorder(folder, "val" if run.held_out else "test", tracker, writes=first, pause=pause)
-    trace = Trace(run.trace) if run.trace and run.method == "edge_popup" else None
-    swaps = Swaps(run.swaps) if run.swaps else None
-    callbacks = [
-        recorder,
-        *([trace] if trace else []),
-        *([swaps] if swaps else []),
-        *([SameNetwork()] if several else []),
-        interruption,
-    ]
+    ran = {name: code.fingerprint(name) for name in run.names if not code.ours(name)}
+    recorder = Recorder(folder, "val" if run.held_out else "test", tracker, first, pause, ran)
+    ideas = _made(run)
+    callbacks = [recorder, *ideas, *([SameNetwork()] if several else []), interruption]
     trainer = L.Trainer(**settings(run.epochs, folder, device, callbacks, run.precision, ranks, at_once))
     interruption.instead_of_lightning(trainer)
-    before = _tested(run, trainer, module, data)["accuracy"] if run.method == "ticket" and run.held_out else None
+    for idea in ideas:
+        idea.on_run_start(trainer, module, data, folder.parent / run.parent.hash if run.parent else None)
+    weights_before = fingerprint(module.net)
+    metric = next(iter(module.scales))
+    before = _tested(run, trainer, module, data)[metric] if run.method == "ticket" and run.held_out else None
     last = folder / CHECKPOINT
     begun = _agreed(last.exists()) if several else last.exists()
     if not begun:
         (metrics,) = trainer.validate(module, data, verbose=False)
-        recorder.first(dict(metrics))
-    trainer.fit(module, data, ckpt_path=last if begun else None, weights_only=True)
+        recorder.first(module, dict(metrics))
+    if run.epochs:
+        trainer.fit(module, data, ckpt_path=last if begun else None, weights_only=True)
     interruption.stop(several)
     if several:
         _share_buffers(module)
     row = recorder.rows[-1]
-    if run.held_out:
-        final = _tested(run, trainer, module, data)
-    else:
-        final = {"accuracy": row["test_top1"], "top5": row["test_top5"], "loss": row["test_loss"]}
-    result: dict[str, Any] = {**final, "train_accuracy": row["train_top1"], "steps": row["step"]}
+    names = {name: "accuracy" if name == "top1" else name for name in (*module.scales, "loss")}
+    tested = _tested(run, trainer, module, data) if run.held_out else {name: row[f"test_{name}"] for name in names}
+    result: dict[str, Any] = {ours: tested[name] for name, ours in names.items()}
+    if module.task is not None:
+        result |= {"metric": metric, "unit": module.task.unit, "better": module.task.better}
+    result |= {f"train_{names[metric]}": row[f"train_{metric}"]} if run.epochs else {}
+    result["steps"] = row["step"]
     if run.method == "ticket":  # without images held out, the row before training is of the test set
-        result["accuracy_before"] = recorder.rows[0]["test_top1"] if before is None else before
-    result |= {"weights_before": weights_before, "weights_after": fingerprint(module.net)}
+        result[f"{names[metric]}_before"] = recorder.rows[0][f"test_{metric}"] if before is None else before
+    weights_after = fingerprint(module.net)
+    result |= {"weights_before": weights_before, "weights_after": weights_after}
     used: dict[str, torch.Tensor] = {}
     if maskers(module.net):
         # A supermask's forward pass samples; its rounded mask is what can be counted again.
         used = masks(module.net) if run.method == "supermask" else used_masks(module.net)
-        counts = {name: [int(mask.sum())] * 2 for name, mask in used.items()}
-        if trace:
-            counts = {name: kept.tolist() for name, kept in trace.kept.items()}
-        sizes = {name: mask.numel() for name, mask in used.items()}
+        counts = {name: int(mask.sum()) for name, mask in used.items()}
         result["layers"] = [
-            {"name": name, "numel": sizes[name], "kept_min": low, "kept_max": high}
-            for name, (low, high) in counts.items()
+            {"name": name, "numel": used[name].numel(), "kept_min": count, "kept_max": count}
+            for name, count in counts.items()
         ]
-    if trace:
-        result |= trace.save(module, folder / "trace.npz")
-    elif run.trace:
-        arrays: dict[str, Any] = {"weight": first_weight}
-        arrays |= {"trained": last_weight(module)} if run.method in ("dense", "ticket") else {}
-        arrays |= {"chosen_before": list(used.values())[-1][None].cpu().numpy()} if used else {}
-        np.savez_compressed(folder / "trace.npz", **arrays)
     result["parameters"] = sum(int(mask.sum()) for mask in used.values()) or sum(
         p.numel() for p in module.net.parameters() if p.requires_grad
     )
-    if run.method not in ("dense", "ticket") and first:
-        try:
-            save_subnetwork(module.net, folder / SUBNETWORK)
-        except ValueError as error:  # a net of one's own; what was trained counts all the same
-            warnings.warn(f"{SUBNETWORK} is left out: {error}", stacklevel=2)
+    for idea in ideas:
+        numbers = idea.on_run_end(trainer, module, folder)
+        if known := sorted(numbers.keys() & result.keys()):
+            raise ValueError(f"{type(idea).__name__} gives {', '.join(known)}, which the result has already")
+        result |= numbers
+    if first:
+        _save(run, module.net, folder, seeded=weights_after == drawn, keep=keep)
     if run.method == "supermask":
         result |= _rounded(run, trainer, module, data)
-    if swaps:
-        result |= swaps.save(len(result["layers"]), folder / "swaps.npz")
+    result |= {"code": ran} if ran else {}
     kind = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {threads} thread(s)"
     result["provenance"] = {
         "seconds": round(recorder.seconds, 1),
@@ -400,8 +375,22 @@ def _train(
         "started": started,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    tracker.summary({"accuracy": result["accuracy"], "top5": result["top5"]})
+    tracker.summary({ours: result[ours] for name, ours in names.items() if name != "loss"})
     return result
+
+
+def _save(run: Run, net: torch.nn.Module, folder: Path, *, seeded: bool, keep: bool) -> None:
+    """Write a net for the runs after this one, and for whoever wants to look at it."""
+    if run.kind != "hidden":
+        save_net(net, folder / WEIGHTS)
+        return
+    if seeded:
+        try:
+            save_subnetwork(net, folder / SUBNETWORK)
+        except ValueError as error:  # a net of one's own; what was trained counts all the same
+            warnings.warn(f"{SUBNETWORK} is left out: {error}", stacklevel=2)
+    if keep or not seeded:
+        save_net(net, folder / SCORES)
 
 
 def _agreed(begun: bool) -> bool:
@@ -421,11 +410,7 @@ def _tested(run: Run, trainer: L.Trainer, module: LitClassifier, data: ImageData
     """Measure the test set."""
     torch.manual_seed(run.data_seed)  # sampled masks: those of a run never stopped
     (tested,) = trainer.test(module, data, verbose=False)
-    return {
-        "accuracy": round(100 * tested["test/top1"], 5),
-        "top5": round(100 * tested["test/top5"], 5),
-        "loss": round(tested["test/loss"], 5),
-    }
+    return measured(module, tested, "test")
 
 
 def _rounded(run: Run, trainer: L.Trainer, module: LitClassifier, data: ImageData) -> dict[str, float]:
@@ -438,7 +423,7 @@ def _rounded(run: Run, trainer: L.Trainer, module: LitClassifier, data: ImageDat
     return {
         "density_sampled": round(sampled / weights, 6),
         "density_rounded": round(rounded / weights, 6),
-        "accuracy_rounded": _tested(run, trainer, module, data)["accuracy"],
+        "accuracy_rounded": _tested(run, trainer, module, data)["top1"],
     }
 
 

@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lit_hidden import code
 from lit_hidden.engine import team
 from lit_hidden.engine.store import CHECKPOINT, Store, StoreError
 from lit_hidden.experiment import Run
@@ -94,6 +95,7 @@ def _work(run: Run, store: Store, job: dict[str, Any]) -> dict[str, Any]:
                         decoders=job.get("decoders"),
                         tracker=Tracker(job["wandb"], job["group"]),
                         ranks=ranks,
+                        keep=job.get("keep", False),
                     )
             except DataError as error:
                 return {"status": "failed", "error": str(error), "stops": "data"}
@@ -111,6 +113,9 @@ def _foreign(folder: Path) -> str | None:
 
     try:
         checkpoint = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
+        for name, then in checkpoint["callbacks"]["Recorder"].get("code", {}).items():
+            if code.fingerprint(name) != then:
+                return f"last.ckpt: it is stale: the code of {name} has changed since"
         rows = [
             {k: "" if v != v else str(v) for k, v in row.items()} for row in checkpoint["callbacks"]["Recorder"]["rows"]
         ]

@@ -42,9 +42,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_hidden.callbacks import RunCallback
+from lit_hidden.callbacks.trace import spread
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.edge_popup import EdgePopup, maskers, original_weight, reveal, weight_layers
-from lit_hidden.engine.trace import spread
 from lit_hidden.selection import top_k_mask
 
 KINDS = ("first", "pair", "unit", "layer", "network")
@@ -217,21 +218,30 @@ def measure(probe: Probe, step: int, rates: Sequence[float] = RATES) -> list[Row
     return rows
 
 
-class Swaps(L.Callback):
-    """Measure swaps before `swaps` updates, evenly spread over the training.
+class Swaps(RunCallback):
+    """Measure swaps before some updates, evenly spread over the training.
 
     Args:
-        swaps: how many updates.
+        updates: how many.
     """
 
-    def __init__(self, swaps: int) -> None:
+    records = True
+
+    def __init__(self, updates: int) -> None:
         super().__init__()
-        self.swaps = swaps
+        if updates < 1:
+            raise ValueError(f"updates={updates} measures nothing; it must be at least 1")
+        self.updates = updates
         self.rows: list[Row] = []
+
+    def on_run_start(self, trainer: L.Trainer, module: Any, data: Any, parent: Path | None) -> None:
+        """Refuse a net without edges to swap."""
+        if not any(isinstance(masker, EdgePopup) for masker in maskers(module.net).values()):
+            raise ValueError("nothing swaps in this net: edge-popup alone swaps edges by scores")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the updates."""
-        self.wanted = spread(self.swaps, trainer)
+        self.wanted = spread(self.updates, trainer)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *_: Any) -> None:
         """Measure on the mini-batch to come."""
@@ -249,12 +259,12 @@ class Swaps(L.Callback):
         """Come back from a checkpoint."""
         self.rows = [tuple(row) for row in state_dict["rows"]]
 
-    def save(self, layers: int, path: Path) -> dict[str, Any]:
+    def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
         """Write `swaps.npz`; return what of it belongs into the result."""
         columns = list(zip(*self.rows, strict=True)) or [()] * len(_COLUMNS)
         arrays: dict[str, Any] = {n: np.array(c, t) for (n, t), c in zip(_COLUMNS.items(), columns, strict=True)}
-        np.savez_compressed(path, **arrays)
-        return summary(arrays, layers)
+        np.savez_compressed(folder / "swaps.npz", **arrays)
+        return summary(arrays, len(maskers(module.net)))
 
 
 def summary(arrays: dict[str, np.ndarray], layers: int) -> dict[str, Any]:

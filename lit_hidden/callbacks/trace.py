@@ -1,6 +1,6 @@
 """Watch a hidden network learn: which edges swap, and the last layer's scores, gradients and mask.
 
-`trace.npz` of a hidden run, for a last layer of O outputs and I inputs, T updates of which R are recorded:
+`trace.npz` of a run of edge-popup, for a last layer of O outputs and I inputs, T updates of which R are recorded:
     weight (O, I) float32           frozen
     step (R,) int                   index of the update, from 0
     before, after (R, O, I)         float32 scores before and after the update
@@ -10,7 +10,7 @@
     lr (R,) float32, momentum, weight_decay (scalars)
     swapped (T,) int                edges that left at each update, over all layers; as many entered
     reentered (T,) int              of those that entered, how many had been chosen earlier
-of a random run: weight, chosen_before (1, O, I); of a dense one: weight at the start, trained at the end.
+of another run: weight at the start; chosen_before (1, O, I) if it is hidden; trained, the weight at the end, if not.
 """
 
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lit_hidden.callbacks import RunCallback
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.edge_popup import EdgePopup, maskers, original_weight, weight_layers
 from lit_hidden.subnetwork import used_masks
@@ -28,30 +29,43 @@ from lit_hidden.subnetwork import used_masks
 _RECORDED = ("step", "before", "after", "gradient", "chosen_before", "chosen_after", "seen", "lr")
 
 
-class Trace(L.Callback):
-    """Record `trace` updates, evenly spread, and count the swaps of all.
+class Trace(RunCallback):
+    """Record some updates of the last layer, evenly spread, and count the swaps of all.
 
     Args:
-        trace: how many updates to record.
+        updates: how many to record; all there are, if these are fewer.
     """
 
-    def __init__(self, trace: int) -> None:
+    records = True
+
+    def __init__(self, updates: int = 600) -> None:
         super().__init__()
-        self.trace = trace
+        if updates < 1:
+            raise ValueError(f"updates={updates} records nothing; it must be at least 1")
+        self.updates = updates
         self.rows: dict[str, list[Tensor]] = {name: [] for name in (*_RECORDED, "swapped", "reentered")}
         self.masks: dict[str, Tensor] = {}
         self.seen: dict[str, Tensor] = {}
         self.kept: dict[str, Tensor] = {}  # layer -> (least, most)
 
+    def on_run_start(self, trainer: L.Trainer, module: Any, data: Any, parent: Path | None) -> None:
+        """Keep the weight of the last layer as it starts."""
+        self.weight = last_weight(module)
+        found = maskers(module.net).values()
+        # A random mask takes no step, so nothing would be seen.
+        self.watching = module.automatic_optimization and any(isinstance(masker, EdgePopup) for masker in found)
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at the masks there are before the first update."""
         assert isinstance(pl_module, LitClassifier)
+        if not self.watching:
+            return
         self.masks = used_masks(pl_module.net)
         self.layer = list(self.masks)[-1]
         masker = maskers(pl_module.net)[self.layer]
         assert isinstance(masker, EdgePopup)
         self.scores = masker.scores
-        self.wanted = spread(self.trace, trainer)
+        self.wanted = spread(self.updates, trainer)
         device = pl_module.device
         if not self.seen:
             self.seen = {name: mask.clone() for name, mask in self.masks.items()}
@@ -68,12 +82,12 @@ class Trace(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Keep the scores as they are before the update."""
         self.step = trainer.global_step
-        if self.step in self.wanted:
+        if self.watching and self.step in self.wanted:
             self.before = self.scores.detach().clone()
 
     def on_before_optimizer_step(self, trainer: L.Trainer, *_: Any) -> None:
         """Keep the gradient and the rate of the update to come."""
-        if self.step in self.wanted:
+        if self.watching and self.step in self.wanted:
             assert self.scores.grad is not None
             self.gradient = self.scores.grad.clone()
             self.lr = torch.tensor(trainer.optimizers[0].param_groups[0]["lr"], dtype=torch.float32)
@@ -81,6 +95,8 @@ class Trace(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Compare the masks before and after the update."""
         assert isinstance(pl_module, LitClassifier)
+        if not self.watching:
+            return
         now = used_masks(pl_module.net)
         if self.step in self.wanted:
             recorded = {
@@ -116,19 +132,27 @@ class Trace(L.Callback):
         self.rows |= {k: list(v) for k, v in state_dict["rows"].items()}
         self.seen, self.kept = state_dict["seen"], state_dict["kept"]
 
-    def save(self, module: LitClassifier, path: Path) -> dict[str, Any]:
-        """Write `trace.npz`; return what of it belongs into the result."""
+    def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
+        """Write `trace.npz`; of edge-popup count the edges that were swapped, and the least and most kept in a layer."""
         arrays: dict[str, Any] = {name: torch.stack(rows).cpu().numpy() for name, rows in self.rows.items() if rows}
-        arrays["weight"] = last_weight(module)
+        arrays["weight"] = self.weight
+        if not maskers(module.net):
+            arrays["trained"] = last_weight(module)
+        elif not self.watching:
+            arrays["chosen_before"] = list(used_masks(module.net).values())[-1][None].cpu().numpy()
+        if not self.watching:
+            np.savez_compressed(folder / "trace.npz", **arrays)
+            return {}
         arrays["momentum"] = np.float32(module.recipe.momentum)
         arrays["weight_decay"] = np.float32(module.recipe.weight_decay)
-        np.savez_compressed(path, **arrays)
+        np.savez_compressed(folder / "trace.npz", **arrays)
         swapped, reentered = (int(arrays[name].sum()) for name in ("swapped", "reentered"))
         return {
             "edges": sum(seen.numel() for seen in self.seen.values()),
             "swapped": swapped,
             "entered": swapped - reentered,
             "reentered": reentered,
+            "kept": {name: kept.tolist() for name, kept in self.kept.items()},
         }
 
 

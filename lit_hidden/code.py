@@ -1,0 +1,291 @@
+"""Code by name: callbacks, nets and other ideas are text in a Run, and nothing is imported to plan, hash or compare.
+
+`lesion.Lesion` is short for `lit_hidden.callbacks.lesion.Lesion`; whatever stands elsewhere has its full dotted name.
+Defaults and versions are read from the source, where they are literals.
+"""
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.machinery import PathFinder
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+_ROOMS = ("lit_hidden.callbacks", "lit_hidden")  # where a short name is looked up, in this order
+_OURS = "lit_hidden."
+_UNSET = object()
+
+
+class CodeError(ValueError):
+    """A name without code, or options that the code does not take."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A callback of a Run: its class, the version of it, and the options that differ from the defaults.
+
+    Made by `spec`, which reads defaults and version from the source; or read from a file, where all of it stands.
+    """
+
+    class_path: str
+    options: tuple[tuple[str, Any], ...] = ()
+    version: int = 1
+
+    @property
+    def init_args(self) -> dict[str, Any]:
+        """The options that differ from the defaults."""
+        return dict(self.options)
+
+    def option(self, name: str) -> Any:
+        """Give an option, the default where the spec has none; None if the class takes no such option."""
+        if name in self.init_args:
+            return self.init_args[name]
+        found = _class(self.class_path)
+        return canonical(found.options.get(name)) if found and found.options.get(name) is not _UNSET else None
+
+    @property
+    def records(self) -> bool:
+        """Whether it only looks: the run's own numbers are those without it."""
+        found = _class(self.class_path)
+        return bool(found and found.constants.get("records", False))
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """What a LightningCLI's YAML takes."""
+        return {"class_path": self.class_path, "init_args": self.init_args}
+
+    @property
+    def short(self) -> str:
+        """Name it for people: `Lesion(epoch=25)`."""
+        options = ",".join(f"{name}={value}" for name, value in self.options)
+        return self.class_path.rpartition(".")[2] + (f"({options})" if options else "")
+
+    def __str__(self) -> str:
+        """Write it as `read` reads it: `lit_hidden.callbacks.lesion.Lesion(epoch=25)`, of version 2 `...Lesion[2](...)`."""
+        version = f"[{self.version}]" if self.version != 1 else ""
+        return f"{self.class_path}{version}({', '.join(f'{name}={value!r}' for name, value in self.options)})"
+
+
+def spec(name: str, **options: Any) -> Spec:
+    """Describe a callback for a Run: `spec("lesion.Lesion", epoch=25)`.
+
+    Args:
+        name: the class, dotted; of those in `lit_hidden.callbacks` the file and the class do.
+        options: its arguments: numbers, text, True, False, None, and lists of these.
+
+    Raises:
+        CodeError: no such class, an option that it does not take or that it needs, or a value that no file can hold.
+    """
+    path = full(name)
+    found = _class(path)
+    if found is None:
+        raise CodeError(f"{name!r} cannot be found: {_absent(path)}")
+    if unknown := sorted(options.keys() - found.options.keys()):
+        takes = f"options are {', '.join(found.options)}" if found.options else "it has no options"
+        raise CodeError(f"{found.name} takes no {', '.join(unknown)}; {takes}")
+    if lacking := [k for k, default in found.options.items() if default is _UNSET and k not in options]:
+        raise CodeError(f"{found.name} needs {', '.join(lacking)}, which have no default")
+    given = {k: canonical(value, f"{found.name}: {k}") for k, value in options.items()}
+    changed = {k: v for k, v in given.items() if found.options[k] is _UNSET or v != canonical(found.options[k])}
+    return Spec(path, tuple(sorted(changed.items())), found.constants.get("version", 1))
+
+
+def read(text: str) -> tuple[Spec, ...]:
+    """Read specs from a cell of a table, one or more with semicolons between.
+
+    Raises:
+        ValueError: they are none.
+    """
+    try:
+        found = []
+        for line in ast.parse(text).body:
+            assert isinstance(line, ast.Expr)
+            assert isinstance(call := line.value, ast.Call)
+            version, name = 1, call.func
+            if isinstance(name, ast.Subscript):
+                version, name = ast.literal_eval(name.slice), name.value
+            options = {str(keyword.arg): canonical(ast.literal_eval(keyword.value)) for keyword in call.keywords}
+            found.append(Spec(ast.unparse(name), tuple(sorted(options.items())), version))
+        return tuple(found)
+    except (AssertionError, SyntaxError, ValueError) as error:
+        raise ValueError(f"no callbacks: {text!r}") from error
+
+
+def canonical(value: Any, what: str = "an option") -> Any:
+    """Give equal values one form: 2.0 and numpy's 2 are 2, a list is a tuple.
+
+    Raises:
+        CodeError: a value that no file can hold.
+    """
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, list | tuple):
+        return tuple(canonical(one, what) for one in value)
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real) and math.isfinite(value):
+        return int(value) if float(value).is_integer() else float(value)
+    raise CodeError(f"{what}={value!r} cannot be written down; it must be a number, text, True, False, None or a list")
+
+
+def full(name: str) -> str:
+    """Give the full dotted name: a short name's where `lit_hidden` has such code, else the name as it is."""
+    if "." not in name or ":" in name or name.startswith(_OURS):
+        return name
+    for room in _ROOMS:
+        module, _, own = f"{room}.{name}".rpartition(".")
+        if (file := _file(module)) and own in _defined(file):
+            return f"{module}.{own}"
+    return name
+
+
+def load(name: str) -> Any:
+    """Import what a full dotted name stands for.
+
+    Raises:
+        CodeError: it cannot be imported.
+    """
+    module, _, own = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), own)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise CodeError(f"{name} cannot be imported: {error}; give package.module.name") from error
+
+
+def check(name: str) -> None:
+    """Refuse a full dotted name of which no source can be found; nothing is imported.
+
+    Raises:
+        CodeError: as said.
+    """
+    module, _, own = name.rpartition(".")
+    if (file := _file(module)) is None or own not in _defined(file):
+        raise CodeError(f"{name} cannot be found: {_absent(name)}")
+
+
+def fingerprint(name: str) -> str | None:
+    """Hash the file that a name is from, without comments, docstrings and layout; None if there is no such file.
+
+    What that file imports does not count.
+    """
+    file = _file(name.rpartition(".")[0])
+    if file is None:
+        return None
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and body:
+            if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+                node.body = body[1:] or [ast.Pass()]
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
+
+
+def ours(name: str) -> bool:
+    """Tell whether code is this library's, which a commit and a version stand for."""
+    return name.startswith(_OURS)
+
+
+@dataclass(frozen=True)
+class _Class:
+    name: str
+    options: dict[str, Any]  # of its constructor, with their defaults
+    constants: Mapping[str, Any]  # literals of the class, such as its version
+
+
+def _absent(name: str) -> str:
+    module, _, own = name.rpartition(".")
+    if _file(module) is None:
+        return f"there is no module {module}" if module else "give package.module.Class"
+    return f"{module} defines no {own}"
+
+
+@cache
+def _file(module: str) -> Path | None:
+    """Find the source of a module without importing it or the packages that it is in."""
+    head, *rest = module.split(".")
+    try:
+        found = importlib.util.find_spec(head) if head else None
+        for n, part in enumerate(rest, start=1):
+            if found is None or found.submodule_search_locations is None:
+                return None
+            found = PathFinder.find_spec(".".join([head, *rest[:n]]), found.submodule_search_locations)
+    except (ImportError, ValueError):
+        return None
+    file = Path(found.origin) if found and found.origin else None
+    return file if file and file.suffix == ".py" and file.is_file() else None
+
+
+@cache
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _defined(file: Path) -> dict[str, ast.stmt]:
+    """Map what a file defines or imports at its top level."""
+    names: dict[str, ast.stmt] = {}
+    for node in _tree(file).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names[node.name] = node
+        elif isinstance(node, ast.Assign):
+            names |= {target.id: node for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names[node.target.id] = node
+        elif isinstance(node, ast.ImportFrom):
+            names |= {alias.asname or alias.name: node for alias in node.names}
+    return names
+
+
+@cache
+def _class(path: str) -> _Class | None:
+    """Read a class and those it is made from; None if there is no such class."""
+    module, _, name = path.rpartition(".")
+    file = _file(module)
+    node = _defined(file).get(name) if file else None
+    if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        original = next(alias.name for alias in node.names if (alias.asname or alias.name) == name)
+        return _class(f"{node.module}.{original}")
+    if not isinstance(node, ast.ClassDef):
+        return None
+    options: dict[str, Any] = {}
+    constants: dict[str, Any] = {}
+    for base in reversed(node.bases):
+        if isinstance(base, ast.Name) and (inherited := _class(f"{module}.{base.id}")):
+            options, constants = inherited.options, {**constants, **inherited.constants}
+    for part in node.body:
+        if isinstance(part, ast.FunctionDef) and part.name == "__init__":
+            options = _options(part, path)
+        targets = part.targets if isinstance(part, ast.Assign) else [getattr(part, "target", None)]
+        value = getattr(part, "value", None)
+        if isinstance(targets[0], ast.Name) and isinstance(value, ast.expr):
+            try:
+                constants[targets[0].id] = ast.literal_eval(value)
+            except ValueError:
+                if targets[0].id == "version":
+                    raise CodeError(f"{path}: its version is no literal; write a whole number") from None
+    return _Class(name, options, constants)
+
+
+def _options(function: ast.FunctionDef, path: str) -> dict[str, Any]:
+    """Map the arguments of a constructor to their defaults."""
+    arguments = function.args
+    if arguments.vararg or arguments.kwarg:
+        raise CodeError(f"{path}: its constructor takes * or **, so its options have no names; write them out")
+    positional = [*arguments.posonlyargs, *arguments.args]
+    defaults = [None] * (len(positional) - len(arguments.defaults)) + list(arguments.defaults)
+    pairs = [*zip(positional, defaults, strict=True), *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
+    found: dict[str, Any] = {}
+    for argument, default in pairs[1:]:
+        try:
+            found[argument.arg] = _UNSET if default is None else ast.literal_eval(default)
+        except ValueError:
+            raise CodeError(
+                f"{path}: the default of {argument.arg} is no literal; write a number, text, True, False, None or a "
+                "list of these"
+            ) from None
+    return found

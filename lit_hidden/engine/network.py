@@ -1,0 +1,150 @@
+"""From a run to its net: built as it begins, or as it was at its end, from what its folder holds."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from lit_hidden import code
+from lit_hidden.classifier import LitClassifier
+from lit_hidden.data import ImageData, data_module
+from lit_hidden.data.imagenet import resize_to
+from lit_hidden.edge_popup import hidden_layers, hide
+from lit_hidden.engine.store import SCORES, SUBNETWORK, WEIGHTS, Store, needed, write_atomically
+from lit_hidden.experiment import SUBSET, Run
+from lit_hidden.nets import build
+from lit_hidden.recipes import IMAGENET_SIZES, method
+from lit_hidden.subnetwork import load_subnetwork
+from lit_hidden.ticket import fix_masks
+
+
+def make_data(run: Run, data_dir: str | Path, decoders: int | None = None) -> ImageData:
+    """Build the DataModule of a run; `decoders` is the number of processes that decode images, None its own choice."""
+    run = run.resolved
+    subset = {name: getattr(run, name) for name in SUBSET} | {"workers": decoders} if run.data in IMAGENET_SIZES else {}
+    return data_module(
+        run.data,
+        root=str(data_dir),
+        batch_size=run.batch_size,
+        seed=run.data_seed,
+        augment=run.augment,
+        held_out=run.held_out,
+        train_images=run.train_images,
+        **subset,
+    )
+
+
+def make_module(run: Run, data: ImageData, runs_dir: Path = Path("runs")) -> LitClassifier:
+    """Build the LightningModule of a run as it begins; the net of the run before comes from its folder in `runs_dir`.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    run = run.resolved
+    names = ("width", "lr", "momentum", "weight_decay", "schedule", "warmup_epochs", "label_smoothing", "task")
+    arguments: dict[str, Any] = {"net": run.net, **_shape(data), **{name: getattr(run, name) for name in names}}
+    before = run.parent
+    if run.kind == "ticket":
+        assert before is not None
+        arguments |= {"net": network(before, runs_dir / before.hash, run).train(), "optimizer": run.optimizer}
+    elif run.kind == "dense":
+        arguments |= {"distribution": run.distribution, "optimizer": run.optimizer, "seed": run.weight_seed}
+    else:
+        names = ("density", "distribution", "scaled", "weight_seed", "score_seed", "masker")
+        arguments |= {name: getattr(run, name) for name in names}
+    module: LitClassifier = code.load(method(str(run.method)).module)(**arguments)
+    if before is not None and run.kind != "ticket":
+        _begin(run, module, _left(before, runs_dir / before.hash, run))
+    return module
+
+
+def _begin(run: Run, module: LitClassifier, file: Path) -> None:
+    """Give a module the net of the run before."""
+    if file.name == SUBNETWORK:
+        assert run.after is not None
+        module.net = network(run.after, file.parent, run).train()
+        return
+    state = load_file(file)
+    if file.name == WEIGHTS and run.kind == "hidden":  # weights lie under masks now
+        under = {f"{name}.{part}": f"{name}.parametrizations.{part}.original" for name, part in _places(module.net)}
+        state = {under.get(name, name): tensor for name, tensor in state.items()}
+        state = module.net.state_dict() | state
+    module.net.load_state_dict(state)
+
+
+def network(run: Run, folder: Path, child: Run | None = None) -> nn.Module:
+    """Build the net of a run that is done, as it was at its end; its weights, masks and buffers come from its folder.
+
+    Returns:
+        the net in eval mode, hidden as it was (`reveal` makes it plain; of a sampled supermask the most probable mask),
+        with an attribute `transform`: what turns a picture (PIL, or uint8 `(..., C, H, W)`) into what the net takes.
+
+    Raises:
+        FileNotFoundError: the folder has none of these files.
+        StoreError: a file is not the one whose checksum is in the result.
+    """
+    run = run.resolved
+    file = _left(run, folder, child)
+    data = make_data(run, folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.data_seed or 0)  # what a net of one's own draws for itself, as in training
+        net = build(run.net, width=run.width, **_shape(data))
+        if file.name == SUBNETWORK:
+            load_subnetwork(net, file)
+        else:
+            if run.density is not None:
+                masker = {"masker": code.load(run.masker)} if run.masker else {}
+                hide(net, run.density, distribution=None, **masker)
+            if run.kind == "ticket":
+                fix_masks(net)
+            net.load_state_dict(load_file(file))
+    net.transform = transform(data)  # type: ignore[assignment]
+    return net.eval()
+
+
+def save_net(net: nn.Module, path: Path) -> None:
+    """Write all tensors of a net: weights, scores, masks, buffers."""
+    # Cloned, since safetensors refuses tensors that share memory.
+    contiguous = torch.contiguous_format
+    state = {name: t.detach().cpu().clone(memory_format=contiguous) for name, t in net.state_dict().items()}
+    write_atomically(path, save(state))
+
+
+def transform(data: ImageData) -> Callable[[Any], Tensor]:
+    """Give what turns pictures into what nets of these data take: as the test images are, resized and normalised."""
+    if not data.mean:
+        return torch.as_tensor
+    channels, size, _ = data.shape
+    shape = [v2.Resize(resize_to(size)), v2.CenterCrop(size)] if data.name in IMAGENET_SIZES else [v2.Resize((size, size))]
+    colour = v2.Grayscale(1) if channels == 1 else v2.RGB()
+    scale = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(data.mean, data.std)]
+    made: Callable[[Any], Tensor] = v2.Compose([v2.ToImage(), colour, *shape, *scale])
+    return made
+
+
+def _left(run: Run, folder: Path, child: Run | None) -> Path:
+    """Find the file that holds a run's net, for `child` to begin with."""
+    names = needed(child) if child is not None else (WEIGHTS,) if run.kind != "hidden" else (SUBNETWORK, SCORES)
+    for name in names:
+        if (folder / name).is_file():
+            Store(folder.parent).check_file(run, name)
+            return folder / name
+    told = f"{child.name} begins with the net of {run.name}" if child is not None else f"{run.name} left no net"
+    raise FileNotFoundError(
+        f"{told}, and {folder} has no {' or '.join(names)}; train it first (if it is done, it was before these were "
+        "kept, or its archive left them out: delete its folder)"
+    )
+
+
+def _shape(data: ImageData) -> dict[str, int]:
+    channels, size, _ = data.shape
+    return {"num_classes": data.num_classes, "in_channels": channels, "image_size": size}
+
+
+def _places(net: nn.Module) -> list[tuple[str, str]]:
+    names = {id(module): name for name, module in net.named_modules()}
+    return [(names[id(module)], attribute) for module, attribute in hidden_layers(net).values()]
