@@ -3,16 +3,17 @@
 Each builds its network, draws its weights from a seed, and trains whatever still wants a gradient (see
 `lit_hidden.classifier`); none asks during training whether the network is hidden.
 
-Each constructor writes all its arguments out, those of its parent too: what `**kwargs` passes on, no editor shows.
+Each takes the arguments of `LitClassifier` too, and hands them on; `lit-hidden fit --model.help NAME` lists them all.
 """
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lit_hidden.classifier import LitClassifier, Optimizer, Schedule
+from lit_hidden.classifier import LitClassifier
 from lit_hidden.distributions import Scaled
 from lit_hidden.edge_popup import EdgePopup, MakeMasker, hide
 from lit_hidden.nets import initialise
@@ -28,43 +29,14 @@ class LitDense(LitClassifier):
     The defaults are the paper's SGD baseline (lr 0.01 on Conv2 to Conv8); `optimizer="adam"` gives its Adam baseline.
 
     Args:
-        net: a name for `lit_hidden.build`, or a module.
-        width: channel multiplier of a net given by name.
-        num_classes: number of logits.
-        in_channels: channels of an image.
-        image_size: height and width of an image.
+        *args: as of `LitClassifier`, from `net` on.
         distribution: what the weights start from, see `lit_hidden.distributions`; None keeps the net's own start.
         seed: what the weights are drawn from; the same seed gives a hidden net the same weights.
-        optimizer: `sgd` or `adam`.
-        lr: learning rate at the start.
-        momentum: of SGD.
-        weight_decay: on all weights.
-        schedule: `cosine` or `constant`.
-        warmup_epochs: epochs during which the rate grows linearly.
-        label_smoothing: in training alone.
+        **kwargs: as of `LitClassifier`.
     """
 
-    def __init__(
-        self,
-        net: str | nn.Module = "conv4",
-        width: float = 1.0,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        distribution: str | None = "kaiming_normal",
-        seed: int = 0,
-        optimizer: Optimizer = "sgd",
-        lr: float | None = None,
-        momentum: float | None = None,
-        weight_decay: float | None = None,
-        schedule: Schedule | None = None,
-        warmup_epochs: int | None = None,
-        label_smoothing: float | None = None,
-    ) -> None:
-        super().__init__(
-            net, width, num_classes, in_channels, image_size,
-            optimizer, lr, momentum, weight_decay, schedule, warmup_epochs, label_smoothing,
-        )  # fmt: skip
+    def __init__(self, *args: Any, distribution: str | None = "kaiming_normal", seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         if distribution is not None:
             initialise(self.net, seed, distribution)
 
@@ -73,11 +45,7 @@ class LitSubnetwork(LitClassifier):
     """Edge-popup: a random network whose weights never change, searched for its best subnetwork.
 
     Args:
-        net: a name for `lit_hidden.build`, or a module.
-        width: channel multiplier of a net given by name.
-        num_classes: number of logits.
-        in_channels: channels of an image.
-        image_size: height and width of an image.
+        *args: as of `LitClassifier`, from `net` on.
         density: fraction of each layer's weights kept, in (0, 1].
         distribution: what the weights are drawn from; None keeps the net's own.
         scaled: multiply the weights by `1/sqrt(density)`; "authors": by `1/sqrt(1 - density)`.
@@ -85,12 +53,7 @@ class LitSubnetwork(LitClassifier):
         weight_seed: the weight seed alone.
         score_seed: the score seed alone.
         skip: layers left unmasked.
-        lr: learning rate of the scores at the start.
-        momentum: of SGD.
-        weight_decay: on the scores.
-        schedule: `cosine` or `constant`.
-        warmup_epochs: epochs during which the rate grows linearly.
-        label_smoothing: in training alone.
+        **kwargs: as of `LitClassifier`; the optimizer is `sgd`.
     """
 
     method = "edge_popup"
@@ -98,11 +61,7 @@ class LitSubnetwork(LitClassifier):
 
     def __init__(
         self,
-        net: str | nn.Module = "conv4",
-        width: float = 1.0,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
+        *args: Any,
         density: float = 0.5,
         distribution: str | None = "signed_constant",
         scaled: Scaled = False,
@@ -110,17 +69,9 @@ class LitSubnetwork(LitClassifier):
         weight_seed: int | None = None,
         score_seed: int | None = None,
         skip: Collection[str] = (),
-        lr: float | None = None,
-        momentum: float | None = None,
-        weight_decay: float | None = None,
-        schedule: Schedule | None = None,
-        warmup_epochs: int | None = None,
-        label_smoothing: float | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            net, width, num_classes, in_channels, image_size,
-            "sgd", lr, momentum, weight_decay, schedule, warmup_epochs, label_smoothing,
-        )  # fmt: skip
+        super().__init__(*args, **kwargs)
         hide(
             self.net,
             density,
@@ -168,18 +119,8 @@ class LitTicket(LitClassifier):
     Args:
         subnetwork: a file of `save_subnetwork`, such as `subnetwork.safetensors` in the folder of a run; it knows
             density, distribution and seeds.
-        net: a name for `lit_hidden.build`, or a module: as the subnetwork's.
-        width: channel multiplier of a net given by name.
-        num_classes: number of logits.
-        in_channels: channels of an image.
-        image_size: height and width of an image.
-        optimizer: `sgd` or `adam`.
-        lr: learning rate at the start.
-        momentum: of SGD.
-        weight_decay: on all weights.
-        schedule: `cosine` or `constant`.
-        warmup_epochs: epochs during which the rate grows linearly.
-        label_smoothing: in training alone.
+        *args: as of `LitClassifier`, from `net` on: as the subnetwork's.
+        **kwargs: as of `LitClassifier`.
 
     Raises:
         ValueError: there is no such file, or it is not a subnetwork of this net.
@@ -187,30 +128,12 @@ class LitTicket(LitClassifier):
 
     method = "ticket"
 
-    def __init__(
-        self,
-        subnetwork: str | Path,
-        net: str | nn.Module = "conv4",
-        width: float = 1.0,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        optimizer: Optimizer = "sgd",
-        lr: float | None = None,
-        momentum: float | None = None,
-        weight_decay: float | None = None,
-        schedule: Schedule | None = None,
-        warmup_epochs: int | None = None,
-        label_smoothing: float | None = None,
-    ) -> None:
+    def __init__(self, subnetwork: str | Path, *args: Any, **kwargs: Any) -> None:
         subnetwork = str(subnetwork)  # a Path among the hyper-parameters keeps torch from loading a checkpoint
         if not Path(subnetwork).is_file():
             raise ValueError(
                 f"subnetwork={subnetwork!r} is no file; give one of save_subnetwork, such as "
                 "subnetwork.safetensors in the folder of a run"
             )
-        super().__init__(
-            net, width, num_classes, in_channels, image_size,
-            optimizer, lr, momentum, weight_decay, schedule, warmup_epochs, label_smoothing,
-        )  # fmt: skip
+        super().__init__(*args, **kwargs)
         fix_masks(load_subnetwork(self.net, subnetwork))

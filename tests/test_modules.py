@@ -1,11 +1,12 @@
 """The LightningModules: the paper's settings, honest metrics, steps that never wait, checkpoints that come back."""
 
-import inspect
+import re
 import sys
 
 import lightning.pytorch as L
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchmetrics.classification import MulticlassAccuracy
@@ -24,6 +25,13 @@ def trainer(**kwargs) -> L.Trainer:
     settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     settings |= {"enable_model_summary": False, "accelerator": "cpu", "num_sanity_val_steps": 0}
     return L.Trainer(**(settings | kwargs))
+
+
+def arguments(module) -> ArgumentParser:
+    """What the command line takes for a module."""
+    parser = ArgumentParser()
+    parser.add_class_arguments(module)
+    return parser
 
 
 def batch(n: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
@@ -164,6 +172,8 @@ def test_a_checkpoint_comes_back_without_being_told_the_arguments(module, tmp_pa
     fit.fit(lit, DigitsData(train_images=200))
     fit.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
     back = module.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True, map_location="cpu")
+    assert back.hparams == lit.hparams
+    assert lit.hparams.keys() == vars(arguments(module).get_defaults()).keys()
     assert fingerprint(back.net) == fingerprint(lit.net)
     for name, mask in masks(lit.net).items():
         assert torch.equal(masks(back.net)[name], mask)
@@ -191,15 +201,39 @@ def test_unknown_names_are_refused_with_what_there_is():
     with pytest.raises(ValueError) as error:
         LitSubnetwork(**TINY, schedule="step")
     assert str(error.value) == "schedule='step' is unknown; schedules are cosine, constant"
+    with pytest.raises(ValueError) as error:
+        LitSubnetwork(**TINY, optimizer="adam")
+    assert str(error.value) == (
+        "optimizer='adam' is for the weights of dense and ticket; method='edge_popup' takes 'sgd'"
+    )
 
 
-@pytest.mark.parametrize("module", [LitClassifier, LitDense, LitSubnetwork, LitSupermask, LitRandomMask, LitTicket])
-def test_a_signature_shows_every_argument_and_the_help_explains_each(module):
-    arguments = inspect.signature(module).parameters
-    assert {"net", "width", "lr", "weight_decay", "schedule"} <= arguments.keys()
-    assert not {p.kind for p in arguments.values()} & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
-    explained = next(c.__doc__ for c in module.__mro__ if "__init__" in vars(c))
-    assert all(f"\n        {name}: " in explained for name in arguments)
+HIDDEN = {"density": 0.5, "distribution": "signed_constant", "scaled": False, "seed": 0, "weight_seed": None}
+HIDDEN |= {"score_seed": None, "skip": ()}
+
+
+@pytest.mark.parametrize(
+    ("module", "own"),
+    [
+        (LitClassifier, {}),
+        (LitDense, {"distribution": "kaiming_normal", "seed": 0}),
+        (LitSubnetwork, HIDDEN),
+        (LitSupermask, HIDDEN),
+        (LitRandomMask, HIDDEN),
+        (LitTicket, {"subnetwork": None}),
+    ],
+)
+def test_the_command_line_knows_every_argument_its_default_and_its_meaning(module, own):
+    everyones = {"net": "conv4", "width": 1.0, "num_classes": 10, "in_channels": 3, "image_size": 32}
+    settings = ("lr", "momentum", "weight_decay", "schedule", "warmup_epochs", "label_smoothing")
+    parser = arguments(module)
+    assert vars(parser.get_defaults()) == everyones | {"optimizer": "sgd"} | dict.fromkeys(settings) | own
+    told = " ".join(parser.format_help().split())
+    docs = "".join(str(c.__doc__) for c in module.__mro__ if issubclass(c, LitClassifier))
+    for name in vars(parser.get_defaults()):
+        assert re.search(rf"\n        {name}: (.+)", docs)[1] in told
+    with pytest.raises(TypeError, match="unexpected keyword argument 'densty'"):
+        module(**{"subnetwork": __file__} if module is LitTicket else {}, densty=0.5)
 
 
 def test_the_base_class_trains_a_net_as_it_is():
