@@ -11,7 +11,8 @@ UNCOMMITTED = "uncommitted"
 def changed(path: Path) -> tuple[str | None, str | None]:
     """Find the commit at which the claims of an experiment's file became what they are.
 
-    Claims are `CLAIMS` and all that it names in that file, without docstrings; what it imports does not count.
+    Claims are `CLAIMS` and all that it names in that file, without docstrings and annotations; what it imports does
+    not count.
 
     Returns:
         the commit and its date (ISO 8601); `uncommitted` and None if the file's claims are not those of its last
@@ -67,7 +68,7 @@ def _claims(text: str) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node, False) is not None:
             del node.body[0]
-    defined = {name: node for node in tree.body for name in _names(node)}
+    defined = {name: node for node in _Untyped().visit(tree).body for name in _names(node)}
     reached, wanted = {}, ["CLAIMS"]
     while wanted:
         if (name := wanted.pop()) in defined and name not in reached:
@@ -80,5 +81,20 @@ def _names(node: ast.stmt) -> list[str]:
     """List what a statement of a file defines."""
     if isinstance(node, ast.FunctionDef):
         return [node.name]
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    targets = node.targets if isinstance(node, ast.Assign) else []
     return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+class _Untyped(ast.NodeTransformer):
+    """Drop annotations, which change no margin."""
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        return self.visit(ast.Assign([node.target], node.value)) if node.value else None
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.returns = None
+        return self.generic_visit(node)
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node

@@ -18,9 +18,10 @@ def runs(preset):
     return []
 
 
-def gap(results):
+def gap(results, *nets):
     """Say what it is."""
-    return results.mean() - 50
+    found = results.mean()
+    return found - 50
 
 
 CLAIMS = [Claim("above fifty", gap)]
@@ -38,6 +39,11 @@ APART = {
     "the title": ("a title", "another title"),
     "a docstring": ("Say what it is.", "Give it."),
     "a comment": ("PRESETS", "# narrow\nPRESETS"),
+    "an argument's annotation": ("(results, *nets)", "(results: Results, *nets: str)"),
+    "a result's annotation": ("*nets)", "*nets) -> float"),
+    "a variable's annotation": ("found =", "found: float ="),
+    "an annotation alone": ("    found =", "    found: float\n    found ="),
+    "an annotation of all claims": ("CLAIMS =", "CLAIMS: list[Claim] ="),
     "presets": ('"quick": 3', '"quick": 5'),
     "runs": ("return []", "return [preset]"),
     "draw": ("draw_panel(figure)\n\n", "pass\n\n"),
