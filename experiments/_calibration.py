@@ -31,9 +31,8 @@ from scipy.special import stdtrit
 
 from lit_hidden.engine.store import write_atomically
 from lit_hidden.experiment import Results, Run
-from lit_hidden.judge import Claim, decide, half_widths, judge, more_scatter, spread
+from lit_hidden.judge import Array, Claim, decide, half_widths, judge, more_scatter, spread
 
-Array = np.ndarray[Any, Any]
 Statistic = Callable[[Array], Array]  # from means of cells `(..., C)` to margins `(..., P)`
 NOISE: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Array]] = {  # of variance 1
     "normal": lambda random, shape: random.normal(size=shape),
@@ -88,7 +87,8 @@ def rates(case: Case, n: int, grids: int, seed: int) -> dict[str, Any]:
         margins, left_out = leave_out(values, case.statistic)
         counted["power"] += decide(margins, left_out).word == "supported"
         estimate, variance, free = spread(margins, left_out)
-        counted["coverage"] += np.mean(np.abs(estimate - truth) <= half_widths(variance, free, len(margins)))
+        within = np.abs(estimate - truth) <= half_widths(variance, free, len(margins))
+        counted["coverage"] += float(within.mean())
         counted["power_paired"] += paired(values, case.statistic)
     return {"claim": case.name, "noise": "mixed" if isinstance(case.noise, list) else case.noise, "seeds": n,
             **{name: count / grids for name, count in counted.items()}, "well_posed": case.well_posed}  # fmt: skip
@@ -129,7 +129,8 @@ def best_of_several(noise: str, ties: bool = False) -> Case:
     sd, margin = 0.3, 3 * 0.3 * np.sqrt(2)
 
     def statistic(m: Array) -> Array:
-        return 1 - (m[..., 5:] - m[..., :5].max(-1, keepdims=True))
+        best: Array = m[..., :5].max(-1, keepdims=True)
+        return 1 - (m[..., 5:] - best)
 
     means = np.array([70, 78.17, 78.17, 78.17, 60]) if ties else PEAK
     edge = np.append(means, means.max() + 1)
@@ -141,7 +142,8 @@ def peak(noise: str) -> Case:
     """The best of the middle densities beats both ends."""
 
     def statistic(m: Array) -> Array:
-        return m[..., 1:4].max(-1, keepdims=True) - m[..., [0, 4]]
+        best: Array = m[..., 1:4].max(-1, keepdims=True)
+        return best - m[..., [0, 4]]
 
     three = 3 * np.sqrt(2)
     return Case("best of 3 densities above both ends", statistic, np.array([78, 78, 70, 70, 20.0]), np.full(5, 78.0),
@@ -164,7 +166,7 @@ def slope(noise: str) -> Case:
 def scatter(noise: str, n: int, grids: int, seed: int) -> dict[str, Any]:
     """More scatter in one cell than in three others, by the F test; power at a ratio of 4."""
     random = np.random.default_rng(seed)
-    found = {1.0: [], 4.0: []}
+    found: dict[float, list[tuple[float, float, float]]] = {1.0: [], 4.0: []}
     for ratio, words in found.items():
         for _ in range(grids):
             values = NOISE[noise](random, (4, n))
@@ -178,7 +180,8 @@ def scatter(noise: str, n: int, grids: int, seed: int) -> dict[str, Any]:
 
 def failing(n: int, grids: int, seed: int, rates: tuple[float, float]) -> dict[str, Any]:
     """Two arms that are equal where they train, and in which runs stay at chance; judged whole, by `judge`."""
-    random, words = np.random.default_rng(seed), {0.0: [], 3 * np.sqrt(2): []}
+    random = np.random.default_rng(seed)
+    words: dict[float, list[str]] = {0.0: [], 3 * np.sqrt(2): []}
     runs = [[Run(density=k, net="conv2", seed=s).resolved for s in range(n)] for k in (0.5, 0.3)]
     claim = Claim("ahead", lambda r: r.mean(density=0.5) - r.mean(density=0.3))
     for margin, found in words.items():

@@ -68,7 +68,7 @@ def draw_accuracies(axes: Axes, nets: dict[str, Results]) -> None:
 
 def draw_gains(axes: Axes, nets: dict[str, Results]) -> None:
     """Draw by how much signed constants beat Kaiming normal weights at the same seed."""
-    gains = {}
+    gains: dict[float, list[float]] = {}
     for at, (net, same) in enumerate(nets.items()):
         normal, constants = (
             {run.seed: result["accuracy"] for run, result in panels.trained(panels.there(same, distribution=d))}
@@ -81,11 +81,9 @@ def draw_gains(axes: Axes, nets: dict[str, Results]) -> None:
             n, c = (known[distribution].accuracy for distribution in imagenet_grid.DISTRIBUTIONS)
             panels.hollow_point(axes, at - 0.12, c - n, "authors", GAIN.color)
     panels.bars(axes, gains, GAIN)
-    for at, gain in gains.items():
-        axes.plot(
-            [at] * len(gain), gain, color=GAIN.color, linestyle="", marker="o", markersize=3, label="gain, a seed"
-        )
-        axes.annotate(f"{mean(gain):+.1f}".replace("-", "\u2212"), (at, mean(gain)), (7, 0), fontsize=8,
+    for x, gain in gains.items():
+        axes.plot([x] * len(gain), gain, color=GAIN.color, linestyle="", marker="o", markersize=3, label="gain, a seed")
+        axes.annotate(f"{mean(gain):+.1f}".replace("-", "\u2212"), (x, mean(gain)), (7, 0), fontsize=8,
                       textcoords="offset points", va="center")  # fmt: skip
     axes.axhline(0, color=style.COLORS["muted"], linewidth=0.8)
     axes.set_ylabel("points")

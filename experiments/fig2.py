@@ -93,7 +93,8 @@ def draw(results: Results, figure: Figure) -> None:
         "(right). Drawn are the units at the ends of the swapped edges, and the next ones.",
         va="top", color=style.COLORS["muted"],
     )  # fmt: skip
-    draw_passes([figure.add_axes((x, 0.565, 0.27, 0.335)) for x in (0.02, 0.345)], trace, swap, first.density)
+    density = hidden.each("density")[0]
+    draw_passes([figure.add_axes((x, 0.565, 0.27, 0.335)) for x in (0.02, 0.345)], trace, swap, density)
     draw_swap(figure, trace, swap)
     draw_accuracy(figure.add_axes((0.055, 0.1, 0.41, 0.27)), results)
     draw_swaps(figure.add_axes((0.575, 0.1, 0.41, 0.27)), results)
@@ -105,7 +106,7 @@ def draw_passes(axes: list[Axes], trace: diagram.Trace, swap: diagram.Swap | Non
     update = 1 + int(trace["step"][record])
     edges = {swap.entered: "re-entered" if swap.again else "entered", swap.died: "died"} if swap else {}
     units = diagram.window(trace["weight"].shape, edges)
-    passes = (
+    passes: tuple[tuple[str, dict[diagram.Edge, str], str, str], ...] = (
         ("before", {}, f"(a) forward pass of update {update}: top {100 * density:g}% by $|s|$",
          r"$I_v=\sum_u\; w_{uv}\,Z_u\;[\,|s_{uv}|\ \mathrm{in\ the\ top}\ k\%\,]$"),
         ("after", edges, f"(b) backward pass: after update {update}",

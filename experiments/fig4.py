@@ -53,7 +53,7 @@ def per_doubling(results: Results, value: Callable[[float], float]) -> float:
 def wider(results: Results) -> list[float]:
     """List the points gained by twice the width, by net and density."""
     hidden = [results.select(net=net, density=density) for net in NETS for density in results.each("density")]
-    return [per_doubling(same, lambda width, same=same: same.mean(width=width)) for same in hidden]
+    return [per_doubling(same, lambda width, same=same: same.mean(width=width)) for same in hidden]  # type: ignore[misc]
 
 
 def gap(results: Results, net: str, width: float) -> float:
@@ -69,7 +69,7 @@ def widest(results: Results) -> Results:
 
 def closing(results: Results) -> list[float]:
     """List the points by which the gap shrinks with twice the width, by net."""
-    return [-per_doubling(results, lambda width, net=net: gap(results, net, width)) for net in NETS]
+    return [-per_doubling(results, lambda width, net=net: gap(results, net, width)) for net in NETS]  # type: ignore[misc]
 
 
 CLAIMS = [

@@ -64,13 +64,13 @@ def constants_ahead(results: Results, method: str) -> float:
 CLAIMS = [
     Claim(
         f"at as many weights kept, edge-popup beats sampled supermasks in every net, {words}",
-        lambda r, distribution=distribution: ahead(r, distribution),
+        lambda r, distribution=distribution: ahead(r, distribution),  # type: ignore[misc]
     )
     for distribution, words in (("signed_constant", "signed constants"), ("kaiming_normal", "Kaiming normal weights"))
 ] + [
     Claim(
         f"{words} do better on signed constants than on Kaiming normal weights, on average",
-        lambda r, method=method: constants_ahead(r, method),
+        lambda r, method=method: constants_ahead(r, method),  # type: ignore[misc]
     )
     for method, words in (
         ("edge_popup", "edge-popup's subnetworks of half the weights"),

@@ -68,7 +68,7 @@ def widest(results: Results) -> Results:
 def counts(results: Results, kind: str) -> np.ndarray:
     """Count `(2, rates)` changes: those measured and those that lowered the loss, over all layers and runs."""
     found = [result["swaps"][kind] for _, result in results]
-    return np.array([[np.sum(c[name], axis=1) for name in ("measured", "lowered")] for c in found]).sum(0)
+    return np.array([[np.sum(c[name], axis=1) for name in ("measured", "lowered")] for c in found]).sum(0)  # type: ignore[no-any-return]
 
 
 def share(results: Results, kind: str) -> float:
@@ -220,7 +220,7 @@ def rate_axis(axes: Axes, results: Results) -> None:
     axes.set_xscale("log")
     axes.set(xlabel="learning rate of the step", xlim=(rates[0] / 2, rates[-1] * 2))
     axes.grid(axis="y")
-    axes.axvline(results.rows[0][0].lr, color=style.COLORS["absent"], linewidth=0.9, linestyle=(0, (2, 2)), zorder=0.5)
+    axes.axvline(results.each("lr")[0], color=style.COLORS["absent"], linewidth=0.9, linestyle=(0, (2, 2)), zorder=0.5)
 
 
 def draw_orders(axes: Axes, results: Results, most: int = 600) -> None:

@@ -573,7 +573,7 @@ class Results:
         found = {value for run in runs for value in (run.option(name) if "." in name else [getattr(run, name)])} - {None}
         return sorted(found, key=lambda value: (isinstance(value, str), value))  # `scaled` has both
 
-    def values(self, metric: str = "accuracy", **where: Any) -> list[float]:
+    def values(self, metric: str = "accuracy", /, **where: Any) -> list[Any]:
         """List a metric of the selected runs, by seed. `accuracy` is test top-1 after the last epoch, in percent."""
         rows = sorted(self.select(**where).rows, key=lambda row: row[0].seed)
         for run, result, _ in rows:
@@ -581,9 +581,9 @@ class Results:
                 raise ValueError(f"the result of {run.name} has no {metric!r}; it has {', '.join(result)}")
         return [row[1][metric] for row in rows]
 
-    def mean(self, metric: str = "accuracy", **where: Any) -> float:
+    def mean(self, metric: str = "accuracy", /, **where: Any) -> float:
         """Average a metric over the selected runs."""
-        values = self.values(metric, **where)
+        values: list[float] = self.values(metric, **where)
         return sum(values) / len(values)
 
     def curve(self, metric: str, **where: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,8 @@ import tempfile
 import time
 import traceback
 import warnings
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import distributions
 from itertools import pairwise
 from pathlib import Path
@@ -25,19 +27,19 @@ warnings.filterwarnings("ignore", module="lightning")
 file = (out / "measure.jsonl").open("a")
 
 
-def say(**row):
+def say(**row: object) -> None:
     line = json.dumps(row)
     print(line, flush=True)
     file.write(line + "\n")
     file.flush()
 
 
-def sync():
+def sync() -> None:
     if gpu:
         torch.cuda.synchronize()
 
 
-def timed(work, times):
+def timed(work: Callable[[], object], times: int) -> dict[str, float]:
     """Median, smallest and largest milliseconds of several calls after one that does not count."""
     work()
     took = []
@@ -51,8 +53,8 @@ def timed(work, times):
     return {"ms": round(took[len(took) // 2], 5), "min": round(took[0], 5), "max": round(took[-1], 5)}
 
 
-def section(name):
-    def run(work):
+def section(name: str) -> Callable[[Callable[[], object]], None]:
+    def run(work: Callable[[], object]) -> None:
         if time.time() > until:
             say(section=name, left_out="no time")
             return
@@ -60,7 +62,8 @@ def section(name):
         try:
             work()
         except Exception as error:
-            chain, seen = [], error
+            chain: list[str] = []
+            seen: BaseException | None = error
             while seen is not None and len(chain) < 5:  # of a capture, the first error is the cause
                 chain.append(f"{type(seen).__name__}: {str(seen).splitlines()[0] if str(seen) else ''}"[:300])
                 seen = seen.__cause__ or seen.__context__
@@ -73,11 +76,11 @@ def section(name):
     return run
 
 
-def graphed(work, number):
+def graphed(work: Callable[[], object], number: int) -> Callable[[], object]:
     """`number` times the work in a CUDA graph; on a CPU as it is."""
     if not gpu:
         return lambda: [work() for _ in range(number)]
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
@@ -86,16 +89,21 @@ def graphed(work, number):
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=side):
         kept = [work() for _ in range(number)]
-    return lambda: (graph.replay(), kept)[0]
+
+    def replay() -> list[object]:
+        graph.replay()
+        return kept  # whose memory the graph writes to
+
+    return replay
 
 
 @section("facts")
-def _():
+def _() -> None:
     installed = {found.name: found.version for found in distributions()}
     say(
         torch=torch.__version__,
         **{name: installed.get(name) for name in ("triton", "lightning", "numpy")},
-        cudnn=torch.backends.cudnn.version(),
+        cudnn=torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
         python=sys.version.split()[0],
         conv_tf32=torch.backends.cudnn.allow_tf32,
         matmul=torch.get_float32_matmul_precision(),
@@ -118,7 +126,7 @@ def _():
     say(us_of_a_small_kernel_in_a_graph=round(1000 * took["ms"] / 200, 3))
 
 
-def steps_of(net, kind, precision, width=1.0 if gpu else 0.125):
+def steps_of(net: str, kind: str, precision: str, width: float = 1.0 if gpu else 0.125) -> None:
     """Milliseconds of a training step, 100 of them at once, as the engine takes them."""
     from lit_hidden.engine.bench.loops import Watched
     from lit_hidden.modules import LitDense, LitSubnetwork
@@ -157,11 +165,11 @@ torch.backends.cudnn.benchmark = True  # as the engine's Trainer sets it
 NETS = ("conv2", "conv8", "conv4", "conv6") if gpu else ("conv2",)
 for net in NETS[:2]:
     for kind, precision in (("hidden", "default"), ("hidden", "float32"), ("dense", "default")):
-        section(f"{net} {kind} {precision}")(lambda net=net, kind=kind, p=precision: steps_of(net, kind, p))
+        section(f"{net} {kind} {precision}")(partial(steps_of, net, kind, precision))
 
 
 @section("selection")
-def _():
+def _() -> None:
     from lit_hidden.selection import _select_torch, top_k_mask
 
     for n in (1728, 2560, 36_864, 65_536, 147_456, 589_824, 1_179_648, 2_359_296, 4_194_304) if gpu else (1728,):
@@ -171,7 +179,7 @@ def _():
         say(selection=n, us=round(100 * took["ms"], 2), by_topk_us=round(100 * plain["ms"], 2))
 
 
-def kernels(net):
+def kernels(net: str) -> None:
     """The kernels of a step and how long each takes, from an eager one: what the graph then holds."""
     from torch.profiler import ProfilerActivity, profile
 
@@ -201,13 +209,13 @@ def kernels(net):
 
 
 for net in NETS[:2]:
-    section(f"kernels of {net}")(lambda net=net: kernels(net))
+    section(f"kernels of {net}")(partial(kernels, net))
 for net in NETS[:2]:
     for precision in ("TF32", "bf16"):
-        section(f"{net} {precision}")(lambda net=net, p=precision: steps_of(net, "hidden", p))
+        section(f"{net} {precision}")(partial(steps_of, net, "hidden", precision))
 
 
-def made_up(folder):
+def made_up(folder: Path) -> Path:
     """Files laid out as CIFAR-10's, of drawn pixels: how long an epoch takes does not depend on what is to be seen."""
     import numpy as np
 
@@ -221,7 +229,7 @@ def made_up(folder):
     return folder
 
 
-def epochs(net, number, data):
+def epochs(net: str, number: int, data: Path) -> None:
     """Seconds of each epoch of a run as `reproduce` trains it, evaluation included, and of the whole run."""
     import csv
 
@@ -245,7 +253,7 @@ def epochs(net, number, data):
 data = Path("/dev/shm/made-up")
 section("made-up files")(lambda: made_up(data) if gpu else None)
 for net in NETS[:2]:
-    section(f"a run of {net}")(lambda net=net: epochs(net, 6, data))
+    section(f"a run of {net}")(partial(epochs, net, 6, data))
 for net in NETS[2:]:
     for kind in ("hidden", "dense"):
-        section(f"{net} {kind}")(lambda net=net, kind=kind: steps_of(net, kind, "default"))
+        section(f"{net} {kind}")(partial(steps_of, net, kind, "default"))
