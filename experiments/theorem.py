@@ -3,9 +3,9 @@
 The paper argues it to first order. Here the loss is measured, in float64, before and after
 swaps at some steps of ordinary trainings: one swap alone, all swaps of a layer, all swaps of the network, as plain
 gradient descent would make them at learning rates from 1e-4 to 1; and the very first swap of each layer, at the
-smallest rate that swaps anything. The protocol is that of `lit_hidden.callbacks.swaps`. Two limits are told apart: a small
-learning rate swaps fewer edges at once, but one swap stays as large as its weights, and it is a wide net that makes it
-small. So the claims about rates are the theorem as it is read, the one about width is what its proof asks for.
+smallest rate that swaps anything. The protocol is that of `lit_hidden.callbacks.swaps`. Two limits are told apart: a
+small learning rate swaps fewer edges at once, but one swap stays as large as its weights, and it is a wide net that
+makes it small. So the claims about rates are the theorem as it is read, the one about width is what its proof asks for.
 
 At small rates large layers alone swap, so panel (a) has other layers at other rates; the claims about rates compare a
 layer with itself at the same step. Bars are Wilson's 95% intervals, as though swaps of one step were independent; they
@@ -29,7 +29,6 @@ from lit_hidden.code import Spec, spec
 from lit_hidden.experiment import Results, Run, vary
 from lit_hidden.judge import Claim
 from lit_hidden.panels import Look
-
 
 
 def swaps(updates: int) -> tuple[Spec, ...]:
@@ -159,8 +158,9 @@ def draw(results: Results, figure: Figure) -> None:
     draw_widths(d, results)
     figure.legend(*a.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.05, 0.965), ncols=5)
     run = wide.rows[0][0]
+    (steps,) = run.option("Swaps.updates")
     figure.text(
-        0.055, 0.978, f"Panels (a) to (c): {run.net}, width x{run.width:g}, {run.option('Swaps.updates')[0]} steps a training; all changes "
+        0.055, 0.978, f"Panels (a) to (c): {run.net}, width x{run.width:g}, {steps} steps a training; all changes "
         "are from the net as it is, on the mini-batch to come. Bar across the star: where 80% of first swaps are.",
         va="top", fontsize=8.5, color=style.COLORS["muted"],
     )  # fmt: skip

@@ -87,12 +87,10 @@ class LitClassifier(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["net"] if isinstance(net, nn.Module) else [])
-        if isinstance(task, str):
-            made = code.load(code.full(task))
-            task = made() if isinstance(made, type) else made
-        self.task: Task | None = task
+        made: Any = code.load(code.full(task)) if isinstance(task, str) else task
+        self.task: Task | None = made() if isinstance(made, type) else made
         # The metrics, the primary one first, and what they are multiplied by in results.
-        self.scales = {"top1": 100, "top5": 100} if task is None else {task.metric: 1}
+        self.scales = {"top1": 100, "top5": 100} if self.task is None else {self.task.metric: 1}
         published = recipe(self.method, net if isinstance(net, str) else "", optimizer)
         self.optimizer = optimizer
         given: dict[str, Any] = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "schedule": schedule}

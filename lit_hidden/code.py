@@ -67,7 +67,7 @@ class Spec:
         return self.class_path.rpartition(".")[2] + (f"({options})" if options else "")
 
     def __str__(self) -> str:
-        """Write it as `read` reads it: `lit_hidden.callbacks.lesion.Lesion(epoch=25)`, of version 2 `...Lesion[2](...)`."""
+        """Write it as `read` reads it: `lit_hidden.callbacks.lesion.Lesion(epoch=25)`, or `...Lesion[2]()`: version 2."""
         version = f"[{self.version}]" if self.version != 1 else ""
         return f"{self.class_path}{version}({', '.join(f'{name}={value!r}' for name, value in self.options)})"
 
@@ -105,15 +105,16 @@ def read(text: str) -> tuple[Spec, ...]:
     try:
         found = []
         for line in ast.parse(text).body:
-            assert isinstance(line, ast.Expr)
-            assert isinstance(call := line.value, ast.Call)
+            call = line.value if isinstance(line, ast.Expr) else None
+            if not isinstance(call, ast.Call):
+                raise ValueError
             version, name = 1, call.func
             if isinstance(name, ast.Subscript):
                 version, name = ast.literal_eval(name.slice), name.value
             options = {str(keyword.arg): canonical(ast.literal_eval(keyword.value)) for keyword in call.keywords}
             found.append(Spec(ast.unparse(name), tuple(sorted(options.items())), version))
         return tuple(found)
-    except (AssertionError, SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError) as error:
         raise ValueError(f"no callbacks: {text!r}") from error
 
 
@@ -130,7 +131,8 @@ def canonical(value: Any, what: str = "an option") -> Any:
     if isinstance(value, Integral):
         return int(value)
     if isinstance(value, Real) and math.isfinite(value):
-        return int(value) if float(value).is_integer() else float(value)
+        value = float(value)
+        return int(value) if value.is_integer() else value
     raise CodeError(f"{what}={value!r} cannot be written down; it must be a number, text, True, False, None or a list")
 
 
@@ -179,10 +181,10 @@ def fingerprint(name: str) -> str | None:
         return None
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and body:
-            if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-                node.body = body[1:] or [ast.Pass()]
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
     return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
 
 
@@ -208,13 +210,13 @@ def _absent(name: str) -> str:
 @cache
 def _file(module: str) -> Path | None:
     """Find the source of a module without importing it or the packages that it is in."""
-    head, *rest = module.split(".")
+    parts = module.split(".")
     try:
-        found = importlib.util.find_spec(head) if head else None
-        for n, part in enumerate(rest, start=1):
+        found = importlib.util.find_spec(parts[0]) if parts[0] else None
+        for n in range(2, len(parts) + 1):
             if found is None or found.submodule_search_locations is None:
                 return None
-            found = PathFinder.find_spec(".".join([head, *rest[:n]]), found.submodule_search_locations)
+            found = PathFinder.find_spec(".".join(parts[:n]), found.submodule_search_locations)
     except (ImportError, ValueError):
         return None
     file = Path(found.origin) if found and found.origin else None

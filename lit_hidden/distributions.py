@@ -36,7 +36,7 @@ def _xavier_std(fan_in: int, fan_out: int) -> float:
     return math.sqrt(2 / (fan_in + fan_out))
 
 
-# Of a shape, with a standard deviation, from a CPU generator: float32 on the CPU. One of your own is called by its name.
+# Of a shape, with a standard deviation, from a CPU generator: float32 on the CPU. Yours are called by dotted names.
 Draw = Callable[[torch.Size, float, torch.Generator], Tensor]
 
 # name -> (standard deviation from the fans, how to draw with it)

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from numbers import Integral, Real
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lit_hidden import code
-from lit_hidden.code import Spec, spec
+from lit_hidden.code import Spec
 from lit_hidden.recipes import (
     CLASS_LISTS,
     DISTRIBUTIONS,
@@ -197,7 +197,8 @@ class Run:
         if wrong := [one for one in run.callbacks if not isinstance(one, Spec)]:
             raise ValueError(f"callbacks={wrong[0]!r}: it is no callback of a run; give spec('module.Class', option=1)")
         if len(set(run.callbacks)) < len(run.callbacks):
-            raise ValueError(f"callbacks={', '.join(one.short for one in run.callbacks)}: one of them stands there twice")
+            named = ", ".join(one.short for one in run.callbacks)
+            raise ValueError(f"callbacks={named}: one of them stands there twice")
         if run.after is not None:
             self._check_after(run, run.after.resolved)
 
@@ -291,7 +292,7 @@ class Run:
         """
         run = self.resolved
         published = self._published(run._values)
-        values = {name: None if value == published.get(name) else value for name, value in run._values.items()}
+        values: dict[str, Any] = {k: None if v == published.get(k) else v for k, v in run._values.items()}
         if run.method in ("dense", "edge_popup") and "method" not in changes:
             values["method"] = None  # as the density says
         return Run(**values | {"after": self} | changes)
@@ -406,12 +407,12 @@ class Run:
             description = json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"not a run description: {error}") from error
-        return cls._from_plain(description)
+        return cls._from_plain(description, text)
 
     @classmethod
-    def _from_plain(cls, description: Any) -> "Run":
+    def _from_plain(cls, description: Any, text: str) -> "Run":
         if not isinstance(description, dict) or description.pop("schema", None) != SCHEMA:
-            raise ValueError(f"not a run description of schema {SCHEMA}: {str(description)[:60]!r}")
+            raise ValueError(f"not a run description of schema {SCHEMA}: {text[:60]!r}")
         for name in ("trace", "swaps"):  # fields that are callbacks now
             if description.pop(name, 0) != 0:
                 raise ValueError(f"not a run description: {name} is a callback now; train the run again")
@@ -430,7 +431,7 @@ class Run:
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"not a run description: callbacks {description['callbacks']!r}") from error
         after = description.get("after")
-        description |= {"callbacks": callbacks, "after": None if after is None else cls._from_plain(after)}
+        description |= {"callbacks": callbacks, "after": None if after is None else cls._from_plain(after, text)}
         return cls(**description)
 
     @property
@@ -570,7 +571,8 @@ class Results:
     def each(self, name: str, **where: Any) -> list[Any]:
         """List the values of a field that occur among the selected runs, ascending, without None."""
         runs = self.select(**where).runs
-        found = {value for run in runs for value in (run.option(name) if "." in name else [getattr(run, name)])} - {None}
+        values = (run.option(name) if "." in name else [getattr(run, name)] for run in runs)
+        found = {value for there in values for value in there} - {None}
         return sorted(found, key=lambda value: (isinstance(value, str), value))  # `scaled` has both
 
     def values(self, metric: str = "accuracy", /, **where: Any) -> list[Any]:
@@ -624,9 +626,8 @@ class Results:
         Raises:
             ValueError: the run is not among these, or left no net behind.
         """
-        from lit_hidden.engine.network import network  # which waits for torch
-
         folders = {known.hash: folder for known, _, folder in self.rows}
         if (folder := folders.get(run.hash)) is None:
             raise ValueError(f"{run.name} is not among these {len(folders)} runs, or its folder is not here")
-        return network(run, folder)
+        # By name: building nets is the engine's, which lies above and waits for torch.
+        return code.load("lit_hidden.engine.network.network")(run, folder)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lit_hidden.experiment import NoRunsError, Results, Row, Run
+from lit_hidden.recipes import method
 
 MIN_SEEDS = 3
 KINDS = ("primary", "secondary", "exploratory", "check")
@@ -107,7 +108,7 @@ def failed(run: Run, accuracy: float, loss: float | None = None) -> bool:
         accuracy: test top-1 in percent.
         loss: on the test set.
     """
-    if run.method == "random":
+    if method(str(run.method)).learns is None:
         return False
     if loss is not None and not math.isfinite(loss):
         return True
@@ -363,7 +364,7 @@ def _survivors(
         # Without a run, its cell's mean is the lower the better the run.
         slopes = -(values[:, parts] - values[:, parts].mean(0)).T @ (accuracies - accuracies.mean())
         side = np.sign(slopes.round(DIGITS)).sum()
-        if side and rows[0][0].method != "random":
+        if side and method(str(rows[0][0].method)).learns:
             seeds = sum(row[0].cell == name for row in results.rows)
             arms[int((side > 0) != (word == "supported"))] += seeds - len(rows), seeds
     if not _fails_more(*arms.flat):

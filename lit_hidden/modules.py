@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_hidden import code
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.distributions import Scaled
 from lit_hidden.edge_popup import EdgePopup, MakeMasker, hide
@@ -53,6 +54,7 @@ class LitSubnetwork(LitClassifier):
         weight_seed: the weight seed alone.
         score_seed: the score seed alone.
         skip: layers left unmasked.
+        masker: what chooses the weights that stay, by its dotted name; None is this class' own.
         **kwargs: as of `LitClassifier`; the optimizer is `sgd`.
     """
 
@@ -69,6 +71,7 @@ class LitSubnetwork(LitClassifier):
         weight_seed: int | None = None,
         score_seed: int | None = None,
         skip: Collection[str] = (),
+        masker: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -81,7 +84,7 @@ class LitSubnetwork(LitClassifier):
             weight_seed=weight_seed,
             score_seed=score_seed,
             skip=skip,
-            masker=type(self).masker,
+            masker=type(self).masker if masker is None else code.load(code.full(masker)),
         )
 
 
@@ -118,7 +121,7 @@ class LitTicket(LitClassifier):
 
     Args:
         subnetwork: a file of `save_subnetwork`, such as `subnetwork.safetensors` in the folder of a run; it knows
-            density, distribution and seeds.
+            density, distribution and seeds. None: the net is hidden already.
         *args: as of `LitClassifier`, from `net` on: as the subnetwork's.
         **kwargs: as of `LitClassifier`.
 
@@ -128,12 +131,13 @@ class LitTicket(LitClassifier):
 
     method = "ticket"
 
-    def __init__(self, subnetwork: str | Path, *args: Any, **kwargs: Any) -> None:
-        subnetwork = str(subnetwork)  # a Path among the hyper-parameters keeps torch from loading a checkpoint
-        if not Path(subnetwork).is_file():
+    def __init__(self, subnetwork: str | Path | None, *args: Any, **kwargs: Any) -> None:
+        # A Path among the hyper-parameters keeps torch from loading a checkpoint.
+        subnetwork = None if subnetwork is None else str(subnetwork)
+        if subnetwork is not None and not Path(subnetwork).is_file():
             raise ValueError(
                 f"subnetwork={subnetwork!r} is no file; give one of save_subnetwork, such as "
                 "subnetwork.safetensors in the folder of a run"
             )
         super().__init__(*args, **kwargs)
-        fix_masks(load_subnetwork(self.net, subnetwork))
+        fix_masks(self.net if subnetwork is None else load_subnetwork(self.net, subnetwork))

@@ -24,6 +24,7 @@ from lit_hidden import style
 from lit_hidden.experiment import Results, Run
 from lit_hidden.judge import failed
 from lit_hidden.published import SOURCES, Published, points
+from lit_hidden.recipes import method
 from lit_hidden.tables import departures, same_images
 
 
@@ -269,7 +270,7 @@ def others(
     """
     if not (known := theirs(results, **where)):
         return
-    if all(departures([run]) for run, _ in results if run.method != "random"):  # of random masks no training is cut
+    if all(departures([run]) for run, _ in results if method(str(run.method)).learns):  # else no training is cut
         axes = _inset(axes)
     place = axes.transData if margin is None else axes.get_yaxis_transform()
     for point in known:
@@ -322,7 +323,7 @@ def sizes(axes: Axes, results: Results, name: Callable[[Run], str]) -> None:
             for accuracy in trained(net).values() if len(trained(net)) else []:
                 named[x] = max(named.get(x, (0.0, "")), (accuracy, name(run)))
             if run.width == 1:  # others' nets have the published width
-                fields = ("optimizer",) if run.method == "dense" else ("distribution", "density")
+                fields = ("optimizer",) if run.density is None else ("distribution", "density")
                 others(axes, net, look.color, at=x, **{f: getattr(run, f) for f in ("net", "method", *fields)})
         cells(axes, nets, look)
     control(axes, _by_size(there(results, method="random")))

@@ -4,9 +4,38 @@ Source: the authors' configs (allenai/hidden-networks, commit dddf2d0).
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
-METHODS = ("edge_popup", "dense", "supermask", "random", "ticket")
-FINDERS = ("edge_popup", "supermask", "random")  # of the subnetwork whose weights a ticket trains
+
+@dataclass(frozen=True)
+class Method:
+    """What a method does, for all who ask; the defaults hold for code of one's own.
+
+    Args:
+        module: the full name of its LightningModule: text, which training alone imports.
+        learns: what its steps change; None: nothing learns.
+        hides: whether it has a density; None: as its run says.
+        captured: whether its steps may come from a CUDA graph: it takes steps, and draws nothing in them.
+        finds: whether it leaves a subnetwork whose weights a ticket may train.
+        numbers: what its results hold besides those of every method.
+    """
+
+    module: str
+    learns: Literal["scores", "weights"] | None = "weights"
+    hides: bool | None = None
+    captured: bool = False
+    finds: bool = False
+    numbers: tuple[str, ...] = ()
+
+
+METHODS = {
+    "edge_popup": Method("lit_hidden.modules.LitSubnetwork", "scores", hides=True, captured=True, finds=True),
+    "dense": Method("lit_hidden.modules.LitDense", "weights", hides=False, captured=True),
+    "supermask": Method("lit_hidden.modules.LitSupermask", "scores", True, finds=True, numbers=("density_sampled",)),
+    "random": Method("lit_hidden.modules.LitRandomMask", learns=None, hides=True, finds=True),
+    "ticket": Method("lit_hidden.modules.LitTicket", "weights", True, captured=True, numbers=("accuracy_before",)),
+}
+FINDERS = tuple(name for name, known in METHODS.items() if known.finds)
 OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")  # Lightning's names
@@ -53,8 +82,21 @@ class Recipe:
     distribution: str = "signed_constant"
 
 
-def recipe(method: str, net: str, optimizer: str = "sgd") -> Recipe:
-    """Give the authors' settings of `method` on `net`; nets of your own get those of Conv2 to Conv8.
+def method(name: str) -> Method:
+    """Give what is known of a method: one of `METHODS`, or the dotted name of a LightningModule of your own.
+
+    Raises:
+        ValueError: neither.
+    """
+    if name not in METHODS and "." not in name:
+        raise ValueError(f"method={name!r} is unknown; methods are {', '.join(METHODS)}")
+    return METHODS.get(name) or Method(name)
+
+
+def recipe(name: str, net: str, optimizer: str = "sgd") -> Recipe:
+    """Give the authors' settings of method `name` on `net`; nets of your own get those of Conv2 to Conv8.
+
+    Methods of your own get edge-popup's settings.
 
     A ticket is trained as the dense baseline is, but from the weights of the hidden nets. So are the authors' (their
     `configs/largescale/fixedsubnet`: the dense rate, and in other files 0.01).
@@ -62,31 +104,29 @@ def recipe(method: str, net: str, optimizer: str = "sgd") -> Recipe:
     Raises:
         ValueError: unknown method or optimizer; Adam for a method that trains no weights.
     """
-    if method not in METHODS:
-        raise ValueError(f"method={method!r} is unknown; methods are {', '.join(METHODS)}")
+    learns = method(name).learns
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer={optimizer!r} is unknown; optimizers are {', '.join(OPTIMIZERS)}")
-    trains_weights = method in ("dense", "ticket")
-    if optimizer == "adam" and not trains_weights:
-        raise ValueError(f"optimizer='adam' is for the weights of dense and ticket; method={method!r} takes 'sgd'")
+    if optimizer == "adam" and learns != "weights":
+        raise ValueError(f"optimizer='adam' is for the weights of dense and ticket; method={name!r} takes 'sgd'")
     base = Recipe()
-    if method == "random":  # nothing learns
+    if learns is None:
         return replace(base, lr=0.0, momentum=0.0, weight_decay=0.0, schedule="constant")
     if net in IMAGENET:
         base = replace(
             base, lr=0.256, momentum=0.875, weight_decay=2**-15, batch_size=256, warmup_epochs=5, label_smoothing=0.1
         )
-        if method == "supermask":
+        if name == "supermask":
             base = Recipe(lr=400.0, weight_decay=0.0, batch_size=256)
     elif net == "cifar_resnet18":
         base = replace(base, weight_decay=5e-4, batch_size=256)
-        if method == "supermask":
+        if name == "supermask":
             base = replace(base, lr=400.0, weight_decay=0.0, batch_size=128)
-    elif method == "supermask":
+    elif name == "supermask":
         base = replace(base, lr=800.0 if net == "conv8" else 200.0, weight_decay=0.0)
-    elif trains_weights:
+    elif name in METHODS and learns == "weights":
         base = replace(base, lr=0.1 if net == "lenet" else 0.01)
-    if method == "dense":
+    if name == "dense":
         base = replace(base, distribution="kaiming_normal")
     if optimizer == "adam":  # the lottery ticket paper's rates
         lr = {"conv2": 2e-4, "lenet": 1.2e-3}.get(net, 3e-4)

@@ -22,6 +22,7 @@ from lit_hidden.engine.store import write_atomically
 from lit_hidden.experiment import PRESETS, Run
 from lit_hidden.judge import KINDS
 from lit_hidden.published import POINTS, SOURCES, Published
+from lit_hidden.recipes import method
 from lit_hidden.tables import (
     Cell,
     ResultsError,
@@ -470,7 +471,7 @@ def _beside(folder: Folder, name: str) -> list[Html]:
     for i in sorted(theirs):
         cell, points = folder.cells[i], theirs[i]
         run = cell.run
-        described = (run.net, run.method, run.optimizer if run.method == "dense" else run.distribution)
+        described = (run.net, run.method, run.optimizer if run.density is None else run.distribution)
         numbers = (_field("density", run.density), _field("accuracy", cell.mean("accuracy")), _range(cell))
         beside = (_theirs(points.get(source), cell) for source in sources)
         rows.append((*described, *numbers, len(cell.trained), *beside))
@@ -497,7 +498,7 @@ def _theirs(point: Published | None, cell: Cell) -> str:
     if point is None:
         return ""
     text, ours = f"{point.accuracy:.2f}", cell.mean("accuracy")
-    if point.method != "dense" and point.density is None:
+    if method(point.method).hides and point.density is None:
         text += ", its best"
     if ours is not None and like_for_like(point, cell.run):
         text += f" ({ours - point.accuracy:+.2f})".replace("-", "−")
@@ -568,7 +569,7 @@ def _failing(cell: Cell, failures: dict[str, dict[str, Any]]) -> str:
     """Write how many seeds of a cell fail to train, with the 95% interval of their rate where there is one."""
     told = f"{len(cell.rows) - len(cell.trained)} of {len(cell.rows)}"
     if (rate := failures.get(cell.run.cell)) is None:  # a random mask, or results of before there were rates
-        return told if cell.run.method != "random" else "–"
+        return told if method(str(cell.run.method)).learns else "–"
     return f"{told} ({100 * rate['low']:.0f}% – {100 * rate['high']:.0f}%)"
 
 

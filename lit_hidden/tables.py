@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from lit_hidden.experiment import SUBSET, Run
 from lit_hidden.published import SOURCES, Published
-from lit_hidden.recipes import IMAGENET, IMAGENET_SIZES, Recipe, recipe
+from lit_hidden.recipes import IMAGENET, IMAGENET_SIZES, Recipe, method, recipe
 
 Row = dict[str, Any]
 RowOrRun = TypeVar("RowOrRun", Row, Run)
@@ -208,9 +208,10 @@ def _published(run: Run) -> dict[str, Any]:
     """Give the authors' protocol for a run's method, net and optimizer: full width, 100 epochs, all of their images."""
     settings = asdict(recipe(str(run.method), run.net, run.optimizer))
     del settings["distribution"]  # a choice, not a setting
-    if run.method == "random":  # nothing learns by what is set for the others
+    still = method(str(run.method)).learns is None
+    if still:  # nothing learns by what is set for the others
         settings = {name: getattr(run, name) for name in settings} | {"batch_size": settings["batch_size"]}
-    epochs, data = 1 if run.method == "random" else 100, _DATA.get(run.net, run.data)
+    epochs, data = 1 if still else 100, _DATA.get(run.net, run.data)
     size = run.image_size and IMAGENET_SIZES.get(data)  # of other data a run does not say it
     images = {"data": data, "classes": None, "images_per_class": None, "image_size": size, "train_images": None}
     alone = {"masker": None, "task": None, "callbacks": None, "after": None}
@@ -314,6 +315,6 @@ def _values(runs: Sequence[Run]) -> dict[str, set[Any]]:
             value = setting(run, name)
             if name in RECIPE and value == protocol[name]:
                 value = _PUBLISHED
-            if not (name == "epochs" and run.method == "random"):  # which has one, whatever is asked for
+            if name != "epochs" or method(str(run.method)).learns:  # else it has one, whatever is asked for
                 values.add(value)
     return found

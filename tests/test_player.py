@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 
 from lit_hidden import diagram, player
+from lit_hidden.code import spec
 from lit_hidden.experiment import Results, Run
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parent / "fabricated.py"))
 simulated = made["simulated"]
-HIDDEN = Run(density=0.5, data="digits", net="conv2", trace=600)
+HIDDEN = Run(density=0.5, data="digits", net="conv2", callbacks=(spec("trace.Trace", updates=600),))
 RUNS = [
     replace(run, seed=seed)
     for seed in range(3)
-    for run in (HIDDEN, replace(HIDDEN, density=None), replace(HIDDEN, method="random", trace=0))
+    for run in (HIDDEN, replace(HIDDEN, density=None), replace(HIDDEN, method="random", callbacks=()))
 ]
 
 

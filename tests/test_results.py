@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lit_hidden.code import spec
 from lit_hidden.experiment import Results, Run, vary
 
 
@@ -63,11 +64,11 @@ def test_nothing_left_is_refused() -> None:
     assert refusal(lambda: results().mean(density=0.7, seed=1)) == message
 
 
-def measured(folder: Path, seed: int, text: str, trace: int = 0) -> tuple[Run, dict[str, Any], Path]:
-    here = folder / f"s{seed}-{trace}"
+def measured(folder: Path, seed: int, text: str, **run: Any) -> tuple[Run, dict[str, Any], Path]:
+    here = folder / f"s{seed}"
     here.mkdir()
     (here / "metrics.csv").write_text(text)
-    return Run(seed=seed, trace=trace), {"accuracy": 1.0}, here
+    return Run(seed=seed, **run), {"accuracy": 1.0}, here
 
 
 def test_a_curve_is_a_column_of_metrics_by_seed(tmp_path: Path) -> None:
@@ -87,20 +88,36 @@ def test_curves_of_different_lengths_or_columns_are_refused(tmp_path: Path) -> N
         "the runs with {'epochs': 100} were measured at different steps; select runs of one length"
     )
     assert refusal(lambda: r.curve("accuracy", seed=0)) == (
-        f"{tmp_path}/s0-0/metrics.csv has no column 'accuracy'; it has step, loss"
+        f"{tmp_path}/s0/metrics.csv has no column 'accuracy'; it has step, loss"
     )
 
 
-def test_a_trace_is_one_traced_runs(tmp_path: Path) -> None:
-    rows = [measured(tmp_path, seed, "step\n1\n", trace) for seed, trace in ((0, 5), (1, 5), (2, 0))]
-    for _, _, folder in rows:
+def test_arrays_are_those_of_one_run_that_left_them(tmp_path: Path) -> None:
+    traced = (spec("trace.Trace", updates=5),)
+    rows = [measured(tmp_path, seed, "step\n1\n", callbacks=traced if seed < 2 else ()) for seed in range(3)]
+    for _, _, folder in rows[:2]:
         np.savez(folder / "trace.npz", scores=np.arange(3), mask=np.ones(2, dtype=bool))
     r = Results(rows)
-    found = r.trace(seed=1)
+    found = r.arrays("trace.npz", seed=1)
     assert {name: a.tolist() for name, a in found.items()} == {"scores": [0, 1, 2], "mask": [True, True]}
-    ending = "a trace is one run's, of a Run with trace > 0"
-    assert refusal(lambda: r.trace(trace=5)) == f"2 runs have {{'trace': 5}}; {ending}"
-    assert refusal(lambda: r.trace(seed=2)) == f"1 runs have {{'seed': 2}}; {ending}"
+    ending = "trace.npz is one run's, whose callbacks leave it behind"
+    assert refusal(lambda: r.arrays("trace.npz", net="conv4")) == f"3 runs have {{'net': 'conv4'}}; {ending}"
+    assert refusal(lambda: r.arrays("trace.npz", seed=2)) == f"1 runs have {{'seed': 2}}; {ending}"
+
+
+def test_runs_are_selected_by_options_of_their_callbacks() -> None:
+    lesions = [(spec("swaps.Swaps", updates=n), spec("trace.Trace")) for n in (3, 7)]
+    r = Results(
+        (Run(density=0.5, seed=s, callbacks=c), {"accuracy": 1.0}, None) for s in (0, 1) for c in (*lesions, ())
+    )
+    assert [run.seed for run, _ in r.select(**{"Swaps.updates": 7})] == [0, 1]
+    assert len(r.select(**{"Swaps.updates": 7}, seed=1)) == 1
+    assert len(r.select(**{"Trace.updates": 600})) == 4  # the default, which no run writes down
+    assert len(r.select(**{"lit_hidden.callbacks.swaps.Swaps.updates": 3})) == 2
+    assert r.each("Swaps.updates") == [3, 7]
+    assert len(r.select(callbacks=())) == 2
+    assert refusal(lambda: r.select(**{"Swaps.updates": 4})) == "no run has {'Swaps.updates': 4}; there are 6 runs"
+    assert refusal(lambda: r.select(**{"Lesion.updates": 4})).startswith("no run has")
 
 
 def test_an_unknown_metric_is_refused_with_what_there_is():

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_hidden import experiment
+from lit_hidden.code import spec
 from lit_hidden.experiment import SCHEMA, Run, vary
 from lit_hidden.recipes import FINDERS, METHODS
 
@@ -99,8 +100,11 @@ def test_descriptions_that_resolve_to_the_same_are_equal() -> None:
         {"weight_seed": 1},
         {"score_seed": 1},
         {"data_seed": 1},
-        {"trace": 10},
-        {"swaps": 10},
+        {"callbacks": (spec("trace.Trace"),)},
+        {"callbacks": (spec("trace.Trace", updates=10),)},
+        {"after": HIDDEN},
+        {"masker": "supermask.Supermask"},
+        {"task": "my.tasks.Task"},
         {"data": "imagenet", "classes": "first-10"},
         {"data": "tiny-imagenet", "images_per_class": 10},
         {"data": "imagenette", "image_size": 160},
@@ -215,6 +219,7 @@ def test_resolving_twice_is_resolving_once(method: str) -> None:
     run = Run(method=method, density=None if method == "dense" else 0.3, net="resnet18", seed=3)
     assert asdict(run.resolved.resolved) == asdict(run.resolved)
     open_ = {"density", "train_images", "augment", "classes", "images_per_class", "image_size"}
+    open_ |= {"after", "masker", "task"}
     open_ |= {"found_by"} if method != "ticket" else set()
     assert None not in {v for n, v in asdict(run.resolved).items() if n not in open_}
 
@@ -272,7 +277,7 @@ def test_the_parent_is_the_published_search_in_the_same_random_net(net: str, opt
 def test_how_the_weights_are_trained_does_not_touch_the_parent() -> None:
     ticket = replace(
         TICKET, lr=0.3, momentum=0.5, weight_decay=0.1, schedule="constant", warmup_epochs=2, label_smoothing=0.1,
-        optimizer="adam", trace=5,
+        optimizer="adam", callbacks=(spec("trace.Trace", updates=5),),
     )  # fmt: skip
     assert ticket.parent == TICKET.parent == HIDDEN
 
@@ -293,10 +298,11 @@ def test_a_field_added_to_run_is_the_parents_or_is_the_tickets_alone() -> None:
     inherited = {
         "density", "net", "width", "distribution", "scaled", "data", "train_images", "held_out", "augment", "epochs",
         "precision", "seed", "weight_seed", "score_seed", "data_seed", "classes", "images_per_class", "image_size",
+        "masker", "task",
     }  # fmt: skip
     own = {
         "method", "found_by", "optimizer", "batch_size", "lr", "momentum", "weight_decay", "schedule", "warmup_epochs",
-        "label_smoothing", "trace", "swaps",
+        "label_smoothing", "callbacks", "after",
     }  # fmt: skip
     assert inherited | own == {f.name for f in fields(Run)}
 
@@ -324,7 +330,7 @@ def test_json_comes_back_as_the_same_run(density: float | None, scaled: Any, **r
 
 def test_json_holds_every_field_resolved_one_a_line() -> None:
     text = HIDDEN.to_json()
-    assert json.loads(text) == {"schema": SCHEMA, **asdict(HIDDEN.resolved)}
+    assert json.loads(text) == {"schema": SCHEMA, **asdict(HIDDEN.resolved), "callbacks": []}
     assert len(text.splitlines()) == len(fields(Run)) + 3
     assert list(json.loads(text)) == ["schema", *(f.name for f in fields(Run))]
 
@@ -378,9 +384,6 @@ NEEDS = "the dense baseline has no density (None), every other method needs one 
         ({"width": 0.0}, "width=0.0 leaves no channels; it must be above 0"),
         ({"width": -1.5}, "width=-1.5 leaves no channels; it must be above 0"),
         ({"width": math.nan}, "width=nan leaves no channels; it must be above 0"),
-        ({"trace": -1}, "trace=-1 is a number of steps to record; it must be at least 0"),
-        ({"swaps": -1, "density": 0.5}, "swaps=-1 is a number of steps to measure at; it must be at least 0"),
-        ({"swaps": 3}, "swaps=3 with method='dense': edge_popup alone swaps edges by scores"),
         (
             {"method": "popup"},
             "method='popup' is unknown; methods are edge_popup, dense, supermask, random, ticket",

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lit_hidden.code import spec
 from lit_hidden.engine.archive import contents, pack
 from lit_hidden.engine.reproduce import rows
 from lit_hidden.engine.store import Store
@@ -139,12 +140,14 @@ def test_cells_are_means_over_seeds_whatever_was_recorded(path: Path) -> None:
     assert [len(cell.trained) for cell in cells(failing)] == [2, 2, 2]
     assert cells(failing)[1].values("accuracy") == [72.0, 73.0]
     assert cells(row | {"failed": True} for row in failing)[1].mean("accuracy") is None
-    traced = [Run(density=0.5, data="digits", trace=9), Run(density=0.5, data="digits", seed=1)]
+    trace = spec("trace.Trace", updates=9)
+    traced = [Run(density=0.5, data="digits", callbacks=(trace,)), Run(density=0.5, data="digits", seed=1)]
     assert len(cells(rows(made["results"](traced)))) == 1
 
 
 def test_fields_that_differ_leave_out_seeds_and_each_methods_own_recipe() -> None:
-    grid = [Run(density=d, seed=s, trace=t).resolved for d in (0.1, 0.5) for s, t in ((0, 0), (1, 600))]
+    traced = ((), (spec("trace.Trace"),))
+    grid = [Run(density=d, seed=s, callbacks=traced[s]).resolved for d in (0.1, 0.5) for s in (0, 1)]
     dense = [Run().resolved, Run(optimizer="adam").resolved]
     random = Run(density=0.5, method="random").resolved
     assert varying(grid) == ["density"]

@@ -133,7 +133,7 @@ class Trace(RunCallback):
         self.seen, self.kept = state_dict["seen"], state_dict["kept"]
 
     def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
-        """Write `trace.npz`; of edge-popup count the edges that were swapped, and the least and most kept in a layer."""
+        """Write `trace.npz`; of edge-popup count the edges swapped, and the least and most that a layer kept."""
         arrays: dict[str, Any] = {name: torch.stack(rows).cpu().numpy() for name, rows in self.rows.items() if rows}
         arrays["weight"] = self.weight
         if not maskers(module.net):

@@ -155,7 +155,7 @@ class EpochLoader:
 class BatchLoader(EpochLoader):
     """Iterate over `images` and `labels` in batches, normalised and, for training, shuffled and augmented.
 
-    Examples that are no images, of another dtype than uint8, are given as they are: inputs `(N, ...)`, targets `(N, ...)`.
+    Examples that are no images, of another dtype than uint8, are given as they are: inputs and targets `(N, ...)`.
 
     Order, ranks and resuming are those of `EpochLoader`. With `at_once`, what is yielded are no batches but `Block`s of
     so many, for `lit_hidden.steps.Steps`; the last of an epoch may be short.

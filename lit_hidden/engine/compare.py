@@ -163,7 +163,7 @@ def _described(row: Row) -> Row:
     """Give the fields of a run, and the options of its callbacks as `Class.option`."""
     run = describe(row)
     options = {f"{one.class_path.rpartition('.')[2]}.{k}": v for one in run.callbacks for k, v in one.options}
-    return {**{key: row.get(key) for key in FIELDS}, **{key: setting(run, key) for key in ("callbacks", "after")}, **options}
+    return {key: row.get(key) for key in FIELDS} | {key: setting(run, key) for key in ("callbacks", "after")} | options
 
 
 def _cells(rows: list[Row], numbers: list[str]) -> list[Row]:

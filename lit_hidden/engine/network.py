@@ -45,16 +45,17 @@ def make_module(run: Run, data: ImageData, runs_dir: Path = Path("runs")) -> Lit
         FileNotFoundError: it is not there.
     """
     run = run.resolved
-    names = ("width", "lr", "momentum", "weight_decay", "schedule", "warmup_epochs", "label_smoothing", "task")
-    arguments: dict[str, Any] = {"net": run.net, **_shape(data), **{name: getattr(run, name) for name in names}}
+    names = ["net", "width", "lr", "momentum", "weight_decay", "schedule", "warmup_epochs", "label_smoothing", "task"]
+    arguments: dict[str, Any] = _shape(data) | {name: getattr(run, name) for name in names}
     before = run.parent
     if run.kind == "ticket":
         assert before is not None
-        arguments |= {"net": network(before, runs_dir / before.hash, run).train(), "optimizer": run.optimizer}
+        arguments |= {"net": network(before, runs_dir / before.hash, run).train(), "subnetwork": None}
+        arguments |= {"optimizer": run.optimizer}
     elif run.kind == "dense":
         arguments |= {"distribution": run.distribution, "optimizer": run.optimizer, "seed": run.weight_seed}
     else:
-        names = ("density", "distribution", "scaled", "weight_seed", "score_seed", "masker")
+        names = ["density", "distribution", "scaled", "weight_seed", "score_seed", "masker"]
         arguments |= {name: getattr(run, name) for name in names}
     module: LitClassifier = code.load(method(str(run.method)).module)(**arguments)
     if before is not None and run.kind != "ticket":
@@ -119,10 +120,12 @@ def transform(data: ImageData) -> Callable[[Any], Tensor]:
     if not data.mean:
         return torch.as_tensor
     channels, size, _ = data.shape
-    shape = [v2.Resize(resize_to(size)), v2.CenterCrop(size)] if data.name in IMAGENET_SIZES else [v2.Resize((size, size))]
+    cut = [v2.Resize((size, size))]
+    if data.name in IMAGENET_SIZES:
+        cut = [v2.Resize(resize_to(size)), v2.CenterCrop(size)]
     colour = v2.Grayscale(1) if channels == 1 else v2.RGB()
     scale = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(data.mean, data.std)]
-    made: Callable[[Any], Tensor] = v2.Compose([v2.ToImage(), colour, *shape, *scale])
+    made: Callable[[Any], Tensor] = v2.Compose([v2.ToImage(), colour, *cut, *scale])
     return made
 
 

@@ -270,8 +270,9 @@ def follow(team: Team, log: Callable[[Path], None] = lambda path: None) -> None:
         team: of which this process is one.
         log: called with the path of a run's log before anything is printed.
     """
+    from lit_hidden.engine.network import make_data
     from lit_hidden.engine.store import Store
-    from lit_hidden.engine.train import make_data, train
+    from lit_hidden.engine.train import train
     from lit_hidden.experiment import Run
 
     while (job := team.take()) is not None:

@@ -41,6 +41,7 @@ from lit_hidden.ticket import fix_masks
 AT_ONCE = 100  # steps; between two blocks Lightning may be told to stop
 PAUSE = 10.0  # seconds between two checkpoints on a GPU
 
+
 def rate(lr: float | torch.Tensor) -> float:
     """Give a learning rate as a number; a float32 tensor, as on GPUs, without the digits that it does not have."""
     return float(f"{lr.item():.7g}") if isinstance(lr, torch.Tensor) else lr
@@ -114,7 +115,7 @@ class Recorder(Checkpoint):
         self._stop()
         epoch = trainer.current_epoch + 1
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        loader = trainer.train_dataloader
+        loader: Any = trainer.train_dataloader
         batches = loader.batches if hasattr(loader, "batches") else len(loader)  # ours may yield many at once
         assert isinstance(pl_module, LitClassifier)
         self._row(epoch, epoch * batches, self._lr, pl_module, metrics)

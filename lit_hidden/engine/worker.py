@@ -67,8 +67,9 @@ def _work(run: Run, store: Store, job: dict[str, Any]) -> dict[str, Any]:
     try:
         # Here and not above: a worker that cannot import torch should say so as an answer.
         from lit_hidden.data import DataError
+        from lit_hidden.engine.network import make_data
         from lit_hidden.engine.tracking import Tracker
-        from lit_hidden.engine.train import alone, make_data, train
+        from lit_hidden.engine.train import alone, train
     finally:
         if collects:
             gc.enable()

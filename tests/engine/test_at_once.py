@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from lit_hidden.classifier import LitClassifier
+from lit_hidden.code import spec
 from lit_hidden.engine import train as engine
 from lit_hidden.engine.ranks import StoppedError
 from lit_hidden.engine.store import Store
@@ -171,8 +172,8 @@ def test_a_checkpoint_of_a_gpu_is_gone_on_with_on_a_cpu(
 def test_what_is_taken_at_once() -> None:
     assert all(together(run) for run in RUNS.values())
     others = [
-        replace(HIDDEN, trace=3),
-        replace(HIDDEN, swaps=1),
+        replace(HIDDEN, callbacks=(spec("trace.Trace", updates=3),)),
+        replace(HIDDEN, callbacks=(spec("swaps.Swaps", updates=1),)),
         replace(HIDDEN, method="supermask"),  # draws its masks
         replace(HIDDEN, method="random"),
         replace(HIDDEN, precision="16-mixed"),  # whose scaler is Lightning's

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from lit_hidden.code import spec
 from lit_hidden.engine import store as writing
 from lit_hidden.engine.checkpoints import WholeCheckpoints
 from lit_hidden.engine.store import Store
@@ -18,7 +19,7 @@ from lit_hidden.engine.worker import work
 from lit_hidden.experiment import Run
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
-RUN = Run(density=0.5, epochs=3, trace=3, **made["TINY"])
+RUN = Run(density=0.5, epochs=3, callbacks=(spec("trace.Trace", updates=3),), **made["TINY"])
 # Trains in the folder sys.argv[1]. When it writes its second checkpoint no file may grow beyond half of the first:
 # the kernel kills it in the middle of the write.
 CODE = f"""

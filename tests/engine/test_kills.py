@@ -20,6 +20,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from lit_hidden.code import spec
 from lit_hidden.engine.store import Store
 from lit_hidden.experiment import Run
 
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.slow
 TINY = {"net": "conv2", "width": 0.1, "data": "digits", "train_images": 300, "epochs": 2}
 TICKET = Run(density=0.5, method="ticket", **TINY)
 GRID = [
-    Run(density=0.5, trace=20, **TINY),
+    Run(density=0.5, callbacks=(spec("trace.Trace", updates=20),), **TINY),
     Run(**TINY),
     Run(density=0.5, method="supermask", **TINY),
     Run(density=0.5, method="random", **TINY),
@@ -186,7 +187,8 @@ def test_workers_killed_at_random_moments_leave_what_undisturbed_ones_leave(nurs
 
 
 def test_a_worker_killed_before_each_of_its_file_operations_leaves_what_an_undisturbed_one_leaves(nursery, tmp_path):
-    run = Run(density=0.5, trace=3, **{**TINY, "epochs": 1, "width": 0.05, "train_images": 200})
+    small = {**TINY, "epochs": 1, "width": 0.05, "train_images": 200}
+    run = Run(density=0.5, callbacks=(spec("trace.Trace", updates=3),), **small)
     assert nursery.train([run], tmp_path / "undisturbed") == 0
     expected, kills, before = outcome(run, Store(tmp_path / "undisturbed")), 0, 0
     while nursery.train([run], tmp_path / str(kills + 1), number=kills + 1) == signal.SIGKILL:

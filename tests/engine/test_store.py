@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from lit_hidden.code import spec
 from lit_hidden.engine.store import Store, StoreError, write_atomically
 from lit_hidden.experiment import Run
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
 RUN = Run(density=0.5, net="conv2", data="digits", epochs=2)
-TRACED = Run(density=0.5, net="conv2", data="digits", epochs=2, trace=5, swaps=5)
+BOTH = (spec("trace.Trace", updates=5), spec("swaps.Swaps", updates=5))
+TRACED = Run(density=0.5, net="conv2", data="digits", epochs=2, callbacks=BOTH)
 CHILD = Run(method="dense", net="conv2", data="digits", epochs=2)
 CURVE = "epoch,step,seconds,test_top1\n0,0,0.0,10.0\n1,12,1.5,40.0\n2,24,3.0,50.0\n"
 

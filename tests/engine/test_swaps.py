@@ -10,14 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lit_hidden.callbacks.swaps import KINDS, RATES, Probe, Swaps, draw_pair, first_swap, measure, summary
+from lit_hidden.code import spec
 from lit_hidden.edge_popup import EdgePopup, hide, maskers, original_weight
-from lit_hidden.engine.swaps import KINDS, RATES, Probe, Swaps, draw_pair, first_swap, measure, summary
 from lit_hidden.engine.train import Recorder, train
 from lit_hidden.experiment import Run
 from lit_hidden.selection import top_k_mask
 
 TINY = {"net": "conv2", "width": 0.05, "data": "digits", "train_images": 300, "batch_size": 64, "density": 0.4}
-PROBED = Run(epochs=4, swaps=6, trace=100, **TINY)
+PROBED = Run(epochs=4, callbacks=(spec("swaps.Swaps", updates=6), spec("trace.Trace", updates=100)), **TINY)
 NAMES = ("step", "kind", "layer", "rate", "swaps", "flips", "same_unit", "predicted", "measured")
 SINGLE = ("first", "pair", "unit")
 
@@ -346,7 +347,7 @@ def test_measuring_changes_nothing_in_the_training(undisturbed, tmp_path, monkey
     folder, probed = undisturbed
     states, real = [], Recorder.on_train_epoch_end
     monkeypatch.setattr(Recorder, "on_train_epoch_end", lambda *args: real(*args) or states.append(random()))
-    result = train(replace(PROBED, swaps=0), tmp_path)
+    result = train(replace(PROBED, callbacks=()), tmp_path)
     assert {k: v for k, v in probed.items() if k in result} | {"provenance": 0} == result | {"provenance": 0}
     assert result.keys() < probed.keys()
     for (torch_a, numpy_a), (torch_b, numpy_b) in zip(states, SEEN["states"], strict=True):

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lit_hidden.code import spec
 from lit_hidden.edge_popup import maskers
 from lit_hidden.engine.launcher import LauncherError
 from lit_hidden.engine.ranks import Ranks, RanksDifferError, SameNetwork, bits
@@ -235,8 +236,8 @@ def test_bits_are_summed_by_their_place(dtype):
     [
         (POPUP, False),
         (Run(density=0.5, method="random"), True),
-        (Run(density=0.5, trace=10), True),
-        (Run(density=0.5, swaps=10), True),
+        (Run(density=0.5, callbacks=(spec("trace.Trace", updates=10),)), True),
+        (Run(density=0.5, callbacks=(spec("swaps.Swaps", updates=10),)), True),
         (Run(), False),
     ],
 )

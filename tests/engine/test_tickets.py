@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lit_hidden.code import spec
 from lit_hidden.engine import train as engine
-from lit_hidden.engine.train import SUBNETWORK, Recorder, make_data, make_module, train
+from lit_hidden.engine.network import make_data, make_module
+from lit_hidden.engine.train import SUBNETWORK, Recorder, train
 from lit_hidden.experiment import Results, Run
 from lit_hidden.recipes import FINDERS
 
@@ -93,7 +95,7 @@ def test_a_ticket_stopped_and_resumed_ends_bit_equal_to_one_never_stopped(runs_d
 
 
 def test_a_ticket_leaves_the_last_layer_before_and_after(runs_dir):
-    folder, _ = train_in(runs_dir[0], replace(TICKET, trace=1, weight_decay=0.0))
+    folder, _ = train_in(runs_dir[0], replace(TICKET, callbacks=(spec("trace.Trace", updates=1),), weight_decay=0.0))
     with np.load(folder / "trace.npz") as trace:
         kept = trace["chosen_before"][0]
         np.testing.assert_array_equal(trace["weight"][~kept], trace["trained"][~kept])

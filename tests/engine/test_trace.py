@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lit_hidden.callbacks.trace import Trace, spread
+from lit_hidden.code import spec
 from lit_hidden.edge_popup import maskers
-from lit_hidden.engine.trace import Trace, spread
-from lit_hidden.engine.train import make_data, make_module, train
+from lit_hidden.engine.network import make_data, make_module
+from lit_hidden.engine.train import train
 from lit_hidden.experiment import Results, Run
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
@@ -90,7 +92,8 @@ def test_swaps_and_re_entries_are_those_of_masks_sorted_step_by_step(tmp_path, m
 
 @pytest.mark.parametrize("method", ["dense", "random"])
 def test_the_other_methods_leave_the_tensors_that_figure_1_draws(method, tmp_path):
-    run = Run(method=method, density=None if method == "dense" else 0.5, epochs=1, trace=5, **TINY)
+    density, trace = None if method == "dense" else 0.5, spec("trace.Trace", updates=5)
+    run = Run(method=method, density=density, epochs=1, callbacks=(trace,), **TINY)
     result = train(run, tmp_path)
     with np.load(tmp_path / "trace.npz") as trace:
         assert trace["weight"].shape == (10, 12)

@@ -15,11 +15,13 @@ import torch
 
 from lit_hidden import __version__
 from lit_hidden.classifier import LitClassifier
+from lit_hidden.code import spec
 from lit_hidden.data import DataError
 from lit_hidden.edge_popup import EdgePopup, hide
+from lit_hidden.engine.network import make_data, make_module
 from lit_hidden.engine.ranks import StoppedError
 from lit_hidden.engine.reproduce import rows
-from lit_hidden.engine.train import SUBNETWORK, commit, in_tf32, make_data, make_module, train
+from lit_hidden.engine.train import SUBNETWORK, commit, in_tf32, train
 from lit_hidden.experiment import Results, Run
 from lit_hidden.modules import LitSubnetwork
 from lit_hidden.nets import build, initialise
@@ -320,7 +322,7 @@ def test_the_counts_are_those_of_the_weights_used_and_would_show_a_wrong_one(tmp
         return effective
 
     monkeypatch.setattr(EdgePopup, "forward", forward)
-    result = train(Run(density=0.4, epochs=1, trace=3, **TINY), tmp_path)
+    result = train(Run(density=0.4, epochs=1, callbacks=(spec("trace.Trace", updates=3),), **TINY), tmp_path)
     for layer in result["layers"]:
         expected = layer["numel"] - int((1 - 0.4) * layer["numel"])
         assert (layer["kept_min"], layer["kept_max"]) == (expected, expected + 1)

@@ -10,9 +10,9 @@ import pytest
 from lit_hidden.engine.launcher import LauncherError
 from lit_hidden.engine.local import LocalLauncher
 from lit_hidden.engine.lockstep import LockstepLauncher
+from lit_hidden.engine.network import make_data
 from lit_hidden.engine.ranks import Ranks
 from lit_hidden.engine.store import Store
-from lit_hidden.engine.train import make_data
 from lit_hidden.engine.where import Where
 from lit_hidden.experiment import Run
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lit_hidden.code import spec
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.worker import work
 from lit_hidden.experiment import Run
@@ -161,7 +162,8 @@ def test_a_folder_that_cannot_be_used_stops_the_grid(tmp_path):
 @pytest.fixture
 def undisturbed(tmp_path, monkeypatch):
     """A run that leaves every kind of file, and its result."""
-    run, store = Run(density=0.5, trace=3, swaps=1, **TINY), Store(tmp_path / "undisturbed")
+    callbacks = spec("trace.Trace", updates=3), spec("swaps.Swaps", updates=1)
+    run, store = Run(density=0.5, callbacks=callbacks, **TINY), Store(tmp_path / "undisturbed")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no_such_folder"))  # nothing is written elsewhere
     assert work(job(run, store.root))["status"] == "done"
     return run, counted(store.result(run))

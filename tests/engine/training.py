@@ -9,12 +9,13 @@ from typing import Any
 import lightning.pytorch as L
 import pytest
 
+from lit_hidden.code import spec
 from lit_hidden.engine.train import train
 from lit_hidden.experiment import Run
 
 TINY = {"net": "conv2", "width": 0.05, "data": "digits", "train_images": 300}
 # A decay that can be seen: at the published 1e-4 its share of a step is lost in rounding.
-HIDDEN = Run(density=0.4, epochs=4, trace=100, weight_decay=0.05, **TINY)
+HIDDEN = Run(density=0.4, epochs=4, callbacks=(spec("trace.Trace", updates=100),), weight_decay=0.05, **TINY)
 JOB = {"data_dir": "data", "wandb": "disabled", "group": "test"}
 
 

@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lit_hidden import style
+from lit_hidden.callbacks.swaps import KINDS, RATES, summary
 from lit_hidden.engine.reproduce import conditions
-from lit_hidden.engine.swaps import KINDS, RATES, summary
 from lit_hidden.engine.train import train
 from lit_hidden.experiment import Results, Run
 from lit_hidden.judge import judge

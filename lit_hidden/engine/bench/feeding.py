@@ -18,7 +18,7 @@ from lit_hidden.engine.bench.generate import generate
 from lit_hidden.engine.bench.rows import Effort, Measure, Row, Section, counted, interleaved, ratio, written
 from lit_hidden.engine.bench.training import Batch, training
 from lit_hidden.engine.local import cores
-from lit_hidden.engine.train import make_module
+from lit_hidden.engine.network import make_module
 from lit_hidden.experiment import Run
 from lit_hidden.recipes import IMAGENET_SIZES
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import CIFAR10Data, ImageData, ImageNetData
-from lit_hidden.engine.train import make_module
+from lit_hidden.engine.network import make_module
 from lit_hidden.experiment import Run
 from lit_hidden.recipes import IMAGENET
 
