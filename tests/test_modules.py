@@ -1,5 +1,7 @@
 """The LightningModules: the paper's settings, honest metrics, steps that never wait, checkpoints that come back."""
 
+import contextlib
+import pkgutil
 import re
 import sys
 
@@ -16,6 +18,7 @@ from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import DigitsData
 from lit_hidden.edge_popup import maskers, original_weight
 from lit_hidden.modules import LitDense, LitRandomMask, LitSubnetwork, LitSupermask, LitTicket
+from lit_hidden.recipes import METHODS
 from lit_hidden.subnetwork import fingerprint, masks, save_subnetwork
 
 TINY = {"net": "conv2", "width": 0.05, "in_channels": 1}
@@ -234,6 +237,23 @@ def test_the_command_line_knows_every_argument_its_default_and_its_meaning(modul
         assert re.search(rf"\n        {name}: (.+)", docs)[1] in told
     with pytest.raises(TypeError, match="unexpected keyword argument 'densty'"):
         module(**{"subnetwork": __file__} if module is LitTicket else {}, densty=0.5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_said_of_a_method_is_what_its_module_does(name, found):
+    said = METHODS[name]
+    module = pkgutil.resolve_name(said.module)
+    assert module.method == name
+    lit = module(**({"subnetwork": found[1]} if name == "ticket" else {}), **TINY)
+    wanted = {"scores" if n.endswith(".scores") else "weights" for n, p in lit.named_parameters() if p.requires_grad}
+    assert {said.learns} == (wanted if lit.automatic_optimization else {None})
+    assert said.hides == bool(maskers(lit.net))
+    before = torch.get_rng_state()
+    lit.training_step(batch(), 0)
+    draws = not torch.equal(before, torch.get_rng_state())
+    assert said.captured == (lit.automatic_optimization and not draws)
+    with contextlib.nullcontext() if said.finds else pytest.raises(ValueError, match=r"hidden|weights learn"):
+        LitTicket(save_subnetwork(lit.net, found[1]), **TINY)
 
 
 def test_the_base_class_trains_a_net_as_it_is():

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from lit_hidden.recipes import FINDERS, IMAGENET, METHODS, OPTIMIZERS, SCHEDULES, Recipe, recipe
+from lit_hidden.recipes import FINDERS, IMAGENET, METHODS, OPTIMIZERS, SCHEDULES, Method, Recipe, method, recipe
 
 CONV = ["conv2", "conv4", "conv6", "conv8"]
 
@@ -98,8 +98,15 @@ def test_a_net_of_your_own_is_treated_as_conv4(method: str) -> None:
     assert recipe(method, "timm:resnet10t") == recipe(method, "conv4")
 
 
+@pytest.mark.parametrize("net", [*CONV, "lenet", "cifar_resnet18", *IMAGENET, "mine.net"])
+def test_a_method_of_your_own_is_known_by_its_module_and_gets_edge_popups_settings(net: str) -> None:
+    assert method("mine.modules.Dale") == Method(module="mine.modules.Dale", learns="weights")
+    assert recipe("mine.modules.Dale", net) == recipe("edge_popup", net)
+    assert recipe("mine.modules.Dale", net, "adam").lr == recipe("dense", net, "adam").lr
+
+
 def test_the_names_are_those_of_the_design() -> None:
-    assert METHODS == ("edge_popup", "dense", "supermask", "random", "ticket")
+    assert tuple(METHODS) == ("edge_popup", "dense", "supermask", "random", "ticket")
     assert set(FINDERS) == set(METHODS) - {"dense", "ticket"}
     assert OPTIMIZERS == ("sgd", "adam")
     assert SCHEDULES == ("cosine", "constant")
@@ -112,6 +119,10 @@ def test_the_names_are_those_of_the_design() -> None:
         (
             lambda: recipe("popup", "conv4"),
             "method='popup' is unknown; methods are edge_popup, dense, supermask, random, ticket",
+        ),
+        (
+            lambda: recipe(method("Dale").module, "conv4"),
+            "method='Dale' is unknown; methods are edge_popup, dense, supermask, random, ticket",
         ),
         (
             lambda: recipe("dense", "conv4", "lion"),
