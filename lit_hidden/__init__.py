@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from lit_hidden.callbacks import RunCallback as RunCallback
+    from lit_hidden.code import spec as spec
     from lit_hidden.edge_popup import EdgePopup as EdgePopup
     from lit_hidden.edge_popup import hide as hide
     from lit_hidden.edge_popup import reveal as reveal
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 # name -> module; imported at first use, so that `import lit_hidden` and `lit-hidden --help` do not wait for torch.
 _HOME = {
+    "RunCallback": "callbacks",
+    "spec": "code",
     "EdgePopup": "edge_popup",
     "hide": "edge_popup",
     "reveal": "edge_popup",
