@@ -237,9 +237,6 @@ def team_for(job: dict[str, Any], alone: bool) -> Iterator["Ranks"]:
     try:
         with team.together(job["device"]) as ranks:
             yield ranks
-    except SystemExit:  # stopped, as the followers are
-        broken = True
-        raise
     except Exception as error:
         broken = True
         time.sleep(0.5)  # for a follower to have left word, when the leader has only lost its connection
@@ -285,6 +282,8 @@ def follow(team: Team, log: Callable[[Path], None] = lambda path: None) -> None:
             said = {"device": job["device"], "threads": job["threads"], "decoders": job.get("decoders")}
             with team.together(job["device"]) as ranks:
                 train(run, folder, job["data_dir"], **said, ranks=ranks)
+        except SystemExit:  # stopped, as all ranks are after the same step; what is next the leader says
+            continue
         except Exception as error:
             traceback.print_exc()
             team.tell(error)
@@ -309,8 +308,6 @@ def main(port: str, size: str, rank: str) -> None:
     status = 0
     try:
         follow(team, write_to)
-    except SystemExit:  # stopped, as the leader is
-        pass
     except Exception:  # told already
         status = 1
     sys.stdout.flush()
