@@ -59,6 +59,8 @@ def _add_ours(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     figure.add_argument("--slurm", metavar="NAME=VALUE", help="options of SLURM: partition=gpu", **several)
     figure.add_argument("--where", metavar="FIELD=VALUE", dest="only", help="only such runs: net=conv4", **several)
     figure.add_argument("--seeds", type=int, help="only the first so many seeds of each experiment", **unset)
+    minutes = "stop training after so many, draw what is done, and end with status 75 if runs are left"
+    figure.add_argument("--minutes", type=float, help=minutes, **unset)
     figure.add_argument("--strict", action="store_true", help="fail if the paper preset contradicts a claim")
     figure.add_argument("--dry-run", action="store_true", help="print the grid and its time, train nothing")
     done = "train nothing: judge and draw what is done"
@@ -169,8 +171,8 @@ def _errors() -> tuple[type[Exception], ...]:
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; an error of the user's is told on standard error, without a traceback.
 
-    The exit status is then 1; of an experiment or a preset that there is not, as of unknown options, 2; after Ctrl-C
-    130.
+    The exit status is then 1; of an experiment or a preset that there is not, as of unknown options, 2; if the time of
+    `--minutes` is up, 75; after Ctrl-C 130.
     """
     given = sys.argv[1:] if argv is None else argv
     if given and given[0] in LIGHTNING:

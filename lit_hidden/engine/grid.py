@@ -1,5 +1,6 @@
 """Train a grid: each missing run once, parents first, whoever else is at work in the same folder."""
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ class Plan:
     """What is to be trained.
 
     Args:
-        missing: the runs to train, by hash, in the order of the grid, with the parents that they lack.
+        missing: the runs to train, by hash, in the order of the grid; before each, the parents that it lacks.
         parents: the hash of a missing run's parent, if that is missing too.
         damaged: why folders of missing runs cannot be believed, by hash.
     """
@@ -52,9 +53,9 @@ def plan(runs: Iterable[Run], store: Store, mended: Callable[[str], None] | None
                 mended(line)
         elif name in found.missing or store.done(run):
             return name if name in found.missing else None
-        found.missing[name] = run
         if (parent := run.parent) is not None and (needed := add(parent, run)):
             found.parents[name] = needed
+        found.missing[name] = run
         return name
 
     for run in runs:
@@ -62,8 +63,12 @@ def plan(runs: Iterable[Run], store: Store, mended: Callable[[str], None] | None
     return found
 
 
+class _TimeUp(Exception):
+    """Runs are left, and the time is up."""
+
+
 class Grid:
-    """Train what a plan says, and show how far it is: a progress bar on a terminal, else a line a run.
+    """Train what a plan says, in its order, and show how far it is: a progress bar on a terminal, else a line a run.
 
     Args:
         plan: what is to be trained.
@@ -71,15 +76,25 @@ class Grid:
         launcher: trains runs.
         clock: estimates the time left, and takes what is measured.
         console: where to print.
+        until: when to stop, by `time.monotonic()`.
 
     Attributes:
-        left: by hash, the runs that are neither done nor have failed.
+        left: by hash, the runs that are neither done nor have failed; after `train`, those it had no time for.
         done: how many are done.
         failures: the runs that failed, and those not trained because their parent failed.
     """
 
-    def __init__(self, plan: Plan, store: Store, launcher: Launcher, clock: Clock, console: Console) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        launcher: Launcher,
+        clock: Clock,
+        console: Console,
+        until: float = math.inf,
+    ) -> None:
         self.plan, self.store, self.launcher, self.clock, self.console = plan, store, launcher, clock, console
+        self.until = until
         self.left = dict(plan.missing)
         self.done = 0
         self.failures: list[Failure] = []
@@ -91,19 +106,20 @@ class Grid:
         self._each = [self._bars.add_task("", visible=False, left="") for _ in launcher.running[:_BARS]]
 
     def train(self) -> None:
-        """Train until every run is done or has failed, or a failure stops the grid."""
+        """Train until every run is done or has failed, a failure stops the grid, or the time is up."""
         waiting = 0
         try:
             with self._bars:
                 while not any(failure.stops == "grid" for failure in self.failures):
-                    self.look()
+                    self._poll()
                     ready = [run for name, run in self.left.items() if self.plan.parents.get(name) not in self.left]
                     free = [run for run in ready if not self.store.held(run)]
                     if free:
                         known = len(self.launcher.failures)
-                        # The longest first, so that workers end together.
-                        self.launcher.launch(sorted(free, key=lambda run: -run.epochs), self.look)
-                        self._fail(self.launcher.failures[known:])
+                        try:
+                            self.launcher.launch(free, self._poll)
+                        finally:
+                            self._fail(self.launcher.failures[known:])
                     elif ready:  # wait for them, or take over when the other engine lets go
                         if len(ready) != waiting:
                             waiting = len(ready)
@@ -111,8 +127,16 @@ class Grid:
                         time.sleep(1)
                     else:
                         return
+        except _TimeUp:
+            pass
         finally:
             self.launcher.close()
+        self.look()  # a run may have ended while it was stopped
+
+    def _poll(self) -> None:
+        self.look()
+        if self.left and time.monotonic() >= self.until:
+            raise _TimeUp
 
     def look(self) -> None:
         """Look at what is left, and show what has changed."""

@@ -89,7 +89,10 @@ class Launcher(ABC):
 
     @abstractmethod
     def launch(self, runs: Iterable[Run], poll: Callable[[], None], every: float = 0.5) -> None:
-        """Train `runs`, but for those that another process holds; call `poll` every so many seconds until all ended."""
+        """Train `runs`, but for those that another process holds; call `poll` every so many seconds until all ended.
+
+        What `poll` raises ends the launch: those that train write a checkpoint first, as after Ctrl-C.
+        """
 
     @abstractmethod
     def close(self) -> None:

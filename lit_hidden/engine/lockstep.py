@@ -1,5 +1,6 @@
 """The launcher of processes that torchrun or SLURM (srun) has started together: each run is trained by all of them."""
 
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -63,17 +64,27 @@ class LockstepLauncher(Launcher):
 
 @contextmanager
 def _polled(poll: Callable[[], None], every: float) -> Iterator[None]:
-    """Call `poll` from another thread, and never after the end."""
+    """Call `poll` from another thread, and never after the end; what it raises stops training, as SIGTERM does."""
     done = threading.Event()
+    raised: list[Exception] = []
 
     def watch() -> None:
-        while not done.wait(every):
-            poll()
+        try:
+            while not done.wait(every):
+                poll()
+        except Exception as error:
+            raised.append(error)
+            signal.raise_signal(signal.SIGTERM)  # which Python's main thread takes: it trains
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+    except (SystemExit, KeyboardInterrupt):  # stopped: in a step, or outside training
+        if raised:
+            raise raised[0] from None
+        raise

@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import math
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -66,9 +67,18 @@ class Stopped(ReproduceError):
         self.status = getattr(why, "status", self.status)
 
 
+class TimeUpError(ReproduceError):
+    """The minutes given are over, and runs are left."""
+
+    status = 75  # EX_TEMPFAIL: try again
+
+
 @dataclass(frozen=True)
 class Experiment:
-    """One file of `experiments/`: its runs, its claims, its drawing."""
+    """One file of `experiments/`: its runs, its claims, its drawing.
+
+    `order` gives a key for each run: runs of smaller keys are trained first. Without it in the file all are equal.
+    """
 
     name: str
     path: Path
@@ -77,6 +87,7 @@ class Experiment:
     claims: list[Claim]
     draw: Callable[[Results, Any], None]
     page: Callable[[Results], str] | None
+    order: Callable[[Run], Any]
 
     def grid(self, preset: str) -> list[Run]:
         """List the runs of a preset, resolved and each once.
@@ -145,7 +156,8 @@ def load(name: str) -> Experiment:
     if lacking := [part for part in ("runs", "CLAIMS", "draw") if not hasattr(module, part)]:
         raise ReproduceError(f"{path} lacks {', '.join(lacking)}; an experiment has runs(preset), CLAIMS and draw")
     title = (module.__doc__ or name).strip().splitlines()[0]
-    return Experiment(name, path, title, module.runs, module.CLAIMS, module.draw, getattr(module, "page", None))
+    page, order = getattr(module, "page", None), getattr(module, "order", lambda run: 0)
+    return Experiment(name, path, title, module.runs, module.CLAIMS, module.draw, page, order)
 
 
 def reproduce(
@@ -157,6 +169,7 @@ def reproduce(
     where: Where = HERE,
     seeds: int | None = None,
     only: Sequence[str] = (),
+    minutes: float | None = None,
     strict: bool = False,
     dry_run: bool = False,
     train: bool = True,
@@ -164,7 +177,8 @@ def reproduce(
 ) -> dict[str, list[Verdict]]:
     """Train what is missing of experiments in one grid; then judge each by what is done of it, draw it, write it.
 
-    Claims are judged by the whole grid: those that need what `only` leaves out are undecided, and say so.
+    Claims are judged by the whole grid: those that need what `only` leaves out are undecided, and say so. Runs are
+    trained in their experiments' order, among equals the longest first, so that workers end together.
 
     Args:
         names_or_all: files of `experiments/`, such as `fig2`; `all` stands for all of them.
@@ -175,6 +189,7 @@ def reproduce(
         where: what they are trained on: this machine's devices, several machines, Ray or SLURM.
         seeds: train and draw the first so many seeds of each experiment alone; None takes all.
         only: such as `net=conv4`; only the runs that have all of them.
+        minutes: stop training so long after this call; what is done is judged and drawn. None trains all.
         strict: a contradicted claim of the paper preset is an error.
         dry_run: print the grid and the estimated time, and train nothing.
         train: False judges and draws what is done.
@@ -184,14 +199,17 @@ def reproduce(
         the verdicts on each experiment's claims, by its name; none of a dry run.
 
     Raises:
-        UsageError: an unknown experiment or preset, or `seeds` below 1.
+        UsageError: an unknown experiment or preset, `seeds` below 1, or `minutes` that are no time.
         Stopped: Ctrl-C while runs were trained.
+        TimeUpError: after all else is done: `minutes` were over before all runs were trained.
         ReproduceError: after all else is done: runs failed or are missing, a drawing failed, or with `strict` a claim
             is contradicted.
         StoreError: `runs_dir` cannot be read or written to.
         LauncherError: `devices` are not there.
     """
-    console = console or Console()
+    console, began = console or Console(), time.monotonic()
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise UsageError(f"--minutes {minutes:g} is no time to train in; it is a number above 0, such as 30 or 0.5")
     if seeds is not None and seeds < 1:
         raise UsageError(f"--seeds {seeds} trains nothing; it is a number of seeds, at least 1")
     chosen = dict.fromkeys(name for given in names_or_all for name in (names() if given == "all" else [given]))
@@ -201,14 +219,19 @@ def reproduce(
     wholes = {experiment.name: experiment.grid(preset) for experiment in experiments}
     members: dict[str, list[Run]] = {}
     groups: dict[str, str] = {}
+    ranks: dict[str, int] = {}  # in its experiment's order, so that those of several mix
     for experiment in experiments:
         whole = wholes[experiment.name]
         taken = sorted({run.seed for run in whole})[:seeds]
         members[experiment.name] = filtered([run for run in whole if run.seed in taken], only)
+        keys = {run.hash: experiment.order(run) for run in members[experiment.name]}
+        dense = {key: rank for rank, key in enumerate(sorted(set(keys.values())))}
         for run in members[experiment.name]:
             grid.setdefault(run.hash, run)
             groups.setdefault(run.hash, f"{experiment.name}/{preset}")
-    todo = plan(grid.values(), store, None if dry_run else lambda line: _say(console, line))
+            ranks[run.hash] = min(dense[keys[run.hash]], ranks.get(run.hash, len(dense)))
+    ordered = sorted(grid.values(), key=lambda run: (ranks[run.hash], -run.epochs))
+    todo = plan(ordered, store, None if dry_run else lambda line: _say(console, line))
     for experiment in experiments:
         its = members[experiment.name]
         missing = sum(run.hash in todo.missing for run in its)
@@ -226,6 +249,7 @@ def reproduce(
         except OSError as error:
             raise _unwritable(target, error) from error
     problems: list[str] = []
+    ending: type[ReproduceError] = ReproduceError
 
     @cache  # asked and told once, and only if there is something to show
     def mode() -> str:
@@ -241,7 +265,12 @@ def reproduce(
         def job(run: Run) -> Job:
             return {**common, "group": groups.get(run.hash, f"parents/{preset}")}
 
-        problems = _train(todo, store, where.start(store, todo.missing.values(), job), console)
+        launcher = where.start(store, todo.missing.values(), job)
+        until = math.inf if minutes is None else began + 60 * minutes
+        problems, late = _train(todo, store, launcher, console, until)
+        if late:
+            ending = TimeUpError
+            problems.insert(0, f"time is up after {minutes:g} minutes: {late}")
     verdicts: dict[str, list[Verdict]] = {}
     for experiment in experiments:
         name, its = experiment.name, members[experiment.name]
@@ -267,32 +296,37 @@ def reproduce(
     if strict and preset == "paper" and contradicted:
         problems.append(f"contradicted at the paper preset: {'; '.join(contradicted)}")
     if problems:
-        raise ReproduceError("\n".join(problems))
+        raise ending("\n".join(problems))
     return verdicts
 
 
-def _train(todo: Plan, store: Store, launcher: Launcher, console: Console) -> list[str]:
-    """Train what is missing, and return what to say of runs that failed."""
+def _train(
+    todo: Plan, store: Store, launcher: Launcher, console: Console, until: float
+) -> tuple[list[str], str | None]:
+    """Train what is missing; return what to say of runs that failed and, if the time was up before the end, of that."""
     clock = Clock.read(store, launcher.device, launcher.device_name)
     left = ((run, run.epochs - store.progress(run)[0]) for run in todo.missing.values())
     _say(console, f"estimated time: {clock.estimate(left, len(launcher.running))}")
-    grid, total = Grid(todo, store, launcher, clock, console), len(todo.missing)
+    grid, total = Grid(todo, store, launcher, clock, console, until), len(todo.missing)
+
+    def how_far() -> str:
+        return f"{grid.done} of {total} runs are done; the same command goes on where this one was"
+
     try:
         grid.train()
     except KeyboardInterrupt as why:
-        raise Stopped(
-            f"stopped: {grid.done} of {total} runs are done; the same command goes on where this one was", why
-        ) from None
+        raise Stopped(f"stopped: {how_far()}", why) from None
     for failure in grid.failures:
         if failure.stops == "grid":
             raise ReproduceError(f"{failure.error}\nstopped: {grid.done} of {total} runs are done")
+    late = how_far() if grid.left else None
     if not grid.failures:
-        return []
+        return [], late
     report = [f"{len(grid.failures)} of {total} runs failed:"]
     report += [f"  {f.run.name}: {f.error}; its log is {f.log}" for f in grid.failures if f.log]
     untried = Counter(f.error for f in grid.failures if not f.log)
     report += [f"  {number} more: {error}" for error, number in untried.items()]
-    return report
+    return report, late
 
 
 def _print_grid(grid: dict[str, Run], todo: Plan, store: Store, where: Where, console: Console) -> None:

@@ -41,7 +41,7 @@ def planned(store: Store, *runs: Run) -> tuple[list[Run], dict[str, str]]:
 
 def test_a_plan_is_what_is_missing_with_the_parents_it_needs(store):
     parents = {ticket.hash: parent.hash for ticket, parent in zip(TICKETS, PARENTS, strict=True)}
-    assert planned(store, OTHER, *TICKETS) == ([OTHER, TICKETS[0], PARENTS[0], TICKETS[1], PARENTS[1]], parents)
+    assert planned(store, OTHER, *TICKETS) == ([OTHER, PARENTS[0], TICKETS[0], PARENTS[1], TICKETS[1]], parents)
     assert planned(store, PARENTS[0], TICKETS[0], TICKETS[0]) == (
         [PARENTS[0], TICKETS[0]], {TICKETS[0].hash: PARENTS[0].hash}
     )  # fmt: skip
@@ -57,7 +57,7 @@ def test_a_done_parent_without_its_subnetwork_is_trained_again_if_a_child_needs_
     (store.folder(PARENTS[0]) / "subnetwork.safetensors").unlink()
     assert planned(store, PARENTS[0]) == ([], {})
     found = plan([PARENTS[0], TICKETS[0]], store)
-    assert list(found.missing.values()) == [TICKETS[0], PARENTS[0]]
+    assert list(found.missing.values()) == [PARENTS[0], TICKETS[0]]
     why = f"it lacks subnetwork.safetensors, which {TICKETS[0].name} needs"
     assert found.damaged == {PARENTS[0].hash: why}
     assert store.result(PARENTS[0]) is not None, "a plan alone moves nothing"
@@ -121,21 +121,23 @@ class Workers:
         self.closed = True
 
 
-def grid_of(store: Store, workers: Workers, *runs: Run, terminal: bool = False) -> tuple[Grid, io.StringIO]:
+def grid_of(
+    store: Store, workers: Workers, *runs: Run, terminal: bool = False, **more: float
+) -> tuple[Grid, io.StringIO]:
     out = io.StringIO()
     console = Console(file=out, width=200, force_terminal=terminal)
-    return Grid(plan(runs, store), store, workers, Clock("cpu", CPU), console), out
+    return Grid(plan(runs, store), store, workers, Clock("cpu", CPU), console, **more), out
 
 
-def test_parents_are_trained_before_their_children_and_the_longest_first(store):
+def test_runs_are_trained_in_the_plans_order_but_parents_before_their_children(store):
     workers = Workers(store)
     grid, out = grid_of(store, workers, *TICKETS, OTHER)
     grid.train()
-    assert workers.launches == [[OTHER, *PARENTS], TICKETS]
+    assert workers.launches == [[*PARENTS, OTHER], TICKETS]
     assert (grid.done, grid.left, grid.failures, workers.closed) == (5, {}, [], True)
     assert out.getvalue().splitlines() == [
         f"  {number}/5  {run.name}: {50 + run.seed:.1f}% test accuracy"
-        for number, run in enumerate([OTHER, *PARENTS, *TICKETS], 1)
+        for number, run in enumerate([*PARENTS, OTHER, *TICKETS], 1)
     ]
 
 
@@ -143,7 +145,7 @@ def test_a_failed_parents_children_are_not_trained_and_the_others_are(store):
     workers = Workers(store, {PARENTS[0]: ("ValueError: no", "run")})
     grid, _ = grid_of(store, workers, *TICKETS, OTHER)
     grid.train()
-    assert workers.launches == [[OTHER, *PARENTS], [TICKETS[1]]]
+    assert workers.launches == [[*PARENTS, OTHER], [TICKETS[1]]]
     assert grid.failures == [
         Failure(PARENTS[0], "ValueError: no", f"{PARENTS[0].hash}/log.txt", "run"),
         Failure(TICKETS[0], f"not trained, for {PARENTS[0].name}, with whose subnetwork it begins, failed", ""),
@@ -155,8 +157,48 @@ def test_a_failure_that_stops_the_grid_stops_it(store):
     workers = Workers(store, {OTHER: ("no room", "grid")})
     grid, _ = grid_of(store, workers, *TICKETS, OTHER)
     grid.train()
-    assert workers.launches == [[OTHER, *PARENTS]]
+    assert workers.launches == [[*PARENTS, OTHER]]
     assert [failure.error for failure in grid.failures] == ["no room"]
+
+
+@pytest.fixture
+def minutes(monkeypatch):
+    """Have a minute go by with each run that is done."""
+
+    def watch(grid: Grid) -> None:
+        monkeypatch.setattr(grid_module.time, "monotonic", lambda: 60.0 * grid.done)
+
+    return watch
+
+
+def test_when_the_time_is_up_training_stops_and_what_has_failed_is_told_all_the_same(store, minutes):
+    workers = Workers(store, {PARENTS[0]: ("ValueError: no", "run")})
+    grid, _ = grid_of(store, workers, *TICKETS, OTHER, until=60)
+    minutes(grid)
+    grid.train()
+    assert workers.launches == [[*PARENTS, OTHER]]
+    assert (grid.done, list(grid.left.values()), workers.closed) == (1, [TICKETS[1], OTHER], True)
+    assert [failure.run for failure in grid.failures] == [PARENTS[0], TICKETS[0]]
+
+
+def test_what_ends_while_it_is_stopped_is_done(store, minutes):
+    class Last(Workers):
+        def close(self) -> None:
+            leave(store, PARENTS[1])
+
+    grid, _ = grid_of(store, Last(store), *PARENTS, OTHER, until=60)
+    minutes(grid)
+    grid.train()
+    assert (grid.done, list(grid.left.values())) == (2, [OTHER])
+
+
+@pytest.mark.parametrize("until", [0, 60])
+def test_the_time_is_not_up_where_nothing_is_left(until, store, minutes):
+    workers = Workers(store)
+    grid, _ = grid_of(store, workers, *[OTHER][: until // 60], until=until)
+    minutes(grid)
+    grid.train()
+    assert (grid.done, grid.left, grid.failures) == (until // 60, {}, [])
 
 
 def test_what_another_engine_trains_is_waited_for_or_taken_over(store, monkeypatch):
