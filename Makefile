@@ -12,7 +12,8 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 WHERE = $(if $(DATA),--data $(DATA)) $(if $(LAUNCHER),--launcher $(LAUNCHER)) $(if $(DEVICES),--devices $(DEVICES)) \
-	$(if $(PER_RUN),--per-run $(PER_RUN)) $(if $(NUM_NODES),--num-nodes $(NUM_NODES))
+	$(if $(PER_RUN),--per-run $(PER_RUN)) $(if $(NUM_NODES),--num-nodes $(NUM_NODES)) \
+	$(if $(MINUTES),--minutes $(MINUTES))
 export RUNS_DIR DATA_DIR
 
 .DEFAULT_GOAL := help
@@ -59,7 +60,7 @@ lines: ## Count the lines of Python: the library without its callbacks, tests, e
 	@count() { printf '%6d  %s\n' "$$(git ls-files "$$@" | xargs cat | wc -l)" "$$1"; }; \
 	count 'lit_hidden/*.py' ':!lit_hidden/callbacks/*'; count 'tests/*.py'; count 'experiments/*.py'
 
-reproduce-%: install FORCE ## Train a figure's missing runs, check its claims, draw it (reproduce-all: every figure; PRESET=quick, DATA=, DEVICES=, PER_RUN=, LAUNCHER=)
+reproduce-%: install FORCE ## Train a figure's missing runs, check its claims, draw it (reproduce-all: every figure; PRESET=quick, DATA=, DEVICES=, PER_RUN=, LAUNCHER=, MINUTES=)
 	$(BIN)/lit-hidden reproduce $* --preset $(PRESET) --out $(OUT) $(WHERE) $(ARGS)
 
 bench: $(VENV)/.installed-bench ## Measure selection, training steps, input, an epoch, start; table and plot (ONLY=selection,steps; DATA= DATA_DIR= NET=; ARGS="--seconds 3")

@@ -160,12 +160,13 @@ def test_reproduce_takes_several_names_and_ends_with_the_errors_status(monkeypat
 
     monkeypatch.setattr(reproduce, "reproduce", fail)
     ends = [reproduce.Stopped("stopped: 1 of 2"), reproduce.UsageError("no such"), reproduce.ReproduceError("a\n  b")]
-    for status, said in ((1, "a\n  b"), (2, "no such"), (130, "stopped: 1 of 2")):
+    ends.insert(0, reproduce.TimeUpError("time is up"))
+    for status, said in ((1, "a\n  b"), (2, "no such"), (130, "stopped: 1 of 2"), (75, "time is up")):
         with pytest.raises(SystemExit) as end:
             main(["reproduce", "fig3", "fig2", "--preset", "smoke", "--dry-run"])
         assert end.value.code == status
         assert capsys.readouterr().err == f"lit-hidden: {said}\n"
-    assert asked == [(("fig3", "fig2"), "smoke", True)] * 3
+    assert asked == [(("fig3", "fig2"), "smoke", True)] * 4
 
 
 def test_ctrl_c_at_any_time_is_one_line(monkeypatch, capsys):

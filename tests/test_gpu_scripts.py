@@ -2,8 +2,6 @@
 
 import json
 import os
-import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -12,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lit_hidden.cli import main
+from lit_hidden.cli import main, parser
 from lit_hidden.engine.reproduce import load
 from lit_hidden.engine.store import Store
 from lit_hidden.tables import filtered
@@ -78,7 +76,21 @@ def test_the_scripts_check_measure_and_train_without_what_a_gpus_machine_may_lac
     assert len(expected) == 2, "edge-popup and a random mask"
 
 
-def test_each_part_that_is_trained_names_runs_of_the_paper_preset() -> None:
-    parts = re.findall(r"part --seeds \d --where ([^;}\n]*)", (SCRIPTS / "second").read_text())
-    assert len(parts) == 7
-    assert all(filtered(load("fig3").grid("paper"), shlex.split(part)) for part in parts)
+def test_the_second_trains_what_it_is_told_for_what_is_left_of_its_seconds(tmp_path: Path) -> None:
+    python = tmp_path / "python3"  # takes down what it is asked for, and does sums
+    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\necho "$@" >> {tmp_path}/asked\n')
+    python.chmod(0o755)
+    places = {name: str(tmp_path / name.lower()) for name in ("OUT", "KEEP", "RUNS", "DATA")}
+    environment = os.environ | places | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    given = ["--seeds", "2", "--per-run", "0.5", "--where", "net=conv2", "density=0.5"]
+    for arguments in ([], given):
+        command = ["bash", str(SCRIPTS / "second"), "600", *arguments]
+        subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    asked = [line.split()[2:] for line in (tmp_path / "asked").read_text().splitlines()]
+    assert [line[0] for line in asked] == ["reproduce", "pack", "compare"] * 2
+    whole, part = (vars(parser().parse_args(line)) for line in asked[::3])
+    for found in (whole, part):
+        assert (found["names"], found["preset"], found["runs_dir"]) == (["fig3"], "paper", places["RUNS"])
+        assert 9 < found["minutes"] <= 10
+    assert not {"seeds", "per_run", "only"} & whole.keys()
+    assert (part["seeds"], part["per_run"], part["only"]) == (2, 0.5, ["net=conv2", "density=0.5"])

@@ -18,7 +18,17 @@ from rich.console import Console
 from lit_hidden.cli import main
 from lit_hidden.engine.launcher import Failure
 from lit_hidden.engine.local import LocalLauncher as Launcher
-from lit_hidden.engine.reproduce import ReproduceError, Stopped, UsageError, conditions, load, names, reproduce, rows
+from lit_hidden.engine.reproduce import (
+    ReproduceError,
+    Stopped,
+    TimeUpError,
+    UsageError,
+    conditions,
+    load,
+    names,
+    reproduce,
+    rows,
+)  # fmt: skip
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.tracking import Tracker
 from lit_hidden.engine.where import Where
@@ -190,6 +200,52 @@ def test_a_grid_can_be_cut_to_its_first_seeds(checkout):
     with pytest.raises(UsageError) as error:
         reproduce("fig0", preset="smoke", seeds=0, console=quiet)
     assert str(error.value) == "--seeds 0 trains nothing; it is a number of seeds, at least 1"
+
+
+def test_runs_are_trained_in_their_experiments_orders_side_by_side_and_among_equals_the_longest_first(
+    checkout, launches
+):
+    order = ("CLAIMS = [", "def order(run):\n    return f'{9 - run.seed}'\n\nCLAIMS = [")
+    add(checkout, "fig1", seeds=("range(3)", "range(3, 6)"), order=order)
+    add(checkout, "fig2", seeds=("range(3)", "[3, 6, 7]"), epochs=("epochs=1", "epochs=1 if s < 7 else 2"))
+    printed("fig1", "fig2")
+    assert [[run.seed for run, _ in launch] for launch in launches] == [[7, 3, 5, 6, 4]]  # 3 is fig2's too
+    with (checkout / "results" / "fig1" / "quick" / "results.csv").open(newline="") as file:
+        assert [row["seed"] for row in csv.DictReader(file)] == ["3", "4", "5"], "the grid's own order"
+
+
+def test_minutes_that_are_no_time_are_refused(checkout):
+    for minutes in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(UsageError) as error:
+            printed(minutes=minutes)
+        assert str(error.value) == (
+            f"--minutes {minutes:g} is no time to train in; it is a number above 0, such as 30 or 0.5"
+        )
+
+
+def test_when_the_time_is_up_failures_are_told_and_what_was_not_begun_is_not_drawn(checkout, launches, monkeypatch):
+    add(checkout, "fig1", seeds=SEEDS_2_TO_4)
+    add(checkout, "fig2", seeds=("range(3)", "[5, 6]"))
+    bad = load("fig1").runs("quick")[1]
+    launches.fail[bad] = Failure(bad, "ValueError: no", "abc/log.txt")
+    real = Launcher.launch
+
+    def slow(self, runs, poll):
+        real(self, runs[:2], lambda: None)
+        poll.__self__.until = 0
+        poll()
+
+    monkeypatch.setattr(Launcher, "launch", slow)
+    with pytest.raises(TimeUpError) as error:
+        printed("fig1", "fig2", minutes=30)
+    assert str(error.value).splitlines() == [
+        "time is up after 30 minutes: 1 of 4 runs are done; the same command goes on where this one was",
+        "1 of 4 runs failed:",
+        f"  {bad.name}: ValueError: no; its log is abc/log.txt",
+        "fig1 is judged without 1 of its 3 runs, which are missing",
+        "fig2 is neither judged nor drawn: none of its 2 runs is done",
+    ]
+    assert (checkout / "results" / "fig1" / "quick" / "figure.svg").exists()
 
 
 def test_all_stands_for_every_experiment_and_what_needs_no_training_is_drawn(checkout, launches):

@@ -122,7 +122,10 @@ def test_the_makefile_hands_on_what_it_is_told():
         done = subprocess.run(command, env=clean | variables, capture_output=True, text=True, check=True)
         return next(line for line in done.stdout.splitlines() if " reproduce " in line)
 
-    chosen = made(DATA="imagenet100", DATA_DIR="/datasets", DEVICES="8")
-    said = "/nowhere/bin/lit-hidden reproduce fig8 --preset paper --out results --data imagenet100 --devices 8"
+    chosen = made(DATA="imagenet100", DATA_DIR="/datasets", DEVICES="8", MINUTES="230")
+    said = (
+        "/nowhere/bin/lit-hidden reproduce fig8 --preset paper --out results --data imagenet100 --devices 8 "
+        "--minutes 230"
+    )
     assert " ".join(chosen.split()) == said
     assert made().split()[3:] == ["--preset", "quick", "--out", "results"]

@@ -147,6 +147,27 @@ def luck(run: Run) -> float:
     return 5.0 if run.net == "conv8" and run.density == 0.1 else 0.05
 
 
+def test_figure_3_is_trained_seed_by_seed_and_in_each_what_most_claims_read_first() -> None:
+    normal, constant = "kaiming_normal", "signed_constant"
+    stages = [
+        {("dense", "sgd", None), (constant, "sgd", 0.5)},
+        {(normal, "sgd", 0.5)},
+        {(weights, "sgd", density) for weights in (normal, constant) for density in (0.3, 0.7)},
+        {("random", "sgd", 0.5)},
+        {
+            ("dense", "adam", None),
+            *((weights, "sgd", density) for weights in (normal, constant) for density in (0.1, 0.9)),
+        },
+    ]
+    found: dict[Any, set[Any]] = {}
+    for run in (run.resolved for run in fig3.runs("paper")):
+        kind = run.distribution if run.method == "edge_popup" else run.method
+        found.setdefault(fig3.order(run), set()).add((run.seed, kind, run.optimizer, run.density))
+    assert [found[key] for key in sorted(found)] == [
+        {(s, *cell) for cell in stage} for s in range(5) for stage in stages
+    ]
+
+
 def test_the_published_numbers_bear_out_figure_3s_claims() -> None:
     assert verdicts(fig3, published, spread=luck) == ["supported"] * 11
 

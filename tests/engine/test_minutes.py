@@ -1,0 +1,136 @@
+"""`reproduce --minutes`: stopped in the middle of a run, drawn, gone on with; alone and under torchrun."""
+
+import runpy
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lit_hidden.cli import main
+from lit_hidden.engine import lockstep
+from lit_hidden.engine.grid import Grid
+from lit_hidden.engine.lockstep import LockstepLauncher
+from lit_hidden.engine.ranks import Ranks, StoppedError
+from lit_hidden.engine.store import Store
+from lit_hidden.engine.worker import work
+from lit_hidden.experiment import Run
+
+training: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("training.py")))
+job, without_time, counted = training["job"], training["without_time"], training["counted"]
+EXPERIMENT = '''
+"""Three seeds, one much longer than the others."""
+from lit_hidden.experiment import Run
+from lit_hidden.judge import Claim
+
+def runs(preset):
+    tiny = {"net": "conv2", "width": 0.1, "data": "digits", "train_images": 300}
+    return [Run(density=0.5, epochs=100 if seed == 1 else 1, seed=seed, **tiny) for seed in range(3)]
+
+def order(run):
+    return run.seed
+
+CLAIMS = [Claim("above chance", lambda r: r.mean() - 10)]
+
+def draw(results, figure):
+    figure.add_subplot().plot(results.values())
+'''
+
+
+def grid() -> list[Run]:
+    names: dict[str, Any] = {}
+    exec(EXPERIMENT, names)
+    return [run.resolved for run in names["runs"]("smoke")]
+
+
+def test_a_grid_stopped_in_the_middle_of_a_run_is_drawn_and_ends_as_one_never_stopped(
+    tmp_path, monkeypatch, capsys, forked
+):
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "grid.py").write_text(EXPERIMENT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(subprocess, "Popen", forked)
+    store, (first, long, last) = Store("runs"), grid()
+    real = Grid.look
+
+    def look(self: Grid) -> None:
+        real(self)
+        if store.progress(long)[0] > 0:  # so long it took
+            self.until = time.monotonic()
+
+    command = ["reproduce", "grid", "--preset", "smoke", "--devices", "1"]
+    with monkeypatch.context() as hurried:
+        hurried.setattr(Grid, "look", look)
+        with pytest.raises(SystemExit) as end:
+            main([*command, "--minutes", "30"])
+    assert end.value.code == 75
+    assert capsys.readouterr().err.splitlines() == [
+        "lit-hidden: time is up after 30 minutes: 1 of 3 runs are done; the same command goes on where this one was",
+        "grid is judged without 2 of its 3 runs, which are missing",
+    ]
+    assert [store.done(run) for run in (first, long, last)] == [True, False, False]
+    assert "stopped by SIGTERM after step" in (store.folder(long) / "log.txt").read_text(), "in an epoch"
+    assert not store.held(long)
+    assert "1 of 3 runs" in (tmp_path / "results" / "grid" / "smoke" / "figure.svg").read_text()
+
+    main([*command, "--minutes", "30"])
+    undisturbed = tmp_path / "undisturbed"
+    for run in (first, long, last):
+        assert work(job(run, undisturbed))["status"] == "done"
+        ours, theirs = store.folder(run), Store(undisturbed).folder(run)
+        assert without_time(ours) == without_time(theirs)
+        assert (ours / "subnetwork.safetensors").read_bytes() == (theirs / "subnetwork.safetensors").read_bytes()
+
+
+# --- torchrun and srun ------------------------------------------------------------------------------------
+
+
+class TimeIsUpError(Exception):
+    """What a poll raises."""
+
+
+@pytest.mark.parametrize("takes", ["training", "preparing", "ending"])
+def test_what_a_poll_raises_stops_the_leader_where_it_trains_and_is_raised_there(takes, tmp_path, monkeypatch):
+    told = threading.Event()
+
+    def before(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def work(job: dict[str, Any]) -> dict[str, Any]:
+        if takes != "preparing":
+            signal.signal(signal.SIGTERM, lambda *_: told.set())
+        while not told.is_set():
+            time.sleep(0.01)
+        signal.signal(signal.SIGTERM, before)
+        if takes == "training":
+            raise StoppedError(128 + signal.SIGTERM)
+        return {"status": "done"}
+
+    def poll() -> None:
+        raise TimeIsUpError
+
+    monkeypatch.setattr(lockstep, "work", work)
+    monkeypatch.setattr(lockstep, "gpus", lambda: 0)
+    launcher = LockstepLauncher(Store(tmp_path), Ranks(0, 2, 0, 2), lambda run: {})
+    kept = signal.signal(signal.SIGTERM, before)
+    try:
+        with pytest.raises(TimeIsUpError):
+            launcher.launch(grid()[:1], poll, every=0.05)
+    finally:
+        signal.signal(signal.SIGTERM, kept)
+
+
+def test_a_stop_that_no_poll_asked_for_goes_through(tmp_path, monkeypatch):
+    def stopped(job: dict[str, Any]) -> dict[str, Any]:
+        raise StoppedError(128 + signal.SIGTERM)
+
+    monkeypatch.setattr(lockstep, "work", stopped)
+    monkeypatch.setattr(lockstep, "gpus", lambda: 0)
+    launcher = LockstepLauncher(Store(tmp_path), Ranks(0, 2, 0, 2), lambda run: {})
+    with pytest.raises(StoppedError):
+        launcher.launch(grid()[:1], lambda: None)
