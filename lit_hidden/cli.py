@@ -159,13 +159,14 @@ def _reproduce(names: list[str], preset: str, data: str | None = None, **argumen
 
 def _errors() -> tuple[type[Exception], ...]:
     """List the errors that are the user's to mend, to be told without a traceback; imported when there is one."""
+    from lit_hidden.code import CodeError
     from lit_hidden.engine.launcher import LauncherError
     from lit_hidden.engine.reproduce import ReproduceError
     from lit_hidden.engine.store import StoreError
     from lit_hidden.engine.sync import SyncError
     from lit_hidden.tables import ResultsError
 
-    return LauncherError, ReproduceError, ResultsError, StoreError, SyncError
+    return CodeError, LauncherError, ReproduceError, ResultsError, StoreError, SyncError
 
 
 def main(argv: list[str] | None = None) -> None:

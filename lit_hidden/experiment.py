@@ -324,7 +324,7 @@ class Run:
         """The full names of code that its fields and callbacks give, its parents' too."""
         run = self.resolved
         found = [str(getattr(run, name)) for name in _NAMED]
-        found = [name for name in found if _dotted(name)] + [one.class_path for one in run.callbacks]
+        found = [name.replace(":", ".") for name in found if _dotted(name)] + [one.class_path for one in run.callbacks]
         return list(dict.fromkeys(found + (run.parent.names if run.parent is not None else [])))
 
     def option(self, name: str) -> list[Any]:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from lit_hidden import code
 from lit_hidden.engine.estimate import Clock, duration
 from lit_hidden.engine.launcher import Failure, Launcher
 from lit_hidden.engine.store import Store
@@ -42,6 +43,7 @@ def plan(runs: Iterable[Run], store: Store, mended: Callable[[str], None] | None
 
     Raises:
         StoreError: a folder may not be read, or not be set aside.
+        CodeError: a run names code of which there is no source.
     """
     found = Plan({}, {}, {})
 
@@ -60,6 +62,8 @@ def plan(runs: Iterable[Run], store: Store, mended: Callable[[str], None] | None
 
     for run in runs:
         add(run)
+    for name in {name for run in found.missing.values() for name in run.names}:
+        code.check(name)
     return found
 
 
@@ -184,7 +188,7 @@ class Grid:
             name = self.store.folder(failure.run).name
             self.left.pop(name, None)
             self.failures.append(failure)
-            why = f"not trained, for {failure.run.name}, with whose subnetwork it begins, failed"
+            why = f"not trained, for {failure.run.name}, with whose net it begins, failed"
             children = [self.left[child] for child, parent in self.plan.parents.items() if parent == name]
             self._fail([Failure(child, why, "") for child in children])
 

@@ -103,7 +103,7 @@ def network(run: Run, folder: Path, child: Run | None = None) -> nn.Module:
             if run.kind == "ticket":
                 fix_masks(net)
             net.load_state_dict(load_file(file))
-    net.transform = transform(data)  # type: ignore[assignment]
+    object.__setattr__(net, "transform", transform(data))  # not as a part of it: torchvision's are modules too
     return net.eval()
 
 

@@ -23,7 +23,7 @@ from lit_hidden.engine import beforehand
 from lit_hidden.engine.estimate import Clock
 from lit_hidden.engine.grid import Grid, Plan, plan
 from lit_hidden.engine.launcher import Job, Launcher
-from lit_hidden.engine.store import Store, write_atomically
+from lit_hidden.engine.store import SCORES, Store, needed, write_atomically
 from lit_hidden.engine.tracking import Tracker, choose_mode
 from lit_hidden.engine.where import Where
 from lit_hidden.experiment import PRESETS, Results, Run
@@ -238,7 +238,7 @@ def reproduce(
         _say(console, f"{experiment.name} ({preset}): {experiment.title}", style="bold")
         _say(console, f"{len(its)} runs: {len(its) - missing} done, {missing} to train")
     if first := todo.missing.keys() - grid.keys():
-        _say(console, f"{len(first)} more to train before: others begin with their subnetworks")
+        _say(console, f"{len(first)} more to train before: others begin with their nets")
     if dry_run:
         _print_grid(grid | todo.missing, todo, store, where, console)
         return {}
@@ -261,9 +261,11 @@ def reproduce(
     if todo.missing and train:
         store.check_writable()
         common = {"data_dir": str(data_dir), "wandb": mode()}
+        followed = [(run, run.parent) for run in (grid | todo.missing).values()]
+        kept = {before.hash for run, before in followed if before is not None and SCORES in needed(run)[:1]}
 
         def job(run: Run) -> Job:
-            return {**common, "group": groups.get(run.hash, f"parents/{preset}")}
+            return {**common, "group": groups.get(run.hash, f"parents/{preset}"), "keep": run.hash in kept}
 
         launcher = where.start(store, todo.missing.values(), job)
         until = math.inf if minutes is None else began + 60 * minutes

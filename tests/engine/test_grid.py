@@ -148,7 +148,7 @@ def test_a_failed_parents_children_are_not_trained_and_the_others_are(store):
     assert workers.launches == [[*PARENTS, OTHER], [TICKETS[1]]]
     assert grid.failures == [
         Failure(PARENTS[0], "ValueError: no", f"{PARENTS[0].hash}/log.txt", "run"),
-        Failure(TICKETS[0], f"not trained, for {PARENTS[0].name}, with whose subnetwork it begins, failed", ""),
+        Failure(TICKETS[0], f"not trained, for {PARENTS[0].name}, with whose net it begins, failed", ""),
     ]
     assert grid.done == 3
 

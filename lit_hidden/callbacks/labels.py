@@ -1,0 +1,41 @@
+"""Random labels: how much a net can learn by heart.
+
+Source: Zhang et al., Understanding deep learning requires rethinking generalization, arXiv:1611.03530, section 2.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+
+from lit_hidden.callbacks import RunCallback
+
+
+class RandomLabels(RunCallback):
+    """Give some training images a label drawn at random, once and for good; it may be the right one.
+
+    Args:
+        fraction: how likely an image is to be among them, in [0, 1].
+    """
+
+    capturable = several_devices = True
+
+    def __init__(self, fraction: float = 1.0) -> None:
+        super().__init__()
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"fraction={fraction} is no share of the images; it must lie in [0, 1]")
+        self.fraction = fraction
+
+    def on_run_start(self, trainer: L.Trainer, module: Any, data: Any, parent: Path | None) -> None:
+        """Draw the labels."""
+        images, labels = data.splits["train"]
+        random = self.generator()
+        chosen = torch.rand(len(labels), generator=random) < self.fraction
+        drawn = torch.randint(data.num_classes, labels.shape, generator=random)
+        self.wrong = int((chosen & (drawn != labels.cpu())).sum())
+        data.splits["train"] = images, torch.where(chosen.to(labels.device), drawn.to(labels.device), labels)
+
+    def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
+        """Count the labels that are wrong."""
+        return {"wrong_labels": self.wrong}
