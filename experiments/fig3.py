@@ -48,15 +48,15 @@ def runs(preset: str) -> list[Run]:
 
 def order(run: Run) -> tuple[int, int]:
     """Train seed by seed, and of a seed first what most claims read."""
-    half, popup = run.density == HALF, run.method == "edge_popup"
-    first = (
-        (run.method == "dense" and run.optimizer == "sgd")
-        or (half and popup and run.distribution == "signed_constant"),
-        half and popup,
+    half = run.density == HALF and run.method == "edge_popup"
+    stages = (
+        (half and run.distribution == "signed_constant") or (run.method == "dense" and run.optimizer == "sgd"),
+        half,
         run.density in (0.3, 0.7),
         run.method == "random",
+        True,
     )
-    return run.seed, first.index(True) if any(first) else len(first)
+    return run.seed, stages.index(True)
 
 
 def hidden(results: Results, net: str, distribution: str, density: float = HALF) -> float:
