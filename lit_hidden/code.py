@@ -67,7 +67,7 @@ class Spec:
         return self.class_path.rpartition(".")[2] + (f"({options})" if options else "")
 
     def __str__(self) -> str:
-        """Write it as `read` reads it: `lit_hidden.callbacks.lesion.Lesion(epoch=25)`, version 2 as `Lesion[2](...)`."""
+        """Write it as `read` reads it: `lit_hidden.callbacks.lesion.Lesion(epoch=25)`; version 2 is `Lesion[2]()`."""
         version = f"[{self.version}]" if self.version != 1 else ""
         return f"{self.class_path}{version}({', '.join(f'{name}={value!r}' for name, value in self.options)})"
 

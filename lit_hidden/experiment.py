@@ -137,6 +137,8 @@ class Run:
     task: str | None = None
 
     def __post_init__(self) -> None:
+        if wrong := [name for name in _NAMED if not isinstance(getattr(self, name), str | None)]:
+            raise ValueError(f"{wrong[0]}={getattr(self, wrong[0])!r} is no name")
         run = self.resolved
         for name, allowed in (("distribution", DISTRIBUTIONS), ("precision", PRECISIONS)):
             if getattr(run, name) not in allowed and not (name == "distribution" and _dotted(run.distribution)):
@@ -194,8 +196,10 @@ class Run:
             raise ValueError(f"schedule={run.schedule!r} is unknown; schedules are {', '.join(SCHEDULES)}")
         if not run.width > 0:
             raise ValueError(f"width={run.width} leaves no channels; it must be above 0")
-        if wrong := [one for one in run.callbacks if not isinstance(one, Spec)]:
-            raise ValueError(f"callbacks={wrong[0]!r}: it is no callback of a run; give spec('module.Class', option=1)")
+        if strange := [one for one in run.callbacks if not isinstance(one, Spec)]:
+            raise ValueError(
+                f"callbacks={strange[0]!r}: it is no callback of a run; give spec('module.Class', option=1)"
+            )
         if len(set(run.callbacks)) < len(run.callbacks):
             named = ", ".join(one.short for one in run.callbacks)
             raise ValueError(f"callbacks={named}: one of them stands there twice")

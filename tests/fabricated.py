@@ -40,7 +40,6 @@ def leave(store: Store, run: Run, epochs: int | None = None, **result: Any) -> P
     """
     own = {"supermask": {"density_sampled": 0.5}, "ticket": {"accuracy_before": 10.0}}
     result = {"accuracy": 50.0 + run.seed, **own.get(str(run.resolved.method), {}), **result}
-    result |= {"swaps": {}} if run.swaps and "swaps" not in result else {}
     whole = run.resolved.epochs
     curve = [10.0 + epoch for epoch in range(whole)] + [result["accuracy"]]
     with store.claim(run) as folder:
@@ -51,8 +50,8 @@ def leave(store: Store, run: Run, epochs: int | None = None, **result: Any) -> P
             writer.writerow(("epoch", "step", "seconds", "test_top1"))
             writer.writerows((e, 12 * e, 60.0 * e, curve[e]) for e in range((whole if epochs is None else epochs) + 1))
         if epochs in (None, whole):
-            for name in [name for name in ("trace", "swaps") if getattr(run, name)]:
-                zipfile.ZipFile(folder / f"{name}.npz", "w").close()
+            for one in run.callbacks:  # `trace.Trace` and `swaps.Swaps` leave arrays of their names
+                zipfile.ZipFile(folder / f"{one.class_path.split('.')[-2]}.npz", "w").close()
             if run.density is not None:
                 (folder / SUBNETWORK).touch()
             store.finish(run, result)

@@ -132,7 +132,7 @@ def test_an_unknown_public_name_is_refused() -> None:
     with pytest.raises(AttributeError) as error:
         lit_hidden.prune  # noqa: B018
     assert str(error.value) == (
-        "module 'lit_hidden' has no attribute 'prune'; it has EdgePopup, hide, reveal, Claim, Results, Run, "
+        "module 'lit_hidden' has no attribute 'prune'; it has RunCallback, spec, EdgePopup, hide, reveal, Claim, Results, Run, "
         "build, load_subnetwork, masks, save_subnetwork, Supermask"
     )
 

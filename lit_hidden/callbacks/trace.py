@@ -10,7 +10,7 @@
     lr (R,) float32, momentum, weight_decay (scalars)
     swapped (T,) int                edges that left at each update, over all layers; as many entered
     reentered (T,) int              of those that entered, how many had been chosen earlier
-of another run: weight at the start; chosen_before (1, O, I) if it is hidden; trained, the weight at the end, if not.
+of another run: weight at the start, trained at the end; if it is hidden, chosen_before (1, O, I), its mask at the end.
 """
 
 from pathlib import Path
@@ -136,11 +136,10 @@ class Trace(RunCallback):
         """Write `trace.npz`; of edge-popup count the edges swapped, and the least and most that a layer kept."""
         arrays: dict[str, Any] = {name: torch.stack(rows).cpu().numpy() for name, rows in self.rows.items() if rows}
         arrays["weight"] = self.weight
-        if not maskers(module.net):
-            arrays["trained"] = last_weight(module)
-        elif not self.watching:
-            arrays["chosen_before"] = list(used_masks(module.net).values())[-1][None].cpu().numpy()
         if not self.watching:
+            arrays["trained"] = last_weight(module)
+            if masks := list(used_masks(module.net).values()):
+                arrays["chosen_before"] = masks[-1][None].cpu().numpy()
             np.savez_compressed(folder / "trace.npz", **arrays)
             return {}
         arrays["momentum"] = np.float32(module.recipe.momentum)

@@ -82,7 +82,7 @@ def test_subnetworks_come_along_as_far_as_there_is_room(
     other = Store(tmp_path / "elsewhere")
     unpack(path, other)
     assert (other.root / first.parent.name / first.name).read_bytes() == bytes(900)
-    monkeypatch.setattr(archive, "SUBNETWORKS", 1000)
+    monkeypatch.setattr(archive, "ROOM", 1000)
     assert brought() == [first.parent.name]
     monkeypatch.setattr(archive, "LIMIT", 500)
     assert brought() == [second.parent.name]

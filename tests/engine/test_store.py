@@ -21,7 +21,7 @@ made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[
 RUN = Run(density=0.5, net="conv2", data="digits", epochs=2)
 BOTH = (spec("trace.Trace", updates=5), spec("swaps.Swaps", updates=5))
 TRACED = Run(density=0.5, net="conv2", data="digits", epochs=2, callbacks=BOTH)
-CHILD = Run(method="dense", net="conv2", data="digits", epochs=2)
+CHILD = RUN.then(method="ticket")
 CURVE = "epoch,step,seconds,test_top1\n0,0,0.0,10.0\n1,12,1.5,40.0\n2,24,3.0,50.0\n"
 
 
@@ -94,9 +94,6 @@ DAMAGE = {
         write("result.json", '{"accuracy": 50.0, "swaps": {}, "provenance": {"versions": "2.15"}}'),
         "result.json: its provenance's versions is 2.15, not a dictionary",
     ),
-    "no swaps in the result": (
-        write("result.json", '{"accuracy": 50.0}'), "result.json: its swaps is None, not a dictionary"
-    ),
     "result changed": (
         lambda f: (f / "result.json").write_text((f / "result.json").read_text().replace("50.0", "50.1")),
         "result.json: it is not what its checksum is of",
@@ -132,9 +129,12 @@ DAMAGE = {
         write("metrics.csv", CURVE.replace("40.0", "41.0")),
         "metrics.csv: it is not the one whose checksum is in result.json",
     ),
-    "no trace": (write("trace.npz", None), "trace.npz: it is missing or cut short"),
-    "no swaps": (write("swaps.npz", None), "swaps.npz: it is missing or cut short"),
-    "trace cut": (lambda f: (f / "trace.npz").write_bytes(b"PK\x03\x04 and no end"), "trace.npz: it is missing or cut"),
+    "no trace": (write("trace.npz", None), "trace.npz: it is missing"),
+    "no swaps": (write("swaps.npz", None), "swaps.npz: it is missing"),
+    "trace cut": (
+        lambda f: (f / "trace.npz").write_bytes(b"PK\x03\x04 and no end"),
+        "trace.npz: it is not the one whose checksum is in result.json",
+    ),
 }  # fmt: skip
 
 
@@ -157,7 +157,7 @@ def test_a_damaged_folder_is_named_and_set_aside_whole(kind, store, tmp_path):
     assert {path.name: path.read_bytes() for path in aside.iterdir()} == before
     assert store.mend(TRACED) is None
     assert finish(store, TRACED) == folder
-    assert store.result(TRACED) == {"accuracy": 50.0, "swaps": {}}
+    assert store.result(TRACED) == {"accuracy": 50.0}
 
 
 OWN = {"supermask": "density_sampled", "ticket": "accuracy_before"}
@@ -178,7 +178,8 @@ def test_a_result_says_what_was_left_beside_it(store):
     folder = finish(store, TRACED)
     sums = json.loads((folder / "result.json").read_text())["checksums"]
     assert sums["metrics.csv"] == hashlib.sha256((folder / "metrics.csv").read_bytes()).hexdigest()
-    assert sums["files"] == ["trace.npz", "swaps.npz", "subnetwork.safetensors"]
+    names = ["subnetwork.safetensors", "swaps.npz", "trace.npz"]
+    assert sums["files"] == {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
     assert "checksums" not in store.result(TRACED)
 
 
@@ -255,10 +256,18 @@ def test_a_parent_without_its_subnetwork_is_set_aside_for_its_child_alone(store)
     folder = finish(store)
     (folder / "subnetwork.safetensors").unlink()
     assert store.damage(RUN) is None
-    assert store.damage(RUN, CHILD) == "it lacks subnetwork.safetensors, which conv2-sgd-s0 needs"
+    assert (
+        store.damage(RUN, CHILD) == f"it lacks subnetwork.safetensors or scores.safetensors, which {CHILD.name} needs"
+    )
     (folder / "subnetwork.safetensors").write_bytes(b"")
     assert store.mend(RUN, CHILD) is None
-    (folder / "subnetwork.safetensors").unlink()
+    assert store.damage(RUN, RUN.then()) == f"it lacks scores.safetensors, which {RUN.then().name} needs"
+    (folder / "subnetwork.safetensors").write_bytes(b"another")
+    why = "subnetwork.safetensors: it is not the one whose checksum is in result.json"
+    assert (store.damage(RUN), store.damage(RUN, CHILD)) == (None, why)
+    with pytest.raises(StoreError) as error:
+        store.check_file(RUN, "subnetwork.safetensors")
+    assert str(error.value) == f"{folder} is damaged: {why}; reproduce trains the run again"
     assert store.mend(RUN, CHILD) is not None
     assert not folder.exists()
 

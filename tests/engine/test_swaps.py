@@ -347,7 +347,7 @@ def test_measuring_changes_nothing_in_the_training(undisturbed, tmp_path, monkey
     folder, probed = undisturbed
     states, real = [], Recorder.on_train_epoch_end
     monkeypatch.setattr(Recorder, "on_train_epoch_end", lambda *args: real(*args) or states.append(random()))
-    result = train(replace(PROBED, callbacks=()), tmp_path)
+    result = train(replace(PROBED, callbacks=PROBED.callbacks[1:]), tmp_path)
     assert {k: v for k, v in probed.items() if k in result} | {"provenance": 0} == result | {"provenance": 0}
     assert result.keys() < probed.keys()
     for (torch_a, numpy_a), (torch_b, numpy_b) in zip(states, SEEN["states"], strict=True):

@@ -106,7 +106,8 @@ def test_a_ticket_without_its_parent_says_what_to_train(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         train(TICKET, tmp_path)
     assert str(error.value) == (
-        "conv2x0.05-k40-ticket-of_edge_popup-signed_constant-s0 trains the weights of a subnetwork that is not there: "
-        f"{tmp_path.parent / TICKET.parent.hash / SUBNETWORK}; train conv2x0.05-k40-signed_constant-s0 first (if it is "
-        "done, it was before subnetworks were kept: delete its folder)"
+        "conv2x0.05-k40-ticket-of_edge_popup-signed_constant-s0 begins with the net of "
+        f"conv2x0.05-k40-signed_constant-s0, and {tmp_path.parent / TICKET.parent.hash} has no {SUBNETWORK} or "
+        "scores.safetensors; train it first (if it is done, it was before these were kept, or its archive left them "
+        "out: delete its folder)"
     )

@@ -29,7 +29,7 @@ def test_what_is_recorded_is_spread_over_the_training_from_its_first_update_on(u
 
 def test_the_trace_obeys_the_update_rule(undisturbed):
     folder, result = undisturbed
-    trace = Results([(HIDDEN, result, folder)]).trace()
+    trace = Results([(HIDDEN, result, folder)]).arrays("trace.npz")
     assert trace["step"].tolist() == list(range(12))
     # The scores after an update are the scores before the next one, and so are the masks.
     np.testing.assert_array_equal(trace["after"][:-1], trace["before"][1:])
@@ -47,7 +47,7 @@ def test_the_trace_obeys_the_update_rule(undisturbed):
 
 def test_the_trace_counts_every_swap_of_every_layer(undisturbed):
     folder, result = undisturbed
-    trace = Results([(HIDDEN, result, folder)]).trace()
+    trace = Results([(HIDDEN, result, folder)]).arrays("trace.npz")
     assert trace["swapped"].sum() == result["swapped"]
     assert trace["reentered"].sum() == result["reentered"]
     last = (trace["chosen_after"] & ~trace["chosen_before"]).sum(axis=(1, 2))
@@ -103,4 +103,5 @@ def test_the_other_methods_leave_the_tensors_that_figure_1_draws(method, tmp_pat
         else:
             assert trace["chosen_before"].shape == (1, 10, 12)
             assert trace["chosen_before"].sum() == 60
+            np.testing.assert_array_equal(trace["weight"], trace["trained"])
             assert result["weights_before"] == result["weights_after"]
