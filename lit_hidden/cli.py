@@ -147,14 +147,19 @@ def _reproduce(names: list[str], preset: str, data: str | None = None, **argumen
     def stop(*_: Any) -> None:
         raise Terminated
 
+    before = None
     with suppress(ValueError):  # not the main thread, which alone may take signals
-        signal.signal(signal.SIGTERM, stop)
+        before = signal.signal(signal.SIGTERM, stop)
     ranks = placed()
     said = {name: arguments.pop(name) for name in Where.__dataclass_fields__ if name in arguments}
-    with led(ranks) as leads:
-        if leads:
-            preset = f"{preset}-{data}" if data else preset
-            reproduce(*names, preset=preset, where=Where(**said, ranks=ranks), **arguments)
+    try:
+        with led(ranks) as leads:
+            if leads:
+                preset = f"{preset}-{data}" if data else preset
+                reproduce(*names, preset=preset, where=Where(**said, ranks=ranks), **arguments)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _errors() -> tuple[type[Exception], ...]:

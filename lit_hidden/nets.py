@@ -148,7 +148,7 @@ def build(
     }  # fmt: skip
     if name.startswith("timm:"):
         make, arguments["in_chans"] = _timm(name.removeprefix("timm:")), in_channels
-    elif "." in name:
+    elif "." in name or ":" in name:
         make = code.load(code.full(name.replace(":", ".")))
     elif name in NETS:
         make = NETS[name]

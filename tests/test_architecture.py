@@ -30,7 +30,8 @@ FLOORS = [
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 CORE = ["selection", "steps", "distributions", "edge_popup", "supermask", "ticket"]
 EXPERIMENTS_MAY = {
-    "code", "experiment", "judge", "published", "style", "panels", "diagram", "player", "tables", "margins", "imagenet_grid"
+    "code", "experiment", "judge", "published", "style", "panels", "diagram", "player", "tables", "margins",
+    "imagenet_grid",
 }  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").glob("[!_]*.py"))
@@ -132,8 +133,8 @@ def test_an_unknown_public_name_is_refused() -> None:
     with pytest.raises(AttributeError) as error:
         lit_hidden.prune  # noqa: B018
     assert str(error.value) == (
-        "module 'lit_hidden' has no attribute 'prune'; it has RunCallback, spec, EdgePopup, hide, reveal, Claim, Results, Run, "
-        "build, load_subnetwork, masks, save_subnetwork, Supermask"
+        "module 'lit_hidden' has no attribute 'prune'; it has RunCallback, spec, EdgePopup, hide, reveal, Claim, "
+        "Results, Run, build, load_subnetwork, masks, save_subnetwork, Supermask"
     )
 
 

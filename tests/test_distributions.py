@@ -177,7 +177,7 @@ def test_a_processor_without_vector_instructions_draws_the_same_bits(python: Cal
         (
             ("normal", False, 0.5),
             "distribution='normal' is unknown; distributions are ['kaiming_normal', 'signed_constant', "
-            "'unsigned_constant', 'kaiming_uniform', 'xavier_normal', 'signed_xavier']",
+            "'unsigned_constant', 'kaiming_uniform', 'xavier_normal', 'signed_xavier'], or package.module.name",
         ),
         (("kaiming_normal", "paper", 0.5), "scaled='paper' is unknown; it is False, True or 'authors'"),
         (("kaiming_normal", None, 0.5), "scaled=None is unknown; it is False, True or 'authors'"),

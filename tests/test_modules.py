@@ -212,7 +212,7 @@ def test_unknown_names_are_refused_with_what_there_is():
 
 
 HIDDEN = {"density": 0.5, "distribution": "signed_constant", "scaled": False, "seed": 0, "weight_seed": None}
-HIDDEN |= {"score_seed": None, "skip": ()}
+HIDDEN |= {"score_seed": None, "skip": (), "masker": None}
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ HIDDEN |= {"score_seed": None, "skip": ()}
 )
 def test_the_command_line_knows_every_argument_its_default_and_its_meaning(module, own):
     everyones = {"net": "conv4", "width": 1.0, "num_classes": 10, "in_channels": 3, "image_size": 32}
-    settings = ("lr", "momentum", "weight_decay", "schedule", "warmup_epochs", "label_smoothing")
+    settings = ("lr", "momentum", "weight_decay", "schedule", "warmup_epochs", "label_smoothing", "task")
     parser = arguments(module)
     assert vars(parser.get_defaults()) == everyones | {"optimizer": "sgd"} | dict.fromkeys(settings) | own
     told = " ".join(parser.format_help().split())

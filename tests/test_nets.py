@@ -196,7 +196,7 @@ def test_a_width_that_a_net_of_your_own_does_not_take_is_refused() -> None:
 
 NETS_ARE = (
     "nets are conv2, conv4, conv6, conv8, lenet, cifar_resnet18, resnet18, resnet34, resnet50, resnet101, "
-    "wide_resnet50_2, timm:NAME, or package.module:function"
+    "wide_resnet50_2, timm:NAME, or package.module.function"
 )
 
 
@@ -239,12 +239,11 @@ NETS_ARE = (
         ),
         (
             lambda: build("no_such_module:net"),
-            "net='no_such_module:net' cannot be imported: No module named 'no_such_module'; "
-            "give package.module:function",
+            "no_such_module.net cannot be imported: No module named 'no_such_module'; give package.module.name",
         ),
         (
             lambda: build("math:net"),
-            "net='math:net' cannot be imported: module 'math' has no attribute 'net'; give package.module:function",
+            "math.net cannot be imported: module 'math' has no attribute 'net'; give package.module.name",
         ),
     ],
 )
@@ -290,7 +289,7 @@ def test_an_unknown_distribution_is_refused_before_anything_is_drawn(
     before = photograph(net)
     assert refusal(lambda: initialise(net, 0, "gauss")) == (
         "distribution='gauss' is unknown; distributions are ['kaiming_normal', 'signed_constant', "
-        "'unsigned_constant', 'kaiming_uniform', 'xavier_normal', 'signed_xavier']"
+        "'unsigned_constant', 'kaiming_uniform', 'xavier_normal', 'signed_xavier'], or package.module.name"
     )
     assert photograph(net) == before
 

@@ -296,10 +296,8 @@ class Store:
             if [row["epoch"] for row in rows] != [str(epoch) for epoch in range(epochs + 1)]:
                 raise _Damage(f"metrics.csv: not the epochs 0 to {epochs}, each once")
             if float(rows[-1].get(last, result[metric])) != result[metric]:
-                unit = "%" if metric == "accuracy" else ""
-                raise _Damage(
-                    f"metrics.csv: it ends at {rows[-1][last]}{unit}, result.json says {result[metric]}{unit}"
-                )
+                ends, said = (f"{value}{'%' * (metric == 'accuracy')}" for value in (rows[-1][last], result[metric]))
+                raise _Damage(f"metrics.csv: it ends at {ends}, result.json says {said}")
             for row in rows:
                 for name, value in row.items():
                     if value != "" and not _parses(value):  # empty is what an epoch has not, as row 0 a rate

@@ -169,7 +169,7 @@ def test_augmentation_that_is_not_defined_is_refused():
 def test_an_unknown_name_is_told_the_names_there_are():
     message = (
         "there is no data called 'svhn'; there is cifar10, mnist, digits, "
-        "imagenet, imagenet100, imagenette, imagewoof, tiny-imagenet, tiny-imagenet-100"
+        "imagenet, imagenet100, imagenette, imagewoof, tiny-imagenet, tiny-imagenet-100, or package.module.Class"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         data_module("svhn")

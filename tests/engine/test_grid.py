@@ -58,7 +58,7 @@ def test_a_done_parent_without_its_subnetwork_is_trained_again_if_a_child_needs_
     assert planned(store, PARENTS[0]) == ([], {})
     found = plan([PARENTS[0], TICKETS[0]], store)
     assert list(found.missing.values()) == [PARENTS[0], TICKETS[0]]
-    why = f"it lacks subnetwork.safetensors, which {TICKETS[0].name} needs"
+    why = f"it lacks subnetwork.safetensors or scores.safetensors, which {TICKETS[0].name} needs"
     assert found.damaged == {PARENTS[0].hash: why}
     assert store.result(PARENTS[0]) is not None, "a plan alone moves nothing"
     lines: list[str] = []

@@ -79,8 +79,7 @@ def test_workers_train_every_run_and_a_failure_does_not_stop_the_others(tmp_path
     (failure,) = both.failures
     assert failure == Failure(
         bad,
-        "ValueError: net='no_such_module:net' cannot be imported: No module named 'no_such_module'; "
-        "give package.module:function",
+        "CodeError: no_such_module.net cannot be imported: No module named 'no_such_module'; give package.module.name",
         str(store.folder(bad) / "log.txt"),
         "run",
     )

@@ -230,7 +230,7 @@ def test_a_worker_killed_in_the_middle_is_replaced_and_all_is_as_trained_without
     before, after = map(int, re.findall(r"after epoch (\d+)\n", log.read_text()))
     assert before == 0 < after
     (failure,) = one.failures
-    assert failure.error.startswith("ValueError: net='no_such_module:net' cannot be imported")
+    assert failure.error.startswith("CodeError: no_such_module.net cannot be imported")
     assert "Traceback" in Path(failure.log).read_text()
     assert counted(one.store.result(first)) == counted(train(first, tmp_path))
     assert without_time(one.store.folder(first)) == without_time(tmp_path)

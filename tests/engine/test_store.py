@@ -256,9 +256,8 @@ def test_a_parent_without_its_subnetwork_is_set_aside_for_its_child_alone(store)
     folder = finish(store)
     (folder / "subnetwork.safetensors").unlink()
     assert store.damage(RUN) is None
-    assert (
-        store.damage(RUN, CHILD) == f"it lacks subnetwork.safetensors or scores.safetensors, which {CHILD.name} needs"
-    )
+    either = "subnetwork.safetensors or scores.safetensors"
+    assert store.damage(RUN, CHILD) == f"it lacks {either}, which {CHILD.name} needs"
     (folder / "subnetwork.safetensors").write_bytes(b"")
     assert store.mend(RUN, CHILD) is None
     assert store.damage(RUN, RUN.then()) == f"it lacks scores.safetensors, which {RUN.then().name} needs"

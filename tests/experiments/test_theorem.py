@@ -96,7 +96,7 @@ def test_every_seed_has_the_same_nets_of_several_widths(preset: str) -> None:
     assert len({tuple(w) for w in widths.values()}) == 1
     assert len(widths[0]) > 1
     assert len(widths) >= {"smoke": 1, "quick": 3, "short": 3, "paper": 5}[preset]
-    assert all(run.swaps > 0 and run.method == "edge_popup" for run in runs)
+    assert all(run.option("Swaps.updates")[0] > 0 and run.method == "edge_popup" for run in runs)
 
 
 def test_the_paper_preset_is_the_papers() -> None:
@@ -213,7 +213,7 @@ def test_the_points_are_the_shares(figure: Figure, results: Results) -> None:
 def test_the_numbers_of_swaps_count_steps_at_which_nothing_swaps(figure: Figure, results: Results) -> None:
     layer, network = figure.axes[1].lines[:2]
     expected = [round(1 + 100 * rate) for rate in SWAPPING]
-    swaps = theorem.runs("quick")[0].swaps
+    swaps = theorem.runs("quick")[0].option("Swaps.updates")[0]
     np.testing.assert_allclose(np.asarray(layer.get_ydata(), float), np.array(expected) * STEPS / swaps)
     np.testing.assert_allclose(np.asarray(network.get_ydata(), float), np.array(expected) * STEPS / swaps)
 
