@@ -27,11 +27,16 @@ def experiment(name: str) -> Any:
 
 
 @cache
+def grid(name: str) -> list[Run]:
+    """List an experiment's runs of the paper preset, once: a Run remembers what it works out, such as its hash."""
+    return [run.resolved for run in experiment(name).runs("paper")]
+
+
+@cache
 def verdicts(name: str, accuracy: Accuracy, spread: float | Accuracy = 0.1) -> list[str]:
     """Judge the paper preset of an experiment by made-up accuracies, scattered evenly by `spread` either way."""
-    grid = experiment(name).runs("paper")
-    results = made["measured"](grid, accuracy, spread if callable(spread) else lambda run: spread)
-    return [judge(claim, results, grid).verdict for claim in experiment(name).CLAIMS]
+    results = made["measured"](grid(name), accuracy, spread if callable(spread) else lambda run: spread)
+    return [judge(claim, results, grid(name)).verdict for claim in experiment(name).CLAIMS]
 
 
 def of_the_paper(run: Run) -> float:
