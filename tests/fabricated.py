@@ -10,7 +10,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lit_hidden import style
@@ -201,7 +200,7 @@ def drawn(figure: Any, results: Results, preset: str) -> Figure:
         drawing = Figure()
         figure.draw(results, drawing)
         style.footer(drawing, conditions(preset, results))
-        FigureCanvasAgg(drawing).draw()
+        drawing.draw_without_rendering()
     return drawing
 
 

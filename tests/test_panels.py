@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
 from lit_hidden import panels, style
 from lit_hidden.experiment import Results, Run, vary
@@ -33,6 +34,12 @@ def accuracy(run: Run) -> float:
 @cache
 def whole(name: str, preset: str) -> Results:
     return measured(FIGURES[name].runs(preset), accuracy)
+
+
+@cache
+def paper(name: str) -> Figure:
+    """Draw the whole paper preset, once for all who only look at it."""
+    return drawn(FIGURES[name], whole(name, "paper"), "paper")
 
 
 def parts(grid: Results) -> list[Results]:
@@ -93,7 +100,7 @@ def test_without_a_traced_run_a_note_says_so(name: str) -> None:
 
 
 def test_the_most_probable_mask_of_a_supermask_stands_where_it_was_measured() -> None:
-    (axes,) = drawn(FIGURES["mnist"], whole("mnist", "paper"), "paper").axes
+    (axes,) = paper("mnist").axes
     (cross,) = [line for line in axes.get_lines() if line.get_label() == ROUNDED]
     sampled = whole("mnist", "paper").select(method="supermask")
     assert cross.get_xydata().tolist() == [[sampled.mean("density_rounded"), sampled.mean("accuracy_rounded")]]
@@ -156,12 +163,11 @@ def test_where_ours_are_cut_they_fill_the_axis_and_others_stand_above_on_the_ful
     grid = [replace(run, epochs=5) for run in FIGURES[name].runs("paper")]
     ours = measured(grid, lambda run: 10.0 if run.method == "random" else 40 + 5 * (run.density or 1))
     figure = drawn(FIGURES[name], ours, "short")
-    whole_figure = drawn(FIGURES[name], measured(FIGURES[name].runs("paper"), accuracy), "paper")
     insets = [inset for axes in figure.axes for inset in axes.child_axes]
     assert made["hollow"](figure) == set()
     above = [line for inset in insets for line in inset.get_lines() if line.get_markerfacecolor() == "none"]
-    assert {float(line.get_ydata()[0]) for line in above} == made["hollow"](whole_figure)
-    assert not any(axes.child_axes for axes in whole_figure.axes)
+    assert {float(line.get_ydata()[0]) for line in above} == made["hollow"](paper(name))
+    assert not any(axes.child_axes for axes in paper(name).axes)
     for axes, inset in zip(figure.axes, insets, strict=True):
         low, high = axes.get_ylim()
         assert 4 / (high - low) > 0.4  # from 40.5 to 45
@@ -171,7 +177,7 @@ def test_where_ours_are_cut_they_fill_the_axis_and_others_stand_above_on_the_ful
 
 
 def test_others_dense_points_stand_beyond_the_densities() -> None:
-    figure = drawn(FIGURES["fig3"], whole("fig3", "paper"), "paper")
+    figure = paper("fig3")
     for axes in figure.axes:
         dense = {style.ORANGE, panels.DENSE["adam"].color}
         beyond = [line for line in axes.get_lines() if line.get_markeredgecolor() in dense
@@ -211,8 +217,7 @@ def test_series_of_one_panel_differ_in_a_grey_copy_and_from_paper(names: str) ->
 
 
 def test_bars_of_several_curves_at_one_density_stand_beside_each_other() -> None:
-    figure = drawn(FIGURES["fig7"], whole("fig7", "paper"), "paper")
-    (axes,) = figure.axes
+    (axes,) = paper("fig7").axes
     bars = [bar for bar in axes.collections if bar.get_gid() != "level"]
     at = sorted(float(bar.get_transform().transform(bar.get_paths()[2].vertices)[0, 0]) for bar in bars)
     assert len(at) == 9
