@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
+from itertools import product
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal
@@ -244,6 +245,7 @@ class Run:
         run = object.__new__(type(self))  # not through __init__, which checks what is resolved here
         for name, value in values.items():
             object.__setattr__(run, name, value)
+        object.__setattr__(run, "resolved", run)  # not worked out again of each run that a grid has resolved
         return run
 
     def _published(self, values: dict[str, Any]) -> dict[str, Any]:
@@ -468,11 +470,8 @@ def _short(name: str | None) -> str:
 
 def vary(base: Iterable[Run], **values: Iterable[Any]) -> list[Run]:
     """Multiply runs by the values of some fields: `vary([Run()], net=["conv2", "conv4"], seed=range(3))`."""
-    runs = list(base)
-    for name, choices in values.items():
-        chosen = list(choices)
-        runs = [replace(run, **{name: value}) for run in runs for value in chosen]
-    return runs
+    chosen = [dict(zip(values, each, strict=True)) for each in product(*values.values())]
+    return [replace(run, **each) for run in base for each in chosen]
 
 
 class NoRunsError(ValueError):

@@ -217,7 +217,8 @@ def test_a_random_subnetwork_passes_over_the_data_once() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_resolving_twice_is_resolving_once(method: str) -> None:
     run = Run(method=method, density=None if method == "dense" else 0.3, net="resnet18", seed=3)
-    assert asdict(run.resolved.resolved) == asdict(run.resolved)
+    assert run.resolved.resolved is run.resolved
+    assert asdict(Run(**asdict(run.resolved)).resolved) == asdict(run.resolved)
     open_ = {"density", "train_images", "augment", "classes", "images_per_class", "image_size"}
     open_ |= {"after", "masker", "task"}
     open_ |= {"found_by"} if method != "ticket" else set()
