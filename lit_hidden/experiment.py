@@ -8,9 +8,9 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from itertools import product
 from numbers import Integral, Real
@@ -474,6 +474,17 @@ def vary(base: Iterable[Run], **values: Iterable[Any]) -> list[Run]:
     return [replace(run, **each) for run in base for each in chosen]
 
 
+def primary(result: Mapping[str, Any]) -> str:
+    """Name the metric that a result, or a row of results, is about: `accuracy`, unless its task has another."""
+    return result.get("metric") or "accuracy"
+
+
+def quality(result: Mapping[str, Any]) -> float:
+    """Give the primary metric, negated where lower is better; NaN if it is not there."""
+    value = float(result.get(primary(result), math.nan))
+    return -value if result.get("better") == "lower" else value
+
+
 class NoRunsError(ValueError):
     """Runs were selected of which there are none."""
 
@@ -487,6 +498,8 @@ class _View:
 
     left_out: frozenset[str] = frozenset()  # hashes
     read: set[str] | None = None  # hashes; None: nobody asks
+    reduce: Callable[[], dict[str, np.ndarray]] | None = None  # the experiment's, of all its results
+    summaries: dict[frozenset[str], tuple[dict[str, np.ndarray], set[str]]] = field(default_factory=dict)
 
 
 class Results:
@@ -531,6 +544,31 @@ class Results:
             yield self._view.read
         finally:
             self._view.read = None
+
+    def reduce_by(self, reduce: Callable[["Results"], dict[str, np.ndarray]]) -> None:
+        """Set what `summary` is made by."""
+        self._view.reduce = lambda: reduce(self)
+
+    @property
+    def summary(self) -> dict[str, np.ndarray]:
+        """What the experiment's `reduce` makes of all its results, without the runs that are left out for a while.
+
+        Raises:
+            ValueError: the experiment has none.
+        """
+        view = self._view
+        if view.reduce is None:
+            raise ValueError("these results have no summary: it is what an experiment's reduce(results) returns")
+        if view.left_out not in view.summaries:
+            outer, view.read = view.read, set()
+            try:
+                view.summaries[view.left_out] = view.reduce(), view.read
+            finally:
+                view.read = outer
+        arrays, read = view.summaries[view.left_out]
+        if view.read is not None:
+            view.read |= read
+        return arrays
 
     def where(self, keep: Callable[[Run], bool]) -> "Results":
         """Keep the runs that `keep` says; maybe none."""
@@ -578,15 +616,19 @@ class Results:
         found = {value for there in values for value in there} - {None}
         return sorted(found, key=lambda value: (isinstance(value, str), value))  # `scaled` has both
 
-    def values(self, metric: str = "accuracy", /, **where: Any) -> list[Any]:
-        """List a metric of the selected runs, by seed. `accuracy` is test top-1 after the last epoch, in percent."""
-        rows = sorted(self.select(**where).rows, key=lambda row: row[0].seed)
-        for run, result, _ in rows:
-            if metric not in result:
-                raise ValueError(f"the result of {run.name} has no {metric!r}; it has {', '.join(result)}")
-        return [row[1][metric] for row in rows]
+    def values(self, metric: str | None = None, /, **where: Any) -> list[Any]:
+        """List a metric of the selected runs, by seed.
 
-    def mean(self, metric: str = "accuracy", /, **where: Any) -> float:
+        None is the primary one of their task: `accuracy`, test top-1 after the last epoch, in percent.
+        """
+        rows = sorted(self.select(**where).rows, key=lambda row: row[0].seed)
+        names = [metric or primary(result) for _, result, _ in rows]
+        for name, (run, result, _) in zip(names, rows, strict=True):
+            if name not in result:
+                raise ValueError(f"the result of {run.name} has no {name!r}; it has {', '.join(result)}")
+        return [row[1][name] for name, row in zip(names, rows, strict=True)]
+
+    def mean(self, metric: str | None = None, /, **where: Any) -> float:
         """Average a metric over the selected runs."""
         values: list[float] = self.values(metric, **where)
         return sum(values) / len(values)

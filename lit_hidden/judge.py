@@ -6,13 +6,13 @@ How often that is wrong is simulated by `make calibration`; the numbers are in `
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from lit_hidden.experiment import NoRunsError, Results, Row, Run
+from lit_hidden.experiment import NoRunsError, Results, Row, Run, quality
 from lit_hidden.recipes import method
 
 MIN_SEEDS = 3
@@ -97,27 +97,27 @@ class Verdict:
     failed: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
-def failed(run: Run, accuracy: float, loss: float | None = None) -> bool:
+def failed(run: Run, result: Mapping[str, Any]) -> bool:
     """Tell whether a run did not learn: its loss is not finite, or its test accuracy no better than chance.
 
     That is below the .999 quantile of a guesser's: of 10,000 images of 10 classes, 10.94%. A random mask does not learn
-    and so cannot fail.
+    and so cannot fail. Of tasks and data of one's own, what a guesser does is not known.
 
     Args:
         run: resolved.
-        accuracy: test top-1 in percent.
-        loss: on the test set.
+        result: of the run, or its row of `results.csv`.
     """
+    accuracy, loss = quality(result), result.get("loss")
     if method(str(run.method)).learns is None:
         return False
     if loss is not None and not math.isfinite(loss):
         return True
     from scipy.special import bdtrik
 
-    if run.task is not None or not run.num_classes:  # what a guesser does is not known
-        return False
     if not math.isfinite(accuracy):
         return True
+    if run.task is not None or not run.num_classes:
+        return False
     least = math.ceil(bdtrik(0.999, run.test_images, 1 / run.num_classes))
     return bool(round(accuracy * run.test_images / 100) < least)
 
@@ -360,7 +360,7 @@ def _survivors(
     """
     arms = np.zeros((2, 2), int)  # ahead, behind; seeds that fail, seeds
     for (name, rows), values in zip(trains.items(), left_out, strict=True):
-        accuracies = np.array([row[1]["accuracy"] for row in rows])
+        accuracies = np.array([quality(row[1]) for row in rows])
         # Without a run, its cell's mean is the lower the better the run.
         slopes = -(values[:, parts] - values[:, parts].mean(0)).T @ (accuracies - accuracies.mean())
         side = np.sign(slopes.round(DIGITS)).sum()
@@ -403,7 +403,7 @@ def _exact(claim: Claim, results: Results, seeds: Iterable[int], verdict: Callab
 
 
 def _failed(row: Row) -> bool:
-    return failed(row[0], row[1]["accuracy"], row[1].get("loss"))
+    return failed(row[0], row[1])
 
 
 class _Anything(dict[str, Any]):

@@ -96,7 +96,7 @@ def each(results: Results, x: str, **where: Any) -> dict[Any, Results]:
 
 def trained(results: Results) -> Results:
     """Keep the runs that train, see `lit_hidden.judge.failed`; maybe none."""
-    return Results(row for row in results.rows if not failed(row[0], row[1]["accuracy"], row[1].get("loss")))
+    return Results(row for row in results.rows if not failed(row[0], row[1]))
 
 
 def curve(axes: Axes, results: Results, x: str, look: Look, **where: Any) -> None:

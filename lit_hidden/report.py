@@ -36,6 +36,7 @@ from lit_hidden.tables import (
     read,
     reason,
     same_images,
+    setting,
     varying,
 )
 
@@ -472,7 +473,7 @@ def _beside(folder: Folder, name: str) -> list[Html]:
         cell, points = folder.cells[i], theirs[i]
         run = cell.run
         described = (run.net, run.method, run.optimizer if run.density is None else run.distribution)
-        numbers = (_field("density", run.density), _field("accuracy", cell.mean("accuracy")), _range(cell))
+        numbers = (_field("density", run.density), _field(cell.metric, cell.mean(cell.metric)), _range(cell))
         beside = (_theirs(points.get(source), cell) for source in sources)
         rows.append((*described, *numbers, len(cell.trained), *beside))
     ours = ("ours, cut (%)" if cut else "ours (%)", "from – to", "seeds")
@@ -541,7 +542,7 @@ def _field(name: str, value: Any) -> str:
 
 
 def _range(cell: Cell) -> str:
-    values = cell.values("accuracy")
+    values = cell.values(cell.metric)
     return f"{min(values):.2f} – {max(values):.2f}" if len(values) > 1 else "–"
 
 
@@ -551,13 +552,15 @@ def _ours(folder: Folder, name: str) -> list[Html]:
     names, same = varying(runs), common(runs)
     numbers = [n for n in NUMBERS if any(cell.values(n) for cell in folder.cells)]
     failing = bool(folder.judged["failures"])
+    first = folder.cells[0]
+    measure = f"{first.metric} ({first.rows[0].get('unit') or '%'})"
     rows = []
     for cell in folder.cells:
-        described = [_field(n, getattr(cell.run, n)) for n in names]
-        mean = [_field("accuracy", cell.mean("accuracy")), _range(cell), len(cell.trained)]
+        described = [_field(n, setting(cell.run, n)) for n in names]
+        mean = [_field(cell.metric, cell.mean(cell.metric)), _range(cell), len(cell.trained)]
         mean += [_failing(cell, folder.judged["failures"])] if failing else []
         rows.append((*described, *mean, *(_field(n, cell.mean(n)) for n in numbers)))
-    heading = [HEADINGS.get(n, n) for n in names] + ["accuracy (%)", "from – to", "seeds"]
+    heading = [HEADINGS.get(n, n) for n in names] + [measure, "from – to", "seeds"]
     heading += [*(["fail to train"] if failing else []), *(NUMBERS[n] for n in numbers)]
     told = ", ".join(f"{HEADINGS.get(n, n)} {_field(n, value)}" for n, value in same.items())
     line = f"Means over the seeds that train. In all of them: {told}. What is not named is as the authors have it."

@@ -11,7 +11,7 @@ from math import isclose
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lit_hidden.experiment import SUBSET, Run
+from lit_hidden.experiment import SUBSET, Run, primary
 from lit_hidden.published import SOURCES, Published
 from lit_hidden.recipes import IMAGENET, IMAGENET_SIZES, Recipe, method, recipe
 
@@ -131,7 +131,7 @@ def read(path: Path) -> list[Row]:
         raise ResultsError(f"{path} is missing") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ResultsError(f"{path} is damaged: {error}") from error
-    if len(lines) < 2 or not {"run", "accuracy", "seconds"} <= set(lines[0]):
+    if len(lines) < 2 or not {"run", "seconds"} <= set(lines[0]) or not {"accuracy", "metric"} & set(lines[0]):
         raise ResultsError(f"{path} is damaged: it is no table of runs with their accuracy and seconds")
     heading, rows = lines[0], []
     for count, cells in enumerate(lines[1:], start=2):
@@ -146,9 +146,9 @@ def read(path: Path) -> list[Row]:
             raise ResultsError(f"{path} is damaged: line {count} is no run: {error}") from error
         if found != row["run"]:
             raise ResultsError(f"{path} is damaged: line {count} is called {row['run']}, what it describes is {found}")
-        for name, allowed in (("accuracy", int | float), ("seconds", int | float | None)):
-            if not isinstance(row[name], allowed):
-                raise ResultsError(f"{path} is damaged: line {count} has {name} {row[name]!r}, which is no number")
+        for name, allowed in ((primary(row), int | float), ("seconds", int | float | None)):
+            if not isinstance(row.get(name), allowed):
+                raise ResultsError(f"{path} is damaged: line {count} has {name} {row.get(name)!r}, which is no number")
         rows.append(row)
     return rows
 
@@ -179,6 +179,11 @@ class Cell:
 
     run: Run
     rows: list[Row]
+
+    @property
+    def metric(self) -> str:
+        """The primary metric."""
+        return primary(self.rows[0])
 
     @property
     def trained(self) -> list[Row]:
@@ -216,6 +221,12 @@ def _published(run: Run) -> dict[str, Any]:
     images = {"data": data, "classes": None, "images_per_class": None, "image_size": size, "train_images": None}
     alone = {"masker": None, "task": None, "callbacks": None, "after": None}
     return {"width": 1.0, "epochs": epochs, "held_out": 0, "augment": None, **alone, **images, **settings}
+
+
+def score(result: Mapping[str, Any]) -> str:
+    """Write the primary metric of a result: `97.1% test accuracy`, `12.3 degrees test error`."""
+    name = primary(result)
+    return f"{result[name]:.1f}{'%' if name == 'accuracy' else ' ' + result['unit']} test {name}"
 
 
 def listed(values: Iterable[Any]) -> str:

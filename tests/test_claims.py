@@ -262,13 +262,17 @@ def test_a_run_no_better_than_chance_has_failed(data: str, classes: str | None, 
     run = Run(density=0.5, data=data, classes=classes).resolved
     n = run.test_images
     least = 100 * stats.binom.ppf(0.999, n, 1 / run.num_classes) / n
-    assert failed(run, least - 100 / n)
-    assert not failed(run, least)
+    assert failed(run, {"accuracy": least - 100 / n})
+    assert not failed(run, {"accuracy": least})
     assert least - 100 / n == pytest.approx(most, abs=0.005 + 100 / n / 2)
-    assert failed(run, 90.0, math.nan)
-    assert failed(run, 90.0, math.inf)
-    assert failed(run, math.nan)
-    assert not failed(Run(density=0.5, data=data, classes=classes, method="random").resolved, least - 100 / n, math.nan)
+    assert failed(run, {"accuracy": 90.0, "loss": math.nan})
+    assert failed(run, {"accuracy": 90.0, "loss": math.inf})
+    assert failed(run, {"accuracy": math.nan})
+    random = Run(density=0.5, data=data, classes=classes, method="random").resolved
+    assert not failed(random, {"accuracy": least - 100 / n, "loss": math.nan})
+    guesses = {"metric": "error", "better": "lower", "error": 90.0}  # of a task, what a guesser does is not known
+    task = Run(density=0.5, data=data, classes=classes, task="my.tasks.Task").resolved
+    assert [failed(task, guesses | {"loss": loss}) for loss in (1.0, math.nan)] == [False, True]
 
 
 FAILS = (10.0, 10.1, 9.9)

@@ -14,6 +14,7 @@ from lit_hidden.engine.estimate import Clock, duration
 from lit_hidden.engine.launcher import Failure, Launcher
 from lit_hidden.engine.store import Store
 from lit_hidden.experiment import Run
+from lit_hidden.tables import score
 
 _BARS = 8  # of single runs, so that a machine of many workers does not fill the screen
 
@@ -153,7 +154,7 @@ class Grid:
                 self.done += 1
                 self._epochs[name] = run.epochs
                 self.clock.result(run, result)
-                self._say(f"{self.done}/{len(self.plan.missing)}  {run.name}: {result['accuracy']:.1f}% test accuracy")
+                self._say(f"{self.done}/{len(self.plan.missing)}  {run.name}: {score(result)}")
             elif (progress := self.store.progress(run))[0] != self._epochs[name]:
                 self._epochs[name] = progress[0]
                 self.clock.measure(run, *progress)

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -32,6 +33,7 @@ from lit_hidden.recipes import IMAGENET_SIZES
 from lit_hidden.tables import cells, departures, filtered, in_tf32, listed, order, reason
 
 HERE = Where()
+SUMMARY = 2_000_000  # bytes of summary.npz
 # A foot is one line: the rates that a figure is about are told in its drawing.
 FOOT = (
     "width", "epochs", "warmup_epochs", "train_images", "images_per_class", "batch_size", "classes", "image_size",
@@ -78,6 +80,7 @@ class Experiment:
     """One file of `experiments/`: its runs, its claims, its drawing.
 
     `order` gives a key for each run: runs of smaller keys are trained first. Without it in the file all are equal.
+    `reduce` compares runs, such as their nets: arrays for claims and drawing, `results.summary`, and `summary.npz`.
     """
 
     name: str
@@ -88,6 +91,7 @@ class Experiment:
     draw: Callable[[Results, Any], None]
     page: Callable[[Results], str] | None
     order: Callable[[Run], Any]
+    reduce: Callable[[Results], dict[str, np.ndarray]] | None = None
 
     def grid(self, preset: str) -> list[Run]:
         """List the runs of a preset, resolved and each once.
@@ -157,7 +161,8 @@ def load(name: str) -> Experiment:
         raise ReproduceError(f"{path} lacks {', '.join(lacking)}; an experiment has runs(preset), CLAIMS and draw")
     title = (module.__doc__ or name).strip().splitlines()[0]
     page, order = getattr(module, "page", None), getattr(module, "order", lambda run: 0)
-    return Experiment(name, path, title, module.runs, module.CLAIMS, module.draw, page, order)
+    reduce = getattr(module, "reduce", None)
+    return Experiment(name, path, title, module.runs, module.CLAIMS, module.draw, page, order, reduce)
 
 
 def reproduce(
@@ -375,12 +380,15 @@ def _finish(
     Returns:
         the verdicts, and what went wrong: a part of a grid is judged even if the experiment cannot draw it.
     """
+    if experiment.reduce is not None:
+        results.reduce_by(experiment.reduce)
     verdicts = [judge(claim, results, grid) for claim in experiment.claims]
     table, told, problem = rows(results), conditions(preset, results, len(grid)), None
     judged = _judged(experiment, preset, told, results, grid, verdicts) | {"failures": _failures(table)}
     # All are made before any is written: if one fails, those there stay and belong together.
     try:
         files = _draw(experiment, results, told)
+        files |= {"summary.npz": _summary(experiment, results)} if experiment.reduce is not None else {}
     except Exception as error:
         if len(results) == len(grid):
             raise
@@ -408,6 +416,17 @@ def _finish(
     return verdicts, problem
 
 
+def _summary(experiment: Experiment, results: Results) -> bytes:
+    out = io.BytesIO()
+    np.savez_compressed(out, **results.summary)  # type: ignore[arg-type]
+    if out.tell() > SUMMARY:
+        raise ReproduceError(
+            f"what reduce(results) of {experiment.name} returns takes {out.tell() / 1e6:.1f} MB; "
+            f"{SUMMARY / 1e6:g} MB is the most that is committed"
+        )
+    return out.getvalue()
+
+
 def _holds(path: Path, content: str | bytes) -> bool:
     try:
         return path.read_bytes() == (content.encode() if isinstance(content, str) else content)
@@ -433,7 +452,7 @@ def rows(results: Results) -> list[dict[str, Any]]:
     for run, result, folder in results.rows:
         row: dict[str, Any] = {"run": run.hash, **run.row}
         row |= {k: v for k, v in result.items() if isinstance(v, (int, float, str))}
-        row |= {"failed": failed(run, result["accuracy"], result.get("loss")), "best_accuracy": _best(run, folder)}
+        row |= {"failed": failed(run, result), "best_accuracy": _best(run, folder)}
         provenance = result.get("provenance", {})
         row |= {k: provenance.get(k) for k in ("seconds", "device", "cpu", "commit", "finished")}
         row["tf32"] = _tf32(result)

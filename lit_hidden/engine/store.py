@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lit_hidden import code
-from lit_hidden.experiment import Results, Run
+from lit_hidden.experiment import Results, Run, primary
 from lit_hidden.recipes import method
 
 # In a run's folder, for runs that begin with its net: of a hidden run its masks, where seeds give the weights back; of
@@ -288,7 +288,7 @@ class Store:
 
     def _check_done(self, run: Run, result: dict[str, Any], sums: dict[str, Any]) -> None:
         """Check what figures are drawn from besides the result."""
-        folder, epochs, metric = self.folder(run), run.resolved.epochs, result.get("metric", "accuracy")
+        folder, epochs, metric = self.folder(run), run.resolved.epochs, primary(result)
         last = f"test_{'top1' if metric == 'accuracy' else metric}"
         try:
             text = (folder / "metrics.csv").read_text(encoding="utf-8")
@@ -373,7 +373,7 @@ def _parses(cell: Any) -> bool:
 def _check_result(run: Run, result: dict[str, Any], sums: Any) -> None:
     """Check that a result is as it was written; one without checksums, that what figures and tables read is there."""
     run = run.resolved
-    for name in (result.get("metric", "accuracy"), *method(str(run.method)).numbers):
+    for name in (primary(result), *method(str(run.method)).numbers):
         value = result.get(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise _Damage(f"result.json: its {name} is {value}, not a number")
