@@ -177,7 +177,7 @@ def fingerprint(name: str) -> str | None:
     What that file imports does not count.
     """
     file = _file(name.rpartition(".")[0])
-    if file is None:
+    if file is None or not file.exists():
         return None
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for node in ast.walk(tree):

@@ -1,0 +1,350 @@
+"""Runs after runs: what one begins with, what it leaves for the next, and code by name that changes in between."""
+
+import runpy
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torchvision import transforms
+
+from lit_hidden.code import spec
+from lit_hidden.data import DigitsData
+from lit_hidden.edge_popup import maskers
+from lit_hidden.engine.network import make_data, transform
+from lit_hidden.engine.store import SCORES, SUBNETWORK, WEIGHTS, Store, StoreError
+from lit_hidden.engine.train import Recorder, train
+from lit_hidden.engine.worker import work
+from lit_hidden.experiment import Results, Run
+from lit_hidden.subnetwork import used_masks
+
+training: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("training.py")))
+TINY, counted, job = training["TINY"], training["counted"], training["job"]
+SMALL = {**TINY, "epochs": 2}
+HIDDEN, DENSE = Run(density=0.5, **SMALL), Run(**SMALL)
+TICKET = HIDDEN.then(method="ticket")
+RESNET = {"net": "cifar_resnet18", "width": 0.05, "data": "digits", "train_images": 200, "epochs": 1}
+NORMED = Run(density=0.5, **RESNET)
+STILL = {"lr": 0.0, "weight_decay": 0.0}  # what learns stays as it was
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("runs"))
+
+
+def done(store: Store, run: Run, keep: bool = True) -> dict[str, Any]:
+    """Train a run, unless that was done, and those before it."""
+    if (result := store.result(run)) is None:
+        if run.parent is not None:
+            done(store, run.parent)
+        with store.claim(run) as folder:
+            assert folder is not None
+            store.finish(run, train(run, folder, keep=keep))
+        assert store.damage(run) is None
+        result = store.result(run)
+    assert result is not None
+    return result
+
+
+def tensors(store: Store, run: Run, name: str) -> dict[str, torch.Tensor]:
+    return load_file(store.folder(run) / name)
+
+
+# --- what a run begins with ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("run", [HIDDEN, DENSE, TICKET, NORMED, Run(**RESNET)], ids=lambda r: r.name)
+def test_an_analysis_is_as_good_as_the_run_before(run, store):
+    result, analysis = done(store, run), done(store, run.then(epochs=0))
+    assert {name: analysis[name] for name in ("accuracy", "top5", "loss")} == {
+        name: result[name] for name in ("accuracy", "top5", "loss")
+    }
+    assert analysis["weights_before"] == analysis["weights_after"] == result["weights_after"]
+    assert (analysis["steps"], store.progress(run.then(epochs=0))[0]) == (0, 0)
+    assert not analysis.keys() & {"train_accuracy"}
+
+
+def test_an_analysis_of_an_analysis_is_as_good(store):
+    assert done(store, HIDDEN.then(epochs=0).then(epochs=0))["accuracy"] == done(store, HIDDEN)["accuracy"]
+
+
+@pytest.mark.parametrize("run", [HIDDEN, NORMED], ids=lambda r: r.name)
+def test_a_search_goes_on_from_the_scores_and_buffers_of_the_one_before(run, store):
+    still = run.then(epochs=1, **STILL)
+    done(store, still)
+    before, after = tensors(store, run, SCORES), tensors(store, still, SCORES)
+    learned = [name for name in before if "running" not in name and "num_batches" not in name]
+    assert any(name.endswith("scores") for name in learned)
+    assert all(torch.equal(before[name], after[name]) for name in learned)
+    counts = [(int(before[name]), int(after[name])) for name in before if "num_batches" in name]
+    assert all(now == 2 * then for then, now in counts)  # running statistics go on, too
+    assert done(store, run.then(epochs=1))["weights_before"] == done(store, run)["weights_after"]
+
+
+def test_another_density_keeps_the_scores(store):
+    denser = HIDDEN.then(density=0.8, epochs=1, **STILL)
+    kept = done(store, denser)["layers"]
+    assert [layer["kept_max"] for layer in kept] == [n["numel"] - int((1 - 0.8) * n["numel"]) for n in kept]
+    before, after = tensors(store, HIDDEN, SCORES), tensors(store, denser, SCORES)
+    assert all(torch.equal(before[name], after[name]) for name in before if name.endswith("scores"))
+
+
+def test_weights_go_on_from_the_weights_before(store):
+    on = DENSE.then(epochs=1, **STILL)
+    done(store, on)
+    before, after = tensors(store, DENSE, WEIGHTS), tensors(store, on, WEIGHTS)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_trained_net_is_searched_with_its_weights_frozen(store):
+    search = DENSE.then(density=0.5)
+    result, trained = done(store, search), tensors(store, DENSE, WEIGHTS)
+    assert result["weights_before"] == result["weights_after"]
+    found = tensors(store, search, SCORES)
+    for name, weight in trained.items():
+        layer = name.removesuffix(".weight")
+        assert torch.equal(found[f"{layer}.parametrizations.weight.original"], weight)
+    assert not (store.folder(search) / SUBNETWORK).exists()  # no seed gives such weights back
+    assert done(store, search.then(epochs=0))["accuracy"] == result["accuracy"]
+    assert done(store, search.then(method="ticket"))["accuracy_before"] == result["accuracy"]
+
+
+def test_a_ticket_after_a_ticket_keeps_its_mask(store):
+    on = TICKET.then(epochs=1)
+    result = done(store, on)
+    assert result["accuracy_before"] == done(store, TICKET)["accuracy"]
+    masks = [{n: t for n, t in tensors(store, r, WEIGHTS).items() if n.endswith("kept")} for r in (TICKET, on)]
+    assert masks[0].keys() == masks[1].keys() != set()
+    assert all(torch.equal(mask, masks[1][name]) for name, mask in masks[0].items())
+
+
+def test_a_supermask_goes_on_from_its_probabilities(store):
+    mask = replace(HIDDEN, method="supermask")
+    on = mask.then(epochs=1, **STILL)
+    assert done(store, on)["density_sampled"] == done(store, mask)["density_sampled"]
+
+
+def test_scores_are_left_where_a_run_goes_on_or_no_seed_gives_the_weights_back(store):
+    alone = replace(HIDDEN, seed=3)
+    done(store, alone, keep=False)
+    assert {path.name for path in store.folder(alone).glob("*.safetensors")} == {SUBNETWORK}
+    assert store.damage(alone, alone.then()) == f"it lacks {SCORES}, which {alone.then().name} needs"
+    with pytest.raises(FileNotFoundError) as error:
+        done(store, alone.then())
+    assert str(error.value) == (
+        f"{alone.then().name} begins with the net of {alone.name}, and {store.folder(alone)} has no {SCORES}; train it "
+        "first (if it is done, it was before these were kept, or its archive left them out: delete its folder)"
+    )
+    cut = replace(HIDDEN, callbacks=(spec("lesion.Lesion", epoch=1),))
+    done(store, cut, keep=False)
+    assert {path.name for path in store.folder(cut).glob("*.safetensors")} == {SCORES}
+    assert done(store, cut.then(epochs=0, callbacks=()))["accuracy"] == done(store, cut)["accuracy"]
+
+
+# --- from a run to its net -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("run", [HIDDEN, DENSE, TICKET, NORMED, DENSE.then(density=0.5)], ids=lambda r: r.name)
+def test_a_run_gives_back_a_net_that_predicts(run, store):
+    result = done(store, run)
+    net = Results([(run, result, store.folder(run))]).network(run)
+    data = DigitsData()
+    data.setup()
+    images, labels = data.splits["test"]
+    with torch.no_grad():
+        right = (net(net.transform(images)).argmax(1) == labels).double().mean()
+    assert 100 * right.item() == pytest.approx(result["accuracy"], abs=1e-4)
+    assert not net.training
+    masks = used_masks(net)
+    assert sum(int(mask.sum()) for mask in masks.values()) == (result["parameters"] if run.density else 0)
+    assert set(masks) == set(maskers(net))
+
+
+def test_a_net_of_a_run_that_is_not_there_or_damaged_is_refused(store, tmp_path):
+    results = Results([(DENSE, done(store, DENSE), store.folder(DENSE))])
+    with pytest.raises(ValueError, match=f"{HIDDEN.name} is not among these 1 runs, or its folder is not here"):
+        results.network(HIDDEN)
+    copy = Store(tmp_path)
+    damaged = replace(DENSE, seed=5)
+    done(copy, damaged)
+    path = copy.folder(damaged) / WEIGHTS
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    results = copy.results([damaged])
+    with pytest.raises(StoreError, match="weights.safetensors: it is not the one whose checksum is in result.json"):
+        results.network(damaged)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=f"{damaged.name} left no net, and .* has no weights.safetensors; "):
+        results.network(damaged)
+
+
+def test_pictures_are_made_what_the_test_images_are():
+    data = make_data(Run(data="tiny-imagenet-100", net="resnet18"), "data")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 130, 3), np.uint8))
+    from lit_hidden.data.imagenet import resize_to
+
+    parts = [transforms.Resize(resize_to(64)), transforms.CenterCrop(64), transforms.ToTensor()]
+    expected = transforms.Compose([*parts, transforms.Normalize(data.mean, data.std)])(picture)
+    torch.testing.assert_close(transform(data)(picture), expected, atol=0.02, rtol=0)  # after or before rounding
+    grey = transform(make_data(Run(net="lenet", data="mnist"), "data"))(picture)
+    assert grey.shape == (1, 28, 28)
+    numbers = transform(make_data(Run(net="lenet", data="arm.ArmData", task="arm.Angles"), "data"))([1.0, 2.0])
+    assert numbers.tolist() == [1.0, 2.0]
+
+
+# --- code by name ----------------------------------------------------------------------------------------
+
+
+MINE = '''
+"""Ideas of mine."""
+import torch
+from torch import nn
+from lit_hidden import EdgePopup, RunCallback
+from lit_hidden.data import DigitsData
+from lit_hidden.modules import LitDense
+
+
+def net(num_classes, in_channels, image_size):
+    """Two layers."""
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(in_channels * image_size**2, 12, bias=False), nn.ReLU(),
+        nn.Linear(12, num_classes, bias=False),
+    )
+
+
+def ternary(shape, std, generator):
+    return (torch.randint(-1, 2, shape, generator=generator) * std).float()
+
+
+class First(EdgePopup):
+    def mask(self):
+        return torch.arange(self.scores.numel()).view_as(self.scores) < self.keep
+
+    def forward(self, weight):
+        return super().forward(weight) * 0 + weight * self.mask()
+
+
+class Halved(DigitsData):
+    sizes = (700, 360)
+
+    def read(self):
+        (images, labels), test = super().read()
+        return (images[::2][:700], labels[::2][:700]), test
+
+
+class Slow(LitDense):
+    """A method of mine."""
+
+
+class Odd(RunCallback):
+    version = 2
+
+    def __init__(self, power: int = 1):
+        super().__init__()
+
+    def on_run_end(self, trainer, module, folder):
+        return {"accuracy": 100.0}
+
+
+class NoRun:
+    pass
+'''
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch, request):
+    """A module of one's own, under a name that no other test has imported."""
+    name = f"mine_{abs(hash(request.node.nodeid))}"
+    (tmp_path / f"{name}.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield name
+    sys.modules.pop(name, None)
+
+
+def test_every_part_of_a_run_may_be_code_of_ones_own(mine, store):
+    own = {"data": "digits", "epochs": 1, "train_images": 300}
+    first = done(store, Run(density=0.5, net=f"{mine}.net", masker=f"{mine}.First", **own))
+    assert [layer["kept_min"] for layer in first["layers"]] == [6144, 60]
+    masks = used_masks(Results([(r := Run(density=0.5, net=f"{mine}.net", masker=f"{mine}.First", **own), first,
+                                 store.folder(r))]).network(r))  # fmt: skip
+    assert all(mask.flatten()[: mask.numel() // 2].all() for mask in masks.values())
+    drawn = Run(density=0.9, net=f"{mine}.net", distribution=f"{mine}.ternary", **own)
+    done(store, drawn)
+    weight = Results([(drawn, done(store, drawn), store.folder(drawn))]).network(drawn)[1].parametrizations.weight
+    assert len(weight.original.unique()) == 3
+    assert done(store, Run(net="lenet", data=f"{mine}.Halved", epochs=1))["steps"] == -(-700 // 128)
+    assert done(store, Run(method=f"{mine}.Slow", net="lenet", lr=0.01, **own))["train_accuracy"] > 0
+
+
+def outcome(run: Run, store: Store) -> tuple[str, list[str]]:
+    answer = work(job(run, store.root))
+    return answer["status"], [note.partition(" is damaged: ")[2] for note in answer["notes"]]
+
+
+def test_a_run_whose_code_has_changed_is_trained_again_and_so_are_those_after_it(mine, tmp_path):
+    store, file = Store(tmp_path / "runs"), tmp_path / f"{mine}.py"
+    run = Run(net=f"{mine}.net", data="digits", epochs=1, train_images=200)
+    child = run.then(epochs=0)
+    assert outcome(run, store) == outcome(child, store) == ("done", [])
+    began = {r: store.result(r)["provenance"] for r in (run, child)}
+    file.write_text(MINE.replace("Two layers", "Two layers, or so").replace("import torch\n", "import torch  # that\n"))
+    assert outcome(run, store) == outcome(child, store) == ("done", [])
+    assert {r: store.result(r)["provenance"] for r in (run, child)} == began  # words are no code
+    file.write_text(MINE.replace("nn.ReLU()", "nn.GELU()"))
+    why = f"it is stale: the code of {mine}.net has changed since"
+    assert store.damage(run) == store.damage(child) == why
+    assert store.result(run) is None
+    with pytest.raises(StoreError, match=why):
+        store.results([run])
+    for again in (run, child):
+        status, notes = outcome(again, store)
+        assert status == "done"
+        assert notes == [f"{why}; set aside as {again.hash}.damaged-1, the run is trained again"]
+    file.unlink()  # as on a machine that has not the code: it is believed
+    assert store.damage(run) is None
+
+
+def test_a_run_does_not_go_on_from_a_checkpoint_of_other_code(mine, tmp_path, monkeypatch):
+    store, file = Store(tmp_path / "runs"), tmp_path / f"{mine}.py"
+    run = Run(net=f"{mine}.net", data="digits", epochs=2, train_images=200)
+
+    def stopped(*arguments: Any) -> None:
+        real(*arguments)
+        raise RuntimeError("stopped here")
+
+    real = Recorder.on_train_epoch_end
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "on_train_epoch_end", stopped)
+        assert outcome(run, store) == ("failed", [])
+    assert store.progress(run)[0] == 1
+    file.write_text(MINE.replace("nn.ReLU()", "nn.GELU()"))
+    status, notes = outcome(run, store)
+    assert status == "done"
+    assert notes[0].startswith(f"last.ckpt: it is stale: the code of {mine}.net has changed since; set aside")
+
+
+@pytest.mark.parametrize(
+    ("callback", "why"),
+    [
+        (("Odd", 2), "Odd gives accuracy, which the result has already"),
+        (("Odd", 1), "{mine}.Odd is of version 2 here; the run is of version 1"),
+        (("NoRun", 1), "{mine}.NoRun is no RunCallback; derive it from lit_hidden.callbacks.RunCallback"),
+        (("Nothing", 1), "{mine}.Nothing cannot be imported: module '{mine}' has no attribute 'Nothing'; "
+         "give package.module.name"),
+    ],
+)  # fmt: skip
+def test_what_is_no_callback_of_a_run_is_refused(callback, why, mine, tmp_path):
+    name, version = callback
+    described = Run(net="lenet", data="digits", epochs=1, train_images=200).to_json().replace(
+        '"callbacks": []', f'"callbacks": [{{"class_path": "{mine}.{name}", "init_args": {{}}}}]'
+    ).replace('"schema": 1', f'"schema": 1, "versions": {{"{mine}.{name}": {version}}}')  # fmt: skip
+    (tmp_path / "run").mkdir()
+    with pytest.raises(ValueError) as error:
+        train(Run.from_json(described), tmp_path / "run")
+    assert str(error.value) == why.format(mine=mine)
