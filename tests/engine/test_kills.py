@@ -28,6 +28,7 @@ pytestmark = pytest.mark.slow
 
 TINY = {"net": "conv2", "width": 0.1, "data": "digits", "train_images": 300, "epochs": 2}
 TICKET = Run(density=0.5, method="ticket", **TINY)
+PRUNED = Run(**TINY).then(callbacks=(spec("rewind.Prune", density=0.5),))
 GRID = [
     Run(density=0.5, callbacks=(spec("trace.Trace", updates=20),), **TINY),
     Run(**TINY),
@@ -35,6 +36,9 @@ GRID = [
     Run(density=0.5, method="random", **TINY),
     TICKET.parent,
     TICKET,
+    Run(callbacks=(spec("lesion.Lesion", epoch=1),), **TINY),
+    PRUNED,
+    PRUNED.then(callbacks=(spec("rewind.Prune", density=0.25),)),
 ]
 NURSERY = """
 import json, os, signal, sys, time

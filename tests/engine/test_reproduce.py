@@ -8,10 +8,12 @@ import re
 import runpy
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -33,6 +35,7 @@ from lit_hidden.engine.store import Store
 from lit_hidden.engine.tracking import Tracker
 from lit_hidden.engine.where import Where
 from lit_hidden.experiment import Results, Run
+from lit_hidden.judge import confidence_interval
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
 EXPERIMENT = '''
@@ -658,3 +661,55 @@ def test_without_training_what_is_done_is_judged_and_drawn(checkout):
     assert (checkout / "results" / "fig0" / "quick" / "figure.svg").exists()
     main(["reproduce", "fig0", "--no-train"])
     assert not (folder / "run.json").exists()
+
+
+REDUCED = EXPERIMENT.replace("import Run\n", "import Run\nimport numpy as np\n").replace(
+    "CLAIMS = [",
+    """
+def reduce(results):
+    return {"squares": np.array([x**2 for x in results.values()])}
+
+CLAIMS = [
+    Claim("squares are above 4900", lambda r: r.summary["squares"].mean() - 4900),
+""",
+)
+
+
+def test_what_an_experiment_reduces_its_runs_to_is_judged_drawn_and_written(checkout, capsys):
+    (checkout / "experiments" / "fig0.py").write_text(
+        REDUCED.replace("results.values(), l", "results.summary['squares'], l")
+    )
+    verdict, *_ = reproduce("fig0", preset="smoke")["fig0"]
+    squares = np.array([70.0, 71.0, 72.0]) ** 2
+    with np.load("results/fig0/smoke/summary.npz") as arrays:
+        np.testing.assert_array_equal(arrays["squares"], squares)
+    assert verdict.margin == pytest.approx(squares.mean() - 4900)
+    # Its interval is that of the seeds: without a seed, the summary is made anew.
+    low, high = confidence_interval(squares.tolist())
+    assert (verdict.low, verdict.high) == (pytest.approx(low - 4900), pytest.approx(high - 4900))
+    first = Path("results/fig0/smoke/summary.npz").read_bytes()
+    reproduce("fig0", preset="smoke")
+    assert Path("results/fig0/smoke/summary.npz").read_bytes() == first
+
+
+def test_a_summary_is_refused_that_is_too_large_or_of_an_experiment_that_has_none(checkout, capsys):
+    random = "np.random.default_rng(0).random(300_000)"
+    (checkout / "experiments" / "fig0.py").write_text(
+        REDUCED.replace("np.array([x**2 for x in results.values()])", random)
+    )
+    with pytest.raises(ReproduceError, match=r"what reduce\(results\) of fig0 returns takes 2\.3 MB; 2 MB is the most"):
+        reproduce("fig0", preset="smoke")
+    with pytest.raises(ValueError, match="have no summary: it is what an experiment's reduce"):
+        Results([]).summary  # noqa: B018
+
+
+def test_runs_that_others_go_on_from_are_told_to_keep_their_scores(checkout, launches):
+    runs = "[Run(density=0.5, net='conv2', data='digits', epochs=1, seed=s) for s in range(9, 12)]"
+    old = '[Run(density=0.5, net="conv2", data="digits", epochs=1, seed=s) for s in range(3)]'
+    chain = f"[runs := {runs}, runs[0].then(), runs[1].then(epochs=0), runs[2].then(method='ticket')]"
+    add(checkout, "chain", runs=(old, f"(lambda a, *b: [*a, *b])(*{chain})"))
+    with suppress(ReproduceError):
+        reproduce("chain", preset="smoke")
+    jobs = {run: job for launched in launches for run, job in launched}
+    assert [job["keep"] for run, job in jobs.items() if run.after is None and run.seed == 9] == [True]
+    assert not any(job["keep"] for run, job in jobs.items() if run.seed != 9 or run.after is not None)
