@@ -56,9 +56,12 @@ format: install-dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lines: ## Count the lines of Python: the library without its callbacks, tests, experiments
-	@count() { printf '%6d  %s\n' "$$(git ls-files "$$@" | xargs cat | wc -l)" "$$1"; }; \
-	count 'lit_hidden/*.py' ':!lit_hidden/callbacks/*'; count 'tests/*.py'; count 'experiments/*.py'
+lines: ## Count the lines of Python: the rooms of the library, the library without its callbacks, tests, experiments
+	@git ls-files '*.py' | xargs wc -l | awk '$$2 ~ "/" { split($$2, part, "/"); sub(/\.py$$/, "", part[2]); \
+		if (part[1] == "lit_hidden") room["lit_hidden/" part[2]] += $$1; \
+		if ($$2 !~ /^lit_hidden\/callbacks\//) all[part[1]] += $$1 } \
+		END { for (name in room) printf "%6d  %s\n", room[name], name | "sort -rn"; close("sort -rn"); \
+		for (name in all) printf "%6d  %s in all%s\n", all[name], name, name == "lit_hidden" ? ", without callbacks" : "" }'
 
 reproduce-%: install FORCE ## Train a figure's missing runs, check its claims, draw it (reproduce-all: every figure; PRESET=quick, DATA=, DEVICES=, PER_RUN=, LAUNCHER=, MINUTES=)
 	$(BIN)/lit-hidden reproduce $* --preset $(PRESET) --out $(OUT) $(WHERE) $(ARGS)

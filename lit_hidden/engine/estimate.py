@@ -86,7 +86,7 @@ def work(run: Run) -> float | None:
     _, _, there, tested, whole = IMAGES[run.data]
     there, tested = (round(images * run.num_classes / whole) for images in (there, tested))
     train = run.images_per_class * run.num_classes if run.images_per_class else run.train_images or there
-    train = min(train, there - run.held_out)
+    train = min(train, there - run.held_out) if run.epochs else 0
     return float(each * (3 * train + (run.held_out or tested)))
 
 
@@ -158,7 +158,11 @@ class Clock:
             self.measure(run, run.epochs, took(provenance))
 
     def measure(self, run: Run, epochs: int, seconds: float) -> None:
-        """Take what the first epochs of a run took; what was measured of it before is forgotten."""
+        """Take what the first epochs of a run took; what was measured of it before is forgotten.
+
+        A run of no epochs, an analysis, counts as one.
+        """
+        epochs = epochs if run.epochs else 1
         if epochs and seconds:
             self._measured[run.hash] = (run, epochs, seconds)
             self._sums = None
@@ -183,7 +187,7 @@ class Clock:
 
     def estimate(self, left: Iterable[tuple[Run, int]], workers: int) -> Estimate:
         """Estimate how long so many epochs of each run will take together, and at least the longest alone."""
-        each = [(self.per_epoch(run), epochs) for run, epochs in left]
+        each = [(self.per_epoch(run), epochs if run.epochs else 1) for run, epochs in left]
         times = [per_epoch * epochs for per_epoch, epochs in each if per_epoch is not None]
         unknown = len(each) - len(times)
         seconds = None if unknown and not times else max(sum(times) / workers, *times, 0.0)
@@ -215,5 +219,5 @@ def duration(seconds: float) -> str:
 def _kind(run: Run) -> tuple[Any, ...]:
     return (
         run.net, run.width, run.method, run.data, run.train_images, run.held_out, run.batch_size, run.precision,
-        run.callbacks, run.masker, run.task, run.classes, run.images_per_class, run.image_size,
+        run.callbacks, run.masker, run.task, bool(run.epochs), run.classes, run.images_per_class, run.image_size,
     )  # fmt: skip

@@ -232,3 +232,13 @@ def test_an_estimate_says_what_it_is_from():
         "about 1 h 20 min on 1 worker, and 1 run of unknown length; from 2 runs measured here"
     )
     assert str(Estimate(None, 1, 3)) == "unknown until a first run is measured"
+
+
+def test_an_analysis_costs_what_one_like_it_took_and_no_epoch_of_training() -> None:
+    analysis = CONV2.then(epochs=0)
+    assert work(analysis) < work(CONV2) / 3
+    clock = Clock("cpu", CPU)
+    clock.measure(analysis, 0, 7.0)
+    assert clock.per_epoch(replace(CONV2, seed=5).then(epochs=0)) == 7.0
+    assert clock.estimate([(analysis, 0), (replace(analysis, seed=1), 0)], 1).seconds == 14.0
+    assert clock.per_epoch(CONV2) == pytest.approx(7.0 * work(CONV2) / work(analysis))
