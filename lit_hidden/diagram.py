@@ -1,7 +1,7 @@
 """A window of a layer, drawn from its tensors: units, edges, and which of the edges a step swapped.
 
 Weights, scores and masks are `(O, I)`: outputs by inputs. An edge is `(output, input)`. Traces are described in
-`lit_hidden.engine.trace`.
+`lit_hidden.callbacks.trace`.
 """
 
 from collections.abc import Iterable, Mapping
