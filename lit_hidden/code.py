@@ -44,16 +44,20 @@ class Spec:
 
     def option(self, name: str) -> Any:
         """Give an option, the default where the spec has none; None if the class takes no such option."""
-        if name in self.init_args:
-            return self.init_args[name]
-        found = _class(self.class_path)
-        return canonical(found.options.get(name)) if found and found.options.get(name) is not _UNSET else None
+        value = (self._known.options | self.init_args).get(name)
+        return None if value is _UNSET else value
 
     @property
     def records(self) -> bool:
         """Whether it only looks: the run's own numbers are those without it."""
-        found = _class(self.class_path)
-        return bool(found and found.constants.get("records", False))
+        return self._known.constants.get("records") is True
+
+    @property
+    def _known(self) -> "_Class":
+        try:
+            return _class(self.class_path) or _Class(self.class_path, {}, {})
+        except CodeError:  # a finished run is read, whatever has become of its code since
+            return _Class(self.class_path, {}, {})
 
     @property
     def entry(self) -> dict[str, Any]:
@@ -92,7 +96,7 @@ def spec(name: str, **options: Any) -> Spec:
     if lacking := [k for k, default in found.options.items() if default is _UNSET and k not in options]:
         raise CodeError(f"{found.name} needs {', '.join(lacking)}, which have no default")
     given = {k: canonical(value, f"{found.name}: {k}") for k, value in options.items()}
-    changed = {k: v for k, v in given.items() if found.options[k] is _UNSET or v != canonical(found.options[k])}
+    changed = {k: v for k, v in given.items() if v != found.options[k]}
     return Spec(path, tuple(sorted(changed.items())), found.constants.get("version", 1))
 
 
@@ -106,7 +110,7 @@ def read(text: str) -> tuple[Spec, ...]:
         found = []
         for line in ast.parse(text).body:
             call = line.value if isinstance(line, ast.Expr) else None
-            if not isinstance(call, ast.Call):
+            if not isinstance(call, ast.Call) or call.args:
                 raise ValueError
             version, name = 1, call.func
             if isinstance(name, ast.Subscript):
@@ -124,8 +128,10 @@ def canonical(value: Any, what: str = "an option") -> Any:
     Raises:
         CodeError: a value that no file can hold.
     """
-    if value is None or isinstance(value, bool | str):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str):
+        return str(value)  # numpy's text is not written as Python's
     if isinstance(value, list | tuple):
         return tuple(canonical(one, what) for one in value)
     if isinstance(value, Integral):
@@ -179,7 +185,7 @@ def fingerprint(name: str) -> str | None:
     file = _file(name.rpartition(".")[0])
     if file is None or not file.exists():
         return None
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    tree = _parse(file)
     for node in ast.walk(tree):
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
@@ -223,15 +229,18 @@ def _file(module: str) -> Path | None:
     return file if file and file.suffix == ".py" and file.is_file() else None
 
 
+def _parse(file: Path) -> ast.Module:
+    try:
+        return ast.parse(file.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError) as error:
+        raise CodeError(f"{file} is no Python: {error}") from error
+
+
 @cache
-def _tree(file: Path) -> ast.Module:
-    return ast.parse(file.read_text(encoding="utf-8"))
-
-
 def _defined(file: Path) -> dict[str, ast.stmt]:
     """Map what a file defines or imports at its top level."""
     names: dict[str, ast.stmt] = {}
-    for node in _tree(file).body:
+    for node in _parse(file).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             names[node.name] = node
         elif isinstance(node, ast.Assign):
@@ -249,9 +258,10 @@ def _class(path: str) -> _Class | None:
     module, _, name = path.rpartition(".")
     file = _file(module)
     node = _defined(file).get(name) if file else None
-    if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+    if isinstance(node, ast.ImportFrom):
         original = next(alias.name for alias in node.names if (alias.asname or alias.name) == name)
-        return _class(f"{node.module}.{original}")
+        package = module if file and file.stem == "__init__" else module.rpartition(".")[0]
+        return _class(f"{importlib.util.resolve_name('.' * node.level + (node.module or ''), package)}.{original}")
     if not isinstance(node, ast.ClassDef):
         return None
     options: dict[str, Any] = {}
@@ -262,15 +272,20 @@ def _class(path: str) -> _Class | None:
     for part in node.body:
         if isinstance(part, ast.FunctionDef) and part.name == "__init__":
             options = _options(part, path)
-        targets = part.targets if isinstance(part, ast.Assign) else [getattr(part, "target", None)]
-        value = getattr(part, "value", None)
-        if isinstance(targets[0], ast.Name) and isinstance(value, ast.expr):
-            try:
-                constants[targets[0].id] = ast.literal_eval(value)
-            except ValueError:
-                if targets[0].id == "version":
-                    raise CodeError(f"{path}: its version is no literal; write a whole number") from None
+        elif isinstance(part, ast.Assign | ast.AnnAssign) and part.value is not None:
+            targets = part.targets if isinstance(part, ast.Assign) else [part.target]
+            constants |= {target.id: _literal(part.value) for target in targets if isinstance(target, ast.Name)}
+    if not isinstance(constants.get("version", 1), int):
+        raise CodeError(f"{path}: its version is no whole number; write one, such as 2")
     return _Class(name, options, constants)
+
+
+def _literal(value: ast.expr) -> Any:
+    """Evaluate a literal in its one form; `_UNSET` is what is none."""
+    try:
+        return canonical(ast.literal_eval(value))
+    except (ValueError, TypeError):
+        return _UNSET
 
 
 def _options(function: ast.FunctionDef, path: str) -> dict[str, Any]:
@@ -283,11 +298,10 @@ def _options(function: ast.FunctionDef, path: str) -> dict[str, Any]:
     pairs = [*zip(positional, defaults, strict=True), *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
     found: dict[str, Any] = {}
     for argument, default in pairs[1:]:
-        try:
-            found[argument.arg] = _UNSET if default is None else ast.literal_eval(default)
-        except ValueError:
+        found[argument.arg] = _UNSET if default is None else _literal(default)
+        if default is not None and found[argument.arg] is _UNSET:
             raise CodeError(
                 f"{path}: the default of {argument.arg} is no literal; write a number, text, True, False, None or a "
                 "list of these"
-            ) from None
+            )
     return found

@@ -140,6 +140,10 @@ class Run:
     def __post_init__(self) -> None:
         if wrong := [name for name in _NAMED if not isinstance(getattr(self, name), str | None)]:
             raise ValueError(f"{wrong[0]}={getattr(self, wrong[0])!r} is no name")
+        if not isinstance(self.callbacks, tuple | list):
+            raise ValueError(f"callbacks={self.callbacks!r}: they are a tuple, such as (spec('module.Class'),)")
+        if not isinstance(self.after, Run | None):
+            raise ValueError(f"after={self.after!r} is no Run")
         run = self.resolved
         for name, allowed in (("distribution", DISTRIBUTIONS), ("precision", PRECISIONS)):
             if getattr(run, name) not in allowed and not (name == "distribution" and _dotted(run.distribution)):
@@ -210,23 +214,21 @@ class Run:
     @staticmethod
     def _check_after(run: "Run", before: "Run") -> None:
         pair = before.kind, run.kind
-        allowed = "; ".join(f"{then} after {first} (with {what})" for (first, then), what in _AFTER.items())
         if pair not in _AFTER:
-            raise ValueError(f"method={run.method!r} after {before.method!r}: what begins so is {allowed}")
-        same = ("net", "width", "num_classes", "image_size", *(["masker"] if pair == ("hidden", "hidden") else []))
-        for name in same:
+            allowed = "; ".join(f"{then} after {first} (takes {what})" for (first, then), what in _AFTER.items())
+            raise ValueError(f"method={run.method!r} after {before.method!r} cannot be; allowed are {allowed}")
+        same = ("net", "width", "num_classes", "image_size", "distribution", "scaled")
+        for name in (*same, *(["masker"] if pair == ("hidden", "hidden") else [])):
             ours, theirs = getattr(run, name), getattr(before, name)
             if ours != theirs:
-                raise ValueError(f"{name}={ours!r} after a run with {name}={theirs!r}: its net would not fit")
+                raise ValueError(f"{name}={ours!r} after a run with {name}={theirs!r}, whose net it takes; keep it")
         if pair == ("hidden", "hidden") and "supermask" in (run.method, before.method) and run.method != before.method:
-            raise ValueError(f"method={run.method!r} after {before.method!r}: their scores mean different things")
-        if pair == ("dense", "hidden") and (run.distribution != before.distribution or run.scaled):
             raise ValueError(
-                f"distribution={run.distribution!r}, scaled={run.scaled!r} after a dense run: the weights are the "
-                "trained ones; leave both out"
+                f"method={run.method!r} after {before.method!r}: their scores mean different things; keep the method"
             )
-        if run.method == "ticket" and before.method != "ticket" and run.found_by != before.method:
-            raise ValueError(f"found_by={run.found_by!r} after {before.method!r}: leave it out")
+        found = before.found_by or before.method
+        if run.method == "ticket" and run.found_by != found:
+            raise ValueError(f"found_by={run.found_by!r} after a run with the subnetwork of {found!r}; leave it out")
 
     @cached_property  # like hash: a grid asks for both thousands of times
     def resolved(self) -> "Run":
@@ -242,10 +244,14 @@ class Run:
                 values[name] = _number(name, value)
         if find_method(method).learns is None and values["epochs"] != 0:
             values["epochs"] = 1  # one pass sets the running statistics of norm layers; there is nothing to learn
-        run = object.__new__(type(self))  # not through __init__, which checks what is resolved here
+        run = self._unchecked(values)  # which are checked once they are resolved
+        object.__setattr__(run, "resolved", run)  # not worked out again of each run that a grid has resolved
+        return run
+
+    def _unchecked(self, values: dict[str, Any]) -> "Run":
+        run = object.__new__(type(self))
         for name, value in values.items():
             object.__setattr__(run, name, value)
-        object.__setattr__(run, "resolved", run)  # not worked out again of each run that a grid has resolved
         return run
 
     def _published(self, values: dict[str, Any]) -> dict[str, Any]:
@@ -254,11 +260,11 @@ class Run:
         found |= dict.fromkeys(_SEEDS, values["seed"])
         found |= {"image_size": IMAGENET_SIZES.get(values["data"])}
         before: Run | None = values["after"]
+        if before is not None:
+            found["distribution"] = before.distribution  # of which its weights come
         if values["method"] == "ticket":
             found["found_by"] = "edge_popup" if before is None else before.found_by or before.method
-        elif before is not None and before.kind == "dense":
-            found["distribution"] = before.distribution  # of which its trained weights come
-        return found | {f.name: f.metadata["neutral"] for f in fields(self) if "neutral" in f.metadata}
+        return {f.name: f.metadata["neutral"] for f in fields(self) if "neutral" in f.metadata} | found
 
     @property
     def _values(self) -> dict[str, Any]:
@@ -281,11 +287,11 @@ class Run:
         if run.method != "ticket" or run.after is not None:
             return run.after
         own = recipe("ticket", run.net, run.optimizer)
-        values: dict[str, Any] = run._values | {name: None for name in asdict(own) if name != "distribution"}
+        values: dict[str, Any] = {name: None for name in asdict(own) if name != "distribution"}
         values |= {"method": run.found_by, "found_by": None, "optimizer": "sgd", "callbacks": ()}
         if run.batch_size != own.batch_size:
             values["batch_size"] = run.batch_size
-        return Run(**values)
+        return replace(run, **values)
 
     def then(self, **changes: Any) -> "Run":
         """Describe a run that begins with the net of this one, and is like it but for `changes`.
@@ -298,10 +304,10 @@ class Run:
         """
         run = self.resolved
         published = self._published(run._values)
-        values: dict[str, Any] = {k: None if v == published.get(k) else v for k, v in run._values.items()}
-        if run.method in ("dense", "edge_popup") and "method" not in changes:
+        values: dict[str, Any] = {k: None for k, v in run._values.items() if v == published.get(k)}
+        if run.method in ("dense", "edge_popup"):
             values["method"] = None  # as the density says
-        return Run(**values | {"after": self} | changes)
+        return replace(run, **values | {"after": self} | changes)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Run) and self.hash == other.hash
@@ -379,11 +385,9 @@ class Run:
 
     @property
     def _unseeded(self) -> "Run":
-        values = {k: v for k, v in self._values.items() if k not in _SEEDS} | {"seed": 0}
-        values["callbacks"] = tuple(one for one in self.callbacks if not one.records)
-        if self.after is not None:
-            values["after"] = self.after._unseeded
-        return Run(**values)
+        values = self._values | dict.fromkeys(_SEEDS) | {"seed": 0, "after": self.after and self.after._unseeded}
+        # Unchecked: without what it records, a run of no epochs does nothing.
+        return self._unchecked(values | {"callbacks": tuple(one for one in self.callbacks if not one.records)})
 
     def to_json(self, indent: int | None = 1) -> str:
         """Write the full description, one field a line."""
