@@ -106,16 +106,22 @@ def filtered(rows: list[RowOrRun], where: Iterable[str]) -> list[RowOrRun]:
             raise ResultsError(f"where {wanted!r} is no FIELD=VALUE; {fields}")
         values = [_values_of(row, name) for row in rows]
         if not any(number(value) in found for found in values):
-            there = sorted({one for found in values for one in found}, key=order)
-            raise ResultsError(f"no run has {wanted}; there are {name}={', '.join(map(text, there))}")
+            there = ", ".join(map(text, sorted({one for found in values for one in found}, key=order)))
+            told = f"there are {name}={there}" if there else f"none has a callback {name.rpartition('.')[0]}"
+            raise ResultsError(f"no run has {wanted}; {told}")
         rows = [row for row, found in zip(rows, values, strict=True) if number(value) in found]
     return rows
 
 
 def _values_of(row: Row | Run, name: str) -> list[Any]:
     if "." in name:
-        return (describe(row) if isinstance(row, dict) else row).option(name)
+        return options(describe(row) if isinstance(row, dict) else row, name)
     return [(row if isinstance(row, dict) else row.row).get(name)]
+
+
+def options(run: Run, name: str) -> list[Any]:
+    """List an option, `Class.option`, of a run's callbacks, as a cell has it: lists are text."""
+    return [str(value) if isinstance(value, tuple) else value for value in run.option(name)]
 
 
 def read(path: Path) -> list[Row]:

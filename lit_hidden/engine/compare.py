@@ -2,7 +2,7 @@
 
 import csv
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich import box
@@ -22,6 +22,8 @@ from lit_hidden.tables import (
     common,
     describe,
     filtered,
+    listed,
+    options,
     order,
     read,
     setting,
@@ -88,17 +90,21 @@ def compare(
         for key, value in _merged(rows).items()
         if key not in FIELDS and isinstance(value, int | float) and not isinstance(value, bool)
     ]
-    lines = [_run(row, numbers) for row in rows] if by_seed else _cells(rows, numbers)
-    every = dict.fromkeys(key for line in lines for key in line)  # options are not those of every run
-    lines = [dict.fromkeys(every) | line for line in lines]
+    dotted = dict.fromkeys(
+        f"{one.class_path.rpartition('.')[2]}.{name}"
+        for row in rows
+        for one in describe(row).callbacks
+        for name in one.init_args
+    )
+    lines = [_run(row, numbers, dotted) for row in rows] if by_seed else _cells(rows, numbers, dotted)
     usual = _columns(rows, numbers, by_seed)
-    shown = list(columns) or (list(dict.fromkeys([*usual, *numbers])) if as_csv else list(usual))
+    there = list(dict.fromkeys([*usual, *numbers, *dotted]))
+    shown = list(columns) or (there[:] if as_csv else list(usual))
     if sort and sort not in shown:
         shown.append(sort)
     if unknown := [key for key in shown if key not in lines[0]]:
         hint = "; seeds are averaged over: add --by-seed" if set(unknown) & set(SEEDS) else ""
-        there = ", ".join(dict.fromkeys([*usual, *numbers]))
-        raise ResultsError(f"no column {unknown[0]!r}{hint}; there are {there}")
+        raise ResultsError(f"no column {unknown[0]!r}{hint}; there are {', '.join(there)}")
     keys = [sort] if sort else [key for key in shown if key in FIELDS]
     lines.sort(key=lambda line: [order(line[key]) for key in keys], reverse=reverse)
     console.print(f"{name} ({preset}): {title}", style="bold", markup=False)
@@ -155,23 +161,24 @@ def _merged(rows: list[Row]) -> Row:
     return {key: next((row[key] for row in rows if row.get(key) is not None), None) for row in rows for key in row}
 
 
-def _run(row: Row, numbers: list[str]) -> Row:
-    return {"run": row["run"], **_described(row), **{key: row.get(key) for key in (*numbers, "failed")}}
+def _run(row: Row, numbers: list[str], dotted: Iterable[str]) -> Row:
+    return {"run": row["run"], **_described(row, dotted), **{key: row.get(key) for key in (*numbers, "failed")}}
 
 
-def _described(row: Row) -> Row:
-    """Give the fields of a run, and the options of its callbacks as `Class.option`."""
+def _described(row: Row, dotted: Iterable[str]) -> Row:
+    """Give the fields of a run, and options of its callbacks, `Class.option`; several of one class are listed."""
     run = describe(row)
-    options = {f"{one.class_path.rpartition('.')[2]}.{k}": v for one in run.callbacks for k, v in one.options}
-    return {key: row.get(key) for key in FIELDS} | {key: setting(run, key) for key in ("callbacks", "after")} | options
+    found = {key: options(run, key) for key in dotted}
+    cells = {key: values[0] if len(values) == 1 else listed(values) or None for key, values in found.items()}
+    return {key: row.get(key) for key in FIELDS} | {key: setting(run, key) for key in ("callbacks", "after")} | cells
 
 
-def _cells(rows: list[Row], numbers: list[str]) -> list[Row]:
+def _cells(rows: list[Row], numbers: list[str], dotted: Iterable[str]) -> list[Row]:
     lines = []
     for cell in cells(rows):
         accuracy = cell.values("accuracy")
         low, high = confidence_interval(accuracy) if len(accuracy) > 1 else (None, None)
-        line = {key: value for key, value in _described(cell.rows[0]).items() if key not in SEEDS}
+        line = {key: value for key, value in _described(cell.rows[0], dotted).items() if key not in SEEDS}
         line |= {key: cell.mean(key) for key in numbers}
         line["pm"] = None if low is None or high is None else (high - low) / 2
         line |= {"min": min(accuracy, default=None), "max": max(accuracy, default=None), "n": len(accuracy)}
@@ -195,7 +202,7 @@ def _column(key: str, lines: list[Row]) -> list[str]:
     values = [line[key] for line in lines]
     percent = "accuracy" in key or key in (*OVER_SEEDS[:3], "top5")
     whole = all(isinstance(value, str | None) or float(value).is_integer() for value in values)
-    if key in FIELDS or (whole and not percent):
+    if key in FIELDS or "." in key or (whole and not percent):
         return ["-" if value is None else text(value) for value in values]
     digits = {"loss": 4, "seconds": 1}.get(key, 2)
     return ["-" if value is None else f"{value:.{digits}f}" for value in values]

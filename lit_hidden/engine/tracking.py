@@ -128,7 +128,7 @@ class Tracker:
             id=run.hash,
             name=run.name,
             job_type=kind,
-            tags=[run.net, kind, run.data],
+            tags=[name[-64:] for name in (run.net, kind, run.data)],  # W&B refuses longer ones
             config=json.loads(run.to_json()),
             resume="allow" if self.mode == "online" else None,
         )
