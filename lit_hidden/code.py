@@ -208,9 +208,12 @@ class _Class:
 
 def _absent(name: str) -> str:
     module, _, own = name.rpartition(".")
-    if _file(module) is None:
-        return f"there is no module {module}" if module else "give package.module.Class"
-    return f"{module} defines no {own}"
+    if not module:
+        return "give package.module.Class"
+    for there in (module, *(f"{room}.{module}" for room in _ROOMS)):
+        if file := _file(there):
+            return f"{there}.{own} is no class" if own in _defined(file) else f"{there} defines no {own}"
+    return f"there is no module {module}"
 
 
 @cache
@@ -231,7 +234,7 @@ def _file(module: str) -> Path | None:
 
 def _parse(file: Path) -> ast.Module:
     try:
-        return ast.parse(file.read_text(encoding="utf-8"))
+        return ast.parse(file.read_text(encoding="utf-8"), file)
     except (SyntaxError, ValueError) as error:
         raise CodeError(f"{file} is no Python: {error}") from error
 
