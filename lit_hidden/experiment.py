@@ -183,6 +183,8 @@ class Run:
             )
         if run.density is not None and not 0 < run.density <= 1:
             raise ValueError(f"density={run.density} is the fraction of weights kept and must lie in (0, 1]")
+        if run.after is not None:
+            self._check_after(run, run.after)
         if run.method == "ticket" and run.found_by not in FINDERS:
             raise ValueError(f"found_by={run.found_by!r} finds no subnetwork; methods that do are {', '.join(FINDERS)}")
         if run.method != "ticket" and run.found_by is not None:
@@ -208,8 +210,6 @@ class Run:
         if len(set(run.callbacks)) < len(run.callbacks):
             named = ", ".join(one.short for one in run.callbacks)
             raise ValueError(f"callbacks={named}: one of them stands there twice")
-        if run.after is not None:
-            self._check_after(run, run.after.resolved)
 
     @staticmethod
     def _check_after(run: "Run", before: "Run") -> None:

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -140,27 +139,10 @@ def test_what_cannot_be_used_is_refused(call: Callable[..., object], name: str, 
 # --- values and how they are written -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("values", "one"),
-    [
-        ([2, 2.0, np.int64(2), np.float32(2)], 2),
-        ([0.5, np.float64(0.5), Fraction(1, 2)], 0.5),
-        ([-0.0, 0], 0),
-        (["edges", np.str_("edges")], "edges"),
-        ([[1, [2.0]], (1, (2,))], (1, (2,))),
-        ([True], True),
-    ],
-)
-def test_equal_values_have_one_form(values: list[Any], one: Any) -> None:
-    assert {repr(code.canonical(value)) for value in values} == {repr(one)}
-
-
-@pytest.mark.parametrize("value", [float("inf"), float("nan"), {}, b"x", 1j, [object]])
-def test_what_no_file_can_hold_is_refused(value: Any) -> None:
-    shown = value[0] if isinstance(value, list) else value
-    with pytest.raises(CodeError) as error:
-        code.canonical(value)
-    assert str(error.value) == f"an option={shown!r} {HOLDS}"
+def test_equal_values_have_one_form() -> None:
+    assert [repr(code.canonical(v)) for v in (2, 2.0, np.int64(2), np.float32(2), Fraction(2))] == ["2"] * 5
+    assert [repr(code.canonical(v)) for v in (np.float64(0.5), np.str_("edges"), True)] == ["0.5", "'edges'", "True"]
+    assert code.canonical([1, [2.0]]) == (1, (2,))
 
 
 OPTION = st.recursive(

@@ -1,9 +1,11 @@
 """A Run is its description: its hash, what it resolves to, its parent, its JSON, and what cannot be described."""
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_hidden import experiment
-from lit_hidden.code import spec
+from lit_hidden.code import Spec, spec
 from lit_hidden.experiment import SCHEMA, Run, vary
-from lit_hidden.recipes import FINDERS, METHODS
+from lit_hidden.recipes import FINDERS, METHODS, Recipe
 
 HIDDEN = Run(density=0.5, net="conv2")
 TICKET = replace(HIDDEN, method="ticket")
@@ -308,7 +310,214 @@ def test_a_field_added_to_run_is_the_parents_or_is_the_tickets_alone() -> None:
     assert inherited | own == {f.name for f in fields(Run)}
 
 
+# --- callbacks, and runs after runs ----------------------------------------------------------------------
+
+DENSE = Run(net="conv2")
+LESION = spec("lesion.Lesion", epoch=2)
+OTHER = Spec("mine.gone.Idea", (("rate", 0.5),), 2)  # of code that is not here
+LESIONED = replace(HIDDEN, callbacks=(LESION,))
+ANALYSED = LESIONED.then(epochs=0, callbacks=(spec("rdm.RDM", images=9), OTHER))
+
+
+def test_a_hash_is_of_what_differs_callbacks_with_their_versions_and_the_run_before() -> None:
+    assert ANALYSED.different.keys() == HIDDEN.different.keys() | {"epochs", "callbacks", "after"}
+    callbacks = [one.entry | {"version": one.version} for one in ANALYSED.callbacks]
+    described = {"schema": SCHEMA, **ANALYSED.different, "callbacks": callbacks, "after": LESIONED.hash}
+    assert ANALYSED.hash == hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
+    first = spec("trace.Trace", updates=3)
+    lists = [(), (LESION,), (spec("lesion.Lesion", epoch=3),), (replace(LESION, version=2),)]
+    runs = [replace(HIDDEN, callbacks=one) for one in (*lists, (LESION, first), (first, LESION))]
+    runs += [run.then() for run in (*runs, replace(HIDDEN, seed=1), HIDDEN.then())]
+    assert len({run.hash for run in runs}) == len(runs)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"callbacks": [spec("lit_hidden.callbacks.lesion.Lesion", epoch=np.int64(2), of="units", fraction=0.5)]},
+        {"callbacks": (spec("lesion.Lesion", epoch=2.0),)},
+        {"callbacks": (LESION,), "after": None, "masker": None, "task": None},
+    ],
+)
+def test_what_is_said_otherwise_is_the_same_run(same: dict[str, Any]) -> None:
+    assert replace(HIDDEN, **same) == LESIONED
+    assert replace(HIDDEN, **same).to_json() == LESIONED.to_json()
+
+
+def test_short_and_full_names_of_code_are_one_run() -> None:
+    short = replace(HIDDEN, masker="supermask.Supermask", task="arm.Angles", data="arm.ArmData")
+    full = {n: f"lit_hidden.{getattr(short, n)}" for n in ("masker",)}
+    full |= {n: f"lit_hidden.callbacks.{getattr(short, n)}" for n in ("task", "data")}
+    assert replace(HIDDEN, **full) == short
+    assert short.names == [full["masker"], full["data"], full["task"]]
+    assert ANALYSED.names == ["lit_hidden.callbacks.rdm.RDM", "mine.gone.Idea", "lit_hidden.callbacks.lesion.Lesion"]
+    assert Run(net="timm:a.b").names == HIDDEN.names == []
+
+
+def test_a_field_with_a_neutral_value_renames_only_runs_that_differ_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True, kw_only=True, eq=False)
+    class Later(Run):
+        nesterov: bool | None = field(default=None, metadata={"neutral": False})
+
+    runs = [HIDDEN, replace(LESIONED, seed=3), TICKET, DENSE]
+    later = [Later(**run._values) for run in runs]
+    assert [one.hash for one in later] == [run.hash for run in runs]
+    assert [one.nesterov for one in (later[0].resolved, later[0].then().resolved, later[2].parent)] == [False] * 3
+    assert replace(later[0], nesterov=True).hash != HIDDEN.hash == replace(later[0], nesterov=False).hash
+    recipe = make_dataclass("Recipe", [("nesterov", bool)], bases=(Recipe,), frozen=True, kw_only=True)
+    published = experiment.recipe
+    monkeypatch.setattr(  # a recipe has a value of its own, told from what all earlier runs had
+        experiment, "recipe", lambda name, *rest: recipe(**asdict(published(name, *rest)), nesterov=name == "dense")
+    )
+    assert Later(density=0.5, net="conv2").hash == HIDDEN.hash
+    assert Later(net="conv2").hash != DENSE.hash == Later(net="conv2", nesterov=False).hash
+
+
+@pytest.mark.parametrize(
+    ("before", "changes", "takes"),
+    [
+        (HIDDEN, {}, {"method": "edge_popup"}),
+        (HIDDEN, {"density": 0.2}, {"method": "edge_popup", "density": 0.2}),
+        (replace(HIDDEN, method="supermask"), {}, {"method": "supermask", "lr": 200.0}),
+        (replace(HIDDEN, method="random"), {"method": None}, {"method": "edge_popup", "lr": 0.1}),
+        (replace(HIDDEN, method="random", lr=0.3), {"method": "ticket"}, {"found_by": "random", "lr": 0.3}),
+        (HIDDEN, {"method": "ticket"}, {"found_by": "edge_popup", "distribution": "signed_constant", "lr": 0.01}),
+        (replace(TICKET, found_by="random"), {}, {"method": "ticket", "found_by": "random"}),
+        (DENSE, {"seed": 4}, {"method": "dense", "weight_seed": 4}),
+        (DENSE, {"density": 0.3}, {"method": "edge_popup", "distribution": "kaiming_normal", "lr": 0.1}),
+        (replace(DENSE, distribution="xavier_normal"), {"density": 0.3, "method": "supermask"},
+         {"distribution": "xavier_normal", "lr": 200.0}),
+    ],
+)  # fmt: skip
+def test_a_run_then_another_copies_what_was_set_and_has_its_own_recipe(before: Run, changes: Any, takes: Any) -> None:
+    run = before.then(**changes).resolved
+    assert {name: getattr(run, name) for name in takes} == takes
+    assert run.parent == run.after == before
+    rest = before.resolved._values.items() - takes.items() - {"after": None}.items()
+    same = {"width", "net", "epochs", "batch_size", "held_out", "precision", "callbacks", "data"}
+    assert all(getattr(run, name) == value for name, value in rest if name in same)
+
+
+AFTER = (
+    "allowed are hidden after hidden (takes scores, weights and buffers); ticket after hidden (takes the mask and the "
+    "weights); ticket after ticket (takes the mask and the weights); dense after dense (takes the weights); hidden "
+    "after dense (takes the weights, which are frozen)"
+)
+IMAGENET = Run(density=0.5, data="imagenette")
+TAKEN = ", whose net it takes; keep it"
+
+
+@pytest.mark.parametrize(
+    ("before", "changes", "message"),
+    [
+        (HIDDEN, {"density": None}, f"method='dense' after 'edge_popup' cannot be; {AFTER}"),
+        (TICKET, {"method": "dense", "density": None}, f"method='dense' after 'ticket' cannot be; {AFTER}"),
+        (TICKET, {"method": "random"}, f"method='random' after 'ticket' cannot be; {AFTER}"),
+        (DENSE, {"method": "ticket", "density": 0.5}, f"method='ticket' after 'dense' cannot be; {AFTER}"),
+        (HIDDEN, {"net": "conv4"}, f"net='conv4' after a run with net='conv2'{TAKEN}"),
+        (DENSE, {"width": 2}, f"width=2.0 after a run with width=1.0{TAKEN}"),
+        (IMAGENET, {"classes": "first-3"}, f"num_classes=3 after a run with num_classes=10{TAKEN}"),
+        (IMAGENET, {"image_size": 64}, f"image_size=64 after a run with image_size=224{TAKEN}"),
+        (HIDDEN, {"masker": "a.b"}, f"masker='a.b' after a run with masker=None{TAKEN}"),
+        (HIDDEN, {"distribution": "xavier_normal"},
+         f"distribution='xavier_normal' after a run with distribution='signed_constant'{TAKEN}"),
+        (DENSE, {"density": 0.5, "scaled": True}, f"scaled=True after a run with scaled=False{TAKEN}"),
+        (HIDDEN, {"method": "supermask"},
+         "method='supermask' after 'edge_popup': their scores mean different things; keep the method"),
+        *((before, {"method": "ticket", "found_by": "random"},
+           "found_by='random' after a run with the subnetwork of 'edge_popup'; leave it out")
+          for before in (HIDDEN, TICKET)),
+        (HIDDEN, {"epochs": -1}, "epochs=-1 trains nothing; it must be at least 0"),
+        (HIDDEN, {"after": HIDDEN.hash}, f"after='{HIDDEN.hash}' is no Run"),
+        (HIDDEN, {"callbacks": LESION}, f"callbacks={LESION!r}: they are a tuple, such as (spec('module.Class'),)"),
+        (HIDDEN, {"callbacks": ["lesion.Lesion"]},
+         "callbacks='lesion.Lesion': it is no callback of a run; give spec('module.Class', option=1)"),
+        (HIDDEN, {"callbacks": [LESION, OTHER, LESION]},
+         "callbacks=Lesion(epoch=2), Idea(rate=0.5), Lesion(epoch=2): one of them stands there twice"),
+        (HIDDEN, {"task": 3}, "task=3 is no name"),
+    ],
+)  # fmt: skip
+def test_what_cannot_follow_a_run_is_refused(before: Run, changes: dict[str, Any], message: str) -> None:
+    assert refusal(lambda: before.then(**changes)) == message
+
+
+def test_a_run_of_no_epochs_needs_something_to_do() -> None:
+    assert refusal(lambda: replace(HIDDEN, epochs=0)) == "epochs=0 trains nothing; it must be at least 1"
+    assert replace(HIDDEN, method="random", epochs=0, callbacks=(LESION,)).resolved.epochs == 0
+    assert HIDDEN.then(epochs=0).epochs == 0
+    looking = replace(HIDDEN, epochs=0, callbacks=(spec("rdm.RDM"),))
+    assert looking.cell == replace(looking, callbacks=(spec("trace.Trace"),), seed=3).cell
+
+
+def test_a_cell_is_told_by_what_changes_the_numbers_and_not_by_seeds() -> None:
+    trace, rdm = spec("trace.Trace"), spec("rdm.RDM")
+    same = [
+        replace(LESIONED, seed=seed, callbacks=(LESION, *more)).then(callbacks=more, seed=2 * seed, score_seed=3)
+        for seed, more in enumerate([(), (trace,), (rdm, trace)])
+    ]
+    assert len({run.cell for run in same}) == 1
+    others = [LESIONED.then(), HIDDEN.then(), LESIONED, replace(HIDDEN, callbacks=(OTHER,)), HIDDEN, same[0]]
+    assert len({run.cell for run in others}) == len(others)
+
+
+def test_the_name_tells_code_options_and_the_run_before() -> None:
+    own = Run(density=0.5, net="a.b.Net", method="c.Lit", distribution="d.draw", masker="e.Top", task="f.Task",
+              callbacks=(LESION, spec("trace.Trace"), OTHER))  # fmt: skip
+    assert own.name == "Net-k50-Lit-draw-Top-Task-Lesion(epoch=2)-Idea(rate=0.5)-s0"
+    assert HIDDEN.then(seed=1).name == f"conv2-k50-signed_constant-after_{HIDDEN.hash[:6]}-s1"
+
+
+def test_options_are_found_by_the_class_with_as_much_of_its_name_as_is_given() -> None:
+    run = replace(HIDDEN, callbacks=(LESION, spec("lesion.Lesion", epoch=5, of="edges"), OTHER))
+    for name in ("Lesion", "lesion.Lesion", "lit_hidden.callbacks.lesion.Lesion"):
+        assert (run.option(f"{name}.epoch"), run.option(f"{name}.of")) == ([2, 5], ["units", "edges"])
+    assert (run.option("Idea.rate"), run.option("esion.epoch"), run.option("Idea.of")) == ([0.5], [], [None])
+
+
 # --- json ------------------------------------------------------------------------------------------------
+
+VALUES = st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.integers(), max_size=2).map(tuple)
+CALLBACKS = st.lists(
+    st.builds(
+        lambda name, options, version: Spec(f"mine.gone.{name}", tuple(sorted(options.items())), version),
+        st.sampled_from("ABC"), st.dictionaries(st.sampled_from("xyz"), VALUES), st.integers(1, 3),
+    ),
+    max_size=2, unique_by=lambda one: one.class_path,
+)  # fmt: skip
+
+
+@settings(max_examples=50, deadline=None)
+@given(chain=st.lists(CALLBACKS, min_size=1, max_size=3))
+def test_callbacks_and_runs_before_come_back_from_json_and_from_a_table(chain: list[list[Spec]]) -> None:
+    run = replace(HIDDEN, callbacks=chain[0])
+    for callbacks in chain[1:]:
+        run = run.then(callbacks=callbacks, seed=run.seed + 1)
+    for again in (Run.from_json(run.to_json()), Run.from_row(run.row | {"accuracy": 1.0})):
+        assert (again, again.to_json(), again.row) == (run, run.to_json(), run.row)
+        assert again.callbacks == run.resolved.callbacks
+
+
+def test_json_has_callbacks_as_lightnings_command_line_takes_them_and_versions_apart() -> None:
+    plain = json.loads(ANALYSED.to_json())
+    assert plain["callbacks"] == [
+        {"class_path": "lit_hidden.callbacks.rdm.RDM", "init_args": {"images": 9}},
+        {"class_path": "mine.gone.Idea", "init_args": {"rate": 0.5}},
+    ]
+    assert plain["versions"] == {"mine.gone.Idea": 2}
+    assert plain["after"] == json.loads(LESIONED.to_json())
+    assert ANALYSED.row["callbacks"] == "lit_hidden.callbacks.rdm.RDM(images=9); mine.gone.Idea[2](rate=0.5)"
+    assert (HIDDEN.row["callbacks"], HIDDEN.row["after"]) == (None, None)
+
+
+def test_names_in_a_file_are_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "raising.py").write_text("raise RuntimeError('imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    fields = dict.fromkeys(("net", "masker", "distribution", "method", "data", "task"), "raising.thing")
+    callbacks = [{"class_path": f"{module}.Idea", "init_args": {}} for module in ("raising", "gone")]
+    monkeypatch.setattr("lit_hidden.code._class", lambda path: pytest.fail(f"{path} is looked up"))
+    run = Run.from_json(json.dumps({"schema": SCHEMA, **fields, "callbacks": callbacks}))
+    assert Run.from_row(run.row) == Run.from_json(run.to_json()) == run
+    assert run.names == ["raising.thing", "raising.Idea", "gone.Idea"]
 
 
 @settings(max_examples=100, deadline=None)
@@ -359,10 +568,27 @@ def test_json_holds_every_field_resolved_one_a_line() -> None:
             '{"schema": 1, "density": 2.0}',
             "density=2.0 is the fraction of weights kept and must lie in (0, 1]",
         ),
+        ('{"schema": 1, "swaps": 20}', "not a run description: swaps is a callback now; train the run again"),
+        (
+            '{"schema": 1, "after": {"net": "conv4"}}',
+            'not a run description of schema 1: \'{"schema": 1, "after": {"net": "conv4"}}\'',
+        ),
+        (
+            '{"schema": 1, "callbacks": [{"class_path": "a.B"}]}',
+            "not a run description: callbacks [{'class_path': 'a.B'}]",
+        ),
+        ('{"schema": 1, "callbacks": null}', "not a run description: callbacks None"),
     ],
 )
 def test_what_is_no_description_is_refused(text: str, message: str) -> None:
     assert refusal(lambda: Run.from_json(text)) == message
+
+
+def test_a_description_of_when_trace_and_swaps_were_fields_is_read_where_they_were_not_used() -> None:
+    plain = json.loads(HIDDEN.to_json()) | {"trace": 0, "swaps": 0}
+    for name in ("callbacks", "after", "masker", "task"):
+        del plain[name]
+    assert Run.from_json(json.dumps(plain)) == HIDDEN
 
 
 # --- what cannot be --------------------------------------------------------------------------------------
