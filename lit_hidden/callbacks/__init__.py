@@ -10,8 +10,10 @@ from typing import Any, Self
 
 import lightning.pytorch as L
 import torch
+from torch import Tensor, nn
 
 from lit_hidden.distributions import layer_generator
+from lit_hidden.edge_popup import hidden_layers, original_weight, weight_layers
 
 
 class RunCallback(L.Callback):
@@ -47,6 +49,9 @@ class RunCallback(L.Callback):
 
     _options: dict[str, Any]
     _in_engine: bool
+
+    def __init__(self) -> None:
+        super().__init__()
 
     @property
     def state_key(self) -> str:
@@ -89,3 +94,25 @@ class RunCallback(L.Callback):
             shown = {name: value for name, value in numbers.items() if isinstance(value, int | float)}
             for logger in trainer.loggers:
                 logger.log_metrics(shown, trainer.global_step)
+
+
+def weights(net: nn.Module) -> dict[str, Tensor]:
+    """Map the layers of a net to their weights; of hidden layers these are the frozen ones under the masks."""
+    hidden = hidden_layers(net)
+    return {
+        name: original_weight(net, name) if name in hidden else getattr(*place)
+        for name, place in weight_layers(net).items()
+    }
+
+
+def splits(data: Any) -> dict[str, tuple[Tensor, Tensor]]:
+    """Give the inputs and targets of `train`, `val` and `test`, for a callback to read or to change.
+
+    Raises:
+        ValueError: the data are not tensors in memory.
+    """
+    found: dict[str, tuple[Tensor, Tensor]] | None = getattr(data, "splits", None)
+    if found is None:
+        given = "a Trainer's loaders" if data is None else type(data).__name__
+        raise ValueError(f"{given}: the images are not in memory; take an ImageTensorsData, such as CIFAR10Data")
+    return found

@@ -11,19 +11,21 @@ from lit_hidden.data.tensors import Split
 
 
 class ArmData(ImageTensorsData):
-    """Places of the hand, float `(N, 2, 1, 1)`, and the angles of shoulder and elbow, float `(N, 2)`, in radians.
+    """Places of the hand, float `(N, 3, 1, 1)`, and the angles of shoulder and elbow, float `(N, 2)`, in radians.
 
-    Both segments have length 1. Angles are drawn evenly from [0, pi], where no two give one place.
+    Both segments have length 1. Angles are drawn evenly from [0, pi], where no two give one place. The third number of
+    a place is 1: a net without biases could not tell otherwise how far away the hand is.
     """
 
-    name, shape, num_classes, sizes = "arm", (2, 1, 1), 2, (4_000, 1_000)
+    name, shape, num_classes, sizes = "arm", (3, 1, 1), 2, (4_000, 1_000)
     mean = std = ()
 
     def read(self) -> tuple[Split, Split]:
         """Draw the angles, the same for every seed."""
         angles = math.pi * torch.rand(sum(self.sizes), 2, generator=torch.Generator().manual_seed(0))
         shoulder, forearm = angles[:, 0], angles.sum(1)  # directions of the two segments
-        places = torch.stack([shoulder.cos() + forearm.cos(), shoulder.sin() + forearm.sin()], 1)[..., None, None]
+        x, y = shoulder.cos() + forearm.cos(), shoulder.sin() + forearm.sin()
+        places = torch.stack([x, y, torch.ones_like(x)], 1)[..., None, None]
         count = self.sizes[0]
         return (places[:count], angles[:count]), (places[count:], angles[count:])
 

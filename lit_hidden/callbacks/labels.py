@@ -9,14 +9,16 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 
-from lit_hidden.callbacks import RunCallback
+from lit_hidden.callbacks import RunCallback, splits
 
 
 class RandomLabels(RunCallback):
     """Give some training images a label drawn at random, once and for good; it may be the right one.
 
+    So of C classes, fraction * (1 - 1/C) of the labels are wrong. Images that are held out or tested keep theirs.
+
     Args:
-        fraction: how likely an image is to be among them, in [0, 1].
+        fraction: how likely an image is to get such a label, in [0, 1].
     """
 
     capturable = several_devices = True
@@ -29,12 +31,14 @@ class RandomLabels(RunCallback):
 
     def on_run_start(self, trainer: L.Trainer, module: Any, data: Any, parent: Path | None) -> None:
         """Draw the labels."""
-        images, labels = data.splits["train"]
+        images, labels = splits(data)["train"]
+        if labels.is_floating_point():
+            raise ValueError(f"the targets of {data.name} are {labels.dtype}: random labels are for classes, int64")
         random = self.generator()
-        chosen = torch.rand(len(labels), generator=random) < self.fraction
+        chosen = torch.rand(labels.shape, generator=random) < self.fraction
         drawn = torch.randint(data.num_classes, labels.shape, generator=random)
         self.wrong = int((chosen & (drawn != labels.cpu())).sum())
-        data.splits["train"] = images, torch.where(chosen.to(labels.device), drawn.to(labels.device), labels)
+        data.splits["train"] = images, torch.where(chosen, drawn, labels.cpu()).to(labels.device)
 
     def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
         """Count the labels that are wrong."""

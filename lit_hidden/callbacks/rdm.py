@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_hidden.callbacks import RunCallback
+from lit_hidden.callbacks import RunCallback, splits
 from lit_hidden.data import BatchLoader
 from lit_hidden.data.tensors import balanced_order
 from lit_hidden.edge_popup import weight_layers
@@ -20,11 +20,12 @@ from lit_hidden.edge_popup import weight_layers
 class RDM(RunCallback):
     """Compare what each layer answers to some test images, as many of each class as can be, at a run's end.
 
-    `rdm.npz` has of each layer with weights, by its name, 1 - Pearson's correlation of the answers to two images:
-    float32 `(N (N - 1) / 2,)`, the upper triangle row by row (`scipy.spatial.distance.squareform`); and `labels (N,)`.
+    `rdm.npz` has of each layer with weights, by its name, 1 - Pearson's correlation of the answers to two images, taken
+    before the nonlinearity: float32 `(N (N - 1) / 2,)`, the upper triangle row by row as
+    `scipy.spatial.distance.squareform` has it, NaN where all answers to an image are alike; and `labels (N,)`.
 
     Args:
-        images: how many.
+        images: how many; all there are, if these are fewer.
     """
 
     records = True
@@ -32,10 +33,13 @@ class RDM(RunCallback):
 
     def __init__(self, images: int = 200) -> None:
         super().__init__()
+        if images < 2:
+            raise ValueError(f"images={images} cannot be compared with each other; it must be at least 2")
         self.images = images
 
     def on_run_start(self, trainer: L.Trainer, module: Any, data: Any, parent: Path | None) -> None:
         """Know the images."""
+        splits(data)
         self.data = data
 
     @torch.no_grad()
@@ -48,7 +52,8 @@ class RDM(RunCallback):
         found: dict[str, np.ndarray] = {"labels": labels.cpu().numpy()}
         upper = np.triu_indices(len(labels), 1)
 
-        def record(name: str, answers: Tensor) -> None:
+        def record(name: str, answers: Tensor | tuple[Tensor, ...]) -> None:
+            answers = answers[0] if isinstance(answers, tuple) else answers  # attention gives its weights too
             found[name] = (1 - torch.corrcoef(answers.flatten(1).double()).cpu().numpy())[upper].astype(np.float32)
 
         hooks = [

@@ -1,6 +1,7 @@
 """Next-token prediction on the English that comes with Python: a net reads characters and guesses the next one."""
 
 import math
+import re
 import sys
 
 import torch
@@ -28,7 +29,7 @@ class TopicsData(ImageTensorsData):
         """
         from pydoc_data.topics import topics
 
-        text = "\n".join(topics[name] for name in sorted(topics)).encode("ascii", "replace").replace(b"?", b" ")
+        text = re.sub("[^\0-\x7f]", " ", "\n".join(topics[name] for name in sorted(topics))).encode()
         characters, length, count = torch.tensor(list(text)), self.shape[1], sum(self.sizes)
         if len(characters) <= count * length:
             raise DataError(f"Python {sys.version.split()[0]} brings {len(characters)} characters, too few to read")

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_hidden.callbacks import RunCallback
+from lit_hidden.callbacks import RunCallback, weights
 from lit_hidden.classifier import LitClassifier
-from lit_hidden.edge_popup import EdgePopup, maskers, original_weight, weight_layers
+from lit_hidden.edge_popup import EdgePopup, maskers
 from lit_hidden.subnetwork import used_masks
 
 _RECORDED = ("step", "before", "after", "gradient", "chosen_before", "chosen_after", "seen", "lr")
@@ -163,7 +163,5 @@ def spread(updates: int, trainer: L.Trainer) -> set[int]:
 
 def last_weight(module: LitClassifier) -> np.ndarray:
     """Copy the weight `(O, I)` of the last layer, the frozen one if it is hidden."""
-    name, (layer, attribute) = list(weight_layers(module.net).items())[-1]
-    weight = original_weight(module.net, name) if maskers(module.net) else getattr(layer, attribute)
-    array: np.ndarray = weight.detach().cpu().numpy().copy()
+    array: np.ndarray = list(weights(module.net).values())[-1].detach().cpu().numpy().copy()
     return array
