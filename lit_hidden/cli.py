@@ -181,6 +181,9 @@ def main(argv: list[str] | None = None) -> None:
     `--minutes` is up, 75; after Ctrl-C 130.
     """
     given = sys.argv[1:] if argv is None else argv
+    # The installed script leaves this folder out, where code of one's own may lie. Last: it must not hide a package.
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append("")
     if given and given[0] in LIGHTNING:
         from lit_hidden.lightning_cli import run
 

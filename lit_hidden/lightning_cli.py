@@ -37,8 +37,6 @@ class HiddenCLI(LightningCLI):
 
 def run(argv: list[str] | None) -> None:
     """Run `fit`, `validate` or `test` with `argv`; None reads the command line."""
-    if "" not in sys.path:  # the installed script leaves it out; --model.net module:function looks here
-        sys.path.insert(0, "")
     # Lightning's way of calling jsonargparse is deprecated; nothing a user could mend.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     try:

@@ -1,0 +1,562 @@
+"""The ideas that come with the suite do what they say; stopped in the middle they end as if never stopped."""
+
+import copy
+import math
+import runpy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from scipy.spatial.distance import pdist
+from torch import Tensor, nn
+
+from lit_hidden.callbacks import RunCallback, arm, text, weights
+from lit_hidden.callbacks.feedback import FeedbackAlignment
+from lit_hidden.callbacks.labels import RandomLabels
+from lit_hidden.callbacks.lesion import Lesion
+from lit_hidden.callbacks.rdm import RDM
+from lit_hidden.callbacks.rewind import Prune
+from lit_hidden.classifier import LitClassifier
+from lit_hidden.code import spec
+from lit_hidden.data import DataError, DigitsData, ImageData
+from lit_hidden.data.tensors import balanced_order
+from lit_hidden.edge_popup import hidden_layers, weight_chain, weight_layers
+from lit_hidden.engine.network import make_data, make_module, network
+from lit_hidden.engine.train import Recorder, train
+from lit_hidden.experiment import Run
+
+made: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "engine" / "training.py"))
+TINY, without_time, evaluate, counted = made["TINY"], made["without_time"], made["evaluate"], made["counted"]
+DENSE, HIDDEN = Run(epochs=2, **TINY), Run(density=0.5, epochs=2, **TINY)
+NORMS = {"net": "cifar_resnet18", "width": 0.05, "data": "digits", "train_images": 300, "epochs": 1}
+ARM = {"net": "lenet", "width": 0.3, "data": "arm.ArmData", "task": "arm.Angles", "epochs": 2, "lr": 0.05}
+TEXT: dict[str, Any] = {
+    "net": "text.Reader", "data": "text.TopicsData", "task": "text.NextToken", "train_images": 200, "batch_size": 20,
+    "width": 0.25, "epochs": 2, "lr": 0.1,
+}  # fmt: skip
+Trained = Callable[[Run], tuple[Path, dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Train a run, after those that come before it, once for all tests."""
+    runs, done = tmp_path_factory.mktemp("runs"), {}
+
+    def go(run: Run) -> tuple[Path, dict[str, Any]]:
+        folder = runs / run.hash
+        if run.hash not in done:
+            if run.parent is not None:
+                go(run.parent)
+            folder.mkdir()
+            done[run.hash] = train(run, folder, keep=True)
+        return folder, done[run.hash]
+
+    return go
+
+
+def begun(
+    callback: RunCallback, run: Run = DENSE, seed: int = 0, parent: Path | None = None
+) -> tuple[LitClassifier, ImageData]:
+    """A module and its data after `on_run_start`."""
+    data = make_data(run, "data")
+    data.setup("fit")
+    torch.manual_seed(0)
+    module = make_module(run, data, parent.parent if parent else Path("none"))
+    callback.run_seed = seed
+    callback.on_run_start(SimpleNamespace(max_epochs=run.epochs), module, data, parent)
+    return module, data
+
+
+def after(run: Run, name: str, **options: Any) -> Run:
+    return replace(run, callbacks=(spec(name, **options),))
+
+
+# --- all of them ----------------------------------------------------------------------------------------
+
+PRUNED = DENSE.then(epochs=3, callbacks=(spec("rewind.Prune", density=0.5),))
+RESUMED = {
+    "labels": after(replace(HIDDEN, epochs=3), "labels.RandomLabels"),
+    "lesion": after(replace(HIDDEN, epochs=3), "lesion.Lesion", epoch=1),
+    "lesion of a dense net": after(replace(DENSE, epochs=3), "lesion.Lesion", epoch=1),
+    "lesion of edges": after(replace(DENSE, epochs=3), "lesion.Lesion", epoch=0, of="edges", fraction=0.3),
+    "feedback": after(replace(HIDDEN, epochs=3), "feedback.FeedbackAlignment"),
+    "feedback of a dense net": after(replace(DENSE, epochs=3), "feedback.FeedbackAlignment"),
+    "rdm": after(replace(HIDDEN, epochs=3), "rdm.RDM", images=20),
+    "rewind": PRUNED,
+    "rewind, second of a chain": PRUNED.then(callbacks=(spec("rewind.Prune", density=0.25),)),
+    "arm": Run(**ARM | {"epochs": 3}, density=0.5),
+    "text": Run(**TEXT | {"epochs": 3}, density=0.5),
+    "text of a dense net": Run(**TEXT | {"epochs": 3}),
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_run_stopped_and_resumed_ends_bit_equal_to_one_never_stopped(name, trained, monkeypatch):
+    run = RESUMED[name]
+    folder, whole = trained(run)
+    stopped = folder.with_name(f"{run.hash}-stopped")
+    stopped.mkdir()
+    real = Recorder.on_train_epoch_end
+
+    def stop_after_the_second_epoch(self: Any, trainer: Any, module: Any) -> None:
+        real(self, trainer, module)
+        if len(self.rows) == 3:
+            raise RuntimeError("stopped here")
+
+    monkeypatch.setattr(Recorder, "on_train_epoch_end", stop_after_the_second_epoch)
+    with pytest.raises(RuntimeError, match="stopped here"):
+        train(run, stopped, keep=True)
+    monkeypatch.setattr(Recorder, "on_train_epoch_end", real)
+    assert counted(train(run, stopped, keep=True)) == counted(whole)
+    assert without_time(stopped) == without_time(folder)
+    for path in (*folder.glob("*.npz"), *folder.glob("*.safetensors")):
+        assert (stopped / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.parametrize("made", [RandomLabels, FeedbackAlignment, RDM])
+def test_an_option_that_there_is_not_is_refused(made):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'speed'"):
+        made(speed=3)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RandomLabels(1.5), "fraction=1.5 is no share of the images; it must lie in [0, 1]"),
+        (
+            lambda: begun(RandomLabels(), Run(**ARM)),
+            "the targets of arm are torch.float32: random labels are for classes, int64",
+        ),
+        (
+            lambda: RandomLabels().on_run_start(None, None, object(), None),
+            "object: the images are not in memory; take an ImageTensorsData, such as CIFAR10Data",
+        ),
+        (
+            lambda: RDM().on_run_start(None, None, None, None),
+            "a Trainer's loaders: the images are not in memory; take an ImageTensorsData, such as CIFAR10Data",
+        ),
+        (lambda: RDM(images=1), "images=1 cannot be compared with each other; it must be at least 2"),
+        (
+            lambda: Lesion(0, of="brains"),
+            "of='brains', fraction=0.5: units or edges can be cut, a fraction in [0, 1]",
+        ),
+        (
+            lambda: Lesion(0, fraction=1.5),
+            "of='units', fraction=1.5: units or edges can be cut, a fraction in [0, 1]",
+        ),
+        (
+            lambda: begun(Lesion(2)),
+            "epoch=2 never begins in a run whose last epoch is 1, counted from 0",
+        ),
+        (
+            lambda: begun(Lesion(0), Run(**NORMS)),
+            "units cannot be cut before bn1, which gives a dead one an output; cut edges",
+        ),
+        (
+            lambda: begun(Lesion(0), Run(**TEXT)),
+            "units cannot be cut before layer.norm1, which gives a dead one an output; cut edges",
+        ),
+        (
+            lambda: begun(FeedbackAlignment(), Run(**TEXT)),
+            "errors cannot be sent past layer.self_attn.in_proj_weight, which is no linear layer or 2-d convolution",
+        ),
+        (
+            lambda: begun(Prune(0.5)),
+            "nothing to prune: this is for a dense run after another, dense_run.then(callbacks=...)",
+        ),
+        (
+            lambda: begun(Prune(0.5), HIDDEN, parent=Path("none")),
+            "nothing to prune: this is for a dense run after another, dense_run.then(callbacks=...)",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_with_what_can(make, message):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert str(error.value) == message
+
+
+# --- random labels --------------------------------------------------------------------------------------
+
+
+def labels(fraction: float, seed: int = 0, split: str = "train") -> Tensor:
+    _, data = begun(RandomLabels(fraction), Run(data="digits", held_out=137), seed)
+    return data.splits[split][1]
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 1.0])
+def test_as_many_labels_are_wrong_as_drawing_among_ten_classes_makes_wrong(fraction):
+    share = (labels(fraction) != labels(0.0)).double().mean().item()
+    expected = 0.9 * fraction
+    assert share == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / 1300))
+
+
+def test_the_wrong_labels_are_counted_and_other_images_keep_theirs(trained):
+    run = after(HIDDEN, "labels.RandomLabels", fraction=0.3)
+    callback = RandomLabels(0.3)
+    _, data = begun(callback, run)
+    plain = make_data(run, "data")
+    plain.setup()
+    wrong = int((data.splits["train"][1] != plain.splits["train"][1]).sum())
+    assert 0 < trained(run)[1]["wrong_labels"] == callback.wrong == wrong
+    assert data.splits["train"][0].equal(plain.splits["train"][0])
+    for split in ("val", "test"):
+        assert labels(1.0, split=split).equal(labels(0.0, split=split))
+
+
+def test_labels_are_the_same_at_every_resume_and_others_for_other_seeds():
+    assert labels(1.0, seed=3).equal(labels(1.0, seed=3))
+    assert not labels(1.0, seed=3).equal(labels(1.0, seed=4))
+    assert labels(1.0, seed=3)[labels(0.4, seed=3) != labels(0.0)].equal(labels(0.4, 3)[labels(0.4, 3) != labels(0.0)])
+
+
+def test_of_a_text_each_character_to_come_is_drawn():
+    _, data = begun(RandomLabels(1.0), Run(**TEXT))
+    targets = data.splits["train"][1]
+    assert targets.shape == (200, 64)
+    assert targets.unique().numel() == 128
+
+
+# --- lesion ---------------------------------------------------------------------------------------------
+
+
+def dead(net: nn.Module) -> dict[str, list[int]]:
+    """The units of each layer to which no weight leads."""
+    return {name: (w.flatten(1) == 0).all(1).nonzero().flatten().tolist() for name, w in weights(net).items()}
+
+
+LESIONS = {
+    "dense": after(replace(DENSE, epochs=3), "lesion.Lesion", epoch=1),
+    "hidden": after(replace(HIDDEN, epochs=3), "lesion.Lesion", epoch=1),
+    "ticket": Run(density=0.5, method="ticket", epochs=3, callbacks=(spec("lesion.Lesion", epoch=1),), **TINY),
+}
+
+
+@pytest.mark.parametrize("kind", LESIONS)
+def test_half_of_the_units_of_each_hidden_layer_are_dead_at_the_end_and_answer_nothing(kind, trained):
+    folder, result = trained(LESIONS[kind])
+    net = network(LESIONS[kind], folder)
+    found = list(dead(net).values())
+    sizes = [len(weight) for weight in weights(net).values()]
+    assert [len(units) for units in found] == [round(size / 2) for size in sizes[:-1]] + [0]
+    assert result["cut"] == sum(map(len, found))
+    images = next(iter(make_data(DENSE, "data").test_dataloader()))[0]
+    for layer, units in zip(net[:-1], found_by_module(net, found), strict=True):
+        images = layer(images)
+        assert not images[:, units].any()
+        assert not units or images.any()
+
+
+def found_by_module(net: nn.Sequential, found: list[list[int]]) -> list[list[int]]:
+    """Give each module but the last the dead units of the layer that it is; none to others."""
+    units = iter(found)
+    layers = [layer for layer, _ in weight_layers(net).values()]
+    return [next(units) if module in layers else [] for module in net[:-1]]
+
+
+def test_until_the_lesion_a_run_is_the_one_without(trained):
+    whole, cut = trained(replace(HIDDEN, epochs=3))[0], trained(LESIONS["hidden"])[0]
+    assert without_time(cut)[:2] == without_time(whole)[:2]
+    assert without_time(cut)[2] != without_time(whole)[2]
+
+
+def test_the_weights_that_are_left_go_on_learning(trained):
+    run = after(DENSE, "lesion.Lesion", epoch=0)
+    start = weights(begun(Lesion(0), run)[0].net)
+    end = weights(network(run, trained(run)[0]))
+    for name, weight in start.items():
+        assert (weight[weight == 0] == end[name][weight == 0]).all()
+        survivors = weight.flatten(1).any(1)
+        assert (weight != end[name])[survivors].any(), name
+
+
+def test_a_hidden_net_searches_on_among_what_is_left(trained):
+    run = after(HIDDEN, "lesion.Lesion", epoch=0)
+    module, _ = begun(Lesion(0), run)
+    state, start = load_file(trained(run)[0] / "scores.safetensors"), module.net.state_dict()
+    for name, tensor in start.items():
+        assert tensor.equal(state[name]) != name.endswith("scores"), name
+
+
+def test_a_seed_has_one_lesion_at_every_age_and_another_seed_another(trained):
+    ages = [dead(network(run, trained(run)[0])) for run in (LESIONS["dense"], after(DENSE, "lesion.Lesion", epoch=0))]
+    assert ages[0] == ages[1] == dead(begun(Lesion(0))[0].net)
+    assert dead(begun(Lesion(0), seed=1)[0].net) != ages[0]
+
+
+def test_units_that_are_cut_have_no_bias_left():
+    def biased() -> nn.Module:
+        net = nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+        nn.init.ones_(net[1].bias)
+        return net
+
+    lesion, module = Lesion(0), SimpleNamespace(net=biased())
+    lesion.on_run_start(SimpleNamespace(max_epochs=1), module, None, None)
+    assert (module.net[1](torch.randn(9, 4)) == 0).all(0).sum() == 3
+    assert lesion.on_run_end(None, None, None) == {"cut": 3}
+
+
+def test_edges_are_cut_in_every_layer_and_in_nets_with_norms(trained):
+    run = after(Run(**NORMS), "lesion.Lesion", epoch=0, of="edges", fraction=0.25)
+    folder, result = trained(run)
+    sizes = {name: (int((w == 0).sum()), w.numel()) for name, w in weights(network(run, folder)).items()}
+    assert all(zeros == round(numel / 4) for zeros, numel in sizes.values()), sizes
+    assert result["cut"] == sum(zeros for zeros, _ in sizes.values())
+
+
+def test_a_lesion_after_training_shows_what_is_lost_at_once(trained):
+    run = DENSE.then(epochs=0, callbacks=(spec("lesion.Lesion", epoch=0),))
+    net = network(DENSE, trained(DENSE)[0])
+    with torch.no_grad():
+        for name, units in dead(begun(Lesion(0))[0].net).items():
+            weights(net)[name][units] = 0
+    (expected,) = evaluate(LitClassifier(net), make_data(DENSE, "data"))
+    assert trained(run)[1]["accuracy"] == round(100 * expected["test/top1"], 5) != trained(DENSE)[1]["accuracy"]
+
+
+# --- feedback alignment ---------------------------------------------------------------------------------
+
+LENET = Run(net="lenet", width=0.1, data="digits", train_images=300, epochs=1)
+
+
+@pytest.mark.parametrize("run", [LENET, replace(LENET, density=0.5), DENSE, HIDDEN], ids=lambda run: run.name)
+def test_answers_are_the_nets_own_bit_for_bit(run):
+    module, data = begun(FeedbackAlignment(), run)
+    images = next(iter(data.train_dataloader()))[0]
+    assert module(images).equal(make_module(run, data)(images))
+
+
+def gradients(module: nn.Module, images: Tensor, targets: Tensor) -> list[Tensor]:
+    F.cross_entropy(module(images), targets).backward()
+    return [p.grad for p in module.parameters() if p.requires_grad]
+
+
+@pytest.mark.parametrize("density", [None, 0.5])
+def test_errors_come_back_through_the_fixed_weights_by_hand(density):
+    run = replace(LENET, density=density)
+    module, data = begun(FeedbackAlignment(), run)
+    images, targets = next(iter(data.train_dataloader()))
+    _, first, _, second, _, third = module.net
+    x = images.flatten(1)
+    h1 = F.linear(x, first.weight.detach()).relu()
+    h2 = F.linear(h1, second.weight.detach()).relu()
+    error3 = (F.linear(h2, third.weight.detach()).softmax(1) - F.one_hot(targets, 10)) / len(targets)
+    error2 = (error3 @ third.feedback) * (h2 > 0)
+    error1 = (error2 @ second.feedback) * (h1 > 0)
+    by_hand = [error1.T @ x, error2.T @ h1, error3.T @ h2]
+    if density is not None:  # what learns is scores, by the straight-through estimate
+        chains = [weight_chain(*place) for place in hidden_layers(module.net).values()]
+        by_hand = [g * c.original * c[0].scores.sign() for g, c in zip(by_hand, chains, strict=True)]
+    found, backprop = gradients(module, images, targets), gradients(make_module(run, data), images, targets)
+    for ours, expected in zip(found, by_hand, strict=True):
+        torch.testing.assert_close(ours, expected)
+    assert found[-1].equal(backprop[-1])
+    assert all(
+        F.cosine_similarity(a.flatten(), b.flatten(), 0) < 0.5 for a, b in zip(found[:-1], backprop, strict=False)
+    )
+
+
+def test_errors_come_back_through_convolutions_by_hand():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 5, 3, padding=1, stride=2))
+    images, onto = torch.randn(2, 3, 8, 8), torch.randn(2, 5, 4, 4)
+    h = net[:2](images).detach()
+    FeedbackAlignment().on_run_start(None, SimpleNamespace(net=net), None, None)
+    (net(images) * onto).sum().backward()
+    error = torch.nn.grad.conv2d_input(h.shape, net[2].feedback, onto, stride=2, padding=1) * (h > 0)
+    expected = torch.nn.grad.conv2d_weight(images, net[0].weight.shape, error, padding=1)
+    torch.testing.assert_close(net[0].weight.grad, expected)
+    torch.testing.assert_close(net[0].bias.grad, error.sum((0, 2, 3)))
+
+
+@pytest.mark.parametrize("distribution", ["signed_constant", "unsigned_constant", "kaiming_normal"])
+def test_the_fixed_weights_are_as_large_as_the_nets_and_of_its_seed(distribution):
+    run = replace(HIDDEN, distribution=distribution)
+    layers = weight_layers(begun(FeedbackAlignment(), run)[0].net)
+    for layer, _ in layers.values():
+        size = layer.weight.square().mean().sqrt().item()
+        assert layer.feedback.square().mean().sqrt().item() == pytest.approx(size, rel=0.4)
+    again, other = (begun(FeedbackAlignment(), run, seed)[0].net[-1].feedback for seed in (0, 1))
+    assert layer.feedback.equal(again)
+    assert not layer.feedback.equal(other)
+
+
+def test_a_copy_of_the_net_answers_by_its_own_weights():
+    module, data = begun(FeedbackAlignment(), LENET)
+    images = next(iter(data.train_dataloader()))[0]
+    twin = copy.deepcopy(module.net).double()
+    with torch.no_grad():
+        twin[-1].weight.zero_()
+    assert not twin(images.double()).any()
+    assert module(images).any()
+
+
+# --- RDM ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", [DENSE, HIDDEN], ids=["dense", "hidden"])
+def test_dissimilarities_are_scipys_of_answers_found_by_hand(before, trained):
+    run = before.then(epochs=0, callbacks=(spec("rdm.RDM", images=40),))
+    folder, result = trained(run)
+    assert (result["accuracy"], result["rdm_images"]) == (trained(before)[1]["accuracy"], 40)
+    data = DigitsData()
+    loader = data.test_dataloader()
+    images = torch.cat([images for images, _ in loader])
+    labels = torch.cat([labels for _, labels in loader])
+    chosen = balanced_order(labels)[:40]
+    answers = images[chosen]
+    with np.load(folder / "rdm.npz") as found, torch.no_grad():
+        assert found["labels"].tolist() == labels[chosen].tolist()
+        assert np.bincount(found["labels"]).tolist() == [4] * 10
+        assert set(found.files) == {"labels", "0", "2", "6", "8", "10"}
+        for name, layer in network(before, trained(before)[0]).named_children():
+            answers = layer(answers)
+            if name in found:
+                expected = pdist(answers.flatten(1).double().numpy(), "correlation")
+                np.testing.assert_allclose(found[name], expected, atol=1e-6)
+
+
+def test_attention_has_an_rdm_too(trained):
+    run = Run(**TEXT).then(epochs=0, callbacks=(spec("rdm.RDM", images=10),))
+    with np.load(trained(run)[0] / "rdm.npz") as found:
+        assert set(found.files) == {
+            "labels", "layer.self_attn.in_proj_weight", "layer.linear1", "layer.linear2", "out"
+        }  # fmt: skip
+        assert all(found[name].shape == (45,) for name in found.files if name != "labels")
+
+
+# --- pruning with rewinding -----------------------------------------------------------------------------
+
+CHAIN = [DENSE]
+for density in (0.5, 0.25):
+    CHAIN.append(CHAIN[-1].then(callbacks=(spec("rewind.Prune", density=density),)))
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_largest_weights_of_the_run_before_go_back_to_their_start_and_the_others_stay_0(n, trained):
+    run, before = CHAIN[n], CHAIN[n - 1]
+    folder, result = trained(run)
+    initial = weights(make_module(DENSE, make_data(DENSE, "data")).net)
+    parent = weights(network(before, trained(before)[0]))
+    start = weights(begun(Prune(0.5**n), run, parent=trained(before)[0])[0].net)
+    end = weights(network(run, folder))
+    left = 0
+    for name, weight in parent.items():
+        keep = weight.numel() - int((1 - 0.5**n) * weight.numel())
+        mask = torch.zeros(weight.numel(), dtype=torch.bool)
+        mask[torch.from_numpy(np.argsort(weight.detach().abs().numpy(), axis=None)[-keep:].copy())] = True
+        mask = mask.view(weight.shape)
+        assert start[name].equal(initial[name] * mask)
+        assert end[name].ne(0).equal(mask)
+        assert not (mask & (weight == 0)).any(), "masks are nested"
+        left += keep
+    assert result["left"] == left
+
+
+def test_nothing_is_pruned_that_is_gone(trained):
+    with pytest.raises(ValueError, match=r"^density=0.75 keeps \d+ weights of 0; the run before left \d+$"):
+        begun(Prune(0.75), CHAIN[2], parent=trained(CHAIN[1])[0])
+
+
+def test_all_that_a_net_learnt_is_rewound(trained):
+    for run in (Run(**TEXT), Run(**NORMS)):
+        child = run.then(callbacks=(spec("rewind.Prune", density=1.0),))
+        begins = begun(Prune(1.0), child, parent=trained(run)[0])[0].net.state_dict()
+        torch.manual_seed(0)
+        first = make_module(run, make_data(run, "data")).net.state_dict()
+        ended = load_file(trained(run)[0] / "weights.safetensors")
+        for name, tensor in first.items():
+            assert begins[name].equal(tensor), name
+        assert any(
+            not ended[name].equal(tensor) for name, tensor in first.items() if "weight" not in name or "token" in name
+        )
+
+
+# --- an arm, a text -------------------------------------------------------------------------------------
+
+
+def test_the_angles_bring_the_hand_to_the_place_and_no_others_do():
+    data = arm.ArmData()
+    data.setup()
+    for split, count in (("train", 4000), ("test", 1000)):
+        places, angles = data.splits[split]
+        (x, y, one), (shoulder, elbow) = places.flatten(1).double().T, angles.double().T
+        assert len(places) == count
+        assert (one == 1).all()
+        # The other way round: the law of cosines, as robotics books have it.
+        found = torch.arccos(((x**2 + y**2 - 2) / 2).clamp(-1, 1))
+        torch.testing.assert_close(found, elbow, atol=2e-3, rtol=0)
+        found = torch.atan2(y, x) - torch.atan2(elbow.sin(), 1 + elbow.cos())
+        torch.testing.assert_close(found % (2 * math.pi), shoulder, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("density", [None, 0.5])
+def test_an_arm_is_measured_in_degrees_and_learnt_better_than_a_guess_of_the_mean(density, trained):
+    run = Run(**ARM, density=density)
+    folder, result = trained(run)
+    assert (result["metric"], result["unit"], result["better"]) == ("error", "degrees", "lower")
+    assert not {"accuracy", "top5", "train_accuracy"} & result.keys()
+    (before, *_, last) = without_time(folder)
+    assert set(last) == {"epoch", "step", "lr", "train_error", "train_loss", "test_error", "test_loss"}
+    data = arm.ArmData()
+    data.setup()
+    (_, angles), (places, truth) = data.splits["train"], data.splits["test"]
+    guess = np.rad2deg(np.abs(truth.numpy() - angles.mean(0).numpy()).mean())
+    assert 40 < guess < float(before["test_error"])
+    assert result["error"] == float(last["test_error"]) < guess / 2
+    found = network(run, folder)(places).detach().numpy()
+    assert result["error"] == pytest.approx(np.rad2deg(np.abs(found - truth.numpy()).mean()), rel=1e-4)
+
+
+def test_windows_are_the_text_and_targets_the_characters_that_follow():
+    from pydoc_data.topics import topics
+
+    data = text.TopicsData()
+    data.setup()
+    written = "".join(c if c.isascii() else " " for c in "\n".join(topics[name] for name in sorted(topics)))
+    (inputs, targets), (tested, _) = data.splits["train"], data.splits["test"]
+    assert "".join(map(chr, torch.cat([inputs, tested]).flatten().tolist())) == written[: 64 * 6400]
+    assert "".join(map(chr, targets.flatten().tolist())) == written[1 : 64 * 5800 + 1]
+    assert "?" in written[: 64 * 6400]
+
+
+def test_a_text_too_short_to_read_is_refused(monkeypatch):
+    monkeypatch.setattr("pydoc_data.topics.topics", {"assert": "too short"})
+    with pytest.raises(DataError, match=r"^Python 3\.\d+\.\w+ brings 9 characters, too few to read$"):
+        text.TopicsData().read()
+
+
+@pytest.mark.parametrize("density", [None, 0.5])
+def test_a_text_is_measured_in_bits_and_learnt_better_than_a_guess(density, trained):
+    run = Run(**TEXT, density=density)
+    folder, result = trained(run)
+    assert (result["metric"], result["unit"], result["better"]) == ("bits", "bits per character", "lower")
+    data = text.TopicsData()
+    data.setup()
+    inputs, targets = data.splits["test"]
+    uniform = text.NextToken().measure(torch.zeros(600, 64, 128), targets)
+    torch.testing.assert_close(uniform, torch.full((600,), 7.0))
+    assert result["bits"] < 6
+    p = network(run, folder)(inputs).detach().double().softmax(-1).gather(-1, targets[..., None])
+    assert result["bits"] == pytest.approx(-p.log2().mean().item(), rel=1e-4)
+    assert result["loss"] == pytest.approx(result["bits"] * math.log(2), rel=1e-4)
+
+
+@pytest.mark.parametrize("density", [None, 0.5])
+@pytest.mark.parametrize("training", [True, False])
+def test_later_characters_change_no_earlier_answer(training, density):
+    module = make_module(Run(**TEXT, density=density), text.TopicsData())
+    module.train(training)
+    characters = torch.randint(128, (3, 64))
+    later = characters.clone()
+    later[:, 40:] = torch.randint(128, (3, 24))
+    with torch.set_grad_enabled(training):
+        one, other = module(characters), module(later)
+    torch.testing.assert_close(one[:, :40], other[:, :40])
+    assert not torch.allclose(one[:, 40:], other[:, 40:])
