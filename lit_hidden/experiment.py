@@ -473,9 +473,18 @@ def _short(name: str | None) -> str:
 
 
 def vary(base: Iterable[Run], **values: Iterable[Any]) -> list[Run]:
-    """Multiply runs by the values of some fields: `vary([Run()], net=["conv2", "conv4"], seed=range(3))`."""
+    """Multiply runs by the values of some fields: `vary([Run()], net=["conv2", "conv4"], seed=range(3))`.
+
+    A run after another takes its seed along: three analyses of one run would be one seed, and look like three.
+    """
     chosen = [dict(zip(values, each, strict=True)) for each in product(*values.values())]
-    return [replace(run, **each) for run in base for each in chosen]
+    return [_changed(run, each) for run in base for each in chosen]
+
+
+def _changed(run: Run, values: dict[str, Any]) -> Run:
+    if "seed" in values and run.after is not None and run.after.seed == run.seed:
+        values = {"after": _changed(run.after, {"seed": values["seed"]})} | values
+    return replace(run, **values)
 
 
 def primary(result: Mapping[str, Any]) -> str:

@@ -723,3 +723,12 @@ def test_a_value_that_no_worker_could_train_is_refused_when_described(field, val
     with pytest.raises(ValueError) as error:
         Run(density=0.5, **given)
     assert str(error.value) == message
+
+
+def test_seeds_of_a_chain_vary_together() -> None:
+    chain = HIDDEN.then(epochs=5).then(epochs=0)
+    varied = vary([chain], seed=[3, 4])
+    assert varied == [vary([HIDDEN], seed=[s])[0].then(epochs=5).then(epochs=0) for s in (3, 4)]
+    assert len({run.parent.parent for run in varied}) == 2  # type: ignore[union-attr]
+    apart = HIDDEN.then(epochs=5, seed=7)  # on purpose
+    assert [run.parent for run in vary([apart], seed=[3, 4])] == [HIDDEN, HIDDEN]

@@ -150,7 +150,9 @@ def test_make_counts_the_lines_that_git_knows() -> None:
         pytest.skip("no checkout")
     counted = subprocess.run(["make", "lines"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     known = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
-    for folder in ("lit_hidden", "tests", "experiments"):
-        files = [ROOT / name for name in known if re.fullmatch(rf"{folder}/(?!callbacks/).*\.py", name)]
+    whole = {"lit_hidden": r"lit_hidden/(?!callbacks/).*", "tests": "tests/.*", "experiments": "experiments/.*"}
+    rooms = {f"lit_hidden/{name}": rf"lit_hidden/{name}(/.*)?" for name in ("engine", "callbacks", "judge")}
+    for name, pattern in (whole | rooms).items():
+        files = [ROOT / file for file in known if re.fullmatch(rf"{pattern}\.py", file)]
         lines = sum(path.read_bytes().count(b"\n") for path in files)
-        assert f"{lines}  {folder}/*.py\n" in counted
+        assert re.search(rf"^ *{lines}  {name}( in all.*)?$", counted, re.MULTILINE), name
