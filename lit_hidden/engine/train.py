@@ -9,6 +9,7 @@ import subprocess
 import time
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import distributions
@@ -296,7 +297,9 @@ def _train(
     data.prepare_data()
     data.setup("fit")
     module = make_module(run, data, folder.parent)
-    drawn = fingerprint(module.net) if run.after is None else None  # None: no seed alone gives it back
+    # What the seeds alone give: a search after another run may go on with other weights.
+    goes_on = run.kind == "hidden" and run.after is not None
+    drawn = fingerprint((make_module(replace(run, after=None, epochs=1), data) if goes_on else module).net)
     if at_once:
         assert isinstance(data, ImageTensorsData)
         data.at_once, module.automatic_optimization = at_once, False

@@ -142,6 +142,9 @@ def test_scores_are_left_where_a_run_goes_on_or_no_seed_gives_the_weights_back(s
         f"{alone.then().name} begins with the net of {alone.name}, and {store.folder(alone)} has no {SCORES}; train it "
         "first (if it is done, it was before these were kept, or its archive left them out: delete its folder)"
     )
+    on = HIDDEN.then(epochs=1)
+    done(store, on)
+    assert {path.name for path in store.folder(on).glob("*.safetensors")} == {SCORES, SUBNETWORK}
     cut = replace(HIDDEN, callbacks=(spec("lesion.Lesion", epoch=1),))
     done(store, cut, keep=False)
     assert {path.name for path in store.folder(cut).glob("*.safetensors")} == {SCORES}
