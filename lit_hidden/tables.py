@@ -209,10 +209,12 @@ class Cell:
 
 def cells(rows: Iterable[Row]) -> list[Cell]:
     """Put rows together that differ by their seeds alone (or in what was recorded), sorted by net, method and so on."""
-    found: dict[Any, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: [order(row.get(name)) for name in CONDITIONS]):
-        found.setdefault(describe(row).cell, []).append(row)
-    return [Cell(describe(group[0]), group) for group in found.values()]
+    found: dict[str, Cell] = {}
+    described = [(describe(row), row) for row in rows]
+    described.sort(key=lambda pair: [order(setting(pair[0], name)) for name in CONDITIONS])
+    for run, row in described:
+        found.setdefault(run.cell, Cell(run, [])).rows.append(row)
+    return list(found.values())
 
 
 def _published(run: Run) -> dict[str, Any]:

@@ -117,6 +117,27 @@ def test_importing_the_package_and_describing_runs_waits_for_no_framework(python
     assert python(code) == "[]"
 
 
+def test_planning_and_comparing_runs_with_callbacks_waits_for_no_framework(
+    python: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "mine.py").write_text(
+        '"""Mine: lesions."""\nfrom lit_hidden import Run, spec\nCLAIMS = []\ndef draw(results, figure): pass\n'
+        "def runs(preset):\n    run = Run(density=0.5, data='digits', callbacks=(spec('lesion.Lesion', epoch=2),))\n"
+        "    return [run, run.then(epochs=0, callbacks=(spec('rdm.RDM'), spec('trace.Trace')))]\n"
+    )
+    code = (
+        "import os, sys\nfrom lit_hidden.cli import main\n"
+        f"os.chdir({str(tmp_path)!r})\n"
+        "main(['reproduce', 'mine', '--dry-run'])\n"
+        "try: main(['compare', 'mine'])\nexcept SystemExit as end: print(end.code)\n"
+        "print(sorted({'torch', 'lightning', 'wandb'} & set(sys.modules)))"
+    )
+    said = python(code).splitlines()
+    assert "Lesion(epoch=2)" in said[2]
+    assert said[-2:] == ["1", "[]"]
+
+
 def test_the_public_names_are_found_where_they_live() -> None:
     import lit_hidden
 

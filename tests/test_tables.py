@@ -2,12 +2,13 @@ import json
 import re
 import runpy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lit_hidden.code import spec
+from lit_hidden.code import Spec, spec
 from lit_hidden.engine.archive import contents, pack
 from lit_hidden.engine.reproduce import rows
 from lit_hidden.engine.store import Store
@@ -20,6 +21,7 @@ from lit_hidden.tables import (
     common,
     departures,
     describe,
+    filtered,
     in_tf32,
     like_for_like,
     number,
@@ -27,6 +29,7 @@ from lit_hidden.tables import (
     read,
     reason,
     same_images,
+    setting,
     varying,
 )
 
@@ -121,6 +124,67 @@ def test_a_table_that_is_not_there_or_no_text_is_named(tmp_path: Path) -> None:
 def test_numbers_and_words_are_told_apart() -> None:
     texts = ("", "none", "True", "false", "7", "0.50", "1e-05", "conv4", "32-true")
     assert [number(text) for text in texts] == [None, None, True, False, 7, 0.5, 1e-5, "conv4", "32-true"]
+
+
+BASE = Run(density=0.5, net="conv2", data="digits", width=0.25, epochs=4)
+OWN = Spec("mine.gone.Idea", (("layers", (1, 2)), ("rate", 0.5)), 2)  # of code that is not here
+TRACE, LESION = spec("trace.Trace", updates=9), spec("lesion.Lesion", epoch=2)
+CHAIN = [
+    BASE,
+    replace(BASE, callbacks=(LESION, TRACE)),
+    replace(BASE, callbacks=(LESION,), seed=1),
+    replace(BASE, callbacks=(spec("lesion.Lesion", epoch=3, of="edges"), OWN)),
+    replace(BASE, callbacks=(LESION,)).then(epochs=0, callbacks=(spec("rdm.RDM"), TRACE)),
+    replace(BASE, masker="mine.gone.Top", seed=1).then(density=0.1),
+]
+
+
+def test_callbacks_and_runs_before_are_read_back_from_a_table(tmp_path: Path) -> None:
+    table = read(made["folder"](tmp_path, "mine", "quick", made["results"](CHAIN)) / "results.csv")
+    assert [describe(row) for row in table] == CHAIN
+    assert [describe(row).to_json() for row in table] == [run.to_json() for run in CHAIN]
+    (tmp_path / "mine/quick/results.csv").write_text("run,accuracy,seconds,callbacks\nabc,1,1,Lesion(3)\n")
+    with pytest.raises(ResultsError, match=r"damaged: line 2 is no run: no callbacks: 'Lesion\(3\)'$"):
+        read(tmp_path / "mine/quick/results.csv")
+
+
+@pytest.mark.parametrize(
+    ("where", "left"),
+    [
+        ("Lesion.epoch=2", [1, 2]),
+        ("callbacks.lesion.Lesion.of=units", [1, 2]),  # which is the default
+        ("Idea.rate=0.50", [3]),
+        ("Idea.layers=(1, 2)", [3]),
+        ("callbacks=none", [0, 5]),
+        ("after=none", [0, 1, 2, 3]),
+        ("masker=mine.gone.Top", [5]),
+        ("Lesion.epoch=7", "no run has Lesion.epoch=7; there are Lesion.epoch=2, 3"),
+        ("Idea.layers=1", "no run has Idea.layers=1; there are Idea.layers=(1, 2)"),
+        ("Leson.epoch=2", "no run has Leson.epoch=2; none has a callback Leson"),
+    ],
+)
+def test_runs_and_rows_are_chosen_by_options_of_callbacks(where: str, left: list[int] | str) -> None:
+    for there in (CHAIN, rows(made["results"](CHAIN))):
+        if isinstance(left, str):
+            with pytest.raises(ResultsError, match=f"^{re.escape(left)}$"):
+                filtered(there, [where])
+        else:
+            assert filtered(there, [where]) == [there[i] for i in left]
+
+
+def test_cells_of_callbacks_differ_by_what_they_do_and_not_by_what_they_record() -> None:
+    found = cells(rows(made["results"](CHAIN)))
+    assert sorted([row["seed"] for row in cell.rows] for cell in found) == [[0], [0], [0], [0, 1], [1]]
+    runs = [run.resolved for run in CHAIN]
+    assert varying(runs) == ["density", "epochs", "callbacks", "after", "masker"]
+    assert varying(runs[1:3]) == []
+    assert common(runs[1:3])["callbacks"] == "Lesion(epoch=2)"
+    assert "callbacks" not in common([runs[0], runs[4]]), "what only records is not told"
+    told = departures([runs[3], runs[5]])
+    assert told["callbacks"] == "with Lesion(epoch=3,of=edges) and Idea(layers=(1, 2),rate=0.5)"
+    assert told["after"] == f"after {runs[5].after.cell}" == f"after {setting(runs[5], 'after')}"
+    assert told["masker"] == "masker mine.gone.Top"
+    assert departures([replace(BASE, task="mine.Task", callbacks=(TRACE,)).resolved])["task"] == "task mine.Task"
 
 
 def test_values_sort_with_nothing_first_and_numbers_in_names_by_size() -> None:

@@ -166,11 +166,11 @@ def _run(row: Row, numbers: list[str], dotted: Iterable[str]) -> Row:
 
 
 def _described(row: Row, dotted: Iterable[str]) -> Row:
-    """Give the fields of a run, and options of its callbacks, `Class.option`; several of one class are listed."""
+    """Give the fields of a run, and options of its callbacks, `Class.option`, which may have several values."""
     run = describe(row)
-    found = {key: options(run, key) for key in dotted}
-    cells = {key: values[0] if len(values) == 1 else listed(values) or None for key, values in found.items()}
-    return {key: row.get(key) for key in FIELDS} | {key: setting(run, key) for key in ("callbacks", "after")} | cells
+    found = {key: dict.fromkeys(options(run, key)) for key in dotted}
+    told = {key: next(iter(values)) if len(values) == 1 else listed(values) or None for key, values in found.items()}
+    return {key: row.get(key) for key in FIELDS} | {key: setting(run, key) for key in ("callbacks", "after")} | told
 
 
 def _cells(rows: list[Row], numbers: list[str], dotted: Iterable[str]) -> list[Row]:

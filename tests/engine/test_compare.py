@@ -5,6 +5,7 @@ import io
 import json
 import runpy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import pytest
 from rich.console import Console
 
 from lit_hidden.cli import main
+from lit_hidden.code import Spec, spec
 from lit_hidden.engine.compare import compare
 from lit_hidden.engine.store import Store
 from lit_hidden.experiment import Run, vary
+from lit_hidden.tables import ResultsError
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "committed.py"))
 leave = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))["leave"]
@@ -257,6 +260,28 @@ def test_csv_by_seed_takes_columns_too(committed: Path, capsys: pytest.CaptureFi
     main(["compare", "mine", "--by-seed", "--csv", "--columns", "run", "seed", "accuracy"])
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert {row["run"] for row in rows} == {run.hash for run in GRID}
+
+
+def test_options_of_callbacks_are_columns_and_sorted_by(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ideas = Spec("mine.gone.Idea", (("layers", (1, 2)), ("rate", 0.125)))  # of code that is not here
+    lesions = [(), (spec("lesion.Lesion", epoch=10, of="edges"),), (spec("lesion.Lesion", epoch=9), ideas)]
+    lesions += [(spec("lesion.Lesion", epoch=9), spec("lesion.Lesion", epoch=11))]
+    runs = [replace(GRID[0], callbacks=(*one, spec("trace.Trace")), seed=s) for one in lesions for s in range(2)]
+    made["folder"](here / "experiments/results", "mine", "quick", made["results"](runs))
+    options = ["Lesion.epoch", "Lesion.of", "Idea.layers", "Idea.rate"]
+    lines = [" ".join(row) for row in body(shown(120, sort="Lesion.epoch", columns=[*options[1:], "n", options[0]]))]
+    assert lines == ["- - - 2 -", "units (1, 2) 0.125 2 9", "edges - - 2 10", "units - - 2 9, 11"]
+    assert "callbacks" in next(line for line in shown(200) if "accuracy" in line)
+    main(["compare", "mine", "--csv", "--by-seed", "--where", "Lesion.of=edges", "Lesion.epoch=10"])
+    found = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["seed"], row["Lesion.epoch"], row["Lesion.of"]) for row in found] == [
+        ("0", "10", "edges"),
+        ("1", "10", "edges"),
+    ]
+    with pytest.raises(ResultsError) as error:
+        shown(sort="Lesion.age")
+    there = "callbacks, accuracy, pm, min, max, n, seconds, Lesion.epoch, Lesion.of, Idea.layers, Idea.rate"
+    assert str(error.value) == f"no column 'Lesion.age'; there are {there}"
 
 
 # --- errors -------------------------------------------------------------------------------------------------

@@ -4,12 +4,15 @@ import io
 import queue
 import runpy
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from lit_hidden.code import CodeError, Spec
 from lit_hidden.engine import grid as grid_module
 from lit_hidden.engine.estimate import Clock
 from lit_hidden.engine.grid import Grid, Plan, plan
@@ -72,6 +75,31 @@ def test_a_done_parent_without_its_subnetwork_is_trained_again_if_a_child_needs_
     leave(store, PARENTS[0])
     (store.folder(PARENTS[0]) / "subnetwork.safetensors").unlink()
     assert planned(store, PARENTS[0], TICKETS[0]) == ([], {}), "no child that is missing needs it"
+
+
+def test_a_chain_is_planned_from_its_beginning_before_the_next(store):
+    chains = [[first := PARENTS[seed], then := first.then(), then.then(epochs=0)] for seed in range(2)]
+    ends, every = [chain[-1] for chain in chains], [run for chain in chains for run in chain]
+    parents = {run.hash: before.hash for chain in chains for before, run in pairwise(chain)}
+    assert planned(store, *ends) == (every, parents)
+    assert planned(store, every[0], ends[1], every[1], ends[0]) == ([every[0], *chains[1], *every[1:3]], parents)
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "message"),
+    [
+        ("net", "mine.gone.Net", "mine.gone.Net cannot be found: there is no module mine.gone"),
+        ("task", "lesion.Leson", "lesion.Leson cannot be found: lit_hidden.callbacks.lesion defines no Leson"),
+        ("callbacks", (Spec("math.Idea"),), "math.Idea cannot be found: there is no module math"),
+    ],
+)
+def test_code_without_source_is_refused_before_anything_is_trained(store, field, name, message):
+    run = replace(PARENTS[0], **{field: name}).then()  # its parents count
+    with pytest.raises(CodeError) as error:
+        plan([OTHER, run], store)
+    assert str(error.value) == message
+    leave(store, run)
+    assert planned(store, run) == ([], {}), "what is done needs no code"
 
 
 def test_damaged_folders_are_set_aside_if_somebody_listens(store):

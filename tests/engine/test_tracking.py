@@ -7,10 +7,12 @@ import re
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from lit_hidden.code import Spec, spec
 from lit_hidden.engine import tracking
 from lit_hidden.engine.tracking import Tracker, choose_mode
 from lit_hidden.experiment import Run
@@ -111,6 +113,16 @@ def test_an_offline_run_reads_back_as_it_was_described(nowhere):
     assert summary["summary"]["accuracy"] == 55.5
     assert summary["config"]["density"] == 0.5
     assert summary["config"]["seed"] == 3
+
+
+def test_the_config_is_the_runs_json_and_names_of_code_may_be_long(nowhere):
+    first = replace(RUN, net=f"{'mine.' * 20}Net", callbacks=(spec("lesion.Lesion", epoch=1),))
+    run = first.then(epochs=0, callbacks=(Spec("mine.gone.Idea", (("layers", (1, 2)),), 2),))
+    tracker = Tracker("offline", "mine/smoke")
+    tracker.start(run)
+    assert Run.from_json(json.dumps({k: v for k, v in tracker._run.config.items() if k != "_wandb"})) == run
+    assert tracker._run.tags == (run.net[-64:], "hidden", "digits")
+    tracker.finish()
 
 
 KILLED = """
