@@ -1,0 +1,146 @@
+"""The callbacks of runs under a plain `L.Trainer` and under `lit-hidden fit`, which know nothing of runs."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import pytest
+import torch
+import yaml
+from lightning.pytorch.loggers import CSVLogger
+
+from lit_hidden import Run, RunCallback, spec
+from lit_hidden.callbacks.labels import RandomLabels
+from lit_hidden.callbacks.lesion import Lesion
+from lit_hidden.callbacks.rdm import RDM
+from lit_hidden.callbacks.trace import Trace
+from lit_hidden.cli import main
+from lit_hidden.data import DigitsData
+from lit_hidden.engine.network import network
+from lit_hidden.engine.train import train
+from lit_hidden.modules import LitSubnetwork
+
+TINY: dict[str, Any] = {"net": "conv2", "width": 0.05}
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")  # its advice on loaders and logging
+
+
+class Seen(RunCallback):
+    """Note what is called, with what."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Any] = []
+
+    def on_run_start(self, trainer, module, data, parent):
+        self.calls.append(("start", type(module), type(data), parent, trainer.global_step, self.run_seed))
+
+    def on_train_start(self, *_):
+        self.calls.append("train")
+
+    def on_run_end(self, trainer, module, folder):
+        self.calls.append(("end", folder, trainer.global_step))
+        np.savez(folder / "seen.npz", at=trainer.global_step)
+        return {"steps_seen": trainer.global_step, "told": "no number"}
+
+
+def fitted(folder: Path, *callbacks: L.Callback, epochs: int = 2, seed: int = 0, **more: Any) -> LitSubnetwork:
+    module = LitSubnetwork(**TINY, in_channels=1, density=0.5, seed=seed)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = L.Trainer(max_epochs=epochs, logger=CSVLogger(folder), callbacks=[*callbacks], **quiet)
+    trainer.fit(module, DigitsData(train_images=300), weights_only=True, **more)
+    return module
+
+
+def logged(folder: Path) -> dict[str, str]:
+    """The last value of each column."""
+    with next(folder.rglob("metrics.csv")).open(newline="") as file:
+        return {name: value for row in csv.DictReader(file) for name, value in row.items() if value}
+
+
+def test_a_run_starts_once_before_training_and_ends_once_after_it(tmp_path):
+    seen = Seen()
+    fitted(tmp_path, seen, seed=7)
+    folder = tmp_path / "lightning_logs" / "version_0"
+    assert seen.calls == [("start", LitSubnetwork, DigitsData, None, 0, 7), "train", ("end", folder, 6)]
+    assert logged(tmp_path)["steps_seen"] == "6"
+    assert "told" not in logged(tmp_path)
+    with np.load(folder / "seen.npz") as found:
+        assert found["at"] == 6
+
+
+def test_a_run_resumed_starts_again_before_its_checkpoint_loads(tmp_path):
+    fitted(tmp_path, Seen(), epochs=1)
+    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    seen = Seen()
+    fitted(tmp_path / "again", seen, ckpt_path=checkpoint)
+    assert [call if isinstance(call, str) else (call[0], call[-2], call[-1]) for call in seen.calls] == [
+        ("start", 0, 0), "train", ("end", tmp_path / "again" / "lightning_logs" / "version_0", 6)
+    ]  # fmt: skip
+
+
+def test_loaders_without_a_data_module_are_no_data(tmp_path):
+    seen, data = Seen(), DigitsData(train_images=100)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "logger": False}
+    trainer = L.Trainer(max_epochs=1, callbacks=[seen], default_root_dir=tmp_path, **quiet)
+    trainer.fit(LitSubnetwork(**TINY, in_channels=1), data.train_dataloader(), data.val_dataloader())
+    assert seen.calls[0][2] is type(None)
+    assert seen.calls[-1] == ("end", tmp_path, 1)
+
+
+def test_a_plain_trainer_trains_what_the_engine_trains(tmp_path):
+    run = Run(
+        density=0.5, data="digits", train_images=300, epochs=2, **TINY,
+        callbacks=(spec("labels.RandomLabels"), spec("lesion.Lesion", epoch=1), spec("rdm.RDM", images=20)),
+    )  # fmt: skip
+    module = fitted(tmp_path, RandomLabels(), Lesion(epoch=1), RDM(images=20))
+    folder = tmp_path / run.hash
+    folder.mkdir()
+    result = train(run, folder, keep=True)
+    state = network(run, folder).state_dict()
+    for name, tensor in module.net.state_dict().items():
+        assert tensor.equal(state[name]), name
+    numbers = logged(tmp_path / "lightning_logs")
+    for name in ("wrong_labels", "cut", "rdm_images"):
+        assert float(numbers[name]) == result[name]
+    assert 100 * float(numbers["val/top1"]) == pytest.approx(result["accuracy"], abs=1e-4)
+    with np.load(folder / "rdm.npz") as ours, np.load(next(tmp_path.rglob("version_0/rdm.npz"))) as theirs:
+        assert ours.files == theirs.files
+        for name in ours.files:
+            np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def test_two_of_one_class_with_other_options_have_states_of_their_own(tmp_path):
+    fitted(tmp_path, Trace(updates=2), Trace(updates=3), epochs=1)
+    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    states = torch.load(checkpoint, weights_only=True)["callbacks"]
+    assert {name: len(state["rows"]["step"]) for name, state in states.items() if name.startswith("Trace")} == {
+        "Trace{'updates': 2}": 2, "Trace{'updates': 3}": 3
+    }  # fmt: skip
+    assert Seen().state_key == "Seen{}"
+
+
+def test_callbacks_paste_from_a_run_json_into_the_yaml_of_fit(tmp_path, monkeypatch):
+    run = Run(density=0.5, callbacks=(spec("labels.RandomLabels", fraction=0.5), spec("rdm.RDM", images=20)))
+    config = {
+        "model": {"class_path": "LitSubnetwork", "init_args": {**TINY, "seed": 3}},
+        "data": {"class_path": "DigitsData", "init_args": {"train_images": 300}},
+        "trainer": {
+            "max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False,
+            "callbacks": json.loads(run.to_json())["callbacks"],
+        },
+    }  # fmt: skip
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lit-hidden", "fit", "--config", "a.yaml"])
+    main()
+    labels, data = RandomLabels(0.5), DigitsData(train_images=300)
+    labels.run_seed = 3
+    data.setup()
+    labels.on_run_start(None, None, data, None)
+    assert float(logged(tmp_path)["wrong_labels"]) == labels.wrong
+    with np.load(tmp_path / "lightning_logs" / "version_0" / "rdm.npz") as found:
+        assert found["labels"].tolist() == [n % 10 for n in range(20)]
