@@ -1,5 +1,6 @@
 """What the README tells to write works, word by word."""
 
+import ast
 import csv
 import json
 import os
@@ -9,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from lit_hidden.code import check, spec
+from lit_hidden.experiment import Results, Run, vary
 
 ROOT = Path(__file__).parent.parent
 
@@ -51,3 +55,28 @@ def test_what_one_adds_is_trained_judged_and_drawn(section, files, name, cells, 
     for row in rows if name == "blur" else []:
         result = json.loads((tmp_path / "runs" / row["run"] / "result.json").read_text())
         assert list(result["code"]) == ["blurred.Blurred"]
+
+
+def test_the_examples_of_adding_an_idea_are_runs_whose_code_is_found():
+    text = (ROOT / "docs" / "adding.md").read_text()
+    first, reading, *ideas = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    assert len(ideas) == 7
+    for example in (first, *ideas):
+        if isinstance(ast.parse(example).body[-1], ast.Expr):
+            example = f"made = {example}"
+        names = {"Run": Run, "spec": spec, "vary": vary}
+        exec(example, names)
+        runs = [run for found in names.values() for run in (found if isinstance(found, list) else [found])]
+        listed = [name for run in runs if isinstance(run, Run) for name in run.names]
+        assert listed
+        for name in listed:
+            check(name)
+    for name in re.findall(r"results\.(\w+)", reading):
+        assert hasattr(Results, name)
+
+
+def test_the_page_names_every_idea_and_fits_on_150_lines():
+    text = (ROOT / "docs" / "adding.md").read_text()
+    assert len(text.splitlines()) <= 150
+    ideas = {path.name for path in (ROOT / "lit_hidden" / "callbacks").glob("[a-z]*.py")} - {"trace.py", "swaps.py"}
+    assert set(re.findall(r"\(`(\w+\.py)`", text)) == ideas
