@@ -12,6 +12,7 @@ from rich.table import Table
 from lit_hidden.engine.reproduce import load
 from lit_hidden.engine.reproduce import rows as make_rows
 from lit_hidden.engine.store import Store
+from lit_hidden.experiment import primary
 from lit_hidden.judge import confidence_interval
 from lit_hidden.tables import (
     FIELDS,
@@ -126,7 +127,8 @@ def compare(
     console.print("", table, "")
     if "pm" in written:
         console.print(
-            "Accuracy: mean over the n seeds that train, ± half its 95% interval. Other numbers: their means."
+            f"{primary(rows[0]).capitalize()}: mean over the n seeds that train, ± half its 95% interval. "
+            "Other numbers: their means."
         )
     if "best_accuracy" in written:
         console.print("Best epoch (chosen on the test set): the largest accuracy after any; nothing is judged by it.")
@@ -176,12 +178,12 @@ def _described(row: Row, dotted: Iterable[str]) -> Row:
 def _cells(rows: list[Row], numbers: list[str], dotted: Iterable[str]) -> list[Row]:
     lines = []
     for cell in cells(rows):
-        accuracy = cell.values("accuracy")
-        low, high = confidence_interval(accuracy) if len(accuracy) > 1 else (None, None)
+        values = cell.values(cell.metric)
+        low, high = confidence_interval(values) if len(values) > 1 else (None, None)
         line = {key: value for key, value in _described(cell.rows[0], dotted).items() if key not in SEEDS}
         line |= {key: cell.mean(key) for key in numbers}
         line["pm"] = None if low is None or high is None else (high - low) / 2
-        line |= {"min": min(accuracy, default=None), "max": max(accuracy, default=None), "n": len(accuracy)}
+        line |= {"min": min(values, default=None), "max": max(values, default=None), "n": len(values)}
         lines.append({**line, "failed": f"{len(cell.rows) - len(cell.trained)}/{len(cell.rows)}"})
     return lines
 
@@ -189,10 +191,11 @@ def _cells(rows: list[Row], numbers: list[str], dotted: Iterable[str]) -> list[R
 def _columns(rows: list[Row], numbers: list[str], by_seed: bool) -> list[str]:
     """Choose what to show: the fields that differ, and what most want to know."""
     shown = varying([describe(row) for row in rows])
-    there = [key for key in NUMBERS if key in numbers]
+    metric = primary(rows[0])
+    there = [key for key in dict.fromkeys([metric, *NUMBERS]) if key in numbers]
     there[1:1] = ["failed"] if any(row.get("failed") for row in rows) else []
     if not by_seed:
-        return [*shown, "accuracy", *OVER_SEEDS, *there[1:]]
+        return [*shown, metric, *OVER_SEEDS, *there[1:]]
     own = [key for key in SEEDS[1:] if any(row[key] != row["seed"] for row in rows)]
     return [*shown, "seed", *own, *there]
 
