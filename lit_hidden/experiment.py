@@ -465,11 +465,11 @@ class Run:
 
 
 def _dotted(name: str | None) -> bool:
-    return name is not None and "." in name and not name.startswith("timm:")
+    return name is not None and re.search("[.:]", name) is not None and not name.startswith("timm:")
 
 
 def _short(name: str | None) -> str:
-    return str(name).rpartition(".")[2] if _dotted(name) else str(name)
+    return re.split("[.:]", str(name))[-1] if _dotted(name) else str(name)
 
 
 def vary(base: Iterable[Run], **values: Iterable[Any]) -> list[Run]:

@@ -63,7 +63,7 @@ def plan(runs: Iterable[Run], store: Store, mended: Callable[[str], None] | None
 
     for run in runs:
         add(run)
-    for name in {name for run in found.missing.values() for name in run.names}:
+    for name in dict.fromkeys(name for run in found.missing.values() for name in run.names):
         code.check(name)
     return found
 
