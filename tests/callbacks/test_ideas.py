@@ -23,6 +23,8 @@ from lit_hidden.callbacks.labels import RandomLabels
 from lit_hidden.callbacks.lesion import Lesion
 from lit_hidden.callbacks.rdm import RDM
 from lit_hidden.callbacks.rewind import Prune
+from lit_hidden.callbacks.swaps import Swaps
+from lit_hidden.callbacks.trace import Trace
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.code import spec
 from lit_hidden.data import DataError, DigitsData, ImageData
@@ -141,6 +143,12 @@ def test_an_option_that_there_is_not_is_refused(made):
         (
             lambda: RDM().on_run_start(None, None, None, None),
             "a Trainer's loaders: the images are not in memory; take an ImageTensorsData, such as CIFAR10Data",
+        ),
+        (lambda: Trace(updates=0), "updates=0 records nothing; it must be at least 1"),
+        (lambda: Swaps(updates=0), "updates=0 measures nothing; it must be at least 1"),
+        (
+            lambda: begun(Swaps(updates=1)),
+            "nothing swaps in this net: edge-popup alone swaps edges by scores",
         ),
         (lambda: RDM(images=1), "images=1 cannot be compared with each other; it must be at least 2"),
         (
