@@ -297,9 +297,8 @@ def test_the_bar_says_what_is_done_running_and_left_and_for_how_long(store):
 
 
 def test_the_time_left_may_be_unknown(store):
-    grid, _ = grid_of(
-        store, Workers(store), Run(density=0.5, net="timm:resnet10t", data="digits").resolved, terminal=True
-    )
+    run = Run(density=0.5, net="timm:resnet10t", data="digits").resolved
+    grid, _ = grid_of(store, Workers(store), run, terminal=True)
     grid.look()
     assert grid._bars.tasks[0].fields["left"] == "0:00:00, time left unknown"
 
