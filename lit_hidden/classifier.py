@@ -89,6 +89,8 @@ class LitClassifier(L.LightningModule):
         self.save_hyperparameters(ignore=["net"] if isinstance(net, nn.Module) else [])
         made: Any = code.load(code.full(task)) if isinstance(task, str) else task
         self.task: Task | None = made() if isinstance(made, type) else made
+        if self.task is not None and self.task.metric in ("loss", "accuracy", "top1", "top5", "steps", "seconds"):
+            raise ValueError(f"metric={self.task.metric!r} of {type(self.task).__name__} is the name of another number")
         # The metrics, the primary one first, and what they are multiplied by in results.
         self.scales = {"top1": 100, "top5": 100} if self.task is None else {self.task.metric: 1}
         published = recipe(self.method, net if isinstance(net, str) else "", optimizer)

@@ -20,6 +20,7 @@ from typing import Any
 _ROOMS = ("lit_hidden.callbacks", "lit_hidden")  # where a short name is looked up, in this order
 _OURS = "lit_hidden."
 _UNSET = object()
+_RAN: dict[str, str | None] = {}  # what was loaded in this process, as it was then
 
 
 class CodeError(ValueError):
@@ -46,6 +47,10 @@ class Spec:
         """Give an option, the default where the spec has none; None if the class takes no such option."""
         value = (self._known.options | self.init_args).get(name)
         return None if value is _UNSET else value
+
+    def takes(self, name: str) -> bool:
+        """Tell whether the class takes an option."""
+        return name in self._known.options or name in self.init_args
 
     @property
     def records(self) -> bool:
@@ -130,6 +135,8 @@ def canonical(value: Any, what: str = "an option") -> Any:
     """
     if value is None or isinstance(value, bool):
         return value
+    if type(value).__name__ == "bool_" or type(value).__name__ == "bool":  # numpy's, of either release
+        return bool(value)
     if isinstance(value, str):
         return str(value)  # numpy's text is not written as Python's
     if isinstance(value, list | tuple):
@@ -160,6 +167,7 @@ def load(name: str) -> Any:
         CodeError: it cannot be imported.
     """
     module, _, own = name.rpartition(".")
+    _RAN.setdefault(name, fingerprint(name))
     try:
         return getattr(importlib.import_module(module), own)
     except (ImportError, AttributeError, ValueError) as error:
@@ -182,7 +190,10 @@ def fingerprint(name: str) -> str | None:
 
     What that file imports does not count.
     """
-    file = _file(name.rpartition(".")[0])
+    module, _, own = name.rpartition(".")
+    file = _file(module)
+    if file and isinstance(_defined(file).get(own), ast.ImportFrom):  # a package shows what another file defines
+        return fingerprint(_original(module, own))
     if file is None or not file.exists():
         return None
     tree = _parse(file)
@@ -192,6 +203,11 @@ def fingerprint(name: str) -> str | None:
         if ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass()]
     return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
+
+
+def ran(name: str) -> str | None:
+    """Give the fingerprint that code had when this process loaded it; what it has now, if that has not been."""
+    return _RAN[name] if name in _RAN else fingerprint(name)
 
 
 def ours(name: str) -> bool:
@@ -255,6 +271,17 @@ def _defined(file: Path) -> dict[str, ast.stmt]:
     return names
 
 
+def _original(module: str, name: str) -> str:
+    """Give the full name of what a module imports as `name`."""
+    file = _file(module)
+    assert file is not None
+    node = _defined(file)[name]
+    assert isinstance(node, ast.ImportFrom)
+    original = next(alias.name for alias in node.names if (alias.asname or alias.name) == name)
+    package = module if file.stem == "__init__" else module.rpartition(".")[0]
+    return f"{importlib.util.resolve_name('.' * node.level + (node.module or ''), package)}.{original}"
+
+
 @cache
 def _class(path: str) -> _Class | None:
     """Read a class and those it is made from; None if there is no such class."""
@@ -262,9 +289,7 @@ def _class(path: str) -> _Class | None:
     file = _file(module)
     node = _defined(file).get(name) if file else None
     if isinstance(node, ast.ImportFrom):
-        original = next(alias.name for alias in node.names if (alias.asname or alias.name) == name)
-        package = module if file and file.stem == "__init__" else module.rpartition(".")[0]
-        return _class(f"{importlib.util.resolve_name('.' * node.level + (node.module or ''), package)}.{original}")
+        return _class(_original(module, name))
     if not isinstance(node, ast.ClassDef):
         return None
     options: dict[str, Any] = {}

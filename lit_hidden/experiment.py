@@ -217,12 +217,16 @@ class Run:
         if pair not in _AFTER:
             allowed = "; ".join(f"{then} after {first} (takes {what})" for (first, then), what in _AFTER.items())
             raise ValueError(f"method={run.method!r} after {before.method!r} cannot be; allowed are {allowed}")
-        same = ("net", "width", "num_classes", "image_size", "distribution", "scaled")
-        for name in (*same, *(["masker"] if pair == ("hidden", "hidden") else [])):
+        same = ["net", "width", "image_size", "distribution", "scaled"]
+        same += ["masker"] if pair == ("hidden", "hidden") else []
+        same += ["density"] if before.density is not None and (run.kind == "ticket" or not run.epochs) else []
+        if run.data in IMAGES and before.data in IMAGES:
+            same += ["num_classes"] + (["data"] if IMAGES[run.data][:2] != IMAGES[before.data][:2] else [])
+        for name in same:
             ours, theirs = getattr(run, name), getattr(before, name)
             if ours != theirs:
                 raise ValueError(f"{name}={ours!r} after a run with {name}={theirs!r}, whose net it takes; keep it")
-        if pair == ("hidden", "hidden") and "supermask" in (run.method, before.method) and run.method != before.method:
+        if pair == ("hidden", "hidden") and run.method != before.method:
             raise ValueError(
                 f"method={run.method!r} after {before.method!r}: their scores mean different things; keep the method"
             )
@@ -342,7 +346,8 @@ class Run:
     def option(self, name: str) -> list[Any]:
         """List an option, `Class.option`, of the callbacks of that class."""
         path, _, option = name.rpartition(".")
-        return [one.option(option) for one in self.callbacks if f".{one.class_path}".endswith(f".{path}")]
+        found = [one for one in self.callbacks if f".{one.class_path}".endswith(f".{path}")]
+        return [one.option(option) for one in found if one.takes(option)]
 
     @property
     def name(self) -> str:
@@ -376,18 +381,22 @@ class Run:
 
     @cached_property
     def cell(self) -> str:
-        """The name without its seed, and a hash of what is not named: equal for runs that differ by seed.
-
-        Callbacks that only record something do not count.
-        """
+        """The name without its seed, and a hash of what is not named: equal for runs that differ by seed."""
         same = self._unseeded
         return f"{same.name.removesuffix('-s0')} ({same.hash})"
 
     @property
     def _unseeded(self) -> "Run":
-        values = self._values | dict.fromkeys(_SEEDS) | {"seed": 0, "after": self.after and self.after._unseeded}
+        return self._unchecked(
+            self._values | dict.fromkeys(_SEEDS) | {"seed": 0, "after": self.after and self.after._unseeded}
+        )
+
+    @property
+    def unrecorded(self) -> "Run":
+        """The same training without the callbacks that only record something, of the runs before too."""
+        callbacks = tuple(one for one in self.callbacks if not one.records)
         # Unchecked: without what it records, a run of no epochs does nothing.
-        return self._unchecked(values | {"callbacks": tuple(one for one in self.callbacks if not one.records)})
+        return self._unchecked(self._values | {"callbacks": callbacks, "after": self.after and self.after.unrecorded})
 
     def to_json(self, indent: int | None = 1) -> str:
         """Write the full description, one field a line."""
@@ -521,7 +530,7 @@ class Results:
     def __init__(self, rows: Iterable[Row]) -> None:
         self._rows = [(run.resolved, result, folder) for run, result, folder in rows]
         self._view = _View()
-        self._selected: dict[tuple[Any, ...], Results] = {}
+        self._selected: dict[str, Results] = {}
 
     @property
     def rows(self) -> list[Row]:
@@ -608,12 +617,12 @@ class Results:
             ValueError: a name that is no field of Run.
             NoRunsError: nothing is left.
         """
-        key = tuple(where.items())
+        key = repr(where)  # values may be lists
         if key not in self._selected:  # judging selects the same runs again for every run that it leaves out
             plain = {name: value for name, value in where.items() if "." not in name}
             if unknown := sorted(plain.keys() - Run.__dataclass_fields__.keys()):
                 raise ValueError(f"Run has no field {', '.join(unknown)}")
-            dotted = where.items() - plain.items()
+            dotted = {name: code.canonical(value) for name, value in where.items() if name not in plain}.items()
             self._selected[key] = self.where(
                 lambda run: plain.items() <= vars(run).items() and all(value in run.option(n) for n, value in dotted)
             )

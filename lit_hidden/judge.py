@@ -69,7 +69,8 @@ class Claim:
         """Give by how much each accuracy of the floor beats what chance and the demanded points give."""
         if self.floor is None:
             return []
-        classes = results.runs[0].num_classes
+        if not (classes := results.runs[0].num_classes):  # what a guesser does is not known
+            return []
         least = 100 / classes + (10 if classes < 100 else 3)
         return [float(accuracy) - least for accuracy in self.floor(results)]
 

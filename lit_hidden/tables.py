@@ -210,10 +210,13 @@ class Cell:
 def cells(rows: Iterable[Row]) -> list[Cell]:
     """Put rows together that differ by their seeds alone (or in what was recorded), sorted by net, method and so on."""
     found: dict[str, Cell] = {}
-    described = [(describe(row), row) for row in rows]
+    trainings: dict[str, tuple[Run, Row]] = {}  # recorded or not, a training is one
+    for row in rows:
+        trainings.setdefault((run := describe(row)).unrecorded.hash, (run, row))
+    described = list(trainings.values())
     described.sort(key=lambda pair: [order(setting(pair[0], name)) for name in CONDITIONS])
     for run, row in described:
-        found.setdefault(run.cell, Cell(run, [])).rows.append(row)
+        found.setdefault(run.unrecorded.cell, Cell(run, [])).rows.append(row)
     return list(found.values())
 
 

@@ -175,7 +175,8 @@ def measured(
     """Results of `runs` with the accuracies given, scattered over seeds by `spread`, and `more`, but no folders."""
     rows = []
     for run in (run.resolved for run in runs):
-        noise = spread(run) * np.random.default_rng(int(run.hash, 16)).uniform(-1, 1)
+        # To record something changes no accuracy.
+        noise = spread(run) * np.random.default_rng(int(run.unrecorded.hash, 16)).uniform(-1, 1)
         result = {"accuracy": accuracy(run) + noise, **more}
         if run.net in IMAGENET and "parameters" not in more:  # of other nets no figure asks for them
             result["parameters"] = parameters(run)

@@ -108,7 +108,7 @@ FAILURES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str]] = {
         normed_net,
         {"distribution": "gauss"},
         "distribution='gauss' is unknown; distributions are ['kaiming_normal', 'signed_constant', "
-        "'unsigned_constant', 'kaiming_uniform', 'xavier_normal', 'signed_xavier']",
+        "'unsigned_constant', 'kaiming_uniform', 'xavier_normal', 'signed_xavier'], or package.module.name",
     ),
     "scaled": (normed_net, {"scaled": "no"}, "scaled='no' is unknown; it is False, True or 'authors'"),
     "scaled to infinity": (

@@ -101,7 +101,7 @@ def contents(path: Path) -> dict[str, dict[str, bytes]]:
             for entry in tar:
                 folder, _, file = entry.name.partition("/")
                 data = tar.extractfile(entry)
-                if data is None or not (file in (*NETS, *RECORD) or re.fullmatch(r"\w+\.npz", file)):
+                if data is None or not (file in (*NETS, *RECORD) or re.fullmatch(r"\w[\w.-]*\.npz", file)):
                     raise StoreError(f"{path} is no archive of runs: it holds {entry.name!r}")
                 runs.setdefault(folder, {})[file] = data.read()
     except (tarfile.TarError, OSError, EOFError) as error:

@@ -13,12 +13,13 @@ from lit_hidden import code
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import ImageData, data_module
 from lit_hidden.data.imagenet import resize_to
-from lit_hidden.edge_popup import hidden_layers, hide
+from lit_hidden.edge_popup import EdgePopup, hidden_layers, hide, maskers
 from lit_hidden.engine.store import SCORES, SUBNETWORK, WEIGHTS, Store, needed, write_atomically
 from lit_hidden.experiment import SUBSET, Run
 from lit_hidden.nets import build
 from lit_hidden.recipes import IMAGENET_SIZES, method
 from lit_hidden.subnetwork import load_subnetwork
+from lit_hidden.supermask import Supermask
 from lit_hidden.ticket import fix_masks
 
 
@@ -98,11 +99,13 @@ def network(run: Run, folder: Path, child: Run | None = None) -> nn.Module:
             load_subnetwork(net, file)
         else:
             if run.density is not None:
-                masker = {"masker": code.load(run.masker)} if run.masker else {}
-                hide(net, run.density, distribution=None, **masker)
+                of_method = getattr(code.load(method(str(run.method)).module), "masker", EdgePopup)
+                hide(net, run.density, distribution=None, masker=code.load(run.masker) if run.masker else of_method)
             if run.kind == "ticket":
                 fix_masks(net)
             net.load_state_dict(load_file(file))
+            if any(isinstance(masker, Supermask) for masker in maskers(net).values()):  # which would sample
+                fix_masks(net)
     object.__setattr__(net, "transform", transform(data))  # not as a part of it: torchvision's are modules too
     return net.eval()
 

@@ -105,7 +105,10 @@ class Experiment:
         base, _, data = preset.partition("-")
         if base not in PRESETS:
             raise UsageError(f"no preset {preset!r}; presets are {', '.join(PRESETS)}")
-        runs = self.runs(base)
+        try:
+            runs = self.runs(base)
+        except ValueError as error:
+            raise UsageError(f"{self.path}: {error}") from error
         if data and data not in IMAGENET_SIZES:
             raise UsageError(f"no data {data!r} to choose; there are {', '.join(IMAGENET_SIZES)}")
         if data and (other := {run.data for run in runs} - IMAGENET_SIZES.keys()):
@@ -158,7 +161,8 @@ def load(name: str) -> Experiment:
     module: ModuleType = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if lacking := [part for part in ("runs", "CLAIMS", "draw") if not hasattr(module, part)]:
-        raise ReproduceError(f"{path} lacks {', '.join(lacking)}; an experiment has runs(preset), CLAIMS and draw")
+        has = "an experiment has runs(preset), CLAIMS and draw; the name of a helper begins with _"
+        raise ReproduceError(f"{path} lacks {', '.join(lacking)}; {has}")
     title = (module.__doc__ or name).strip().splitlines()[0]
     page, order = getattr(module, "page", None), getattr(module, "order", lambda run: 0)
     reduce = getattr(module, "reduce", None)
@@ -230,13 +234,16 @@ def reproduce(
         taken = sorted({run.seed for run in whole})[:seeds]
         members[experiment.name] = filtered([run for run in whole if run.seed in taken], only)
         keys = {run.hash: experiment.order(run) for run in members[experiment.name]}
-        dense = {key: rank for rank, key in enumerate(sorted(set(keys.values())))}
+        try:
+            dense = {key: rank for rank, key in enumerate(sorted(set(keys.values())))}
+        except TypeError as error:
+            raise UsageError(f"{experiment.path}: order(run) gives keys that cannot be sorted: {error}") from error
         for run in members[experiment.name]:
             grid.setdefault(run.hash, run)
             groups.setdefault(run.hash, f"{experiment.name}/{preset}")
             ranks[run.hash] = min(dense[keys[run.hash]], ranks.get(run.hash, len(dense)))
     ordered = sorted(grid.values(), key=lambda run: (ranks[run.hash], -run.epochs))
-    todo = plan(ordered, store, None if dry_run else lambda line: _say(console, line))
+    todo = plan(ordered, store, (lambda line: _say(console, line)) if train and not dry_run else None)
     for experiment in experiments:
         its = members[experiment.name]
         missing = sum(run.hash in todo.missing for run in its)

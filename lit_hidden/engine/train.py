@@ -1,15 +1,18 @@
 """Train one Run in a folder, resumable at every epoch, bit-equal on CPU to a run never stopped."""
 
 import csv
+import inspect
 import io
+import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import distributions
@@ -30,7 +33,7 @@ from lit_hidden.edge_popup import maskers
 from lit_hidden.engine.checkpoints import WholeCheckpoints
 from lit_hidden.engine.network import make_data, make_module, save_net
 from lit_hidden.engine.ranks import ALONE, Interruption, Placed, Ranks, SameNetwork, Together
-from lit_hidden.engine.store import CHECKPOINT, SCORES, SUBNETWORK, WEIGHTS, write_atomically
+from lit_hidden.engine.store import CHECKPOINT, SCORES, SUBNETWORK, WEIGHTS, Store, write_atomically
 from lit_hidden.engine.tracking import Tracker
 from lit_hidden.experiment import Run
 from lit_hidden.nets import NETS
@@ -39,6 +42,12 @@ from lit_hidden.subnetwork import fingerprint, masks, save_subnetwork, used_mask
 from lit_hidden.supermask import Supermask
 from lit_hidden.ticket import fix_masks
 
+# Names that a callback's number may not have: columns of `results.csv`, and what is written beside it.
+RESERVED = {f.name for f in fields(Run)} | {
+    "run", "metric", "unit", "better", "failed", "best_accuracy", "seconds", "device", "cpu", "commit", "finished",
+    "tf32", "lit_hidden", "python", "torch", "lightning", "code", "provenance", "checksums", "density_sampled",
+    "density_rounded", "accuracy_rounded",
+}  # fmt: skip
 AT_ONCE = 100  # steps; between two blocks Lightning may be told to stop
 PAUSE = 10.0  # seconds between two checkpoints on a GPU
 
@@ -234,7 +243,13 @@ def _class(spec: Spec) -> type[RunCallback]:
 
 
 def _made(run: Run) -> list[RunCallback]:
-    made = [_class(one)(**one.init_args) for one in run.callbacks]
+    made = []
+    for one in run.callbacks:
+        found = _class(one)
+        takes = inspect.signature(found.__init__).parameters
+        # A hash knows 2.0 as 2.
+        real = {n for n, p in takes.items() if p.annotation in (float, "float") or isinstance(p.default, float)}
+        made.append(found(**{n: float(v) if n in real and v is not None else v for n, v in one.options}))
     for callback in made:
         callback.run_seed, callback._in_engine = run.seed, True
     return made
@@ -306,7 +321,9 @@ def _train(
     tracker.start(run)
     # An epoch of Conv2 may take a GPU a tenth of a second, and its checkpoint, of 50 MB, more than that.
     pause = PAUSE if device == "cuda" else 0.0
-    ran = {name: code.fingerprint(name) for name in run.names if not code.ours(name)}
+    ran = {name: code.ran(name) for name in run.names if not code.ours(name)}
+    if run.parent is not None:  # its names are among these, with the code that it was trained with
+        ran |= (Store(folder.parent).result(run.parent) or {}).get("code", {})
     recorder = Recorder(folder, "val" if run.held_out else "test", tracker, first, pause, ran)
     ideas = _made(run)
     callbacks = [recorder, *ideas, *([SameNetwork()] if several else []), interruption]
@@ -351,11 +368,8 @@ def _train(
     result["parameters"] = sum(int(mask.sum()) for mask in used.values()) or sum(
         p.numel() for p in module.net.parameters() if p.requires_grad
     )
-    for idea in ideas:
-        numbers = idea.on_run_end(trainer, module, folder)
-        if known := sorted(numbers.keys() & result.keys()):
-            raise ValueError(f"{type(idea).__name__} gives {', '.join(known)}, which the result has already")
-        result |= numbers
+    for number, idea in enumerate(ideas):
+        result |= _ended(idea, sum(type(one) is type(idea) for one in ideas[:number]), trainer, module, folder, result)
     if first:
         _save(run, module.net, folder, seeded=weights_after == drawn, keep=keep)
     if run.method == "supermask":
@@ -381,6 +395,30 @@ def _train(
     }
     tracker.summary({ours: result[ours] for name, ours in names.items() if name != "loss"})
     return result
+
+
+def _ended(
+    idea: RunCallback, others: int, trainer: L.Trainer, module: LitClassifier, folder: Path, result: dict[str, Any]
+) -> dict[str, Any]:
+    """Take a callback's numbers, and its files from a folder of its own; of a second of its class as `cut_2`."""
+    name, suffix = type(idea).__name__, f"_{others + 1}" if others else ""
+    place = folder / f".{name}{suffix}-{trainer.global_rank}.part"
+    shutil.rmtree(place, ignore_errors=True)  # of a process that was killed
+    place.mkdir()
+    numbers = {}
+    for key, value in (idea.on_run_end(trainer, module, place) or {}).items():
+        key, value = f"{key}{suffix}", value.item() if hasattr(value, "item") else value
+        if key in RESERVED | result.keys():
+            raise ValueError(f"{name} gives {key}, which the result has already")
+        try:
+            json.dumps(value)
+        except TypeError:
+            raise ValueError(f"{name} gives {key}={value!r}; give numbers, text, or lists of these") from None
+        numbers[key] = value
+    for path in place.iterdir() if trainer.is_global_zero else ():
+        path.replace(folder / f"{path.stem}{suffix}{path.suffix}")
+    shutil.rmtree(place)
+    return numbers
 
 
 def _save(run: Run, net: torch.nn.Module, folder: Path, *, seeded: bool, keep: bool) -> None:

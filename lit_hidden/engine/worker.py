@@ -79,7 +79,7 @@ def _work(run: Run, store: Store, job: dict[str, Any]) -> dict[str, Any]:
             return {"status": "held"}
         if store.result(run) is None:
             for part in folder.glob(".*.part"):  # of a process that was killed: nobody else writes here now
-                part.unlink()
+                shutil.rmtree(part) if part.is_dir() else part.unlink()
             now, epochs = datetime.now(UTC).isoformat(timespec="seconds"), store.progress(run)[0]
             who = f"process {os.getpid()} on {socket.gethostname()}"
             _say(f"{now} {who} trains {run.name}, after epoch {epochs}")

@@ -1,5 +1,6 @@
 """Runs after runs: what one begins with, what it leaves for the next, and code by name that changes in between."""
 
+import re
 import runpy
 import sys
 from dataclasses import replace
@@ -13,9 +14,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from torchvision import transforms
 
+from lit_hidden import code
 from lit_hidden.code import spec
 from lit_hidden.data import DigitsData
 from lit_hidden.edge_popup import maskers
+from lit_hidden.engine.archive import pack, unpack
 from lit_hidden.engine.network import make_data, transform
 from lit_hidden.engine.store import SCORES, SUBNETWORK, WEIGHTS, Store, StoreError
 from lit_hidden.engine.train import Recorder, train
@@ -87,6 +90,23 @@ def test_a_search_goes_on_from_the_scores_and_buffers_of_the_one_before(run, sto
     assert done(store, run.then(epochs=1))["weights_before"] == done(store, run)["weights_after"]
 
 
+def test_what_would_bear_the_mask_of_another_is_refused():
+    supermask = replace(HIDDEN, method="supermask")
+    kept = "whose net it takes; keep it"
+    for make, why in (
+        (lambda: HIDDEN.then(density=0.1, epochs=0), f"density=0.1 after a run with density=0.5, {kept}"),
+        (lambda: HIDDEN.then(method="ticket", density=0.1), f"density=0.1 after a run with density=0.5, {kept}"),
+        (lambda: TICKET.then(density=0.1), f"density=0.1 after a run with density=0.5, {kept}"),
+        (lambda: HIDDEN.then(method="random", epochs=0), "their scores mean different things; keep the method"),
+        (lambda: HIDDEN.then(method="supermask"), "their scores mean different things; keep the method"),
+        (lambda: HIDDEN.then(data="mnist"), f"data='mnist' after a run with data='digits', {kept}"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(why)):
+            make()
+    assert supermask.then(density=0.1).density == 0.1
+    assert HIDDEN.then(data="mine.Data").data == "mine.Data"  # what shape its images have is not known here
+
+
 def test_another_density_keeps_the_scores(store):
     denser = HIDDEN.then(density=0.8, epochs=1, **STILL)
     kept = done(store, denser)["layers"]
@@ -129,6 +149,12 @@ def test_a_supermask_goes_on_from_its_probabilities(store):
     mask = replace(HIDDEN, method="supermask")
     on = mask.then(epochs=1, **STILL)
     assert done(store, on)["density_sampled"] == done(store, mask)["density_sampled"]
+    for run in (mask, on):  # the second from its scores alone, for no seed gives them
+        (store.folder(on) / SUBNETWORK).unlink(missing_ok=True)
+        result = done(store, run)
+        net = Results([(run, result, store.folder(run))]).network(run)
+        kept = [int(masker.mask().sum()) for masker in maskers(net).values()]
+        assert kept == [layer["kept_min"] for layer in result["layers"]]
 
 
 def test_scores_are_left_where_a_run_goes_on_or_no_seed_gives_the_weights_back(store):
@@ -257,6 +283,37 @@ class Odd(RunCallback):
 
 class NoRun:
     pass
+
+
+class Named(RunCallback):
+    def on_run_end(self, trainer, module, folder):
+        return {"density": 0.1}
+
+
+class Strange(RunCallback):
+    def on_run_end(self, trainer, module, folder):
+        return {"what": {1}}
+
+
+class Counted(RunCallback):
+    several_devices = True
+
+    def __init__(self, by: float = 1.0):
+        super().__init__()
+        self.by = by
+
+    def on_run_start(self, trainer, module, data, parent):
+        self.drawn = torch.full((3,), self.by).normal_(generator=self.generator())
+
+    def on_run_end(self, trainer, module, folder):
+        import numpy as np
+        np.savez(folder / "my-counts.npz", by=self.by)
+        return {"by": np.float32(self.by), "tensor": torch.tensor(2)}
+
+
+class Silent(RunCallback):
+    def on_run_end(self, trainer, module, folder):
+        return None
 '''
 
 
@@ -267,7 +324,14 @@ def mine(tmp_path, monkeypatch, request):
     (tmp_path / f"{name}.py").write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)
     yield name
+    forget(name)
+
+
+def forget(name: str) -> None:
+    """Be a process that has not loaded a module yet."""
     sys.modules.pop(name, None)
+    for known in [known for known in code._RAN if known.startswith(name)]:
+        del code._RAN[known]
 
 
 def test_every_part_of_a_run_may_be_code_of_ones_own(mine, store):
@@ -305,10 +369,15 @@ def test_a_run_whose_code_has_changed_is_trained_again_and_so_are_those_after_it
     assert store.result(run) is None
     with pytest.raises(StoreError, match=why):
         store.results([run])
+    forget(mine)
     for again in (run, child):
         status, notes = outcome(again, store)
         assert status == "done"
         assert notes == [f"{why}; set aside as {again.hash}.damaged-1, the run is trained again"]
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").write_text(f"from {mine} import net\n")
+    shown = code.fingerprint("package.net")
+    assert shown == code.fingerprint(f"{mine}.net")  # where it is defined, not where it is shown
     file.unlink()  # as on a machine that has not the code: it is believed
     assert store.damage(run) is None
 
@@ -327,15 +396,43 @@ def test_a_run_does_not_go_on_from_a_checkpoint_of_other_code(mine, tmp_path, mo
         assert outcome(run, store) == ("failed", [])
     assert store.progress(run)[0] == 1
     file.write_text(MINE.replace("nn.ReLU()", "nn.GELU()"))
+    forget(mine)
     status, notes = outcome(run, store)
     assert status == "done"
     assert notes[0].startswith(f"last.ckpt: it is stale: the code of {mine}.net has changed since; set aside")
+
+
+def test_two_of_one_class_leave_numbers_and_files_of_their_own(mine, tmp_path):
+    store = Store(tmp_path / "runs")
+    callbacks = *(spec(f"{mine}.Counted", by=by) for by in (2.0, 3.0)), spec(f"{mine}.Silent")
+    run = Run(net="lenet", data="digits", epochs=1, train_images=200, callbacks=callbacks)
+    result = done(store, run)
+    assert {name: result[name] for name in ("by", "by_2", "tensor", "tensor_2")} == {
+        "by": 2.0, "by_2": 3.0, "tensor": 2, "tensor_2": 2
+    }  # fmt: skip
+    folder = store.folder(run)
+    assert [float(np.load(folder / f"my-counts{n}.npz")["by"]) for n in ("", "_2")] == [2.0, 3.0]
+    assert not list(folder.glob(".*.part"))
+    pack(store, [run], tmp_path / "runs.tar.gz")
+    assert unpack(tmp_path / "runs.tar.gz", Store(tmp_path / "elsewhere")) == (1, 0)
+
+
+def test_code_that_was_changed_after_it_was_loaded_is_known_as_it_ran(mine, tmp_path):
+    store, file = Store(tmp_path / "runs"), tmp_path / f"{mine}.py"
+    run = Run(net=f"{mine}.net", data="digits", epochs=1, train_images=200)
+    assert outcome(run, store)[0] == "done"
+    file.write_text(MINE.replace("nn.ReLU()", "nn.GELU()"))
+    other = replace(run, seed=1)  # this process still has the net with ReLU
+    assert outcome(other, store)[0] == "failed"
+    assert store.damage(other) == f"it is stale: the code of {mine}.net has changed since"
 
 
 @pytest.mark.parametrize(
     ("callback", "why"),
     [
         (("Odd", 2), "Odd gives accuracy, which the result has already"),
+        (("Named", 1), "Named gives density, which the result has already"),
+        (("Strange", 1), "Strange gives what={{1}}; give numbers, text, or lists of these"),
         (("Odd", 1), "{mine}.Odd is of version 2 here; the run is of version 1"),
         (("NoRun", 1), "{mine}.NoRun is no RunCallback; derive it from lit_hidden.callbacks.RunCallback"),
         (("Nothing", 1), "{mine}.Nothing cannot be imported: module '{mine}' has no attribute 'Nothing'; "

@@ -179,7 +179,10 @@ def test_without_kornia_a_sentence_says_how_to_get_it(monkeypatch, effort):
 # --- what is asked for -----------------------------------------------------------------------------------
 
 LESS = "measures nothing; it must be more than 0"
-SETS = "there is cifar10, mnist, digits, imagenet, imagenet100, imagenette, imagewoof, tiny-imagenet, tiny-imagenet-100"
+SETS = (
+    "there is cifar10, mnist, digits, imagenet, imagenet100, imagenette, imagewoof, tiny-imagenet, tiny-imagenet-100, "
+    "or package.module.Class"
+)
 NAMES = "selection, steps, input, feeding, epoch, runs, start"
 
 
