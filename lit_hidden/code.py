@@ -99,7 +99,7 @@ def spec(name: str, **options: Any) -> Spec:
         takes = f"options are {', '.join(found.options)}" if found.options else "it has no options"
         raise CodeError(f"{found.name} takes no {', '.join(unknown)}; {takes}")
     if lacking := [k for k, default in found.options.items() if default is _UNSET and k not in options]:
-        raise CodeError(f"{found.name} needs {', '.join(lacking)}, which have no default")
+        raise CodeError(f"{found.name} needs a value for {', '.join(lacking)}")
     given = {k: canonical(value, f"{found.name}: {k}") for k, value in options.items()}
     changed = {k: v for k, v in given.items() if v != found.options[k]}
     return Spec(path, tuple(sorted(changed.items())), found.constants.get("version", 1))
@@ -135,7 +135,7 @@ def canonical(value: Any, what: str = "an option") -> Any:
     """
     if value is None or isinstance(value, bool):
         return value
-    if type(value).__name__ == "bool_" or type(value).__name__ == "bool":  # numpy's, of either release
+    if type(value).__name__ in ("bool", "bool_"):  # numpy's
         return bool(value)
     if isinstance(value, str):
         return str(value)  # numpy's text is not written as Python's

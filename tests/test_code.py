@@ -108,7 +108,7 @@ LITERAL = "is no literal; write a number, text, True, False, None or a list of t
     [
         (spec, "trace.Trace:age", "Trace takes no age; options are updates"),
         (spec, "feedback.FeedbackAlignment:age", "FeedbackAlignment takes no age; it has no options"),
-        (spec, "lesion.Lesion", "Lesion needs epoch, which have no default"),
+        (spec, "lesion.Lesion", "Lesion needs a value for epoch"),
         (spec, "lesion.Leson", "'lesion.Leson' cannot be found: lit_hidden.callbacks.lesion defines no Leson"),
         (spec, "Lesion", "'Lesion' cannot be found: give package.module.Class"),
         (spec, "ideas.own.net", "'ideas.own.net' cannot be found: ideas.own.net is no class"),

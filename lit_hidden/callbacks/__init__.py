@@ -76,7 +76,10 @@ class RunCallback(L.Callback):
         """
 
     def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
-        """Give numbers for the result, and write arrays (`NAME.npz`) into the run's folder."""
+        """Give numbers for the result, and write arrays (`NAME.npz`) into a folder, whence they go to the run's.
+
+        Of several processes each is asked; what the first one gives and writes is kept.
+        """
         return {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
