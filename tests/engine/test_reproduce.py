@@ -140,7 +140,8 @@ def test_an_experiment_that_lacks_a_part_is_named(checkout):
     with pytest.raises(ReproduceError) as error:
         load("fig9")
     assert str(error.value) == (
-        f"{checkout}/experiments/fig9.py lacks runs, draw; an experiment has runs(preset), CLAIMS and draw; the name of a helper begins with _"
+        f"{checkout}/experiments/fig9.py lacks runs, draw; an experiment has runs(preset), CLAIMS and draw; "
+        "the name of a helper begins with _"
     )
 
 
