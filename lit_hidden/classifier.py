@@ -40,6 +40,13 @@ class Task(Protocol):
         """Return the metric of each example, `(B,)`; its mean over all images is what counts."""
 
 
+class MakeModule(Protocol):
+    """What makes the module of a method; a class of your own is called by its dotted name."""
+
+    def __call__(self, net: str | nn.Module, **arguments: Any) -> "LitClassifier":
+        """Make it; the arguments are those of LitDense, or where the run has a density of LitSubnetwork."""
+
+
 class LitClassifier(L.LightningModule):
     """Cross-entropy training of `net`, images `(B, C, H, W)` to logits `(B, num_classes)`.
 

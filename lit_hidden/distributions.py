@@ -6,7 +6,7 @@ Source: Ramanujan et al., arXiv:1911.13299, Sections 4 and 5; the authors' code,
 import hashlib
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -36,8 +36,12 @@ def _xavier_std(fan_in: int, fan_out: int) -> float:
     return math.sqrt(2 / (fan_in + fan_out))
 
 
-# Of a shape, with a standard deviation, from a CPU generator: float32 on the CPU. Yours are called by dotted names.
-Draw = Callable[[torch.Size, float, torch.Generator], Tensor]
+class Draw(Protocol):
+    """A way to draw weights; one of your own is called by its dotted name, and gets Kaiming's standard deviation."""
+
+    def __call__(self, shape: torch.Size, std: float, generator: torch.Generator, /) -> Tensor:
+        """Draw float32 weights `(out, in, *kernel)` on the CPU, from its generator alone."""
+
 
 # name -> (standard deviation from the fans, how to draw with it)
 DISTRIBUTIONS: dict[str, tuple[Callable[[int, int], float], Draw]] = {

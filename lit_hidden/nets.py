@@ -9,7 +9,7 @@ Source: Ramanujan et al., arXiv:1911.13299, Table 1; the authors' code, `models/
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -18,6 +18,14 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from lit_hidden import code
 from lit_hidden.distributions import Scaled, check, draw, layer_generator
 from lit_hidden.edge_popup import weight_layers
+
+
+class MakeNet(Protocol):
+    """What builds a net; one of your own is called by its dotted name, with those of the arguments that it takes."""
+
+    def __call__(self, *, num_classes: int, in_channels: int, image_size: int, width: float) -> nn.Module:
+        """Build a net from images `(B, in_channels, image_size, image_size)`, or others, to `(B, num_classes)`."""
+
 
 _CHANNELS = (64, 128, 256, 512)
 

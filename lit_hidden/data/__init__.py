@@ -1,6 +1,6 @@
 """Data modules by name: CIFAR-10, MNIST, ImageNet and its subsets, scikit-learn's digits, which need no download."""
 
-from typing import Any
+from typing import Any, Protocol
 
 from lit_hidden import code
 from lit_hidden.data.base import ImageData
@@ -51,6 +51,22 @@ IMAGENET_DATA: dict[str, type[ImageNetData]] = {
 }  # fmt: skip
 
 
+class MakeData(Protocol):
+    """What makes a data module; a class of your own is called by its dotted name."""
+
+    def __call__(
+        self,
+        *,
+        root: str,
+        batch_size: int,
+        seed: int,
+        augment: bool | None,
+        held_out: int,
+        train_images: int | None,
+    ) -> ImageData:
+        """Make it, as `ImageData` says; nothing is read yet."""
+
+
 def data_module(name: str, **kwargs: Any) -> ImageData:
     """The data module called `name`, made with `kwargs`: those of `ImageTensorsData`, or of `ImageNetData`.
 
@@ -62,5 +78,5 @@ def data_module(name: str, **kwargs: Any) -> ImageData:
     sets: dict[str, type[ImageData]] = {**DATA, **IMAGENET_DATA}
     if name not in sets and "." not in name:
         raise ValueError(f"there is no data called {name!r}; there is {', '.join(sets)}, or package.module.Class")
-    made: ImageData = (sets.get(name) or code.load(code.full(name)))(**kwargs)
-    return made
+    make: MakeData = sets.get(name) or code.load(code.full(name))
+    return make(**kwargs)

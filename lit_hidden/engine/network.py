@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from lit_hidden import code
-from lit_hidden.classifier import LitClassifier
+from lit_hidden.classifier import LitClassifier, MakeModule
 from lit_hidden.data import ImageData, data_module
 from lit_hidden.data.imagenet import resize_to
 from lit_hidden.edge_popup import EdgePopup, hidden_layers, hide, maskers
@@ -58,7 +58,8 @@ def make_module(run: Run, data: ImageData, runs_dir: Path = Path("runs")) -> Lit
     else:
         names = ["density", "distribution", "scaled", "weight_seed", "score_seed", "masker"]
         arguments |= {name: getattr(run, name) for name in names}
-    module: LitClassifier = code.load(method(str(run.method)).module)(**arguments)
+    make: MakeModule = code.load(method(str(run.method)).module)
+    module = make(**arguments)
     if before is not None and run.kind != "ticket":
         _begin(run, module, _left(before, runs_dir / before.hash, run))
     return module
