@@ -29,7 +29,7 @@ from lit_hidden.engine.tracking import Tracker, choose_mode
 from lit_hidden.engine.where import Where
 from lit_hidden.experiment import PRESETS, Results, Run
 from lit_hidden.judge import Claim, Verdict, clopper_pearson, failed, judge
-from lit_hidden.recipes import IMAGENET_SIZES
+from lit_hidden.recipes import IMAGENET_SIZES, method
 from lit_hidden.tables import cells, departures, filtered, in_tf32, listed, order, reason
 
 HERE = Where()
@@ -515,7 +515,7 @@ def _judged(
 def _failures(table: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Give how many seeds of each cell fail to train, with the 95% interval of the rate; a random mask cannot fail."""
     found = {}
-    for cell in (cell for cell in cells(table) if cell.run.method != "random"):
+    for cell in (cell for cell in cells(table) if method(str(cell.run.method)).learns):
         fail, of = len(cell.rows) - len(cell.trained), len(cell.rows)
         low, high = clopper_pearson(fail, of)
         found[cell.run.cell] = {"failed": fail, "seeds": of, "low": low, "high": high}
