@@ -144,9 +144,14 @@ def canonical(value: Any, what: str = "an option") -> Any:
     if isinstance(value, Integral):
         return int(value)
     if isinstance(value, Real) and math.isfinite(value):
-        value = float(value)
+        value = real(value)
         return int(value) if value.is_integer() else value
     raise CodeError(f"{what}={value!r} cannot be written down; it must be a number, text, True, False, None or a list")
+
+
+def real(value: Any) -> float:
+    """Round to 12 digits: `np.arange(0.1, 1, 0.1)` has 0.30000000000000004, which is 0.3; 2**-15 has 11 digits."""
+    return float(f"{float(value):.12g}")
 
 
 def full(name: str) -> str:

@@ -52,7 +52,7 @@ _AFTER = {  # what a run may begin with: the kinds of its parent and of itself
 
 def _number(name: str, value: Real) -> float | int:
     if name in _REALS:
-        return float(value)
+        return code.real(value)
     if isinstance(value, Integral):
         return int(value)
     if not float(value).is_integer():

@@ -735,3 +735,14 @@ def test_seeds_of_a_chain_vary_together() -> None:
     assert len({run.parent.parent for run in varied}) == 2  # type: ignore[union-attr]
     apart = HIDDEN.then(epochs=5, seed=7)  # on purpose
     assert [run.parent for run in vary([apart], seed=[3, 4])] == [HIDDEN, HIDDEN]
+
+
+def test_a_number_that_only_its_last_bits_tell_from_another_is_that_number() -> None:
+    densities = [float(k) for k in np.arange(0.1, 1.0, 0.1)]
+    assert 0.30000000000000004 in densities
+    assert [Run(density=k) for k in densities] == [Run(density=n / 10) for n in range(1, 10)]
+    assert Run(density=0.1 + 0.2).resolved.density == 0.3
+    assert Run(density=0.3 + 1e-9) != Run(density=0.3)
+    assert Run(net="resnet18").resolved.weight_decay == 2**-15
+    options = [spec("labels.RandomLabels", fraction=k) for k in (0.1 + 0.2, 0.3)]
+    assert options[0] == options[1]
