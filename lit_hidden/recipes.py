@@ -17,7 +17,7 @@ class Method:
         hides: whether it has a density; None: as its run says.
         captured: whether its steps may come from a CUDA graph: it takes steps, and draws nothing in them.
         finds: whether it leaves a subnetwork whose weights a ticket may train.
-        numbers: what its results hold besides those of every method.
+        numbers: what its results hold besides those of every method; `{metric}` is the primary one.
     """
 
     module: str
@@ -33,7 +33,7 @@ METHODS = {
     "dense": Method("lit_hidden.modules.LitDense", "weights", hides=False, captured=True),
     "supermask": Method("lit_hidden.modules.LitSupermask", "scores", True, finds=True, numbers=("density_sampled",)),
     "random": Method("lit_hidden.modules.LitRandomMask", learns=None, hides=True, finds=True),
-    "ticket": Method("lit_hidden.modules.LitTicket", "weights", True, captured=True, numbers=("accuracy_before",)),
+    "ticket": Method("lit_hidden.modules.LitTicket", "weights", True, captured=True, numbers=("{metric}_before",)),
 }
 FINDERS = tuple(name for name, known in METHODS.items() if known.finds)
 OPTIMIZERS = ("sgd", "adam")

@@ -373,7 +373,8 @@ def _parses(cell: Any) -> bool:
 def _check_result(run: Run, result: dict[str, Any], sums: Any) -> None:
     """Check that a result is as it was written; one without checksums, that what figures and tables read is there."""
     run = run.resolved
-    for name in (primary(result), *method(str(run.method)).numbers):
+    metric = primary(result)
+    for name in (metric, *(name.format(metric=metric) for name in method(str(run.method)).numbers)):
         value = result.get(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise _Damage(f"result.json: its {name} is {value}, not a number")

@@ -373,7 +373,7 @@ def _train(
     if first:
         _save(run, module.net, folder, seeded=weights_after == drawn, keep=keep)
     if run.method == "supermask":
-        result |= _rounded(run, trainer, module, data)
+        result |= _rounded(run, trainer, module, data, names[metric])
     result |= {"code": ran} if ran else {}
     kind = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {threads} thread(s)"
     result["provenance"] = {
@@ -455,7 +455,7 @@ def _tested(run: Run, trainer: L.Trainer, module: LitClassifier, data: ImageData
     return measured(module, tested, "test")
 
 
-def _rounded(run: Run, trainer: L.Trainer, module: LitClassifier, data: ImageData) -> dict[str, float]:
+def _rounded(run: Run, trainer: L.Trainer, module: LitClassifier, data: ImageData, metric: str) -> dict[str, float]:
     """Measure what a supermask's samples keep on average, and its most probable mask, which the net has afterwards."""
     found = [masker for masker in maskers(module.net).values() if isinstance(masker, Supermask)]
     weights = sum(masker.scores.numel() for masker in found)
@@ -465,7 +465,7 @@ def _rounded(run: Run, trainer: L.Trainer, module: LitClassifier, data: ImageDat
     return {
         "density_sampled": round(sampled / weights, 6),
         "density_rounded": round(rounded / weights, 6),
-        "accuracy_rounded": _tested(run, trainer, module, data)["top1"],
+        f"{metric}_rounded": _tested(run, trainer, module, data)[next(iter(module.scales))],
     }
 
 

@@ -177,6 +177,19 @@ def test_scores_are_left_where_a_run_goes_on_or_no_seed_gives_the_weights_back(s
     assert done(store, cut.then(epochs=0, callbacks=()))["accuracy"] == done(store, cut)["accuracy"]
 
 
+def test_a_task_has_every_method_and_chain(store):
+    arm: dict[str, Any] = {"net": "lenet", "width": 0.3, "data": "arm.ArmData", "task": "arm.Angles", "epochs": 1}
+    found = Run(density=0.5, **arm)
+    ticket, mask = found.then(method="ticket"), Run(density=0.5, method="supermask", **arm)
+    assert (
+        done(store, ticket)["error_before"] == done(store, found)["error"] == done(store, found.then(epochs=0))["error"]
+    )
+    assert done(store, mask)["error_rounded"] > 0
+    assert done(store, Run(density=0.5, method="random", **arm))["error"] > 20
+    assert done(store, Run(**arm).then(density=0.5))["error"] > 0
+    assert not any("accuracy" in name for run in (ticket, mask) for name in done(store, run))
+
+
 # --- from a run to its net -------------------------------------------------------------------------------
 
 
