@@ -7,7 +7,7 @@ import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from math import isclose
+from math import isclose, isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -235,8 +235,10 @@ def _published(run: Run) -> dict[str, Any]:
 
 
 def score(result: Mapping[str, Any]) -> str:
-    """Write the primary metric of a result: `97.1% test accuracy`, `12.3 degrees test error`."""
+    """Write the primary metric of a result: `97.1% test accuracy`, `12.3 degrees test error`; or that it diverged."""
     name = primary(result)
+    if (loss := result.get("loss")) is not None and not isfinite(loss):
+        return f"diverged, its test loss is {loss}"
     return f"{result[name]:.1f}{'%' if name == 'accuracy' else ' ' + result['unit']} test {name}"
 
 

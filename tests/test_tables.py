@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import runpy
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from lit_hidden.tables import (
     read,
     reason,
     same_images,
+    score,
     setting,
     varying,
 )
@@ -340,3 +342,15 @@ def test_the_reason_of_a_verdict_names_cells_in_which_some_seeds_fail() -> None:
     )
     told = "too few seeds: 2 of at least 3 train: conv8-k10: 1 of 3 seeds fail"
     assert reason(told, {"conv8-k10": (1, 3)}) == told, "it is said already"
+
+
+def test_a_score_is_told_in_its_unit_and_divergence_as_such() -> None:
+    told = [
+        ({"accuracy": 97.123, "loss": 0.1}, "97.1% test accuracy"),
+        ({"accuracy": 97.0}, "97.0% test accuracy"),
+        ({"metric": "error", "unit": "degrees", "error": 12.34, "loss": 0.1}, "12.3 degrees test error"),
+        ({"accuracy": 10.0, "loss": math.nan}, "diverged, its test loss is nan"),
+        ({"accuracy": 10.0, "loss": math.inf}, "diverged, its test loss is inf"),
+    ]
+    for result, words in told:
+        assert score(result) == words
