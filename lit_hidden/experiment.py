@@ -484,7 +484,7 @@ def _short(name: str | None) -> str:
 def vary(base: Iterable[Run], **values: Iterable[Any]) -> list[Run]:
     """Multiply runs by the values of some fields: `vary([Run()], net=["conv2", "conv4"], seed=range(3))`.
 
-    A run after another takes its seed along: three analyses of one run would be one seed, and look like three.
+    Where a run and the run before it share a seed, both get the new one: three analyses of one run are not three seeds.
     """
     chosen = [dict(zip(values, each, strict=True)) for each in product(*values.values())]
     return [_changed(run, each) for run in base for each in chosen]

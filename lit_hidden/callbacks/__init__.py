@@ -76,9 +76,9 @@ class RunCallback(L.Callback):
         """
 
     def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
-        """Give numbers for the result, and write arrays (`NAME.npz`) into a folder, whence they go to the run's.
+        """Return numbers for the result, and write arrays (`NAME.npz`) into `folder`; the engine moves them to the run's.
 
-        Of several processes each is asked; what the first one gives and writes is kept.
+        Several processes all call this; only the numbers and files of the first are kept.
         """
         return {}
 

@@ -107,7 +107,8 @@ def network(run: Run, folder: Path, child: Run | None = None) -> nn.Module:
             net.load_state_dict(load_file(file))
             if any(isinstance(masker, Supermask) for masker in maskers(net).values()):  # which would sample
                 fix_masks(net)
-    object.__setattr__(net, "transform", transform(data))  # not as a part of it: torchvision's are modules too
+    # Past nn.Module: torchvision's transforms are modules, and a Sequential would call one as its last layer.
+    object.__setattr__(net, "transform", transform(data))
     return net.eval()
 
 

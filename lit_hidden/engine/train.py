@@ -46,7 +46,7 @@ from lit_hidden.ticket import fix_masks
 RESERVED = {f.name for f in fields(Run)} | {
     "run", "metric", "unit", "better", "failed", "best_accuracy", "seconds", "device", "cpu", "commit", "finished",
     "tf32", "lit_hidden", "python", "torch", "lightning", "code", "provenance", "checksums", "density_sampled",
-    "density_rounded", "accuracy_rounded",
+    "density_rounded",
 }  # fmt: skip
 AT_ONCE = 100  # steps; between two blocks Lightning may be told to stop
 PAUSE = 10.0  # seconds between two checkpoints on a GPU
@@ -400,7 +400,7 @@ def _train(
 def _ended(
     idea: RunCallback, others: int, trainer: L.Trainer, module: LitClassifier, folder: Path, result: dict[str, Any]
 ) -> dict[str, Any]:
-    """Take a callback's numbers, and its files from a folder of its own; of a second of its class as `cut_2`."""
+    """Collect a callback's numbers and files; those of a second one of its class get names such as `cut_2`."""
     name, suffix = type(idea).__name__, f"_{others + 1}" if others else ""
     place = folder / f".{name}{suffix}-{trainer.global_rank}.part"
     shutil.rmtree(place, ignore_errors=True)  # of a process that was killed
@@ -408,7 +408,7 @@ def _ended(
     numbers = {}
     for key, value in (idea.on_run_end(trainer, module, place) or {}).items():
         key, value = f"{key}{suffix}", value.item() if hasattr(value, "item") else value
-        if key in RESERVED | result.keys():
+        if key in RESERVED | result.keys() or key.endswith("_rounded"):
             raise ValueError(f"{name} gives {key}, which the result has already")
         try:
             json.dumps(value)
