@@ -76,7 +76,7 @@ class RunCallback(L.Callback):
         """
 
     def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
-        """Return numbers for the result, and write arrays (`NAME.npz`) into `folder`; the engine moves them to the run's.
+        """Return numbers for the result, and write arrays (`NAME.npz`) into `folder`; the engine takes both.
 
         Several processes all call this; only the numbers and files of the first are kept.
         """
