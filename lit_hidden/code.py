@@ -172,7 +172,8 @@ def load(name: str) -> Any:
         CodeError: it cannot be imported.
     """
     module, _, own = name.rpartition(".")
-    _RAN.setdefault(name, fingerprint(name))
+    if name not in _RAN and not ours(name):
+        _RAN[name] = fingerprint(name)
     try:
         return getattr(importlib.import_module(module), own)
     except (ImportError, AttributeError, ValueError) as error:
@@ -211,7 +212,7 @@ def fingerprint(name: str) -> str | None:
 
 
 def ran(name: str) -> str | None:
-    """Give the fingerprint that code had when this process loaded it; what it has now, if that has not been."""
+    """Give the fingerprint that code had when this process loaded it, or the present one if it has not loaded it."""
     return _RAN[name] if name in _RAN else fingerprint(name)
 
 

@@ -282,7 +282,7 @@ def in_tf32(rows: Iterable[Row]) -> list[str]:
 
 
 def setting(run: Run, name: str) -> Any:
-    """Give a field for people: of callbacks those that do more than record, of the run before all but its seeds."""
+    """Write a field for people: callbacks without those that only record, the run before without its seeds."""
     if name == "callbacks":
         return " and ".join(one.short for one in run.callbacks if not one.records) or None
     return run.after and run.after.cell if name == "after" else getattr(run, name)

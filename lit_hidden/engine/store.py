@@ -20,8 +20,8 @@ from lit_hidden import code
 from lit_hidden.experiment import Results, Run, primary
 from lit_hidden.recipes import method
 
-# In a run's folder, for runs that begin with its net: of a hidden run its masks, where seeds give the weights back; of
-# one that goes on to be trained, or whose weights no seed gives back, all its tensors; of a dense net or a ticket too.
+# What a run leaves of its net. A hidden run: its masks, if seeds give the weights back; all tensors, if seeds do not or
+# if another search goes on from it. A dense run or a ticket: all tensors.
 SUBNETWORK, SCORES, WEIGHTS = "subnetwork.safetensors", "scores.safetensors", "weights.safetensors"
 CHECKPOINT = "last.ckpt"  # in the folder of a run that was begun and is not done; one that is left over is not read
 
