@@ -86,7 +86,12 @@ def save_subnetwork(model: nn.Module, path: str | Path) -> Path:
     }
     # Cloned, since safetensors refuses buffers that share memory.
     contiguous = torch.contiguous_format
-    tensors |= {f"buffer/{name}": b.detach().cpu().clone(memory_format=contiguous) for name, b in model.named_buffers()}
+    lasting = model.state_dict().keys()  # the other buffers are made anew with the net
+    tensors |= {
+        f"buffer/{name}": b.detach().cpu().clone(memory_format=contiguous)
+        for name, b in model.named_buffers()
+        if name in lasting
+    }
     description = {**asdict(hiding), "frozen": None}
     found = {"format": _FORMAT, "hiding": description, "fingerprint": fingerprint(model)}
     metadata = {_KEY: json.dumps(found, sort_keys=True)}

@@ -209,6 +209,15 @@ def test_a_run_gives_back_a_net_that_predicts(run, store):
     assert set(masks) == set(maskers(net))
 
 
+def test_a_net_that_learned_by_feedback_alignment_comes_back_without_its_feedback(store):
+    run = replace(HIDDEN, callbacks=(spec("feedback.FeedbackAlignment"),))
+    result = done(store, run, keep=False)
+    net = Results([(run, result, store.folder(run))]).network(run)
+    assert not [name for name, _ in net.named_buffers()]
+    assert sum(int(mask.sum()) for mask in used_masks(net).values()) == result["parameters"]
+    assert done(store, run.then(epochs=0, callbacks=()))["accuracy"] == result["accuracy"]
+
+
 def test_a_net_of_a_run_that_is_not_there_or_damaged_is_refused(store, tmp_path):
     results = Results([(DENSE, done(store, DENSE), store.folder(DENSE))])
     with pytest.raises(ValueError, match=f"{HIDDEN.name} is not among these 1 runs, or its folder is not here"):
