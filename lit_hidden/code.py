@@ -149,6 +149,13 @@ def canonical(value: Any, what: str = "an option") -> Any:
     raise CodeError(f"{what}={value!r} cannot be written down; it must be a number, text, True, False, None or a list")
 
 
+def text(value: Any) -> str:
+    """Write a value of a field, as `lit_hidden.tables.number` reads it: reals with the digits that `real` keeps."""
+    if value is None:
+        return "none"
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
 def real(value: Any) -> float:
     """Round to 12 digits: `np.arange(0.1, 1, 0.1)` has 0.30000000000000004, which is 0.3; 2**-15 has 11 digits."""
     return float(f"{float(value):.12g}")

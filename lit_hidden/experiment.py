@@ -41,6 +41,10 @@ _REALS = ("density", "width", "lr", "momentum", "weight_decay", "label_smoothing
 SUBSET = ("classes", "images_per_class", "image_size")  # what part of ImageNet, and how large
 _SEEDS = ("weight_seed", "score_seed", "data_seed")
 _NAMED = ("net", "masker", "distribution", "method", "data", "task")  # fields that may name code of one's own
+# What the first part of a name tells of every run; it tells the optimizer or the distribution of some.
+_TITLED = {
+    "density", "method", "found_by", "net", "width", "scaled", "data", "masker", "task", "callbacks", "after", "seed",
+}  # fmt: skip
 _AFTER = {  # what a run may begin with: the kinds of its parent and of itself
     ("hidden", "hidden"): "scores, weights and buffers",
     ("hidden", "ticket"): "the mask and the weights",
@@ -351,10 +355,26 @@ class Run:
 
     @property
     def name(self) -> str:
-        """A readable name, such as `conv4-k50-signed_constant-s0`; not unique."""
+        """A readable name: `conv4-k50-signed_constant-s0`, or `conv4-sgd-lr=1-s0` where the rate is not the recipe's.
+
+        All that is neither the recipe's nor a default stands in it; code by the last part of its name.
+        """
         run = self.resolved
-        parts = [_short(run.net) + ("" if run.width == 1 else f"x{run.width:g}")]
-        parts += [run.optimizer if run.density is None else f"k{100 * run.density:g}"]
+        titled = _TITLED | ({"optimizer"} if run.kind != "hidden" else set())
+        titled |= {"distribution"} if run.method != "dense" else set()
+        other = [f.name for f in fields(run) if f.name not in titled]
+        usual = run._unchecked(run._values | {f.name: f.default for f in fields(run) if f.name in other}).resolved
+        parts = [] if run.data == "cifar10" else [_short(run.data)]
+        parts += [f"{n}={code.text(v)}" for n in other if (v := getattr(run, n)) != getattr(usual, n)]
+        parts += [one.short for one in run.callbacks if one.records]
+        return "-".join([run._title, *parts, f"s{run.seed}"])
+
+    @property
+    def _title(self) -> str:
+        """What stands first in a name."""
+        run = self.resolved
+        parts = [_short(run.net) + ("" if run.width == 1 else f"x{code.text(run.width)}")]
+        parts += [run.optimizer if run.density is None else f"k{code.text(100 * run.density)}"]
         parts += [] if run.method in ("dense", "edge_popup") else [_short(run.method)]
         if run.method == "ticket":
             parts += [f"of_{run.found_by}", *([] if run.optimizer == "sgd" else [run.optimizer])]
@@ -363,7 +383,7 @@ class Run:
         parts += [_short(name) for name in (run.masker, run.task) if name is not None]
         parts += [one.short for one in run.callbacks if not one.records]
         parts += [f"after_{run.after.hash[:6]}"] if run.after is not None else []
-        return "-".join([*parts, f"s{run.seed}"])
+        return "-".join(parts)
 
     @property
     def num_classes(self) -> int:
@@ -381,9 +401,9 @@ class Run:
 
     @cached_property
     def cell(self) -> str:
-        """The name without its seed, and a hash of what is not named: equal for runs that differ by seed."""
+        """What is named first and a hash of all but the seeds: equal for runs that differ by seed."""
         same = self._unseeded
-        return f"{same.name.removesuffix('-s0')} ({same.hash})"
+        return f"{same._title} ({same.hash})"
 
     @property
     def _unseeded(self) -> "Run":
@@ -505,6 +525,11 @@ def quality(result: Mapping[str, Any]) -> float:
     """Give the primary metric, negated where lower is better; NaN if it is not there."""
     value = float(result.get(primary(result), math.nan))
     return -value if result.get("better") == "lower" else value
+
+
+def diverged(result: Mapping[str, Any]) -> bool:
+    """Tell whether a run's loss was not finite, in training or of the test set; of a result or its row of a table."""
+    return result.get("diverged") is not None or not math.isfinite(result.get("loss") or 0.0)
 
 
 class NoRunsError(ValueError):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_hidden.experiment import NoRunsError, Results, Row, Run, quality
+from lit_hidden.experiment import NoRunsError, Results, Row, Run, diverged, quality
 from lit_hidden.recipes import method
 
 MIN_SEEDS = 3
@@ -99,7 +99,7 @@ class Verdict:
 
 
 def failed(run: Run, result: Mapping[str, Any]) -> bool:
-    """Tell whether a run did not learn: its loss is not finite, or its test accuracy no better than chance.
+    """Tell whether a run did not learn: it diverged, or its test accuracy is no better than chance.
 
     That is below the .999 quantile of a guesser's: of 10,000 images of 10 classes, 10.94%. A random mask does not learn
     and so cannot fail. Of tasks and data of one's own, what a guesser does is not known.
@@ -108,17 +108,15 @@ def failed(run: Run, result: Mapping[str, Any]) -> bool:
         run: resolved.
         result: of the run, or its row of `results.csv`.
     """
-    accuracy, loss = quality(result), result.get("loss")
+    accuracy = quality(result)
     if method(str(run.method)).learns is None:
         return False
-    if loss is not None and not math.isfinite(loss):
-        return True
-    from scipy.special import bdtrik
-
-    if not math.isfinite(accuracy):
+    if diverged(result) or not math.isfinite(accuracy):
         return True
     if run.task is not None or not run.num_classes:
         return False
+    from scipy.special import bdtrik
+
     least = math.ceil(bdtrik(0.999, run.test_images, 1 / run.num_classes))
     return bool(round(accuracy * run.test_images / 100) < least)
 
@@ -294,18 +292,22 @@ def judge(claim: Claim, results: Results, grid: Iterable[Run] | None = None) -> 
     fails = {name: (len(rows) - len(trains[name]), len(rows)) for name, rows in cells.items()}
     called = _called(run.cell for run in grid)
     mixed = {called[name]: some for name, some in fails.items() if 0 < some[0] < some[1]}
-    seeds = min(len(rows) for rows in (cells if claim.every else trains).values())
+    whole = {name: [row for row in rows if not diverged(row[1])] for name, rows in cells.items()}
+    lost, total = (sum(map(len, some.values())) for some in (whole, cells))
+    lost = total - lost
+    seeds = min(len(rows) for rows in (whole if claim.every else trains).values())
 
     def verdict(
         word: str, why: str, margin: float = math.nan, low: float = -math.inf, high: float = math.inf
     ) -> Verdict:
+        why += f"; diverged: {lost} of {total} runs" if lost else ""
         return Verdict(claim.sentence, word, margin, low, high, seeds, claim.unit, claim.every, why, claim.kind, mixed)
 
     if absent := [called[name] for name, rows in cells.items() if not rows]:
         return verdict("undecided", f"{_several(len(absent), 'cell')} absent: {_listed(absent)}")
     if claim.every:
         return _exact(
-            claim, results, set.intersection(*({row[0].seed for row in rows} for rows in cells.values())), verdict
+            claim, results, set.intersection(*({row[0].seed for row in rows} for rows in whole.values())), verdict
         )
     if claim.by is None and seeds < claim.seeds:
         few = {name: fails[name] for name, rows in trains.items() if len(rows) < claim.seeds}

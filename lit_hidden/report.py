@@ -19,7 +19,7 @@ from typing import Any
 from lit_hidden.engine import beforehand
 from lit_hidden.engine.estimate import elapsed
 from lit_hidden.engine.store import write_atomically
-from lit_hidden.experiment import PRESETS, Run
+from lit_hidden.experiment import PRESETS, Run, diverged
 from lit_hidden.judge import KINDS
 from lit_hidden.published import POINTS, SOURCES, Published
 from lit_hidden.recipes import method
@@ -571,6 +571,7 @@ def _ours(folder: Folder, name: str) -> list[Html]:
 def _failing(cell: Cell, failures: dict[str, dict[str, Any]]) -> str:
     """Write how many seeds of a cell fail to train, with the 95% interval of their rate where there is one."""
     told = f"{len(cell.rows) - len(cell.trained)} of {len(cell.rows)}"
+    told += f", {lost} diverged" if (lost := sum(map(diverged, cell.rows))) else ""
     if (rate := failures.get(cell.run.cell)) is None:  # a random mask, or results of before there were rates
         return told if method(str(cell.run.method)).learns else "–"
     return f"{told} ({100 * rate['low']:.0f}% – {100 * rate['high']:.0f}%)"

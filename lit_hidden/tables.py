@@ -7,11 +7,12 @@ import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from math import isclose, isfinite
+from math import isclose
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lit_hidden.experiment import SUBSET, Run, primary
+from lit_hidden.code import text
+from lit_hidden.experiment import SUBSET, Run, diverged, primary
 from lit_hidden.published import SOURCES, Published
 from lit_hidden.recipes import IMAGENET, IMAGENET_SIZES, Recipe, method, recipe
 
@@ -84,13 +85,6 @@ def number(text: str) -> Any:
         except ValueError:
             pass
     return text
-
-
-def text(value: Any) -> str:
-    """Write a value of a field, as `number` reads it."""
-    if value is None:
-        return "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def filtered(rows: list[RowOrRun], where: Iterable[str]) -> list[RowOrRun]:
@@ -237,8 +231,9 @@ def _published(run: Run) -> dict[str, Any]:
 def score(result: Mapping[str, Any]) -> str:
     """Write the primary metric of a result: `97.1% test accuracy`, `12.3 degrees test error`; or that it diverged."""
     name = primary(result)
-    if (loss := result.get("loss")) is not None and not isfinite(loss):
-        return f"diverged, its test loss is {loss}"
+    if diverged(result):
+        epoch = result.get("diverged")
+        return f"diverged{'' if epoch is None else f' in epoch {epoch}'}, its test loss is {result.get('loss')}"
     return f"{result[name]:.1f}{'%' if name == 'accuracy' else ' ' + result['unit']} test {name}"
 
 

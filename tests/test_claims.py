@@ -275,6 +275,17 @@ def test_a_run_no_better_than_chance_has_failed(data: str, classes: str | None, 
     assert [failed(task, guesses | {"loss": loss}) for loss in (1.0, math.nan)] == [False, True]
 
 
+def test_claims_are_judged_without_runs_that_diverged_and_say_how_many() -> None:
+    r = table({1: (60.0, 61.0, 62.0, 90.0), 2: (70.0, 71.0, 72.0, 73.0)})
+    r.select(width=1, seed=3).rows[0][1]["diverged"] = 2
+    v = judge(Claim("wider is better", lambda one: one.mean(width=2) - one.mean(width=1)), r)
+    assert (v.verdict, v.margin, v.seeds) == ("supported", pytest.approx(71.5 - 61), 3)
+    assert v.why == "the 95% interval lies above 0; diverged: 1 of 8 runs"
+    v = judge(Claim("wider is better", lambda one: one.mean(width=2) - one.mean(width=1), every=True), r)
+    assert (v.verdict, v.seeds) == ("supported", 3), "of seed 3 the wider net is worse, and it diverged"
+    assert v.why == "held for 3 of 3 seeds; diverged: 1 of 8 runs"
+
+
 FAILS = (10.0, 10.1, 9.9)
 
 

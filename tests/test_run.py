@@ -117,6 +117,7 @@ def test_every_field_makes_another_run(change: dict[str, Any]) -> None:
     other = replace(HIDDEN, **change)
     assert other != HIDDEN
     assert other.hash != HIDDEN.hash
+    assert other.name != HIDDEN.name
     assert set(change) <= set(other.different)
 
 
@@ -126,6 +127,20 @@ def test_every_field_is_changed_above() -> None:
     assert {name for change in changed for name in change} | here == {f.name for f in fields(Run)}
     assert Run(optimizer="adam") != Run()
     assert len({replace(TICKET, found_by=finder) for finder in FINDERS}) == len(FINDERS)
+    assert len({replace(TICKET, found_by=finder).name for finder in FINDERS}) == len(FINDERS)
+
+
+def test_the_name_of_every_kind_tells_what_is_not_the_recipes() -> None:
+    changes: list[dict[str, Any]] = [
+        {}, {"optimizer": "adam"}, {"distribution": "signed_xavier"}, {"lr": 0.123456789}, {"lr": 0.123456788},
+        {"density": 0.3000001}, {"width": 1.0000001}, {"momentum": 0.5}, {"epochs": 7}, {"batch_size": 64},
+    ]  # fmt: skip
+    for run in (Run(density=0.3), Run(), TICKET, Run(density=0.3, method="supermask")):
+        others = [c for c in changes if run.kind != "dense" or "density" not in c]
+        others = [c for c in others if run.kind != "hidden" or "optimizer" not in c]
+        assert len({replace(run, **change).name for change in others}) == len(others)
+    published = Run(lr=0.01, momentum=0.9, weight_decay=1e-4, batch_size=128, schedule="cosine", epochs=100)
+    assert published.name == "conv4-sgd-s0", "what is the recipe's is not told"
 
 
 @pytest.mark.parametrize(
@@ -246,6 +261,10 @@ def test_resolving_twice_is_resolving_once(method: str) -> None:
             Run(density=0.3, method="ticket", found_by="random", optimizer="adam", seed=2),
             "conv4-k30-ticket-of_random-adam-signed_constant-s2",
         ),
+        (Run(lr=1e9, epochs=3, score_seed=7), "conv4-sgd-epochs=3-lr=1000000000-score_seed=7-s0"),
+        (Run(data="mnist", net="lenet"), "lenet-sgd-mnist-s0"),
+        (Run(density=0.3, method="random", epochs=5), "conv4-k30-random-signed_constant-s0"),
+        (Run(data="imagenette", net="resnet18", image_size=160), "resnet18-sgd-imagenette-image_size=160-s0"),
     ],
 )
 def test_names_are_readable(run: Run, name: str) -> None:
@@ -466,7 +485,7 @@ def test_a_cell_is_told_by_what_changes_the_numbers_and_not_by_seeds() -> None:
 def test_the_name_tells_code_options_and_the_run_before() -> None:
     own = Run(density=0.5, net="a.b.Net", method="c.Lit", distribution="d.draw", masker="e.Top", task="f.Task",
               callbacks=(LESION, spec("trace.Trace"), OTHER))  # fmt: skip
-    assert own.name == "Net-k50-Lit-draw-Top-Task-Lesion(epoch=2)-Idea(rate=0.5)-s0"
+    assert own.name == "Net-k50-Lit-draw-Top-Task-Lesion(epoch=2)-Idea(rate=0.5)-Trace-s0"
     assert HIDDEN.then(seed=1).name == f"conv2-k50-signed_constant-after_{HIDDEN.hash[:6]}-s1"
 
 

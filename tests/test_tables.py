@@ -351,6 +351,7 @@ def test_a_score_is_told_in_its_unit_and_divergence_as_such() -> None:
         ({"metric": "error", "unit": "degrees", "error": 12.34, "loss": 0.1}, "12.3 degrees test error"),
         ({"accuracy": 10.0, "loss": math.nan}, "diverged, its test loss is nan"),
         ({"accuracy": 10.0, "loss": math.inf}, "diverged, its test loss is inf"),
+        ({"accuracy": 10.0, "loss": 2.3, "diverged": 4}, "diverged in epoch 4, its test loss is 2.3"),
     ]
     for result, words in told:
         assert score(result) == words

@@ -9,10 +9,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from lit_hidden.code import text
 from lit_hidden.engine.reproduce import load
 from lit_hidden.engine.reproduce import rows as make_rows
 from lit_hidden.engine.store import Store
-from lit_hidden.experiment import primary
+from lit_hidden.experiment import diverged, primary
 from lit_hidden.judge import confidence_interval
 from lit_hidden.tables import (
     FIELDS,
@@ -28,7 +29,6 @@ from lit_hidden.tables import (
     order,
     read,
     setting,
-    text,
     varying,
 )  # fmt: skip
 
@@ -74,7 +74,7 @@ def compare(
         columns: what to show, whatever the width; none shows what differs, and what there is room for.
         by_seed: a line for each run; otherwise one for the runs that differ by seed alone. It gives means over the `n`
             seeds that train; of the accuracy half the 95% interval (`pm`), the smallest and the largest; and, where any
-            seed fails to train, how many of how many do (`failed`).
+            seed fails to train, how many of how many do (`failed`), and how many of those `diverged`.
         as_csv: write CSV to standard output, and what else there is to say to standard error.
         console: where to print.
 
@@ -89,7 +89,7 @@ def compare(
     numbers = [
         key
         for key, value in _merged(rows).items()
-        if key not in FIELDS and isinstance(value, int | float) and not isinstance(value, bool)
+        if key not in (*FIELDS, "diverged") and isinstance(value, int | float) and not isinstance(value, bool)
     ]
     dotted = dict.fromkeys(
         f"{one.class_path.rpartition('.')[2]}.{name}"
@@ -164,7 +164,8 @@ def _merged(rows: list[Row]) -> Row:
 
 
 def _run(row: Row, numbers: list[str], dotted: Iterable[str]) -> Row:
-    return {"run": row["run"], **_described(row, dotted), **{key: row.get(key) for key in (*numbers, "failed")}}
+    told = {key: row.get(key) for key in (*numbers, "failed", "diverged")}
+    return {"run": row["run"], **_described(row, dotted), **told}
 
 
 def _described(row: Row, dotted: Iterable[str]) -> Row:
@@ -184,7 +185,8 @@ def _cells(rows: list[Row], numbers: list[str], dotted: Iterable[str]) -> list[R
         line |= {key: cell.mean(key) for key in numbers}
         line["pm"] = None if low is None or high is None else (high - low) / 2
         line |= {"min": min(values, default=None), "max": max(values, default=None), "n": len(values)}
-        lines.append({**line, "failed": f"{len(cell.rows) - len(cell.trained)}/{len(cell.rows)}"})
+        counts = {"failed": len(cell.rows) - len(cell.trained), "diverged": sum(map(diverged, cell.rows))}
+        lines.append(line | {key: f"{count}/{len(cell.rows)}" for key, count in counts.items()})
     return lines
 
 
@@ -193,7 +195,7 @@ def _columns(rows: list[Row], numbers: list[str], by_seed: bool) -> list[str]:
     shown = varying([describe(row) for row in rows])
     metric = primary(rows[0])
     there = [key for key in dict.fromkeys([metric, *NUMBERS]) if key in numbers]
-    there[1:1] = ["failed"] if any(row.get("failed") for row in rows) else []
+    there[1:1] = [key for key in ("failed", "diverged") if any(row.get(key) for row in rows)]
     if not by_seed:
         return [*shown, metric, *OVER_SEEDS, *there[1:]]
     own = [key for key in SEEDS[1:] if any(row[key] != row["seed"] for row in rows)]

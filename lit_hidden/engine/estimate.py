@@ -155,7 +155,7 @@ class Clock:
         """Take what a run that is done took, if it was on this device."""
         provenance = result.get("provenance", {})
         if provenance.get("device") == self.name:
-            self.measure(run, run.epochs, took(provenance))
+            self.measure(run, result.get("diverged", run.epochs), took(provenance))
 
     def measure(self, run: Run, epochs: int, seconds: float) -> None:
         """Take what the first epochs of a run took; what was measured of it before is forgotten.

@@ -8,7 +8,7 @@ from lit_hidden.engine.archive import NAME, contents
 from lit_hidden.engine.estimate import Clock, Estimate, duration
 from lit_hidden.engine.reproduce import HERE, Experiment, load, names
 from lit_hidden.engine.store import Store
-from lit_hidden.experiment import PRESETS, Run
+from lit_hidden.experiment import PRESETS, Run, diverged
 from lit_hidden.tables import read
 
 TABLE = "results.csv"
@@ -18,6 +18,8 @@ def missing(
     preset: str | None = None, *, runs_dir: str | Path = "runs", results: str | Path = "experiments/results"
 ) -> str:
     """List experiments and presets with the runs that are neither done nor committed: a line each, and the total.
+
+    Runs that diverged are done, and told apart.
 
     A run that several grids share is counted once, with the first of them. Begun runs cost what is left of them.
 
@@ -32,12 +34,13 @@ def missing(
     """
     store, results = Store(runs_dir), Path(results)
     grids = [(e.name, chosen, e.grid(chosen)) for e in map(load, names()) for chosen in _presets(e, preset, results)]
-    there = {row["run"] for path in results.glob(f"*/*/{TABLE}") for row in read(path)}
+    there = {row["run"]: diverged(row) for path in results.glob(f"*/*/{TABLE}") for row in read(path)}
     archived = {name: files for path in sorted(results.glob(f"*/*/{NAME}")) for name, files in contents(path).items()}
     found: dict[str, Run] = {}
     each: list[list[Run]] = []
     for _, _, grid in grids:
-        left = [run for run in grid if run.hash not in there | archived.keys() | found.keys() and not store.done(run)]
+        known = there.keys() | archived.keys() | found.keys()
+        left = [run for run in grid if run.hash not in known and not store.done(run)]
         found |= {run.hash: run for run in left}
         each.append(left)
     launcher = HERE.start(store, found.values(), lambda run: {})
@@ -53,7 +56,9 @@ def missing(
     for (name, chosen, grid), left in zip(grids, each, strict=True):
         needed = cost(left)
         time = "unknown" if needed.seconds is None else f"{duration(needed.seconds)}{needed.more}"
-        lines.append(f"{name} ({chosen}): {len(left)} of {len(grid)} runs missing" + (f", {time}" if left else ""))
+        lost = sum(there.get(run.hash) or diverged(store.result(run) or {}) for run in grid)
+        told = f"{len(left)} of {len(grid)} runs missing" + (f", {time}" if left else "")
+        lines.append(f"{name} ({chosen}): {told}" + (f"; {lost} diverged" if lost else ""))
     return "\n".join([*lines, f"in all {len(found)} runs missing" + (f", {cost(found.values())}" if found else "")])
 
 

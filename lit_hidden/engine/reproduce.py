@@ -27,7 +27,7 @@ from lit_hidden.engine.launcher import Job, Launcher
 from lit_hidden.engine.store import SCORES, Store, needed, write_atomically
 from lit_hidden.engine.tracking import Tracker, choose_mode
 from lit_hidden.engine.where import Where
-from lit_hidden.experiment import PRESETS, Results, Run
+from lit_hidden.experiment import PRESETS, Results, Run, diverged
 from lit_hidden.judge import Claim, Verdict, clopper_pearson, failed, judge
 from lit_hidden.recipes import IMAGENET_SIZES, method
 from lit_hidden.tables import cells, departures, filtered, in_tf32, listed, order, reason
@@ -289,6 +289,10 @@ def reproduce(
     for experiment in experiments:
         name, its = experiment.name, members[experiment.name]
         results = _done(store, its)
+        if lost := [run.name for run, result in results if diverged(result)]:
+            more = f" and {len(lost) - 4} more" if len(lost) > 4 else ""
+            told = f"{len(lost)} of {len(its)} runs diverged (a loss is not finite), claims are judged without them"
+            problems.append(f"{name}: {told}: {', '.join(lost[:4])}{more}")
         lacking = len(its) - len(results)
         if lacking and not len(results):
             problems.append(f"{name} is neither judged nor drawn: none of its {len(its)} runs is done")
@@ -351,7 +355,9 @@ def _print_grid(grid: dict[str, Run], todo: Plan, store: Store, where: Where, co
     left = []
     for name, run in grid.items():
         epochs, state = 0, "done"
-        if name in todo.missing:
+        if name not in todo.missing:
+            state = "diverged" if diverged(store.result(run) or {}) else state
+        else:
             epochs, _ = store.progress(run)
             held = store.held(run)
             state = "damaged" if name in todo.damaged else "training" if held else "begun" if epochs else "to train"
@@ -508,6 +514,7 @@ def _judged(
         "claims_changed": changed,
         "first_run": min(began, default=None),
         "absent": sorted({run.cell for run in grid} - {run.cell for run, _ in results}),
+        "diverged": [run.name for run, result in results if diverged(result)],
         "claims": [{k: _plain(v) for k, v in asdict(verdict).items()} for verdict in verdicts],
     }
 

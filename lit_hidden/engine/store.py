@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lit_hidden import code
-from lit_hidden.experiment import Results, Run, primary
+from lit_hidden.experiment import Results, Run, diverged, primary
 from lit_hidden.recipes import method
 
 # What a run leaves of its net. A hidden run: its masks, if seeds give the weights back; all tensors, if seeds do not or
@@ -288,14 +288,15 @@ class Store:
 
     def _check_done(self, run: Run, result: dict[str, Any], sums: dict[str, Any]) -> None:
         """Check what figures are drawn from besides the result."""
-        folder, epochs, metric = self.folder(run), run.resolved.epochs, primary(result)
+        folder, metric = self.folder(run), primary(result)
+        epochs = result.get("diverged", run.resolved.epochs)
         last = f"test_{'top1' if metric == 'accuracy' else metric}"
         try:
             text = (folder / "metrics.csv").read_text(encoding="utf-8")
             rows = list(csv.DictReader(text.splitlines()))
             if [row["epoch"] for row in rows] != [str(epoch) for epoch in range(epochs + 1)]:
                 raise _Damage(f"metrics.csv: not the epochs 0 to {epochs}, each once")
-            if float(rows[-1].get(last, result[metric])) != result[metric]:
+            if not diverged(result) and float(rows[-1].get(last, result[metric])) != result[metric]:
                 ends, said = (f"{value}{'%' * (metric == 'accuracy')}" for value in (rows[-1][last], result[metric]))
                 raise _Damage(f"metrics.csv: it ends at {ends}, result.json says {said}")
             for row in rows:
@@ -373,10 +374,10 @@ def _parses(cell: Any) -> bool:
 def _check_result(run: Run, result: dict[str, Any], sums: Any) -> None:
     """Check that a result is as it was written; one without checksums, that what figures and tables read is there."""
     run = run.resolved
-    metric = primary(result)
+    metric, lost = primary(result), diverged(result)
     for name in (metric, *(name.format(metric=metric) for name in method(str(run.method)).numbers)):
         value = result.get(name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not (math.isfinite(value) or lost):
             raise _Damage(f"result.json: its {name} is {value}, not a number")
     provenance = result.get("provenance", {})
     dictionaries = {"provenance": provenance, "code": result.get("code", {})}

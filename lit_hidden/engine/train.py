@@ -46,7 +46,7 @@ from lit_hidden.ticket import fix_masks
 RESERVED = {f.name for f in fields(Run)} | {
     "run", "metric", "unit", "better", "failed", "best_accuracy", "seconds", "device", "cpu", "commit", "finished",
     "tf32", "lit_hidden", "python", "torch", "lightning", "code", "provenance", "checksums", "density_sampled",
-    "density_rounded",
+    "density_rounded", "diverged",
 }  # fmt: skip
 AT_ONCE = 100  # steps; between two blocks Lightning may be told to stop
 PAUSE = 10.0  # seconds between two checkpoints on a GPU
@@ -62,6 +62,8 @@ class Recorder(Checkpoint):
 
     A Checkpoint to Lightning, which calls those last, when the epoch's metrics are all there. Where an epoch takes less
     time than a checkpoint, a `pause` of so many seconds lies between two checkpoints; the last epoch has its own.
+
+    Training ends with the epoch in which a loss is not finite, `diverged`.
     """
 
     def __init__(
@@ -80,15 +82,17 @@ class Recorder(Checkpoint):
         self.rows: list[dict[str, float]] = []
         self.seconds = 0.0
         self._began: float | None = None
+        self.diverged: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Go into the checkpoint, so that the curve of a killed run has no gap."""
         self._stop()
-        return {"rows": self.rows, "seconds": self.seconds, "code": self.code}
+        return {"rows": self.rows, "seconds": self.seconds, "code": self.code, "diverged": self.diverged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Come back from a checkpoint, and show what was trained before."""
         self.rows, self.seconds = state_dict["rows"], state_dict["seconds"]
+        self.diverged = state_dict.get("diverged")
         self.tracker.replay(self.rows)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -108,6 +112,10 @@ class Recorder(Checkpoint):
         """Take the row before training."""
         self._row(0, 0, float("nan"), module, metrics)
         self._write()  # so that all see that training begins
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leave it at that if the run diverged before it was stopped."""
+        trainer.should_stop = self.diverged is not None
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Start the epoch's clock, at its first batch or that which a resumed run goes on with."""
@@ -129,7 +137,9 @@ class Recorder(Checkpoint):
         batches = loader.batches if hasattr(loader, "batches") else len(loader)  # ours may yield many at once
         assert isinstance(pl_module, LitClassifier)
         self._row(epoch, epoch * batches, self._lr, pl_module, metrics)
-        if epoch == trainer.max_epochs or time.perf_counter() - self._saved >= self.pause:
+        if not all(math.isfinite(value) for name, value in metrics.items() if name.endswith("/loss")):
+            self.diverged, trainer.should_stop = epoch, True
+        if trainer.should_stop or epoch == trainer.max_epochs or time.perf_counter() - self._saved >= self.pause:
             trainer.save_checkpoint(self.folder / CHECKPOINT, weights_only=False)
             self._saved = time.perf_counter()
 
@@ -352,6 +362,8 @@ def _train(
         result |= {"metric": metric, "unit": module.task.unit, "better": module.task.better}
     result |= {f"train_{names[metric]}": row[f"train_{metric}"]} if run.epochs else {}
     result["steps"] = row["step"]
+    if recorder.diverged is not None or not math.isfinite(result["loss"]):
+        result["diverged"] = row["epoch"]
     if run.method == "ticket":  # without images held out, the row before training is of the test set
         result[f"{names[metric]}_before"] = recorder.rows[0][f"test_{metric}"] if before is None else before
     weights_after = fingerprint(module.net)

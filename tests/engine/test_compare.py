@@ -166,6 +166,21 @@ def test_seeds_that_fail_are_counted_and_means_are_of_those_that_train(here: Pat
     ]  # fmt: skip
 
 
+def test_seeds_that_diverged_are_counted_apart(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = made["results"](GRID, **NUMBERS)
+    run, result = next((run, result) for run, result in results if run.density == 0.1)
+    result["diverged"] = 3
+    made["folder"](here / "experiments/results", "mine", "quick", results)
+    same = [f"net={run.net}", "density=0.1", f"distribution={run.distribution}"]
+    assert sum(line.endswith(" diverged") or " diverged " in line for line in shown(160, where=same)) == 1
+    shown(160, where=same, as_csv=True)
+    (cell,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (cell["n"], cell["failed"], cell["diverged"]) == ("2", "1/3", "1/3")
+    shown(160, where=same, by_seed=True, as_csv=True)
+    told = {row["seed"]: row["diverged"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
+    assert told == {str(seed): "3" if seed == run.seed else "" for seed in range(3)}
+
+
 def test_the_best_epoch_stands_beside_the_last_and_is_said_to_be_chosen_on_the_test_set(here: Path) -> None:
     # `leave` writes 10 + e% after epoch e of 4, and the accuracy at the end.
     runs = [Run(data="digits", epochs=4, density=0.5, seed=s) for s in range(2)]

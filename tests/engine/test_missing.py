@@ -82,6 +82,15 @@ def test_runs_neither_done_nor_committed_are_counted_in_the_order_of_experiments
     ]
 
 
+def test_runs_that_diverged_are_not_missing_and_are_told(results: Path) -> None:
+    quick = grid(["conv2", "conv4"], 2)
+    diverged = made["results"](quick[:2])
+    diverged.rows[0][1]["diverged"] = 1
+    made["folder"](results, "fig9", "quick", diverged)
+    leave(Store("runs"), quick[2], diverged=2)
+    assert missing().splitlines()[0] == "fig9 (quick): 3 of 6 runs missing, about 2 min; 2 diverged"
+
+
 def test_a_run_that_grids_share_is_counted_once_and_one_committed_anywhere_is_there(results: Path) -> None:
     runs = grid(["conv2", "conv4"], 4)
     archive(results, "fig10", "quick", runs[:1])

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import re
 import runpy
@@ -374,6 +375,27 @@ def test_seeds_that_fail_are_marked_counted_and_told_with_every_verdict_that_rea
     assert (1 - none["high"]) ** 3 == pytest.approx(0.025)
 
 
+def test_runs_that_diverged_are_told_counted_as_failed_and_make_an_error(checkout):
+    add(checkout, "fig1", seeds=("range(3)", "range(5)"))
+    runs = load("fig1").grid("quick")
+    for run, more in zip(runs[3:], ({"diverged": 1, "loss": math.nan}, {"loss": 1.0}), strict=True):
+        made["leave"](Store("runs"), run, accuracy=90.0, layers=[1], **more)
+    told = f"1 of 5 runs diverged (a loss is not finite), claims are judged without them: {runs[3].name}"
+    with pytest.raises(ReproduceError, match=f"^{re.escape(f'fig1: {told}')}$"):
+        printed("fig1")
+    with Path("results/fig1/quick/results.csv").open(newline="") as file:
+        assert [(row["failed"], row["diverged"]) for row in csv.DictReader(file)] == [
+            ("False", ""), ("False", ""), ("False", ""), ("True", "1"), ("False", "")
+        ]  # fmt: skip
+    found = judged("fig1")
+    assert found["diverged"] == [runs[3].name]
+    assert [claim["why"].rpartition("; ")[2] for claim in found["claims"]] == ["diverged: 1 of 5 runs"] * 3
+    assert found["claims"][0]["margin"] == (70 + 71 + 72 + 90) / 4 - 50
+    dry = printed("fig1", dry_run=True)
+    assert f"{runs[3].hash}  diverged          {runs[3].name}\n" in dry
+    assert "5 runs: 4 done, 1 diverged" in dry
+
+
 def test_the_best_epoch_is_the_largest_after_training_began_and_of_the_test_images_alone(checkout):
     # `leave` writes 10 + e% after epoch e, and the accuracy at the end.
     runs = [Run(density=0.5, data="digits", epochs=4, seed=s) for s in range(2)]
@@ -536,12 +558,12 @@ def test_a_damaged_run_is_named_set_aside_and_trained_again(checkout, launches):
 DRY = """\
 fig1 (quick): Figure 0: a figure of three seeds.
 6 runs: 1 done, 5 to train
-  {2}  done              conv2-k50-signed_constant-s2
-  {3}  to train          conv2-k50-signed_constant-s3
-  {4}  begun 1/2         conv2-k50-signed_constant-s4
-  {5}  training 0/2      conv2-k50-signed_constant-s5
-  {6}  damaged           conv2-k50-signed_constant-s6
-  {7}  to train          conv2-k50-signed_constant-s7
+  {2}  done              conv2-k50-signed_constant-digits-epochs=1-s2
+  {3}  to train          conv2-k50-signed_constant-digits-epochs=2-s3
+  {4}  begun 1/2         conv2-k50-signed_constant-digits-epochs=2-s4
+  {5}  training 0/2      conv2-k50-signed_constant-digits-epochs=2-s5
+  {6}  damaged           conv2-k50-signed_constant-digits-epochs=2-s6
+  {7}  to train          conv2-k50-signed_constant-digits-epochs=2-s7
 runs/{6} is damaged: result.json: Expecting value: line 1 column 1 (char 0); it would be set aside and the run trained \
 again
 6 runs: 1 done, 2 to train, 1 begun, 1 training, 1 damaged

@@ -106,8 +106,7 @@ def test_a_ticket_without_its_parent_says_what_to_train(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         train(TICKET, tmp_path)
     assert str(error.value) == (
-        "conv2x0.05-k40-ticket-of_edge_popup-signed_constant-s0 begins with the net of "
-        f"conv2x0.05-k40-signed_constant-s0, and {tmp_path.parent / TICKET.parent.hash} has no {SUBNETWORK} or "
-        "scores.safetensors; train it first (if it is done, it was before these were kept, or its archive left them "
-        "out: delete its folder)"
+        f"{TICKET.name} begins with the net of {TICKET.parent.name}, and {tmp_path.parent / TICKET.parent.hash} has no "
+        f"{SUBNETWORK} or scores.safetensors; train it first (if it is done, it was before these were kept, or its "
+        "archive left them out: delete its folder)"
     )

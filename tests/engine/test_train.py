@@ -21,6 +21,7 @@ from lit_hidden.edge_popup import EdgePopup, hide
 from lit_hidden.engine.network import make_data, make_module
 from lit_hidden.engine.ranks import StoppedError
 from lit_hidden.engine.reproduce import rows
+from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import SUBNETWORK, commit, in_tf32, train
 from lit_hidden.experiment import Results, Run
 from lit_hidden.modules import LitSubnetwork
@@ -45,6 +46,29 @@ def test_a_hidden_run_reports_what_its_claims_need(undisturbed):
     assert sorted(p.name for p in folder.iterdir()) == [
         "last.ckpt", "metrics.csv", "run.json", "subnetwork.safetensors", "trace.npz"
     ]  # fmt: skip
+
+
+DIVERGES = Run(lr=1e9, epochs=4, **TINY)
+
+
+def test_training_ends_with_the_epoch_in_which_the_loss_is_not_finite(tmp_path):
+    result = train(DIVERGES, tmp_path)
+    assert (result["diverged"], result["steps"]) == (1, 3)
+    assert np.isnan(result["loss"])
+    assert [row["epoch"] for row in without_time(tmp_path)] == ["0", "1"]
+    (tmp_path / "runs").mkdir()
+    store = Store(tmp_path / "runs")
+    with store.claim(DIVERGES) as folder:
+        store.finish(DIVERGES, train(DIVERGES, folder))
+    assert store.damage(DIVERGES) is None
+    assert store.result(DIVERGES)["diverged"] == 1
+
+
+def test_what_diverged_and_was_stopped_is_not_trained_further(tmp_path):
+    whole = train(DIVERGES, tmp_path)
+    again = train(DIVERGES, tmp_path)  # from its checkpoint
+    assert [row["epoch"] for row in without_time(tmp_path)] == ["0", "1"]
+    assert counted(again) == pytest.approx(counted(whole), nan_ok=True)
 
 
 def test_a_result_says_what_computed_it(undisturbed):

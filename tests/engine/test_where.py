@@ -75,7 +75,10 @@ def test_runs_side_by_side_share_the_cores_to_decode_images(start, monkeypatch, 
         ({"per_run": 0.0}, "--per-run 0: it is a number of devices"),
         ({"per_run": float("nan")}, "--per-run nan: it is a number of devices"),
         ({"num_nodes": 0}, "--num-nodes 0: a run is trained on at least 1 machine"),
-        ({"per_run": 300, "devices": 300}, "300 devices a run: resnet18-sgd-s0 has batches of 256 images in all"),
+        (
+            {"per_run": 300, "devices": 300},
+            "300 devices a run: resnet18-sgd-imagenet100-s0 has batches of 256 images",
+        ),
         ({"launcher": "slurm", "per_run": 0.5}, "--per-run 0.5: .* only local and ray have several runs share a GPU"),
     ],
 )
