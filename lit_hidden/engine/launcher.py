@@ -69,6 +69,7 @@ class Launcher(ABC):
         self.store, self.job, self.per_run, self.nodes = store, job, per_run, nodes
         self.failures: list[Failure] = []
         self.notes: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._told: set[str] = set()
         self._spoilt: dict[str, Failure] = {}  # data -> why no run on them can be trained
         self._died: dict[Run, tuple[int, int]] = {}  # how far those were whose worker died
         self._unseen: dict[Run, float] = {}  # until when the results must have come in sight
@@ -119,7 +120,9 @@ class Launcher(ABC):
         """Take a worker's answer: what is done, what has failed and what that stops."""
         self._died.pop(run, None)
         for note in answer.get("notes", []):
-            self.notes.put(note)
+            if note not in self._told:  # each worker finds out for itself that W&B fails
+                self._told.add(note)
+                self.notes.put(note)
         if answer["status"] == "done" and self.elsewhere and not self.store.done(run):
             self._unseen.setdefault(run, time.monotonic() + _SEEN)
         elif answer["status"] == "failed" and not self._stop.is_set():

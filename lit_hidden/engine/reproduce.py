@@ -25,7 +25,7 @@ from lit_hidden.engine.estimate import Clock
 from lit_hidden.engine.grid import Grid, Plan, plan
 from lit_hidden.engine.launcher import Job, Launcher
 from lit_hidden.engine.store import SCORES, Store, needed, write_atomically
-from lit_hidden.engine.tracking import Tracker, choose_mode
+from lit_hidden.engine.tracking import choose_mode, show_summary
 from lit_hidden.engine.where import Where
 from lit_hidden.experiment import PRESETS, Results, Run, diverged
 from lit_hidden.judge import Claim, Verdict, clopper_pearson, failed, judge
@@ -414,12 +414,11 @@ def _finish(
     new = not _holds(target / "results.csv", files["results.csv"])  # by content: runs may come from an archive
     for name, content in files.items():
         write_atomically(target / name, content)  # another engine may write the same
-    if new:
-        tracker = Tracker(mode(), f"{experiment.name}/{preset}")
-        tracker.start_summary(tracker.group)
-        tracker.figure(table, target / "figure.png", verdicts)
-        tracker.finish()
     console.print(_table(verdicts))
+    if new:
+        group = f"{experiment.name}/{preset}"
+        if line := show_summary(group, table, target / "figure.png", verdicts, mode()):
+            _say(console, line)
     if len(results) < len(grid):
         absent = f"; absent cells: {len(judged['absent'])}, named in verdicts.json" if judged["absent"] else ""
         _say(console, f"  judged by {len(results)} of {len(grid)} runs{absent}")

@@ -1,21 +1,26 @@
-"""Weights & Biases: a view of the runs, never their record. No failure of it ends a run.
+"""Weights & Biases: a view of the runs, never their record.
 
-A Run is a W&B run: project lit-hidden, group experiment/preset, job type hidden, dense, supermask or random, id the
-run's hash, config the Run. A reproduction ends with a summary run that holds the table, the drawing and the verdicts.
+A run is shown when its result is on disk, so no failure of W&B can lose one, and none takes longer than `LIMITS`. A Run
+is a W&B run: project lit-hidden, group experiment/preset, job type hidden, dense, supermask or random, id the run's
+hash, config the Run. A reproduction ends with a summary run that holds the table, the drawing and the verdicts.
 """
 
+import csv
 import importlib.util
 import json
 import netrc
 import os
-import shutil
-import socket
 import sys
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 from lit_hidden.experiment import Run
 from lit_hidden.judge import Verdict
@@ -23,10 +28,10 @@ from lit_hidden.judge import Verdict
 PROJECT = "lit-hidden"
 MODES = ("online", "offline", "disabled", "shared")
 SYNC = "make wandb-sync (or lit-hidden wandb-sync) uploads them later"
+LIMITS = {"init_timeout": 5.0, "finish_timeout": 10.0, "finish_timeout_raises": True}  # seconds, of each run
+_ROOM = 2**20  # bytes that must be free for a run; on a full disk W&B's own log prints hundreds of lines
 
-_HEADER = 7  # bytes of a W&B log before its first record
-
-T = TypeVar("T")
+_failed: set[str] = set()  # modes that this process has given up
 
 
 def choose_mode() -> tuple[str, str | None]:
@@ -50,14 +55,16 @@ def choose_mode() -> tuple[str, str | None]:
 
 def why_offline() -> str | None:
     """Say why nothing can be uploaded: there is no key, or the server does not answer; None if it can."""
-    address = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai")
-    if not (os.environ.get("WANDB_API_KEY") or _in_netrc(address.hostname or "")):
+    server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+    host = urlsplit(server).hostname or server
+    if not (os.environ.get("WANDB_API_KEY") or _in_netrc(host)):
         return "no API key is configured"
-    port = address.port or (80 if address.scheme == "http" else 443)
-    try:
-        socket.create_connection((address.hostname or "", port), timeout=2).close()
-    except OSError:
-        return f"{address.hostname} does not answer"
+    try:  # a request and no connection alone: some servers, and what stands before them, accept and never answer
+        urlopen(server, timeout=2).close()
+    except HTTPError as error:
+        return f"{host} answers with {error.code}" if error.code >= 500 else None
+    except (OSError, HTTPException, ValueError):
+        return f"{host} does not answer"
     return None
 
 
@@ -69,128 +76,99 @@ def _in_netrc(host: str) -> bool:
         return False
 
 
-class Tracker:
-    """One W&B run, from `start` to `finish`; the first failure is told once and ends the view, not the run.
+def show(run: Run, folder: Path, result: Mapping[str, Any], mode: str, group: str) -> str | None:
+    """Show a run that is done, with the curves in its folder.
 
     Args:
-        mode: `online`, `offline` or `disabled`.
+        run: what was trained.
+        folder: where its `metrics.csv` lies.
+        result: its numbers become the W&B run's summary.
+        mode: see `choose_mode`.
         group: experiment/preset.
+
+    Returns:
+        a line for the user or None: what failed, once for each process.
     """
+    run = run.resolved
+    kind = "hidden" if run.method == "edge_popup" else str(run.method)
 
-    def __init__(self, mode: str, group: str) -> None:
-        self.mode, self.group = mode, group
-        self._run: Any = None
+    def fill(shown: Any) -> None:
+        with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                shown.log({name: float(cell) for name, cell in row.items() if cell}, step=int(row["epoch"]))
+        shown.summary.update({name: value for name, value in result.items() if isinstance(value, int | float)})
 
-    @classmethod
-    def nothing(cls) -> "Tracker":
-        """Return a tracker that shows nothing."""
-        return cls("disabled", "")
+    return _shown(
+        mode,
+        fill,
+        id=run.hash,
+        name=run.name[-128:],  # W&B refuses longer ones, and tags above 64
+        group=group,
+        job_type=kind,
+        tags=[name[-64:] for name in (run.net, kind, run.data)],
+        config=json.loads(run.to_json()),
+        resume="allow" if mode == "online" else None,  # one that was trained again is the same run
+    )
 
-    def _safely(self, action: Callable[[], T]) -> T | None:
+
+def show_summary(
+    group: str, table: list[dict[str, Any]], drawing: Path, verdicts: Iterable[Verdict], mode: str
+) -> str | None:
+    """Show a reproduction: its table of results, its verdicts, and its drawing if there is one; else as `show`."""
+
+    def fill(shown: Any) -> None:
+        import wandb
+
+        judged = [asdict(v) for v in verdicts]
+        tables = {
+            name: wandb.Table(columns=list(rows[0]), data=[[_cell(cell) for cell in row.values()] for row in rows])
+            for name, rows in (("results", table), ("verdicts", judged))
+            if rows
+        }
+        shown.log(tables | ({"drawing": wandb.Image(str(drawing))} if drawing.exists() else {}))
+        shown.summary.update({v["sentence"]: v["verdict"] for v in judged})
+
+    return _shown(mode, fill, name=f"{group} summary", group=group, job_type="summary", tags=["summary"])
+
+
+def _shown(mode: str, fill: Callable[[Any], None], **about: Any) -> str | None:
+    """Make a W&B run; what fails online is kept offline, and what fails there too is not shown."""
+    told = None
+    for chosen in {"online": ("online", "offline"), "disabled": ()}.get(mode, (mode,)):
+        if chosen in _failed:
+            continue
+        folder = Path(os.environ.get("WANDB_DIR") or ".").absolute()  # read now: W&B remembers what it was at first
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # which waits for a dead server at the process' end
         try:
-            return action()
-        except Exception as error:
-            sys.stderr.write(f"W&B: {type(error).__name__}: {error}; the run goes on without it\n")
-            self.mode, self._run = "disabled", None
-            return None
-
-    def _init(self, **kwargs: Any) -> None:
-        if self.mode == "disabled":
-            return
-
-        def init() -> Any:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(bytes(_ROOM))
             import wandb
 
-            settings = wandb.Settings(console="off", silent=True, init_timeout=15, x_disable_stats=True)
-            return wandb.init(
+            settings = wandb.Settings(console="off", silent=True, x_disable_stats=True, **LIMITS)  # type: ignore[arg-type]
+            shown = wandb.init(
                 project=PROJECT,
-                group=self.group,
-                mode=self.mode,  # type: ignore[arg-type]
+                mode=chosen,  # type: ignore[arg-type]
                 settings=settings,
-                dir=os.environ.get("WANDB_DIR"),  # read now: W&B remembers what it was when first asked
+                dir=folder,
                 reinit="finish_previous",
-                **kwargs,
+                **about | ({"resume": None} if chosen == "offline" else {}),
             )
-
-        self._run = self._safely(init)
-
-    def start(self, run: Run) -> None:
-        """Begin the W&B run of `run`; `replay` then shows the epochs that were trained before.
-
-        Online it goes on with the W&B run of that id. Offline each beginning is a folder of its own, and the last one
-        is whole: those before it, of the same id in our project, are removed.
-        """
-        run = run.resolved
-        if self.mode == "offline":
-            self._safely(lambda: _remove_stale(run.hash))
-        kind = "hidden" if run.method == "edge_popup" else str(run.method)
-        self._init(
-            id=run.hash,
-            name=run.name,
-            job_type=kind,
-            tags=[name[-64:] for name in (run.net, kind, run.data)],  # W&B refuses longer ones
-            config=json.loads(run.to_json()),
-            resume="allow" if self.mode == "online" else None,
-        )
-
-    def start_summary(self, name: str) -> None:
-        """Begin the run that sums a reproduction up."""
-        self._init(name=f"{name} summary", job_type="summary", tags=["summary"])
-
-    def log(self, row: dict[str, float]) -> None:
-        """Show one epoch."""
-        if self._run is not None:
-            shown = {k: v for k, v in row.items() if v == v}
-            self._safely(lambda: self._run.log(shown, step=int(row["epoch"])))
-
-    def replay(self, rows: Iterable[dict[str, float]]) -> None:
-        """Show the epochs trained before, but for those that W&B has already: it ignores steps that go backwards.
-
-        Offline all of them, since the folder is new; online those that a kill kept from being uploaded.
-        """
-        for row in rows:
-            if self._run is not None and row["epoch"] >= self._run.starting_step:
-                self.log(row)
-
-    def summary(self, values: dict[str, Any]) -> None:
-        """Set the run's summary values."""
-        if self._run is not None:
-            self._safely(lambda: self._run.summary.update(values))
-
-    def figure(self, table: list[dict[str, Any]], drawing: Path, verdicts: Iterable[Verdict]) -> None:
-        """Show a reproduction: its table of results, its verdicts, and its drawing if there is one."""
-        if self._run is None:
-            return
-
-        def show() -> None:
-            import wandb
-
-            judged = [asdict(v) for v in verdicts]
-            shown = {
-                name: wandb.Table(columns=list(rows[0]), data=[[_cell(cell) for cell in row.values()] for row in rows])
-                for name, rows in (("results", table), ("verdicts", judged))
-                if rows
-            }
-            self._run.log(shown | ({"drawing": wandb.Image(str(drawing))} if drawing.exists() else {}))
-            self._run.summary.update({v["sentence"]: v["verdict"] for v in judged})
-
-        self._safely(show)
-
-    def finish(self) -> None:
-        """End the W&B run."""
-        if self._run is not None:
-            self._safely(lambda: self._run.finish())
-            self._run = None
-
-
-def _remove_stale(name: str) -> None:
-    """Remove what earlier processes left of an offline run of ours; the new one replays its epochs."""
-    for folder in (Path(os.environ.get("WANDB_DIR") or ".") / "wandb").glob(f"offline-run-*-{name}"):
-        log = folder / f"run-{name}.wandb"
-        beginning = log.read_bytes()[:4096] if log.is_file() else None
-        # The first record names the project. A kill may leave the header alone: W&B writes 32 kB at a time.
-        if beginning is not None and (PROJECT.encode() in beginning or len(beginning) <= _HEADER):
-            shutil.rmtree(folder, ignore_errors=True)  # W&B's own process may still be ending in it
+            fill(shown)
+            shown.finish()
+            return told
+        except Exception as error:
+            _failed.add(chosen)
+            why = f"W&B: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            kept = (
+                f"runs are kept offline in wandb/; {SYNC}"
+                if chosen == "online"
+                else f"nothing is kept in {folder}/wandb"
+            )
+            told = f"{why}, so {kept}"
+            with suppress(Exception):  # its own process still has the run; another one begins anew
+                sys.modules["wandb"].teardown()
+    return told
 
 
 def _cell(value: Any) -> Any:

@@ -34,7 +34,6 @@ from lit_hidden.engine.checkpoints import WholeCheckpoints
 from lit_hidden.engine.network import make_data, make_module, save_net
 from lit_hidden.engine.ranks import ALONE, Interruption, Placed, Ranks, SameNetwork, Together
 from lit_hidden.engine.store import CHECKPOINT, SCORES, SUBNETWORK, WEIGHTS, Store, write_atomically
-from lit_hidden.engine.tracking import Tracker
 from lit_hidden.experiment import Run
 from lit_hidden.nets import NETS
 from lit_hidden.recipes import method
@@ -70,14 +69,13 @@ class Recorder(Checkpoint):
         self,
         folder: Path,
         watched: str,
-        tracker: Tracker,
         writes: bool = True,
         pause: float = 0.0,
         code: dict[str, str | None] | None = None,
     ) -> None:
         super().__init__()
         self.code = code or {}
-        self.folder, self.watched, self.tracker, self.writes = folder, watched, tracker, writes
+        self.folder, self.watched, self.writes = folder, watched, writes
         self.pause, self._saved = pause, time.perf_counter()
         self.rows: list[dict[str, float]] = []
         self.seconds = 0.0
@@ -90,10 +88,9 @@ class Recorder(Checkpoint):
         return {"rows": self.rows, "seconds": self.seconds, "code": self.code, "diverged": self.diverged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Come back from a checkpoint, and show what was trained before."""
+        """Come back from a checkpoint."""
         self.rows, self.seconds = state_dict["rows"], state_dict["seconds"]
         self.diverged = state_dict.get("diverged")
-        self.tracker.replay(self.rows)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Write `metrics.csv`, whoever saves: a run whose curve ends before its checkpoint is damaged."""
@@ -148,8 +145,6 @@ class Recorder(Checkpoint):
         for ours, theirs in (("train", "train"), (self.watched, "val")):
             row |= {f"{ours}_{name}": value for name, value in measured(module, metrics, theirs).items()}
         self.rows.append(row)
-        if self.writes:
-            self.tracker.log(row)
 
 
 def measured(module: LitClassifier, metrics: Mapping[str, float], split: str) -> dict[str, float]:
@@ -167,7 +162,6 @@ def train(
     device: str = "cpu",
     threads: int = 1,
     decoders: int | None = None,
-    tracker: Tracker | None = None,
     ranks: Ranks = ALONE,
     at_once: int | None = None,
     keep: bool = False,
@@ -187,7 +181,6 @@ def train(
         threads: CPU threads; part of the arithmetic, so results are equal bit for bit only at the same number.
         decoders: processes that decode images for this one, where images are not decoded beforehand; None is as many
             as there are CPUs for it.
-        tracker: the W&B view; None shows nothing.
         ranks: where this process stands among those that train the run; a group that torch has set up. The first
             alone writes, and returns a result.
         at_once: steps taken at once, see `lit_hidden.steps`; None is 100 on a GPU where they can be, else 0: Lightning
@@ -202,7 +195,6 @@ def train(
         FileNotFoundError: the run before has not left its net.
     """
     run = run.resolved
-    tracker = tracker or Tracker.nothing()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -218,10 +210,9 @@ def train(
             data = make_data(run, data_dir, decoders)
             if at_once is None:
                 at_once = AT_ONCE if device == "cuda" and ranks.size == 1 and together(run) else 0
-            return _train(run, folder, data, device, threads, tracker, ranks, interruption, at_once, keep)
+            return _train(run, folder, data, device, threads, ranks, interruption, at_once, keep)
     finally:
         torch.set_num_threads(before)
-        tracker.finish()
 
 
 def alone(run: Run) -> bool:
@@ -304,7 +295,6 @@ def _train(
     data: ImageData,
     device: str,
     threads: int,
-    tracker: Tracker,
     ranks: Ranks,
     interruption: Interruption,
     at_once: int,
@@ -328,13 +318,12 @@ def _train(
     if at_once:
         assert isinstance(data, ImageTensorsData)
         data.at_once, module.automatic_optimization = at_once, False
-    tracker.start(run)
     # An epoch of Conv2 may take a GPU a tenth of a second, and its checkpoint, of 50 MB, more than that.
     pause = PAUSE if device == "cuda" else 0.0
     ran = {name: code.ran(name) for name in run.names if not code.ours(name)}
     if run.parent is not None:  # its names are among these, with the code that it was trained with
         ran |= (Store(folder.parent).result(run.parent) or {}).get("code", {})
-    recorder = Recorder(folder, "val" if run.held_out else "test", tracker, first, pause, ran)
+    recorder = Recorder(folder, "val" if run.held_out else "test", first, pause, ran)
     ideas = _made(run)
     callbacks = [recorder, *ideas, *([SameNetwork()] if several else []), interruption]
     trainer = L.Trainer(**settings(run.epochs, folder, device, callbacks, run.precision, ranks, at_once))
@@ -405,7 +394,6 @@ def _train(
         "started": started,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    tracker.summary({ours: result[ours] for name, ours in names.items() if name != "loss"})
     return result
 
 

@@ -47,7 +47,7 @@ def work(job: dict[str, Any], log: Callable[[Path], None] = lambda path: None) -
         log(store.folder(run) / "log.txt")
         for note in notes:
             _say(note)
-        return {"notes": notes, **_work(run, store, job)}
+        return {"notes": notes, **_work(run, store, job, notes)}
     except StoreError as error:
         failed = {"error": str(error), "stops": "grid"}
     except Exception as error:
@@ -61,14 +61,14 @@ def work(job: dict[str, Any], log: Callable[[Path], None] = lambda path: None) -
     return {"status": "failed", "notes": notes, **failed}
 
 
-def _work(run: Run, store: Store, job: dict[str, Any]) -> dict[str, Any]:
+def _work(run: Run, store: Store, job: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     collects = gc.isenabled()
     gc.disable()  # a tenth of the time that imports take went into looking for garbage among what they make
     try:
         # Here and not above: a worker that cannot import torch should say so as an answer.
         from lit_hidden.data import DataError
         from lit_hidden.engine.network import make_data
-        from lit_hidden.engine.tracking import Tracker
+        from lit_hidden.engine.tracking import show
         from lit_hidden.engine.train import alone, train
     finally:
         if collects:
@@ -94,7 +94,6 @@ def _work(run: Run, store: Store, job: dict[str, Any]) -> dict[str, Any]:
                         device=job["device"],
                         threads=job["threads"],
                         decoders=job.get("decoders"),
-                        tracker=Tracker(job["wandb"], job["group"]),
                         ranks=ranks,
                         keep=job.get("keep", False),
                     )
@@ -103,6 +102,8 @@ def _work(run: Run, store: Store, job: dict[str, Any]) -> dict[str, Any]:
             store.finish(run, result)
             if damage := store.damage(run):
                 return {"status": "failed", "error": f"what it left cannot be used: {damage}", "stops": "run"}
+            if note := show(run, folder, result, job["wandb"], job["group"]):
+                notes.append(note)
     return {"status": "done"}
 
 

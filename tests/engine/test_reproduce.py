@@ -33,7 +33,6 @@ from lit_hidden.engine.reproduce import (
     rows,
 )  # fmt: skip
 from lit_hidden.engine.store import Store
-from lit_hidden.engine.tracking import Tracker
 from lit_hidden.engine.where import Where
 from lit_hidden.experiment import Results, Run
 from lit_hidden.judge import confidence_interval
@@ -483,7 +482,11 @@ def summaries(monkeypatch):
     """The groups of the summaries that were shown in W&B."""
     shown = []
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr(Tracker, "start_summary", lambda tracker, name: shown.append((tracker.mode, name)))
+
+    def show(group, table, drawing, verdicts, mode):
+        shown.append((mode, group))
+
+    monkeypatch.setattr("lit_hidden.engine.reproduce.show_summary", show)
     return shown
 
 

@@ -3,6 +3,8 @@
 import shutil
 import socket
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from lit_hidden.cli import main
 from lit_hidden.engine import sync as sync_module
 from lit_hidden.engine.sync import SyncError, sync
-from lit_hidden.engine.tracking import Tracker
+from lit_hidden.engine.tracking import show
 from lit_hidden.experiment import Run
 
 RUN = Run(density=0.5, net="conv2", data="digits", epochs=2, seed=3)
@@ -21,6 +23,17 @@ if "broken" in sys.argv[-1]:
     print("Error: the server said no.", file=sys.stderr)
     sys.exit(3)
 """
+
+
+class Answers(BaseHTTPRequestHandler):
+    """What a server says that is up, without a word on standard error."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 @pytest.fixture
@@ -42,10 +55,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
             patch.setenv(name, str(base))
-        tracker = Tracker("offline", "fig2/smoke")
-        tracker.start(RUN)
-        tracker.log({"epoch": 1, "step": 12, "test_top1": 55.5})
-        tracker.finish()
+        (base / "metrics.csv").write_text("epoch,step,test_top1\n1,12,55.5\n")
+        assert show(RUN, base, {}, "offline", "fig2/smoke") is None
     return base / "wandb"
 
 
@@ -72,8 +83,9 @@ def test_every_offline_run_is_given_to_wandbs_own_command(
     faked: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")  # why the runs are there, not a wish about uploading
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
         main(["wandb-sync"])
     assert capfd.readouterr().err == (
         f"wandb: Syncing sync --yes {faked}/offline-run-1-abc {faked}/offline-run-2-def\n"

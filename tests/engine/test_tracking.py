@@ -1,20 +1,26 @@
-"""The W&B view: what it chooses, what it shows (read back with W&B's own reader), and that it never ends a run."""
+"""The W&B view: what it chooses, what it shows (read back with W&B's own reader), and what its failures cost."""
 
-import csv
 import json
 import os
 import re
 import socket
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from lit_hidden.code import Spec, spec
 from lit_hidden.engine import tracking
-from lit_hidden.engine.tracking import Tracker, choose_mode
+from lit_hidden.engine.store import Store
+from lit_hidden.engine.tracking import choose_mode, show, show_summary
+from lit_hidden.engine.worker import work
 from lit_hidden.experiment import Run
 from lit_hidden.judge import Verdict
 
@@ -71,11 +77,60 @@ def test_with_a_key_and_no_server_runs_are_kept_offline(nowhere, monkeypatch, wh
         )
 
 
-def test_with_a_key_and_a_server_that_answers_runs_are_shown_online(nowhere, monkeypatch):
-    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+@contextmanager
+def server(monkeypatch, code: int | None) -> Iterator[str]:
+    """A server of W&B's that answers the first request with `code`, and then accepts requests and never answers.
+
+    None: it never answers at all.
+    """
+    done = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            if code is None:
+                done.wait()
+            self.send_response(code or 200)
+            self.end_headers()
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            answer = {"model": None} if b"RunResumeStatus" in body else {}
+            if b"UpsertBucket" in body:
+                project = {"id": "p", "name": "lit-hidden", "entity": {"id": "e", "name": "me"}}
+                bucket = {"id": "b", "name": RUN.hash, "displayName": "x", "config": "{}", "historyLineCount": 0}
+                answer = {"upsertBucket": {"bucket": bucket | {"project": project}, "inserted": True}}
+            if not answer or code == 404:
+                done.wait()
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"data": answer}).encode())
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        http.daemon_threads = True
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{http.server_port}")
+        yield str(http.server_port)
+        done.set()
+        http.shutdown()
+
+
+@pytest.mark.parametrize("code", [200, 404])
+def test_with_a_key_and_a_server_that_answers_runs_are_shown_online(nowhere, monkeypatch, code):
+    with server(monkeypatch, code):
         assert choose_mode() == ("online", None)
+
+
+@pytest.mark.parametrize(("code", "why"), [(None, "does not answer"), (503, "answers with 503")])
+def test_a_server_that_accepts_and_does_not_answer_is_found_out_before_the_first_run(nowhere, monkeypatch, code, why):
+    with server(monkeypatch, code):
+        began = time.monotonic()
+        mode, line = choose_mode()
+    assert (mode, line.partition(",")[0]) == ("offline", f"W&B: 127.0.0.1 {why}")
+    assert time.monotonic() - began < 4
 
 
 def test_without_wandb_nothing_is_shown_and_that_is_said(nowhere, monkeypatch):
@@ -97,16 +152,19 @@ def read_back(folder: Path) -> dict[str, list]:
     return records
 
 
-def test_an_offline_run_reads_back_as_it_was_described(nowhere):
-    tracker = Tracker("offline", "fig2/smoke")
-    tracker.start(RUN)
-    tracker.log({"epoch": 0, "step": 0, "test_top1": 10.0, "lr": float("nan")})
-    tracker.log({"epoch": 1, "step": 12, "test_top1": 55.5, "lr": 0.1})
-    tracker.summary({"accuracy": 55.5})
-    tracker.finish()
+@pytest.fixture
+def done(nowhere):
+    """The folder of RUN, as far as it is shown."""
+    (nowhere / "run").mkdir()
+    (nowhere / "run" / "metrics.csv").write_text("epoch,step,test_top1,lr\n0,0,10.0,\n1,12,44.5,0.1\n2,24,55.5,0.05\n")
+    return nowhere / "run"
+
+
+def test_an_offline_run_reads_back_as_it_was_described(nowhere, done):
+    assert show(RUN, done, {"accuracy": 55.5, "layers": [1]}, "offline", "fig2/smoke") is None
     (folder,) = (nowhere / "wandb").glob("offline-run-*")
     text = json.dumps(read_back(folder))
-    for expected in (RUN.hash, RUN.name, "lit-hidden", "fig2/smoke", '"hidden"', "55.5", "signed_constant"):
+    for expected in (RUN.hash, RUN.name, "lit-hidden", "fig2/smoke", '"hidden"', "44.5", "55.5", "signed_constant"):
         assert expected in text, f"{expected} is not in the run read back"
     command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--summary", "--json", str(folder)]
     summary = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -115,71 +173,57 @@ def test_an_offline_run_reads_back_as_it_was_described(nowhere):
     assert summary["config"]["seed"] == 3
 
 
-def test_the_config_is_the_runs_json_and_names_of_code_may_be_long(nowhere):
+def test_the_config_is_the_runs_json_and_names_of_code_may_be_long(nowhere, done, monkeypatch):
+    import wandb
+
     first = replace(RUN, net=f"{'mine.' * 20}Net", callbacks=(spec("lesion.Lesion", epoch=1),))
     run = first.then(epochs=0, callbacks=(Spec("mine.gone.Idea", (("layers", (1, 2)),), 2),))
-    tracker = Tracker("offline", "mine/smoke")
-    tracker.start(run)
-    assert Run.from_json(json.dumps({k: v for k, v in tracker._run.config.items() if k != "_wandb"})) == run
-    assert tracker._run.tags == (run.net[-64:], "hidden", "digits")
-    tracker.finish()
+    made, init = [], wandb.init
+    monkeypatch.setattr(wandb, "init", lambda **about: made.append(init(**about)) or made[0])
+    assert show(run, done, {}, "offline", "mine/smoke") is None
+    assert Run.from_json(json.dumps({k: v for k, v in made[0].config.items() if k != "_wandb"})) == run
+    assert made[0].tags == (run.net[-64:], "hidden", "digits")
 
 
-KILLED = """
-import os, signal, sys
+SHOW = """
+import resource, sys
 from pathlib import Path
-from lit_hidden.engine.tracking import Tracker
-from lit_hidden.engine.train import Recorder, train
+from lit_hidden.engine import tracking
 from lit_hidden.experiment import Run
-
-end = Recorder.on_train_epoch_end
-
-def killed_after_the_second(recorder, trainer, module):
-    end(recorder, trainer, module)
-    if trainer.current_epoch == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-if sys.argv[2] == "killed":
-    Recorder.on_train_epoch_end = killed_after_the_second
-train(Run.from_json(sys.stdin.read()), Path(sys.argv[1]), tracker=Tracker("offline", "fig2/smoke"))
+tracking.LIMITS |= {"init_timeout": 3.0, "finish_timeout": 2.0}
+if sys.argv[3] == "full":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**19, 2**19))
+for run in (Run.from_json(sys.argv[1]), Run(density=0.3)):
+    print(tracking.show(run, Path(sys.argv[2]), {"accuracy": 55.5}, sys.argv[3].replace("full", "offline"), "x/smoke"))
 """
 
 
-def test_a_run_that_was_killed_is_whole_in_one_offline_run(nowhere, forked):
-    run = Run(density=0.5, net="conv2", width=0.05, data="digits", train_images=100, epochs=3)
-    kept = nowhere / "wandb" / "offline-run-20260101_000000-0123456789ab"
-    others = nowhere / "wandb" / f"offline-run-20260101_000000-{run.hash}"
-    for folder, content in ((kept, b"lit-hidden"), (others, b"another project")):
-        folder.mkdir(parents=True)
-        (folder / f"run-{folder.name[-12:]}.wandb").write_bytes(content)
-    (nowhere / "run").mkdir()
-    for how, status in (("killed", -9), ("to its end", 0)):
-        command = [sys.executable, "-c", KILLED, str(nowhere / "run"), how]
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-        environment.pop("WANDB_SERVICE", None)  # of the tests above, in this process
-        process = forked(command, stdin=-1, stdout=-1, stderr=-1, text=True, env=environment)
-        _, said = process.communicate(run.to_json())
-        assert process.returncode == status, said
-    (folder,) = set((nowhere / "wandb").glob("offline-run-*")) - {kept, others}
-    text = json.dumps(read_back(folder))
-    with (nowhere / "run" / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
-    for row in rows:
-        assert row["test_loss"] in text, f"epoch {row['epoch']} is not in the run read back"
+def shown(folder: Path, mode: str) -> tuple[list[str], str]:
+    """Show RUN and another in a process of their own; return what was told of each and what W&B itself printed."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment.pop("WANDB_SERVICE", None)  # of the tests above, in this process
+    command = [sys.executable, "-c", SHOW, RUN.to_json(indent=None), str(folder), mode]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=True)
+    return done.stdout.splitlines(), done.stderr
 
 
-def test_online_the_epochs_that_w_and_b_has_are_not_shown_again(monkeypatch):
-    class Resumed:
-        starting_step, logged = 2, []
+@pytest.mark.parametrize("code", [200, 404], ids=["after the run began", "after the first request"])
+def test_a_server_that_dies_costs_seconds_and_a_line_and_nothing_is_lost(nowhere, done, monkeypatch, code):
+    began = time.monotonic()
+    with server(monkeypatch, code):
+        (line, other), _ = shown(done, "online")
+    assert time.monotonic() - began < 30
+    assert re.fullmatch(r"W&B: \w+: .*, so runs are kept offline in wandb/; make wandb-sync .*", line)
+    assert other == "None", "told once"
+    kept = [(nowhere / "wandb").glob(f"offline-run-*-{run.hash}") for run in (RUN, Run(density=0.3))]
+    for (folder,) in map(list, kept):
+        assert "55.5" in json.dumps(read_back(folder))
 
-        def log(self, row, step):
-            self.logged.append(step)
 
-    tracker = Tracker("online", "fig2/smoke")
-    tracker._run = Resumed()
-    tracker.replay([{"epoch": epoch} for epoch in range(4)])
-    assert Resumed.logged == [2, 3]
+def test_a_disk_that_is_full_is_one_line(nowhere, done):
+    (line, other), printed = shown(done, "full")
+    assert line == f"W&B: OSError: [Errno 27] File too large, so nothing is kept in {nowhere}/wandb"
+    assert (other, printed) == ("None", "")
 
 
 @pytest.mark.parametrize("drawn", [True, False])
@@ -191,10 +235,8 @@ def test_the_summary_run_holds_the_table_the_verdicts_and_the_drawing_if_there_i
         Figure(figsize=(1, 1)).savefig(drawing)
     mixed = {"conv8-k10": (1, 3)}
     verdict = Verdict("a claim", "supported", 1.0, 0.5, 1.5, 3, "points", False, "because", "secondary", mixed)
-    tracker = Tracker("offline", "fig2/smoke")
-    tracker.start_summary("fig2/smoke")
-    tracker.figure([{"run": RUN.hash, "accuracy": 55.5, "scaled": False}], drawing, [verdict])
-    tracker.finish()
+    table = [{"run": RUN.hash, "accuracy": 55.5, "scaled": False}]
+    assert show_summary("fig2/smoke", table, drawing, [verdict], "offline") is None
     (folder,) = (nowhere / "wandb").glob("offline-run-*")
     text = json.dumps(read_back(folder))
     assert '"a claim' in text or "a claim" in text
@@ -208,25 +250,45 @@ def test_the_summary_run_holds_the_table_the_verdicts_and_the_drawing_if_there_i
     assert (told["kind"], told["failed"]) == ("secondary", '{"conv8-k10": [1, 3]}')
 
 
-def test_a_failure_of_wandb_is_told_once_and_ends_nothing(nowhere, monkeypatch, capsys):
+@pytest.fixture
+def broken(monkeypatch):
+    """W&B without a route, in a process that does not know yet."""
     import wandb
 
-    def broken(**_):
+    def init(**_):
         raise ConnectionError("no route")
 
-    monkeypatch.setattr(wandb, "init", broken)
-    tracker = Tracker("online", "fig2/smoke")
-    tracker.start(RUN)
-    tracker.log({"epoch": 0})
-    tracker.summary({})
-    tracker.finish()
-    assert capsys.readouterr().err == "W&B: ConnectionError: no route; the run goes on without it\n"
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr(tracking, "_failed", set())
 
 
-def test_the_commands_that_are_printed_find_the_offline_runs(nowhere):
-    tracker = Tracker("offline", "fig2/smoke")
-    tracker.start(RUN)
-    tracker.finish()
+def test_a_failure_of_wandb_is_told_once_and_ends_nothing(nowhere, done, broken):
+    line = f"W&B: ConnectionError: no route, so nothing is kept in {nowhere}/wandb"
+    assert show(RUN, done, {}, "online", "fig2/smoke") == line
+    assert show(RUN, done, {}, "online", "fig2/smoke") is None
+    assert show_summary("fig2/smoke", [], done, [], "offline") is None
+
+
+def test_a_result_is_on_disk_before_w_and_b_is_asked(nowhere, tmp_path, monkeypatch, broken):
+    import wandb
+
+    run, init, there = (
+        Run(density=0.5, net="conv2", width=0.05, data="digits", train_images=100, epochs=1),
+        wandb.init,
+        [],
+    )
+    monkeypatch.setattr(wandb, "init", lambda **about: there.append(Store(tmp_path / "runs").result(run)) or init())
+    answer = work(
+        {"run": json.loads(run.to_json()), "runs_dir": str(tmp_path / "runs"), "data_dir": "data", "device": "cpu",
+         "threads": 1, "wandb": "offline", "group": "test"}
+    )  # fmt: skip
+    assert answer["status"] == "done"
+    assert there[0]["accuracy"] > 0
+    assert [note.partition(",")[0] for note in answer["notes"]] == ["W&B: ConnectionError: no route"]
+
+
+def test_the_commands_that_are_printed_find_the_offline_runs(nowhere, done):
+    show(RUN, done, {}, "offline", "fig2/smoke")
     told = re.fullmatch(r"make (\S+) \(or lit-hidden (\S+)\) uploads them later", tracking.SYNC)
     assert told is not None
     makefile = (Path(__file__).parents[2] / "Makefile").read_text()
@@ -237,10 +299,10 @@ def test_the_commands_that_are_printed_find_the_offline_runs(nowhere):
     assert RUN.hash in done.stdout + done.stderr
 
 
-def test_a_tracker_of_nothing_imports_no_wandb():
+def test_nothing_to_show_imports_no_wandb():
     code = (
-        "import sys; from lit_hidden.engine.tracking import Tracker; t = Tracker.nothing(); "
-        "t.log({'epoch': 0}); t.finish(); print('wandb' in sys.modules)"
+        "import sys; from lit_hidden.engine.tracking import show_summary; "
+        "show_summary('x', [], None, [], 'disabled'); print('wandb' in sys.modules)"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed == "False\n"

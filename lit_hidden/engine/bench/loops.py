@@ -17,7 +17,6 @@ from lit_hidden.engine import train
 from lit_hidden.engine.bench.rows import wait
 from lit_hidden.engine.bench.training import Batch
 from lit_hidden.engine.ranks import Interruption
-from lit_hidden.engine.tracking import Tracker
 from lit_hidden.engine.train import PAUSE, Recorder
 from lit_hidden.steps import Steps
 
@@ -117,7 +116,7 @@ class Clock:
 
 def settings(folder: Path, device: torch.device, at_once: int = 0) -> dict[str, Any]:
     """Give the Trainer's settings in the engine, for one epoch of one process, with the callbacks of a plain run."""
-    recorder = Recorder(folder, "test", Tracker.nothing(), pause=PAUSE if device.type == "cuda" else 0.0)
+    recorder = Recorder(folder, "test", pause=PAUSE if device.type == "cuda" else 0.0)
     return train.settings(1, folder, device.type, [recorder, Interruption(folder)], at_once=at_once)
 
 
