@@ -22,11 +22,12 @@ from lit_hidden.judge import Claim
 DENSITY = 0.3
 DISTRIBUTIONS = ("kaiming_normal", "signed_constant")
 NET = Run(net="resnet18")
+TINY = replace(NET, data="tiny-imagenet-100")
 PRESETS = {  # a run, its rate in proportion to the batch; the widths, the wider first; and how many seeds
     "smoke": (replace(NET, data="digits", epochs=1, batch_size=64, lr=0.064, warmup_epochs=0), (0.25, 0.125), 1),
     "quick": (replace(NET, data="digits", epochs=3, batch_size=32, lr=0.032, warmup_epochs=1), (0.25, 0.125), 3),
-    "short": (replace(NET, data="tiny-imagenet-100", image_size=32, epochs=10, warmup_epochs=1), (0.25, 0.125), 3),
-    "paper": (replace(NET, data="tiny-imagenet-100"), (1.0, 0.5), 5),
+    "short": (replace(TINY, image_size=32, augment="square", epochs=10, warmup_epochs=1), (0.25, 0.125), 3),
+    "paper": (TINY, (1.0, 0.5), 5),
 }
 
 

@@ -29,6 +29,7 @@ from lit_hidden.recipes import (
     IMAGES,
     PRECISIONS,
     SCHEDULES,
+    SQUARES,
     UNSCALED,
     recipe,
 )
@@ -92,7 +93,9 @@ class Run:
         image_size: height and width in pixels; None is the set's custom.
         train_images: use only so many training images; None uses all.
         held_out: training images set aside for validation; 0, as in the paper, watches the test set instead.
-        augment: random crop and flip; None is the data set's custom.
+        augment: random crop and flip; None is the authors' way with such data: a crop after padding by 4 pixels for
+            CIFAR-10, of ImageNet and its subsets a random part of the whole image, resized; nothing for MNIST and the
+            digits. `square`: of ImageNet and its subsets a part of the middle square, which is decoded once.
         epochs: passes over the training images. The paper's is 100. A run of none is an analysis, by its callbacks.
         optimizer: `sgd` or, where weights are trained (dense, ticket), `adam`.
         batch_size: images per step, over all devices.
@@ -118,7 +121,7 @@ class Run:
     data: str = "cifar10"
     train_images: int | None = None
     held_out: int = 0
-    augment: bool | None = None
+    augment: bool | Literal["square"] | None = None
     epochs: int = 100
     batch_size: int | None = None
     optimizer: str = "sgd"
@@ -162,6 +165,11 @@ class Run:
         for name in ("lr", "momentum", "weight_decay", "label_smoothing", "held_out", "warmup_epochs"):
             if not (isinstance(getattr(run, name), Real) and 0 <= getattr(run, name) < math.inf):
                 raise ValueError(f"{name}={getattr(run, name)!r} is not a finite number of at least 0")
+        if not (isinstance(run.augment, bool | None) or (run.augment == "square" and run.data in IMAGENET_SIZES)):
+            raise ValueError(
+                f"augment={run.augment!r} with data={run.data!r} is unknown; it is True, False or None (as authors), "
+                f"and with {', '.join(IMAGENET_SIZES)} it may be 'square'"
+            )
         if run.train_images is not None and run.train_images < 1:
             raise ValueError(
                 f"train_images={run.train_images} trains on nothing; it must be at least 1, or None for all"
@@ -250,6 +258,11 @@ class Run:
         for name, value in values.items():
             if isinstance(value, Real) and not isinstance(value, bool):
                 values[name] = _number(name, value)
+        before = _augmented_before(values)
+        if values["augment"] is None and before is not None:
+            values["augment"] = True  # a hash without it means what was
+        elif values["augment"] == "square" and values["data"] in SQUARES and before is None:
+            values["augment"] = None
         if find_method(method).learns is None and values["epochs"] != 0:
             values["epochs"] = 1  # one pass sets the running statistics of norm layers; there is nothing to learn
         run = self._unchecked(values)  # which are checked once they are resolved
@@ -327,6 +340,7 @@ class Run:
     def different(self) -> dict[str, Any]:
         """The fields that differ from the defaults; these alone make the hash."""
         custom = {f.name: f.metadata.get("neutral", f.default) for f in fields(self)} | dict.fromkeys(_SEEDS, self.seed)
+        custom |= {"augment": _augmented_before(self.resolved._values)}
         return {name: value for name, value in self.resolved._values.items() if value != custom[name]}
 
     @cached_property
@@ -471,7 +485,14 @@ class Run:
             raise ValueError(f"not a run description: callbacks {description['callbacks']!r}") from error
         after = description.get("after")
         description |= {"callbacks": callbacks, "after": None if after is None else cls._from_plain(after, text)}
-        return cls(**description)
+        return cls._as_it_was(description)
+
+    @classmethod
+    def _as_it_was(cls, description: dict[str, Any]) -> "Run":
+        """Make a run of what was written down: no augmentation is that of the runs before there was a choice."""
+        run = cls(**description)
+        before = _augmented_before(run.resolved._values) if run.augment is None else None
+        return run if before is None else replace(run, augment=before)
 
     @property
     def row(self) -> dict[str, Any]:
@@ -490,7 +511,13 @@ class Run:
         values = {f.name: row[f.name] for f in fields(cls) if f.name in row}
         values["callbacks"] = code.read(values.get("callbacks") or "")
         values["after"] = cls.from_json(after) if (after := values.get("after")) else None
-        return cls(**values)
+        return cls._as_it_was(values)
+
+
+def _augmented_before(values: Mapping[str, Any]) -> Literal["square"] | None:
+    """Give what resolved runs of such data and size were augmented by when they could not choose: the neutral value."""
+    data, size = values["data"], values["image_size"]
+    return "square" if data in SQUARES and SQUARES[data] != size else None
 
 
 def _dotted(name: str | None) -> bool:

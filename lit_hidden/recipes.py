@@ -48,6 +48,10 @@ IMAGENET_SIZES = {  # ImageNet and its subsets: the size of their images in pixe
     "imagenet": 224, "imagenet100": 224, "imagenette": 224, "imagewoof": 224, "tiny-imagenet": 64,
     "tiny-imagenet-100": 64,
 }  # fmt: skip
+AUGMENTED = ("cifar10", *IMAGENET_SIZES)  # what the authors augment, and our sets of such images
+# Sets of ImageNet's images whose runs, before they could choose, took random parts of the middle square of an image,
+# decoded once, and not of the whole image. Where images have that size themselves, both are one.
+SQUARES = {"imagenette": None, "imagewoof": None, "tiny-imagenet": 64, "tiny-imagenet-100": 64}
 CLASS_LISTS = {
     "imagenette": 10,
     "imagewoof": 10,

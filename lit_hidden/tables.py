@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from lit_hidden.code import text
 from lit_hidden.experiment import SUBSET, Run, diverged, primary
 from lit_hidden.published import SOURCES, Published
-from lit_hidden.recipes import IMAGENET, IMAGENET_SIZES, Recipe, method, recipe
+from lit_hidden.recipes import AUGMENTED, IMAGENET, IMAGENET_SIZES, Recipe, method, recipe
 
 Row = dict[str, Any]
 RowOrRun = TypeVar("RowOrRun", Row, Run)
@@ -29,14 +29,15 @@ CONDITIONS = (
 RECIPE = tuple(f.name for f in fields(Recipe) if f.name != "distribution")
 # What the authors' protocol settles.
 PROTOCOL = (
-    "width", "epochs", "train_images", "held_out", "augment", *RECIPE, *SUBSET, "data", "masker", "task", "callbacks",
-    "after",
+    "width", "epochs", "train_images", "held_out", "augment", "precision", *RECIPE, *SUBSET, "data", "masker", "task",
+    "callbacks", "after",
 )  # fmt: skip
 _DEPARTURES = {
     "width": "width x{ours}",
     "epochs": "{ours} of {theirs} epochs",
     "train_images": "{ours} training images",
     "batch_size": "batches of {ours}",
+    "augment": "augmentation {ours}",
     "warmup_epochs": "{ours} of {theirs} warm-up epochs",
     "classes": "{ours} classes",
     "images_per_class": "{ours} images per class",
@@ -225,7 +226,9 @@ def _published(run: Run) -> dict[str, Any]:
     size = run.image_size and IMAGENET_SIZES.get(data)  # of other data a run does not say it
     images = {"data": data, "classes": None, "images_per_class": None, "image_size": size, "train_images": None}
     alone = {"masker": None, "task": None, "callbacks": None, "after": None}
-    return {"width": 1.0, "epochs": epochs, "held_out": 0, "augment": None, **alone, **images, **settings}
+    ways = setting(run, "augment"), "on" if run.data in AUGMENTED else "off"
+    settings |= {"augment": ways[0] if ways[0] == ways[1] else None, "precision": "32-true"}
+    return {"width": 1.0, "epochs": epochs, "held_out": 0, **alone, **images, **settings}
 
 
 def score(result: Mapping[str, Any]) -> str:
@@ -245,7 +248,7 @@ def listed(values: Iterable[Any]) -> str:
 def departures(runs: Iterable[Run]) -> dict[str, str]:
     """Say by field where one run or several depart from the authors' protocol: `{"width": "width x0.25"}`.
 
-    Precision is not counted (for TF32 see `in_tf32`), nor the distribution of the weights, which is a choice.
+    TF32 is not counted, see `in_tf32`, nor the distribution of the weights, which is a choice.
     """
     held = [(run, _published(run)) for run in runs]
     found = {}
@@ -280,6 +283,8 @@ def setting(run: Run, name: str) -> Any:
     """Write a field for people: callbacks without those that only record, the run before without its seeds."""
     if name == "callbacks":
         return " and ".join(one.short for one in run.callbacks if not one.records) or None
+    if name == "augment":
+        return ("off", "on")[run.augment] if isinstance(run.augment, bool) else run.augment
     return run.after and run.after.cell if name == "after" else getattr(run, name)
 
 
@@ -332,7 +337,7 @@ def _values(runs: Sequence[Run]) -> dict[str, set[Any]]:
         protocol = _published(run)
         for name, values in found.items():
             value = setting(run, name)
-            if name in RECIPE and value == protocol[name]:
+            if name in (*RECIPE, "augment") and value == protocol[name]:
                 value = _PUBLISHED
             if name != "epochs" or method(str(run.method)).learns:  # else it has one, whatever is asked for
                 values.add(value)

@@ -89,6 +89,7 @@ def test_descriptions_that_resolve_to_the_same_are_equal() -> None:
         {"train_images": 100},
         {"held_out": 5},
         {"augment": False},
+        {"data": "imagenet", "augment": "square"},
         {"epochs": 10},
         {"batch_size": 64},
         {"lr": 0.2},
@@ -128,6 +129,29 @@ def test_every_field_is_changed_above() -> None:
     assert Run(optimizer="adam") != Run()
     assert len({replace(TICKET, found_by=finder) for finder in FINDERS}) == len(FINDERS)
     assert len({replace(TICKET, found_by=finder).name for finder in FINDERS}) == len(FINDERS)
+
+
+def test_of_small_subsets_of_imagenet_a_hash_without_augmentation_still_means_the_middle_square() -> None:
+    for data, size in (("imagenette", None), ("tiny-imagenet-100", 32)):
+        run = Run(data=data, image_size=size, net="resnet18")
+        square = replace(run, augment="square")
+        assert run.resolved.augment is True, "as the authors do"
+        assert run != square
+        assert "augment" not in square.different
+        written = json.loads(square.to_json())
+        assert Run.from_json(json.dumps(written | {"augment": None})) == square, "written before there was a choice"
+        assert Run.from_row(square.row | {"augment": None}) == square
+        assert (Run.from_json(run.to_json()), Run.from_row(run.row)) == (run, run)
+    whole = Run(data="tiny-imagenet-100", net="resnet18")
+    assert whole == replace(whole, augment="square"), "images of that size are the square"
+    imagenet = Run(data="imagenet", net="resnet18")
+    assert "augment" not in imagenet.different
+
+
+@pytest.mark.parametrize(("data", "augment"), [("cifar10", "square"), ("imagenet", "crop"), ("mnist", "on")])
+def test_an_augmentation_that_there_is_not_is_refused(data: str, augment: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^augment={augment!r} with data='{data}' is unknown; it is True, False or "):
+        Run(data=data, augment=augment)
 
 
 def test_the_name_of_every_kind_tells_what_is_not_the_recipes() -> None:

@@ -355,3 +355,32 @@ def test_a_score_is_told_in_its_unit_and_divergence_as_such() -> None:
     ]
     for result, words in told:
         assert score(result) == words
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"augment": False}, {"augment": "augmentation off"}),
+        ({"augment": True}, {}),
+        ({"precision": "bf16-mixed"}, {"precision": "precision bf16-mixed instead of 32-true"}),
+        ({"batch_size": 128}, {"batch_size": "batches of 128"}),
+        ({"batch_size": 128, "lr": 0.128}, {"batch_size": "batches of 128, rates in proportion"}),
+        ({"held_out": 100}, {"held_out": "held_out 100 instead of 0"}),
+        ({"train_images": 500}, {"train_images": "500 training images"}),
+        ({"classes": "first-10"}, {"classes": "10 classes"}),
+        ({"images_per_class": 7}, {"images_per_class": "7 images per class"}),
+        ({"image_size": 64}, {"image_size": "64 pixels"}),
+        ({"image_size": 64, "augment": "square"}, {"image_size": "64 pixels", "augment": "augmentation square"}),
+        ({"data": "imagenette"}, {"data": "Imagenette for ImageNet"}),
+        (
+            {"data": "imagenette", "augment": "square"},
+            {"data": "Imagenette for ImageNet", "augment": "augmentation square"},
+        ),
+    ],
+)
+def test_every_departure_from_the_authors_protocol_is_told(change: dict[str, Any], told: dict[str, str]) -> None:
+    run = Run(net="resnet50", data="imagenet", density=0.3).resolved
+    assert departures([run]) == {}
+    found = departures([replace(run, **{"image_size": None} | change).resolved])
+    assert {name: found[name] for name in told} == told
+    assert found.keys() == told.keys()

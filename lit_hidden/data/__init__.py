@@ -1,6 +1,6 @@
 """Data modules by name: CIFAR-10, MNIST, ImageNet and its subsets, scikit-learn's digits, which need no download."""
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from lit_hidden import code
 from lit_hidden.data.base import ImageData
@@ -60,7 +60,7 @@ class MakeData(Protocol):
         root: str,
         batch_size: int,
         seed: int,
-        augment: bool | None,
+        augment: bool | Literal["square"] | None,
         held_out: int,
         train_images: int | None,
     ) -> ImageData:

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import lightning as L
 
@@ -20,7 +20,8 @@ class ImageData(L.LightningDataModule):
         root: folder of the data; None is DATA_DIR, or else `data`.
         batch_size: images in a batch, over all devices together.
         seed: seed of the order of the images and of their augmentation; any integer.
-        augment: crop and flip training images at random, as the set's class says; None is the set's default.
+        augment: crop and flip training images at random, as the set's class says; None is the authors' way. `square`
+            is for ImageNet and its subsets: see `ImageNetData`.
         held_out: number of training images set aside for validation: never trained on, never augmented.
         train_images: number of training images used; None is all that are not held out.
 
@@ -42,7 +43,7 @@ class ImageData(L.LightningDataModule):
         root: str | None = None,
         batch_size: int = 128,
         seed: int = 0,
-        augment: bool | None = None,
+        augment: bool | Literal["square"] | None = None,
         held_out: int = 0,
         train_images: int | None = None,
     ) -> None:
@@ -70,7 +71,7 @@ class ImageData(L.LightningDataModule):
 
     def train_dataloader(self) -> EpochLoader:
         """Shuffled and, unless told otherwise, augmented batches of the training images."""
-        return self._loader("train", self.seed, self.augment)
+        return self._loader("train", self.seed, bool(self.augment))
 
     def val_dataloader(self) -> EpochLoader:
         """The held-out images in a fixed order; where none are held out, the test images."""

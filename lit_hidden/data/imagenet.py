@@ -1,20 +1,21 @@
 """ImageNet and its subsets, from image files in a tree `train/<wnid>/*`, `val/<wnid>/*` and the publishers' layouts.
 
-Two ways lead to the same kind of batch, and the number and size of the images alone decide between them: a run sees the
-same pictures on every machine.
+Which pictures a run sees depends on `augment` alone, not on the size of the set or the machine.
 
-Small subsets (decoded, at most `cache_gib`) are decoded once, into a memory-mapped file; batches are cut out of it on
-the training device. Each image is kept as the middle square of itself, its shorter side resized to `resize_to(size)`
-pixels (Tiny ImageNet at 64 pixels: as it is). What that changes against decoding anew: a random part is drawn from
-the middle square and not from the whole image, and small parts are enlarged from the resized image and not from the
-original. For Tiny ImageNet at 64 pixels nothing changes; nor do test images, whose pictures are the same.
+Worker processes decode images in every epoch: at training a random part of the whole image, as the authors do.
 
-Large subsets are decoded by worker processes in every epoch: a random part of the whole image, at training.
+Where pictures are the same, images of small subsets (decoded, at most `cache_gib`) are decoded once, into a
+memory-mapped file, and batches are cut out of it on the training device: test images, training images that are not
+augmented, and Tiny ImageNet's of 64 pixels. Each image is kept as the middle square of itself, its shorter side resized
+to `resize_to(size)` pixels (Tiny ImageNet at 64 pixels: as it is).
+
+`augment="square"` has random parts cut out of these squares, which is quick, and other pictures: no part reaches beyond
+the middle square, and small parts are enlarged from the resized image and not from the original.
 """
 
 import os
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
@@ -41,14 +42,15 @@ class ImageNetData(ImageData):
         root: folder of the data; None is DATA_DIR, or else `data`.
         batch_size: images in a batch, over all devices together.
         seed: seed of the order of the images and of their augmentation; any integer.
-        augment: crop and flip training images at random; None is True.
+        augment: crop and flip training images at random; None is True. `square`: out of squares that are decoded once,
+            whatever they take, see above.
         held_out: number of training images set aside for validation: never trained on, never augmented.
         train_images: number of training images used; None is all that are not held out.
         classes: `imagenette`, `imagewoof`, `tiny-imagenet-100`, `first-N` (ordered by wnid), `all` that are there, or a
             file that begins each line with a wnid; None is the set's own classes, and an error if others are there.
         images_per_class: number of training images used of each class; None is all. Not together with `train_images`.
         image_size: height and width of the images in pixels; None is the set's custom.
-        cache_gib: subsets that decoded take more GiB than this are decoded by workers in every epoch; 0: all are.
+        cache_gib: images that decoded take more GiB than this are decoded by workers in every epoch; 0: all are.
         cache_dir: folder of decoded images; None is CACHE_DIR, or else `.lit_hidden-cache` in `root`.
         workers: processes that decode, of each device; None is as many as there are CPUs for it.
 
@@ -78,7 +80,7 @@ class ImageNetData(ImageData):
         root: str | None = None,
         batch_size: int = 128,
         seed: int = 0,
-        augment: bool | None = None,
+        augment: bool | Literal["square"] | None = None,
         held_out: int = 0,
         train_images: int | None = None,
         classes: str | None = None,
@@ -141,19 +143,19 @@ class ImageNetData(ImageData):
         return self._tree
 
     def prepare_data(self) -> None:
-        """Download the set if need be and possible, check what lies on disk, and decode small subsets."""
+        """Download the set if need be and possible, check what lies on disk, and decode what is decoded once."""
         if self.source and self._tree is None and find_tree(self.root, self._folders) is None:
             side = next((side for side in sorted(self.archives) if side >= self._resize), max(self.archives))
             size, folder, md5 = self.archives[side]
             download(self.root, folder, {f"{folder}.tgz": md5}, self.source, {"split": "train", "size": size})
         self._split()
-        for part in self._parts if self._small else []:
+        for part in self._squares:
             self._open(part)
 
     def setup(self, stage: str | None = None) -> None:
-        """List the images and, of small subsets, open what was decoded; put it on the device if it fits there."""
+        """List the images and open what was decoded once; put it on the device if it fits there."""
         self._split()
-        for part in self._parts if self._small else []:
+        for part in self._squares:
             images, labels = self._open(part)
             device = self._device
             if device.type == "cuda" and images.device.type == "cpu":
@@ -194,13 +196,14 @@ class ImageNetData(ImageData):
         return size if size == self.square else resize_to(size)
 
     @property
-    def _parts(self) -> list[Images]:
-        """The images of each split, once: validation images may be the test images."""
-        return list({id(images): images for images in self._images.values()}.values())
-
-    @property
-    def _small(self) -> bool:
-        return cache_bytes(sum(map(len, self._parts)), self._resize) <= self.cache_gib * 2**30
+    def _squares(self) -> list[Images]:
+        """The images that are decoded once, each split once: validation images may be the test images."""
+        train = self._images["train"]
+        parts = list({id(images): images for images in self._images.values()}.values())
+        if self.augment is True and self.shape[1] != self.square:  # a random part of the whole image is wanted
+            parts = [part for part in parts if part is not train]
+        small = cache_bytes(sum(map(len, parts)), self._resize) <= self.cache_gib * 2**30
+        return parts if small else [train] if self.augment == "square" else []
 
     @property
     def _device(self) -> torch.device:
@@ -222,7 +225,7 @@ class ImageNetData(ImageData):
         self.setup()
         rank, world_size = self._ranks
         part, size, device = self._images[split], self.shape[1], self._device
-        if self._small:
+        if id(part) in self._decoded:
             return CropLoader(
                 *self._decoded[id(part)], self.batch_size, self.mean, self.std, size=size, device=device,
                 seed=seed, augment=augment, rank=rank, world_size=world_size,

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class ImageTensorsData(ImageData):
         root: folder of the data; None is DATA_DIR, or else `data`.
         batch_size: images in a batch, over all devices together.
         seed: seed of the order of the images and of their augmentation; any integer.
-        augment: crop and flip training images at random, as the set's class says; None is the set's default.
+        augment: crop and flip training images at random, as the set's class says; None is the authors' way.
         held_out: number of training images set aside for validation: never trained on, never augmented.
         train_images: number of training images used; None is all that are not held out.
 
@@ -55,12 +55,16 @@ class ImageTensorsData(ImageData):
         root: str | None = None,
         batch_size: int = 128,
         seed: int = 0,
-        augment: bool | None = None,
+        augment: bool | Literal["square"] | None = None,
         held_out: int = 0,
         train_images: int | None = None,
     ) -> None:
         super().__init__(root, batch_size, seed, augment, held_out, train_images)
         self.check_taken()
+        if augment == "square":
+            raise ValueError(
+                f"augment='square' is for ImageNet and its subsets; of {self.name} it is True, False or None"
+            )
         if augment and not (self.crop or self.flip):
             raise ValueError(
                 f"augment={augment} does nothing: no augmentation is defined for {self.name}; it must be False or None"

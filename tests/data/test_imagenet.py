@@ -278,18 +278,39 @@ def test_an_argument_that_cannot_be_is_named_before_any_file_is_read(arguments, 
 # --- two ways to pictures --------------------------------------------------------------------------------
 
 
-def test_small_sets_are_decoded_once_and_large_ones_by_workers(root):
+@pytest.mark.parametrize(
+    ("augment", "gib", "training", "evaluation"),
+    [
+        (None, 4, DecodingLoader, CropLoader), (True, 4, DecodingLoader, CropLoader),
+        (False, 4, CropLoader, CropLoader), ("square", 4, CropLoader, CropLoader), (None, 0, DecodingLoader, DecodingLoader),
+        ("square", 0, CropLoader, DecodingLoader),
+    ],
+)  # fmt: skip
+def test_what_is_decoded_once_depends_on_the_size_only_where_the_pictures_are_the_same(
+    root, augment, gib, training, evaluation
+):
+    data = abc(root, augment=augment, cache_gib=gib)
+    data.prepare_data()
+    assert type(data.train_dataloader()) is training
+    assert (data.train_dataloader().seed, data.train_dataloader().augment) == (0, augment is not False)
+    for loader in (data.val_dataloader(), data.test_dataloader()):
+        assert type(loader) is evaluation
+        assert (loader.seed, loader.augment) == (None, False)
+    cache = root / ".lit_hidden-cache"
+    assert len(list(cache.iterdir()) if cache.exists() else []) == (training, evaluation).count(CropLoader)
+
+
+def test_a_small_set_trains_on_the_pictures_of_a_large_one(root):
     small, large = abc(root), abc(root, cache_gib=0)
-    for data, kind in ((small, CropLoader), (large, DecodingLoader)):
-        data.prepare_data()
-        for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
-            assert type(loader) is kind
-        assert (data.train_dataloader().seed, data.train_dataloader().augment) == (0, True)
-        assert (data.test_dataloader().seed, data.test_dataloader().augment) == (None, False)
+    assert same(small.train_dataloader(), large.train_dataloader())
+    assert not same(small.train_dataloader(), abc(root, augment="square").train_dataloader())
+
+
+def test_the_limit_counts_what_would_be_decoded(root):
     limit = 42 * 3 * 20**2 / 2**30  # 30 training and 12 test images of 20 pixels
-    assert isinstance(abc(root, cache_gib=limit).train_dataloader(), CropLoader)
-    assert isinstance(abc(root, cache_gib=limit * 0.999).train_dataloader(), DecodingLoader)
-    assert len(list((root / ".lit_hidden-cache").iterdir())) == 2
+    assert isinstance(abc(root, augment=False, cache_gib=limit).train_dataloader(), CropLoader)
+    assert isinstance(abc(root, augment=False, cache_gib=limit * 0.999).train_dataloader(), DecodingLoader)
+    assert isinstance(abc(root, cache_gib=limit * 12 / 42).test_dataloader(), CropLoader)
 
 
 def test_files_are_listed_and_looked_at_once(root, monkeypatch):
@@ -322,14 +343,16 @@ def test_tiny_imagenet_at_its_own_size_is_kept_as_it_is(tmp_path):
     back = batch[0] * torch.tensor(data.std).view(-1, 1, 1) + torch.tensor(data.mean).view(-1, 1, 1)
     assert np.array_equal(back.mul(255).round().permute(1, 2, 0).numpy(), pixels)
     assert data.test_dataloader().images.shape[2:] == (64, 64)
+    augmented = TinyImageNetData(str(tmp_path), classes="all", workers=0)
+    assert type(augmented.train_dataloader()) is CropLoader, "the whole image is the square"
     smaller = TinyImageNetData(str(tmp_path), classes="all", workers=0, image_size=32)
     assert smaller.test_dataloader().images.shape[2:] == (36, 36)
 
 
 def test_the_folder_of_decoded_images_can_be_chosen(root, monkeypatch):
-    abc(root, cache_dir=str(root / "a")).prepare_data()
+    abc(root, augment="square", cache_dir=str(root / "a")).prepare_data()
     monkeypatch.setenv("CACHE_DIR", str(root / "b"))
-    abc(root).prepare_data()
+    abc(root, augment="square").prepare_data()
     assert len(list((root / "a").iterdir())) == len(list((root / "b").iterdir())) == 2
     assert not (root / ".lit_hidden-cache").exists()
 
@@ -338,11 +361,11 @@ def test_a_damaged_image_of_a_small_set_is_one_error_before_training(root):
     path = root / "imagenet" / "train" / "n02" / "n02_3.JPEG"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match=f"^{re.escape(str(path))} cannot be decoded .*; replace or delete it"):
-        abc(root).prepare_data()
+        abc(root, augment="square").prepare_data()
 
 
 def test_the_trainer_gives_device_ranks_and_a_share_of_the_cpus(root):
-    data = abc(root, workers=None)
+    data = abc(root, augment="square", workers=None)
     assert data._workers == len(os.sched_getaffinity(0))
     data.prepare_data()
     strategy = SimpleNamespace(root_device=torch.device("meta"))

@@ -136,7 +136,8 @@ def test_no_cut_preset_passes_for_the_authors_protocol(name: str, preset: str) -
 
 
 def test_figure_8_without_a_gpu_is_what_its_docstring_says() -> None:
-    base = Run(net="resnet18", data="tiny-imagenet-100", image_size=32, epochs=10, warmup_epochs=1)
+    tiny = {"data": "tiny-imagenet-100", "image_size": 32, "augment": "square"}
+    base = Run(net="resnet18", epochs=10, warmup_epochs=1, **tiny)
     grid = [
         replace(base, width=width, seed=seed, **more)
         for width, seed in product((0.25, 0.125), range(3))
