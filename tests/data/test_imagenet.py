@@ -282,8 +282,8 @@ def test_an_argument_that_cannot_be_is_named_before_any_file_is_read(arguments, 
     ("augment", "gib", "training", "evaluation"),
     [
         (None, 4, DecodingLoader, CropLoader), (True, 4, DecodingLoader, CropLoader),
-        (False, 4, CropLoader, CropLoader), ("square", 4, CropLoader, CropLoader), (None, 0, DecodingLoader, DecodingLoader),
-        ("square", 0, CropLoader, DecodingLoader),
+        (False, 4, CropLoader, CropLoader), ("square", 4, CropLoader, CropLoader),
+        (None, 0, DecodingLoader, DecodingLoader), ("square", 0, CropLoader, DecodingLoader),
     ],
 )  # fmt: skip
 def test_what_is_decoded_once_depends_on_the_size_only_where_the_pictures_are_the_same(
