@@ -2,9 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_info
 
 from lit_hidden.data.loader import EpochLoader
 
@@ -12,9 +13,10 @@ from lit_hidden.data.loader import EpochLoader
 class ImageData(L.LightningDataModule):
     """Batches of normalised images `(B, C, H, W)` and labels `(B,)`.
 
-    As in the paper, validation watches the test set unless some training images are held out; nothing is ever
-    selected on the test set. Which images are held out, and which of the others are used, follows from their
-    order in the files alone: the same for every seed, and as many of each class as can be.
+    Validation is on training images that are held out. Which these are, and which of the others are used, follows from
+    their order in the files alone: the same for every seed, and as many of each class as can be. With `held_out=0`
+    validation is on the test set, as the authors'; then nothing may be selected on it, and callbacks and schedulers
+    that monitor `val/...` are refused.
 
     Args:
         root: folder of the data; None is DATA_DIR, or else `data`.
@@ -22,11 +24,12 @@ class ImageData(L.LightningDataModule):
         seed: seed of the order of the images and of their augmentation; any integer.
         augment: crop and flip training images at random, as the set's class says; None is the authors' way. `square`
             is for ImageNet and its subsets: see `ImageNetData`.
-        held_out: number of training images set aside for validation: never trained on, never augmented.
+        held_out: number of training images set aside for validation: never trained on, never augmented; None is a
+            tenth of them, rounded up.
         train_images: number of training images used; None is all that are not held out.
 
     Raises:
-        ValueError: a number is out of bounds.
+        ValueError: a number is out of bounds; or, when a fit begins, something would be selected on the test set.
         DataError: the files are missing or damaged, or cannot be downloaded.
     """
 
@@ -44,7 +47,7 @@ class ImageData(L.LightningDataModule):
         batch_size: int = 128,
         seed: int = 0,
         augment: bool | Literal["square"] | None = None,
-        held_out: int = 0,
+        held_out: int | None = None,
         train_images: int | None = None,
     ) -> None:
         super().__init__()
@@ -53,7 +56,12 @@ class ImageData(L.LightningDataModule):
         self.root = Path(root or os.environ.get("DATA_DIR") or "data").expanduser()
         self.batch_size, self.seed = batch_size, seed
         self.augment = self.augment_default if augment is None else augment
-        self.held_out, self.train_images = held_out, train_images
+        self._held_out, self.train_images = held_out, train_images
+
+    @property
+    def held_out(self) -> int:
+        """The number of training images set aside for validation."""
+        return -(-self.sizes[0] // 10) if self._held_out is None else self._held_out
 
     def check_taken(self) -> None:
         """Raise a `ValueError` unless there are as many training images as are to be held out and used."""
@@ -70,11 +78,22 @@ class ImageData(L.LightningDataModule):
             )
 
     def train_dataloader(self) -> EpochLoader:
-        """Shuffled and, unless told otherwise, augmented batches of the training images."""
-        return self._loader("train", self.seed, bool(self.augment))
+        """Shuffled and, unless told otherwise, augmented batches of the training images.
+
+        Under a Trainer with `overfit_batches` neither: it promises the same batches in each epoch.
+        """
+        trainer: Any = self.trainer
+        overfits = bool(trainer and trainer.overfit_batches)
+        return self._loader("train", None if overfits else self.seed, bool(self.augment) and not overfits)
 
     def val_dataloader(self) -> EpochLoader:
-        """The held-out images in a fixed order; where none are held out, the test images."""
+        """The held-out images in a fixed order; where none are held out, the test images.
+
+        Raises:
+            ValueError: those are the test images, and the Trainer would select on them.
+        """
+        if self.trainer:
+            self._check_selection(self.trainer)
         return self._loader("val", None, False)
 
     def test_dataloader(self) -> EpochLoader:
@@ -83,6 +102,21 @@ class ImageData(L.LightningDataModule):
 
     def _loader(self, split: str, seed: int | None, augment: bool) -> EpochLoader:
         raise NotImplementedError
+
+    def _check_selection(self, trainer: Any) -> None:
+        """Say what is validated on; before training, when Lightning has made the callbacks and the schedulers."""
+        if self.held_out:
+            rank_zero_info(f"validated on {self.held_out:,} held-out training images")
+            return
+        rank_zero_info("validated on the TEST set, as the authors do: nothing may be selected on it")
+        for one in [*trainer.callbacks, *trainer.lr_scheduler_configs] if trainer.state.fn == "fit" else []:
+            if str(monitor := getattr(one, "monitor", None)).startswith("val"):
+                name = type(getattr(one, "scheduler", one)).__name__
+                raise ValueError(
+                    f"{name} monitors {monitor}, which with held_out=0 is measured on the test set, and nothing may be "
+                    "selected on that; hold images out (held_out=None: a tenth of the training images), or monitor "
+                    "train/..."
+                )
 
     @property
     def _ranks(self) -> tuple[int, int]:

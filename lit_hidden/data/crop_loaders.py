@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lit_hidden.data.crops import DRAWS, crop_boxes, resized_crops
 from lit_hidden.data.decode import Pictures, Places, decoder
+from lit_hidden.data.files import DataError
 from lit_hidden.data.loader import EpochLoader, check_tensors, to_device
 from lit_hidden.data.trees import Images
 
@@ -103,7 +104,7 @@ class DecodingLoader(_CropLoader):
     """Batches from image files that worker processes decode, ahead of what is asked for.
 
     Order, ranks and resuming are those of `EpochLoader`; pictures are those of `Pictures`, the same for any number of
-    workers. A damaged file is told in one warning, and another image of its class stands in for it.
+    workers. In training a damaged file is told in one warning, and another image of its class stands in for it.
 
     Args:
         images: the files.
@@ -121,6 +122,7 @@ class DecodingLoader(_CropLoader):
 
     Raises:
         ValueError: a number is not as above.
+        DataError: in an iteration: an image to evaluate on is damaged, or to train on, and all others of its class.
     """
 
     def __init__(
@@ -144,9 +146,8 @@ class DecodingLoader(_CropLoader):
         self._check_seed()
         self._told: set[str] = set()
         self._ahead: list[Places] = []  # what the workers are to decode, batch by batch
-        self._decoder = decoder(
-            Pictures(images, size, resize), self._ahead, workers, pin=device.type == "cuda", persistent=True
-        )
+        pictures = Pictures(images, size, resize, stand_in=seed is not None)
+        self._decoder = decoder(pictures, self._ahead, workers, pin=device.type == "cuda", persistent=True)
 
     def close(self) -> None:
         """End the workers; another iteration starts new ones.
@@ -161,6 +162,8 @@ class DecodingLoader(_CropLoader):
     def _batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         self._ahead[:] = self._places(start)
         for images, labels, damage in self._decoder:
+            if damage and self.seed is None:  # accuracies are of all images, each counted once
+                raise DataError(f"{damage[0]}; replace it and run again: no other image is evaluated in its place")
             for wrong in damage:
                 if wrong not in self._told:
                     self._told.add(wrong)

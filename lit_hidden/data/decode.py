@@ -88,8 +88,8 @@ class Pictures(Dataset[Decoded]):
         images: the files.
         size: height and width of a picture.
         resize: pixels of the shorter side.
-        stand_in: for a damaged file take the next one of its class that is whole, and say so; otherwise a damaged file
-            is a black picture, which is said too.
+        stand_in: for a damaged file take the next one of its class that is whole, and say so, to train; otherwise a
+            damaged file is a black picture and said, for whoever asks to refuse it.
     """
 
     def __init__(self, images: Images, size: int, resize: int, *, stand_in: bool = True) -> None:

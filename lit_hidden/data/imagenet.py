@@ -15,7 +15,7 @@ the middle square, and small parts are enlarged from the resized image and not f
 
 import os
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 
@@ -39,13 +39,8 @@ class ImageNetData(ImageData):
     images without augmentation, the shorter side is resized to `resize_to(image_size)` pixels and the middle cut out.
 
     Args:
-        root: folder of the data; None is DATA_DIR, or else `data`.
-        batch_size: images in a batch, over all devices together.
-        seed: seed of the order of the images and of their augmentation; any integer.
-        augment: crop and flip training images at random; None is True. `square`: out of squares that are decoded once,
-            whatever they take, see above.
-        held_out: number of training images set aside for validation: never trained on, never augmented.
-        train_images: number of training images used; None is all that are not held out.
+        *args: as of `ImageData`, from `root` on. Of `augment` None is True; `square`: out of squares that are decoded
+            once, whatever they take, see above.
         classes: `imagenette`, `imagewoof`, `tiny-imagenet-100`, `first-N` (ordered by wnid), `all` that are there, or a
             file that begins each line with a wnid; None is the set's own classes, and an error if others are there.
         images_per_class: number of training images used of each class; None is all. Not together with `train_images`.
@@ -53,6 +48,7 @@ class ImageNetData(ImageData):
         cache_gib: images that decoded take more GiB than this are decoded by workers in every epoch; 0: all are.
         cache_dir: folder of decoded images; None is CACHE_DIR, or else `.lit_hidden-cache` in `root`.
         workers: processes that decode, of each device; None is as many as there are CPUs for it.
+        **kwargs: as of `ImageData`.
 
     Raises:
         ValueError: a number is out of bounds, or `classes` unknown.
@@ -77,25 +73,21 @@ class ImageNetData(ImageData):
 
     def __init__(
         self,
-        root: str | None = None,
-        batch_size: int = 128,
-        seed: int = 0,
-        augment: bool | Literal["square"] | None = None,
-        held_out: int = 0,
-        train_images: int | None = None,
+        *args: Any,
         classes: str | None = None,
         images_per_class: int | None = None,
         image_size: int | None = None,
         cache_gib: float = 4.0,
         cache_dir: str | None = None,
         workers: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(root, batch_size, seed, augment, held_out, train_images)
+        super().__init__(*args, **kwargs)
         if images_per_class is not None and images_per_class < 1:
             raise ValueError(f"images_per_class={images_per_class} trains on nothing; it must be at least 1, or None")
-        if images_per_class is not None and train_images is not None:
+        if images_per_class is not None and self.train_images is not None:
             raise ValueError(
-                f"images_per_class={images_per_class} and train_images={train_images} say the same thing twice; "
+                f"images_per_class={images_per_class} and train_images={self.train_images} say the same thing twice; "
                 "give one of them"
             )
         size = IMAGENET_SIZES[self.name] if image_size is None else image_size

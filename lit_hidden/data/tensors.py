@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,21 +19,13 @@ Split = tuple[Tensor, Tensor]  # images, uint8 (N, C, H, W), and labels, int64 (
 class ImageTensorsData(ImageData):
     """Batches of normalised images `(B, C, H, W)` and labels `(B,)`, made on the training device.
 
-    As in the paper, validation watches the test set unless some training images are held out; nothing is ever
-    selected on the test set. Which images are held out, and which of the others are used, follows from their
-    order in the files alone: the same for every seed, and as many of each class as can be.
-
     Data of your own derive from this: `read` gives both sets, and the class says name, shape, sizes and num_classes.
     What are no images (inputs of another dtype than uint8, whatever the targets) have `mean = std = ()`, and are given
     as they are.
 
     Args:
-        root: folder of the data; None is DATA_DIR, or else `data`.
-        batch_size: images in a batch, over all devices together.
-        seed: seed of the order of the images and of their augmentation; any integer.
-        augment: crop and flip training images at random, as the set's class says; None is the authors' way.
-        held_out: number of training images set aside for validation: never trained on, never augmented.
-        train_images: number of training images used; None is all that are not held out.
+        *args: as of `ImageData`, from `root` on.
+        **kwargs: as of `ImageData`.
 
     Raises:
         ValueError: a number is out of bounds, or the set has no augmentation.
@@ -50,24 +42,17 @@ class ImageTensorsData(ImageData):
     # Who trains by `lit_hidden.steps` says here how many batches it takes at once.
     at_once: int = 0
 
-    def __init__(
-        self,
-        root: str | None = None,
-        batch_size: int = 128,
-        seed: int = 0,
-        augment: bool | Literal["square"] | None = None,
-        held_out: int = 0,
-        train_images: int | None = None,
-    ) -> None:
-        super().__init__(root, batch_size, seed, augment, held_out, train_images)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.check_taken()
-        if augment == "square":
+        if self.augment == "square":
             raise ValueError(
                 f"augment='square' is for ImageNet and its subsets; of {self.name} it is True, False or None"
             )
-        if augment and not (self.crop or self.flip):
+        if self.augment and not (self.crop or self.flip):
             raise ValueError(
-                f"augment={augment} does nothing: no augmentation is defined for {self.name}; it must be False or None"
+                f"augment={self.augment} does nothing: no augmentation is defined for {self.name}; "
+                "it must be False or None"
             )
         self.splits: dict[str, Split] = {}  # after `setup`, of `train`, `val` and `test`; a callback may change them
 

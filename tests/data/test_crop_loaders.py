@@ -9,7 +9,7 @@ import torch
 from torchvision.transforms import Normalize
 from torchvision.transforms import functional as TF
 
-from lit_hidden.data import CropLoader, DecodingLoader, images_per_second
+from lit_hidden.data import CropLoader, DataError, DecodingLoader, images_per_second
 from lit_hidden.data.crops import crop_boxes, resized_crops
 from lit_hidden.data.decode import load, middle, part
 from lit_hidden.data.trees import read_tree
@@ -198,6 +198,18 @@ def test_damage_is_told_once_and_training_goes_on(tmp_path, decoding, workers):
         f"{tmp_path}/train/n1/n1_3.JPEG {tmp_path}/train/n1/n1_4.JPEG",
         f"{tmp_path}/train/n2/n2_9.JPEG {tmp_path}/train/n2/n2_0.JPEG",
     ]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_image_to_evaluate_on_is_an_error_that_names_it(tmp_path, decoding, workers):
+    images = read_tree(plant(tmp_path, tree(["n1", "n2"], train=10) | {"train/n1/n1_3.JPEG": b""})).train
+    with pytest.raises(DataError) as error:
+        list(decoding(4, workers, images))
+    assert re.fullmatch(
+        rf"{tmp_path}/train/n1/n1_3.JPEG cannot be decoded \(.*\); replace it and run again: no other image is "
+        "evaluated in its place",
+        str(error.value),
+    )
 
 
 # --- arguments, speed ------------------------------------------------------------------------------------

@@ -52,7 +52,8 @@ def root(tmp_path):
 
 
 def abc(root: Path, **kwargs) -> ImageNetData:
-    return ImageNetData(str(root), **({"classes": "all", "image_size": 16, "batch_size": 8, "workers": 0} | kwargs))
+    settings = {"held_out": 0, "classes": "all", "image_size": 16, "batch_size": 8, "workers": 0}
+    return ImageNetData(str(root), **(settings | kwargs))
 
 
 def same(batches, others) -> bool:
@@ -222,6 +223,7 @@ def test_held_out_and_used_images_are_apart_balanced_and_nested(root):
     assert val == names(abc(root, held_out=6), "val")
     assert names(abc(root, held_out=6, train_images=9), "train") < train
     assert train == names(abc(root, held_out=6, images_per_class=5), "train")
+    assert names(abc(root, held_out=None), "val") == names(abc(root, held_out=3), "val")
 
 
 def test_images_per_class_that_a_class_has_not_are_an_error(root):
@@ -369,7 +371,7 @@ def test_the_trainer_gives_device_ranks_and_a_share_of_the_cpus(root):
     assert data._workers == len(os.sched_getaffinity(0))
     data.prepare_data()
     strategy = SimpleNamespace(root_device=torch.device("meta"))
-    data.trainer = SimpleNamespace(strategy=strategy, global_rank=1, world_size=2, num_devices=1000)
+    data.trainer = SimpleNamespace(strategy=strategy, global_rank=1, world_size=2, num_devices=1000, overfit_batches=0)
     data.setup("fit")
     loader = data.train_dataloader()
     assert loader.images.device == loader.labels.device == torch.device("meta")

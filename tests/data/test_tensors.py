@@ -29,9 +29,10 @@ def names(loader):
     return sorted(round(pixel) for images, _ in loader for pixel in images.flatten().tolist())
 
 
-def test_validation_watches_the_test_set_unless_images_are_held_out():
-    assert names(Tiny().val_dataloader()) == names(Tiny().test_dataloader()) == list(range(100, 110))
-    assert names(Tiny().train_dataloader()) == list(range(100))
+def test_validation_watches_the_test_set_where_no_images_are_held_out():
+    tiny = Tiny(held_out=0)
+    assert names(tiny.val_dataloader()) == names(tiny.test_dataloader()) == list(range(100, 110))
+    assert names(tiny.train_dataloader()) == list(range(100))
 
 
 @settings(deadline=None)
@@ -96,7 +97,7 @@ def test_the_set_is_read_once():
 def test_the_trainer_gives_device_and_ranks():
     tiny = Tiny(batch_size=4)
     tiny.trainer = SimpleNamespace(
-        strategy=SimpleNamespace(root_device=torch.device("meta")), global_rank=1, world_size=2
+        strategy=SimpleNamespace(root_device=torch.device("meta")), global_rank=1, world_size=2, overfit_batches=0
     )
     tiny.setup("fit")
     loader = tiny.train_dataloader()
@@ -143,7 +144,7 @@ def test_command_lines_can_read_types_and_help_from_the_signature():
             "held_out=-1 cannot be set aside from digits's 1437 training images; it must lie in [0, 1436]",
         ),
         (
-            {"train_images": 0},
+            {"train_images": 0, "held_out": 0},
             "train_images=0 cannot be taken from digits's 1437 training images of which held_out=0; "
             "it must be None or lie in [1, 1437]",
         ),

@@ -182,10 +182,11 @@ def sets(
         large = name in IMAGENET_SIZES
         usual = (256 if device.type == "cuda" else 8) if large else 128
         options: dict[str, Any] = {"image_size": image_size, "cache_gib": 0.0, "workers": cores()} if large else {}
-        module = data_module(name, root=str(folder), batch_size=usual if batch_size is None else batch_size, **options)
+        options |= {"held_out": 0, "batch_size": usual if batch_size is None else batch_size}
+        module = data_module(name, root=str(folder), **options)
         # All that a data module asks of its trainer: without one it would stay on the CPU.
         placed = {"strategy": SimpleNamespace(root_device=device), "global_rank": 0, "world_size": 1}
-        module.trainer = SimpleNamespace(**placed)  # type: ignore[assignment]
+        module.trainer = SimpleNamespace(**placed, overfit_batches=0)  # type: ignore[assignment]
         return module
 
     if data is None:
@@ -215,7 +216,7 @@ def _cached(data: ImageNetData, folder: Path) -> tuple[ImageNetData, Row, str]:
     classes = min(len(tree.classes), math.ceil(wanted / each))
     part = type(data)(
         str(data.root), data.batch_size, classes=f"first-{classes}", images_per_class=each, image_size=data.shape[1],
-        cache_gib=math.inf, cache_dir=str(folder), workers=data.workers,
+        cache_gib=math.inf, cache_dir=str(folder), workers=data.workers, held_out=0,
     )  # fmt: skip
     part.trainer = data.trainer
     train, test = each * classes, part.sizes[1]
