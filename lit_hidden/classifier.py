@@ -118,6 +118,16 @@ class LitClassifier(L.LightningModule):
         self._rng: list[Tensor] | None = None
         self._steps: Steps | None = None
 
+    @property
+    def lr(self) -> float:
+        """The learning rate at the start, which Lightning's finder sets: the one recorded is the one used."""
+        return self.recipe.lr
+
+    @lr.setter
+    def lr(self, lr: float) -> None:
+        self.recipe = replace(self.recipe, lr=lr)
+        self.hparams["lr"] = lr
+
     def forward(self, images: Tensor) -> Tensor:
         """Map images `(B, C, H, W)` to logits `(B, num_classes)`."""
         # Convolutions follow their input's layout. On one CPU core without AVX-512, a step of hidden Conv2 x0.25 went
@@ -239,12 +249,12 @@ class LitClassifier(L.LightningModule):
         fused = True if cuda else None
         if self.optimizer == "adam":
             optimizer: torch.optim.Optimizer = torch.optim.Adam(
-                wanted, self.recipe.lr, weight_decay=self.recipe.weight_decay, fused=fused, capturable=cuda
+                wanted, self.lr, weight_decay=self.recipe.weight_decay, fused=fused, capturable=cuda
             )
         else:
             optimizer = torch.optim.SGD(
                 wanted,
-                self.recipe.lr,
+                self.lr,
                 momentum=self.recipe.momentum,
                 weight_decay=self.recipe.weight_decay,
                 fused=fused,
@@ -258,6 +268,8 @@ class LitClassifier(L.LightningModule):
     def lr_factor(self, epoch: int) -> float:
         """Return what the learning rate is multiplied by in `epoch`, counted from 0.
 
+        A cosine ends where training does: after the Trainer's `max_epochs` or `max_steps`, whichever is first.
+
         Source: the authors' `utils/schedulers.py`; the cosine never reaches 0.
 
         Raises:
@@ -268,18 +280,16 @@ class LitClassifier(L.LightningModule):
             return (epoch + 1) / warmup
         if self.recipe.schedule == "constant":
             return 1.0
-        epochs = self.trainer.max_epochs or -1
-        if epochs < 1:  # the Trainer was given steps and not epochs
-            total = self.trainer.estimated_stepping_batches
-            if not math.isfinite(total):
-                raise ValueError(
-                    "schedule='cosine' needs an end: "
-                    "give the Trainer max_epochs or max_steps, or take schedule='constant'"
-                )
-            if epoch == warmup:  # at the first call Lightning has not counted the batches yet
-                return 1.0
-            steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-            epochs = math.ceil(total / steps)
+        trainer = self.trainer
+        epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+        if trainer.max_steps > 0:  # before training batches are not counted yet, and infinite
+            batches = min(trainer.num_training_batches, trainer.max_steps * trainer.accumulate_grad_batches)
+            steps = math.ceil(batches / trainer.accumulate_grad_batches)
+            epochs = min(epochs, math.ceil(trainer.max_steps / steps))
+        if epochs == math.inf:
+            raise ValueError(
+                "schedule='cosine' needs an end: give the Trainer max_epochs or max_steps, or take schedule='constant'"
+            )
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (epoch - warmup) / max(1, epochs - warmup))))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -309,7 +319,17 @@ class LitClassifier(L.LightningModule):
             checkpoint["state_dict"] |= {name: torch.zeros_like(checkpoint["state_dict"][name]) for name in measured}
 
     def on_train_start(self) -> None:
-        """Take the random state of a resumed run up again."""
+        """Take the random state of a resumed run up again, and the rate that this epoch has here.
+
+        A checkpoint holds the rates of its own fit, which may have ended: of other epochs, and of another rate.
+        """
+        for schedule in (config.scheduler for config in self.trainer.lr_scheduler_configs):
+            if getattr(schedule, "lr_lambdas", None) == [self.lr_factor]:  # or it is another's
+                rate = self.lr * self.lr_factor(schedule.last_epoch)
+                schedule.base_lrs, schedule._last_lr = [self.lr], [rate]
+                (group,) = schedule.optimizer.param_groups
+                lr = group["lr"]
+                group |= {"initial_lr": self.lr, "lr": lr.fill_(rate) if isinstance(lr, Tensor) else rate}
         if self._rng:
             torch.set_rng_state(self._rng[0].cpu())
             if len(self._rng) > 1 and self.device.type == "cuda":

@@ -34,6 +34,12 @@ class HiddenCLI(LightningCLI):
         ):
             parser.link_arguments("data", f"model.init_args.{target}", source, apply_on="instantiate")
 
+    def before_instantiate_classes(self) -> None:
+        """Train for 100 epochs where no option says how long; a cosine over them would hide an earlier end."""
+        trainer = self.config[self.subcommand].trainer
+        if (trainer.max_epochs, trainer.max_steps, trainer.max_time) == (None, -1, None):
+            trainer.max_epochs = 100
+
 
 def run(argv: list[str] | None) -> None:
     """Run `fit`, `validate` or `test` with `argv`; None reads the command line."""
@@ -48,7 +54,7 @@ def run(argv: list[str] | None) -> None:
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
             trainer_class=L.Trainer,
-            trainer_defaults={"max_epochs": 100, "logger": lazy_instance(CSVLogger, save_dir=".")},
+            trainer_defaults={"logger": lazy_instance(CSVLogger, save_dir=".")},
             parser_kwargs={"prog": "lit-hidden"},
             args=argv,
         )

@@ -1,6 +1,7 @@
 """The LightningModules: the paper's settings, honest metrics, steps that never wait, checkpoints that come back."""
 
 import contextlib
+import math
 import pkgutil
 import re
 import sys
@@ -9,6 +10,8 @@ import lightning.pytorch as L
 import pytest
 import torch
 from jsonargparse import ArgumentParser
+from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.tuner import Tuner
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchmetrics.classification import MulticlassAccuracy
@@ -316,6 +319,68 @@ def test_a_cosine_without_an_end_is_refused_and_a_constant_rate_needs_none():
     lit = LitSubnetwork(**TINY, schedule="constant")
     lit.trainer = trainer(max_epochs=-1)
     assert lit.lr_factor(7) == 1.0
+
+
+class Rates(L.Callback):
+    """Keeps the rate of each epoch."""
+
+    def __init__(self):
+        self.rates = []
+
+    def on_train_epoch_start(self, trainer, module):
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def rates(lit, *callbacks, ckpt_path=None, **settings) -> tuple[L.Trainer, list[float]]:
+    """Train on two batches an epoch, and say at which rates."""
+    seen = Rates()
+    fit = trainer(callbacks=[*callbacks, seen], **settings)
+    fit.fit(lit, DigitsData(train_images=200, batch_size=100), ckpt_path=ckpt_path, weights_only=True)
+    return fit, seen.rates
+
+
+def cosine(lr, epochs, of):
+    return pytest.approx([lr * (1 + math.cos(math.pi * epoch / of)) / 2 for epoch in epochs])
+
+
+@pytest.mark.parametrize("lr", [0.1, 0.02])
+@pytest.mark.parametrize("end", [3, 5])
+def test_a_fit_resumed_with_more_epochs_goes_on_at_the_rate_of_the_longer_cosine(end, lr, tmp_path):
+    first, seen = rates(LitSubnetwork(**TINY), max_epochs=2)
+    assert seen == cosine(0.1, range(2), 2)
+    first.save_checkpoint(tmp_path / "a.ckpt")
+    lit = LitSubnetwork(**TINY, lr=lr)
+    second, seen = rates(lit, ckpt_path=tmp_path / "a.ckpt", max_epochs=end)
+    assert seen == cosine(lr, range(2, end), end)
+    second.save_checkpoint(tmp_path / "b.ckpt")
+    checkpoint = torch.load(tmp_path / "b.ckpt", weights_only=True)
+    (state,), (optimizer,) = checkpoint["lr_schedulers"], checkpoint["optimizer_states"]
+    (group,) = optimizer["param_groups"]
+    assert (state["base_lrs"], state["last_epoch"], group["initial_lr"]) == ([lr], end, lr)
+    assert state["_last_lr"] == [group["lr"]] == cosine(lr, [end], end)
+
+
+@pytest.mark.parametrize(("settings", "end"), [({"max_steps": 6}, 3), ({"max_steps": 6, "max_epochs": 9}, 3)])
+def test_a_cosine_ends_where_training_does(settings, end):
+    assert rates(LitSubnetwork(**TINY), **settings)[1] == cosine(0.1, range(end), end)
+
+
+@pytest.mark.parametrize("way", ["tuner", "callback"])
+@pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning")
+def test_the_rate_that_lightnings_finder_finds_is_the_one_used_and_recorded(way, tmp_path):
+    lit, settings = LitSubnetwork(**TINY), {"max_epochs": 12, "default_root_dir": tmp_path}  # 24 steps
+    finder = []
+    if way == "tuner":
+        Tuner(trainer(**settings)).lr_find(
+            lit, DigitsData(train_images=200, batch_size=100), num_training=20, early_stop_threshold=None
+        )
+    else:
+        finder = [LearningRateFinder(num_training_steps=20, early_stop_threshold=None)]
+    fit, seen = rates(lit, *finder, **settings)
+    assert lit.lr != 0.1
+    assert seen == cosine(lit.lr, range(12), 12)
+    fit.save_checkpoint(tmp_path / "a.ckpt")
+    assert torch.load(tmp_path / "a.ckpt", weights_only=True)["hyper_parameters"]["lr"] == lit.lr == lit.recipe.lr
 
 
 # --- tickets ---------------------------------------------------------------------------------------------
