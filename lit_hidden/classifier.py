@@ -4,13 +4,15 @@ Nothing in a step waits for the device: metrics add up there and are read once p
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import lightning.pytorch as L
 import torch
 import torch.nn.functional as F
+from lightning.fabric.utilities.cloud_io import _load
+from lightning.pytorch.core.saving import CHECKPOINT_PAST_HPARAMS_KEYS
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
@@ -117,6 +119,27 @@ class LitClassifier(L.LightningModule):
         self.train_metrics.persistent(True)
         self._rng: list[Tensor] | None = None
         self._steps: Steps | None = None
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool = True,
+        **given: Any,
+    ) -> Self:
+        """Load as Lightning does; but code of your own, such as a net by its dotted name, has to be given again.
+
+        Raises:
+            ValueError: as `hyper_parameters`.
+        """
+        hyper_parameters(checkpoint_path, f"{cls.__module__}.{cls.__qualname__}", given, weights_only)
+        loaded: Self = super().load_from_checkpoint(
+            checkpoint_path, map_location, hparams_file, strict, weights_only, **given
+        )
+        return loaded
 
     @property
     def lr(self) -> float:
@@ -335,6 +358,46 @@ class LitClassifier(L.LightningModule):
             if len(self._rng) > 1 and self.device.type == "cuda":
                 torch.cuda.set_rng_state(self._rng[1].cpu(), self.device)
         self._rng = None
+
+
+def hyper_parameters(path: Any, kind: str, given: Collection[str], weights_only: bool = True) -> dict[str, Any]:
+    """Read from a checkpoint what its module was made with.
+
+    Args:
+        path: the checkpoint, or an open file.
+        kind: full name of the class that it is loaded as.
+        given: names of the arguments that are given in the place of the file's.
+        weights_only: refuse a file that may run code when it is loaded.
+
+    Raises:
+        ValueError: it is no checkpoint; or it names code that is neither this library's nor given. A file may come from
+            anyone, and to import code is to run it.
+    """
+    try:
+        checkpoint = _load(path, map_location="meta", weights_only=weights_only)
+        keys = (*CHECKPOINT_PAST_HPARAMS_KEYS, LitClassifier.CHECKPOINT_HYPER_PARAMS_KEY)
+        found = {str(name): value for key in keys for name, value in checkpoint.get(key, {}).items()}
+    except OSError:
+        raise
+    except Exception as error:  # what a damaged file may raise has no bounds
+        raise ValueError(
+            f"{path} is no checkpoint of tensors, numbers and text ({type(error).__name__}); nothing else is loaded, "
+            "since that may run code"
+        ) from error
+    if hasattr(path, "seek"):
+        path.seek(0)
+    found.pop("_instantiator", None)  # Lightning has a list of those
+    for name, value in found.items():
+        # The last two are names of layers and of a file.
+        if value != kind and name not in {*given, "skip", "subnetwork"} and (names := code.foreign(value)):
+            mend = f"--model.{name} {names[0]}, or load_from_checkpoint(path, {name}={names[0]!r})"
+            if name == "_class_path":
+                mend = f"--model {names[0]}, or load_from_checkpoint of this class"
+            raise ValueError(
+                f"{path} says {name.lstrip('_')}={value!r}, and code is never imported because a checkpoint names it; "
+                f"if you trust it, name it yourself: {mend}"
+            )
+    return found
 
 
 def _metrics(prefix: str, names: Iterable[str]) -> MetricCollection:

@@ -9,7 +9,8 @@ import hashlib
 import importlib
 import importlib.util
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import PathFinder
@@ -226,6 +227,21 @@ def ran(name: str) -> str | None:
 def ours(name: str) -> bool:
     """Tell whether code is this library's, which a commit and a version stand for."""
     return name.startswith(_OURS)
+
+
+def foreign(value: Any) -> list[str]:
+    """List the texts in a value from a file, nested ones too, that name code which is not defined by this library."""
+    if isinstance(value, str):
+        return [] if not re.search("[.:]", value) or value.startswith("timm:") or _own(value) else [value]
+    parts = [*value, *value.values()] if isinstance(value, Mapping) else value
+    return [name for part in parts for name in foreign(part)] if isinstance(parts, Iterable) else []
+
+
+def _own(name: str) -> bool:
+    module, _, own = full(name.replace(":", ".")).rpartition(".")
+    file = _file(module) if ours(module) else None
+    # What the module imports is not its own: subprocess.run would be there too.
+    return file is not None and isinstance(_defined(file).get(own), ast.ClassDef | ast.FunctionDef)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
 import lit_hidden.modules  # noqa: F401  the classes that --model names
-from lit_hidden.classifier import LitClassifier
+from lit_hidden.classifier import LitClassifier, hyper_parameters
 from lit_hidden.data import DataError, ImageData
+
+LINKED: dict[str, Callable[[ImageData], int]] = {  # arguments of a model that its data know
+    "num_classes": lambda data: data.num_classes,
+    "in_channels": lambda data: data.shape[0],
+    "image_size": lambda data: data.shape[1],
+}
 
 
 class HiddenCLI(LightningCLI):
@@ -27,12 +34,42 @@ class HiddenCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what the data know to what the model needs."""
-        for target, source in (
-            ("num_classes", lambda data: data.num_classes),
-            ("in_channels", lambda data: data.shape[0]),
-            ("image_size", lambda data: data.shape[1]),
-        ):
+        for target, source in LINKED.items():
             parser.link_arguments("data", f"model.init_args.{target}", source, apply_on="instantiate")
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.set_defaults({"weights_only": True})  # a checkpoint with code in it is refused
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and remember what was said and is no default."""
+        super().parse_arguments(parser, args)
+        self._said = parser.parse_args(args, defaults=False)
+
+    def _parse_ckpt_path(self) -> None:
+        """Take from a checkpoint the numbers and names that no option gives.
+
+        Lightning would take all, over the options, and import the code that it names.
+        """
+        command, path = self.config.subcommand, self.config[self.config.subcommand].ckpt_path
+        if not path or not Path(path).is_file():
+            return
+        model = self._said[command].model.as_dict()
+        kind, options = model["class_path"], model.get("init_args", {}) | model.get("dict_kwargs", {})
+        options = {name: value for name, value in options.items() if value is not None}
+        found = hyper_parameters(path, kind, options)
+        for name, value in ({"_class_path": kind} | options).items():
+            said, says = (list(one) if isinstance(one, tuple) else one for one in (value, found.get(name, value)))
+            if said != says and name != "subnetwork":  # where a file lies is another matter
+                option = "--model" if name == "_class_path" else f"--model.{name}"
+                raise ValueError(
+                    f"{option} {said} contradicts {path}, which says {says}; leave the option out, or give it as the "
+                    "file does"
+                )
+        options = {name: value for name, value in found.items() if name not in (*LINKED, *options, "_class_path")}
+        model = {command: {"model": {"class_path": kind, "init_args": options}}}
+        self.config = self.parser.parse_object(model, self.config)
 
     def before_instantiate_classes(self) -> None:
         """Train for 100 epochs where no option says how long; a cosine over them would hide an earlier end."""
