@@ -13,7 +13,7 @@ PACKAGE = ROOT / "lit_hidden"
 # A room may import from lower floors, and from within itself:
 # `Makefile -> cli -> engine -> modules, data -> edge_popup, nets -> selection`.
 FLOORS = [
-    {"code"},
+    {"code", "files"},
     {"selection", "distributions", "recipes", "steps", "style", "published"},
     {"edge_popup", "experiment", "diagram"},
     {"judge"},

@@ -2,19 +2,34 @@
 
 import gzip
 import io
+import json
 import re
 import tarfile
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from lit_hidden.engine.reproduce import ReproduceError, load
-from lit_hidden.engine.store import CHECKPOINT, SUBNETWORK, WEIGHTS, Store, StoreError, write_atomically
+from lit_hidden.engine.store import (
+    CHECKPOINT,
+    NETS,
+    RESULT,
+    SUBNETWORK,
+    WEIGHTS,
+    Damage,
+    Store,
+    StoreError,
+    check,
+    write_atomically,
+)  # fmt: skip
 from lit_hidden.experiment import Run
+from lit_hidden.files import regular
 
-RECORD = ("run.json", "metrics.csv", "result.json")  # in the order of writing: the last means done
-NETS = (SUBNETWORK, WEIGHTS)
+RECORD = ("run.json", "metrics.csv", RESULT)  # in the order of writing: the last means done
 LIMIT = 1_000_000  # bytes of arrays, or of a net, that a run may bring along
 ROOM = 20_000_000  # bytes of nets in an archive; those beyond are left out
+MOST = 100_000_000  # bytes of an archive that is unpacked; the largest committed one has 4 million
 NAME = "runs.tar.gz"  # in experiments/results/NAME/PRESET/
 
 
@@ -25,7 +40,8 @@ def pack(store: Store, runs: Iterable[Run], path: Path) -> tuple[list[Run], list
         The runs packed, and those left out because their arrays are larger than `LIMIT`.
 
     Raises:
-        StoreError: the archive cannot be written, or a run's folder is damaged or may not be read.
+        StoreError: the archive cannot be written, or would be larger than `MOST`; a run's folder is damaged or may not
+            be read.
     """
     packed, left_out, room = [], [], ROOM
     out = io.BytesIO()
@@ -36,23 +52,27 @@ def pack(store: Store, runs: Iterable[Run], path: Path) -> tuple[list[Run], list
                 continue
             if why := store.damage(run):
                 raise StoreError(
-                    f"{folder} is damaged: {why}; nothing is packed: reproduce sets it aside and trains the run again"
+                    f"{folder} is damaged: {why}; nothing is packed: reproduce sets it aside, trains {run.name} again"
                 )
-            arrays = sorted(path.name for path in folder.glob("*.npz"))
-            if sum((folder / name).stat().st_size for name in arrays) > LIMIT:
+            left = json.loads((folder / RESULT).read_bytes())["checksums"].keys()
+            brought = sorted(left - {*RECORD, *NETS})
+            if sum((folder / name).stat().st_size for name in brought) > LIMIT:
                 left_out.append(run)
                 continue
-            for name in NETS:
+            for name in (SUBNETWORK, WEIGHTS):
                 size = (folder / name).stat().st_size if (folder / name).exists() else 0
                 if 0 < size <= min(LIMIT, room):
-                    arrays.append(name)
+                    store.check_file(run, name)
+                    brought.append(name)
                     room -= size
-            for name in (*arrays, *RECORD):
+            for name in (*brought, *RECORD):
                 data = (folder / name).read_bytes()
                 entry = tarfile.TarInfo(f"{run.hash}/{name}")  # no dates, no owners
                 entry.size = len(data)
                 tar.addfile(entry, io.BytesIO(data))
             packed.append(run)
+    if out.tell() > MOST:
+        raise StoreError(f"{path} would hold {out.tell()} bytes, and archives of more than {MOST} are not unpacked")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, gzip.compress(out.getvalue(), mtime=0))
@@ -68,45 +88,87 @@ def unpack(path: Path, store: Store) -> tuple[int, int]:
         How many runs were new, and how many were not.
 
     Raises:
-        StoreError: not an archive of runs; nothing of a damaged run is taken for done.
+        StoreError: not an archive of runs, or damaged: see `contents`; nothing of it is taken. Or a folder cannot be
+            written to.
     """
     new = known = 0
-    for name, files in contents(path).items():
-        try:
-            run = Run.from_json(files["run.json"].decode())
-        except (KeyError, ValueError) as error:
-            raise StoreError(f"{path}: {name} holds no run: {error}") from error
-        if run.hash != name or not files.keys() >= set(RECORD):
-            raise StoreError(f"{path}: {name} is not the whole of {run.name}, {run.hash}; pack it again")
+    for run, files in contents(path).items():
         with store.claim(run) as folder:
             if folder is None or store.result(run) is not None:
                 known += 1
                 continue
-            for file in (*(files.keys() - set(RECORD)), *RECORD):
-                write_atomically(folder / file, files[file])
-            (folder / CHECKPOINT).unlink(missing_ok=True)
+            try:
+                for file in (*(files.keys() - set(RECORD)), *RECORD):
+                    write_atomically(folder / file, files[file])
+                (folder / CHECKPOINT).unlink(missing_ok=True)
+            except OSError as error:
+                raise StoreError(f"{folder} cannot be written to: {error}; mend that, and unpack again") from error
             new += 1
     return new, known
 
 
-def contents(path: Path) -> dict[str, dict[str, bytes]]:
-    """Read the files of each run of an archive; nothing is written, so names cannot lead outside.
+def contents(path: Path) -> dict[Run, dict[str, bytes]]:
+    """Read an archive to its last byte, and hold all files of its runs against their checksums.
+
+    Nothing is written, so names cannot lead outside; nothing but plain files is read, and no more than `MOST` bytes.
 
     Raises:
-        StoreError: not an archive of runs.
+        StoreError: it is damaged, larger, or holds other than the runs that `pack` writes: links, devices, a file
+            twice, one that its run did not leave.
     """
-    runs: dict[str, dict[str, bytes]] = {}
+    found: dict[Run, dict[str, bytes]] = {}
     try:
-        with tarfile.open(path, "r:gz") as tar:
-            for entry in tar:
-                folder, _, file = entry.name.partition("/")
-                data = tar.extractfile(entry)
-                if data is None or not (file in (*NETS, *RECORD) or re.fullmatch(r"\w[\w.-]*\.npz", file)):
-                    raise StoreError(f"{path} is no archive of runs: it holds {entry.name!r}")
-                runs.setdefault(folder, {})[file] = data.read()
-    except (tarfile.TarError, OSError, EOFError) as error:
+        with gzip.open(regular(path)) as file:
+            content = file.read(MOST + 1)  # to the end, where the checksum is, or beyond what is taken
+        if len(content) > MOST:
+            raise StoreError(f"{path} unpacks to more than {MOST} bytes; an archive of runs has no more")
+        runs: dict[str, dict[str, bytes]] = {}
+        for name, data in _entries(content):
+            folder, _, file_name = name.partition("/")
+            if not re.fullmatch(r"\w[\w.-]*", file_name) or file_name in runs.setdefault(folder, {}):
+                raise StoreError(f"{path} is no archive of runs: it holds {name!r}")
+            runs[folder][file_name] = data
+    except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
         raise StoreError(f"{path} is no archive of runs, or damaged: {error}") from error
-    return runs
+    for name, files in runs.items():
+        try:
+            run = Run.from_json(files["run.json"].decode())
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
+            raise StoreError(f"{path}: {name} holds no run: {error}") from error
+        if run.hash != name or not files.keys() >= set(RECORD):
+            raise StoreError(f"{path}: {name} is not the whole of {run.name}, {run.hash}; pack it again")
+        try:
+            check(run, partial(_file, files), files.keys() - {RESULT})
+        except Damage as damage:
+            raise StoreError(f"{path}: {name}, {run.name}, is damaged: {damage}; pack it again") from damage
+        found[run] = files
+    return found
+
+
+def _file(files: dict[str, bytes], name: str) -> bytes:
+    if name not in files:
+        raise Damage(f"{name}: it is missing")
+    return files[name]
+
+
+def _entries(content: bytes) -> Iterator[tuple[str, bytes]]:
+    """Give names and contents of the plain files in a tar.
+
+    Python's own reader takes a bad header for the end, and follows links and extensions that no archive of runs has.
+
+    Raises:
+        TarError: a header is bad, of something else than a plain file, or missing.
+    """
+    at = 0
+    while any(header := content[at : at + tarfile.BLOCKSIZE]):
+        entry = tarfile.TarInfo.frombuf(header, "ascii", "strict")
+        data = content[at + tarfile.BLOCKSIZE : at + tarfile.BLOCKSIZE + entry.size]
+        if entry.type != tarfile.REGTYPE or len(data) != entry.size:
+            raise tarfile.ReadError(f"{entry.name!r} is no file, or cut")
+        yield entry.name, data
+        at += tarfile.BLOCKSIZE * (1 + -(-entry.size // tarfile.BLOCKSIZE))
+    if len(content) < at + 2 * tarfile.BLOCKSIZE or any(content[at:]):
+        raise tarfile.ReadError("it has no end, or more after it")
 
 
 def pack_experiment(name: str, preset: str, *, runs_dir: str | Path, results: str | Path) -> str:

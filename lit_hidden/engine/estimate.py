@@ -13,6 +13,7 @@ from typing import Any
 
 from lit_hidden.engine.store import Store
 from lit_hidden.experiment import Run
+from lit_hidden.files import regular
 from lit_hidden.recipes import IMAGES
 
 RESNETS = {  # blocks a stage, and how wide the 3x3 convolution between two 1x1 is; 0: two 3x3 convolutions
@@ -140,14 +141,22 @@ class Clock:
         for path in sorted(store.root.glob("*/run.json")):
             result = path.with_name("result.json")
             try:
-                run = Run.from_json(path.read_text(encoding="utf-8"))
+                run = Run.from_json(regular(path).read_text(encoding="utf-8"))
                 if run.hash != path.parent.name:  # set aside, or another's folder
                     continue
                 if result.exists():
-                    clock.result(run, json.loads(result.read_text(encoding="utf-8")))
+                    clock.result(run, json.loads(regular(result).read_text(encoding="utf-8")))
                 else:
                     clock.measure(run, *store.progress(run))
-            except (OSError, ValueError, TypeError, AttributeError, KeyError):  # damage, which is the store's to tell
+            except (
+                OSError,
+                ValueError,
+                TypeError,
+                AttributeError,
+                KeyError,
+                RecursionError,
+            ):
+                # damage, which is the store's to tell
                 continue
         return clock
 

@@ -35,19 +35,19 @@ def missing(
     store, results = Store(runs_dir), Path(results)
     grids = [(e.name, chosen, e.grid(chosen)) for e in map(load, names()) for chosen in _presets(e, preset, results)]
     there = {row["run"]: diverged(row) for path in results.glob(f"*/*/{TABLE}") for row in read(path)}
-    archived = {name: files for path in sorted(results.glob(f"*/*/{NAME}")) for name, files in contents(path).items()}
+    archived = {run: files for path in sorted(results.glob(f"*/*/{NAME}")) for run, files in contents(path).items()}
     found: dict[str, Run] = {}
     each: list[list[Run]] = []
     for _, _, grid in grids:
-        known = there.keys() | archived.keys() | found.keys()
+        known = there.keys() | {run.hash for run in archived} | found.keys()
         left = [run for run in grid if run.hash not in known and not store.done(run)]
         found |= {run.hash: run for run in left}
         each.append(left)
     launcher = HERE.start(store, found.values(), lambda run: {})
     launcher.close()  # it is only asked how many places it has
     clock = Clock.read(store, launcher.device, launcher.device_name)
-    for files in archived.values():
-        clock.result(Run.from_json(files["run.json"].decode()), json.loads(files["result.json"]))
+    for run, files in archived.items():
+        clock.result(run, json.loads(files["result.json"]))
 
     def cost(runs: Iterable[Run]) -> Estimate:
         return clock.estimate(((run, run.epochs - store.progress(run)[0]) for run in runs), len(launcher.running))

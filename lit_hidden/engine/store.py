@@ -1,10 +1,10 @@
 """`runs/<hash>/`: one folder per run; `result.json`, written atomically and last, means done.
 
+`result.json` has a checksum of each other file and of itself: a bit that turns anywhere is found when the run is read.
 A folder that cannot be believed is neither used nor deleted: it is set aside as `runs/<hash>.damaged-1`, and the run
 is trained again.
 """
 
-import csv
 import fcntl
 import hashlib
 import json
@@ -13,19 +13,23 @@ import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from io import UnsupportedOperation
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from lit_hidden import code
 from lit_hidden.experiment import Results, Run, diverged, primary
+from lit_hidden.files import regular
 from lit_hidden.recipes import method
 
 # What a run leaves of its net. A hidden run: its masks, if seeds give the weights back; all tensors, if seeds do not or
 # if another search goes on from it. A dense run or a ticket: all tensors.
 SUBNETWORK, SCORES, WEIGHTS = "subnetwork.safetensors", "scores.safetensors", "weights.safetensors"
+NETS = (SUBNETWORK, SCORES, WEIGHTS)
 CHECKPOINT = "last.ckpt"  # in the folder of a run that was begun and is not done; one that is left over is not read
+RESULT = "result.json"
 
-_SUMS = "checksums"  # in result.json: of the rest of it, of metrics.csv, and of each file of arrays or tensors
+_SUMS = "checksums"  # in result.json: of the rest of it, and of each other file that the run left
 
 
 class StoreError(RuntimeError):
@@ -44,7 +48,7 @@ def needed(child: Run) -> tuple[str, ...]:
     return SUBNETWORK, SCORES
 
 
-class _Damage(Exception):
+class Damage(Exception):
     """Why a run's files cannot be believed."""
 
 
@@ -106,8 +110,8 @@ class Store:
             StoreError: the folder may not be read.
         """
         try:
-            return self._result(run)
-        except _Damage:
+            return self._read(run)
+        except Damage:
             return None
 
     def results(self, runs: Iterable[Run]) -> Results:
@@ -119,11 +123,10 @@ class Store:
         rows = []
         for run in runs:
             try:
-                if (result := self._result(run)) is not None:
+                if (result := self._read(run)) is not None:
                     rows.append((run, result, self.folder(run)))
-            except _Damage as damage:
-                mend = "lit-hidden reproduce sets it aside and trains it again"
-                raise StoreError(f"{self.folder(run)} is damaged: {damage}; {mend}") from damage
+            except Damage as damage:
+                raise StoreError(self._told(run, damage)) from damage
         return Results(rows)
 
     def done(self, run: Run) -> bool:
@@ -133,7 +136,7 @@ class Store:
     def progress(self, run: Run) -> tuple[int, float]:
         """Count the epochs in `metrics.csv` and the seconds they took: cheap enough to poll."""
         try:
-            heading, *_, last = (self.folder(run) / "metrics.csv").read_text(encoding="utf-8").splitlines()
+            heading, *_, last = regular(self.folder(run) / "metrics.csv").read_text(encoding="utf-8").splitlines()
             row = dict(zip(heading.split(","), last.split(","), strict=True))
             return int(row["epoch"]), float(row["seconds"])
         except (OSError, ValueError, KeyError):
@@ -152,18 +155,14 @@ class Store:
         folder = self.folder(run)
         if os.path.exists(folder) and not os.path.isdir(folder):
             return "it is no folder"
+        nets = () if child is None else needed(child)
+        there = [name for name in nets if (folder / name).exists()][:1]
         try:
-            read = self._read(run)
-            if read is None:
+            if self._read(run, there) is None:
                 self._check_begun(run)
-            else:
-                self._check_done(run, *read)
-            if read is not None and child is not None:
-                there = [name for name in needed(child) if (folder / name).exists()]
-                if not there:
-                    raise _Damage(f"it lacks {' or '.join(needed(child))}, which {child.name} needs")
-                self._check_files(folder, read[1], there[:1])
-        except _Damage as damage:
+            elif nets and not there and child is not None:
+                raise Damage(f"it lacks {' or '.join(nets)}, which {child.name} needs")
+        except Damage as damage:
             return str(damage)
         return None
 
@@ -174,10 +173,9 @@ class Store:
             StoreError: it is another, or the folder cannot be believed.
         """
         try:
-            if (read := self._read(run)) is not None:
-                self._check_files(self.folder(run), read[1], [name])
-        except _Damage as damage:
-            raise StoreError(f"{self.folder(run)} is damaged: {damage}; reproduce trains the run again") from damage
+            self._read(run, [name])
+        except Damage as damage:
+            raise StoreError(self._told(run, damage)) from damage
 
     def mend(
         self, run: Run, child: Run | None = None, look: Callable[[Path], str | None] = lambda folder: None
@@ -205,13 +203,12 @@ class Store:
                 # Asked again: only now does nobody else train or mend here.
                 if not ours or (reason := why()) is None:
                     return None
-                aside = next(path for n in range(1, 10**9) if not (path := Path(f"{folder}.damaged-{n}")).exists())
-                folder.rename(aside)
+                aside = set_aside(folder)
         except (FileNotFoundError, IsADirectoryError):  # another process has just mended it
             return None
         except OSError as error:
             raise StoreError(f"{folder} is damaged ({reason}) and cannot be set aside: {error}") from error
-        return f"{folder} is damaged: {reason}; set aside as {aside.name}, the run is trained again"
+        return f"{folder} is damaged: {reason}; set aside as {aside.name}, {run.name} is trained again"
 
     @contextmanager
     def claim(self, run: Run) -> Iterator[Path | None]:
@@ -246,148 +243,118 @@ class Store:
     def finish(self, run: Run, result: dict[str, Any]) -> None:
         """Mark a run done, then remove its checkpoint: in this order, or a kill in between would lose the training.
 
-        With the result go checksums of it and of `metrics.csv`, so that a bit that turns later is found.
+        With the result go checksums of it and of all files that the run leaves.
         """
         folder = self.folder(run)
-        sums: dict[str, Any] = {"result": _sum(json.dumps(result).encode())}
-        if (folder / "metrics.csv").exists():  # without it the run is damaged, which is asked after this
-            sums["metrics.csv"] = _sum((folder / "metrics.csv").read_bytes())
-        files = sorted(path for path in folder.iterdir() if path.suffix in (".npz", ".safetensors"))
-        sums["files"] = {path.name: _sum(path.read_bytes()) for path in files}
-        write_atomically(folder / "result.json", json.dumps({**result, _SUMS: sums}, indent=1) + "\n")
+        sums = {RESULT: _sum(json.dumps(result).encode())}
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and not path.name.startswith((".", RESULT, CHECKPOINT, "log.txt")):
+                sums[path.name] = _sum(path.read_bytes())
+        write_atomically(folder / RESULT, json.dumps({**result, _SUMS: sums}, indent=1) + "\n")
         (folder / CHECKPOINT).unlink(missing_ok=True)
 
-    def _result(self, run: Run) -> dict[str, Any] | None:
-        """Read the result of a run without its checksums; None if there is none."""
-        read = self._read(run)
-        return None if read is None else read[0]
+    def _told(self, run: Run, damage: Damage) -> str:
+        return f"{self.folder(run)} is damaged: {damage}; reproduce sets it aside and trains {run.name} again"
 
-    def _read(self, run: Run) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """Read the result of a run, and apart from it its checksums; runs that were done before these have none."""
-        folder = self.folder(run)
+    def _read(self, run: Run, nets: Iterable[str] = ()) -> dict[str, Any] | None:
+        """Read the result of a run, and hold all its files but nets, and these nets, against their checksums."""
         try:
-            text = (folder / "result.json").read_text(encoding="utf-8")
+            os.stat(self.folder(run) / RESULT)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (ValueError, IsADirectoryError) as error:
-            raise _Damage(f"result.json: {error}") from error
         except OSError as error:
-            raise _unreadable(folder, error) from error
-        try:
-            result: dict[str, Any] = json.loads(text)
-        except ValueError as error:
-            raise _Damage(f"result.json: {error}") from error
-        result = result if isinstance(result, dict) else {}
-        sums: dict[str, Any] = result.pop(_SUMS, {})
-        _check_result(run, result, sums)
-        self._check_description(run)
+            raise _unreadable(self.folder(run), error) from error
+        result = check(run, self._reader(run), nets)
         for name, then in result.get("code", {}).items():
             if code.fingerprint(name) not in (then, None):  # None: another machine, which cannot train it
-                raise _Damage(f"it is stale: the code of {name} has changed since")
-        return result, sums
+                raise Damage(f"it is stale: the code of {name} has changed since")
+        return result
 
-    def _check_done(self, run: Run, result: dict[str, Any], sums: dict[str, Any]) -> None:
-        """Check what figures are drawn from besides the result."""
-        folder, metric = self.folder(run), primary(result)
-        epochs = result.get("diverged", run.resolved.epochs)
-        last = f"test_{'top1' if metric == 'accuracy' else metric}"
-        try:
-            text = (folder / "metrics.csv").read_text(encoding="utf-8")
-            rows = list(csv.DictReader(text.splitlines()))
-            if [row["epoch"] for row in rows] != [str(epoch) for epoch in range(epochs + 1)]:
-                raise _Damage(f"metrics.csv: not the epochs 0 to {epochs}, each once")
-            if not diverged(result) and float(rows[-1].get(last, result[metric])) != result[metric]:
-                ends, said = (f"{value}{'%' * (metric == 'accuracy')}" for value in (rows[-1][last], result[metric]))
-                raise _Damage(f"metrics.csv: it ends at {ends}, result.json says {said}")
-            for row in rows:
-                for name, value in row.items():
-                    if value != "" and not _parses(value):  # empty is what an epoch has not, as row 0 a rate
-                        raise _Damage(f"metrics.csv: epoch {row['epoch']}: its {name} is {value}, not a number")
-        except (ValueError, TypeError, KeyError, csv.Error, FileNotFoundError, IsADirectoryError) as error:
-            raise _Damage(f"metrics.csv: {error}") from error
-        except OSError as error:
-            raise _unreadable(folder, error) from error
-        if sums and sums.get("metrics.csv") != _sum(text.encode()):
-            raise _Damage("metrics.csv: it is not the one whose checksum is in result.json")
-        # Tensors are not asked for: archives of runs leave large ones out, and only the runs that follow need them.
-        self._check_files(folder, sums, [name for name in _files(sums) if name.endswith(".npz")])
+    def _reader(self, run: Run) -> Callable[[str], bytes]:
+        folder = self.folder(run)
 
-    def _check_files(self, folder: Path, sums: dict[str, Any], names: Iterable[str]) -> None:
-        for name in names:
+        def read(name: str) -> bytes:
             try:
-                found = _sum((folder / name).read_bytes())
-            except (FileNotFoundError, IsADirectoryError) as error:
-                raise _Damage(f"{name}: it is missing") from error
+                return regular(folder / name).read_bytes()
+            except FileNotFoundError as error:
+                raise Damage(f"{name}: it is missing") from error
+            except (IsADirectoryError, UnsupportedOperation) as error:
+                raise Damage(f"{name}: {error}") from error
             except OSError as error:
-                raise _unreadable(folder / name, error) from error
-            if _files(sums).get(name) not in (found, None):  # None: done before files had checksums
-                raise _Damage(f"{name}: it is not the one whose checksum is in result.json")
+                raise _unreadable(folder, error) from error
+
+        return read
 
     def _check_begun(self, run: Run) -> None:
         """Check what a run that is not done would go on from."""
         last = self.folder(run) / CHECKPOINT
         if not os.path.exists(last):
             return
-        self._check_description(run)
+        _check_description(run, self._reader(run))
         try:
-            with zipfile.ZipFile(last) as parts:  # torch.save writes checksums, torch.load does not compare them
+            # torch.save writes checksums, torch.load does not compare them.
+            with zipfile.ZipFile(regular(last)) as parts:
                 bad = parts.testzip()
         except FileNotFoundError:  # a worker has finished meanwhile
             return
         except PermissionError as error:
             raise _unreadable(last, error) from error
         except Exception as error:  # of many kinds; zipfile documents none
-            raise _Damage(f"{CHECKPOINT}: {error}") from error
+            raise Damage(f"{CHECKPOINT}: {error}") from error
         if bad:
-            raise _Damage(f"{CHECKPOINT}: the checksum of {bad} is wrong")
+            raise Damage(f"{CHECKPOINT}: the checksum of {bad} is wrong")
 
-    def _check_description(self, run: Run) -> None:
-        folder = self.folder(run)
-        try:
-            described = Run.from_json((folder / "run.json").read_text(encoding="utf-8"))
-            other = None if described.hash == folder.name else described.name
-        except (ValueError, TypeError, FileNotFoundError, IsADirectoryError) as error:
-            raise _Damage(f"run.json: {error}") from error
-        except OSError as error:
-            raise _unreadable(folder, error) from error
-        if other is not None:
-            raise _Damage(f"it holds another run, {other}, than asked for, {run.name}")
+
+def set_aside(path: Path) -> Path:
+    """Give a path a name that nothing has, such as `last.ckpt.damaged-1`, and return that."""
+    aside = next(new for n in range(1, 10**9) if not (new := Path(f"{path}.damaged-{n}")).exists())
+    return path.rename(aside)
+
+
+def check(run: Run, read: Callable[[str], bytes], nets: Iterable[str] = ()) -> dict[str, Any]:
+    """Return what `result.json` says besides checksums, if the files of a run are those that it left.
+
+    Args:
+        run: what was trained.
+        read: gives a file's content by its name.
+        nets: which nets are to be held against their checksums too; large ones stay behind when runs are packed.
+
+    Raises:
+        Damage: a file is missing or another, or a number that the run's method leaves is not there.
+    """
+    try:
+        content = json.loads(read(RESULT).decode())
+        result: dict[str, Any] = content if isinstance(content, dict) else {}
+        sums = result.pop(_SUMS, None)
+        own = {RESULT: _sum(json.dumps(result).encode())}
+    except (ValueError, RecursionError) as error:
+        raise Damage(f"{RESULT}: {error}") from error
+    metric, lost = primary(result), diverged(result)
+    for name in (metric, *(name.format(metric=metric) for name in method(str(run.resolved.method)).numbers)):
+        value = result.get(name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not (lost or math.isfinite(value)):
+            raise Damage(f"{RESULT}: its {name} is {value}, not a number")
+    if not isinstance(sums, dict) or not own.items() <= sums.items():
+        raise Damage(f"{RESULT}: it is not what its checksum is of")
+    _check_description(run, read)
+    left = sums.keys() - own.keys() - set(NETS)
+    for name in sorted(left | {"run.json", "metrics.csv", *nets}):
+        if _sum(read(name)) != sums.get(name):
+            raise Damage(f"{name}: it is not the one whose checksum is in {RESULT}")
+    return result
+
+
+def _check_description(run: Run, read: Callable[[str], bytes]) -> None:
+    try:
+        described = Run.from_json(read("run.json").decode())
+    except (ValueError, TypeError, RecursionError) as error:
+        raise Damage(f"run.json: {error}") from error
+    if described.hash != run.hash:
+        raise Damage(f"it holds another run, {described.name}, than asked for, {run.name}")
 
 
 def _sum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _files(sums: dict[str, Any]) -> dict[str, str]:
-    files = sums.get("files")
-    return files if isinstance(files, dict) else {}
-
-
-def _parses(cell: Any) -> bool:
-    try:
-        float(cell)  # neither what a row lacks, None, nor what it has too much, a list
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def _check_result(run: Run, result: dict[str, Any], sums: Any) -> None:
-    """Check that a result is as it was written; one without checksums, that what figures and tables read is there."""
-    run = run.resolved
-    metric, lost = primary(result), diverged(result)
-    for name in (metric, *(name.format(metric=metric) for name in method(str(run.method)).numbers)):
-        value = result.get(name)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not (math.isfinite(value) or lost):
-            raise _Damage(f"result.json: its {name} is {value}, not a number")
-    provenance = result.get("provenance", {})
-    dictionaries = {"provenance": provenance, "code": result.get("code", {})}
-    if isinstance(provenance, dict):
-        dictionaries["provenance's versions"] = provenance.get("versions", {})
-    for name, value in dictionaries.items():
-        if not isinstance(value, dict):
-            raise _Damage(f"result.json: its {name} is {value}, not a dictionary")
-    if sums != {} and (not isinstance(sums, dict) or sums.get("result") != _sum(json.dumps(result).encode())):
-        raise _Damage("result.json: it is not what its checksum is of")
 
 
 def _unreadable(path: Path, error: OSError) -> StoreError:

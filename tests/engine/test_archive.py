@@ -1,8 +1,12 @@
 """Runs in one file: what went in comes out, nothing half, nothing over what is there."""
 
+import gzip
 import io
 import json
+import os
+import random
 import re
+import resource
 import runpy
 import tarfile
 from collections.abc import Callable
@@ -33,6 +37,14 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
+def finish(store: Store) -> None:
+    """Write the results anew, with checksums of what lies beside them now."""
+    for run in RUNS[:2]:
+        result = json.loads((store.folder(run) / "result.json").read_text())
+        del result["checksums"]
+        store.finish(run, result)
+
+
 def names(path: Path) -> list[str]:
     with tarfile.open(path) as tar:
         return tar.getnames()
@@ -60,6 +72,7 @@ def test_equal_runs_are_equal_bytes(store: Store, tmp_path: Path) -> None:
 def test_arrays_come_along_unless_they_are_large(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez(store.folder(RUNS[0]) / "swaps.npz", a=np.arange(10))
     np.savez(store.folder(RUNS[1]) / "trace.npz", a=np.arange(10_000))
+    finish(store)
     monkeypatch.setattr(archive, "LIMIT", 10_000)
     path, other = tmp_path / "runs.tar.gz", Store(tmp_path / "elsewhere")
     assert pack(store, RUNS, path) == ([RUNS[0]], [RUNS[1]])
@@ -72,6 +85,7 @@ def test_subnetworks_come_along_as_far_as_there_is_room(
 ) -> None:
     first, second = (store.folder(run) / "subnetwork.safetensors" for run in sorted(RUNS[:2], key=lambda r: r.hash))
     first.write_bytes(bytes(900)), second.write_bytes(bytes(300))
+    finish(store)
     path = tmp_path / "runs.tar.gz"
 
     def brought() -> list[str]:
@@ -99,7 +113,7 @@ def test_a_damaged_run_is_not_packed(store: Store, tmp_path: Path, damage: str) 
         pack(store, runs, tmp_path / "runs.tar.gz")
     assert re.match(
         rf"{store.folder(runs[1])} is damaged: metrics.csv: .*; nothing is packed: "
-        r"reproduce sets it aside and trains the run again$",
+        rf"reproduce sets it aside, trains {runs[1].name} again$",
         str(error.value),
     )
     assert not (tmp_path / "runs.tar.gz").exists()
@@ -236,3 +250,108 @@ def test_a_cut_file_and_no_file_are_refused(store: Store, tmp_path: Path) -> Non
     with pytest.raises(StoreError, match="is no archive of runs, or damaged"):
         unpack(path, Store(tmp_path / "elsewhere"))
     assert not (tmp_path / "elsewhere").exists()
+
+
+COMMITTED = Path(__file__).parents[2] / "experiments" / "results" / "imagenet18" / "short" / archive.NAME
+
+
+def test_a_bit_that_turns_in_an_archive_or_a_cut_is_found_or_changes_nothing(tmp_path: Path) -> None:
+    whole, path, chosen = COMMITTED.read_bytes(), tmp_path / "runs.tar.gz", random.Random(0)
+    told, kinds = archive.contents(COMMITTED), {"refused": 0, "equal": 0}
+    assert gzip.decompress(whole)[-1024:] == bytes(1024)
+    count = 8 * len(whole)
+    bits = [*range(80), *(chosen.randrange(count) for _ in range(400)), *range(count - 64, count)]
+    flips = [whole[: bit // 8] + bytes([whole[bit // 8] ^ 1 << bit % 8]) + whole[bit // 8 + 1 :] for bit in bits]
+    cuts = [whole[: chosen.randrange(len(whole))] for _ in range(100)]
+    for damaged in [*flips, *cuts, whole[:-1], whole + b"more", whole + whole]:
+        path.write_bytes(damaged)
+        try:
+            found = archive.contents(path)
+        except StoreError as error:
+            kinds["refused"] += str(error).startswith(f"{path} is no archive of runs, or damaged: ")
+        else:
+            kinds["equal"] += found == told
+    assert kinds["refused"] > 550
+    assert sum(kinds.values()) == len(flips) + len(cuts) + 3
+    assert kinds["equal"] >= 32, "the date of a gzip says nothing"
+
+
+def test_an_archive_is_taken_whole_or_not_at_all(store: Store, tmp_path: Path) -> None:
+    path, other = tmp_path / "runs.tar.gz", Store(tmp_path / "elsewhere")
+    pack(store, RUNS, path)
+    files = {f"{run.hash}/{name}": data for run, its in archive.contents(path).items() for name, data in its.items()}
+    last = max(run.hash for run in RUNS[:2])
+    run = next(run for run in RUNS if run.hash == last)
+    for name, why in (
+        ("metrics.csv", "metrics.csv: it is not the one whose checksum is in result.json"),
+        ("result.json", "result.json: Extra data: "),
+        ("trace.npz", "trace.npz: it is not the one whose checksum is in result.json"),
+        ("last.ckpt", "last.ckpt: it is not the one whose checksum is in result.json"),
+    ):
+        tar_of(path, files | {f"{last}/{name}": files.get(f"{last}/{name}", b"") + b"1"})
+        with pytest.raises(StoreError, match=rf"^{path}: {last}, {run.name}, is damaged: {why}"):
+            unpack(path, other)
+    nested = b"[" * 100_000
+    for name, why in (
+        ("run.json", f"{last} holds no run: maximum recursion"),
+        ("result.json", f"{last}, {run.name}, is damaged: result.json: maximum recursion"),
+    ):
+        with pytest.raises(StoreError, match=f"^{path}: {why}"):
+            unpack(tar_of(path, files | {f"{last}/{name}": nested}), other)
+    assert not other.root.exists()
+
+
+def test_what_is_no_plain_file_or_there_twice_is_refused(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "runs.tar.gz"
+    pack(store, RUNS, path)
+    tar = gzip.decompress(path.read_bytes())
+    for kind in (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE, tarfile.XHDTYPE,
+                 tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_SPARSE):  # fmt: skip
+        entry = tarfile.TarInfo(f"{RUNS[0].hash}/swaps.npz")
+        entry.type, entry.linkname = kind, "/etc/passwd"
+        path.write_bytes(gzip.compress(entry.tobuf(tarfile.USTAR_FORMAT) + tar))
+        with pytest.raises(StoreError, match=rf"damaged: '{RUNS[0].hash}/swaps.npz/?' is no file, or cut$"):
+            archive.contents(path)
+    end, body = "it has no end, or more after it", tar.rstrip(b"\0")
+    body += bytes(-len(body) % 512)
+    for content, why in (
+        (body + tar, f"no archive of runs: it holds '{min(r.hash for r in RUNS[:2])}/run.json'"),
+        (body, end),
+        (tar + b"more", end),
+        (tar[:512], "is no file, or cut"),
+        (bytes(1024) + tar, end),
+        (b"", end),
+    ):
+        path.write_bytes(gzip.compress(content))
+        with pytest.raises(StoreError, match=why):
+            archive.contents(path)
+
+
+def test_an_archive_that_is_large_when_unpacked_is_refused_before_it_takes_memory(store: Store, tmp_path: Path) -> None:
+    path, other = tmp_path / "runs.tar.gz", Store(tmp_path / "elsewhere")
+    with gzip.open(path, "wb", 1) as file:
+        for _ in range(1500):
+            file.write(bytes(1_000_000))
+    assert path.stat().st_size < 7_000_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(StoreError) as error:
+        unpack(path, other)
+    assert str(error.value) == f"{path} unpacks to more than 100000000 bytes; an archive of runs has no more"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000, "kB"
+    assert not other.root.exists()
+
+
+def test_more_than_is_unpacked_is_not_packed(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MOST", 4000)
+    path = tmp_path / "runs.tar.gz"
+    with pytest.raises(StoreError) as error:
+        pack(store, RUNS, path)
+    assert str(error.value) == f"{path} would hold 10240 bytes, and archives of more than 4000 are not unpacked"
+    assert not path.exists()
+
+
+def test_a_pipe_in_place_of_an_archive_is_refused(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "runs.tar.gz"
+    os.mkfifo(path)
+    with pytest.raises(StoreError, match=f"^{path} is no archive of runs, or damaged: {path} is a pipe, not a file$"):
+        unpack(path, store)

@@ -395,7 +395,7 @@ def test_a_run_whose_code_has_changed_is_trained_again_and_so_are_those_after_it
     for again in (run, child):
         status, notes = outcome(again, store)
         assert status == "done"
-        assert notes == [f"{why}; set aside as {again.hash}.damaged-1, the run is trained again"]
+        assert notes == [f"{why}; set aside as {again.hash}.damaged-1, {again.name} is trained again"]
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").write_text(f"from {mine} import net\n")
     shown = code.fingerprint("package.net")

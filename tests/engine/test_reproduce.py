@@ -552,7 +552,7 @@ def test_a_damaged_run_is_named_set_aside_and_trained_again(checkout, launches):
     text = printed()
     assert text.startswith(
         f"{folder} is damaged: result.json: Expecting value: line 1 column 14 (char 13); "
-        f"set aside as {run.hash}.damaged-1, the run is trained again\n"
+        f"set aside as {run.hash}.damaged-1, {run.name} is trained again\n"
     )
     assert [[r for r, _ in launch] for launch in launches] == [[run]]
     assert "3 runs: 2 done, 1 to train" in text

@@ -95,7 +95,7 @@ def test_a_worker_sets_a_damaged_checkpoint_aside_says_so_and_begins_anew(harm, 
     assert answer["status"] == "done"
     (note,) = answer["notes"]
     assert note.startswith(f"{store.folder(run)} is damaged: {why}")
-    assert note.endswith(f"; set aside as {run.hash}.damaged-1, the run is trained again")
+    assert note.endswith(f"; set aside as {run.hash}.damaged-1, {run.name} is trained again")
     assert logs == [store.folder(run) / "log.txt"]
     printed = capfd.readouterr().out
     assert note in printed
