@@ -17,6 +17,7 @@ from torch import Tensor
 from lit_hidden.data.decode import Pictures, Places, decoder
 from lit_hidden.data.files import DataError
 from lit_hidden.data.trees import Images
+from lit_hidden.files import regular
 
 FORMAT = 1  # raise it when equal files no longer give equal pixels
 CHUNK = 64  # images that a worker decodes at a time
@@ -52,7 +53,7 @@ def open_cache(images: Images, size: int, folder: Path, workers: int) -> Tensor:
     shape = (len(images), 3, size, size)
     try:
         # Copied on write, which nobody does: torch warns of memory that cannot be written to.
-        squares = np.load(place / "images.npy", mmap_mode="c")
+        squares = np.load(regular(place / "images.npy"), mmap_mode="c")
         if (squares.dtype, squares.shape) != (np.uint8, shape):
             raise ValueError(f"it holds {squares.dtype} {squares.shape}, not uint8 {shape}")
     except (OSError, ValueError) as error:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from lit_hidden.data.crops import crop_boxes
 from lit_hidden.data.files import DataError, Unfit
 from lit_hidden.data.trees import Images
+from lit_hidden.files import regular
 
 
 def load(path: Path) -> Image.Image:
@@ -33,7 +34,7 @@ def load(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged EXIF, which is not read; of images larger than most
-            with Image.open(path) as image:
+            with Image.open(regular(path)) as image:
                 if image.mode.startswith("I"):  # Pillow would cut 16 bits off at 255
                     grey = np.asarray(image).clip(0, 65_535) >> 8
                     return Image.fromarray(grey.astype(np.uint8)).convert("RGB")

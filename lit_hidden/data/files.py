@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 
+from lit_hidden.files import regular
+
 TIMEOUT = 30  # seconds without an answer, after which a download gives up
 
 
@@ -28,6 +30,7 @@ def checked(path: Path, folder: Path, layout: str) -> Iterator[None]:
         f"or set DATA_DIR (--data-dir; of fit: --data.root) to the folder that holds a whole {layout}/"
     )
     try:
+        regular(path)
         yield
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; {mend}") from error

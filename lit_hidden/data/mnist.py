@@ -51,11 +51,12 @@ def _read_idx(path: Path, layout: str, shape: tuple[int, ...]) -> Tensor:
     header = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
     whole = len(header) + math.prod(shape)
     with checked(path, path.parent, layout):
-        content = bytearray(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes())
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            content = bytearray(file.read(whole + 1))  # what is longer is not read, nor unpacked
         if not content.startswith(header):
             raise Unfit(f"begins with {content[: len(header)].hex()}, not with {header.hex()} for {shape} bytes")
         if len(content) != whole:
-            raise Unfit(f"has {len(content)} bytes, not {whole}")
+            raise Unfit(f"has {len(content)} bytes{' or more' * (len(content) > whole)}, not {whole}")
         values = torch.frombuffer(content, dtype=torch.uint8, offset=len(header)).view(shape)
         if len(shape) == 1 and values.max() > 9:
             raise Unfit(f"has labels up to {values.max()}, not up to 9")

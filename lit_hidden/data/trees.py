@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lit_hidden.data.files import DataError, Unfit
 from lit_hidden.data.wnids import CLASS_LISTS
+from lit_hidden.files import regular
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")  # in any case
 MEND = "set DATA_DIR (--data-dir; of fit: --data.root) to a folder that holds the whole set"
@@ -283,6 +284,7 @@ def _more(names: Sequence[str]) -> str:
 def _reading(path: Path) -> Iterator[None]:
     """Raise a `DataError` that names `path` for whatever reading it raises."""
     try:
+        regular(path)
         yield
     except DataError:
         raise

@@ -1,9 +1,12 @@
+import hashlib
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torchvision.datasets import CIFAR10
 
 BIN = "cifar-10-batches-bin"
 PY = "cifar-10-batches-py"
@@ -44,13 +47,20 @@ def cifar_bin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cifar_py(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cifar_py(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A set whose files pass for the publisher's."""
     folder = tmp_path_factory.mktemp("py") / PY
     folder.mkdir()
+    sums = []
     for i, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
         pixels, labels = records(i)
-        (folder / name).write_bytes(python_2_pickle(pixels, labels.tolist()))
-    return folder
+        content = python_2_pickle(pixels, labels.tolist())
+        (folder / name).write_bytes(content)
+        sums.append([name, hashlib.md5(content).hexdigest()])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CIFAR10, "train_list", sums[:5])
+        patch.setattr(CIFAR10, "test_list", sums[5:])
+        yield folder
 
 
 @pytest.fixture

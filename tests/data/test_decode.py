@@ -1,4 +1,5 @@
 import io
+import os
 import re
 import runpy
 from pathlib import Path
@@ -111,6 +112,12 @@ def jpeg(width: int = 200, height: int = 150) -> bytes:
 def test_what_cannot_be_decoded_to_its_end_is_unfit(tmp_path, content):
     (tmp_path / "a.JPEG").write_bytes(content)
     with pytest.raises(Unfit, match=r"^cannot be decoded \(\w+: "):
+        load(tmp_path / "a.JPEG")
+
+
+def test_a_pipe_in_place_of_an_image_is_unfit(tmp_path):
+    os.mkfifo(tmp_path / "a.JPEG")
+    with pytest.raises(Unfit, match=r"^cannot be decoded \(UnsupportedOperation: .*/a.JPEG is a pipe, not a file\)$"):
         load(tmp_path / "a.JPEG")
 
 

@@ -337,3 +337,11 @@ def test_the_real_tiny_imagenet_100(real_tiny):
     assert read.classes == CLASS_LISTS["tiny-imagenet-100"]
     assert read.train.labels.bincount().tolist() == [500] * 100
     assert read.val.labels.bincount().tolist() == [50] * 100
+
+
+def test_a_pipe_in_place_of_annotations_is_named(tmp_path):
+    plant(tmp_path, ANNOTATED)
+    path = tmp_path / "val" / "val_annotations.txt"
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    fails(f"{path} cannot be read (UnsupportedOperation: {path} is a pipe, not a file); {WHOLE}", tmp_path)

@@ -575,15 +575,15 @@ estimated time: about 4 min on 2 workers; from 1 run measured here
 
 
 HARM = {
-    "no density_sampled": ("supermask", lambda result: result.pop("density_sampled")),
-    "provenance no dictionary": ("edge_popup", lambda result: result.update(provenance=3)),
+    "no density_sampled": ("supermask", lambda result: result.pop("density_sampled"), "its density_sampled is None"),
+    "provenance no dictionary": ("edge_popup", lambda r: r.update(provenance=3), "it is not what its checksum is of"),
 }
 
 
 @pytest.mark.parametrize("checksums", [True, False])
 @pytest.mark.parametrize("kind", HARM)
 def test_a_result_that_is_json_and_not_what_was_left_is_trained_again(kind, checksums, checkout, launches):
-    method, harm = HARM[kind]
+    method, harm, why = HARM[kind]
     add(checkout, "fig1", method=("Run(density", f"Run(method='{method}', density"))
     runs = load("fig1").runs("quick")
     for run in runs:
@@ -593,7 +593,7 @@ def test_a_result_that_is_json_and_not_what_was_left_is_trained_again(kind, chec
     harm(result)
     path.write_text(json.dumps(result if checksums else {k: v for k, v in result.items() if k != "checksums"}))
     text = printed("fig1")
-    assert text.startswith(f"{path.parent} is damaged: result.json: its ")
+    assert text.startswith(f"{path.parent} is damaged: result.json: {why}")
     assert [[r for r, _ in launch] for launch in launches] == [[runs[1]]]
 
 
