@@ -148,15 +148,8 @@ class Clock:
                     clock.result(run, json.loads(regular(result).read_text(encoding="utf-8")))
                 else:
                     clock.measure(run, *store.progress(run))
-            except (
-                OSError,
-                ValueError,
-                TypeError,
-                AttributeError,
-                KeyError,
-                RecursionError,
-            ):
-                # damage, which is the store's to tell
+            # Damage, which is the store's to tell.
+            except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
                 continue
         return clock
 

@@ -33,7 +33,7 @@ from lit_hidden.edge_popup import maskers
 from lit_hidden.engine.checkpoints import WholeCheckpoints
 from lit_hidden.engine.network import make_data, make_module, save_net
 from lit_hidden.engine.ranks import ALONE, Interruption, Placed, Ranks, SameNetwork, Together
-from lit_hidden.engine.store import CHECKPOINT, SCORES, SUBNETWORK, WEIGHTS, Store, write_atomically
+from lit_hidden.engine.store import CHECKPOINT, SCORES, SUBNETWORK, WEIGHTS, Store, set_aside, write_atomically
 from lit_hidden.experiment import Run
 from lit_hidden.nets import NETS
 from lit_hidden.recipes import method
@@ -49,6 +49,10 @@ RESERVED = {f.name for f in fields(Run)} | {
 }  # fmt: skip
 AT_ONCE = 100  # steps; between two blocks Lightning may be told to stop
 PAUSE = 10.0  # seconds between two checkpoints on a GPU
+
+
+class UnfitError(RuntimeError):
+    """A checkpoint is of another net or optimizer than the run has; it is set aside, and the run can begin anew."""
 
 
 def rate(lr: float | torch.Tensor) -> float:
@@ -78,6 +82,7 @@ class Recorder(Checkpoint):
         self.folder, self.watched, self.writes = folder, watched, writes
         self.pause, self._saved = pause, time.perf_counter()
         self.rows: list[dict[str, float]] = []
+        self.going = False  # whether training has begun, or goes on from a checkpoint that fits
         self.seconds = 0.0
         self._began: float | None = None
         self.diverged: int | None = None
@@ -110,9 +115,14 @@ class Recorder(Checkpoint):
         self._row(0, 0, float("nan"), module, metrics)
         self._write()  # so that all see that training begins
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Leave it at that if the run diverged before it was stopped."""
-        trainer.should_stop = self.diverged is not None
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Know that the checkpoint was loaded, and the optimizer's own options with it; if the run diverged, end."""
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                # torch takes the state of another kind of optimizer, and fails in the first step.
+                if lacking := sorted(optimizer.defaults.keys() - group.keys()):
+                    raise ValueError(f"it is of another optimizer, without {', '.join(lacking)}")
+        self.going, trainer.should_stop = True, self.diverged is not None
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Start the epoch's clock, at its first batch or that which a resumed run goes on with."""
@@ -189,6 +199,7 @@ def train(
 
     Raises:
         StoppedError: SIGTERM; the checkpoint is written.
+        UnfitError: the checkpoint is another's; it is set aside, and the next call begins the run anew.
         RanksDifferError: the ranks no longer train one network.
         ValueError: the run is one to train alone, or has batches too small for so many ranks.
         DataError: the data are missing or damaged; before anything is trained.
@@ -339,7 +350,14 @@ def _train(
         (metrics,) = trainer.validate(module, data, verbose=False)
         recorder.first(module, dict(metrics))
     if run.epochs:
-        trainer.fit(module, data, ckpt_path=last if begun else None, weights_only=True)
+        try:
+            trainer.fit(module, data, ckpt_path=last if begun else None, weights_only=True)
+        except Exception as error:  # of many kinds, as what does not fit; memory and disks may fail any time
+            if not begun or recorder.going or isinstance(error, (OSError, MemoryError, torch.OutOfMemoryError)):
+                raise
+            why = f"{last} does not fit {run.name}: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            aside = f"set aside as {set_aside(last).name}, " if first else ""
+            raise UnfitError(f"{why}; {aside}the run begins anew") from error
     interruption.stop(several)
     if several:
         _share_buffers(module)

@@ -47,7 +47,9 @@ def work(job: dict[str, Any], log: Callable[[Path], None] = lambda path: None) -
         log(store.folder(run) / "log.txt")
         for note in notes:
             _say(note)
-        return {"notes": notes, **_work(run, store, job, notes)}
+        while (answer := _work(run, store, job, notes)) is None:
+            pass
+        return {"notes": notes, **answer}
     except StoreError as error:
         failed = {"error": str(error), "stops": "grid"}
     except Exception as error:
@@ -61,7 +63,8 @@ def work(job: dict[str, Any], log: Callable[[Path], None] = lambda path: None) -
     return {"status": "failed", "notes": notes, **failed}
 
 
-def _work(run: Run, store: Store, job: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+def _work(run: Run, store: Store, job: dict[str, Any], notes: list[str]) -> dict[str, Any] | None:
+    """Train; None if there was a checkpoint that does not fit, and is none any more."""
     collects = gc.isenabled()
     gc.disable()  # a tenth of the time that imports take went into looking for garbage among what they make
     try:
@@ -69,7 +72,7 @@ def _work(run: Run, store: Store, job: dict[str, Any], notes: list[str]) -> dict
         from lit_hidden.data import DataError
         from lit_hidden.engine.network import make_data
         from lit_hidden.engine.tracking import show
-        from lit_hidden.engine.train import alone, train
+        from lit_hidden.engine.train import UnfitError, alone, train
     finally:
         if collects:
             gc.enable()
@@ -99,6 +102,10 @@ def _work(run: Run, store: Store, job: dict[str, Any], notes: list[str]) -> dict
                     )
             except DataError as error:
                 return {"status": "failed", "error": str(error), "stops": "data"}
+            except UnfitError as error:
+                _say(str(error))
+                notes.append(str(error))
+                return None
             store.finish(run, result)
             if damage := store.damage(run):
                 return {"status": "failed", "error": f"what it left cannot be used: {damage}", "stops": "run"}

@@ -15,6 +15,7 @@ from lit_hidden.code import spec
 from lit_hidden.engine import store as writing
 from lit_hidden.engine.checkpoints import WholeCheckpoints
 from lit_hidden.engine.store import Store
+from lit_hidden.engine.train import Recorder
 from lit_hidden.engine.worker import work
 from lit_hidden.experiment import Run
 
@@ -114,6 +115,92 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before_and_says_which_folder(
     assert list(temporary.iterdir()) == []
     assert work(job(store)) == {"status": "done", "notes": []}
     assert counted(store) == undisturbed
+
+
+def stop(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train an epoch, and leave its checkpoint."""
+    real = Recorder.on_train_epoch_end
+
+    def stopped(recorder: Recorder, *arguments: Any) -> None:
+        real(recorder, *arguments)
+        raise RuntimeError("stopped here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "on_train_epoch_end", stopped)
+        assert work(job(store))["error"] == "RuntimeError: stopped here"
+
+
+def lose_a_tensor(checkpoint: dict[str, Any]) -> None:
+    del checkpoint["state_dict"][next(name for name in checkpoint["state_dict"] if name.endswith("scores"))]
+
+
+def widen(checkpoint: dict[str, Any]) -> None:
+    state = checkpoint["state_dict"]
+    state |= {name: torch.zeros(3, 7) for name in state if name.endswith("scores")}
+
+
+def lose_the_optimizer(checkpoint: dict[str, Any]) -> None:
+    del checkpoint["optimizer_states"]
+
+
+def lose_a_parameter(checkpoint: dict[str, Any]) -> None:
+    checkpoint["optimizer_states"][0]["param_groups"][0]["params"].pop()
+
+
+def take_adam(checkpoint: dict[str, Any]) -> None:
+    (state,) = checkpoint["optimizer_states"]
+    parameters = [torch.nn.Parameter(torch.ones(1)) for _ in state["param_groups"][0]["params"]]
+    checkpoint["optimizer_states"] = [torch.optim.Adam(parameters).state_dict()]
+
+
+def lose_a_callback_s(checkpoint: dict[str, Any]) -> None:
+    (state,) = (state for key, state in checkpoint["callbacks"].items() if key.startswith("Trace"))
+    del state["rows"]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lose_a_tensor, "RuntimeError: Error(s) in loading state_dict for LitSubnetwork:"),
+        (widen, "RuntimeError: Error(s) in loading state_dict for LitSubnetwork:"),
+        (lose_the_optimizer, "KeyError: "),
+        (lose_a_parameter, "ValueError: loaded state dict contains a parameter group that doesn't match"),
+        (take_adam, "ValueError: it is of another optimizer, without dampening, momentum, nesterov"),
+        (lose_a_callback_s, "KeyError: 'rows'"),
+    ],
+)
+def test_a_checkpoint_that_loads_and_does_not_fit_is_set_aside_and_the_run_begins_anew(
+    change, why, undisturbed, tmp_path, monkeypatch, capfd
+):
+    store, folder = Store(tmp_path), Store(tmp_path).folder(RUN)
+    stop(store, monkeypatch)
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
+    change(checkpoint)
+    torch.save(checkpoint, folder / "last.ckpt")
+    answer = work(job(store))
+    (note,) = answer["notes"]
+    assert answer["status"] == "done", answer
+    assert note.startswith(f"{folder}/last.ckpt does not fit {RUN.name}: {why}")
+    assert note.endswith("; set aside as last.ckpt.damaged-1, the run begins anew")
+    assert note in capfd.readouterr().out
+    assert (folder / "last.ckpt.damaged-1").exists()
+    (folder / "last.ckpt.damaged-1").unlink()
+    assert counted(store) == undisturbed
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("the GPU is full"), OSError(5, "Input/output error")])
+def test_what_is_not_the_checkpoint_s_fault_leaves_it(error, tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    stop(store, monkeypatch)
+    before = (store.folder(RUN) / "last.ckpt").read_bytes()
+
+    def fails(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Recorder, "load_state_dict", fails)
+    answer = work(job(store))
+    assert (answer["status"], answer["notes"]) == ("failed", [])
+    assert (store.folder(RUN) / "last.ckpt").read_bytes() == before
 
 
 def test_training_needs_no_folder_for_temporary_files(undisturbed, tmp_path, monkeypatch):
