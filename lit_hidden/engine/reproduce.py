@@ -251,6 +251,9 @@ def reproduce(
         _say(console, f"{len(its)} runs: {len(its) - missing} done, {missing} to train")
     if first := todo.missing.keys() - grid.keys():
         _say(console, f"{len(first)} more to train before: others begin with their nets")
+    if not train:
+        for name, why in todo.damaged.items():
+            _say(console, f"{store.root / name} is damaged: {why}; {todo.missing[name].name} is left out")
     if dry_run:
         _print_grid(grid | todo.missing, todo, store, where, console)
         return {}

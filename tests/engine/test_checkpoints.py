@@ -165,7 +165,7 @@ def lose_a_callback_s(checkpoint: dict[str, Any]) -> None:
         (widen, "RuntimeError: Error(s) in loading state_dict for LitSubnetwork:"),
         (lose_the_optimizer, "KeyError: "),
         (lose_a_parameter, "ValueError: loaded state dict contains a parameter group that doesn't match"),
-        (take_adam, "ValueError: it is of another optimizer, without dampening, momentum, nesterov"),
+        (take_adam, "ValueError: it is of another optimizer, without dampening, momentum;"),
         (lose_a_callback_s, "KeyError: 'rows'"),
     ],
 )

@@ -545,6 +545,18 @@ def test_each_process_draws_into_files_of_its_own_first(checkout, monkeypatch):
     assert not list((checkout / "results").rglob("*.part"))
 
 
+def test_without_training_a_damaged_run_is_named_and_left_out(checkout, launches):
+    run = load("fig0").runs("quick")[1]
+    metrics = Store("runs").folder(run) / "metrics.csv"
+    metrics.write_bytes(metrics.read_bytes().replace(b"10.0", b"11.0"))
+    text = printed(train=False)
+    why = "metrics.csv: it is not the one whose checksum is in result.json"
+    assert f"\n{metrics.parent} is damaged: {why}; {run.name} is left out\n" in text
+    assert "3 runs: 2 done, 1 to train" in text
+    assert run.hash not in Path("results/fig0/quick/results.csv").read_text()
+    assert launches == []
+
+
 def test_a_damaged_run_is_named_set_aside_and_trained_again(checkout, launches):
     run = load("fig0").runs("quick")[1]
     folder = Store("runs").folder(run)
