@@ -74,7 +74,7 @@ def dirty(path: Path) -> list[str]:
     if path.suffix == ".csv":
         commits = {row["run"]: row["commit"] for row in read(path)}
     else:
-        results = {name: json.loads(files["result.json"]) for name, files in contents(path).items()}
+        results = {run.hash: json.loads(files["result.json"]) for run, files in contents(path).items()}
         commits = {name: result["provenance"]["commit"] for name, result in results.items()}
     return [name for name, commit in commits.items() if not commit or commit.endswith("-dirty")]
 
