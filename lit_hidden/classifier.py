@@ -4,7 +4,7 @@ Nothing in a step waits for the device: metrics add up there and are read once p
 """
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Protocol, Self
 
@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from lightning.fabric.utilities.cloud_io import _load
 from lightning.pytorch.core.saving import CHECKPOINT_PAST_HPARAMS_KEYS
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from lit_hidden import code
+from lit_hidden.edge_popup import dtypes_kept
 from lit_hidden.nets import build
 from lit_hidden.recipes import SCHEDULES, recipe
 from lit_hidden.steps import Block, Steps, correct
@@ -187,11 +188,13 @@ class LitClassifier(L.LightningModule):
             self._steps = Steps(self.net, optimizer, self.recipe.label_smoothing)
         measured = self._steps.train(block)
         for name in ("loss", "top1", "top5"):
-            # As so many equal numbers: without its nan_strategy, MeanMetric (torchmetrics 1.9) ignores weights.
             self.train_metrics[name].update(getattr(measured, name).expand(measured.images))
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.total.ready += block.last - block.first
         progress.total.completed += block.last - block.first
+        if self.trainer.is_last_batch:  # where Lightning steps it too: before a checkpoint of the epoch's last step
+            scheduler: Any = self.lr_schedulers()
+            scheduler.step()
         return measured.loss
 
     def _share(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[int, float]:
@@ -224,21 +227,33 @@ class LitClassifier(L.LightningModule):
     def _loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
         if self.task is not None:
             return self.task.loss(outputs, targets)
+        # At least float32, as autocast has it: bfloat16 has no number between 4.125 and 4.15625.
+        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         return F.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
 
     def _update(self, metrics: MetricCollection, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
         outputs = outputs.detach()
         found = correct(outputs, targets) if self.task is None else (self.task.measure(outputs, targets),)
-        metrics["loss"].update(loss.detach().float().expand(len(targets)))
+        metrics["loss"].update(loss.detach().expand(len(targets)))
         for name, values in zip(self.scales, found, strict=True):
-            metrics[name].update(values.float())
+            metrics[name].update(values)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Count an epoch from its first batch on, whatever a checkpoint or a fit that failed has left of the last."""
+        if batch_idx == 0:
+            self.train_metrics.reset()
+
+    def on_validation_epoch_start(self) -> None:
+        """Count from nothing, whatever a validation that failed has left."""
+        _reset(self.val_metrics)
+
+    def on_test_epoch_start(self) -> None:
+        """Count from nothing."""
+        _reset(self.test_metrics)
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's training metrics; and where Lightning leaves the rate alone, step it."""
+        """Log the epoch's training metrics."""
         self._log(self.train_metrics)
-        if self._steps is not None:
-            scheduler: Any = self.lr_schedulers()
-            scheduler.step()
 
     def on_fit_start(self) -> None:
         """Know nothing of a fit before, which an exception may have ended: its optimizer is another."""
@@ -261,8 +276,6 @@ class LitClassifier(L.LightningModule):
     def _log(self, metrics: MetricCollection) -> None:
         # compute() has reduced over ranks already; the mean of equal values only spares Lightning's warning.
         self.log_dict(metrics.compute(), prog_bar=True, sync_dist=True)
-        with torch.inference_mode(False):  # or `validate` before `fit` leaves states that fit must not write to
-            metrics.reset()
 
     def configure_optimizers(self) -> Any:
         """Optimise whatever wants a gradient: the scores of a hidden net, the weights of a dense one."""
@@ -400,8 +413,42 @@ def hyper_parameters(path: Any, kind: str, given: Collection[str], weights_only:
     return found
 
 
+class _Mean(Metric):
+    """The mean over images: a float32 sum and a whole count, whatever the module around it is cast to.
+
+    torchmetrics' own counts in the module's dtype, and bfloat16 has no 257.
+    """
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Said outright: Lightning's half precision changes the default dtype.
+        self.add_state("total", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, values: Tensor) -> None:
+        """Add what each of `B` images gives, `(B,)`."""
+        self.total += values.float().sum()
+        self.count += len(values)
+
+    def compute(self) -> Tensor:
+        """Return the mean, 0-d."""
+        return self.total / self.count
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
+        return super()._apply(dtypes_kept(fn), exclude_state)
+
+
 def _metrics(prefix: str, names: Iterable[str]) -> MetricCollection:
-    # Means of what each image gives. torchmetrics' own top-5 builds a one-hot, which waits for the device, and so
-    # does every nan_strategy but this one; a test holds the means against MulticlassAccuracy.
-    means = {name: MeanMetric(nan_strategy="disable") for name in ("loss", *names)}
+    # Means of what each image gives. torchmetrics' own top-5 builds a one-hot, which waits for the device; a test holds
+    # the means against MulticlassAccuracy.
+    means = {name: _Mean() for name in ("loss", *names)}
     return MetricCollection(dict[str, Metric | MetricCollection](means), prefix=prefix, compute_groups=False)
+
+
+def _reset(metrics: MetricCollection) -> None:
+    with torch.inference_mode(False):  # or `validate` before `fit` leaves states that fit must not write to
+        metrics.reset()

@@ -7,7 +7,7 @@ Source: Ramanujan et al., arXiv:1911.13299, Section 3; the authors' code, `utils
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -58,6 +58,16 @@ class _Popup(torch.autograd.Function):
         return torch.stack(models), 0
 
 
+def dtypes_kept(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Make of what moves and casts tensors, as `nn.Module.to` does, what only moves them."""
+
+    def moved(tensor: Tensor) -> Tensor:
+        found = fn(tensor)
+        return found if found.dtype == tensor.dtype else torch.empty_like(found, dtype=tensor.dtype).copy_(tensor)
+
+    return moved
+
+
 class Masker(nn.Module):
     """What every parametrization that hides a weight has in common: a density and a mask.
 
@@ -75,6 +85,11 @@ class Masker(nn.Module):
     def baked(self, weight: Tensor) -> Tensor:
         """Return the weights that `reveal` leaves behind."""
         return weight * self.mask()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Masker":
+        # Scores are float32 whatever the net is cast to: half precision rounds most updates away.
+        super()._apply(dtypes_kept(fn), recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
 class MakeMasker(Protocol):

@@ -74,7 +74,7 @@ class Steps:
         self.net, self.optimizer, self.label_smoothing = net, optimizer, label_smoothing
         self.device = next(net.parameters()).device
         self.place = torch.zeros((), dtype=torch.int64, device=self.device)  # in the epoch, of the next image
-        self.sums = torch.zeros(3, device=self.device)  # of losses and right answers
+        self.sums = torch.zeros(3, dtype=torch.float32, device=self.device)  # of losses and right answers
         self.graphs: dict[int, torch.cuda.CUDAGraph | None] = {}  # by the number of images; None: not captured
         self.taken: dict[int, int] = {}
         # Of the steps before a capture and of captures, one: cuBLAS keeps 64 MB for each stream that it has met.

@@ -87,7 +87,8 @@ def test_a_frozen_weight_gets_no_gradient() -> None:
 
 def test_the_gradient_of_the_gradient_is_finite_difference_of_it() -> None:
     weight, factor = torch.randn(4, 5, dtype=torch.float64), torch.randn(4, 5, dtype=torch.float64)
-    masker = EdgePopup(weight, 0.5).double()
+    masker = EdgePopup(weight, 0.5)
+    masker.scores = nn.Parameter(masker.scores.detach().double())
 
     def gradient() -> Tensor:
         loss = (masker(weight) * factor).sum().pow(2)

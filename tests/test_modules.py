@@ -10,10 +10,11 @@ import lightning.pytorch as L
 import pytest
 import torch
 from jsonargparse import ArgumentParser
-from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.callbacks import Checkpoint, LearningRateFinder
 from lightning.pytorch.tuner import Tuner
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_hidden import cli
@@ -124,6 +125,80 @@ def test_top1_and_top5_are_torchmetrics_accuracies():
         reference = MulticlassAccuracy(10, top_k=k, average="micro")(logits, labels)
         torch.testing.assert_close(values[name], reference)
     torch.testing.assert_close(values["val/loss"], nn.functional.cross_entropy(logits, labels))
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
+def test_fifty_thousand_images_are_counted_in_whole_numbers_whatever_the_precision(precision):
+    logits = torch.eye(10).repeat(5000, 1) * 4  # an image of each class, again and again
+    labels = (torch.arange(50_000) + (torch.arange(50_000) >= 31_945)) % 10  # so many right
+    images = DataLoader(TensorDataset(logits, labels), 500)
+    (values,) = trainer(precision=precision).validate(LitClassifier(nn.Identity()), images, verbose=False)
+    losses = nn.functional.cross_entropy(logits.double(), labels, reduction="none")
+    assert values["val/top1"] == pytest.approx(0.6389, abs=1e-6)
+    assert values["val/loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
+
+
+def test_metrics_are_float32_sums_and_whole_counts_whatever_is_cast_to_what():
+    lit = LitSubnetwork(**TINY)
+    lit.validation_step(batch(), 0)
+    before = lit.val_metrics.compute()
+    for cast in (lit.half, lit.bfloat16, lit.double, lambda: lit.to(torch.bfloat16), lambda: lit.type(torch.half)):
+        cast()
+        for metric in lit.val_metrics.values():
+            assert (metric.total.dtype, metric.count.dtype, int(metric.count)) == (torch.float32, torch.int64, 12)
+        assert lit.val_metrics.compute() == before
+        assert {masker.scores.dtype for masker in maskers(lit.net).values()} == {torch.float32}
+
+
+def test_an_epoch_is_counted_from_its_first_batch_whatever_a_failed_one_left():
+    lit, data = LitDense(**TINY, lr=0.0), DigitsData(train_images=200, batch_size=100)
+    real, seen = lit.validation_step, []
+
+    def fails(*args):
+        real(*args)
+        raise RuntimeError("stopped here")
+
+    lit.validation_step = fails
+    with pytest.raises(RuntimeError, match="stopped here"):
+        trainer(max_epochs=1).fit(lit, data)
+    lit.validation_step = real
+    for module in (lit, LitDense(**TINY, lr=0.0)):
+        trainer(max_epochs=1).fit(module.train(), data)
+        seen.append({m: int(getattr(module, f"{m}_metrics")["loss"].count) for m in ("train", "val")})
+    assert seen == [{"train": 200, "val": 360}] * 2
+
+
+class Epochs(Checkpoint):
+    """Notes each epoch's numbers, when they are all there, and saves itself at a step."""
+
+    def __init__(self, step=None, file=None):
+        super().__init__()
+        self.step, self.file, self.rows = step, file, []
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.file)
+
+    def on_train_epoch_end(self, trainer, module):
+        rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+        self.rows.append({"lr": rate} | {name: float(value) for name, value in trainer.callback_metrics.items()})
+
+
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
+# Of 3 steps in an epoch; of blocks of 2 and 1.
+@pytest.mark.parametrize(("step", "at_once"), [(2, 0), (3, 0), (4, 0), (6, 0), (2, 2), (3, 2), (5, 2), (6, 2)])
+def test_a_resumed_epoch_counts_its_own_images_wherever_the_checkpoint_was_written(step, at_once, tmp_path):
+    def fit(callback, **kwargs):
+        torch.manual_seed(0)
+        lit, data = LitDense(**TINY), DigitsData(train_images=300)
+        data.at_once, lit.automatic_optimization = at_once, not at_once
+        trainer(max_epochs=3, enable_checkpointing=True, callbacks=[callback]).fit(lit, data, **kwargs)
+        return callback.rows
+
+    whole = fit(Epochs(step, tmp_path / "a.ckpt"))
+    assert len({row["train/loss"] for row in whole}) == 3
+    resumed = fit(Epochs(), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert resumed == whole[step // 3 :]
 
 
 def test_a_net_that_says_the_same_for_every_class_is_not_called_right():
