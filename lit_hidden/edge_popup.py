@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -86,6 +87,14 @@ class Masker(nn.Module):
         """Return the weights that `reveal` leaves behind."""
         return weight * self.mask()
 
+    def set_mask(self, mask: Tensor) -> None:
+        """Become one whose mask is `mask`, and from whose scores a search can go on; `load_subnetwork` asks for it.
+
+        Raises:
+            ValueError: there is more to this masker than its mask, as long as it does not say how that is done.
+        """
+        raise ValueError(f"{type(self).__name__} has no set_mask, so its mask alone does not give it back")
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Masker":
         # Scores are float32 whatever the net is cast to: half precision rounds most updates away.
         super()._apply(dtypes_kept(fn), recurse)  # type: ignore[no-untyped-call]
@@ -133,6 +142,17 @@ class EdgePopup(Masker):
         """Tell which weights stay."""
         return top_k_mask(self.scores.detach(), self.keep)
 
+    def set_mask(self, mask: Tensor) -> None:
+        """Hand the magnitudes there are out anew: the largest to what stays, in the order in which they were drawn."""
+        scores, self.keep = self.scores.detach(), int(mask.sum())
+        # No score may be 0, for sign(0) stops its gradient, and no dropped one equal to the smallest that stays.
+        sizes, order = scores.abs().clamp(min=1e-12).flatten().sort(descending=True, stable=True)
+        if 0 < self.keep < len(sizes):
+            sizes[self.keep :].clamp_(max=float(sizes[self.keep - 1].nextafter(torch.zeros_like(sizes[0]))))
+        stays = mask.flatten()[order]
+        sizes[torch.cat([order[stays], order[~stays]])] = sizes.clone()
+        scores.copy_(sizes.view(scores.shape).copysign(scores))
+
     def extra_repr(self) -> str:
         """Say how much is kept, for `print(model)`."""
         return f"density={self.density}, keeps {self.keep} of {self.scores.numel()}"
@@ -148,7 +168,7 @@ class Hiding:
     weight_seed: int
     score_seed: int
     skip: tuple[str, ...]
-    masker: str
+    masker: MakeMasker
     frozen: tuple[str, ...]  # parameters that wanted a gradient before
 
 
@@ -271,13 +291,13 @@ def hide(
             built[name] = masker(weight.clone(), density, generator=layer_generator(score_seed, "scores", name))
             if not isinstance(built[name], Masker) or hasattr(built[name], "right_inverse"):
                 raise TypeError(
-                    f"masker {_masker_name(masker)} gives a {type(built[name]).__name__}; "
+                    f"masker {masker_name(masker)} gives a {type(built[name]).__name__}; "
                     "it must give a Masker without right_inverse"
                 )
             effective = built[name](weight.clone())
         if effective.shape != weight.shape or effective.dtype != weight.dtype:
             raise ValueError(
-                f"masker {_masker_name(masker)} turns {name} from {tuple(weight.shape)} {weight.dtype} into "
+                f"masker {masker_name(masker)} turns {name} from {tuple(weight.shape)} {weight.dtype} into "
                 f"{tuple(effective.shape)} {effective.dtype}; it must keep shape and dtype"
             )
 
@@ -301,7 +321,7 @@ def hide(
                 parameter.copy_(value)
         raise
     model._lit_hidden = Hiding(  # type: ignore[assignment]
-        density, distribution, scaled, weight_seed, score_seed, tuple(sorted(skip)), _masker_name(masker), frozen
+        density, distribution, scaled, weight_seed, score_seed, tuple(sorted(skip)), masker, frozen
     )
     return model
 
@@ -415,7 +435,10 @@ def _neutralise(model: nn.Module, masked: set[int]) -> None:
                         parameters[name].zero_()  # type: ignore[union-attr]
 
 
-def _masker_name(masker: MakeMasker) -> str:
+def masker_name(masker: MakeMasker) -> str:
+    """Name a masker for people and files: `EdgePopup`, or `Supermask(rescale=True)` of a partial."""
+    if isinstance(masker, partial):
+        return f"{masker_name(masker.func)}({', '.join(f'{k}={v!r}' for k, v in masker.keywords.items())})"
     return getattr(masker, "__name__", type(masker).__name__)
 
 

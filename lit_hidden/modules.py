@@ -126,7 +126,7 @@ class LitTicket(LitClassifier):
         **kwargs: as of `LitClassifier`.
 
     Raises:
-        ValueError: there is no such file, or it is not a subnetwork of this net.
+        SubnetworkError: there is no such file, or it is not a subnetwork of this net.
     """
 
     method = "ticket"
@@ -134,10 +134,5 @@ class LitTicket(LitClassifier):
     def __init__(self, subnetwork: str | Path | None, *args: Any, **kwargs: Any) -> None:
         # A Path among the hyper-parameters keeps torch from loading a checkpoint.
         subnetwork = None if subnetwork is None else str(subnetwork)
-        if subnetwork is not None and not Path(subnetwork).is_file():
-            raise ValueError(
-                f"subnetwork={subnetwork!r} is no file; give one of save_subnetwork, such as "
-                "subnetwork.safetensors in the folder of a run"
-            )
         super().__init__(*args, **kwargs)
         fix_masks(self.net if subnetwork is None else load_subnetwork(self.net, subnetwork))

@@ -78,6 +78,10 @@ class Supermask(Masker):
         """Tell which weights are more likely to stay than not: the sample rounded."""
         return self.scores.detach() >= 0
 
+    def set_mask(self, mask: Tensor) -> None:
+        """Let what stays have probability 0.99 and the others 0.01: a mask does not tell more."""
+        self.scores.detach().copy_(torch.where(mask, 1, -1) * math.log(0.99 / 0.01))
+
     def baked(self, weight: Tensor) -> Tensor:
         """Return the weights that `reveal` leaves behind: the most probable mask's, rescaled if samples are."""
         return weight * self._factors(self.mask().float()).to(weight.dtype)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lit_hidden.distributions import draw, layer_generator
-from lit_hidden.edge_popup import EdgePopup, Hiding, Masker, hide, maskers, original_weight, reveal
+from lit_hidden.edge_popup import EdgePopup, Hiding, Masker, hide, masker_name, maskers, original_weight, reveal
 from lit_hidden.selection import kept
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "hiding.py"))
@@ -131,7 +131,7 @@ def test_how_a_model_was_hidden_is_remembered() -> None:
     net[4].bias.requires_grad_(False)
     hide(net, 0.3, distribution="kaiming_normal", scaled=True, seed=3, score_seed=8, skip=["4"])
     frozen = ("0.weight", "0.bias", "1.weight", "1.bias", "4.weight")
-    assert net._lit_hidden == Hiding(0.3, "kaiming_normal", True, 3, 8, ("4",), "EdgePopup", frozen)
+    assert net._lit_hidden == Hiding(0.3, "kaiming_normal", True, 3, 8, ("4",), EdgePopup, frozen)
 
 
 def test_layer_names_are_module_paths_and_attributes_other_than_weight() -> None:
@@ -153,7 +153,7 @@ def test_a_masker_may_throw_the_global_dice_without_anyone_noticing() -> None:
 def test_any_callable_that_gives_a_masker_will_do() -> None:
     net = hide(conv_net(), masker=functools.partial(EdgePopup))
     assert all(isinstance(m, Masker) for m in maskers(net).values())
-    assert net._lit_hidden.masker == "partial"
+    assert masker_name(net._lit_hidden.masker) == "EdgePopup()"
 
 
 def test_hiding_under_no_grad_still_trains() -> None:

@@ -509,8 +509,7 @@ def test_a_ticket_without_its_file_says_which_file_it_needs(tmp_path):
     with pytest.raises(ValueError) as error:
         LitTicket(tmp_path / "nowhere", **TINY)
     assert str(error.value) == (
-        f"subnetwork='{tmp_path}/nowhere' is no file; give one of save_subnetwork, such as "
-        "subnetwork.safetensors in the folder of a run"
+        f"{tmp_path}/nowhere is no regular file; give one of save_subnetwork, such as a run's subnetwork.safetensors"
     )
 
 

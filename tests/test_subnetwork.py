@@ -1,8 +1,13 @@
+import contextlib
 import copy
+import functools
 import hashlib
 import json
 import os
+import random
 import runpy
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +18,19 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lit_hidden.edge_popup import EdgePopup, hide, maskers, original_weight, reveal
+from lit_hidden.edge_popup import EdgePopup, Masker, hide, maskers, original_weight, reveal
+from lit_hidden.engine.network import save_net
+from lit_hidden.engine.store import SCORES
 from lit_hidden.nets import build
-from lit_hidden.subnetwork import fingerprint, load_subnetwork, masks, save_subnetwork, used_masks
+from lit_hidden.subnetwork import (
+    SubnetworkError,
+    _checksum,
+    fingerprint,
+    load_subnetwork,
+    masks,
+    save_subnetwork,
+    used_masks,
+)
 from lit_hidden.supermask import Supermask
 from lit_hidden.ticket import fix_masks
 
@@ -141,7 +156,7 @@ def test_a_loaded_resnet_has_its_running_statistics(tmp_path: Path) -> None:
     assert fresh.bn1.num_batches_tracked == 3
 
 
-def test_the_loaded_model_is_hidden_as_the_saved_one_and_its_scores_are_the_bits(tmp_path: Path) -> None:
+def test_the_loaded_model_is_hidden_as_the_saved_one(tmp_path: Path) -> None:
     model = shuffled(hide(net(), 0.3, seed=4, weight_seed=5, skip=["0"]))
     fresh = net()
     fresh.load_state_dict({n: v for n, v in model.state_dict().items() if n.startswith("0.")}, strict=False)
@@ -149,20 +164,182 @@ def test_the_loaded_model_is_hidden_as_the_saved_one_and_its_scores_are_the_bits
     load_subnetwork(fresh, str(tmp_path / "file"))
     assert fresh._lit_hidden == model._lit_hidden
     for name, mask in masks(model).items():
-        assert torch.equal(maskers(fresh)[name].scores, mask.float())
         assert maskers(fresh)[name].keep == int(mask.sum())
+
+
+def test_the_scores_are_those_of_the_score_seed_handed_out_anew(tmp_path: Path) -> None:
+    model = shuffled(hide(net(), 0.3, seed=4))
+    fresh, start = load_subnetwork(net(), save_subnetwork(model, tmp_path / "file")), hide(net(), 0.3, seed=4)
+    for name, mask in masks(model).items():
+        found, drawn = (maskers(m)[name].scores.detach() for m in (fresh, start))
+        assert torch.equal(found.abs().flatten().sort().values, drawn.abs().flatten().sort().values)
+        assert torch.equal(found.sign(), drawn.sign())
+        assert found[mask].abs().min() > found[~mask].abs().max() > 0
+        for side in (mask, ~mask):  # in the order in which they were drawn
+            assert torch.equal(found[side].abs().argsort(), drawn[side].abs().argsort())
+
+
+def test_scores_of_one_size_or_of_none_are_told_apart_and_get_a_gradient() -> None:
+    for constant in (0.0, -0.5):
+        layer, mask = hide(nn.Linear(8, 4, bias=False), 0.5), torch.rand(4, 8) < 0.3
+        masker = maskers(layer)["weight"]
+        with torch.no_grad():
+            masker.scores.fill_(constant)
+        masker.set_mask(mask)
+        assert torch.equal(masker.mask(), mask)
+        layer(torch.ones(1, 8)).sum().backward()
+        assert (masker.scores.grad != 0).all()
+
+
+def trained(model: nn.Module, steps: int) -> nn.Module:
+    """Search on, from here, with an optimizer of its own."""
+    torch.manual_seed(1)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        images = torch.randn(8, 3, 6, 6)
+        (model(images) - images.mean((1, 2, 3))[:, None]).pow(2).mean().backward()
+        optimizer.step()
+    return model
+
+
+def swaps(before: dict[str, Tensor], model: nn.Module) -> int:
+    return sum(int((mask != masks(model)[name]).sum()) // 2 for name, mask in before.items())
+
+
+@pytest.mark.parametrize("masker", [EdgePopup, Supermask])
+def test_with_its_scores_beside_it_a_search_goes_on_exactly(masker: Any, tmp_path: Path) -> None:
+    model = trained(hide(net(), 0.3, masker=masker), 20)
+    loaded = load_subnetwork(net(), save_net(model, tmp_path / SCORES) or save_subnetwork(model, tmp_path / "file"))
+    for mine, other in zip(trained(loaded, 20).parameters(), trained(model, 20).parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_without_its_scores_a_search_goes_on_too(tmp_path: Path) -> None:
+    model = trained(hide(net(), 0.3), 20)
+    before = {name: mask.clone() for name, mask in masks(model).items()}
+    loaded = load_subnetwork(net(), save_subnetwork(model, tmp_path / "file"))
+    assert swaps(before, loaded) == 0
+    assert swaps(before, trained(loaded, 50)) > 10
+
+
+def test_scores_of_another_net_beside_the_file_are_refused(tmp_path: Path, photograph: Photograph) -> None:
+    path = saved(tmp_path)
+    save_net(shuffled(hide(net(), 0.3)), tmp_path / SCORES)
+    fresh = net()
+    before = photograph(fresh)
+    assert refusal(lambda: load_subnetwork(fresh, path)) == (
+        f"{path} does not fit this Sequential: the masks of 0, 4 are not those of {SCORES} beside it"
+    )
+    assert photograph(fresh) == before
+    (tmp_path / SCORES).write_bytes(b"hello")
+    with pytest.raises(SubnetworkError, match=rf"{SCORES}, beside file, is damaged: .*; delete it"):
+        load_subnetwork(fresh, path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_a_net_that_was_cast_comes_back_in_its_dtype_with_float32_scores(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = shuffled(hide(net(), 0.3, distribution="kaiming_normal")).to(dtype)
+    fresh = load_subnetwork(net(), save_subnetwork(model, tmp_path / "file"))
+    x = torch.randn(4, 3, 6, 6, dtype=dtype)
+    assert torch.equal(fresh.eval()(x), model(x))
+    assert fingerprint(fresh) == fingerprint(model)
+    assert {m.scores.dtype for m in maskers(fresh).values()} == {torch.float32}
 
 
 def test_a_supermask_comes_back_as_its_most_probable_mask(tmp_path: Path) -> None:
     model = shuffled(hide(net(), 0.3, masker=Supermask))
-    expected = {n: m.clone() for n, m in masks(model).items()}
-    save_subnetwork(model, tmp_path / "file")
-    fresh = load_subnetwork(net(), tmp_path / "file")
-    assert {n: m.tolist() for n, m in masks(fresh).items()} == {n: m.tolist() for n, m in expected.items()}
-    assert all(isinstance(m, EdgePopup) for m in maskers(fresh).values())
-    assert fresh._lit_hidden.masker == "Supermask"
+    fresh = load_subnetwork(net(), save_subnetwork(model, tmp_path / "file"))
+    assert fresh._lit_hidden == model._lit_hidden
+    for name, mask in masks(model).items():
+        masker = maskers(fresh)[name]
+        assert isinstance(masker, Supermask)
+        torch.testing.assert_close(masker.probability(), torch.where(mask, 0.99, 0.01))
     x = torch.randn(2, 3, 6, 6)
-    assert torch.equal(fresh.eval()(x), reveal(model)(x))
+    assert torch.equal(reveal(fresh).eval()(x), reveal(model)(x))
+
+
+class Doubled(EdgePopup):
+    """Changes weights beyond its mask, always alike."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * super().forward(weight)
+
+    def baked(self, weight: Tensor) -> Tensor:
+        return 2 * super().baked(weight)
+
+
+class Gained(Doubled):
+    """Changes them by what it has learnt."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def baked(self, weight: Tensor) -> Tensor:
+        return self.gain.detach() * super().baked(weight)
+
+
+class Secret(Doubled):
+    """Does not say how it is given back."""
+
+    set_mask = Masker.set_mask
+
+
+RESCALED = functools.partial(Supermask, rescale=True)
+
+
+@pytest.mark.parametrize(("masker", "name"), [(Doubled, "Doubled"), (RESCALED, "Supermask(rescale=True)")])
+def test_a_masker_of_ones_own_comes_back_if_it_is_given(masker: Any, name: str, tmp_path: Path) -> None:
+    model = shuffled(hide(net(), 0.3, masker=masker))
+    path = save_subnetwork(model, tmp_path / "file")
+    fresh, x = load_subnetwork(net(), path, masker=masker), torch.randn(2, 3, 6, 6)
+    assert fresh._lit_hidden == model._lit_hidden
+    assert torch.equal(reveal(fresh).eval()(x), reveal(model)(x))
+    assert refusal(lambda: load_subnetwork(net(), path)) == (
+        f"{path} was saved with masker '{name}', which is not of lit_hidden and is not imported because a file says "
+        "so; give masker="
+    )
+    assert refusal(lambda: load_subnetwork(net(), path, masker=EdgePopup)) == (
+        f"{path} was saved with masker '{name}', not with 'EdgePopup'"
+    )
+
+
+def test_what_is_more_than_a_mask_is_refused_at_saving(tmp_path: Path) -> None:
+    model = hide(net(), 0.3, masker=Gained)
+    save_subnetwork(model, tmp_path / "file")
+    (tmp_path / "file").unlink()
+    with torch.no_grad():
+        maskers(model)["4"].gain.fill_(3)
+    assert refusal(lambda: save_subnetwork(model, tmp_path / "file")) == (
+        "this Sequential could not be loaded again: the weights that Gained gives 4 are not told by its mask; "
+        "save reveal(model).state_dict() instead"
+    )
+    assert refusal(lambda: save_subnetwork(hide(net(), masker=Secret), tmp_path / "file")) == (
+        "this Sequential could not be loaded again: Secret has no set_mask, so its mask alone does not give it back; "
+        "save reveal(model).state_dict() instead"
+    )
+    assert not (tmp_path / "file").exists()
+
+
+def halves(shape: torch.Size, std: float, generator: torch.Generator) -> Tensor:
+    return torch.full(shape, 0.5)
+
+
+def test_a_distribution_of_ones_own_is_not_imported_because_a_file_says_so(tmp_path: Path, monkeypatch: Any) -> None:
+    module = types.ModuleType("halves_of_mine")
+    module.__dict__["halves"] = halves
+    monkeypatch.setitem(sys.modules, "halves_of_mine", module)
+    path = saved(tmp_path, hide(net(), distribution="halves_of_mine.halves"))
+    assert (original_weight(load_subnetwork(net(), path, distribution="halves_of_mine.halves"), "4") == 0.5).all()
+    monkeypatch.setattr(module, "halves", lambda *_: pytest.fail("called because a file says so"))
+    assert refusal(lambda: load_subnetwork(net(), path)) == (
+        f"{path} was saved with distribution 'halves_of_mine.halves', which is not of lit_hidden and is not imported "
+        "because a file says so; give distribution="
+    )
+    assert refusal(lambda: load_subnetwork(net(), path, distribution="kaiming_normal")) == (
+        f"{path} was saved with distribution 'halves_of_mine.halves', not with 'kaiming_normal'"
+    )
 
 
 @pytest.mark.parametrize("constant", [0.0, -1.0])
@@ -193,7 +370,7 @@ def test_the_files_bits_are_the_masks_in_row_major_order_first_bit_highest(tmp_p
     assert bits == "".join(str(int(b)) for b in masks(model)["0"].contiguous().flatten())
     assert metadata.keys() == {"subnetwork"}, "several have no order, and files of equal nets would differ"
     described = json.loads(metadata["subnetwork"])
-    assert described["format"] == "lit_hidden subnetwork 2"
+    assert described["format"] == "lit_hidden subnetwork 3"
     assert described["fingerprint"] == fingerprint(model)
     assert described["hiding"]["weight_seed"] == 0
 
@@ -208,23 +385,6 @@ def test_equal_nets_are_equal_bytes_in_every_process(tmp_path: Path, python: Cal
     other = "1" if os.environ.get("PYTHONHASHSEED") == "0" else "0"
     mine = save_subnetwork(hide(build("cifar_resnet18", width=0.05), 0.3), tmp_path / "mine").read_bytes()
     assert python(code.format(path=str(tmp_path / "other")), PYTHONHASHSEED=other) == mine.hex()
-
-
-def test_a_file_of_the_format_before_is_read(tmp_path: Path) -> None:
-    model = shuffled(hide(net(), 0.3))
-    path = save_subnetwork(model, tmp_path / "file")
-
-    def back(tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-        described = json.loads(metadata.pop("subnetwork"))
-        metadata.update(
-            format="lit_hidden subnetwork 1",
-            hiding=json.dumps(described["hiding"]),
-            fingerprint=described["fingerprint"],
-        )
-
-    rewrite(path, back)
-    loaded = load_subnetwork(net(), path)
-    assert all(torch.equal(mask, masks(model)[name]) for name, mask in masks(loaded).items())
 
 
 def test_saving_changes_nothing_in_the_model(tmp_path: Path, photograph: Photograph) -> None:
@@ -256,6 +416,19 @@ def test_kept_weights_cannot_be_saved(tmp_path: Path) -> None:
         "save reveal(model).state_dict() instead"
     )
     assert refusal(lambda: save_subnetwork(hide(net(), distribution=None), tmp_path / "file")) == message
+    assert not (tmp_path / "file").exists()
+
+
+def test_weights_of_another_seed_and_other_norm_layers_cannot_be_saved(tmp_path: Path) -> None:
+    other, normed = hide(net(), seed=1), hide(net(), seed=1)
+    other.load_state_dict(hide(net(), seed=2).state_dict())
+    normed[1].weight.data.fill_(2)
+    originals = "0.parametrizations.weight.original, 4.parametrizations.weight.original"
+    for model, what in ((other, originals), (normed, "1.weight")):
+        assert refusal(functools.partial(save_subnetwork, model, tmp_path / "file")) == (
+            "this Sequential could not be loaded again: weight_seed=1 and signed_constant give other values of "
+            f"{what}; save reveal(model).state_dict() instead"
+        )
     assert not (tmp_path / "file").exists()
 
 
@@ -291,9 +464,14 @@ def test_buffers_that_share_memory_are_saved(tmp_path: Path) -> None:
     assert load_subnetwork(sharing(), tmp_path / "file").part.tolist() == [1, 2]
 
 
-def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        load_subnetwork(net(), tmp_path / "nowhere")
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "nowhere", tmp_path, tmp_path / "pipe"):
+        with pytest.raises(SubnetworkError) as error:
+            load_subnetwork(net(), path)
+        assert str(error.value) == (
+            f"{path} is no regular file; give one of save_subnetwork, such as a run's subnetwork.safetensors"
+        )
 
 
 def saved(tmp_path: Path, model: nn.Module | None = None) -> Path:
@@ -315,8 +493,8 @@ def foreign(path: Path) -> Callable[[], nn.Module]:
     return net
 
 
-def next_format(path: Path) -> Callable[[], nn.Module]:
-    rewrite(path, lambda tensors, metadata: metadata.update(subnetwork='{"format": "lit_hidden subnetwork 3"}'))
+def format_before(path: Path) -> Callable[[], nn.Module]:
+    rewrite(path, lambda tensors, metadata: metadata.update(subnetwork='{"format": "lit_hidden subnetwork 2"}'))
     return net
 
 
@@ -336,11 +514,13 @@ ERRORS = {
     "save_subnetwork writes one",
     no_file_at_all: "{path} is damaged or not a subnetwork: "
     "Error while deserializing header: header too small; save_subnetwork writes one",
-    foreign: "{path} is not a subnetwork: format None, expected 'lit_hidden subnetwork 2'",
-    next_format: "{path} is not a subnetwork: format 'lit_hidden subnetwork 3', expected 'lit_hidden subnetwork 2'",
-    other_layers: "{path} holds masks for ['0', '4']; the model's layers are ['0', '2']",
-    other_width: "the mask of 4 has 70 bytes; its 693 weights take 87: "
-    "the net has another width or image size than the saved one",
+    foreign: "{path} is damaged or not a subnetwork: format None, expected 'lit_hidden subnetwork 3'; "
+    "save_subnetwork writes one",
+    format_before: "{path} is damaged or not a subnetwork: format 'lit_hidden subnetwork 2', expected "
+    "'lit_hidden subnetwork 3'; save_subnetwork writes one",
+    other_layers: "{path} does not fit this Sequential: it lacks ['mask/2'] and holds ['mask/4'] instead",
+    other_width: "{path} does not fit this Sequential: the mask of 4 is (70,) torch.uint8; its 693 weights take 87 "
+    "bytes: the net has another width or image size than the saved one",
 }
 
 
@@ -355,6 +535,106 @@ def test_a_file_that_does_not_fit_is_refused_and_the_model_stays_as_it_was(
     assert photograph(model) == before
 
 
+def forged(path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], object]) -> Path:
+    """Write what somebody may have written who knows how checksums are made."""
+
+    def forge(tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        found = json.loads(metadata["subnetwork"])
+        found.pop("checksum")
+        change(found, tensors)
+        metadata["subnetwork"] = json.dumps(found | {"checksum": _checksum(found, tensors)})
+
+    rewrite(path, forge)
+    return path
+
+
+WRONG = [None, True, -1, 1.5, float("nan"), float("inf"), 10**400, "os.abort", "", [], [[]], {}, [None], ["0", "4"]]
+HOSTILE: dict[str, Callable[[dict[str, Any], dict[str, Tensor]], object]] = {
+    "another dtype of masks": lambda _, t: t.update({"mask/0": t["mask/0"].to(torch.int8)}),
+    "another shape of masks": lambda _, t: t.update({"mask/0": t["mask/0"][None]}),
+    "a scalar": lambda _, t: t.update({"mask/0": torch.tensor(1, dtype=torch.uint8)}),
+    "no mask": lambda _, t: t.pop("mask/0"),
+    "an unknown buffer": lambda _, t: t.update({"buffer/mine": torch.zeros(3)}),
+    "an unknown tensor": lambda _, t: t.update({"mine": torch.zeros(3)}),
+    "no buffer": lambda _, t: t.pop("buffer/1.running_mean"),
+    "another dtype of buffers": lambda _, t: t.update({"buffer/1.running_mean": torch.zeros(5).double()}),
+    "another shape of buffers": lambda _, t: t.update({"buffer/1.running_mean": torch.zeros(1)}),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_tensors_that_cannot_be_are_one_error_that_names_the_file(
+    case: str, tmp_path: Path, photograph: Photograph
+) -> None:
+    path, fresh = forged(saved(tmp_path), HOSTILE[case]), net()
+    before = photograph(fresh)
+    with pytest.raises(SubnetworkError, match=f"^{path} "):
+        load_subnetwork(fresh, path)
+    assert photograph(fresh) == before
+
+
+@pytest.mark.parametrize("key", [
+    "format", "fingerprint", "dtype", "hiding", "density", "distribution", "scaled", "weight_seed", "score_seed",
+    "skip", "masker",
+])  # fmt: skip
+def test_a_description_that_cannot_be_is_one_error_that_names_the_file(
+    key: str, tmp_path: Path, photograph: Photograph
+) -> None:
+    original, fresh = saved(tmp_path).read_bytes(), net()
+    before = photograph(fresh)
+    absent = object()
+    for wrong in (*WRONG, absent):
+
+        def change(found: dict[str, Any], _: Any, wrong: object = wrong) -> None:
+            place = found if key in found else found["hiding"]
+            place.pop(key)
+            place |= {} if wrong is absent else {key: wrong}
+
+        path = tmp_path / "file"
+        path.write_bytes(original)
+        forged(path, change)
+        as_good = (key, wrong) in (("skip", []), ("dtype", None)) or (key == "score_seed" and isinstance(wrong, int))
+        with contextlib.nullcontext() if as_good else pytest.raises(SubnetworkError, match=f"^{path} "):
+            load_subnetwork(copy.deepcopy(fresh) if as_good else fresh, path)
+        assert photograph(fresh) == before
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "{", "nan", "[" * 100_000, '{"a":' * 100_000, "9" * 10_000, "\udc80"])
+def test_json_that_is_none_is_one_error_that_names_the_file(text: str, tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    rewrite(path, lambda tensors, metadata: metadata.update(subnetwork=text.encode(errors="replace").decode()))
+    with pytest.raises(SubnetworkError, match=f"^{path} is damaged or not a subnetwork: "):
+        load_subnetwork(net(), path)
+
+
+def test_a_file_that_is_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    data = path.read_bytes()
+    for size in range(0, len(data), 7):
+        path.write_bytes(data[:size])
+        with pytest.raises(SubnetworkError, match=f"^{path} "):
+            load_subnetwork(net(), path)
+
+
+def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    data, state = path.read_bytes(), load_subnetwork(net(), path).state_dict()
+    noticed = 0
+    for bit in random.Random(0).sample(range(8 * len(data)), 400):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            loaded = load_subnetwork(net(), path)
+        except SubnetworkError:
+            noticed += 1
+        else:
+            assert loaded._lit_hidden == hide(net(), 0.3)._lit_hidden
+            assert loaded.state_dict().keys() == state.keys()
+            assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.state_dict().items())
+    assert noticed > 390
+
+
 def test_a_net_whose_masks_happen_to_have_as_many_bytes_is_told_apart_by_its_weights(
     tmp_path: Path, photograph: Photograph
 ) -> None:
@@ -363,8 +643,8 @@ def test_a_net_whose_masks_happen_to_have_as_many_bytes_is_told_apart_by_its_wei
     theirs, mine = fingerprint(hide(net(), 0.3)), fingerprint(hide(copy.deepcopy(model), 0.3))
     before = photograph(model)
     assert refusal(lambda: load_subnetwork(model, path)) == (
-        f"{path} was saved over other weights: their fingerprint begins {theirs[:12]}, the "
-        f"model's {mine[:12]}; build the net as it was, embeddings and all"
+        f"{path} does not fit this Sequential: it was saved over other weights: their fingerprint begins "
+        f"{theirs[:12]}, the model's {mine[:12]}; build the net as it was, embeddings and all"
     )
     assert photograph(model) == before
 
@@ -375,8 +655,8 @@ def test_other_embeddings_are_noticed_and_the_model_stays_as_it_was(tmp_path: Pa
     expected = fingerprint(hide(copy.deepcopy(other)))
     before = photograph(other)
     assert refusal(lambda: load_subnetwork(other, path)) == (
-        f"{path} was saved over other weights: their fingerprint begins {fingerprint(model)[:12]}, the "
-        f"model's {expected[:12]}; build the net as it was, embeddings and all"
+        f"{path} does not fit this Embedded: it was saved over other weights: their fingerprint begins "
+        f"{fingerprint(model)[:12]}, the model's {expected[:12]}; build the net as it was, embeddings and all"
     )
     assert photograph(other) == before
 
@@ -385,7 +665,7 @@ def test_a_hidden_model_cannot_be_loaded_into(tmp_path: Path, photograph: Photog
     path, model = saved(tmp_path), hide(net(), 0.1)
     before = photograph(model)
     message = "already hidden: 0, 4; reveal(model) first, or hide a fresh model"
-    assert refusal(lambda: load_subnetwork(model, path)) == message
+    assert refusal(lambda: load_subnetwork(model, path)) == f"{path} does not fit this Sequential: {message}"
     assert photograph(model) == before
 
 

@@ -123,7 +123,7 @@ def test_hide_draws_the_same_weights_under_either_masker_and_leaves_the_random_s
     hide(net, 0.3, masker=Supermask)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(original_weight(net, "weight"), original_weight(hide(nn.Linear(20, 10), 0.3), "weight"))
-    assert net._lit_hidden.masker == "Supermask"
+    assert net._lit_hidden.masker is Supermask
 
 
 def test_a_supermask_learns_which_edges_a_target_has() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
@@ -18,7 +18,7 @@ from lit_hidden.engine.store import SCORES, SUBNETWORK, WEIGHTS, Store, needed, 
 from lit_hidden.experiment import SUBSET, Run
 from lit_hidden.nets import build
 from lit_hidden.recipes import IMAGENET_SIZES, method
-from lit_hidden.subnetwork import load_subnetwork
+from lit_hidden.subnetwork import load_subnetwork, serialised
 from lit_hidden.supermask import Supermask
 from lit_hidden.ticket import fix_masks
 
@@ -96,28 +96,33 @@ def network(run: Run, folder: Path, child: Run | None = None) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.data_seed or 0)  # what a net of one's own draws for itself, as in training
         net = build(run.net, width=run.width, **_shape(data))
+        of_method = getattr(code.load(method(str(run.method)).module), "masker", EdgePopup)
+        masker = code.load(run.masker) if run.masker else of_method
         if file.name == SUBNETWORK:
-            load_subnetwork(net, file)
+            load_subnetwork(net, file, masker=masker, distribution=run.distribution).float()  # as pictures are
         else:
             if run.density is not None:
-                of_method = getattr(code.load(method(str(run.method)).module), "masker", EdgePopup)
-                hide(net, run.density, distribution=None, masker=code.load(run.masker) if run.masker else of_method)
+                hide(net, run.density, distribution=None, masker=masker)
             if run.kind == "ticket":
                 fix_masks(net)
             net.load_state_dict(load_file(file))
-            if any(isinstance(masker, Supermask) for masker in maskers(net).values()):  # which would sample
-                fix_masks(net)
+        if any(isinstance(masker, Supermask) for masker in maskers(net).values()):  # which would sample
+            fix_masks(net)
     # Past nn.Module: torchvision's transforms are modules, and a Sequential would call one as its last layer.
     object.__setattr__(net, "transform", transform(data))
     return net.eval()
 
 
 def save_net(net: nn.Module, path: Path) -> None:
-    """Write all tensors of a net: weights, scores, masks, buffers."""
+    """Write all tensors of a net: weights, scores, masks, buffers.
+
+    Raises:
+        ValueError: a dtype that safetensors has not.
+    """
     # Cloned, since safetensors refuses tensors that share memory.
     contiguous = torch.contiguous_format
     state = {name: t.detach().cpu().clone(memory_format=contiguous) for name, t in net.state_dict().items()}
-    write_atomically(path, save(state))
+    write_atomically(path, serialised(state))
 
 
 def transform(data: ImageData) -> Callable[[Any], Tensor]:

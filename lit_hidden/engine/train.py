@@ -12,7 +12,7 @@ import subprocess
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import distributions
@@ -323,9 +323,6 @@ def _train(
     data.prepare_data()
     data.setup("fit")
     module = make_module(run, data, folder.parent)
-    # What the seeds alone give: a search after another run may go on with other weights.
-    goes_on = run.kind == "hidden" and run.after is not None
-    drawn = fingerprint((make_module(replace(run, after=None, epochs=1), data) if goes_on else module).net)
     if at_once:
         assert isinstance(data, ImageTensorsData)
         data.at_once, module.automatic_optimization = at_once, False
@@ -341,6 +338,7 @@ def _train(
     interruption.instead_of_lightning(trainer)
     for idea in ideas:
         idea.on_run_start(trainer, module, data, folder.parent / run.parent.hash if run.parent else None)
+    trainer.precision_plugin.convert_module(module)  # half precision casts the weights
     weights_before = fingerprint(module.net)
     metric = next(iter(module.scales))
     before = _tested(run, trainer, module, data)[metric] if run.method == "ticket" and run.held_out else None
@@ -390,7 +388,7 @@ def _train(
     for number, idea in enumerate(ideas):
         result |= _ended(idea, sum(type(one) is type(idea) for one in ideas[:number]), trainer, module, folder, result)
     if first:
-        _save(run, module.net, folder, seeded=weights_after == drawn, keep=keep)
+        _save(run, module.net, folder, keep)
     if run.method == "supermask":
         result |= _rounded(run, trainer, module, data, names[metric])
     result |= {"code": ran} if ran else {}
@@ -439,18 +437,20 @@ def _ended(
     return numbers
 
 
-def _save(run: Run, net: torch.nn.Module, folder: Path, *, seeded: bool, keep: bool) -> None:
+def _save(run: Run, net: torch.nn.Module, folder: Path, keep: bool) -> None:
     """Write a net for the runs after this one, and for whoever wants to look at it."""
-    if run.kind != "hidden":
-        save_net(net, folder / WEIGHTS)
-        return
-    if seeded:
+    name = SCORES if run.kind == "hidden" else WEIGHTS
+    if run.kind == "hidden":
         try:
             save_subnetwork(net, folder / SUBNETWORK)
-        except ValueError as error:  # a net of one's own; what was trained counts all the same
-            warnings.warn(f"{SUBNETWORK} is left out: {error}", stacklevel=2)
-    if keep or not seeded:
-        save_net(net, folder / SCORES)
+            if not keep:
+                return
+        except ValueError:  # seeds and masks do not give this net back; all its tensors do
+            pass
+    try:
+        save_net(net, folder / name)
+    except ValueError as error:  # a net of one's own; what was trained counts all the same
+        warnings.warn(f"{name} is left out: {error}", stacklevel=2)
 
 
 def _agreed(begun: bool) -> bool:

@@ -17,12 +17,12 @@ from lit_hidden import __version__
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.code import spec
 from lit_hidden.data import DataError
-from lit_hidden.edge_popup import EdgePopup, hide
+from lit_hidden.edge_popup import EdgePopup, hide, reveal
 from lit_hidden.engine.network import make_data, make_module
 from lit_hidden.engine.ranks import StoppedError
 from lit_hidden.engine.reproduce import rows
 from lit_hidden.engine.store import Store
-from lit_hidden.engine.train import SUBNETWORK, commit, in_tf32, train
+from lit_hidden.engine.train import SCORES, SUBNETWORK, commit, in_tf32, train
 from lit_hidden.experiment import Results, Run
 from lit_hidden.modules import LitSubnetwork
 from lit_hidden.nets import build, initialise
@@ -195,7 +195,7 @@ def test_the_subnetwork_in_the_folder_is_the_one_whose_accuracy_is_reported(meth
     assert fingerprint(net) == result["weights_after"]
     for layer in result["layers"]:
         assert masks(net)[layer["name"]].sum() == layer["kept_min"]
-    (tested,) = evaluate(LitClassifier(net), data)
+    (tested,) = evaluate(LitClassifier(reveal(net)), data)  # a supermask would sample
     assert round(100 * tested["test/top1"], 5) == result["accuracy_rounded" if method == "supermask" else "accuracy"]
 
 
@@ -229,10 +229,15 @@ def test_a_net_whose_subnetwork_cannot_be_kept_is_trained_all_the_same(tmp_path,
         raise ValueError("not this one")
 
     monkeypatch.setattr("lit_hidden.engine.train.save_subnetwork", refuse)
-    with pytest.warns(UserWarning, match=r"^subnetwork\.safetensors is left out: not this one$"):
-        result = train(Run(density=0.4, epochs=1, **TINY), tmp_path)
-    assert result["accuracy"] > 0
-    assert not (tmp_path / SUBNETWORK).exists()
+    run = Run(density=0.4, epochs=1, **TINY)
+    (tmp_path / "all").mkdir()
+    assert train(run, tmp_path / "all")["accuracy"] > 0
+    assert [path.name for path in (tmp_path / "all").glob("*.safetensors")] == [SCORES]
+    monkeypatch.setattr("lit_hidden.engine.train.save_net", refuse)
+    (tmp_path / "nothing").mkdir()
+    with pytest.warns(UserWarning, match=r"^scores\.safetensors is left out: not this one$"):
+        assert train(run, tmp_path / "nothing")["accuracy"] > 0
+    assert not list((tmp_path / "nothing").glob("*.safetensors"))
 
 
 # --- what the engine may do to a run --------------------------------------------------------------------
