@@ -143,15 +143,17 @@ class EdgePopup(Masker):
         return top_k_mask(self.scores.detach(), self.keep)
 
     def set_mask(self, mask: Tensor) -> None:
-        """Hand the magnitudes there are out anew: the largest to what stays, in the order in which they were drawn."""
+        """Shrink the scores there are to above a threshold where a weight stays, and below it where not.
+
+        Kaiming uniform scores are so again, with their signs, and in their order on either side.
+        """
         scores, self.keep = self.scores.detach(), int(mask.sum())
-        # No score may be 0, for sign(0) stops its gradient, and no dropped one equal to the smallest that stays.
-        sizes, order = scores.abs().clamp(min=1e-12).flatten().sort(descending=True, stable=True)
-        if 0 < self.keep < len(sizes):
-            sizes[self.keep :].clamp_(max=float(sizes[self.keep - 1].nextafter(torch.zeros_like(sizes[0]))))
-        stays = mask.flatten()[order]
-        sizes[torch.cat([order[stays], order[~stays]])] = sizes.clone()
-        scores.copy_(sizes.view(scores.shape).copysign(scores))
+        sizes = scores.abs().clamp_(min=1e-12)  # a score of 0 has no sign, and no gradient
+        largest = sizes.amax()
+        threshold = largest * (1 - self.keep / mask.numel())
+        below = (sizes * (threshold / largest)).minimum(threshold.nextafter(torch.zeros_like(threshold)))
+        sizes = torch.where(mask, threshold + sizes * (1 - threshold / largest), below)
+        scores.copy_(sizes.copysign(scores))
 
     def extra_repr(self) -> str:
         """Say how much is kept, for `print(model)`."""

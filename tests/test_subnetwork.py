@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from scipy import stats
 from torch import Tensor, nn
 
 from lit_hidden.edge_popup import EdgePopup, Masker, hide, maskers, original_weight, reveal
@@ -167,21 +168,23 @@ def test_the_loaded_model_is_hidden_as_the_saved_one(tmp_path: Path) -> None:
         assert maskers(fresh)[name].keep == int(mask.sum())
 
 
-def test_the_scores_are_those_of_the_score_seed_handed_out_anew(tmp_path: Path) -> None:
+def test_the_scores_are_those_of_the_score_seed_above_and_below_one_threshold(tmp_path: Path) -> None:
     model = shuffled(hide(net(), 0.3, seed=4))
     fresh, start = load_subnetwork(net(), save_subnetwork(model, tmp_path / "file")), hide(net(), 0.3, seed=4)
     for name, mask in masks(model).items():
         found, drawn = (maskers(m)[name].scores.detach() for m in (fresh, start))
-        assert torch.equal(found.abs().flatten().sort().values, drawn.abs().flatten().sort().values)
         assert torch.equal(found.sign(), drawn.sign())
         assert found[mask].abs().min() > found[~mask].abs().max() > 0
         for side in (mask, ~mask):  # in the order in which they were drawn
             assert torch.equal(found[side].abs().argsort(), drawn[side].abs().argsort())
+        bound = found[0].numel() ** -0.5
+        assert stats.kstest(found.flatten(), "uniform", (-bound, 2 * bound)).pvalue > 0.01
 
 
-def test_scores_of_one_size_or_of_none_are_told_apart_and_get_a_gradient() -> None:
-    for constant in (0.0, -0.5):
-        layer, mask = hide(nn.Linear(8, 4, bias=False), 0.5), torch.rand(4, 8) < 0.3
+@pytest.mark.parametrize("constant", [0.0, -0.5])
+def test_scores_of_one_size_or_of_none_are_told_apart_and_get_a_gradient(constant: float) -> None:
+    for kept in (0, 1, 9, 31, 32):
+        layer, mask = hide(nn.Linear(8, 4, bias=False), 0.5), (torch.randperm(32) < kept).view(4, 8)
         masker = maskers(layer)["weight"]
         with torch.no_grad():
             masker.scores.fill_(constant)
