@@ -209,6 +209,19 @@ def test_a_run_gives_back_a_net_that_predicts(run, store):
     assert set(masks) == set(maskers(net))
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
+def test_a_run_in_another_precision_keeps_its_weights_and_is_analysed(precision, store):
+    run = replace(NORMED, precision=precision)
+    result = done(store, run, keep=False)
+    assert result["weights_before"] == result["weights_after"]
+    assert {path.name for path in store.folder(run).glob("*.safetensors")} == {SUBNETWORK}
+    assert done(store, run.then(epochs=0))["accuracy"] == result["accuracy"]
+    net = Results([(run, result, store.folder(run))]).network(run)
+    kept = {name: int(mask.sum()) for name, mask in used_masks(net).items()}
+    assert kept == {layer["name"]: layer["kept_max"] for layer in result["layers"]}
+    assert net(net.transform(torch.zeros(2, 1, 32, 32, dtype=torch.uint8))).dtype == torch.float32
+
+
 def test_a_net_that_learned_by_feedback_alignment_comes_back_without_its_feedback(store):
     run = replace(HIDDEN, callbacks=(spec("feedback.FeedbackAlignment"),))
     result = done(store, run, keep=False)
