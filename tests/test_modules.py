@@ -151,7 +151,7 @@ def test_metrics_are_float32_sums_and_whole_counts_whatever_is_cast_to_what():
 
 
 def test_an_epoch_is_counted_from_its_first_batch_whatever_a_failed_one_left():
-    lit, data = LitDense(**TINY, lr=0.0), DigitsData(train_images=200, batch_size=100)
+    lit, data = LitDense(**TINY, lr=0.0), DigitsData(train_images=200, batch_size=100, held_out=0)
     real, seen = lit.validation_step, []
 
     def fails(*args):

@@ -490,7 +490,7 @@ def test_all_that_a_net_learnt_is_rewound(trained):
 
 
 def test_the_angles_bring_the_hand_to_the_place_and_no_others_do():
-    data = arm.ArmData()
+    data = arm.ArmData(held_out=0)
     data.setup()
     for split, count in (("train", 4000), ("test", 1000)):
         places, angles = data.splits[split]
@@ -525,7 +525,7 @@ def test_an_arm_is_measured_in_degrees_and_learnt_better_than_a_guess_of_the_mea
 def test_windows_are_the_text_and_targets_the_characters_that_follow():
     from pydoc_data.topics import topics
 
-    data = text.TopicsData()
+    data = text.TopicsData(held_out=0)
     data.setup()
     written = "".join(c if c.isascii() else " " for c in "\n".join(topics[name] for name in sorted(topics)))
     (inputs, targets), (tested, _) = data.splits["train"], data.splits["test"]

