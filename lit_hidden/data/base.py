@@ -77,6 +77,22 @@ class ImageData(L.LightningDataModule):
                 f"of which held_out={self.held_out}; it must be None or lie in [1, {count - self.held_out}]"
             )
 
+    def state_dict(self) -> dict[str, Any]:
+        """Go into checkpoints: which images were not trained on."""
+        return {"held_out": self.held_out}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Come back from a checkpoint.
+
+        Raises:
+            ValueError: of the images that are held out here some were trained on.
+        """
+        if (then := state_dict["held_out"]) < self.held_out:
+            raise ValueError(
+                f"held_out={self.held_out} here, and held_out={then} where the checkpoint was trained, which has seen "
+                f"some of these images; give held_out={then}"
+            )
+
     def train_dataloader(self) -> EpochLoader:
         """Shuffled and, unless told otherwise, augmented batches of the training images.
 

@@ -110,3 +110,21 @@ def test_overfitting_takes_the_same_batches_in_each_epoch(tmp_path):
     order = data.splits["train"][0][:128]
     assert torch.equal(seen.epochs[0][0], (order / 255 - 0.3058) / 0.3237)
     assert not torch.equal(seen.epochs[0][0], plain[0])  # which are shuffled
+
+
+@pytest.mark.parametrize("kind", ["validate", "fit"])
+def test_images_that_a_checkpoint_was_trained_on_do_not_validate_it(kind, tmp_path):
+    trainer = fit(tmp_path, DigitsData(train_images=100, held_out=20))
+    module = trainer.lightning_module
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    again = L.Trainer(
+        accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    resumed = {"ckpt_path": tmp_path / "last.ckpt", "weights_only": True}
+    with pytest.raises(ValueError) as error:
+        getattr(again, kind)(module, datamodule=DigitsData(train_images=100, held_out=21), **resumed)
+    assert str(error.value) == (
+        "held_out=21 here, and held_out=20 where the checkpoint was trained, which has seen some of these images; "
+        "give held_out=20"
+    )
+    getattr(again, kind)(module, datamodule=DigitsData(train_images=100, held_out=10), **resumed)
