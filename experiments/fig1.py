@@ -12,7 +12,8 @@ from dataclasses import replace
 import numpy as np
 from matplotlib.figure import Figure
 
-from lit_hidden import diagram, panels, style
+from experiments import _diagram as diagram
+from lit_hidden import panels, style
 from lit_hidden.code import spec
 from lit_hidden.experiment import Results, Run, vary
 from lit_hidden.judge import Claim

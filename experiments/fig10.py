@@ -16,7 +16,9 @@ from statistics import mean
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lit_hidden import imagenet_grid, margins, panels, style
+from experiments import _imagenet as imagenet_grid
+from experiments import _margins as margins
+from lit_hidden import panels, style
 from lit_hidden.experiment import Results, Run
 from lit_hidden.judge import Claim
 

@@ -15,7 +15,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lit_hidden import diagram, panels, player, style
+from experiments import _diagram as diagram
+from experiments import _player as player
+from lit_hidden import panels, style
 from lit_hidden.code import spec
 from lit_hidden.experiment import Results, Run, vary
 from lit_hidden.judge import Claim

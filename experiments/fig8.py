@@ -2,7 +2,7 @@
 
 The paper's figure has ImageNet's top-1 accuracy over the number of parameters: subnetworks of 30% of ResNet-50,
 ResNet-101 and Wide ResNet-50, of Kaiming normal and of signed constant weights, beside dense ResNets. Adds to it: the
-range over seeds, and a random 30% of ResNet-50. What the presets are is said in `lit_hidden.imagenet_grid`.
+range over seeds, and a random 30% of ResNet-50. What the presets are is said in `experiments/_imagenet.py`.
 
 Source: Ramanujan et al., arXiv:1911.13299, figure 8 and section 5 (caption and dense nets from memory, to be checked);
 hyper-parameters from the authors' configs. These have no dense ResNet-34 and ResNet-101, which are trained as the other
@@ -13,7 +13,9 @@ of them days of one GPU.
 
 from matplotlib.figure import Figure
 
-from lit_hidden import imagenet_grid, margins, panels
+from experiments import _imagenet as imagenet_grid
+from experiments import _margins as margins
+from lit_hidden import panels
 from lit_hidden.experiment import Results, Run
 from lit_hidden.judge import Claim
 

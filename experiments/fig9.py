@@ -13,7 +13,9 @@ Cost: quick 18 runs, 2 minutes on two busy cores; short 27, an estimated hour, a
 
 from matplotlib.figure import Figure
 
-from lit_hidden import imagenet_grid, margins, panels
+from experiments import _imagenet as imagenet_grid
+from experiments import _margins as margins
+from lit_hidden import panels
 from lit_hidden.experiment import Results, Run, vary
 from lit_hidden.judge import Claim
 

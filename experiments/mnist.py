@@ -11,7 +11,8 @@ Cost: quick 42 runs, a minute on two cores; short 68, the paper's; paper 68, of 
 
 from matplotlib.figure import Figure
 
-from lit_hidden import margins, panels
+from experiments import _margins as margins
+from lit_hidden import panels
 from lit_hidden.experiment import Results, Run, vary
 from lit_hidden.judge import Claim
 

@@ -15,7 +15,8 @@ from dataclasses import replace
 
 from matplotlib.figure import Figure
 
-from lit_hidden import margins, panels
+from experiments import _margins as margins
+from lit_hidden import panels
 from lit_hidden.experiment import Results, Run, vary
 from lit_hidden.judge import Claim
 

@@ -19,7 +19,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lit_hidden import imagenet_grid, panels, style
+from experiments import _imagenet as imagenet_grid
+from lit_hidden import panels, style
 from lit_hidden.experiment import Results, Run
 from lit_hidden.judge import Claim
 from lit_hidden.published import points

@@ -126,7 +126,7 @@ def _run(command: str, arguments: dict[str, Any]) -> str | None:
 
         compare(**arguments)
     elif command == "bench":
-        from lit_hidden.engine.bench.command import bench
+        from experiments.bench.command import bench
 
         bench(**arguments)
     elif command == "wandb-sync":
@@ -141,7 +141,7 @@ def _run(command: str, arguments: dict[str, Any]) -> str | None:
 def _reproduce(names: list[str], preset: str, data: str | None = None, **arguments: Any) -> None:
     """Reproduce experiments; if torchrun or SLURM has started several processes, the first does, and all train."""
     from lit_hidden.engine.reproduce import Terminated, reproduce
-    from lit_hidden.engine.team import led, placed
+    from lit_hidden.engine.torchrun import led, placed
     from lit_hidden.engine.where import Where
 
     def stop(*_: Any) -> None:
@@ -150,13 +150,11 @@ def _reproduce(names: list[str], preset: str, data: str | None = None, **argumen
     before = None
     with suppress(ValueError):  # not the main thread, which alone may take signals
         before = signal.signal(signal.SIGTERM, stop)
-    ranks = placed()
     said = {name: arguments.pop(name) for name in Where.__dataclass_fields__ if name in arguments}
     try:
-        with led(ranks) as leads:
-            if leads:
-                preset = f"{preset}-{data}" if data else preset
-                reproduce(*names, preset=preset, where=Where(**said, ranks=ranks), **arguments)
+        with led(placed()) as group:
+            preset = f"{preset}-{data}" if data else preset
+            reproduce(*names, preset=preset, where=Where(**said, group=group), **arguments)
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
@@ -165,7 +163,7 @@ def _reproduce(names: list[str], preset: str, data: str | None = None, **argumen
 def _errors() -> tuple[type[Exception], ...]:
     """List the errors that are the user's to mend, to be told without a traceback; imported when there is one."""
     from lit_hidden.code import CodeError
-    from lit_hidden.engine.launcher import LauncherError
+    from lit_hidden.engine.devices import LauncherError
     from lit_hidden.engine.reproduce import ReproduceError
     from lit_hidden.engine.store import StoreError
     from lit_hidden.engine.sync import SyncError
@@ -191,7 +189,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = vars(parser().parse_args(given))
     command = arguments.pop("command")
     if command == "bench" and argv is None:  # a process of its own, which may be replaced
-        from lit_hidden.engine.bench.environment import enter
+        from experiments.bench.environment import enter
 
         enter(given)
     try:

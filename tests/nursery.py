@@ -28,7 +28,7 @@ from typing import Any
 
 ADDRESS = "LIT_HIDDEN_NURSERY"  # in the environment: where the one that forks listens
 ROOT = str(Path(__file__).parent.parent)
-MODULES = ["lit_hidden.engine.train", "lit_hidden.engine.worker", "lit_hidden.engine.reproduce"]
+MODULES = ["lit_hidden.engine.train", "lit_hidden.engine.torchrun", "lit_hidden.engine.reproduce"]
 _STARTS = inspect.signature(subprocess.Popen._execute_child)
 _kept: list[Any] = []  # files in which another process may have lines yet to write
 _INSTALLED = sys.path[1:]  # without this script's folder

@@ -135,20 +135,6 @@ def test_unknown_names_are_refused_with_what_there_is(arguments, message, monkey
     assert capsys.readouterr().err.startswith(f"lit-hidden: {message}")
 
 
-def test_reproduce_says_where_experiments_are_when_there_are_none(tmp_path, monkeypatch, capsys):
-    from lit_hidden.engine import reproduce
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(reproduce, "__file__", str(tmp_path / "a" / "b" / "c.py"))
-    with pytest.raises(SystemExit) as end:
-        main(["reproduce", "fig2"])
-    assert end.value.code == 1
-    assert capsys.readouterr().err == (
-        f"lit-hidden: no experiments/ in {tmp_path}: they live in the repository, not in the installed package; "
-        "run this from a checkout\n"
-    )
-
-
 def test_reproduce_takes_several_names_and_ends_with_the_errors_status(monkeypatch, capsys):
     from lit_hidden.engine import reproduce
 

@@ -128,7 +128,7 @@ def _() -> None:
 
 def steps_of(net: str, kind: str, precision: str, width: float = 1.0 if gpu else 0.125) -> None:
     """Milliseconds of a training step, 100 of them at once, as the engine takes them."""
-    from lit_hidden.engine.bench.loops import Watched
+    from experiments.bench.training import Watched
     from lit_hidden.modules import LitDense, LitSubnetwork
     from lit_hidden.steps import Steps
 
@@ -183,7 +183,7 @@ def kernels(net: str) -> None:
     """The kernels of a step and how long each takes, from an eager one: what the graph then holds."""
     from torch.profiler import ProfilerActivity, profile
 
-    from lit_hidden.engine.bench.loops import Watched
+    from experiments.bench.training import Watched
     from lit_hidden.modules import LitSubnetwork
     from lit_hidden.steps import Steps
 

@@ -43,14 +43,13 @@ def missing(
         left = [run for run in grid if run.hash not in known and not store.done(run)]
         found |= {run.hash: run for run in left}
         each.append(left)
-    launcher = HERE.start(store, found.values(), lambda run: {})
-    launcher.close()  # it is only asked how many places it has
-    clock = Clock.read(store, launcher.device, launcher.device_name)
+    pool = HERE.start(store.root, found.values())
+    clock = Clock.read(store, pool.device, pool.device_name)
     for run, files in archived.items():
         clock.result(run, json.loads(files["result.json"]))
 
     def cost(runs: Iterable[Run]) -> Estimate:
-        return clock.estimate(((run, run.epochs - store.progress(run)[0]) for run in runs), len(launcher.running))
+        return clock.estimate(((run, run.epochs - store.progress(run)[0]) for run in runs), pool.places)
 
     lines = []
     for (name, chosen, grid), left in zip(grids, each, strict=True):

@@ -1,23 +1,32 @@
 """What several processes that train one run must agree on: which of them does what, one network, one moment to stop."""
 
+import json
+import os
 import signal
 import sys
 import threading
+import time
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
 import lightning.pytorch as L
 import torch
+import torch.distributed as dist
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from lit_hidden.edge_popup import maskers
 from lit_hidden.engine.store import CHECKPOINT
 
+_FOREVER = timedelta(days=365)  # a follower waits while the leader draws, or another engine trains
+_GRACE = 2.0  # seconds for torchrun to end this process, because another one has died
 AGREE = 10  # steps between two questions whether to stop: each waits for the device and for all ranks
 COMPARE = 100  # steps between two comparisons of the networks; each reads all scores once
 
@@ -45,6 +54,84 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+class Group:
+    """The processes that torchrun or SLURM has started together, as one of them sees them.
+
+    Jobs go from the first to the others through torch's key-value store; the tensors of training through a process
+    group of each run's own, for metrics of a run that is trained alone would wait for the others.
+
+    Args:
+        ranks: where this process stands.
+        whole: whether they train a grid and not a run alone: then a run that fails ends all of it.
+
+    Attributes:
+        broken: whether this process must end, for some may still wait for others.
+    """
+
+    def __init__(self, ranks: Ranks, whole: bool) -> None:
+        self.ranks, self.whole, self.broken = ranks, whole, False
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            _slurm_address()
+        store, _, _ = next(iter(rendezvous("env://", ranks.rank, ranks.size)))
+        # Of torchrun's restarts each has its own keys: what the last one left must not be read again.
+        self._store = dist.PrefixStore(  # type: ignore[attr-defined]
+            os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store
+        )
+        self._number = 0  # of the last job
+
+    def tell(self, job: dict[str, Any] | None) -> None:
+        """Tell the followers the next job, None at the end."""
+        self._number += 1
+        self._store.set(f"job/{self._number}", json.dumps(job))
+
+    def take(self) -> dict[str, Any] | None:
+        """Wait for the next job; None at the end."""
+        self._number += 1
+        key = f"job/{self._number}"
+        self._store.wait([key], _FOREVER)
+        job: dict[str, Any] | None = json.loads(self._store.get(key))
+        if job is None:
+            self._store.set(f"left/{self.ranks.rank}", "")
+        return job
+
+    @contextmanager
+    def together(self, device: str) -> Iterator[Ranks]:
+        """Be one process group for the length of a run, which all have to enter."""
+        if device == "cuda":
+            torch.cuda.set_device(self.ranks.local)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
+            store=dist.PrefixStore(f"group/{self._number}", self._store),  # type: ignore[attr-defined]
+            rank=self.ranks.rank,
+            world_size=self.ranks.size,
+        )
+        yield self.ranks
+        # Not after an error: the others may be waiting in a collective; all end.
+        dist.destroy_process_group()
+
+    def left(self) -> None:
+        """Be ended here, if torchrun ends this process because another one has died."""
+        time.sleep(_GRACE)
+
+    def end(self) -> None:
+        """Let the followers go, unless some wait for others; what has started them ends them all then."""
+        if not self.broken:
+            self.tell(None)
+            with suppress(dist.DistError):  # the store may end with this process: not before all have read that
+                self._store.wait([f"left/{rank}" for rank in range(1, self.ranks.size)], timedelta(seconds=10))
+
+
+def _slurm_address() -> None:
+    """Set where the first process of a SLURM step listens: its first machine, a port that follows from its number."""
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+    # Those of the step, which may be on a part of the job's.
+    machines = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST", "127.0.0.1")
+    os.environ.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(machines))
+    step = int(os.environ.get("SLURM_JOB_ID", "0")) + 7 * int(os.environ.get("SLURM_STEP_ID", "0"))
+    os.environ.setdefault("MASTER_PORT", str(15000 + step % 10000))
 
 
 class Placed(LightningEnvironment):
@@ -177,6 +264,11 @@ class Interruption(L.Callback):
         before = signal.signal(signal.SIGTERM, self._tell)
         try:
             yield
+        except Exception:
+            if not self.told:
+                raise
+            traceback.print_exc()  # others were told too, went first, and left this rank alone in the middle of a step
+            raise StoppedError(128 + signal.SIGTERM) from None
         finally:
             signal.signal(signal.SIGTERM, before)
 

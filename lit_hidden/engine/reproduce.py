@@ -23,10 +23,10 @@ from rich.table import Table
 from lit_hidden.engine import beforehand
 from lit_hidden.engine.estimate import Clock
 from lit_hidden.engine.grid import Grid, Plan, plan
-from lit_hidden.engine.launcher import Job, Launcher
 from lit_hidden.engine.store import SCORES, Store, needed, write_atomically
-from lit_hidden.engine.tracking import choose_mode, show_summary
+from lit_hidden.engine.tracking import choose_mode, show, show_summary
 from lit_hidden.engine.where import Where
+from lit_hidden.engine.work import Job
 from lit_hidden.experiment import PRESETS, Results, Run, diverged
 from lit_hidden.judge import Claim, Verdict, clopper_pearson, failed, judge
 from lit_hidden.recipes import IMAGENET_SIZES, method
@@ -121,26 +121,13 @@ class Experiment:
 
 
 def experiments_folder() -> Path:
-    """Find the folder `experiments/`: in the working directory, or beside the package in a checkout.
-
-    Raises:
-        ReproduceError: there is none.
-    """
-    for base in (Path.cwd(), Path(__file__).parents[2]):
-        if list((base / "experiments").glob("*.py")):
-            return base / "experiments"
-    raise ReproduceError(
-        f"no experiments/ in {Path.cwd()}: they live in the repository, not in the installed package; "
-        "run this from a checkout"
-    )
+    """Find the folder `experiments/`: one's own in the working directory, else the one that came with the package."""
+    own = Path.cwd() / "experiments"
+    return own if list(own.glob("*.py")) else Path(__file__).parents[2] / "experiments"
 
 
 def names() -> list[str]:
-    """List the experiments there are, fig2 before fig10.
-
-    Raises:
-        ReproduceError: there is no folder of them.
-    """
+    """List the experiments there are, fig2 before fig10."""
     found = [p.stem for p in experiments_folder().glob("*.py") if not p.stem.startswith("_")]
     return sorted(found, key=order)
 
@@ -275,16 +262,20 @@ def reproduce(
 
     if todo.missing and train:
         store.check_writable()
-        common = {"data_dir": str(data_dir), "wandb": mode()}
+        mode()  # told before the first run
         followed = [(run, run.parent) for run in (grid | todo.missing).values()]
         kept = {before.hash for run, before in followed if before is not None and SCORES in needed(run)[:1]}
 
         def job(run: Run) -> Job:
-            return {**common, "group": groups.get(run.hash, f"parents/{preset}"), "keep": run.hash in kept}
+            return {"data_dir": str(data_dir), "keep": run.hash in kept}
 
-        launcher = where.start(store, todo.missing.values(), job)
+        def shown(run: Run, result: dict[str, Any]) -> str | None:
+            return show(run, store.folder(run), result, mode(), groups.get(run.hash, f"parents/{preset}"))
+
+        pool = where.start(store.root, todo.missing.values())
+        clock = Clock.read(store, pool.device, pool.device_name)
         until = math.inf if minutes is None else began + 60 * minutes
-        problems, late = _train(todo, store, launcher, console, until)
+        problems, late = _train(Grid(todo, store, pool, job, shown, clock, console, until), console)
         if late:
             ending = TimeUpError
             problems.insert(0, f"time is up after {minutes:g} minutes: {late}")
@@ -321,14 +312,12 @@ def reproduce(
     return verdicts
 
 
-def _train(
-    todo: Plan, store: Store, launcher: Launcher, console: Console, until: float
-) -> tuple[list[str], str | None]:
+def _train(grid: Grid, console: Console) -> tuple[list[str], str | None]:
     """Train what is missing; return what to say of runs that failed and, if the time was up before the end, of that."""
-    clock = Clock.read(store, launcher.device, launcher.device_name)
-    left = ((run, run.epochs - store.progress(run)[0]) for run in todo.missing.values())
-    _say(console, f"estimated time: {clock.estimate(left, len(launcher.running))}")
-    grid, total = Grid(todo, store, launcher, clock, console, until), len(todo.missing)
+    missing = grid.plan.missing.values()
+    left = ((run, run.epochs - grid.store.progress(run)[0]) for run in missing)
+    _say(console, f"estimated time: {grid.clock.estimate(left, grid.pool.places)}")
+    total = len(missing)
 
     def how_far() -> str:
         return f"{grid.done} of {total} runs are done; the same command goes on where this one was"
@@ -352,8 +341,8 @@ def _train(
 
 def _print_grid(grid: dict[str, Run], todo: Plan, store: Store, where: Where, console: Console) -> None:
     """Print each run with its state, how many are in which, and how long the missing ones will take."""
-    launcher = where.start(store, todo.missing.values(), lambda run: {})
-    launcher.close()  # it is only asked how many places it has
+    pool = where.start(store.root, todo.missing.values())
+    pool.close()  # it is only asked how many places it has
     states: Counter[str] = Counter()
     left = []
     for name, run in grid.items():
@@ -372,8 +361,8 @@ def _print_grid(grid: dict[str, Run], todo: Plan, store: Store, where: Where, co
         _say(console, f"{store.root / name} is damaged: {why}; it would be set aside and the run trained again")
     _say(console, f"{len(grid)} runs: {', '.join(f'{number} {state}' for state, number in states.items())}")
     if left:
-        clock = Clock.read(store, launcher.device, launcher.device_name)
-        _say(console, f"estimated time: {clock.estimate(left, len(launcher.running))}")
+        clock = Clock.read(store, pool.device, pool.device_name)
+        _say(console, f"estimated time: {clock.estimate(left, pool.places)}")
 
 
 def _done(store: Store, runs: list[Run]) -> Results:

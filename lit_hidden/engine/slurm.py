@@ -1,28 +1,24 @@
-"""SLURM: an array of jobs, sent off by submitit, each of which takes runs from one queue until it is empty.
+"""SLURM: an array of jobs, sent off by submitit, each of which trains whatever run of the grid is free.
 
-A job takes a while to start (in SLURM's queue, then some 10 seconds for torch), so it trains many runs, not one. The
-queue is a folder, `.slurm/` in that of the runs: a job takes a run by making a link of that run's name, which points to
-its own number, and leaves the answer in a file beside it.
+A job takes a while to start (in SLURM's queue, then some 10 seconds for torch), so it trains many runs, not one. What
+is free, held or done the runs' folder says, to the jobs as to everybody.
 """
 
 import json
-import os
 import shlex
 import shutil
 import signal
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from lit_hidden.engine.launcher import Job, Launcher, LauncherError, at_a_time, failed, work_here
-from lit_hidden.engine.local import CPU
-from lit_hidden.engine.store import Store, write_atomically
-from lit_hidden.experiment import Run
+from lit_hidden.engine.devices import CPU, LauncherError, at_a_time
+from lit_hidden.engine.pool import Ended, Pool, do
+from lit_hidden.engine.store import Store
+from lit_hidden.engine.work import Job, run_of
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -39,13 +35,12 @@ _OURS = {  # what follows from other things
 }
 
 
-class SlurmLauncher(Launcher):
-    """Train runs in SLURM jobs, which stay until no run is left; one that is preempted or out of time is requeued.
+class Slurm(Pool):
+    """Train runs in SLURM jobs, which stay until no run is free; one that is preempted or out of time is requeued.
 
     Args:
-        store: where the runs live, a folder that all machines share.
+        root: the folder of runs, which all machines share.
         devices: how many GPUs (or cores, with `gpus_per_node=0`) to use at a time; None: a job for each run.
-        job: gives what a run's job says besides the run.
         per_run: how many of them train each run together.
         nodes: on how many machines they are.
         options: of `sbatch`, by submitit's names: partition, account, qos, constraint, gpus_per_node, cpus_per_task,
@@ -60,14 +55,13 @@ class SlurmLauncher(Launcher):
 
     def __init__(
         self,
-        store: Store,
+        root: Path,
         devices: int | None,
-        job: Callable[[Run], Job],
         per_run: float = 1,
         nodes: int = 1,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(store, job, per_run, nodes)
+        super().__init__(per_run)
         try:
             import submitit
         except ImportError as error:
@@ -80,7 +74,7 @@ class SlurmLauncher(Launcher):
         if nodes < 1 or per_run % nodes:
             raise LauncherError(f"--num-nodes {nodes}: {per_run:g} devices a run cannot be shared out evenly")
         each = int(per_run) // nodes  # on a machine; of one machine, the first process starts the others
-        self._settings: Job = {"name": "lit-hidden", "timeout_min": 240, "slurm_signal_delay_s": 300}
+        self._settings: dict[str, Any] = {"name": "lit-hidden", "timeout_min": 240, "slurm_signal_delay_s": 300}
         self._settings |= {"nodes": nodes, "tasks_per_node": each if nodes > 1 else 1}
         if not given.keys() & {"gres", "gpus_per_task"}:  # of some SLURMs the only ways to ask for GPUs
             self._settings["gpus_per_node"] = each
@@ -92,60 +86,68 @@ class SlurmLauncher(Launcher):
             if name in _OURS:
                 raise LauncherError(f"--slurm {name}: {_OURS[name]}")
             self._settings[name if name in _SHARED else f"slurm_{name}"] = value
-        self._executor(self.store.root / ".slurm")  # says now what is unknown
-        self.running = [None] * (_MOST if devices is None else at_a_time(devices, per_run))
-        self._jobs: list[Any] = []
+        self.nodes, self._root = nodes, root.absolute() / ".slurm"
+        self._executor(self._root)  # says now what is unknown
+        self.places = _MOST if devices is None else at_a_time(devices, per_run)
+        self._jobs: dict[int, Any] = {}  # by place
+        self._folder: Path | None = None
+        self._asked = 0.0
 
-    def launch(self, runs: Iterable[Run], poll: Callable[[], None], every: float = 0.5) -> None:
-        """Train `runs`; the jobs end with the launch."""
-        self._stop.clear()
-        todo = {run.hash: run for run in runs}  # by name: what is not answered yet
-        if not todo:
-            return
-        folder, known, asked = self._queue(todo), len(self.failures), 0.0
+    def _gpu(self) -> str:
+        return ""  # of other machines
+
+    def start(self, jobs: Mapping[int, Job], others: Sequence[Job], poll: Callable[[], None]) -> None:
+        """Submit an array, a job a place, each of which begins with its run and goes on with the others."""
+        if self._folder is None:
+            self._root.mkdir(parents=True, exist_ok=True)
+            self._folder = Path(tempfile.mkdtemp(prefix=time.strftime("%Y-%m-%d-%H%M%S-"), dir=self._root))
+        tasks = [Task([job, *jobs.values(), *others], self._folder, self.nodes > 1) for job in jobs.values()]
         try:
-            self._submit(folder, min(len(todo), len(self.running)))
-            while self._look() or todo:
-                time.sleep(every)
-                ended = []
-                if time.monotonic() >= asked + _ASK:
-                    # Asked before the folder is read, which holds all that they did then; submitit, which looks for a
-                    # file there too, makes a shared folder show what is new.
-                    ended, asked = [job for job in self._jobs if job.done()], time.monotonic()
-                self._read(folder, todo)
-                self._replace(folder, todo, ended)
-                poll()
-            self._cancel()
-        except BaseException:  # Ctrl-C above all
-            self.close()
-            raise
-        if len(self.failures) == known:  # else their logs are there
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def close(self) -> None:
-        """Cancel the jobs."""
-        self._stop.set()
-        self._cancel()
-
-    def _queue(self, todo: dict[str, Run]) -> Path:
-        """Make a queue's folder."""
-        root = self.store.root.absolute() / ".slurm"
-        root.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=time.strftime("%Y-%m-%d-%H%M%S-"), dir=root))
-        jobs = {name: self._describe(run) for name, run in todo.items()}
-        write_atomically(folder / "jobs.json", json.dumps(jobs))
-        return folder
-
-    def _submit(self, folder: Path, number: int) -> None:
-        """Submit so many jobs, an array.
-
-        Raises:
-            LauncherError: SLURM takes none.
-        """
-        try:
-            self._jobs += self._executor(folder, slurm_array_parallelism=number).submit_array([Task(folder)] * number)
+            sent = self._executor(self._folder, slurm_array_parallelism=len(tasks)).submit_array(tasks)
         except (RuntimeError, OSError) as error:  # submitit's are of the first kind
             raise LauncherError(f"--launcher slurm: the jobs cannot be submitted: {error}") from error
+        self._jobs |= dict(zip(jobs, sent, strict=True))
+
+    def ended(self, seconds: float) -> list[Ended]:
+        """Wait, ask SLURM from time to time, and say which jobs have ended.
+
+        The place of a job that somebody cancelled, or that never came as far as to look for runs, is not free again.
+
+        Raises:
+            LauncherError: no place is left.
+        """
+        time.sleep(seconds)
+        if time.monotonic() < self._asked + _ASK:
+            return []
+        self._asked, found = time.monotonic(), []
+        ended = {place: job for place, job in self._jobs.items() if job.done()}
+        for place, job in ended.items():
+            state = job.state.upper()
+            if state == "COMPLETED" or (_began(self._folder, job.job_id) and not state.startswith("CANCELLED")):
+                del self._jobs[place]
+                how = None if state == "COMPLETED" else f"ended with SLURM's job {job.job_id} ({job.state})"
+                found.append((place, how))
+        if not found and len(ended) == len(self._jobs) > 0:
+            log = f"its log is {job.paths.stderr}"
+            raise LauncherError(f"SLURM's jobs have ended, the last, {job.job_id}, as {job.state}; {log}")
+        return found
+
+    def close(self) -> None:
+        """Let the jobs end that find nothing more to do, and cancel those that do not."""
+        self._wait(5)
+        well = all(job.done() and job.state.upper() == "COMPLETED" for job in self._jobs.values())
+        for job in self._jobs.values():
+            if not job.done():
+                job.cancel(check=False)
+        self._wait(3)
+        self._jobs = {}
+        if well and self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)  # else their logs are there
+
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not all(job.done() for job in self._jobs.values()):
+            time.sleep(0.1)
 
     def _executor(self, folder: Path, **more: Any) -> Any:
         """Make what submits.
@@ -160,87 +162,26 @@ class SlurmLauncher(Launcher):
             raise LauncherError(f"--launcher slurm: {str(error).partition(chr(10))[0]}") from error
         return executor
 
-    def _read(self, folder: Path, todo: dict[str, Run]) -> None:
-        """Take the answers that are there; take what is not to be trained any more out of the queue."""
-        for path in folder.glob("*.answer"):
-            if run := todo.pop(path.stem, None):
-                self._take(run, json.loads(path.read_text()))
-        for name, run in list(todo.items()):
-            if (self._stop.is_set() or run.data in self._spoilt) and _taker(folder, name, "nobody") == "nobody":
-                del todo[name]
-                self._spoils(run)
-        taken = [run for name, run in todo.items() if os.path.lexists(folder / name)]
-        self.running = (taken + [None] * len(self.running))[: len(self.running)]
-
-    def _replace(self, folder: Path, todo: dict[str, Run], ended: list[Any]) -> None:
-        """Submit new jobs for those that have ended, if runs are left in the queue."""
-        if not ended:
-            return
-        takers = {path.name: os.readlink(path) for path in folder.iterdir() if path.is_symlink()}
-        useful = 0  # of those, how many came as far as to take runs: so will the next
-        for job in ended:
-            self._jobs.remove(job)
-            state, log, cancelled = job.state, str(job.paths.stderr), job.state.upper().startswith("CANCELLED")
-            how = f"ended with SLURM's job {job.job_id} ({state})"
-            its = [name for name, taker in takers.items() if taker == job.job_id]
-            useful += bool(its) and not cancelled
-            for name in todo.keys() & its:
-                answer = failed(f"its worker {how}", "run") if cancelled else self._after_death(todo[name], how)
-                if answer is None:
-                    (folder / name).unlink()
-                else:
-                    self._take(todo.pop(name), answer, log)
-        left = [name for name in todo if not os.path.lexists(folder / name)]
-        if number := min(useful, len(left)):
-            self._submit(folder, number)
-        elif left and not self._jobs:
-            error = f"SLURM's jobs have ended, the last, {job.job_id}, as {state}; runs left: {len(left)}"
-            self._take(todo[left[0]], failed(error, "grid"), log)
-            todo.clear()
-
-    def _cancel(self) -> None:
-        """Let the jobs end that find nothing more to do, and cancel those that do not."""
-        if not self._stop.is_set():
-            self._wait(5)
-        for job in self._jobs:
-            if not job.done():
-                job.cancel(check=False)
-        self._wait(3)
-        self._jobs, self.running = [], [None] * len(self.running)
-
-    def _wait(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and not all(job.done() for job in self._jobs):
-            time.sleep(0.1)
-
 
 class Task:
-    """What a SLURM job does: take runs from a queue and train them; of several processes the first leads the others.
+    """What a SLURM job does: train one run after the other that is free; of several processes the first leads.
 
     Args:
-        folder: the queue.
+        jobs: the runs, and how they are trained; what has failed already is left.
+        folder: where a file says that it has begun.
+        together: whether SLURM starts all processes that train a run.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, jobs: list[Job], folder: Path, together: bool) -> None:
+        self.jobs, self.folder, self.together = jobs, folder, together
 
     def __call__(self) -> None:
-        """Train until no run is left, or follow the process that does."""
-        from lit_hidden.engine import team
-
-        try:
-            with team.led(team.placed()) as leads:
-                if leads:
-                    self._lead()
-        finally:
-            team.end()
-
-    def _lead(self) -> None:
+        """Train until no run is free, or follow the process that does."""
         from submitit import JobEnvironment
 
-        from lit_hidden.engine import team
+        from lit_hidden.engine.torchrun import led, placed
 
-        own, told = JobEnvironment().job_id, []
+        told: list[int] = []
         soon = signal.Signals[f"SIG{JobEnvironment.USR_SIG}"]  # SLURM's warning: out of time, or another is preferred
         requeue, idle = signal.getsignal(soon), signal.getsignal(signal.SIGTERM)
         assert callable(requeue)
@@ -249,35 +190,37 @@ class Task:
             told.append(signum)
             if signal.getsignal(signal.SIGTERM) == idle:
                 requeue(signum, frame)
-            os.kill(os.getpid(), signal.SIGTERM)  # training writes its checkpoint first
+            signal.raise_signal(signal.SIGTERM)  # training writes its checkpoint first
 
-        signal.signal(soon, stop)
-        try:
-            for name, job in json.loads((self.folder / "jobs.json").read_text()).items():
-                answer = self.folder / f"{name}.answer"
-                if _taker(self.folder, name, own) == own and not answer.exists():
-                    write_atomically(answer, json.dumps(work_here(job)))
-                    if team.broken:
-                        sys.exit(1)  # another job goes on
-        except SystemExit:
-            if told:
-                requeue(soon, None)
-            raise
+        with led(placed() if self.together else None) as group:
+            signal.signal(soon, stop)
+            _began(self.folder, JobEnvironment().job_id, now=True)
+            try:
+                for job in self.jobs:
+                    run, store = run_of(job), Store(job["runs_dir"])
+                    waits = run.parent is not None and not store.done(run.parent)
+                    if not (waits or store.done(run) or store.failure(run) or store.held(run)):
+                        do(job, group)
+                        if told:
+                            requeue(soon, None)
+            except SystemExit:
+                if told:
+                    requeue(soon, None)
+                raise
 
     def checkpoint(self) -> "DelayedSubmission":
-        """Be requeued as it is: the folder says what it was at."""
+        """Be requeued as it is: the runs' folders say how far they are."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
-def _taker(folder: Path, name: str, who: str) -> str:
-    """Take a run out of the queue for `who`, unless another has; return who has it."""
-    while True:
-        with suppress(FileExistsError):
-            os.symlink(who, folder / name)
-        with suppress(FileNotFoundError):  # it has just been put back
-            return os.readlink(folder / name)
+def _began(folder: Path | None, job: str, now: bool = False) -> bool:
+    """Tell whether a job has begun to look for runs, or say that it has."""
+    assert folder is not None
+    if now:
+        (folder / f"{job}.began").touch()
+    return (folder / f"{job}.began").exists()
 
 
 def _value(text: Any) -> Any:

@@ -12,7 +12,7 @@ import math
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from io import UnsupportedOperation
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,6 +28,8 @@ SUBNETWORK, SCORES, WEIGHTS = "subnetwork.safetensors", "scores.safetensors", "w
 NETS = (SUBNETWORK, SCORES, WEIGHTS)
 CHECKPOINT = "last.ckpt"  # in the folder of a run that was begun and is not done; one that is left over is not read
 RESULT = "result.json"
+
+FAILURE, NOTES = "failure.json", "notes.txt"  # what a worker has to say besides
 
 _SUMS = "checksums"  # in result.json: of the rest of it, and of each other file that the run left
 
@@ -232,6 +234,41 @@ class Store:
                 raise StoreError(f"{folder} cannot be written to: {error}; choose another with --runs-dir") from error
             yield folder if ours else None
 
+    def fail(self, run: Run, error: str, stops: str) -> None:
+        """Write down why a run failed, and what that stops: the `run`, all runs on its `data`, or the `grid`.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self.folder(run).mkdir(parents=True, exist_ok=True)
+        write_atomically(self.folder(run) / FAILURE, json.dumps({"error": error, "stops": stops}) + "\n")
+
+    def failure(self, run: Run) -> dict[str, str] | None:
+        """Read why a run failed; None if it has not: cheap enough to poll."""
+        try:
+            found: dict[str, str] = json.loads((self.folder(run) / FAILURE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return found
+
+    def forgive(self, run: Run) -> None:
+        """Forget a run's failure and notes, since it is tried again."""
+        for name in (FAILURE, NOTES):
+            with suppress(OSError):
+                (self.folder(run) / name).unlink()
+
+    def note(self, run: Run, line: str) -> None:
+        """Leave a line for the user in a run's folder."""
+        with (self.folder(run) / NOTES).open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
+    def notes(self, run: Run) -> list[str]:
+        """Read the lines for the user: cheap enough to poll."""
+        try:
+            return (self.folder(run) / NOTES).read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError):
+            return []
+
     def held(self, run: Run) -> bool:
         """Tell whether a process holds a run."""
         try:
@@ -248,7 +285,7 @@ class Store:
         folder = self.folder(run)
         sums = {RESULT: _sum(json.dumps(result).encode())}
         for path in sorted(folder.iterdir()):
-            if path.is_file() and not path.name.startswith((".", RESULT, CHECKPOINT, "log.txt")):
+            if path.is_file() and not path.name.startswith((".", RESULT, CHECKPOINT, FAILURE, NOTES, "log.txt")):
                 sums[path.name] = _sum(path.read_bytes())
         write_atomically(folder / RESULT, json.dumps({**result, _SUMS: sums}, indent=1) + "\n")
         (folder / CHECKPOINT).unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from lit_hidden.engine import train as engine
 from lit_hidden.engine.ranks import StoppedError
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import CHECKPOINT, Recorder, rate, together, train
-from lit_hidden.engine.worker import _foreign
+from lit_hidden.engine.work import _foreign
 from lit_hidden.experiment import Run
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))

@@ -22,12 +22,11 @@ from lit_hidden.engine.archive import pack, unpack
 from lit_hidden.engine.network import make_data, transform
 from lit_hidden.engine.store import SCORES, SUBNETWORK, WEIGHTS, Store, StoreError
 from lit_hidden.engine.train import Recorder, train
-from lit_hidden.engine.worker import work
 from lit_hidden.experiment import Results, Run
 from lit_hidden.subnetwork import used_masks
 
 training: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("training.py")))
-TINY, counted, job = training["TINY"], training["counted"], training["job"]
+TINY, answered, counted, job = (training[name] for name in ("TINY", "answered", "counted", "job"))
 SMALL = {**TINY, "epochs": 2}
 HIDDEN, DENSE = Run(density=0.5, **SMALL), Run(**SMALL)
 TICKET = HIDDEN.then(method="ticket")
@@ -385,7 +384,7 @@ def test_every_part_of_a_run_may_be_code_of_ones_own(mine, store):
 
 
 def outcome(run: Run, store: Store) -> tuple[str, list[str]]:
-    answer = work(job(run, store.root))
+    answer = answered(job(run, store.root))
     return answer["status"], [note.partition(" is damaged: ")[2] for note in answer["notes"]]
 
 

@@ -16,7 +16,6 @@ from lit_hidden.engine import store as writing
 from lit_hidden.engine.checkpoints import WholeCheckpoints
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import Recorder
-from lit_hidden.engine.worker import work
 from lit_hidden.experiment import Run
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
@@ -44,6 +43,9 @@ train(Run.from_json({RUN.to_json()!r}), folder)
 """
 
 
+answered = made["answered"]
+
+
 def job(store: Store) -> dict[str, object]:
     return made["job"](RUN, store.root)
 
@@ -64,7 +66,7 @@ def epochs(folder: Path) -> list[int]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     store = Store(tmp_path_factory.mktemp("undisturbed"))
-    assert work(job(store))["status"] == "done"
+    assert answered(job(store))["status"] == "done"
     return counted(store)
 
 
@@ -82,7 +84,7 @@ def test_a_process_killed_while_it_writes_a_checkpoint_leaves_the_one_before(und
     assert half.stat().st_size == (folder / "last.ckpt").stat().st_size // 2
     assert list(temporary.iterdir()) == []
     assert store.damage(RUN) is None
-    assert work(job(store)) == {"status": "done", "notes": []}
+    assert answered(job(store)) == {"status": "done", "notes": []}
     assert counted(store) == undisturbed, "no part is left"
 
 
@@ -101,7 +103,7 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before_and_says_which_folder(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full_at_the_second_checkpoint)
-        answer = work(job(store))
+        answer = answered(job(store))
     assert len(written) == 2, "every checkpoint is on the disk before it takes the place of the one before"
     assert answer == {
         "status": "failed",
@@ -113,7 +115,7 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before_and_says_which_folder(
     assert sorted(path.name for path in folder.iterdir()) == [".claim", "last.ckpt", "metrics.csv", "run.json"]
     assert epochs(folder) == [0, 1]
     assert list(temporary.iterdir()) == []
-    assert work(job(store)) == {"status": "done", "notes": []}
+    assert answered(job(store)) == {"status": "done", "notes": []}
     assert counted(store) == undisturbed
 
 
@@ -127,7 +129,7 @@ def stop(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
 
     with monkeypatch.context() as patch:
         patch.setattr(Recorder, "on_train_epoch_end", stopped)
-        assert work(job(store))["error"] == "RuntimeError: stopped here"
+        assert answered(job(store))["error"] == "RuntimeError: stopped here"
 
 
 def lose_a_tensor(checkpoint: dict[str, Any]) -> None:
@@ -177,7 +179,7 @@ def test_a_checkpoint_that_loads_and_does_not_fit_is_set_aside_and_the_run_begin
     checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
     change(checkpoint)
     torch.save(checkpoint, folder / "last.ckpt")
-    answer = work(job(store))
+    answer = answered(job(store))
     (note,) = answer["notes"]
     assert answer["status"] == "done", answer
     assert note.startswith(f"{folder}/last.ckpt does not fit {RUN.name}: {why}")
@@ -198,7 +200,7 @@ def test_what_is_not_the_checkpoint_s_fault_leaves_it(error, tmp_path, monkeypat
         raise error
 
     monkeypatch.setattr(Recorder, "load_state_dict", fails)
-    answer = work(job(store))
+    answer = answered(job(store))
     assert (answer["status"], answer["notes"]) == ("failed", [])
     assert (store.folder(RUN) / "last.ckpt").read_bytes() == before
 
@@ -206,7 +208,7 @@ def test_what_is_not_the_checkpoint_s_fault_leaves_it(error, tmp_path, monkeypat
 def test_training_needs_no_folder_for_temporary_files(undisturbed, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     store = Store(tmp_path / "runs")
-    assert work(job(store)) == {"status": "done", "notes": []}
+    assert answered(job(store)) == {"status": "done", "notes": []}
     assert counted(store) == undisturbed
 
 
@@ -220,9 +222,9 @@ def test_the_checkpoint_stays_until_the_result_is_written(undisturbed, tmp_path,
 
     with monkeypatch.context() as patch:
         patch.setattr(writing, "write_atomically", stop_at_the_result)
-        assert work(job(store))["error"] == "RuntimeError: stopped here"
+        assert answered(job(store))["error"] == "RuntimeError: stopped here"
     assert epochs(store.folder(RUN)) == [0, 1, 2, 3]
-    assert work(job(store)) == {"status": "done", "notes": []}
+    assert answered(job(store)) == {"status": "done", "notes": []}
     assert counted(store) == undisturbed
 
 

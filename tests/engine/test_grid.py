@@ -1,7 +1,7 @@
 """A grid: what is missing of it, parents before their children, another engine's runs waited for, time left shown."""
 
 import io
-import queue
+import json
 import runpy
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,9 +15,10 @@ from rich.console import Console
 from lit_hidden.code import CodeError, Spec
 from lit_hidden.engine import grid as grid_module
 from lit_hidden.engine.estimate import Clock
-from lit_hidden.engine.grid import Grid, Plan, plan
-from lit_hidden.engine.launcher import Failure
+from lit_hidden.engine.grid import Failure, Grid, Plan, plan
+from lit_hidden.engine.pool import Pool
 from lit_hidden.engine.store import Store
+from lit_hidden.engine.work import run_of
 from lit_hidden.experiment import Run
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
@@ -118,75 +119,176 @@ def test_damaged_folders_are_set_aside_if_somebody_listens(store):
 # --- training --------------------------------------------------------------------------------------------
 
 
-class Workers:
-    """A launcher whose workers need no time: they leave a result, or say why not."""
+class Workers(Pool):
+    """A pool whose workers need no time: they leave a result, or do what is asked of them."""
 
-    def __init__(self, store: Store, fails: dict[Run, tuple[str, str]] | None = None) -> None:
-        self.store, self.fails = store, fails or {}
-        self.launches: list[list[Run]] = []
-        self.failures: list[Failure] = []
-        self.notes: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self.running: list[Run | None] = [None, None]
+    device, places = "cpu", 2
 
-    def launch(self, runs: list[Run], poll: Any) -> None:
-        self.launches.append(list(runs))
-        for run in runs:
-            self.running[0] = run
-            leave(self.store, run, 1)
-            poll()
-            if run in self.fails:
-                error, stops = self.fails[run]
-                self.failures.append(Failure(run, error, f"{run.hash}/log.txt", stops))
-                if stops == "grid":
-                    break
-            else:
-                leave(self.store, run)
-            self.running[0] = None
-            poll()
-        poll()
+    def __init__(self, store: Store, does: dict[Run, list[Any]] | None = None) -> None:
+        super().__init__()
+        self.store, self.does = store, {run: list(deeds) for run, deeds in (does or {}).items()}
+        self.starts: list[list[Run]] = []
+        self.begun: dict[int, Run] = {}
+        self.closed = 0
+
+    def start(self, jobs, others, poll) -> None:
+        self.starts.append([run_of(job) for job in jobs.values()])
+        self.begun |= {place: run_of(job) for place, job in jobs.items()}
+
+    def ended(self, seconds: float) -> list[tuple[int, str | None]]:
+        ends = [(place, self._work(run)) for place, run in self.begun.items()]
+        self.begun.clear()
+        return ends
+
+    def _work(self, run: Run) -> str | None:
+        deed = self.does[run].pop(0) if self.does.get(run) else leave
+        if isinstance(deed, tuple):
+            self.store.fail(run, *deed)
+        elif isinstance(deed, str):
+            return deed
+        else:
+            deed(self.store, run)
+        return None
 
     def close(self) -> None:
-        self.closed = True
+        self.closed += 1
 
 
 def grid_of(
-    store: Store, workers: Workers, *runs: Run, terminal: bool = False, **more: float
+    store: Store, pool: Pool, *runs: Run, terminal: bool = False, show: Any = lambda run, result: None, **more: float
 ) -> tuple[Grid, io.StringIO]:
     out = io.StringIO()
     console = Console(file=out, width=200, force_terminal=terminal)
-    return Grid(plan(runs, store), store, workers, Clock("cpu", CPU), console, **more), out
+    grid = Grid(
+        plan(runs, store), store, pool, lambda run: {"data_dir": "data"}, show, Clock("cpu", CPU), console, **more
+    )
+    return grid, out
 
 
-def test_runs_are_trained_in_the_plans_order_but_parents_before_their_children(store):
-    workers = Workers(store)
-    grid, out = grid_of(store, workers, *TICKETS, OTHER)
-    grid.train()
-    assert workers.launches == [[*PARENTS, OTHER], TICKETS]
-    assert (grid.done, grid.left, grid.failures, workers.closed) == (5, {}, [], True)
-    assert out.getvalue().splitlines() == [
-        f"  {number}/5  {run.name}: {50 + run.seed:.1f}% test accuracy"
-        for number, run in enumerate([*PARENTS, OTHER, *TICKETS], 1)
-    ]
+def trained(store: Store, pool: Pool, *runs: Run, **more: float) -> tuple[Grid, list[str]]:
+    grid, out = grid_of(store, pool, *runs, **more)
+    grid.train(every=0)
+    return grid, out.getvalue().splitlines()
+
+
+def test_runs_are_trained_in_the_plans_order_as_soon_as_their_parents_are_done(store):
+    pool = Workers(store)
+    grid, said = trained(store, pool, *TICKETS, OTHER)
+    assert pool.starts == [[PARENTS[0], PARENTS[1]], [TICKETS[0], TICKETS[1]], [OTHER]]
+    assert (grid.done, grid.left, grid.failures, pool.closed) == (5, {}, [], 1)
+    order = [*PARENTS, *TICKETS, OTHER]
+    assert said == [f"  {n}/5  {run.name}: {50 + run.seed:.1f}% test accuracy" for n, run in enumerate(order, 1)]
+
+
+def test_a_job_says_where_and_on_what(store, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    grid, _ = grid_of(Store("runs"), Workers(store), OTHER)
+    job = grid._describe(OTHER)
+    assert job == {
+        "run": json.loads(OTHER.to_json()), "name": OTHER.name, "runs_dir": "runs", "data_dir": "data",
+        "device": "cpu", "threads": 1, "devices": 1, "decoders": None,
+    }  # fmt: skip
+    grid.pool.elsewhere = True  # with another working directory
+    assert grid._describe(OTHER) == job | {"runs_dir": f"{tmp_path}/runs", "data_dir": f"{tmp_path}/data"}
 
 
 def test_a_failed_parents_children_are_not_trained_and_the_others_are(store):
-    workers = Workers(store, {PARENTS[0]: ("ValueError: no", "run")})
-    grid, _ = grid_of(store, workers, *TICKETS, OTHER)
-    grid.train()
-    assert workers.launches == [[*PARENTS, OTHER], [TICKETS[1]]]
+    pool = Workers(store, {PARENTS[0]: [("ValueError: no", "run")]})
+    (store.folder(PARENTS[0])).mkdir(parents=True)
+    (store.folder(PARENTS[0]) / "log.txt").touch()
+    grid, _ = trained(store, pool, *TICKETS, OTHER)
+    assert pool.starts == [[PARENTS[0], PARENTS[1]], [TICKETS[1], OTHER]]
     assert grid.failures == [
-        Failure(PARENTS[0], "ValueError: no", f"{PARENTS[0].hash}/log.txt", "run"),
+        Failure(PARENTS[0], "ValueError: no", str(store.folder(PARENTS[0]) / "log.txt"), "run"),
         Failure(TICKETS[0], f"not trained, for {PARENTS[0].name}, with whose net it begins, failed", ""),
     ]
     assert grid.done == 3
 
 
-def test_a_failure_that_stops_the_grid_stops_it(store):
-    workers = Workers(store, {OTHER: ("no room", "grid")})
-    grid, _ = grid_of(store, workers, *TICKETS, OTHER)
-    grid.train()
-    assert workers.launches == [[*PARENTS, OTHER]]
-    assert [failure.error for failure in grid.failures] == ["no room"]
+def test_a_failure_on_data_stops_the_runs_on_them_alone(store):
+    on_mnist = [Run(**{**TINY, "data": "mnist"}, seed=seed).resolved for seed in range(4)]
+    pool = Workers(store, {on_mnist[0]: [("no MNIST", "data")]})
+    grid, _ = trained(store, pool, *on_mnist, OTHER)
+    assert pool.starts == [on_mnist[:2], [OTHER]]
+    assert [(f.run, f.error) for f in grid.failures] == [
+        (on_mnist[0], "no MNIST"),
+        *((run, f"not tried: {on_mnist[0].name} failed on the same data") for run in on_mnist[2:]),
+    ]
+    assert grid.done == 2
+
+
+def test_a_failure_of_the_grid_stops_it_and_is_the_last(store):
+    pool = Workers(store, {run: [("no room", "grid")] for run in PARENTS})
+    grid, _ = trained(store, pool, *TICKETS, OTHER)
+    assert pool.starts == [PARENTS]
+    assert [failure.error for failure in grid.failures if failure.stops == "grid"] == ["no room"]
+
+
+def test_what_failed_before_is_tried_again(store):
+    store.fail(OTHER, "no room", "grid")
+    store.note(OTHER, "of another time")
+    grid, said = trained(store, Workers(store), OTHER)
+    assert (grid.done, grid.failures, len(said)) == (1, [], 1)
+    assert store.failure(OTHER) is None
+
+
+def test_a_worker_that_dies_is_replaced_as_long_as_each_gets_further(store):
+    def epoch(number: int) -> Any:
+        return lambda store, run: leave(store, run, number)
+
+    class Dying(Workers):
+        def _work(self, run: Run) -> str | None:
+            super()._work(run)
+            return None if self.store.done(run) else "was killed by SIGKILL"
+
+    long = Run(**{**TINY, "epochs": 9}).resolved
+    grid, said = trained(store, Dying(store, {long: [epoch(1), epoch(2), epoch(4)]}), long)
+    assert (grid.done, grid.failures) == (1, [])
+    assert said[:-1] == [
+        f"  the worker of {long.name} was killed by SIGKILL after epoch {epoch}; a new one goes on with it"
+        for epoch in (1, 2, 4)
+    ]
+
+
+@pytest.mark.parametrize("how", ["was killed by SIGKILL", "ended with exit status 9"])
+def test_a_run_whose_worker_dies_again_without_getting_further_has_failed_and_the_others_are_trained(store, how):
+    pool = Workers(store, {PARENTS[0]: [how, how]})
+    grid, said = trained(store, pool, *PARENTS, OTHER)
+    log = str(store.folder(PARENTS[0]) / "log.txt")
+    assert grid.failures == [Failure(PARENTS[0], f"its worker {how}, and so did the next one, after epoch 0", log)]
+    assert grid.done == 2
+    assert sum("a new one goes on" in line for line in said) == 1
+
+
+def test_a_worker_that_cannot_be_started_stops_the_grid(store):
+    class None_(Workers):
+        def start(self, *_: Any) -> None:
+            raise OSError(2, "No such file", "python")
+
+    grid, _ = trained(store, None_(store), *PARENTS)
+    assert [(f.error, f.stops) for f in grid.failures] == [
+        ("no worker can be started: [Errno 2] No such file: 'python'", "grid")
+    ]
+
+
+def test_a_failure_that_cannot_be_written_down_stops_the_grid_in_the_systems_words(store, monkeypatch):
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "fail", full)
+    grid, _ = trained(store, Workers(store, {OTHER: ["ended with exit status 74"]}), OTHER)
+    why = f"{store.folder(OTHER)} cannot be written to: [Errno 28] No space left on device; mend that, and the same"
+    assert [(f.error, f.stops) for f in grid.failures] == [(f"{why} command goes on", "grid")]
+
+
+def test_what_another_machine_has_finished_must_come_in_sight(store, monkeypatch):
+    monkeypatch.setattr(grid_module, "_SEEN", 0.0)
+    pool = Workers(store, {OTHER: [lambda *_: None]})
+    pool.elsewhere = True
+    grid, _ = trained(store, pool, OTHER)
+    (failure,) = grid.failures
+    assert failure.stops == "grid"
+    assert failure.error.endswith("--runs-dir must be a folder that all machines share")
 
 
 @pytest.fixture
@@ -200,32 +302,32 @@ def minutes(monkeypatch):
 
 
 def test_when_the_time_is_up_training_stops_and_what_has_failed_is_told_all_the_same(store, minutes):
-    workers = Workers(store, {PARENTS[0]: ("ValueError: no", "run")})
-    grid, _ = grid_of(store, workers, *TICKETS, OTHER, until=60)
+    pool = Workers(store, {PARENTS[0]: [("ValueError: no", "run")]})
+    grid, _ = grid_of(store, pool, *TICKETS, OTHER, until=60)
     minutes(grid)
-    grid.train()
-    assert workers.launches == [[*PARENTS, OTHER]]
-    assert (grid.done, list(grid.left.values()), workers.closed) == (1, [TICKETS[1], OTHER], True)
+    grid.train(every=0)
+    assert (grid.done, list(grid.left.values()), pool.closed) == (1, [TICKETS[1], OTHER], 1)
     assert [failure.run for failure in grid.failures] == [PARENTS[0], TICKETS[0]]
 
 
 def test_what_ends_while_it_is_stopped_is_done(store, minutes):
     class Last(Workers):
+        places = 1
+
         def close(self) -> None:
             leave(store, PARENTS[1])
 
     grid, _ = grid_of(store, Last(store), *PARENTS, OTHER, until=60)
     minutes(grid)
-    grid.train()
+    grid.train(every=0)
     assert (grid.done, list(grid.left.values())) == (2, [OTHER])
 
 
 @pytest.mark.parametrize("until", [0, 60])
 def test_the_time_is_not_up_where_nothing_is_left(until, store, minutes):
-    workers = Workers(store)
-    grid, _ = grid_of(store, workers, *[OTHER][: until // 60], until=until)
+    grid, _ = grid_of(store, Workers(store), *[OTHER][: until // 60], until=until)
     minutes(grid)
-    grid.train()
+    grid.train(every=0)
     assert (grid.done, grid.left, grid.failures) == (until // 60, {}, [])
 
 
@@ -243,21 +345,33 @@ def test_what_another_engine_trains_is_waited_for_or_taken_over(store, monkeypat
             leave(store, PARENTS[0])
 
     monkeypatch.setattr(grid_module.time, "sleep", sleep)
-    workers = Workers(store)
-    grid, out = grid_of(store, workers, *TICKETS, OTHER)
-    grid.train()
-    assert workers.launches == [[OTHER], [TICKETS[0], PARENTS[1]], [TICKETS[1]]]
-    assert out.getvalue().count("  waiting for 2 runs that another engine trains in this folder\n") == 1
-    assert len(naps) == 2
-    assert grid.done == 5
+    pool = Workers(store)
+    grid, said = trained(store, pool, *TICKETS, OTHER)
+    assert pool.starts == [[OTHER], [TICKETS[0], PARENTS[1]], [TICKETS[1]]]
+    assert said.count("  waiting for 2 runs that another engine trains in this folder") == 1
+    assert (len(naps), grid.done) == (2, 5)
 
 
-def test_workers_notes_are_printed_as_they_are(store):
-    workers = Workers(store)
-    workers.notes.put("runs/[bold]abc is damaged")
-    grid, out = grid_of(store, workers, OTHER)
-    grid.train()
-    assert out.getvalue().startswith("  runs/[bold]abc is damaged\n")
+def test_workers_notes_are_printed_as_they_are_and_once(store):
+    def noted(store: Store, run: Run) -> None:
+        store.note(run, "runs/[bold]abc is damaged")
+        leave(store, run)
+
+    store.folder(OTHER).mkdir(parents=True)
+    _, said = trained(store, Workers(store, {OTHER: [noted]}), OTHER)
+    assert said == ["  runs/[bold]abc is damaged", f"  1/1  {OTHER.name}: 50.0% test accuracy"]
+
+
+def test_each_run_is_shown_beside_the_training_and_a_failure_of_wandb_is_a_line(store):
+    shown: list[tuple[Run, float]] = []
+
+    def show(run: Run, result: dict[str, Any]) -> str | None:
+        shown.append((run, result["accuracy"]))
+        return "W&B: it failed" if run == OTHER else None
+
+    _, said = trained(store, Workers(store), PARENTS[0], OTHER, show=show)
+    assert shown == [(PARENTS[0], 50.0), (OTHER, 50.0)]
+    assert said[2:] == ["  W&B: it failed"]
 
 
 def test_a_result_that_is_damaged_is_not_done(store):
@@ -285,7 +399,7 @@ def test_the_bar_says_what_is_done_running_and_left_and_for_how_long(store):
     assert "starting workers" in shown()
     leave(store, runs[0])
     leave(store, runs[1], 5)
-    workers.running = [runs[1], runs[2]]
+    grid.running = {0: runs[1], 1: runs[2]}
     text = shown()
     assert f"1/600  {runs[0].name}: 50.0% test accuracy" in out.getvalue()
     assert "1 of 600 runs done, 2 running, 597 left" in text

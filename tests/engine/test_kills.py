@@ -44,7 +44,7 @@ NURSERY = """
 import json, os, signal, sys, time
 import torch
 import lit_hidden.engine.train
-from lit_hidden.engine.worker import work
+from lit_hidden.engine.work import work
 
 torch.set_num_threads(1)
 
@@ -73,7 +73,7 @@ for line in sys.stdin:
     if child == 0:
         if number:
             die_at(number, jobs[0]['runs_dir'])
-        os._exit(any(work(job)['status'] != 'done' for job in jobs))
+        os._exit(any(work(job) for job in jobs))
     while seconds is not None and os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
         if spent(child) >= seconds:
             os.kill(child, signal.SIGKILL)
@@ -103,7 +103,7 @@ class Nursery:
 
     def _jobs(self, runs: list[Run], runs_dir: Path) -> list[dict[str, Any]]:
         here = {"runs_dir": str(runs_dir), "data_dir": "data", "device": "cpu", "threads": 1}
-        return [{**here, "run": json.loads(run.to_json()), "wandb": "disabled", "group": "test"} for run in runs]
+        return [{**here, "run": json.loads(run.to_json()), "devices": 1} for run in runs]
 
     def _tell(self, order: Any) -> None:
         assert self.process.stdin is not None

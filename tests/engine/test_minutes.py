@@ -6,21 +6,20 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lit_hidden.cli import main
-from lit_hidden.engine import lockstep
+from lit_hidden.engine import torchrun
 from lit_hidden.engine.grid import Grid
-from lit_hidden.engine.lockstep import LockstepLauncher
 from lit_hidden.engine.ranks import Ranks, StoppedError
 from lit_hidden.engine.store import Store
-from lit_hidden.engine.worker import work
 from lit_hidden.experiment import Run
 
 training: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("training.py")))
-job, without_time, counted = training["job"], training["without_time"], training["counted"]
+answered, job, without_time = (training[name] for name in ("answered", "job", "without_time"))
 EXPERIMENT = '''
 """Three seeds, one much longer than the others."""
 from lit_hidden.experiment import Run
@@ -81,7 +80,7 @@ def test_a_grid_stopped_in_the_middle_of_a_run_is_drawn_and_ends_as_one_never_st
     main([*command, "--minutes", "30"])
     undisturbed = tmp_path / "undisturbed"
     for run in (first, long, last):
-        assert work(job(run, undisturbed))["status"] == "done"
+        assert answered(job(run, undisturbed))["status"] == "done"
         ours, theirs = store.folder(run), Store(undisturbed).folder(run)
         assert without_time(ours) == without_time(theirs)
         assert (ours / "subnetwork.safetensors").read_bytes() == (theirs / "subnetwork.safetensors").read_bytes()
@@ -94,14 +93,21 @@ class TimeIsUpError(Exception):
     """What a poll raises."""
 
 
+@pytest.fixture
+def lockstep(monkeypatch):
+    """A pool of this process alone, which leads nobody."""
+    monkeypatch.setattr(torchrun, "gpus", lambda: 0)
+    return torchrun.Lockstep(SimpleNamespace(ranks=Ranks(0, 2, 0, 2)))
+
+
 @pytest.mark.parametrize("takes", ["training", "preparing", "ending"])
-def test_what_a_poll_raises_stops_the_leader_where_it_trains_and_is_raised_there(takes, tmp_path, monkeypatch):
+def test_what_a_poll_raises_stops_the_leader_where_it_trains_and_is_raised_there(takes, lockstep, monkeypatch):
     told = threading.Event()
 
     def before(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    def work(job: dict[str, Any]) -> dict[str, Any]:
+    def work(job: dict[str, Any], group: Any) -> int:
         if takes != "preparing":
             signal.signal(signal.SIGTERM, lambda *_: told.set())
         while not told.is_set():
@@ -109,28 +115,24 @@ def test_what_a_poll_raises_stops_the_leader_where_it_trains_and_is_raised_there
         signal.signal(signal.SIGTERM, before)
         if takes == "training":
             raise StoppedError(128 + signal.SIGTERM)
-        return {"status": "done"}
+        return 0
 
     def poll() -> None:
         raise TimeIsUpError
 
-    monkeypatch.setattr(lockstep, "work", work)
-    monkeypatch.setattr(lockstep, "gpus", lambda: 0)
-    launcher = LockstepLauncher(Store(tmp_path), Ranks(0, 2, 0, 2), lambda run: {})
+    monkeypatch.setattr(torchrun, "work", work)
     kept = signal.signal(signal.SIGTERM, before)
     try:
         with pytest.raises(TimeIsUpError):
-            launcher.launch(grid()[:1], poll, every=0.05)
+            lockstep.start({0: {}}, [], poll)
     finally:
         signal.signal(signal.SIGTERM, kept)
 
 
-def test_a_stop_that_no_poll_asked_for_goes_through(tmp_path, monkeypatch):
-    def stopped(job: dict[str, Any]) -> dict[str, Any]:
+def test_a_stop_that_no_poll_asked_for_goes_through(lockstep, monkeypatch):
+    def stopped(job: dict[str, Any], group: Any) -> int:
         raise StoppedError(128 + signal.SIGTERM)
 
-    monkeypatch.setattr(lockstep, "work", stopped)
-    monkeypatch.setattr(lockstep, "gpus", lambda: 0)
-    launcher = LockstepLauncher(Store(tmp_path), Ranks(0, 2, 0, 2), lambda run: {})
+    monkeypatch.setattr(torchrun, "work", stopped)
     with pytest.raises(StoppedError):
-        launcher.launch(grid()[:1], lambda: None)
+        lockstep.start({0: {}}, [], lambda: None)

@@ -48,7 +48,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, epochs in (("fig9", 2), ("fig10", 4), ("mine", 4)):
         (tmp_path / "experiments" / f"{name}.py").write_text(EXPERIMENT.replace("EPOCHS", str(epochs)))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lit_hidden.engine.local.gpus", lambda: 0)
+    monkeypatch.setattr("lit_hidden.engine.devices.gpus", lambda: 0)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
     return tmp_path / "experiments" / "results"
 

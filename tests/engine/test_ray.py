@@ -1,5 +1,6 @@
 """The Ray launcher, with a real Ray on this machine: results as without it, kills, failures, shared GPUs."""
 
+import io
 import os
 import re
 import runpy
@@ -14,12 +15,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from lit_hidden.engine import launcher as launchers
-from lit_hidden.engine import local
+from lit_hidden.engine import devices
 from lit_hidden.engine import ray as module
-from lit_hidden.engine.launcher import Failure, LauncherError, launcher
-from lit_hidden.engine.ray import RayLauncher
+from lit_hidden.engine.devices import LauncherError
+from lit_hidden.engine.estimate import Clock
+from lit_hidden.engine.grid import Grid, Plan
+from lit_hidden.engine.pool import do
+from lit_hidden.engine.ray import Ray
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import train
 from lit_hidden.experiment import Run
@@ -27,8 +31,7 @@ from lit_hidden.experiment import Run
 pytestmark = pytest.mark.slow
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
-JOB, counted, without_time = made["JOB"], made["counted"], made["without_time"]
-TRAIN = module._work
+job, counted, without_time = made["job"], made["counted"], made["without_time"]
 TINY = {"net": "conv2", "width": 0.05, "data": "digits", "train_images": 300, "epochs": 16}
 
 
@@ -36,135 +39,109 @@ def runs(number: int, **other: Any) -> list[Run]:
     return [Run(density=0.5, seed=seed, **{**TINY, **other}) for seed in range(number)]
 
 
-def said(one: RayLauncher) -> list[str]:
-    return [one.notes.get() for _ in range(one.notes.qsize())]
-
-
 def pretending() -> Callable[[Any], Any]:
     """Make a worker that does what the run's `net` says; Ray takes its code along, as it is defined inside."""
 
-    def work(job: dict[str, Any]) -> dict[str, Any]:
-        import json
+    def work(job: dict[str, Any]) -> int:
         import os
         import signal
         import time
         from pathlib import Path
 
-        from lit_hidden.engine.store import Store
-        from lit_hidden.experiment import Run
-
-        run, begun = Run.from_json(json.dumps(job["run"])), Path(job["runs_dir"]) / "begun"
-        what, folder = run.net, Store(job["runs_dir"]).folder(run)
-        folder.mkdir(parents=True, exist_ok=True)
+        what, begun = job["run"]["net"], Path(job["runs_dir"]) / "begun"
+        begun.parent.mkdir(parents=True, exist_ok=True)
         with begun.open("a") as file:
-            file.write(f"{os.getpid()}\n")
+            file.write(
+                f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES')!r} {os.environ.get('OMP_NUM_THREADS')}\n"
+            )
         if what == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
         if what == "sleeps":
             time.sleep(600)
         if what == "raises":
             raise MemoryError("too much")
-        if what in ("run", "data", "grid"):
-            return {"status": "failed", "error": f"no {what}", "stops": what}
         deadline = time.monotonic() + 30
-        while what == "meets" and time.monotonic() < deadline and len(begun.read_text().split()) < 2:
+        while what == "meets" and time.monotonic() < deadline and len(begun.read_text().splitlines()) < 2:
             time.sleep(0.01)
-        if what != "vanishes":
-            (folder / "result.json").write_text("{}")
-        seen = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
-        return {"status": "done", "notes": [f"met {len(begun.read_text().split())}", *map(os.environ.get, seen)]}
+        return 74 if what == "fails" else 0
 
     return work
 
 
-def begun(one: RayLauncher) -> list[int]:
-    """The processes that have begun with runs."""
-    path = one.store.root / "begun"
-    return [int(pid) for pid in path.read_text().split()] if path.exists() else []
+def begun(root: Path) -> list[list[str]]:
+    """The processes that have begun, each with its GPUs and threads."""
+    path = root / "begun"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def jobs(root: Path, *runs: Run) -> dict[int, dict[str, Any]]:
+    return {place: {**job(run, root), "name": run.name} for place, run in enumerate(runs)}
+
+
+def ends(one: Ray, number: int) -> dict[int, str | None]:
+    found: dict[int, str | None] = {}
+    deadline = time.monotonic() + 60
+    while len(found) < number:
+        assert time.monotonic() < deadline
+        found |= dict(one.ended(0.2))
+    return found
 
 
 @pytest.fixture(scope="module")
-def started(tmp_path_factory):
-    """A launcher that has started a Ray of two cores and, as far as Ray knows, a GPU that two runs share."""
+def started():
+    """A pool that has started a Ray of two cores and, as far as Ray knows, a GPU that two runs share."""
     token = Path.home() / ".ray"
     before = token.exists()
     with pytest.MonkeyPatch.context() as patch:
         for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED"):
             patch.setenv(name, "")  # so that it is as before afterwards
             patch.delenv(name)
-        patch.setattr(local, "gpus", lambda: 1)
-        patch.setattr(local, "fitting", lambda: 2)
-        patch.setattr(local, "gpu_name", lambda: "NVIDIA Nothing")
-        patch.setattr(module, "_work", pretending())
-        one = RayLauncher(Store(tmp_path_factory.mktemp("runs")), None, lambda run: JOB, per_run=0.5)
-        one.launch([], lambda: None)
+        patch.setattr(devices, "gpus", lambda: 1)
+        patch.setattr(devices, "fitting", lambda: 2)
+        patch.setattr(devices, "gpu_name", lambda: "NVIDIA Nothing")
+        patch.setattr(module, "do", pretending())
+        one = Ray(None, per_run=0.5)
+        one.start({}, [], never)
         yield one
         one.close()
     assert token.exists() == before, "it left a token there"
 
 
+def never() -> None:
+    pytest.fail("only a pool of this process alone polls")
+
+
 @pytest.fixture
-def cores(started, tmp_path, monkeypatch):
-    """Make launchers for that Ray's cores; workers do what `pretending` says, or train."""
+def cores(started, monkeypatch):
+    """Make pools of that Ray's cores; workers do what `pretending` says, or train."""
     machines = [{"Alive": True, "Resources": {"CPU": 2.0}}, {"Alive": False, "Resources": {"CPU": 9.0}}]
     monkeypatch.setattr("ray.nodes", lambda: machines)
 
-    def make(devices: int = 2, pretend: bool = True) -> RayLauncher:
-        monkeypatch.setattr(module, "_work", pretending() if pretend else TRAIN)
-        return RayLauncher(Store(tmp_path / "runs"), devices, lambda run: JOB)
+    def make(number: int = 2, pretend: bool = True) -> Ray:
+        monkeypatch.setattr(module, "do", pretending() if pretend else do)
+        return Ray(number)
 
     return make
 
 
-def test_two_runs_share_a_gpu(started):
-    assert (started.device, started.device_name, started.running) == ("cuda", "NVIDIA Nothing", [None, None])
-    started.launch(runs(2, net="meets"), lambda: None)
-    assert started.failures == []
-    notes = said(started)
-    assert {"met 2", "0"} <= set(notes), "at the same time, on GPU 0; equal notes are told once"
+def test_two_runs_share_a_gpu(started, tmp_path):
+    assert (started.device, started.device_name, started.places) == ("cuda", "NVIDIA Nothing", 2)
+    started.start(jobs(tmp_path, *runs(2, net="meets")), [], never)
+    assert ends(started, 2) == {0: None, 1: None}
+    (one, gpu, _), (other, same, _) = begun(tmp_path)
+    assert (one != other, gpu, same) == (True, "'0'", "'0'")
 
 
-def test_a_run_whose_worker_dies_twice_has_failed_and_the_others_are_trained(cores):
+def test_how_tasks_end_is_told(cores, tmp_path):
     one = cores()
-    bad, good = runs(1, net="dies")[0], runs(1, net="fine")[0]
-    one.launch([bad, good], lambda: None)
-    assert one.failures == [
-        Failure(bad, "its worker died, and so did the next one, after epoch 0", str(one.store.folder(bad) / "log.txt"))
-    ]
-    notes = said(one)
-    assert f"the worker of {bad.name} died after epoch 0; a new one goes on with it" in notes
-    assert notes[-2:] == ["", "1"] or notes[-3:-1] == ["", "1"], "without a GPU, with one thread"
-    assert len(begun(one)) == 3
-    assert one.store.done(good)
-
-
-def test_failures_stop_what_they_concern(cores):
-    one = cores(1)
-    one.launch([*runs(2, net="data"), *runs(1, net="fine", data="mnist")], lambda: None)
-    assert [(f.error, f.stops) for f in one.failures] == [
-        ("no data", "data"),
-        (f"not tried: {one.failures[0].run.name} failed on the same data", "data"),
-    ]
-    assert len(begun(one)) == 2
-    two = cores(1)
-    two.launch([*runs(1, net="run", data="mnist"), *runs(2, net="grid")], lambda: None)
-    assert [(f.error, f.stops) for f in two.failures] == [("no run", "run"), ("no grid", "grid")]
-    assert len(begun(two)) == 4
-    three = cores(1)
-    three.launch(runs(2, net="raises"), lambda: None)
-    (failure,) = three.failures
-    assert (failure.error, failure.stops) == ("Ray cannot have runs trained: MemoryError: too much", "grid")
-    assert len(begun(three)) == 5
-
-
-def test_a_result_that_does_not_come_in_sight_stops_the_grid(cores, monkeypatch):
-    monkeypatch.setattr(launchers, "_SEEN", 0.3)
-    one, polls = cores(), []
-    one.launch(runs(1, net="vanishes"), lambda: polls.append(one.running), every=0.05)
-    (failure,) = one.failures
-    assert failure.stops == "grid"
-    assert failure.error.endswith("--runs-dir must be a folder that all machines share")
-    assert polls[-1] == [None, None]
+    one.start(jobs(tmp_path, *runs(1, net="dies"), *runs(1, net="fails")), [], never)
+    assert ends(one, 2) == {0: "died", 1: "ended with exit status 74"}
+    one.start(jobs(tmp_path, *runs(1, net="fine")), [], never)
+    assert ends(one, 1) == {0: None}
+    assert {threads for _, _, threads in begun(tmp_path)} == {"1"}
+    one.start(jobs(tmp_path, *runs(1, net="raises")), [], never)
+    with pytest.raises(LauncherError, match=r"^Ray cannot have runs trained: MemoryError: too much$"):
+        ends(one, 1)
 
 
 def gone(pid: int) -> bool:
@@ -172,68 +149,64 @@ def gone(pid: int) -> bool:
     return not state.strip() or state.startswith("Z")
 
 
-def test_a_launch_that_is_interrupted_leaves_no_worker(cores):
+def test_closing_leaves_no_worker(cores, tmp_path):
     one = cores()
-
-    def interrupt() -> None:
-        if len(begun(one)) == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        one.launch(runs(5, net="sleeps"), interrupt, every=0.05)
-    assert (one.failures, one.running) == ([], [None, None])
-    deadline = time.monotonic() + 30
-    while not all(gone(pid) for pid in begun(one)):
+    one.start(jobs(tmp_path, *runs(2, net="sleeps")), [], never)
+    deadline = time.monotonic() + 60
+    while len(begun(tmp_path)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    one.close()
+    while not all(gone(int(pid)) for pid, *_ in begun(tmp_path)):
         assert time.monotonic() < deadline, "they sleep on"
         time.sleep(0.05)
-    assert len(begun(one)) == 2
 
 
 def test_a_cluster_is_found_by_its_address(started, python, tmp_path):
     import ray
 
-    code = f"""
-import os
+    code = """
 from lit_hidden.engine import ray
-from lit_hidden.engine.launcher import launcher
-from lit_hidden.engine.store import Store
-from lit_hidden.experiment import Run
-
-os.chdir({str(tmp_path)!r})
-ray._work = lambda job: {{"status": "failed", "error": job["runs_dir"], "stops": "run"}}
-one = launcher("ray", Store("runs"), None, lambda run: {{}}, 0.25)
-one.launch([Run(density=0.5, net="conv2", data="digits")], lambda: None)
+ray.do = lambda job: 9
+one = ray.Ray(None, 0.25)
+one.start({0: {"name": "x"}}, [], None)
+ends = one.ended(60)
 one.close()
-print(one.device, len(one.running), repr(one.device_name), [failure.error for failure in one.failures])
+print(one.device, one.places, repr(one.device_name), ends)
 """
     address = ray.get_runtime_context().gcs_address
-    assert python(code, RAY_ADDRESS=address) == f"cuda 4 '' ['{tmp_path}/runs']"
+    assert python(code, RAY_ADDRESS=address) == "cuda 4 '' [(0, 'ended with exit status 9')]"
 
 
 def test_a_worker_killed_in_the_middle_is_replaced_and_all_is_as_trained_without_ray(cores, tmp_path, capfd):
-    one, bad = cores(1, pretend=False), Run(density=0.5, **{**TINY, "net": "no_such_module:net"})
-    first, second = runs(2)
-    killed, log = [], one.store.folder(first) / "log.txt"
+    store, (first, second) = Store(tmp_path / "runs"), runs(2)
+    bad = Run(density=0.5, **{**TINY, "net": "no_such_module:net"})
+    killed, log, out = [], store.folder(first) / "log.txt", io.StringIO()
 
-    def kill() -> None:
-        if not killed and one.store.progress(first)[0] >= 2:
-            (pid,) = re.findall(r"process (\d+) on", log.read_text())
-            os.kill(int(pid), signal.SIGKILL)
-            killed.append(one.store.progress(first)[0])
+    class Killing(Grid):
+        def look(self) -> None:
+            super().look()
+            if not killed and self.store.progress(first)[0] >= 2:
+                (pid,) = re.findall(r"process (\d+) on", log.read_text())
+                os.kill(int(pid), signal.SIGKILL)
+                killed.append(self.store.progress(first)[0])
 
-    one.launch([first, second, bad], kill, every=0.02)
+    todo = Plan({run.hash: run for run in (first, second, bad)}, {}, {})
+    say = Console(file=out, width=200)
+    data = {"data_dir": "data"}
+    grid = Killing(todo, store, cores(1, pretend=False), lambda run: data, lambda *_: None, Clock("cpu", "CPU"), say)
+    grid.train(every=0.02)
     assert 2 <= killed[0] < first.epochs
     assert capfd.readouterr() == ("", ""), "Ray is quiet about it"
-    (note,) = said(one)
-    assert re.fullmatch(rf"the worker of {first.name} died after epoch \d+; a new one goes on with it", note)
+    assert re.search(rf"the worker of {first.name} died after epoch \d+; a new one goes on with it", out.getvalue())
     before, after = map(int, re.findall(r"after epoch (\d+)\n", log.read_text()))
     assert before == 0 < after
-    (failure,) = one.failures
+    (failure,) = grid.failures
     assert failure.error.startswith("CodeError: no_such_module.net cannot be imported")
     assert "Traceback" in Path(failure.log).read_text()
-    assert counted(one.store.result(first)) == counted(train(first, tmp_path))
-    assert without_time(one.store.folder(first)) == without_time(tmp_path)
-    assert one.store.done(second)
+    assert counted(store.result(first)) == counted(train(first, tmp_path))
+    assert without_time(store.folder(first)) == without_time(tmp_path)
+    assert store.done(second)
 
 
 class Pretended:
@@ -264,18 +237,18 @@ class Pretended:
 
 @pytest.fixture
 def pretended(monkeypatch):
-    """Make launchers for a Ray that is not started, at an address."""
+    """Make pools of a Ray that is not started, at an address."""
 
-    def make(ray: Pretended, devices: int | None, per_run: float, address: str = "auto") -> RayLauncher:
+    def make(ray: Pretended, number: int | None, per_run: float, address: str = "auto") -> Ray:
         monkeypatch.setenv("RAY_ADDRESS", address)
         monkeypatch.setattr(module, "_imported", lambda address: ray)
-        return RayLauncher(Store("runs"), devices, lambda run: JOB, per_run)
+        return Ray(number, per_run)
 
     return make
 
 
 @pytest.mark.parametrize(
-    ("machines", "devices", "per_run", "device", "places", "asked"),
+    ("machines", "number", "per_run", "device", "places", "asked"),
     [
         ([{"CPU": 3.0}, {"CPU": 2.0}], None, 1, "cpu", 5, (1, 0, 0)),
         ([{"CPU": 3.0}, {"CPU": 2.0}], None, 2, "cpu", 2, (2, 0, 1)),
@@ -287,11 +260,11 @@ def pretended(monkeypatch):
     ],
 )
 def test_there_is_room_for_as_many_runs_as_machines_have_devices(
-    machines, devices, per_run, device, places, asked, pretended
+    machines, number, per_run, device, places, asked, pretended
 ):
     ray = Pretended(*machines)
-    one = pretended(ray, devices, per_run)
-    assert (one.device, len(one.running)) == (device, places)
+    one = pretended(ray, number, per_run)
+    assert (one.device, one.places) == (device, places)
     assert (ray.asked["num_cpus"], ray.asked["num_gpus"], ray.asked["max_calls"]) == asked
     environment = ray.asked["runtime_env"]["env_vars"]
     assert environment["PYTHONPATH"].split(os.pathsep)[0] == os.getcwd()
@@ -299,7 +272,7 @@ def test_there_is_room_for_as_many_runs_as_machines_have_devices(
 
 
 @pytest.mark.parametrize(
-    ("machines", "devices", "per_run", "error"),
+    ("machines", "number", "per_run", "error"),
     [
         ([{"GPU": 3.0}], 4, 1, "--devices 4, --per-run 1: Ray has 3 GPUs on 1 machine(s), room for 3 run(s)"),
         ([{"GPU": 1.0}] * 2, None, 2, "--per-run 2: Ray has 2 GPUs on 2 machine(s), room for 0 run(s)"),
@@ -312,20 +285,20 @@ def test_there_is_room_for_as_many_runs_as_machines_have_devices(
         ([{"CPU": 2.0}], 3, 2, "--devices 3, --per-run 2: give 2 or a multiple of it"),
     ],
 )
-def test_devices_that_a_cluster_has_not_are_refused(machines, devices, per_run, error, pretended):
+def test_devices_that_a_cluster_has_not_are_refused(machines, number, per_run, error, pretended):
     with pytest.raises(LauncherError) as raised:
-        pretended(Pretended(*machines), devices, per_run)
+        pretended(Pretended(*machines), number, per_run)
     assert str(raised.value) == error
 
 
 def test_a_ray_of_ones_own_is_small_quiet_and_not_started_before_it_is_needed(pretended, monkeypatch):
-    monkeypatch.setattr(local, "gpus", lambda: 0)
-    monkeypatch.setattr(local, "fitting", lambda: 3)
+    monkeypatch.setattr(devices, "gpus", lambda: 0)
+    monkeypatch.setattr(devices, "fitting", lambda: 3)
     ray = Pretended()
     one = pretended(ray, None, 1, address="")
-    assert (one.device, len(one.running), ray.settings) == ("cpu", 3, {})
+    assert (one.device, one.places, ray.settings) == ("cpu", 3, {})
     for _ in range(2):
-        one.launch([], lambda: None)
+        one.start({}, [], never)
         assert ray.settings == {
             "address": "local", "num_cpus": 3, "num_gpus": 0, "object_store_memory": 80 * 2**20,
             "include_dashboard": False, "log_to_driver": False, "logging_level": "error",
@@ -348,8 +321,8 @@ def test_a_cluster_that_does_not_answer_is_told_by_its_address(pretended):
         assert str(error.value) == f"--launcher ray: RAY_ADDRESS={address} does not answer: {why}"
 
 
-def test_without_ray_it_says_what_to_install(tmp_path, monkeypatch):
+def test_without_ray_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(LauncherError) as error:
-        launcher("ray", Store(tmp_path), None, lambda run: JOB)
+        Ray(None)
     assert str(error.value) == "--launcher ray needs Ray: pip install 'lit-hidden[ray]'"

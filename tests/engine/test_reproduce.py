@@ -19,8 +19,7 @@ import pytest
 from rich.console import Console
 
 from lit_hidden.cli import main
-from lit_hidden.engine.launcher import Failure
-from lit_hidden.engine.local import LocalLauncher as Launcher
+from lit_hidden.engine.pool import Pool
 from lit_hidden.engine.reproduce import (
     ReproduceError,
     Stopped,
@@ -34,6 +33,7 @@ from lit_hidden.engine.reproduce import (
 )  # fmt: skip
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.where import Where
+from lit_hidden.engine.work import run_of
 from lit_hidden.experiment import Results, Run
 from lit_hidden.judge import confidence_interval
 
@@ -86,27 +86,40 @@ def add(checkout, name: str, **replaced: str) -> None:
 SEEDS_2_TO_4 = ("range(3)", "range(2, 5)")
 
 
-@pytest.fixture
-def launches(monkeypatch):
-    """What was launched, by workers that need no time; `launches.fail` gives the failure of a run."""
+class Workers(Pool):
+    """Workers that need no time: `fails` gives the error of a run and what it stops, `jobs` what was begun."""
 
-    class Launches(list):
+    device, places = "cpu", 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fails: dict[Run, tuple[str, str]] = {}
+        self.jobs: list[tuple[Run, dict[str, Any]]] = []
+        self.after = lambda run: None  # called when a run has ended
+
+    def start(self, jobs, others, poll) -> None:
+        ((_, job),) = jobs.items()
+        run = run_of(job)
+        self.jobs.append((run, job))
+        if run in self.fails:
+            Store("runs").fail(run, *self.fails[run])
+            (Store("runs").folder(run) / "log.txt").touch()
+        else:
+            leave(run)
+        self.after(run)
+
+    def ended(self, seconds: float) -> list[tuple[int, None]]:
+        return [(0, None)]
+
+    def close(self) -> None:
         pass
 
-    launches = Launches()
-    launches.fail = {}
 
-    def launch(self, runs, poll):
-        launches.append([(run, self.job(run)) for run in runs])
-        for run in runs:
-            if run in launches.fail:
-                self.failures.append(launches.fail[run])
-            else:
-                leave(run)
-        poll()
-
-    monkeypatch.setattr(Launcher, "launch", launch)
-    return launches
+@pytest.fixture
+def workers(monkeypatch):
+    pool = Workers()
+    monkeypatch.setattr(Where, "start", lambda self, root, runs: pool)
+    return pool
 
 
 def printed(*experiments: str, **kwargs) -> str:
@@ -180,13 +193,11 @@ def test_experiments_are_listed_by_number(checkout):
     assert names() == ["fig0", "fig2", "fig10", "resnet18", "table1"]
 
 
-def test_several_experiments_are_one_grid_and_each_is_drawn(checkout, launches):
+def test_several_experiments_are_one_grid_and_each_is_drawn(checkout, workers):
     add(checkout, "fig1", seeds=SEEDS_2_TO_4)
     add(checkout, "fig2", seeds=("range(3)", "[4, 5, 6]"))
     text = printed("fig2", "fig1", "fig2")
-    assert [[(run.seed, job["group"]) for run, job in launch] for launch in launches] == [
-        [(4, "fig2/quick"), (5, "fig2/quick"), (6, "fig2/quick"), (3, "fig1/quick")]
-    ]
+    assert [run.seed for run, _ in workers.jobs] == [4, 5, 6, 3]
     for line in ("fig2 (quick): Figure 0", "3 runs: 0 done, 3 to train", "3 runs: 1 done, 2 to train", "  4/4  "):
         assert line in text
     for name, accuracies in (("fig1", [72.0, 73.0, 74.0]), ("fig2", [74.0, 75.0, 76.0])):
@@ -207,13 +218,13 @@ def test_a_grid_can_be_cut_to_its_first_seeds(checkout):
 
 
 def test_runs_are_trained_in_their_experiments_orders_side_by_side_and_among_equals_the_longest_first(
-    checkout, launches
+    checkout, workers
 ):
     order = ("CLAIMS = [", "def order(run):\n    return f'{9 - run.seed}'\n\nCLAIMS = [")
     add(checkout, "fig1", seeds=("range(3)", "range(3, 6)"), order=order)
     add(checkout, "fig2", seeds=("range(3)", "[3, 6, 7]"), epochs=("epochs=1", "epochs=1 if s < 7 else 2"))
     printed("fig1", "fig2")
-    assert [[run.seed for run, _ in launch] for launch in launches] == [[7, 3, 5, 6, 4]]  # 3 is fig2's too
+    assert [run.seed for run, _ in workers.jobs] == [7, 3, 5, 6, 4]  # 3 is fig2's too
     with (checkout / "results" / "fig1" / "quick" / "results.csv").open(newline="") as file:
         assert [row["seed"] for row in csv.DictReader(file)] == ["3", "4", "5"], "the grid's own order"
 
@@ -227,39 +238,38 @@ def test_minutes_that_are_no_time_are_refused(checkout):
         )
 
 
-def test_when_the_time_is_up_failures_are_told_and_what_was_not_begun_is_not_drawn(checkout, launches, monkeypatch):
+def test_when_the_time_is_up_failures_are_told_and_what_was_not_begun_is_not_drawn(checkout, workers, monkeypatch):
     add(checkout, "fig1", seeds=SEEDS_2_TO_4)
     add(checkout, "fig2", seeds=("range(3)", "[5, 6]"))
     bad = load("fig1").runs("quick")[1]
-    launches.fail[bad] = Failure(bad, "ValueError: no", "abc/log.txt")
-    real = Launcher.launch
+    workers.fails[bad] = ("ValueError: no", "run")
+    now, clock = [0.0], time.monotonic
 
-    def slow(self, runs, poll):
-        real(self, runs[:2], lambda: None)
-        poll.__self__.until = 0
-        poll()
+    def late(run: Run) -> None:
+        now[0] = 3600.0 if len(workers.jobs) == 2 else 0.0
 
-    monkeypatch.setattr(Launcher, "launch", slow)
+    workers.after = late
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + now[0])
     with pytest.raises(TimeUpError) as error:
         printed("fig1", "fig2", minutes=30)
     assert str(error.value).splitlines() == [
         "time is up after 30 minutes: 1 of 4 runs are done; the same command goes on where this one was",
         "1 of 4 runs failed:",
-        f"  {bad.name}: ValueError: no; its log is abc/log.txt",
+        f"  {bad.name}: ValueError: no; its log is runs/{bad.hash}/log.txt",
         "fig1 is judged without 1 of its 3 runs, which are missing",
         "fig2 is neither judged nor drawn: none of its 2 runs is done",
     ]
     assert (checkout / "results" / "fig1" / "quick" / "figure.svg").exists()
 
 
-def test_all_stands_for_every_experiment_and_what_needs_no_training_is_drawn(checkout, launches):
+def test_all_stands_for_every_experiment_and_what_needs_no_training_is_drawn(checkout, workers):
     add(checkout, "fig1")
     add(checkout, "fig2", seeds=("[Run(", "[] and [Run("), claims=("CLAIMS = [", "CLAIMS = [][:0] and ["),
         draw=("figure.add_subplot().plot(results.seeds, results.values(), label=\"accuracy\")",
               "figure.text(0.5, 0.5, 'a sketch')"))  # fmt: skip
     console = Console(file=io.StringIO())
     assert {k: len(v) for k, v in reproduce("all", console=console).items()} == {"fig0": 3, "fig1": 3, "fig2": 0}
-    assert launches == []
+    assert workers.jobs == []
     for name in ("fig0", "fig1", "fig2"):
         assert (checkout / "results" / name / "quick" / "figure.svg").exists()
 
@@ -269,10 +279,10 @@ def judged(name: str) -> dict[str, Any]:
     return found
 
 
-def test_a_run_that_failed_is_reported_at_the_end_with_its_log_and_what_is_done_is_judged_and_drawn(checkout, launches):
+def test_a_run_that_failed_is_reported_at_the_end_with_its_log_and_what_is_done_is_judged_and_drawn(checkout, workers):
     add(checkout, "fig1", seeds=SEEDS_2_TO_4)
     bad, _ = load("fig1").runs("quick")[1:]
-    launches.fail[bad] = Failure(bad, "ValueError: no such net", f"runs/{bad.hash}/log.txt")
+    workers.fails[bad] = ("ValueError: no such net", "run")
     with pytest.raises(ReproduceError) as error:
         printed("fig1", "fig0")
     assert str(error.value) == (
@@ -290,15 +300,15 @@ def test_a_run_that_failed_is_reported_at_the_end_with_its_log_and_what_is_done_
     assert (checkout / "results" / "fig0" / "quick" / "figure.svg").exists()
 
 
-def test_a_result_that_is_damaged_at_the_end_is_missing_and_the_others_are_drawn(checkout, launches, monkeypatch):
+def test_a_result_that_is_damaged_at_the_end_is_missing_and_the_others_are_drawn(checkout, workers, monkeypatch):
     add(checkout, "fig1", seeds=SEEDS_2_TO_4)
-    bad, real = load("fig1").runs("quick")[2], Launcher.launch
+    bad, last = load("fig1").runs("quick")[1:]
 
-    def launch(self, runs, poll):
-        real(self, runs, poll)
-        (Store("runs").folder(bad) / "result.json").write_text("{")
+    def spoil(run: Run) -> None:
+        if run == last:
+            (Store("runs").folder(bad) / "result.json").write_text("{")
 
-    monkeypatch.setattr(Launcher, "launch", launch)
+    workers.after = spoil
     with pytest.raises(ReproduceError) as error:
         printed("fig1", "fig0")
     assert str(error.value) == "fig1 is judged without 1 of its 3 runs, which are missing"
@@ -313,10 +323,10 @@ TWO_NETS = {
 }  # fmt: skip
 
 
-def test_a_grid_cut_by_where_is_judged_as_a_part_of_the_whole_one_and_names_absent_cells(checkout, launches):
+def test_a_grid_cut_by_where_is_judged_as_a_part_of_the_whole_one_and_names_absent_cells(checkout, workers):
     add(checkout, "fig1", **TWO_NETS)
     text = printed("fig1", only=["net=conv2"])
-    assert [len(launch) for launch in launches] == [], "its runs are fig0's"
+    assert workers.jobs == [], "its runs are fig0's"
     (conv4,) = {run.cell for run in load("fig1").grid("quick") if run.net == "conv4"}
     found = judged("fig1")
     assert found["absent"] == [conv4]
@@ -328,10 +338,10 @@ def test_a_grid_cut_by_where_is_judged_as_a_part_of_the_whole_one_and_names_abse
     assert (checkout / "results" / "fig1" / "quick" / "figure.png").exists()
 
 
-def test_of_a_grid_without_a_single_run_nothing_is_judged(checkout, launches):
+def test_of_a_grid_without_a_single_run_nothing_is_judged(checkout, workers):
     add(checkout, "fig1", seeds=("range(3)", "range(5, 8)"))
     for run in load("fig1").runs("quick"):
-        launches.fail[run] = Failure(run, "no room", "log.txt")
+        workers.fails[run] = ("no room", "run")
     with pytest.raises(ReproduceError, match=r"fig1 is neither judged nor drawn: none of its 3 runs is done$"):
         printed("fig1")
     assert not list((checkout / "results" / "fig1" / "quick").iterdir())
@@ -413,38 +423,36 @@ def test_the_kind_of_a_claim_stands_in_the_table_and_the_file(checkout):
     assert re.search(r"never below sixty +│ check +│ supported", text)
 
 
-def test_runs_that_were_not_tried_are_counted(checkout, launches):
+def test_runs_that_were_not_tried_are_counted(checkout, workers):
     add(checkout, "fig1", seeds=("range(3)", "range(5, 9)"))
     runs = load("fig1").runs("quick")
-    launches.fail |= {run: Failure(run, f"not tried: {runs[0].name} failed on the same data", "") for run in runs[1:]}
-    launches.fail[runs[0]] = Failure(runs[0], "no data", "the/log.txt", "data")
+    workers.fails[runs[0]] = ("no data", "data")
     with pytest.raises(ReproduceError) as error:
         printed("fig1")
     assert str(error.value).splitlines()[:3] == [
         "4 of 4 runs failed:",
-        f"  {runs[0].name}: no data; its log is the/log.txt",
+        f"  {runs[0].name}: no data; its log is runs/{runs[0].hash}/log.txt",
         f"  3 more: not tried: {runs[0].name} failed on the same data",
     ]
 
 
-def test_a_failure_of_the_whole_grid_ends_it(checkout, launches):
+def test_a_failure_of_the_whole_grid_ends_it(checkout, workers):
     add(checkout, "fig1", seeds=SEEDS_2_TO_4)
     bad = load("fig1").runs("quick")[2]
-    launches.fail[bad] = Failure(bad, "runs/abc cannot be written to: no room", "", "grid")
+    workers.fails[bad] = ("runs/abc cannot be written to: no room", "grid")
     with pytest.raises(ReproduceError) as error:
         printed("fig0", "fig1")
     assert str(error.value) == "runs/abc cannot be written to: no room\nstopped: 1 of 2 runs are done"
 
 
-def test_ctrl_c_says_how_far_it_was_and_how_to_go_on(checkout, launches, monkeypatch):
+def test_ctrl_c_says_how_far_it_was_and_how_to_go_on(checkout, workers, monkeypatch):
     add(checkout, "fig1", seeds=SEEDS_2_TO_4)
-    real = Launcher.launch
 
-    def stop(self, runs, poll):
-        real(self, runs[:1], poll)
-        raise KeyboardInterrupt
+    def stop(run: Run) -> None:
+        if len(workers.jobs) == 2:
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(Launcher, "launch", stop)
+    workers.after = stop
     with pytest.raises(Stopped) as error:
         printed("fig1")
     assert str(error.value) == "stopped: 1 of 2 runs are done; the same command goes on where this one was"
@@ -490,7 +498,7 @@ def summaries(monkeypatch):
     return shown
 
 
-def test_a_summary_is_shown_when_the_table_is_new_whoever_trained_its_runs(checkout, summaries, launches):
+def test_a_summary_is_shown_when_the_table_is_new_whoever_trained_its_runs(checkout, summaries, workers):
     printed()  # nothing is missing: the runs are an archive's, or a command's that was killed before it drew
     assert summaries == [("offline", "fig0/quick")]
     printed()
@@ -498,7 +506,7 @@ def test_a_summary_is_shown_when_the_table_is_new_whoever_trained_its_runs(check
     add(checkout, "fig0", seeds=SEEDS_2_TO_4)
     printed()
     assert summaries == [("offline", "fig0/quick")] * 2
-    assert len(launches) == 1
+    assert len(workers.jobs) > 0
 
 
 def test_w_and_b_is_not_asked_for_when_there_is_nothing_new(checkout, monkeypatch):
@@ -545,7 +553,7 @@ def test_each_process_draws_into_files_of_its_own_first(checkout, monkeypatch):
     assert not list((checkout / "results").rglob("*.part"))
 
 
-def test_without_training_a_damaged_run_is_named_and_left_out(checkout, launches):
+def test_without_training_a_damaged_run_is_named_and_left_out(checkout, workers):
     run = load("fig0").runs("quick")[1]
     metrics = Store("runs").folder(run) / "metrics.csv"
     metrics.write_bytes(metrics.read_bytes().replace(b"10.0", b"11.0"))
@@ -554,10 +562,10 @@ def test_without_training_a_damaged_run_is_named_and_left_out(checkout, launches
     assert f"\n{metrics.parent} is damaged: {why}; {run.name} is left out\n" in text
     assert "3 runs: 2 done, 1 to train" in text
     assert run.hash not in Path("results/fig0/quick/results.csv").read_text()
-    assert launches == []
+    assert workers.jobs == []
 
 
-def test_a_damaged_run_is_named_set_aside_and_trained_again(checkout, launches):
+def test_a_damaged_run_is_named_set_aside_and_trained_again(checkout, workers):
     run = load("fig0").runs("quick")[1]
     folder = Store("runs").folder(run)
     (folder / "result.json").write_text('{"accuracy": ')
@@ -566,7 +574,7 @@ def test_a_damaged_run_is_named_set_aside_and_trained_again(checkout, launches):
         f"{folder} is damaged: result.json: Expecting value: line 1 column 14 (char 13); "
         f"set aside as {run.hash}.damaged-1, {run.name} is trained again\n"
     )
-    assert [[r for r, _ in launch] for launch in launches] == [[run]]
+    assert [r for r, _ in workers.jobs] == [run]
     assert "3 runs: 2 done, 1 to train" in text
 
 
@@ -594,7 +602,7 @@ HARM = {
 
 @pytest.mark.parametrize("checksums", [True, False])
 @pytest.mark.parametrize("kind", HARM)
-def test_a_result_that_is_json_and_not_what_was_left_is_trained_again(kind, checksums, checkout, launches):
+def test_a_result_that_is_json_and_not_what_was_left_is_trained_again(kind, checksums, checkout, workers):
     method, harm, why = HARM[kind]
     add(checkout, "fig1", method=("Run(density", f"Run(method='{method}', density"))
     runs = load("fig1").runs("quick")
@@ -606,11 +614,11 @@ def test_a_result_that_is_json_and_not_what_was_left_is_trained_again(kind, chec
     path.write_text(json.dumps(result if checksums else {k: v for k, v in result.items() if k != "checksums"}))
     text = printed("fig1")
     assert text.startswith(f"{path.parent} is damaged: result.json: {why}")
-    assert [[r for r, _ in launch] for launch in launches] == [[runs[1]]]
+    assert [r for r, _ in workers.jobs] == [runs[1]]
 
 
 def test_a_dry_run_prints_the_grid_and_the_time_and_changes_nothing(checkout, monkeypatch):
-    monkeypatch.setattr("lit_hidden.engine.local.gpus", lambda: 0)
+    monkeypatch.setattr("lit_hidden.engine.devices.gpus", lambda: 0)
     add(checkout, "fig1", seeds=("range(3)", "range(2, 8)"), epochs=("epochs=1", "epochs=1 if s == 2 else 2"))
     store, runs = Store("runs"), {run.seed: run for run in load("fig1").runs("quick")}
     for seed, text in ((4, "1,60.0,9.0\n"), (5, ""), (6, "")):
@@ -741,13 +749,13 @@ def test_a_summary_is_refused_that_is_too_large_or_of_an_experiment_that_has_non
         Results([]).summary  # noqa: B018
 
 
-def test_runs_that_others_go_on_from_are_told_to_keep_their_scores(checkout, launches):
+def test_runs_that_others_go_on_from_are_told_to_keep_their_scores(checkout, workers):
     runs = "[Run(density=0.5, net='conv2', data='digits', epochs=1, seed=s) for s in range(9, 12)]"
     old = '[Run(density=0.5, net="conv2", data="digits", epochs=1, seed=s) for s in range(3)]'
     chain = f"[runs := {runs}, runs[0].then(), runs[1].then(epochs=0), runs[2].then(method='ticket')]"
     add(checkout, "chain", runs=(old, f"(lambda a, *b: [*a, *b])(*{chain})"))
     with suppress(ReproduceError):
         reproduce("chain", preset="smoke")
-    jobs = {run: job for launched in launches for run, job in launched}
+    jobs = dict(workers.jobs)
     assert [job["keep"] for run, job in jobs.items() if run.after is None and run.seed == 9] == [True]
     assert not any(job["keep"] for run, job in jobs.items() if run.seed != 9 or run.after is not None)

@@ -1,82 +1,76 @@
-"""The SLURM launcher, with submitit's local jobs: requeued and killed ones; without SLURM, what it would be told."""
+"""SLURM, with submitit's local jobs: requeued and killed ones; without SLURM, what it would be told."""
 
-import itertools
-import json
+import io
 import os
 import re
 import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from lit_hidden.engine import slurm
+from lit_hidden.engine.devices import LauncherError
 from lit_hidden.engine.estimate import Clock
-from lit_hidden.engine.launcher import Failure, LauncherError, launcher
-from lit_hidden.engine.slurm import SlurmLauncher, Task
+from lit_hidden.engine.grid import Grid, Plan
+from lit_hidden.engine.slurm import Slurm, Task
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import train
 from lit_hidden.experiment import Run
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
-JOB, counted, without_time = made["JOB"], made["counted"], made["without_time"]
+job, counted, without_time = made["job"], made["counted"], made["without_time"]
 TINY = {"net": "conv2", "width": 0.05, "data": "digits", "epochs": 8}
 RUNS = [Run(density=0.5, seed=seed, **TINY) for seed in range(4)]
-
-
-def said(one: SlurmLauncher) -> list[str]:
-    return [one.notes.get() for _ in range(one.notes.qsize())]
 
 
 @pytest.mark.slow
 def test_runs_of_jobs_killed_and_requeued_end_as_if_nothing_had_been(tmp_path, monkeypatch, forked):
     monkeypatch.setattr(slurm, "_ASK", 0.2)
     store, first, second = Store(tmp_path / "runs"), RUNS[0], Run(density=0.5, **{**TINY, "epochs": 1})
-    one = launcher("slurm", store, 1, lambda run: JOB, options={"cluster": "local", "gpus_per_node": "0"})
-    assert (one.device, one.device_name, one.running) == ("cpu", "CPU, 1 thread(s)", [None])
-    log, killed, requeued, seen = store.folder(first) / "log.txt", [], [], []
+    bad = Run(density=0.5, **{**TINY, "net": "no_such_module:net"})
+    one = Slurm(store.root, 1, options={"cluster": "local", "gpus_per_node": "0"})
+    assert (one.device, one.device_name, one.places) == ("cpu", "CPU, 1 thread(s)", 1)
+    log, killed, requeued, out = store.folder(first) / "log.txt", [], [], io.StringIO()
 
-    def disturb() -> None:
-        seen.extend(run for run in one.running if run is not None)
-        if seen and not killed:  # as soon as it has taken a run; the job is submitit's process, which has started it
-            (job,) = one._jobs
-            killed.append(job.job_id)
-            listed = subprocess.run(
-                ["ps", "-o", "pid=", "--ppid", job.job_id], capture_output=True, text=True, check=True
-            )
-            os.kill(int(listed.stdout), signal.SIGKILL)
-            monkeypatch.setattr(subprocess, "Popen", forked)  # that job has shown what starts; the next are quicker
-        elif not requeued and store.progress(first)[0] >= 2:  # what SLURM sends before it stops a job
-            requeued.extend(re.findall(r"process (\d+) on", log.read_text()))
-            os.kill(int(requeued[0]), signal.SIGUSR2)
+    class Disturbed(Grid):
+        def look(self) -> None:
+            super().look()
+            if not killed and log.exists():  # the job is submitit's process, which has started the one that trains
+                (begun,) = one._jobs.values()
+                killed.append(begun.job_id)
+                of = ["ps", "-o", "pid=", "--ppid", begun.job_id]
+                os.kill(int(subprocess.run(of, capture_output=True, text=True, check=True).stdout), signal.SIGKILL)
+                monkeypatch.setattr(subprocess, "Popen", forked)  # the next ones are quicker
+            elif not requeued and store.progress(first)[0] >= 2:  # what SLURM sends before it stops a job
+                requeued.extend(re.findall(r"process (\d+) on", log.read_text())[-1:])
+                os.kill(int(requeued[0]), signal.SIGUSR2)
 
-    one.launch([first, second], disturb, every=0.02)
-    one.close()
-    assert (one.failures, one.running) == ([], [None])
-    assert list(dict.fromkeys(seen)) == [first, second]
+    todo, say = Plan({run.hash: run for run in (first, second, bad)}, {}, {}), Console(file=out, width=200)
+    data = {"data_dir": "data"}
+    grid = Disturbed(todo, store, one, lambda run: data, lambda *_: None, Clock("cpu", one.device_name), say)
+    grid.train(every=0.02)
+    assert [failure.run for failure in grid.failures] == [bad]
     how = f"ended with SLURM's job {killed[0]} (FINISHED) after epoch 0"
-    assert said(one) == [f"the worker of {first.name} {how}; a new one goes on with it"]
+    assert f"the worker of {first.name} {how}; a new one goes on with it" in out.getvalue()
     assert "stopped by SIGTERM after step" in log.read_text(), "when it was told, it wrote a checkpoint"
-    before, after = map(int, re.findall(r"after epoch (\d+)\n", log.read_text()))
-    assert before == 0 < after
+    assert int(re.findall(r"after epoch (\d+)\n", log.read_text())[-1]) > 0
     assert counted(store.result(first)) == counted(train(first, tmp_path))
     assert without_time(store.folder(first)) == without_time(tmp_path)
     assert store.done(second)
-    assert queues(one) == [], "logs of what went well are nobody's"
-    assert Clock.read(store, one.device, one.device_name).estimate([], 1).measured == 2
 
 
 class Job:
     """A job that does what a test says."""
 
-    def __init__(self, number: int, folder: Path) -> None:
-        self.job_id, self.folder, self.state, self.cancelled = str(number), folder, "RUNNING", False
-        self.paths = SimpleNamespace(stderr=folder / f"{number}.err")
+    def __init__(self, number: int, task: Task) -> None:
+        self.job_id, self.task, self.state, self.cancelled = str(number), task, "RUNNING", False
+        self.paths = SimpleNamespace(stderr=f"{number}.err")
 
     def done(self) -> bool:
         return self.state != "RUNNING"
@@ -84,223 +78,88 @@ class Job:
     def cancel(self, check: bool) -> None:
         self.state, self.cancelled = "CANCELLED by 0", True
 
-    def take(self, run: Run) -> bool:
-        return slurm._taker(self.folder, run.hash, self.job_id) == self.job_id
-
-    def answer(self, run: Run, status: str, **more: Any) -> None:
-        (self.folder / f"{run.hash}.answer").write_text(json.dumps({"status": status, **more}))
-
-    def finish(self, run: Run) -> None:
-        assert self.take(run)
-        folder = self.folder.parents[1] / run.hash
-        folder.mkdir()
-        (folder / "result.json").write_text("{}")
-        self.answer(run, "done", notes=[f"note of {run.name}"])
-
 
 @pytest.fixture
 def pretended(tmp_path, monkeypatch):
-    """Make launchers with the list of jobs that each submits; a job does nothing by itself."""
+    """A pool with the list of jobs that it submits; a job does nothing by itself."""
     monkeypatch.setattr(slurm, "_ASK", 0.0)
+    one, jobs = Slurm(tmp_path, 3, options={"cluster": "local"}), []
 
-    def make(devices: int | None = None) -> tuple[SlurmLauncher, list[Job]]:
-        one = SlurmLauncher(Store(tmp_path / "runs"), devices, lambda run: JOB, options={"cluster": "local"})
-        jobs: list[Job] = []
+    def submit_array(tasks: list[Task]) -> list[Job]:
+        jobs.extend([Job(len(jobs) + number, task) for number, task in enumerate(tasks, start=1)])
+        return jobs[-len(tasks) :]
 
-        def submit_array(tasks: list[Task]) -> list[Job]:
-            new = [Job(len(jobs) + n, task.folder) for n, task in enumerate(tasks, start=1)]
-            jobs.extend(new)
-            return new
-
-        monkeypatch.setattr(one, "_executor", lambda folder, **more: SimpleNamespace(submit_array=submit_array))
-        return one, jobs
-
-    return make
+    monkeypatch.setattr(one, "_executor", lambda folder, **more: SimpleNamespace(submit_array=submit_array))
+    return one, jobs
 
 
-def launch(one: SlurmLauncher, runs: list[Run], steps: Iterator[None]) -> None:
-    """Launch runs; at each poll the next step is made, and a launch that goes on after what the last led to fails."""
-    going = itertools.chain(steps, [None])
-    one.launch(runs, lambda: next(going), every=0.0)
+def named(tmp_path: Path, *runs: Run) -> list[dict[str, Any]]:
+    return [job(run, tmp_path) for run in runs]
 
 
-def queues(one: SlurmLauncher) -> list[Path]:
-    return list((one.store.root / ".slurm").iterdir())
+def test_each_job_begins_with_a_run_of_its_own_and_goes_on_with_the_others(pretended, tmp_path):
+    one, jobs = pretended
+    first, second, third, fourth = named(tmp_path, *RUNS)
+    one.start({0: first, 2: second}, [third, fourth], lambda: None)
+    assert [[each["run"]["seed"] for each in made.task.jobs[:1]] for made in jobs] == [[0], [1]]
+    assert all({each["run"]["seed"] for each in made.task.jobs} == {0, 1, 2, 3} for made in jobs)
+    assert one.ended(0) == []
+    slurm._began(one._folder, "1", now=True)
+    jobs[0].state, jobs[1].state = "NODE_FAIL", "COMPLETED"
+    assert one.ended(0) == [(0, "ended with SLURM's job 1 (NODE_FAIL)"), (2, None)]
+    assert one.ended(0) == []
 
 
-def test_as_many_jobs_as_devices_take_the_runs_one_after_the_other(pretended):
-    one, jobs = pretended(2)
-
-    def steps() -> Iterator[None]:
-        assert len(jobs) == 2
-        assert jobs[0].take(RUNS[0])
-        assert not jobs[1].take(RUNS[0])
-        yield
-        assert one.running == [RUNS[0], None]
-        jobs[1].finish(RUNS[1])
-        jobs[1].finish(RUNS[2])
-        jobs[1].state = "COMPLETED"
-        yield
-        jobs[0].answer(RUNS[0], "held")
-        jobs[0].state = "COMPLETED"
-        yield
-
-    launch(one, RUNS[:3], steps())
-    assert (one.failures, one.running, len(jobs)) == ([], [None, None], 2)
-    assert sorted(said(one)) == [f"note of {run.name}" for run in RUNS[1:3]]
-    assert queues(one) == []
+@pytest.mark.parametrize(("state", "began"), [("CANCELLED by 1000", True), ("FAILED", False)])
+def test_jobs_that_somebody_cancels_or_that_never_begin_are_not_replaced(state, began, pretended, tmp_path):
+    one, jobs = pretended
+    one.start(dict(enumerate(named(tmp_path, *RUNS[:2]))), [], lambda: None)
+    for each in jobs:
+        slurm._began(one._folder, each.job_id, now=began)
+    jobs[0].state = state
+    assert one.ended(0) == [], "the other one is there"
+    jobs[1].state = state
+    with pytest.raises(LauncherError) as error:
+        one.ended(0)
+    assert str(error.value) == f"SLURM's jobs have ended, the last, 2, as {state}; its log is 2.err"
 
 
-def test_no_more_jobs_than_runs_are_submitted_and_none_for_no_runs(pretended):
-    one, jobs = pretended()
-
-    def steps() -> Iterator[None]:
-        for job, run in zip(jobs, RUNS, strict=True):
-            job.finish(run)
-            job.state = "COMPLETED"
-        yield
-
-    launch(one, [], steps())
-    assert jobs == []
-    launch(one, RUNS, steps())
-    assert len(one.running) == 1000, "as many at a time as SLURM likes"
-
-
-def test_a_job_that_dies_is_replaced_as_long_as_its_run_gets_further(pretended):
-    one, jobs = pretended(1)
-    (bad, good), store = RUNS[:2], one.store
-
-    def steps() -> Iterator[None]:
-        jobs[0].take(bad)
-        store.folder(bad).mkdir()
-        (store.folder(bad) / "metrics.csv").write_text("epoch,seconds\n0,0.0\n1,1.0\n")
-        jobs[0].state = "NODE_FAIL"
-        yield
-        assert len(jobs) == 2
-        assert jobs[1].take(bad), "it is in the queue again"
-        jobs[1].state = "OUT_OF_MEMORY"
-        yield
-        assert len(jobs) == 3
-        assert not jobs[2].take(bad), "it is not"
-        jobs[2].finish(good)
-        jobs[2].state = "COMPLETED"
-        yield
-
-    launch(one, [bad, good], steps())
-    error = "its worker ended with SLURM's job 2 (OUT_OF_MEMORY), and so did the next one, after epoch 1"
-    assert one.failures == [Failure(bad, error, str(jobs[1].paths.stderr))]
-    first = f"the worker of {bad.name} ended with SLURM's job 1 (NODE_FAIL) after epoch 1; a new one goes on with it"
-    assert said(one) == [first, f"note of {good.name}"]
-    assert len(queues(one)) == 1, "the logs are there"
+def test_closing_cancels_what_does_not_end_and_keeps_the_logs_of_what_went_wrong(pretended, tmp_path, monkeypatch):
+    monkeypatch.setattr(Slurm, "_wait", lambda self, seconds: None)
+    one, jobs = pretended
+    one.start(dict(enumerate(named(tmp_path, *RUNS[:2]))), [], lambda: None)
+    jobs[0].state = "COMPLETED"
+    one.close()
+    assert [each.cancelled for each in jobs] == [False, True]
+    assert one._folder.exists()
+    one.start({0: job(RUNS[0], tmp_path)}, [], lambda: None)
+    jobs[2].state = "COMPLETED"
+    one.close()
+    assert not one._folder.exists()
 
 
-def test_an_answer_that_comes_with_the_end_of_its_job_counts(pretended):
-    one, jobs = pretended(1)
+def test_a_job_trains_what_is_free_and_leaves_what_is_done_has_failed_is_held_or_waits(tmp_path, monkeypatch):
+    import submitit
 
-    def steps() -> Iterator[None]:
-        jobs[0].take(RUNS[0])
-        yield
-        done = jobs[0].done
-
-        def end_now() -> bool:  # between one look at the queue and the next
-            if jobs[0].state == "RUNNING":
-                jobs[0].answer(RUNS[0], "failed", error="no", stops="run")
-                jobs[0].state = "COMPLETED"
-            return done()
-
-        jobs[0].done = end_now
-        yield
-
-    launch(one, RUNS[:1], steps())
-    assert [failure.error for failure in one.failures] == ["no"]
-    assert (said(one), len(jobs)) == ([], 1)
+    store, done = Store(tmp_path / "runs"), []
+    free, failed, held, child = RUNS[0], RUNS[1], RUNS[2], RUNS[3].then()
+    store.fail(failed, "no", "run")
+    monkeypatch.setattr(slurm, "do", lambda job, group: done.append(job["run"]["seed"]))
+    monkeypatch.setattr(submitit, "JobEnvironment", Environment)
+    before = signal.signal(signal.SIGUSR2, lambda *_: None)
+    try:
+        with store.claim(held):
+            Task([job(run, store.root) for run in (failed, held, child, free)], tmp_path, False)()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert done == [0]
+    assert (tmp_path / "7.began").exists()
 
 
-def test_a_job_that_somebody_cancels_is_not_replaced(pretended):
-    one, jobs = pretended(2)
+class Environment:
+    """What submitit says of a job."""
 
-    def steps() -> Iterator[None]:
-        jobs[0].take(RUNS[0])
-        jobs[0].state = "CANCELLED by 1000"
-        yield
-        jobs[1].finish(RUNS[1])
-        jobs[1].state = "CANCELLED by 1000"
-        yield
-
-    launch(one, RUNS[:3], steps())
-    assert [(f.run, f.error, f.stops) for f in one.failures] == [
-        (RUNS[0], "its worker ended with SLURM's job 1 (CANCELLED by 1000)", "run"),
-        (RUNS[2], "SLURM's jobs have ended, the last, 2, as CANCELLED by 1000; runs left: 1", "grid"),
-    ]
-    assert len(jobs) == 2
-
-
-def test_jobs_that_end_before_they_take_a_run_stop_the_grid_with_their_log(pretended):
-    one, jobs = pretended(2)
-
-    def steps() -> Iterator[None]:
-        jobs[0].state = "FAILED"
-        yield
-        jobs[1].state = "FAILED"
-        yield
-
-    launch(one, RUNS, steps())
-    error = "SLURM's jobs have ended, the last, 2, as FAILED; runs left: 4"
-    assert one.failures == [Failure(RUNS[0], error, str(jobs[1].paths.stderr), "grid")]
-
-
-def test_a_failure_on_data_takes_the_runs_on_them_out_of_the_queue(pretended):
-    one, jobs = pretended(1)
-    other = Run(density=0.5, **{**TINY, "data": "mnist"})
-
-    def steps() -> Iterator[None]:
-        jobs[0].take(RUNS[0])
-        jobs[0].answer(RUNS[0], "failed", error="no digits", stops="data")
-        yield
-        assert not jobs[0].take(RUNS[1])
-        jobs[0].finish(other)
-        jobs[0].state = "COMPLETED"
-        yield
-
-    launch(one, [*RUNS[:2], other], steps())
-    assert [(f.run, f.error) for f in one.failures] == [
-        (RUNS[0], "no digits"),
-        (RUNS[1], f"not tried: {RUNS[0].name} failed on the same data"),
-    ]
-
-
-def test_a_failure_of_the_grid_empties_the_queue_and_waits_for_what_is_being_trained(pretended):
-    one, jobs = pretended(2)
-
-    def steps() -> Iterator[None]:
-        jobs[0].take(RUNS[0])
-        jobs[1].take(RUNS[1])
-        jobs[0].answer(RUNS[0], "failed", error="no room", stops="grid")
-        yield
-        assert not jobs[0].take(RUNS[2])
-        jobs[0].state = "COMPLETED"
-        yield
-        jobs[1].answer(RUNS[1], "failed", error="no room either", stops="grid")
-        jobs[1].state = "COMPLETED"
-        yield
-
-    launch(one, RUNS, steps())
-    assert [f.error for f in one.failures] == ["no room"]
-    assert len(jobs) == 2
-
-
-def test_a_launch_that_is_interrupted_cancels_its_jobs(pretended):
-    one, jobs = pretended(2)
-
-    def steps() -> Iterator[None]:
-        jobs[0].finish(RUNS[0])
-        yield
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        launch(one, RUNS[:3], steps())
-    assert [job.cancelled for job in jobs] == [True, True]
-    assert one.running == [None, None]
+    USR_SIG, job_id = "USR2", "7"
 
 
 @pytest.fixture
@@ -322,16 +181,13 @@ def cluster(tmp_path, monkeypatch):
 
 def test_slurm_is_told_what_is_needed(cluster):
     options = {"partition": "gpu", "account": "me", "timeout_min": "60", "mem_gb": "1.5", "constraint": "h100"}
-    one = launcher("slurm", Store(cluster / "runs"), 4, lambda run: JOB, 2, options=options)
-    assert (one.device, one.device_name, one.running) == ("cuda", "", [None, None])
-    one.launch(RUNS, lambda: None, every=0.0)
-    (failure,) = one.failures
-    assert (failure.error, failure.stops) == (
-        "SLURM's jobs have ended, the last, 12_1, as FAILED; runs left: 4",
-        "grid",
-    )
-    (queue,) = queues(one)
-    assert failure.log == f"{queue}/12_1_0_log.err"
+    one = Slurm(cluster / "runs", 4, 2, options=options)
+    assert (one.device, one.device_name, one.places) == ("cuda", "", 2)
+    one.start(dict(enumerate(named(cluster / "runs", *RUNS[:2]))), [], lambda: None)
+    with pytest.raises(LauncherError) as error:
+        one.ended(0)
+    log = f"{one._folder}/12_1_0_log.err"
+    assert str(error.value) == f"SLURM's jobs have ended, the last, 12_1, as FAILED; its log is {log}"
     told = dict(re.findall(r"#SBATCH --(\S+?)=(.*)", (cluster / "submitted").read_text()))
     expected = {
         "array": "0-1%2", "partition": "gpu", "account": "me", "time": "60", "mem": "1536MB", "constraint": "h100",
@@ -341,17 +197,13 @@ def test_slurm_is_told_what_is_needed(cluster):
 
 
 def test_on_cpu_each_process_has_one_thread_and_on_several_machines_slurm_starts_all(cluster):
-    one = SlurmLauncher(Store("runs"), 8, lambda run: JOB, 4, 2, {"gpus_per_node": 0})
-    assert (one.device, one.device_name, len(one.running)) == ("cpu", "4 x CPU, 1 thread(s)", 2)
+    one = Slurm(Path("runs"), 8, 4, 2, {"gpus_per_node": 0})
+    assert (one.device, one.device_name, one.places) == ("cpu", "4 x CPU, 1 thread(s)", 2)
     told = one._executor(cluster).parameters
     assert (told["nodes"], told["ntasks_per_node"], told["cpus_per_task"]) == (2, 2, 1)
     assert "export OMP_NUM_THREADS=1" in told["setup"]
-    job = one._describe(RUNS[0])
-    assert (job["devices"], job["nodes"]) == (4, 2)
     # Not every SLURM takes --gpus-per-node.
-    told = (
-        SlurmLauncher(Store("runs"), 1, lambda run: JOB, options={"gres": "gpu:a100:1"})._executor(cluster).parameters
-    )
+    told = Slurm(Path("runs"), 1, options={"gres": "gpu:a100:1"})._executor(cluster).parameters
     assert "gpus_per_node" not in told
     assert told["gres"] == "gpu:a100:1"
 
@@ -371,16 +223,16 @@ def test_on_cpu_each_process_has_one_thread_and_on_several_machines_slurm_starts
 )
 def test_what_slurm_would_not_understand_is_refused_at_once(arguments, error, cluster):
     with pytest.raises(LauncherError) as raised:
-        SlurmLauncher(**{"store": Store("runs"), "devices": None, "job": lambda run: JOB, **arguments})
+        Slurm(**{"root": Path("runs"), "devices": None, **arguments})
     assert str(raised.value).startswith(error)
     assert not (cluster / "submitted").exists()
 
 
 def test_jobs_that_slurm_does_not_take_are_an_error_in_its_words(cluster):
     (cluster / "sbatch").write_text("#!/bin/sh\necho sbatch: error: invalid partition >&2\nexit 1\n")
-    one = SlurmLauncher(Store(cluster / "runs"), 1, lambda run: JOB)
+    one = Slurm(cluster / "runs", 1)
     with pytest.raises(LauncherError) as error:
-        one.launch(RUNS[:1], lambda: None)
+        one.start({0: job(RUNS[0], cluster)}, [], lambda: None)
     assert str(error.value).startswith("--launcher slurm: the jobs cannot be submitted: ")
     assert "sbatch: error: invalid partition" in str(error.value)
 
@@ -394,5 +246,5 @@ def test_without_slurm_or_submitit_it_says_so(tmp_path, monkeypatch):
         for name, nothing in gone.items():
             monkeypatch.setitem(sys.modules, name, nothing)
         with pytest.raises(LauncherError) as raised:
-            launcher("slurm", Store(tmp_path), 1, lambda run: JOB)
+            Slurm(tmp_path, 1)
         assert str(raised.value) == error

@@ -18,9 +18,7 @@ import pytest
 
 from lit_hidden.code import Spec, spec
 from lit_hidden.engine import tracking
-from lit_hidden.engine.store import Store
 from lit_hidden.engine.tracking import choose_mode, show, show_summary
-from lit_hidden.engine.worker import work
 from lit_hidden.experiment import Run
 from lit_hidden.judge import Verdict
 
@@ -267,24 +265,6 @@ def test_a_failure_of_wandb_is_told_once_and_ends_nothing(nowhere, done, broken)
     assert show(RUN, done, {}, "online", "fig2/smoke") == line
     assert show(RUN, done, {}, "online", "fig2/smoke") is None
     assert show_summary("fig2/smoke", [], done, [], "offline") is None
-
-
-def test_a_result_is_on_disk_before_w_and_b_is_asked(nowhere, tmp_path, monkeypatch, broken):
-    import wandb
-
-    run, init, there = (
-        Run(density=0.5, net="conv2", width=0.05, data="digits", train_images=100, epochs=1),
-        wandb.init,
-        [],
-    )
-    monkeypatch.setattr(wandb, "init", lambda **about: there.append(Store(tmp_path / "runs").result(run)) or init())
-    answer = work(
-        {"run": json.loads(run.to_json()), "runs_dir": str(tmp_path / "runs"), "data_dir": "data", "device": "cpu",
-         "threads": 1, "wandb": "offline", "group": "test"}
-    )  # fmt: skip
-    assert answer["status"] == "done"
-    assert there[0]["accuracy"] > 0
-    assert [note.partition(",")[0] for note in answer["notes"]] == ["W&B: ConnectionError: no route"]
 
 
 def test_the_commands_that_are_printed_find_the_offline_runs(nowhere, done):

@@ -3,19 +3,20 @@
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from lit_hidden.engine.launcher import LauncherError
-from lit_hidden.engine.local import LocalLauncher
-from lit_hidden.engine.lockstep import LockstepLauncher
+from lit_hidden.engine.devices import LauncherError
 from lit_hidden.engine.network import make_data
+from lit_hidden.engine.pool import Local
 from lit_hidden.engine.ranks import Ranks
-from lit_hidden.engine.store import Store
+from lit_hidden.engine.torchrun import Lockstep
 from lit_hidden.engine.where import Where
 from lit_hidden.experiment import Run
 
+GROUP = SimpleNamespace(ranks=Ranks(0, 16, 0, 8))
 LARGE, SMALL = Run(data="imagenet100", net="resnet18"), Run(data="digits")
 
 
@@ -25,10 +26,10 @@ def start(monkeypatch, tmp_path):
 
     def begin(gpus: int, runs: list[Run], **said: Any) -> Any:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        for module in ("local", "where", "lockstep"):
+        for module in ("devices", "where", "torchrun"):
             monkeypatch.setattr(f"lit_hidden.engine.{module}.gpus", lambda: gpus)
-        monkeypatch.setattr("lit_hidden.engine.local.fitting", lambda: 2)
-        return Where(**said).start(Store(tmp_path), runs, lambda run: {})
+        monkeypatch.setattr("lit_hidden.engine.devices.fitting", lambda: 2)
+        return Where(**said).start(tmp_path, runs)
 
     return begin
 
@@ -48,20 +49,20 @@ def start(monkeypatch, tmp_path):
     ],
 )
 def test_runs_on_imagenet_have_all_gpus_each_and_others_one(start, gpus, runs, said, seen):
-    launcher = start(gpus, runs, **said)
-    assert isinstance(launcher, LocalLauncher)
-    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in launcher.environments] == seen
+    pool = start(gpus, runs, **said)
+    assert isinstance(pool, Local)
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in pool.environments] == seen
     each = max(1, len(seen[0].split(",")))
-    assert launcher._describe(LARGE)["devices"] == said.get("per_run", each)
+    assert pool.per_run == said.get("per_run", each)
 
 
 @pytest.mark.parametrize(("gpus", "said", "each"), [(8, {}, 3), (8, {"per_run": 1}, 3), (2, {}, 13), (0, {}, 13)])
 def test_runs_side_by_side_share_the_cores_to_decode_images(start, monkeypatch, gpus, said, each):
-    monkeypatch.setattr("lit_hidden.engine.local.cores", lambda: 27)
-    job = start(gpus, [LARGE], **said)._describe(LARGE)
-    assert job["decoders"] == each
-    assert make_data(LARGE, "data", job["decoders"]).workers == each
-    assert not hasattr(make_data(SMALL, "data", job["decoders"]), "workers")
+    monkeypatch.setattr("lit_hidden.engine.pool.cores", lambda: 27)
+    decoders = start(gpus, [LARGE], **said).decoders
+    assert decoders == each
+    assert make_data(LARGE, "data", decoders).workers == each
+    assert not hasattr(make_data(SMALL, "data", decoders), "workers")
 
 
 @pytest.mark.parametrize(
@@ -88,17 +89,15 @@ def test_what_cannot_be_is_said_before_anything_starts(start, said, why):
 
 
 def test_processes_that_torchrun_started_train_each_run_together(start):
-    ranks = Ranks(0, 16, 0, 8)
     for said in ({}, {"num_nodes": 2}, {"num_nodes": 2, "devices": 8}, {"per_run": 16}):
-        launcher = start(8, [SMALL], ranks=ranks, **said)
-        assert isinstance(launcher, LockstepLauncher)
-        job = launcher._describe(SMALL)
-        assert (job["devices"], job["nodes"], job["device"], len(launcher.running)) == (16, 2, "cuda", 1)
+        pool = start(8, [SMALL], group=GROUP, **said)
+        assert isinstance(pool, Lockstep)
+        assert (pool.per_run, pool.device, pool.places) == (16, "cuda", 1)
 
 
 def test_more_processes_than_gpus_are_refused(start):
     with pytest.raises(LauncherError, match="8 processes were started on a machine where each sees 4 GPUs"):
-        start(4, [LARGE], ranks=Ranks(0, 16, 0, 8))
+        start(4, [LARGE], group=GROUP)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +111,7 @@ def test_more_processes_than_gpus_are_refused(start):
 )
 def test_what_torchrun_started_must_be_what_was_asked_for(start, said, why):
     with pytest.raises(LauncherError, match=why):
-        start(8, [LARGE], ranks=Ranks(0, 16, 0, 8), **said)
+        start(8, [LARGE], group=GROUP, **said)
 
 
 def test_the_makefile_hands_on_what_it_is_told():

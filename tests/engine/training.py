@@ -10,13 +10,15 @@ import lightning.pytorch as L
 import pytest
 
 from lit_hidden.code import spec
+from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import train
+from lit_hidden.engine.work import run_of, work
 from lit_hidden.experiment import Run
 
 TINY = {"net": "conv2", "width": 0.05, "data": "digits", "train_images": 300}
 # A decay that can be seen: at the published 1e-4 its share of a step is lost in rounding.
 HIDDEN = Run(density=0.4, epochs=4, callbacks=(spec("trace.Trace", updates=100),), weight_decay=0.05, **TINY)
-JOB = {"data_dir": "data", "wandb": "disabled", "group": "test"}
+JOB = {"data_dir": "data"}
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,15 @@ def counted(result: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in result.items() if name != "provenance"}
 
 
+def answered(job: dict[str, object]) -> dict[str, object]:
+    """Do a job, and read what became of it from the run's folder, which then forgets it."""
+    run, store = run_of(job), Store(str(job["runs_dir"]))
+    assert work(job) == 0
+    notes, failure = store.notes(run), store.failure(run)
+    store.forgive(run)
+    return {"status": "failed" if failure else "done" if store.done(run) else "held", "notes": notes, **(failure or {})}
+
+
 def job(run: Run, runs_dir: Path, **other: str) -> dict[str, object]:
-    here = {"run": json.loads(run.to_json()), "runs_dir": str(runs_dir), "device": "cpu", "threads": 1}
+    here = {"run": json.loads(run.to_json()), "runs_dir": str(runs_dir), "device": "cpu", "threads": 1, "devices": 1}
     return {**JOB, **here, **other}

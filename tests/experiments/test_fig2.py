@@ -9,7 +9,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lit_hidden import diagram, style
+from experiments import _diagram as diagram
+from lit_hidden import style
 from lit_hidden.experiment import Results, Run
 from lit_hidden.judge import judge
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from lit_hidden import build, margins, panels, style
+from experiments import _margins as margins
+from lit_hidden import build, panels, style
 from lit_hidden.experiment import Results, Run
 from lit_hidden.judge import judge
 from lit_hidden.published import points

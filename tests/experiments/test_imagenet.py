@@ -14,7 +14,8 @@ import pytest
 import torchvision.models
 from matplotlib.figure import Figure
 
-from lit_hidden import imagenet_grid, panels, published
+from experiments import _imagenet as imagenet_grid
+from lit_hidden import panels, published
 from lit_hidden.experiment import Results, Run
 from lit_hidden.judge import judge
 from lit_hidden.tables import departures

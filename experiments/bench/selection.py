@@ -1,0 +1,79 @@
+"""Selection alone: the mask of the largest scores, ours and what else finds it, in passes over the memory."""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.bench.rows import Bench, Section, timed
+from lit_hidden.selection import kept, top_k_mask
+
+SIZES = (600_000, 2_400_000, 4_200_000, 25_000_000)
+KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # of scores in [-1, 1] and draws in [0, 1]
+    "random": lambda scores, draw: scores,
+    "tied": lambda scores, draw: (16 * scores).trunc(),
+    "90% zeros": lambda scores, draw: scores * (draw < 0.1),
+}
+
+
+def selection(bench: Bench) -> Section:
+    """Measure every way to select, of every size and kind: milliseconds, and ratios paired by round."""
+    others = ("sort", "topk", "kthvalue", "partition")[: 3 if bench.device.type == "cuda" else 4]
+    about = (
+        "The mask of the larger half by magnitude, from float32 scores: random (uniform in [-1, 1]), tied (of 16 "
+        "magnitudes) and 90% zeros. A pass reads every score and writes every byte of an existing mask (on a CPU by "
+        "numpy: torch.ge takes longer). Ours, torch.sort and torch.topk(sorted=False) keep exactly half; "
+        "torch.kthvalue and numpy.partition keep all that reach the threshold, too many where scores are equal. "
+        f"Medians of {bench.rounds} rounds; what takes longer than {bench.seconds:g} s has 2."
+    )
+    columns = ("pass", "copy", "ours", "ours / pass", *(f"{way} / ours" for way in others))
+    section = Section("selection", bench.device.type, about, columns)
+    for size, kind in product(SIZES, KINDS):
+        group, work = f"{size / 1e6:g} million, {kind}", ways(scores_of(kind, size).to(bench.device), kept(size, 0.5))
+        measures = {way: partial(timed, one, bench.seconds / 40) for way, one in work.items()}
+        section.add("ms", bench.turns(f"selection of {group}", measures, bench.rounds, bench.seconds), group)
+        pairs = [("ours", "pass"), ("ours", "copy"), *((way, by) for by in ("ours", "pass") for way in others)]
+        for above, below in pairs:
+            section.ratio(above, below, group)
+    return section
+
+
+def scores_of(kind: str, size: int) -> Tensor:
+    """Draw float32 scores `(size,)` of one of `KINDS`, the same at every call."""
+    scores, draw = torch.rand(2, size, generator=torch.Generator().manual_seed(0))
+    return KINDS[kind](2 * scores - 1, draw)
+
+
+def ways(scores: Tensor, keep: int) -> dict[str, Callable[[], Tensor]]:
+    """Map each way to select the `keep` largest of `scores` `(N,)` by magnitude to what gives the mask: bool `(N,)`.
+
+    `pass` and `copy` select nothing: they are what the others are measured by, and give what they write.
+    """
+    drop, half, cpu = scores.numel() - keep, scores.abs().median(), not scores.is_cuda
+    ready, other = torch.empty_like(scores, dtype=torch.bool), torch.empty_like(scores)
+
+    def compared() -> Tensor:
+        np.greater_equal(scores.numpy(), half.numpy(), out=ready.numpy())
+        return ready
+
+    def by(places: Tensor) -> Tensor:
+        mask = torch.zeros_like(scores, dtype=torch.bool)
+        mask[places] = True
+        return mask
+
+    def partition() -> Tensor:
+        magnitudes = scores.abs().numpy()
+        return torch.from_numpy(magnitudes >= np.partition(magnitudes, drop)[drop])
+
+    return {
+        "pass": compared if cpu else partial(torch.ge, scores, half, out=ready),
+        "copy": lambda: other.copy_(scores),
+        "ours": lambda: top_k_mask(scores, keep),
+        "sort": lambda: by(scores.abs().sort().indices[drop:]),
+        "topk": lambda: by(scores.abs().topk(keep, sorted=False).indices),
+        "kthvalue": lambda: (magnitudes := scores.abs()) >= magnitudes.kthvalue(drop + 1).values,
+        **({"partition": partition} if cpu else {}),
+    }

@@ -1,0 +1,333 @@
+"""Two real processes on CPU train one run: as one process does, stopped by SIGTERM and resumed bit by bit, killed.
+
+Of two agents of torchrun, as on two machines, the processes train each run of a grid together.
+"""
+
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lit_hidden.code import spec
+from lit_hidden.edge_popup import maskers
+from lit_hidden.engine.devices import LauncherError
+from lit_hidden.engine.pool import do
+from lit_hidden.engine.ranks import Ranks, RanksDifferError, SameNetwork, bits
+from lit_hidden.engine.store import Store
+from lit_hidden.engine.torchrun import placed
+from lit_hidden.engine.train import alone, train
+from lit_hidden.experiment import Run
+from lit_hidden.modules import LitDense, LitSubnetwork
+
+training: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("training.py")))
+ROOT = Path(__file__).parents[2]
+job, without_time, counted = training["job"], training["without_time"], training["counted"]
+
+# 301 images in batches of 60: of the last there is 1, which one rank has and the other only repeats.
+TINY = {"net": "conv2", "width": 0.1, "data": "digits", "train_images": 301, "batch_size": 60}
+POPUP = Run(density=0.5, epochs=2, **TINY)
+SAMPLED = Run(density=0.5, epochs=12, method="supermask", **TINY)
+LONG = Run(density=0.5, epochs=200, **TINY)
+
+
+def wait_for(condition: Any, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+class Torchrun:
+    """Two processes that train a run, started as the local pool starts them."""
+
+    def __init__(self, start: Callable[..., Any], run: Run, runs: Path) -> None:
+        self.folder, order = Store(runs).folder(run), json.dumps(job(run, runs, devices=2))
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+        command += ["-m", "lit_hidden.engine.torchrun", order]
+        self.process = start(command, stderr=subprocess.DEVNULL, env=environment)
+
+    def train(self) -> Path:
+        """Wait for the end, which must be a good one."""
+        assert self.process.wait(120) == 0, (self.folder / "log.txt").read_text()
+        assert (self.folder / "result.json").exists()
+        return self.folder
+
+    def until(self, epochs: int) -> None:
+        """Wait until so many epochs are trained."""
+        metrics = self.folder / "metrics.csv"
+        wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= epochs + 2)
+
+    @property
+    def ranks(self) -> list[int]:
+        children = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return sorted(int(child) for path in children for child in path.read_text().split())
+
+
+@pytest.fixture(scope="module")
+def seen(forked, tmp_path_factory):
+    """What runs of two processes left, and of one."""
+    work = tmp_path_factory.mktemp("torchrun")
+    found: dict[str, Any] = {"together": Torchrun(subprocess.Popen, POPUP, work / "together").train()}
+    for name, run in (("one", POPUP), ("sampled", SAMPLED)):
+        assert do(job(run, work / name)) == 0
+        found[name] = Store(work / name).folder(run)
+    found["whole"] = Torchrun(forked, SAMPLED, work / "whole").train()
+    stopped = Torchrun(forked, SAMPLED, work / "stopped")
+    stopped.until(3)
+    stopped.process.terminate()
+    found["status"] = stopped.process.wait(60)
+    found["checkpoint"] = torch.load(stopped.folder / "last.ckpt", weights_only=True)
+    found["stopped"] = Torchrun(forked, SAMPLED, work / "stopped").train()
+    killed = Torchrun(forked, LONG, work / "killed")
+    killed.until(2)  # the checkpoint of the first is there
+    os.kill(killed.ranks[1], signal.SIGKILL)
+    return SimpleNamespace(**found, killed=killed.folder, killed_status=killed.process.wait(120))
+
+
+def test_two_processes_learn_what_one_learns(seen):
+    one, two = (json.loads((folder / "result.json").read_text()) for folder in (seen.one, seen.together))
+    assert two["provenance"]["device"] == "2 x CPU, 1 thread(s)"
+    assert one["weights_before"] == two["weights_before"] == two["weights_after"]
+    assert two["layers"] == one["layers"]
+    kept = [load_file(folder / "subnetwork.safetensors") for folder in (seen.one, seen.together)]
+    for name, mask in kept[0].items():  # 8 weights a byte
+        assert (mask == kept[1][name]).float().mean() > 0.98, name
+
+
+def test_metrics_of_two_processes_are_those_of_one(seen):
+    """Of the same images, the odd one of the last batch counted once: what is rounded to 5 digits is equal to 3."""
+    rows = [without_time(folder) for folder in (seen.one, seen.together)]
+    for one, two in zip(*rows, strict=True):
+        for name, value in one.items():
+            assert two[name] == value or float(two[name]) == pytest.approx(float(value), rel=1e-3), name
+
+
+def test_masks_are_sampled_as_one_process_samples_them(seen):
+    """Until a mask differs by rounding, which later it may: the untrained net, and the first epoch."""
+    (zero, *_), (one, *_) = rows = [without_time(folder)[:2] for folder in (seen.sampled, seen.whole)]
+    for name, value in zero.items():
+        assert one[name] == value or float(one[name]) == pytest.approx(float(value), rel=1e-3), name
+    assert float(rows[1][1]["train_loss"]) == pytest.approx(float(rows[0][1]["train_loss"]), rel=0.02)
+
+
+def test_sigterm_ends_both_with_a_checkpoint_within_an_epoch(seen):
+    assert seen.status != 0
+    assert seen.checkpoint["global_step"] % 6 != 0
+    assert seen.checkpoint["global_step"] % 10 == 0
+
+
+def test_what_was_stopped_ends_bit_equal_to_what_was_not(seen):
+    assert without_time(seen.stopped) == without_time(seen.whole)
+    results = [json.loads((folder / "result.json").read_text()) for folder in (seen.stopped, seen.whole)]
+    for result in results:
+        del result["checksums"]  # of files with seconds in them
+    assert counted(results[0]) == counted(results[1])
+    files = [(folder / "subnetwork.safetensors").read_bytes() for folder in (seen.stopped, seen.whole)]
+    assert files[0] == files[1]
+
+
+def test_a_killed_follower_ends_all_so_that_a_new_worker_goes_on(seen):
+    assert seen.killed_status == 1
+    assert not (seen.killed / "failure.json").exists(), "it has died, and not failed"
+    assert (seen.killed / "last.ckpt").exists()
+
+
+# --- one network -------------------------------------------------------------------------------------------
+
+
+def compared(*modules: Any) -> None:
+    """Compare ranks that hold these modules, as if after step 100, as rank 0 sees it."""
+    gathered: list[torch.Tensor] = []
+
+    def trainer(all_gather: Any) -> Any:
+        return SimpleNamespace(global_step=100, strategy=SimpleNamespace(all_gather=all_gather))
+
+    def leave(mine: torch.Tensor) -> torch.Tensor:
+        gathered.append(mine)
+        return mine[None]
+
+    for module in modules[1:]:
+        SameNetwork().on_train_batch_end(trainer(leave), module)
+    SameNetwork().on_train_batch_end(trainer(lambda mine: torch.stack([mine, *gathered])), modules[0])
+
+
+def test_equal_ranks_pass():
+    compared(*(LitSubnetwork("conv2", width=0.1, seed=3) for _ in range(3)))
+    compared(*(LitDense("conv2", width=0.1, seed=3) for _ in range(2)))
+
+
+def test_a_layer_that_differs_in_the_last_bit_of_one_score_is_named():
+    first, second = (LitSubnetwork("conv2", width=0.1, density=0.5) for _ in range(2))
+    name, masker = list(maskers(second.net).items())[2]
+    masker.scores.data.view(torch.int32).view(-1)[5] += 1
+    with pytest.raises(RanksDifferError, match=f"step 100 the scores of {name} on rank 1 are not those of rank 0"):
+        compared(first, second)
+
+
+def test_exchanged_scores_are_found_and_so_is_a_mask():
+    first, second = (LitSubnetwork("conv2", width=0.1, density=0.5) for _ in range(2))
+    name, masker = list(maskers(second.net).items())[2]
+    scores = masker.scores.data.view(-1)
+    order = scores.abs().argsort()
+    scores[order[[0, -1]]] = scores[order[[-1, 0]]].clone()  # the weakest and the strongest
+    with pytest.raises(RanksDifferError, match=f"the scores and mask of {name} on"):
+        compared(first, second)
+
+
+def test_a_dense_net_is_compared_by_its_weights():
+    first, second = (LitDense("conv2", width=0.1) for _ in range(2))
+    next(second.net.parameters()).data.view(-1)[0] *= 2
+    with pytest.raises(RanksDifferError, match="the weights of"):
+        compared(first, second)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool, torch.int64])
+def test_bits_are_summed_by_their_place(dtype):
+    tensor = torch.tensor([[0, 1], [1, 1]]).to(dtype)
+    one = int.from_bytes(torch.ones(1, dtype=dtype).view(torch.uint8).numpy().tobytes(), "little")
+    assert bits(tensor).item() == one * (2 + 3 + 4)
+    assert bits(tensor.t()).item() == bits(tensor.t().contiguous()).item()
+
+
+# --- who trains what ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("run", "by_itself"),
+    [
+        (POPUP, False),
+        (Run(density=0.5, method="random"), True),
+        (Run(density=0.5, callbacks=(spec("trace.Trace", updates=10),)), True),
+        (Run(density=0.5, callbacks=(spec("swaps.Swaps", updates=10),)), True),
+        (Run(), False),
+    ],
+)
+def test_a_run_without_learning_or_looked_into_is_one_devices(run, by_itself, tmp_path):
+    assert alone(run) is by_itself
+    if by_itself:
+        with pytest.raises(ValueError, match="is trained by one process and not by 2"):
+            train(run, tmp_path, ranks=Ranks(0, 2, 0, 2))
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, None),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, None),  # a batch script, not started by srun
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, None),
+        (
+            {
+                "SLURM_PROCID": "5",
+                "SLURM_STEP_NUM_TASKS": "8",
+                "SLURM_LOCALID": "1",
+                "SLURM_STEP_TASKS_PER_NODE": "4(x2)",
+            },
+            Ranks(5, 8, 1, 4),
+        ),
+        (
+            {"TORCHELASTIC_RUN_ID": "x", "RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "8"},
+            Ranks(9, 16, 1, 8),
+        ),
+        (
+            {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"},
+            None,
+        ),
+    ],
+)
+def test_torchrun_and_slurm_say_where_a_process_stands(variables, expected, monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "TORCHELASTIC_"))]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert placed() == expected
+    assert expected is None or (expected.nodes, expected.rank // expected.here) == (2, 1)
+
+
+def test_machines_with_different_numbers_of_processes_are_refused(monkeypatch):
+    given = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "7", "SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "4,3"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LauncherError, match="tasks per node are 4,3; every machine must have the same number"):
+        placed()
+
+
+# --- two machines ------------------------------------------------------------------------------------------
+
+
+RUNS = [
+    Run(net="conv2", width=0.1, data="digits", train_images=301, batch_size=60, epochs=1, density=0.5, seed=seed)
+    for seed in range(2)
+]
+EXPERIMENT = f"""'''Two runs.'''
+from dataclasses import replace
+from lit_hidden.experiment import Run
+from lit_hidden.judge import Claim
+
+def runs(preset):
+    return [Run.from_json({RUNS[0].to_json()!r}), Run.from_json({RUNS[1].to_json()!r})]
+
+CLAIMS = [Claim("they learn", lambda results: results.mean() - 10)]
+
+def draw(results, figure):
+    figure.subplots().plot(results.values())
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(forked, tmp_path_factory):
+    """What the two agents printed, and the folder they worked in."""
+    work = tmp_path_factory.mktemp("lockstep")
+    (work / "experiments").mkdir()
+    (work / "experiments" / "fig0.py").write_text(EXPERIMENT)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1",
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test",
+        "--local-addr", "127.0.0.1",
+        "-m", "lit_hidden", "reproduce", "fig0", "--preset", "smoke", "--runs-dir", "runs",
+    ]  # fmt: skip
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NUM_NODES": "2"}
+    settings |= {"WANDB_MODE": "disabled", "CUDA_VISIBLE_DEVICES": ""}
+    agents = [
+        start(command, cwd=work, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for start in (subprocess.Popen, forked)
+    ]
+    said = [agent.communicate(timeout=200) for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], said
+    return work, [out for out, _ in said]
+
+
+def test_each_run_is_trained_by_the_processes_of_both_machines(trained):
+    work, _ = trained
+    for run in RUNS:
+        result = Store(work / "runs").result(run)
+        assert result is not None
+        assert result["provenance"]["device"] == "2 x CPU, 1 thread(s)"
+        assert result["steps"] == 6
+
+
+def test_one_of_them_judges_draws_and_tells(trained):
+    work, said = trained
+    told, silent = sorted(said, key=lambda out: "2 runs: 0 done, 2 to train" not in out)
+    assert "2/2" in told
+    assert "supported" in told or "undecided" in told
+    assert "runs" not in silent
+    judged = json.loads((work / "results" / "fig0" / "smoke" / "verdicts.json").read_text())
+    assert [claim["sentence"] for claim in judged["claims"]] == ["they learn"]
+    assert (work / "results" / "fig0" / "smoke" / "figure.svg").exists()

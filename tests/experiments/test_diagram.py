@@ -1,0 +1,196 @@
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.colors
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from experiments import _diagram as diagram
+from experiments._diagram import Swap
+from lit_hidden.style import COLORS
+
+made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
+planted, simulated = made["planted"], made["simulated"]
+
+
+def rows(trace: dict[str, np.ndarray], *keep: int) -> dict[str, np.ndarray]:
+    """The trace with some of its recorded updates only."""
+    recorded = ("step", "before", "after", "gradient", "chosen_before", "chosen_after", "seen", "lr")
+    return trace | {name: trace[name][list(keep)] for name in recorded}
+
+
+def drawn(axes: Axes, kind: str) -> LineCollection:
+    (found,) = [c for c in axes.collections if c.get_gid() == kind]
+    assert isinstance(found, LineCollection)
+    return found
+
+
+def test_a_planted_dead_edge_that_its_gradient_brings_back_is_found() -> None:
+    swap = diagram.find_swap(planted())
+    assert swap is not None
+    assert (swap.record, swap.step, swap.entered, swap.died, swap.again) == (2, 9, (0, 2), (0, 1), True)
+    assert swap.rule.startswith("first recorded update at which a dead edge re-enters")
+
+
+def test_a_swap_moved_more_by_the_gradient_goes_before_an_earlier_one_moved_more_by_momentum() -> None:
+    trace = planted()
+    early = {name: np.copy(trace[name][2:]) for name in ("before", "after", "gradient")}
+    early["gradient"] /= 1.6  # still enough alone to cross, and less than what momentum adds
+    for name, array in early.items():
+        trace[name] = np.concatenate([array, trace[name]])
+    for name in ("step", "chosen_before", "chosen_after", "seen", "lr"):
+        trace[name] = np.concatenate([trace[name][2:], trace[name]])
+    trace["before"][0, 0, 1:], trace["after"][0, 0, 1:] = (2.1, 1.5), (0.8, 2.9)
+    swap = diagram.find_swap(trace)
+    assert swap is not None
+    assert swap.record == 3
+    assert swap.rule.endswith("both moved by the gradient more than by momentum")
+    assert diagram.find_swap(rows(trace, 0)).rule.endswith("another dies, both by the gradient alone")
+
+
+def test_without_one_an_edge_that_enters_for_the_first_time_is_found_and_said_to_be_that() -> None:
+    swap = diagram.find_swap(rows(planted(), 0, 1))
+    assert swap is not None
+    assert (swap.record, swap.step, swap.entered, swap.again) == (0, 3, (0, 2), False)
+    assert "enters for the first time" in swap.rule
+
+
+def test_a_swap_that_momentum_alone_made_is_the_last_resort_and_said_to_be_that() -> None:
+    swap = diagram.find_swap(rows(planted(), 1))
+    assert swap is not None
+    assert (swap.record, swap.step, swap.entered, swap.died, swap.again) == (0, 7, (0, 1), (0, 2), True)
+    assert swap.rule == (
+        "no recorded update has one edge enter and another die by their gradients alone; "
+        "this is the first swap of all, made with momentum"
+    )
+
+
+def test_a_gradient_that_is_not_enough_alone_needs_the_right_direction() -> None:
+    trace = planted()
+    trace["gradient"] = trace["gradient"] / 100
+    swap = diagram.find_swap(trace)
+    assert swap is not None
+    assert (swap.record, swap.entered, swap.again) == (2, (0, 2), True)
+    assert swap.rule.endswith("both by momentum and the gradient together")
+
+
+def test_a_gradient_the_wrong_way_explains_nothing() -> None:
+    trace = planted()
+    trace["gradient"] = -trace["gradient"]
+    swap = diagram.find_swap(trace)
+    assert swap is not None
+    assert "this is the first swap of all" in swap.rule
+
+
+def test_no_swap_is_none() -> None:
+    trace = planted()
+    trace["chosen_after"] = trace["chosen_before"]
+    assert diagram.find_swap(trace) is None
+
+
+def test_the_edge_that_dies_is_one_of_the_same_output_if_there_is_one() -> None:
+    for seed in range(5):
+        trace = simulated(seed)
+        swap = diagram.find_swap(trace)
+        assert swap is not None
+        alone = np.abs(trace["before"][swap.record] - 0.1 * trace["gradient"][swap.record])
+        gate = np.sort(alone.ravel())[-125]
+        dies = trace["chosen_before"][swap.record] & ~trace["chosen_after"][swap.record] & (alone < gate)
+        assert dies[swap.died]
+        assert swap.died[0] == swap.entered[0] or not dies[swap.entered[0]].any()
+        assert alone[swap.entered] >= gate
+
+
+def test_the_shares_of_a_move_add_up_to_it() -> None:
+    move = diagram.move(planted(), 2, (0, 2))
+    assert (move.weight, move.gradient) == pytest.approx((0.25, -1.1))
+    assert move.by_gradient == pytest.approx(1.1)
+    assert move.by_rest == pytest.approx(0, abs=1e-6)
+    trace = simulated()
+    move = diagram.move(trace, 5, (3, 4))
+    velocity = (trace["before"][5] - trace["after"][5])[3, 4] / 0.1
+    assert move.by_rest == pytest.approx(-0.1 * (velocity - trace["gradient"][5, 3, 4]), rel=1e-4)
+    assert move.before + move.by_gradient + move.by_rest == pytest.approx(move.after, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("edges", "outputs", "inputs"),
+    [
+        ([], [0, 1, 2], [0, 1, 2, 3]),
+        ([(4, 7), (2, 7)], [2, 3, 4], [7, 8, 9, 10]),
+        ([(9, 24), (8, 3)], [7, 8, 9], [3, 4, 5, 24]),  # past the last unit, those before
+    ],
+)
+def test_a_window_holds_the_edges_and_the_units_that_follow(
+    edges: list[tuple[int, int]], outputs: list[int], inputs: list[int]
+) -> None:
+    chosen = diagram.window((10, 25), edges, outputs=3, inputs=4)
+    assert [list(units) for units in chosen] == [outputs, inputs]
+
+
+def test_a_window_of_a_small_layer_is_the_layer() -> None:
+    assert [list(units) for units in diagram.window((2, 3))] == [[0, 1], [0, 1, 2]]
+
+
+def test_lines_show_choice_by_dashes_sign_by_colour_and_score_by_width() -> None:
+    trace, axes = simulated(), Figure().subplots()
+    weight, scores, chosen = trace["weight"], trace["before"][0], trace["chosen_before"][0]
+    outputs, inputs = units = diagram.window(weight.shape, outputs=4, inputs=6)
+    diagram.draw_layer(axes, weight, scores, chosen, units, widest=5.0)
+    inside = np.ix_(outputs, inputs)
+    largest = np.abs(scores[inside]).max()
+    y_out, y_in = np.linspace(1, 0, 4), np.linspace(1, 0, 6)
+    expected = {"positive": chosen & (weight > 0), "negative": chosen & (weight < 0), "absent": ~chosen}
+    for kind, where in expected.items():
+        lines, edges = drawn(axes, kind), np.argwhere(where[inside])
+        ends = [np.array([[0, y_in[i]], [1, y_out[o]]]) for o, i in edges]
+        np.testing.assert_allclose(lines.get_segments(), ends)
+        assert matplotlib.colors.to_hex(lines.get_colors()[0]) == COLORS[kind]
+        dashed = [pattern is not None for _, pattern in lines.get_linestyles()]
+        assert dashed == [kind == "absent"] * len(dashed)
+        if kind != "absent":
+            widths = [5.0 * abs(scores[inside][o, i]) / largest for o, i in edges]
+            np.testing.assert_allclose(lines.get_linewidths(), widths, rtol=1e-5)
+    drawn_edges = sum(len(drawn(axes, kind).get_segments()) for kind in expected)
+    assert drawn_edges == 24
+
+
+def test_highlighted_edges_are_drawn_apart_and_named() -> None:
+    trace = planted()
+    swap = diagram.find_swap(trace)
+    assert swap is not None
+    axes = Figure().subplots()
+    units = diagram.window((2, 3))
+    names = {swap.entered: "re-entered", swap.died: "died"}
+    diagram.draw_layer(axes, trace["weight"], trace["after"][2], trace["chosen_after"][2], units, highlight=names)
+    assert {"re-entered", "died"} < {text.get_text() for text in axes.texts}
+    assert len(drawn(axes, "positive-highlight").get_segments()) == 1  # (0, 2) has weight 0.25
+    assert len(drawn(axes, "absent-highlight").get_segments()) == 1
+
+
+def test_units_carry_their_indices() -> None:
+    trace, axes = simulated(), Figure().subplots()
+    units = diagram.window((10, 25), [(3, 20), (3, 9)], outputs=2, inputs=3)
+    diagram.draw_layer(axes, trace["weight"], trace["before"][0], trace["chosen_before"][0], units)
+    labels = {side: [t.get_text() for t in axes.texts if t.get_gid() == f"unit-{side}"] for side in ("in", "out")}
+    assert labels == {"in": ["9", "10", "20"], "out": ["3", "4"]}
+
+
+def test_scores_are_drawn_where_they_are_and_the_arrows_meet() -> None:
+    trace, axes = planted(), Figure().subplots()
+    diagram.draw_scores(axes, trace, Swap(1, 7, (0, 1), (0, 2), "", True))  # moved by momentum alone
+    gates = [line.get_xdata()[0] for line in axes.lines if str(line.get_label()).startswith("threshold")]
+    assert gates == pytest.approx([2200, 2100])
+    dots = [float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() == "o"]
+    assert dots == pytest.approx([900, 2100, 2200, 800])
+    arrows = [(note.xyann[0], note.xy[0]) for note in axes.texts]
+    assert np.ravel(arrows) == pytest.approx([900, 900, 900, 2100, 2200, 2200, 2200, 800])
+
+
+def test_numbers_have_a_true_minus() -> None:
+    assert [diagram.number(-1.23456), diagram.number(2, 1)] == ["\u22121.235", "+2.0"]

@@ -1,0 +1,152 @@
+import base64
+import json
+import re
+import runpy
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments import _diagram as diagram
+from experiments import _player as player
+from lit_hidden.code import spec
+from lit_hidden.experiment import Results, Run
+
+made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
+simulated = made["simulated"]
+HIDDEN = Run(density=0.5, data="digits", net="conv2", callbacks=(spec("trace.Trace", updates=600),))
+RUNS = [
+    replace(run, seed=seed)
+    for seed in range(3)
+    for run in (HIDDEN, replace(HIDDEN, density=None), replace(HIDDEN, method="random", callbacks=()))
+]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    found: Results = made["results"](RUNS, tmp_path_factory.mktemp("runs"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def page(results: Results) -> str:
+    return player.page(results)
+
+
+def data(page: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert found
+    parsed: dict[str, Any] = json.loads(found.group(1))
+    return parsed
+
+
+def bits(text: str, shape: tuple[int, ...]) -> np.ndarray:
+    flat = np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=int(np.prod(shape)))
+    return flat.reshape(shape).astype(bool)
+
+
+class Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_the_page_needs_nothing_but_itself(page: str) -> None:
+    assert "{{" not in page
+    assert not re.search(r"https?:|//[a-z]+\.|@import|url\(|fetch\(|XMLHttpRequest|import\(", page)
+    for tag, attributes in Page(page).tags:
+        assert tag not in ("iframe", "object", "embed", "base", "img")
+        assert "src" not in attributes
+        assert attributes.get("href") in (None, "data:,")  # an empty icon, or a browser asks the server for one
+    assert len(page) < 300_000
+
+
+def test_scores_choices_and_swaps_are_the_traces(page: str) -> None:
+    for seed in data(page)["seeds"]:
+        trace = simulated(seed["seed"])
+        inside = (slice(None), *np.ix_(seed["outputs"], seed["inputs"]))
+        edges, frames = len(seed["outputs"]) * len(seed["inputs"]), 25
+        assert edges == 160
+        scores = np.concatenate([trace["before"][:1], trace["after"]])[inside].reshape(frames, edges)
+        quanta = np.frombuffer(base64.b64decode(seed["scores"]), "<i2").reshape(frames, edges)
+        np.testing.assert_allclose(quanta * seed["scale"], scores, rtol=0, atol=seed["scale"] * 0.5001)
+        assert np.abs(quanta).max() == 32767
+        chosen = np.concatenate([trace["chosen_before"][:1], trace["chosen_after"]])[inside].reshape(frames, edges)
+        np.testing.assert_array_equal(bits(seed["chosen"], (frames, edges)), chosen)
+        flips = bits(seed["flips"], (frames, edges))
+        assert not flips[0].any()
+        np.testing.assert_array_equal(flips[1:], chosen[1:] ^ chosen[:-1])
+        np.testing.assert_allclose(seed["weight"], trace["weight"][inside[1:]].ravel(), rtol=1e-3)
+        assert seed["swapped"] == [0, *trace["swapped"]]
+        assert seed["reentered"] == [0, *trace["reentered"]]
+        assert seed["updates"] == list(range(25))
+        gates = [diagram.threshold(s, c) for s, c in zip(trace["after"], trace["chosen_after"], strict=True)]
+        assert seed["threshold"][1:] == pytest.approx(gates, rel=1e-3)
+
+
+def test_the_window_holds_the_swap_that_the_figure_draws(page: str) -> None:
+    for seed in data(page)["seeds"]:
+        swap = diagram.find_swap(simulated(seed["seed"]))
+        assert swap is not None
+        for output, unit in (swap.entered, swap.died):
+            assert output in seed["outputs"]
+            assert unit in seed["inputs"]
+
+
+def test_accuracies_are_the_runs_and_a_random_mask_has_one(page: str, results: Results) -> None:
+    curves = data(page)["curves"]
+    for method in ("dense", "edge_popup"):
+        steps, values = results.curve("test_top1", method=method)
+        assert curves[method]["steps"] == steps.tolist()
+        assert curves[method]["values"] == values.tolist()
+    assert curves["random"]["values"] == [[10.0], [11.0], [12.0]]
+
+
+def test_long_traces_are_thinned_evenly_with_their_own_numbers(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(player, "FRAMES", 4)
+    seed = data(player.page(results))["seeds"][1]
+    trace = simulated(1)
+    assert seed["updates"] == [0, 1, 9, 16, 24]  # records 0, 8, 15, 23
+    assert seed["total"] == 24
+    assert seed["swapped"] == [0, *trace["swapped"][[0, 8, 15, 23]]]
+    inside = np.ix_(seed["outputs"], seed["inputs"])
+    changed = (trace["chosen_before"][8] ^ trace["chosen_after"][8])[inside].ravel()
+    np.testing.assert_array_equal(bits(seed["flips"], (5, 160))[2], changed)
+
+
+def test_everything_that_acts_has_a_name_and_nobody_has_to_see_motion(page: str) -> None:
+    labelled = page[: page.index("<script")]
+    for tag, attributes in Page(labelled).tags:
+        if tag in ("button", "input", "svg", "form"):
+            has_text = tag == "button" and attributes.get("id") == "play"
+            assert has_text or "aria-label" in attributes or "aria-labelledby" in attributes
+    assert '<html lang="en">' in page
+    assert "<title>Edge-popup in the last layer of conv2 on digits, 50% of weights kept</title>" in page
+    assert "prefers-reduced-motion" in page
+
+
+def test_five_long_seeds_of_a_wide_layer_stay_below_two_megabytes(tmp_path: Path) -> None:
+    trace = simulated(0, (10, 64), 600)
+    trace |= {name: np.tile(trace[name], 65) for name in ("swapped", "reentered")}  # 39,000 updates, 600 recorded
+    trace["step"] = np.linspace(0, 38_999, 600).round().astype(int)
+    runs = [replace(run, seed=seed) for run in RUNS[:3] for seed in range(5)]
+    text = player.page(made["results"](runs, tmp_path, dict.fromkeys(range(5), trace)))
+    assert len(text) < 2_000_000
+    assert data(text)["seeds"][4]["updates"][-1] == 39_000
+
+
+def test_text_cannot_break_out_of_the_page(tmp_path: Path) -> None:
+    runs = [replace(run, net="a.b:</script><b>") for run in RUNS[:3]]
+    text = player.page(made["results"](runs, tmp_path))
+    assert "<b>" not in text
+    assert data(text)["seeds"]
