@@ -156,7 +156,7 @@ def _without_main() -> Any:
 @contextmanager
 def _ready(environment: Mapping[str, str]) -> Any:
     """See to it that the process to fork from is there; glibc reads its part of the environment when that starts."""
-    forkserver.set_forkserver_preload(["lit_hidden.engine.train"])
+    forkserver.set_forkserver_preload(["lit_hidden.engine.preload"])
     before = dict(os.environ)
     os.environ |= {"OMP_NUM_THREADS": CPU["OMP_NUM_THREADS"], **environment}
     try:

@@ -8,7 +8,6 @@ the `run`, all runs on its `data`, or the `grid`; and `notes.txt`, lines for the
 
 import csv
 import errno
-import gc
 import json
 import os
 import shutil
@@ -102,16 +101,11 @@ class _UnusableError(Exception):
 
 def _train(run: Run, store: Store, folder: Path, job: Job, group: "Group | None") -> str | None:
     """Train; give a note if there was a checkpoint that does not fit, and is none any more."""
-    collects = gc.isenabled()
-    gc.disable()  # a tenth of the time that imports take went into looking for garbage among what they make
-    try:
-        # Here and not above: a worker that cannot import torch should say so in the folder.
-        from lit_hidden.engine.network import make_data
-        from lit_hidden.engine.ranks import ALONE
-        from lit_hidden.engine.train import UnfitError, alone, train
-    finally:
-        if collects:
-            gc.enable()
+    # Here and not above: a worker that cannot import torch should say so in the folder.
+    from lit_hidden.engine.network import make_data
+    from lit_hidden.engine.ranks import ALONE
+    from lit_hidden.engine.train import UnfitError, alone, train
+
     for part in folder.glob(".*.part"):  # of a process that was killed: nobody else writes here now
         shutil.rmtree(part) if part.is_dir() else part.unlink()
     now, epochs = datetime.now(UTC).isoformat(timespec="seconds"), store.progress(run)[0]

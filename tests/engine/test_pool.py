@@ -4,6 +4,8 @@ import csv
 import os
 import runpy
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ from lit_hidden.experiment import Run
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
 job, counted, without_time = made["job"], made["counted"], made["without_time"]
+ROOT = Path(__file__).parents[2]
 TINY = {"net": "conv2", "width": 0.05, "data": "digits", "train_images": 200, "epochs": 1}
 
 
@@ -107,6 +110,22 @@ def test_a_process_that_does_not_end_is_killed_in_the_end(tmp_path, pool, monkey
     one.close()
     with pytest.raises(ProcessLookupError):
         os.kill(process.pid, 0)
+
+
+@pytest.mark.parametrize("error", ["ImportError", "RuntimeError"])
+def test_a_library_that_cannot_be_imported_is_the_runs_failure(error, tmp_path):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(f"raise {error}('no libcudart')")
+    code = (
+        "from lit_hidden import Run\nfrom lit_hidden.engine.pool import Local\n"
+        "from lit_hidden.engine.store import Store\nimport json\nrun, one = Run(net='conv2'), Local(1)\n"
+        f"job = {{'run': json.loads(run.to_json()), 'runs_dir': {str(tmp_path)!r}, 'devices': 1}}\n"
+        "one.start({0: job}, [], None)\n"
+        f"print(one.ended(60), Store({str(tmp_path)!r}).failure(run)['error'])"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"[(0, None)] {error}: no libcudart\n"
 
 
 def test_the_device_is_named_as_provenance_names_it(monkeypatch, tmp_path, pool):
