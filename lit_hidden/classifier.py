@@ -6,6 +6,7 @@ Nothing in a step waits for the device: metrics add up there and are read once p
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
 import lightning.pytorch as L
@@ -18,6 +19,7 @@ from torchmetrics import Metric, MetricCollection
 
 from lit_hidden import code
 from lit_hidden.edge_popup import dtypes_kept
+from lit_hidden.files import regular
 from lit_hidden.nets import build
 from lit_hidden.recipes import SCHEDULES, recipe
 from lit_hidden.steps import Block, Steps, correct
@@ -134,9 +136,15 @@ class LitClassifier(L.LightningModule):
         """Load as Lightning does; but code of your own, such as a net by its dotted name, has to be given again.
 
         Raises:
-            ValueError: as `hyper_parameters`.
+            ValueError: as `hyper_parameters`; or an argument contradicts the file.
         """
-        hyper_parameters(checkpoint_path, f"{cls.__module__}.{cls.__qualname__}", given, weights_only)
+        found = hyper_parameters(checkpoint_path, f"{cls.__module__}.{cls.__qualname__}", given, weights_only)
+        for name in given.keys() & found.keys() - {"subnetwork"}:  # where a file lies is another matter
+            # Code of one's own may have moved since.
+            if given[name] != found[name] and not (isinstance(given[name], nn.Module) or code.foreign(found[name])):
+                raise ValueError(
+                    f"{name}={given[name]!r} contradicts {checkpoint_path}, which says {found[name]!r}; leave it out"
+                )
         loaded: Self = super().load_from_checkpoint(
             checkpoint_path, map_location, hparams_file, strict, weights_only, **given
         )
@@ -387,6 +395,8 @@ def hyper_parameters(path: Any, kind: str, given: Collection[str], weights_only:
             anyone, and to import code is to run it.
     """
     try:
+        if isinstance(path, str | Path):
+            regular(Path(path))
         checkpoint = _load(path, map_location="meta", weights_only=weights_only)
         keys = (*CHECKPOINT_PAST_HPARAMS_KEYS, LitClassifier.CHECKPOINT_HYPER_PARAMS_KEY)
         found = {str(name): value for key in keys for name, value in checkpoint.get(key, {}).items()}

@@ -20,6 +20,11 @@ from typing import Any
 
 _ROOMS = ("lit_hidden.callbacks", "lit_hidden")  # where a short name is looked up, in this order
 _OURS = "lit_hidden."
+# Where nets, maskers, distributions, tasks and modules come from: what a file may name.
+_MADE = tuple(
+    f"lit_hidden.{room}"
+    for room in ("callbacks", "data", "distributions", "edge_popup", "modules", "nets", "supermask", "ticket")
+)
 _UNSET = object()
 _RAN: dict[str, str | None] = {}  # what was loaded in this process, as it was then
 
@@ -239,7 +244,7 @@ def foreign(value: Any) -> list[str]:
 
 def _own(name: str) -> bool:
     module, _, own = full(name.replace(":", ".")).rpartition(".")
-    file = _file(module) if ours(module) else None
+    file = _file(module) if module.startswith(_MADE) else None
     # What the module imports is not its own: subprocess.run would be there too.
     return file is not None and isinstance(_defined(file).get(own), ast.ClassDef | ast.FunctionDef)
 

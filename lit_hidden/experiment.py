@@ -671,7 +671,11 @@ class Results:
         """
         key = repr(where)  # values may be lists
         if key not in self._selected:  # judging selects the same runs again for every run that it leaves out
-            plain = {name: value for name, value in where.items() if "." not in name}
+            plain = {
+                name: code.real(value) if isinstance(value, float) else value  # as where it entered a run
+                for name, value in where.items()
+                if "." not in name
+            }
             if unknown := sorted(plain.keys() - Run.__dataclass_fields__.keys()):
                 raise ValueError(f"Run has no field {', '.join(unknown)}")
             dotted = {name: code.canonical(value) for name, value in where.items() if name not in plain}.items()
@@ -708,13 +712,16 @@ class Results:
         return sum(values) / len(values)
 
     def curve(self, metric: str, **where: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Read a column of `metrics.csv`: steps `(E,)` and values `(runs, E)`, by seed.
+        """Read a column of `metrics.csv`: steps `(E,)` and values `(runs, E)`, by seed, of runs that did not diverge.
 
         Raises:
-            ValueError: the runs have different steps, or no such column.
+            ValueError: the runs have different steps, or no such column; all have diverged.
         """
         steps, values = [], []
-        for _, _, folder in sorted(self.select(**where).rows, key=lambda row: row[0].seed):
+        chosen = [row for row in self.select(**where).rows if not diverged(row[1])]
+        if not chosen:
+            raise ValueError(f"all runs with {where} diverged; their curves end where they did")
+        for _, _, folder in sorted(chosen, key=lambda row: row[0].seed):
             assert folder is not None
             with (folder / "metrics.csv").open(newline="") as file:
                 rows = list(csv.DictReader(file))

@@ -53,12 +53,15 @@ class HiddenCLI(LightningCLI):
         Lightning would take all, over the options, and import the code that it names.
         """
         command, path = self.config.subcommand, self.config[self.config.subcommand].ckpt_path
-        if not path or not Path(path).is_file():
+        if not path or (command == "fit" and path in ("last", "hpc")):  # Lightning's words for what may not be there
             return
         model = self._said[command].model.as_dict()
         kind, options = model["class_path"], model.get("init_args", {}) | model.get("dict_kwargs", {})
         options = {name: value for name, value in options.items() if value is not None}
-        found = hyper_parameters(path, kind, options)
+        try:
+            found = hyper_parameters(path, kind, options)
+        except OSError as error:
+            raise ValueError(f"--ckpt_path {path} cannot be read: {error}") from error
         for name, value in ({"_class_path": kind} | options).items():
             said, says = (list(one) if isinstance(one, tuple) else one for one in (value, found.get(name, value)))
             if said != says and name != "subnetwork":  # where a file lies is another matter

@@ -108,6 +108,8 @@ def save_subnetwork(model: nn.Module, path: str | Path) -> Path:
         raise ValueError(
             "the weights learn (fix_masks), so no seed gives them back; save reveal(model).state_dict() instead"
         )
+    if _MASKERS.get(named := masker_name(hiding.masker), hiding.masker) is not hiding.masker:
+        raise ValueError(f"the masker is called {named}, and is not lit_hidden's; a file tells them by name: rename it")
     tensors = {
         f"mask/{name}": torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1)))
         for name, mask in masks(model).items()

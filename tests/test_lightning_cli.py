@@ -1,6 +1,7 @@
 """`fit`, `validate` and `test` with a checkpoint: what is taken from it, and that it imports nothing."""
 
 import io
+import os
 import re
 import sys
 import warnings
@@ -213,3 +214,26 @@ def test_fit_goes_on_with_more_epochs_at_the_rate_of_the_longer_cosine(trained, 
     before = torch.load(trained, weights_only=True)["state_dict"]
     changed = [name for name in before if "scores" in name and not before[name].equal(checkpoint["state_dict"][name])]
     assert changed  # the rate was not 0
+
+
+def test_an_argument_that_contradicts_a_checkpoint_is_refused_in_python_too(tmp_path):
+    path = tmp_path / "a.ckpt"
+    lit = LitSubnetwork("conv2", width=0.05, density=0.3)
+    torch.save({"state_dict": lit.state_dict(), "hyper_parameters": dict(lit.hparams)}, path)
+    with pytest.raises(ValueError) as error:
+        LitSubnetwork.load_from_checkpoint(path, density=0.9)
+    assert str(error.value) == f"density=0.9 contradicts {path}, which says 0.3; leave it out"
+
+
+@pytest.mark.parametrize("name", ["lit_hidden.cli:main", "lit_hidden.report.report", "lit_hidden.engine.sync:sync"])
+def test_a_checkpoint_calls_nothing_of_ours_that_makes_no_net(name, tmp_path):
+    path = tmp_path / "a.ckpt"
+    torch.save({"state_dict": {}, "hyper_parameters": {"net": name, "width": 1.0}}, path)
+    with pytest.raises(ValueError, match="code is never imported because a checkpoint names it"):
+        LitSubnetwork.load_from_checkpoint(path)
+
+
+def test_a_pipe_in_place_of_a_checkpoint_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="is a pipe, not a file"):
+        LitSubnetwork.load_from_checkpoint(tmp_path / "pipe")

@@ -125,3 +125,22 @@ def test_an_unknown_metric_is_refused_with_what_there_is():
     with pytest.raises(ValueError) as error:
         results.values("accurracy")
     assert str(error.value) == ("the result of conv4-k50-signed_constant-s0 has no 'accurracy'; it has accuracy, loss")
+
+
+def test_a_value_is_rounded_where_runs_are_selected_as_where_it_entered_them() -> None:
+    densities = np.arange(0.1, 0.35, 0.1)
+    r = Results([(run, {"accuracy": 1.0}, None) for run in vary([Run()], density=densities)])
+    assert [len(r.select(density=density)) for density in densities] == [1, 1, 1]
+
+
+def test_curves_leave_out_runs_that_diverged(tmp_path: Path) -> None:
+    rows = []
+    for seed, epochs in ((0, 2), (1, 1)):
+        (tmp_path / str(seed)).mkdir()
+        lines = [f"{step},{10 * step}" for step in range(epochs + 1)]
+        (tmp_path / str(seed) / "metrics.csv").write_text("\n".join(["step,test_top1", *lines]) + "\n")
+        rows.append((Run(seed=seed), {"accuracy": 1.0, **({"diverged": 1} if seed else {})}, tmp_path / str(seed)))
+    steps, values = Results(rows).curve("test_top1")
+    assert (steps.tolist(), values.tolist()) == ([0, 1, 2], [[0.0, 10.0, 20.0]])
+    with pytest.raises(ValueError, match=r"^all runs with .* diverged; their curves end where they did$"):
+        Results(rows[1:]).curve("test_top1")

@@ -133,9 +133,10 @@ def contents(path: Path) -> dict[Run, dict[str, bytes]]:
     for name, files in runs.items():
         try:
             run = Run.from_json(files["run.json"].decode())
-        except (KeyError, ValueError, TypeError, RecursionError) as error:
+            described = run.hash
+        except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise StoreError(f"{path}: {name} holds no run: {error}") from error
-        if run.hash != name or not files.keys() >= set(RECORD):
+        if described != name or not files.keys() >= set(RECORD):
             raise StoreError(f"{path}: {name} is not the whole of {run.name}, {run.hash}; pack it again")
         try:
             check(run, partial(_file, files), files.keys() - {RESULT})

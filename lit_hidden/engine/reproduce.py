@@ -299,9 +299,10 @@ def reproduce(
         try:
             verdicts[name], problem = _finish(experiment, preset, results, wholes[name], targets[name], mode, console)
             problems += [problem] if problem else []
-        except OSError as error:
-            problems.append(str(_unwritable(targets[name], error)))
         except Exception as error:  # of the experiment's file; the other experiments are drawn all the same
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):  # which is what it reads
+                problems.append(str(_unwritable(targets[name], error)))
+                continue
             traceback.print_exc()
             problems.append(f"{name} cannot be judged or drawn: {type(error).__name__}: {error}")
     contradicted = [v.sentence for judged in verdicts.values() for v in judged if v.verdict == "contradicted"]

@@ -158,11 +158,11 @@ class Store:
         if os.path.exists(folder) and not os.path.isdir(folder):
             return "it is no folder"
         nets = () if child is None else needed(child)
-        there = [name for name in nets if (folder / name).exists()][:1]
+        there = [name for name in NETS if (folder / name).exists()]  # an archive may have left large ones out
         try:
             if self._read(run, there) is None:
                 self._check_begun(run)
-            elif nets and not there and child is not None:
+            elif child is not None and nets and not {*nets} & {*there}:
                 raise Damage(f"it lacks {' or '.join(nets)}, which {child.name} needs")
         except Damage as damage:
             return str(damage)
@@ -384,9 +384,10 @@ def check(run: Run, read: Callable[[str], bytes], nets: Iterable[str] = ()) -> d
 def _check_description(run: Run, read: Callable[[str], bytes]) -> None:
     try:
         described = Run.from_json(read("run.json").decode())
-    except (ValueError, TypeError, RecursionError) as error:
+        other = described.hash
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise Damage(f"run.json: {error}") from error
-    if described.hash != run.hash:
+    if other != run.hash:
         raise Damage(f"it holds another run, {described.name}, than asked for, {run.name}")
 
 

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from http.client import HTTPException
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
@@ -59,13 +60,22 @@ def why_offline() -> str | None:
     host = urlsplit(server).hostname or server
     if not (os.environ.get("WANDB_API_KEY") or _in_netrc(host)):
         return "no API key is configured"
-    try:  # a request and no connection alone: some servers, and what stands before them, accept and never answer
-        urlopen(server, timeout=2).close()
-    except HTTPError as error:
-        return f"{host} answers with {error.code}" if error.code >= 500 else None
-    except (OSError, HTTPException, ValueError):
-        return f"{host} does not answer"
-    return None
+    found: list[str | None] = [f"{host} does not answer"]
+
+    def ask() -> None:  # a request and no connection alone: some servers, and what stands before them, never answer
+        try:
+            urlopen(server, timeout=1.5).close()
+            found[0] = None
+        except HTTPError as error:
+            error.close()
+            found[0] = f"{host} answers with {error.code}" if error.code >= 500 else None
+        except (OSError, HTTPException, ValueError):
+            pass
+
+    asking = Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(2)  # urlopen's own limit is of each read: an answer of a byte a second would last
+    return found[0]
 
 
 def _in_netrc(host: str) -> bool:
