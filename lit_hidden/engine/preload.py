@@ -7,4 +7,3 @@ gc.disable()  # a tenth of the time that imports take went into looking for garb
 with suppress(Exception):
     import lit_hidden.engine.train  # noqa: F401
 gc.enable()
-gc.freeze()  # what is there now is shared by all that are forked
