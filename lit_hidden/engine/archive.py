@@ -62,7 +62,6 @@ def pack(store: Store, runs: Iterable[Run], path: Path) -> tuple[list[Run], list
             for name in (SUBNETWORK, WEIGHTS):
                 size = (folder / name).stat().st_size if (folder / name).exists() else 0
                 if 0 < size <= min(LIMIT, room):
-                    store.check_file(run, name)
                     brought.append(name)
                     room -= size
             for name in (*brought, *RECORD):

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from lit_hidden import code
 from lit_hidden.engine.estimate import Clock, duration
 from lit_hidden.engine.pool import Pool
-from lit_hidden.engine.store import CHECKPOINT, Store
+from lit_hidden.engine.store import CHECKPOINT, Store, StoreError
 from lit_hidden.engine.work import Job
 from lit_hidden.experiment import Run
 from lit_hidden.tables import score
@@ -223,22 +223,17 @@ class Grid:
             written = os.stat(self.store.folder(run) / CHECKPOINT).st_mtime_ns  # in the middle of an epoch too
         except OSError:
             written = 0
-        if how.endswith(f" {os.EX_IOERR}"):
-            self._fail(Failure(run, self._unwritable(run), "", "grid"))
-        elif self._died.get(run.hash, (-1, -1)) >= (epochs, written):
+        try:
+            self.store.check_writable()
+        except StoreError as error:  # the worker could not even write down why it failed
+            self._fail(Failure(run, str(error), "", "grid"))
+            return
+        if self._died.get(run.hash, (-1, -1)) >= (epochs, written):
             why = f"its worker {how}, and so did the next one, after epoch {epochs}"
             self._fail(Failure(run, why, str(self.store.folder(run) / "log.txt")))
         else:
             self._died[run.hash] = (epochs, written)
             self._say(f"the worker of {run.name} {how} after epoch {epochs}; a new one goes on with it")
-
-    def _unwritable(self, run: Run) -> str:
-        """Say why a worker could not write down its failure."""
-        try:
-            self.store.fail(run, "its worker could not write down why it failed", "grid")
-        except OSError as error:
-            return f"{self.store.folder(run)} cannot be written to: {error}; mend that, and the same command goes on"
-        return "its worker could not write down why it failed"
 
     def _poll(self) -> None:
         self.look()

@@ -14,12 +14,12 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import connection, forkserver
 from multiprocessing.context import ForkServerProcess
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lit_hidden.engine.devices import CPU, LauncherError, cores, environments, gpu_name
 from lit_hidden.engine.work import Job, work, write_to
@@ -113,7 +113,8 @@ class Local(Pool):
         for place, job in jobs.items():
             environment = {**os.environ, **self.environments[place]}
             process = multiprocessing.get_context("forkserver").Process(target=_work, args=(job, environment))
-            with _without_main(), _ready(self.environments[place]):
+            with _without_main():
+                _make_ready(self.environments[place])
                 process.start()
             self._processes[place] = process
 
@@ -143,7 +144,7 @@ class Local(Pool):
 
 
 @contextmanager
-def _without_main() -> Any:
+def _without_main() -> Iterator[None]:
     """Keep a new process from importing this one's main module: a user's script would begin anew there."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -153,8 +154,7 @@ def _without_main() -> Any:
         sys.modules["__main__"] = main
 
 
-@contextmanager
-def _ready(environment: Mapping[str, str]) -> Any:
+def _make_ready(environment: Mapping[str, str]) -> None:
     """See to it that the process to fork from is there; glibc reads its part of the environment when that starts."""
     forkserver.set_forkserver_preload(["lit_hidden.engine.preload"])
     before = dict(os.environ)
@@ -164,7 +164,6 @@ def _ready(environment: Mapping[str, str]) -> Any:
     finally:
         os.environ.clear()
         os.environ |= before
-    yield
 
 
 def _death(code: int) -> str | None:

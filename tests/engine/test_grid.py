@@ -275,10 +275,11 @@ def test_a_failure_that_cannot_be_written_down_stops_the_grid_in_the_systems_wor
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store, "fail", full)
+    store.check_writable()
+    monkeypatch.setattr("lit_hidden.engine.store.write_atomically", full)
     grid, _ = trained(store, Workers(store, {OTHER: ["ended with exit status 74"]}), OTHER)
-    why = f"{store.folder(OTHER)} cannot be written to: [Errno 28] No space left on device; mend that, and the same"
-    assert [(f.error, f.stops) for f in grid.failures] == [(f"{why} command goes on", "grid")]
+    why = f"{store.root} cannot be written to: [Errno 28] No space left on device; choose another with --runs-dir"
+    assert [(f.error, f.stops) for f in grid.failures] == [(why, "grid")]
 
 
 def test_what_another_machine_has_finished_must_come_in_sight(store, monkeypatch):
