@@ -293,8 +293,8 @@ def judge(claim: Claim, results: Results, grid: Iterable[Run] | None = None) -> 
     called = _called(run.cell for run in grid)
     mixed = {called[name]: some for name, some in fails.items() if 0 < some[0] < some[1]}
     whole = {name: [row for row in rows if not diverged(row[1])] for name, rows in cells.items()}
-    lost, total = (sum(map(len, some.values())) for some in (whole, cells))
-    lost = total - lost
+    total = sum(map(len, cells.values()))
+    lost = total - sum(map(len, whole.values()))
     seeds = min(len(rows) for rows in (whole if claim.every else trains).values())
 
     def verdict(

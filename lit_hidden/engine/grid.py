@@ -190,7 +190,8 @@ class Grid:
             self.pool.start(jobs, [self._describe(run) for run in free[len(begun) :]], self._poll)
         except OSError as error:
             self._fail(Failure(free[0], f"no worker can be started: {error}", "", "grid"))
-            self.running.clear()
+            for place in begun:  # the others train on
+                del self.running[place]
 
     def _describe(self, run: Run) -> Job:
         """Write down a run's job."""
@@ -207,7 +208,8 @@ class Grid:
             time.sleep(seconds)
             return
         for place, how in self.pool.ended(seconds):
-            run = self.running.pop(place)
+            if (run := self.running.pop(place, None)) is None:  # begun beside one that could not be
+                continue
             self._tell(run)
             if self.store.done(run) or self.store.failure(run) or (how is None and self.store.held(run)):
                 continue

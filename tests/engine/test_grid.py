@@ -260,15 +260,28 @@ def test_a_run_whose_worker_dies_again_without_getting_further_has_failed_and_th
     assert sum("a new one goes on" in line for line in said) == 1
 
 
-def test_a_worker_that_cannot_be_started_stops_the_grid(store):
-    class None_(Workers):
-        def start(self, *_: Any) -> None:
-            raise OSError(2, "No such file", "python")
+def test_a_worker_that_cannot_be_started_stops_the_grid_and_those_that_train_end(store):
+    class Full(Workers):
+        places = 1
 
-    grid, _ = trained(store, None_(store), *PARENTS)
-    assert [(f.error, f.stops) for f in grid.failures] == [
-        ("no worker can be started: [Errno 2] No such file: 'python'", "grid")
+        def start(self, jobs, others, poll) -> None:
+            if self.starts:
+                self.places = 2
+                raise OSError(2, "No such file", "python")
+            super().start(jobs, others, poll)
+            self.places = 2  # room for another one, which cannot be started
+
+        def ended(self, seconds: float) -> list[tuple[int, str | None]]:
+            self.looks += 1
+            return super().ended(seconds) if self.looks > 1 else []
+
+        looks = 0
+
+    grid, _ = trained(store, Full(store), *PARENTS)
+    assert [(f.run, f.error, f.stops) for f in grid.failures] == [
+        (PARENTS[1], "no worker can be started: [Errno 2] No such file: 'python'", "grid")
     ]
+    assert grid.done == 1
 
 
 def test_a_failure_that_cannot_be_written_down_stops_the_grid_in_the_systems_words(store, monkeypatch):
