@@ -4,7 +4,7 @@ Nothing in a step waits for the device: metrics add up there and are read once p
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
@@ -136,15 +136,9 @@ class LitClassifier(L.LightningModule):
         """Load as Lightning does; but code of your own, such as a net by its dotted name, has to be given again.
 
         Raises:
-            ValueError: as `hyper_parameters`; or an argument contradicts the file.
+            ValueError: as `hyper_parameters`.
         """
-        found = hyper_parameters(checkpoint_path, f"{cls.__module__}.{cls.__qualname__}", given, weights_only)
-        for name in given.keys() & found.keys() - {"subnetwork"}:  # where a file lies is another matter
-            # Code of one's own may have moved since.
-            if given[name] != found[name] and not (isinstance(given[name], nn.Module) or code.foreign(found[name])):
-                raise ValueError(
-                    f"{name}={given[name]!r} contradicts {checkpoint_path}, which says {found[name]!r}; leave it out"
-                )
+        hyper_parameters(checkpoint_path, f"{cls.__module__}.{cls.__qualname__}", given, weights_only)
         loaded: Self = super().load_from_checkpoint(
             checkpoint_path, map_location, hparams_file, strict, weights_only, **given
         )
@@ -381,18 +375,18 @@ class LitClassifier(L.LightningModule):
         self._rng = None
 
 
-def hyper_parameters(path: Any, kind: str, given: Collection[str], weights_only: bool = True) -> dict[str, Any]:
+def hyper_parameters(path: Any, kind: str, given: Mapping[str, Any], weights_only: bool = True) -> dict[str, Any]:
     """Read from a checkpoint what its module was made with.
 
     Args:
         path: the checkpoint, or an open file.
         kind: full name of the class that it is loaded as.
-        given: names of the arguments that are given in the place of the file's.
+        given: the arguments that are given in the place of the file's.
         weights_only: refuse a file that may run code when it is loaded.
 
     Raises:
-        ValueError: it is no checkpoint; or it names code that is neither this library's nor given. A file may come from
-            anyone, and to import code is to run it.
+        ValueError: it is no checkpoint, or what is given contradicts it; or it names code that is neither this
+            library's nor given. A file may come from anyone, and to import code is to run it.
     """
     try:
         if isinstance(path, str | Path):
@@ -412,13 +406,25 @@ def hyper_parameters(path: Any, kind: str, given: Collection[str], weights_only:
     found.pop("_instantiator", None)  # Lightning has a list of those
     for name, value in found.items():
         # The last two are names of layers and of a file.
-        if value != kind and name not in {*given, "skip", "subnetwork"} and (names := code.foreign(value)):
+        if (
+            value != kind
+            and name not in {*given, "skip", "subnetwork"} - {"_class_path"}
+            and (names := code.foreign(value))
+        ):
             mend = f"--model.{name} {names[0]}, or load_from_checkpoint(path, {name}={names[0]!r})"
             if name == "_class_path":
                 mend = f"--model {names[0]}, or load_from_checkpoint of this class"
             raise ValueError(
                 f"{path} says {name.lstrip('_')}={value!r}, and code is never imported because a checkpoint names it; "
                 f"if you trust it, name it yourself: {mend}"
+            )
+    for name in given.keys() & found.keys() - {"subnetwork"}:  # where a file lies is another matter
+        said, says = (list(one) if isinstance(one, tuple) else one for one in (given[name], found[name]))
+        moved = name != "_class_path" and code.foreign(says)  # code of one's own may lie elsewhere now
+        if said != says and not moved:
+            raise ValueError(
+                f"{name.lstrip('_')}={said!r} contradicts {path}, which says {says!r}; leave it out, or give it as the "
+                "file does"
             )
     return found
 

@@ -59,17 +59,9 @@ class HiddenCLI(LightningCLI):
         kind, options = model["class_path"], model.get("init_args", {}) | model.get("dict_kwargs", {})
         options = {name: value for name, value in options.items() if value is not None}
         try:
-            found = hyper_parameters(path, kind, options)
+            found = hyper_parameters(path, kind, {"_class_path": kind} | options)
         except OSError as error:
             raise ValueError(f"--ckpt_path {path} cannot be read: {error}") from error
-        for name, value in ({"_class_path": kind} | options).items():
-            said, says = (list(one) if isinstance(one, tuple) else one for one in (value, found.get(name, value)))
-            if said != says and name != "subnetwork":  # where a file lies is another matter
-                option = "--model" if name == "_class_path" else f"--model.{name}"
-                raise ValueError(
-                    f"{option} {said} contradicts {path}, which says {says}; leave the option out, or give it as the "
-                    "file does"
-                )
         options = {name: value for name, value in found.items() if name not in (*LINKED, *options, "_class_path")}
         model = {command: {"model": {"class_path": kind, "init_args": options}}}
         self.config = self.parser.parse_object(model, self.config)

@@ -93,22 +93,22 @@ def test_a_checkpoint_from_python_serves_too(trained, says, capsys):
     ("option", "said", "file"),
     [
         ("density", "0.5", "0.3"),
-        ("net", "conv4", "conv2"),
+        ("net", "'conv4'", "'conv2'"),
         ("seed", "7", "0"),
-        ("distribution", "kaiming_normal", "signed_constant"),
+        ("distribution", "'kaiming_normal'", "'signed_constant'"),
     ],
 )
 def test_an_option_that_contradicts_the_checkpoint_is_an_error_that_names_both(command, option, said, file, trained):
-    assert refusal(command, "--ckpt_path", str(trained), f"--model.{option}={said}") == (
-        f"lit-hidden: --model.{option} {said} contradicts {trained}, which says {file}; leave the option out, or give "
-        "it as the file does"
+    assert refusal(command, "--ckpt_path", str(trained), f"--model.{option}={said.strip(chr(39))}") == (
+        f"lit-hidden: {option}={said} contradicts {trained}, which says {file}; leave it out, or give it as the file "
+        "does"
     )
 
 
 def test_another_class_contradicts_too(trained):
     assert refusal("test", "--ckpt_path", str(trained), model="LitDense") == (
-        f"lit-hidden: --model lit_hidden.modules.LitDense contradicts {trained}, which says "
-        "lit_hidden.modules.LitSubnetwork; leave the option out, or give it as the file does"
+        f"lit-hidden: class_path='lit_hidden.modules.LitDense' contradicts {trained}, which says "
+        "'lit_hidden.modules.LitSubnetwork'; leave it out, or give it as the file does"
     )
 
 
@@ -222,7 +222,9 @@ def test_an_argument_that_contradicts_a_checkpoint_is_refused_in_python_too(tmp_
     torch.save({"state_dict": lit.state_dict(), "hyper_parameters": dict(lit.hparams)}, path)
     with pytest.raises(ValueError) as error:
         LitSubnetwork.load_from_checkpoint(path, density=0.9)
-    assert str(error.value) == f"density=0.9 contradicts {path}, which says 0.3; leave it out"
+    assert (
+        str(error.value) == f"density=0.9 contradicts {path}, which says 0.3; leave it out, or give it as the file does"
+    )
 
 
 @pytest.mark.parametrize("name", ["lit_hidden.cli:main", "lit_hidden.report.report", "lit_hidden.engine.sync:sync"])
