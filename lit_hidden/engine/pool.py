@@ -215,6 +215,9 @@ def _together(job: Job) -> int:
     libc = ctypes.CDLL(None)
     # Told to end when this process is gone, however it went; the processes that train end with torchrun.
     process = subprocess.Popen(command, preexec_fn=lambda: libc.prctl(1, signal.SIGTERM), start_new_session=True)
-    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    status = process.wait()
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        status = process.wait()
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return status if status >= 0 else 128 - status

@@ -66,8 +66,7 @@ class Ray(Pool):
         environment["WANDB_DIR"] = os.path.abspath(os.environ.get("WANDB_DIR") or ".")
         self._task = self._ray.remote(
             max_retries=0,
-            # A process that has begun on a GPU cannot change to another; nor does one that leads others know of it.
-            max_calls=0 if (self.device, each) == ("cpu", 1) else 1,
+            max_calls=1 if self.device == "cuda" else 0,  # a process that has begun on a GPU cannot change to another
             num_cpus=0 if self.device == "cuda" else each,
             num_gpus=each if self.device == "cuda" else 0,
             runtime_env={"env_vars": environment},

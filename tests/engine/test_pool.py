@@ -112,6 +112,16 @@ def test_a_process_that_does_not_end_is_killed_in_the_end(tmp_path, pool, monkey
         os.kill(process.pid, 0)
 
 
+@pytest.mark.parametrize(("command", "status"), [("exit 3", 3), ("kill -9 $$", 137)])
+def test_torchruns_end_is_the_jobs_and_its_signal_handler_goes_with_it(command, status, tmp_path, monkeypatch):
+    (tmp_path / "python").write_text(f"#!/bin/sh\n{command}\n")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    before = signal.getsignal(signal.SIGTERM)
+    assert pools.do({"devices": 2}) == status
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 @pytest.mark.parametrize("error", ["ImportError", "RuntimeError"])
 def test_a_library_that_cannot_be_imported_is_the_runs_failure(error, tmp_path):
     (tmp_path / "torch").mkdir()

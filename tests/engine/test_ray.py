@@ -251,7 +251,7 @@ def pretended(monkeypatch):
     ("machines", "number", "per_run", "device", "places", "asked"),
     [
         ([{"CPU": 3.0}, {"CPU": 2.0}], None, 1, "cpu", 5, (1, 0, 0)),
-        ([{"CPU": 3.0}, {"CPU": 2.0}], None, 2, "cpu", 2, (2, 0, 1)),
+        ([{"CPU": 3.0}, {"CPU": 2.0}], None, 2, "cpu", 2, (2, 0, 0)),
         ([{"CPU": 3.0}, {"CPU": 2.0}], 4, 0.5, "cpu", 4, (1, 0, 0)),
         ([{"CPU": 64.0}, {"CPU": 8.0, "GPU": 3.0}, {"CPU": 8.0, "GPU": 2.0}], None, 1, "cuda", 5, (0, 1, 1)),
         ([{"CPU": 64.0}, {"CPU": 8.0, "GPU": 3.0}, {"CPU": 8.0, "GPU": 2.0}], None, 2, "cuda", 2, (0, 2, 1)),
