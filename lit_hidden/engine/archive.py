@@ -16,7 +16,6 @@ from lit_hidden.engine.store import (
     NETS,
     RESULT,
     SUBNETWORK,
-    WEIGHTS,
     Damage,
     Store,
     StoreError,
@@ -27,8 +26,8 @@ from lit_hidden.experiment import Run
 from lit_hidden.files import regular
 
 RECORD = ("run.json", "metrics.csv", RESULT)  # in the order of writing: the last means done
-LIMIT = 1_000_000  # bytes of arrays, or of a net, that a run may bring along
-ROOM = 20_000_000  # bytes of nets in an archive; those beyond are left out
+LIMIT = 1_000_000  # bytes of arrays, or of a subnetwork, that a run may bring along
+ROOM = 20_000_000  # bytes of subnetworks in an archive; those beyond are left out
 MOST = 100_000_000  # bytes of an archive that is unpacked; the largest committed one has 4 million
 NAME = "runs.tar.gz"  # in experiments/results/NAME/PRESET/
 
@@ -59,11 +58,10 @@ def pack(store: Store, runs: Iterable[Run], path: Path) -> tuple[list[Run], list
             if sum((folder / name).stat().st_size for name in brought) > LIMIT:
                 left_out.append(run)
                 continue
-            for name in (SUBNETWORK, WEIGHTS):
-                size = (folder / name).stat().st_size if (folder / name).exists() else 0
-                if 0 < size <= min(LIMIT, room):
-                    brought.append(name)
-                    room -= size
+            size = (folder / SUBNETWORK).stat().st_size if (folder / SUBNETWORK).exists() else 0
+            if 0 < size <= min(LIMIT, room):  # dense nets are 32 times as large, and stay behind
+                brought.append(SUBNETWORK)
+                room -= size
             for name in (*brought, *RECORD):
                 data = (folder / name).read_bytes()
                 entry = tarfile.TarInfo(f"{run.hash}/{name}")  # no dates, no owners
