@@ -30,8 +30,9 @@ import numpy as np
 from scipy.special import stdtrit
 
 from lit_hidden.engine.store import write_atomically
-from lit_hidden.experiment import Results, Run
 from lit_hidden.judge import Array, Claim, decide, half_widths, judge, more_scatter, spread
+from lit_hidden.results import Results
+from lit_hidden.run import Run
 
 Statistic = Callable[[Array], Array]  # from means of cells `(..., C)` to margins `(..., P)`
 NOISE: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Array]] = {  # of variance 1

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 
-from lit_hidden.style import COLORS
+from lit_hidden.report.style import COLORS
 
 Edge = tuple[int, int]
 Trace = Mapping[str, np.ndarray]

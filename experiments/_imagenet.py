@@ -8,8 +8,8 @@ as good as they are. (ResNet-34 reached 21% after 4 epochs of `short`, and 40% a
 
 from dataclasses import replace
 
-from lit_hidden.experiment import Run, vary
 from lit_hidden.recipes import recipe
+from lit_hidden.run import Run, vary
 
 DENSITY = 0.3
 DISTRIBUTIONS = ("kaiming_normal", "signed_constant")

@@ -4,7 +4,7 @@ from math import nan
 
 import numpy as np
 
-from lit_hidden.experiment import Results
+from lit_hidden.results import Results
 
 
 def constants_ahead(results: Results, by: str = "net", method: str = "edge_popup") -> list[float]:

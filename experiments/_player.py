@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from experiments import _diagram as diagram
-from lit_hidden import style
-from lit_hidden.experiment import Results, Run
+from lit_hidden.report import style
+from lit_hidden.results import Results
+from lit_hidden.run import Run
 
 OUTPUTS, INPUTS = 10, 16
 FRAMES = 400  # of one seed at most; beyond that they are thinned evenly, or five seeds would be megabytes

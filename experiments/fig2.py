@@ -17,10 +17,11 @@ from matplotlib.figure import Figure
 
 from experiments import _diagram as diagram
 from experiments import _player as player
-from lit_hidden import panels, style
 from lit_hidden.code import spec
-from lit_hidden.experiment import Results, Run, vary
 from lit_hidden.judge import Claim
+from lit_hidden.report import panels, style
+from lit_hidden.results import Results
+from lit_hidden.run import Run, vary
 
 DENSITY = 0.5
 TRACE = (spec("trace.Trace", updates=600),)  # evenly spread: all of them where there are fewer

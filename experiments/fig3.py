@@ -18,9 +18,10 @@ from statistics import mean
 import numpy as np
 from matplotlib.figure import Figure
 
-from lit_hidden import panels
-from lit_hidden.experiment import Results, Run, vary
 from lit_hidden.judge import Claim, more_scatter
+from lit_hidden.report import panels
+from lit_hidden.results import Results
+from lit_hidden.run import Run, vary
 
 NETS = ("conv2", "conv4", "conv6", "conv8")
 DISTRIBUTIONS = ("kaiming_normal", "signed_constant")

@@ -18,9 +18,10 @@ from dataclasses import replace
 import numpy as np
 from matplotlib.figure import Figure
 
-from lit_hidden import panels
-from lit_hidden.experiment import Results, Run, vary
 from lit_hidden.judge import Claim
+from lit_hidden.report import panels
+from lit_hidden.results import Results
+from lit_hidden.run import Run, vary
 
 NETS = ("conv4", "conv6")
 DENSITIES = (0.3, 0.5, 0.7)

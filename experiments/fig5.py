@@ -16,9 +16,10 @@ from math import isclose
 import numpy as np
 from matplotlib.figure import Figure
 
-from lit_hidden import panels
-from lit_hidden.experiment import Results, Run, vary
 from lit_hidden.judge import Claim
+from lit_hidden.report import panels
+from lit_hidden.results import Results
+from lit_hidden.run import Run, vary
 
 DENSITIES = (0.3, 0.5, 0.7)  # at the first width of all
 HIDDEN = Run(density=0.5, distribution="kaiming_normal", net="conv4")

@@ -18,9 +18,10 @@ from statistics import mean
 from matplotlib.figure import Figure
 
 from experiments import _margins as margins
-from lit_hidden import panels
-from lit_hidden.experiment import Results, Run, vary
 from lit_hidden.judge import Claim
+from lit_hidden.report import panels
+from lit_hidden.results import Results
+from lit_hidden.run import Run, vary
 
 POPUP = ("kaiming_normal", "signed_constant")
 ZHOU = (*POPUP, "xavier_normal", "signed_xavier")

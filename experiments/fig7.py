@@ -20,9 +20,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from lit_hidden import panels
-from lit_hidden.experiment import Results, Run, vary
 from lit_hidden.judge import Claim
+from lit_hidden.report import panels
+from lit_hidden.results import Results
+from lit_hidden.run import Run, vary
 
 DENSITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
 KAIMING = ("kaiming_normal", "signed_constant")

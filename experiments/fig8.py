@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 
 from experiments import _imagenet as imagenet_grid
 from experiments import _margins as margins
-from lit_hidden import panels
-from lit_hidden.experiment import Results, Run
 from lit_hidden.judge import Claim
+from lit_hidden.report import panels
+from lit_hidden.results import Results
+from lit_hidden.run import Run
 
 KEPT = f"{100 * imagenet_grid.DENSITY:g}%"
 WIDE = {"net": "wide_resnet50_2", "distribution": "signed_constant"}  # the subnetwork compared

@@ -20,11 +20,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from experiments import _imagenet as imagenet_grid
-from lit_hidden import panels, style
-from lit_hidden.experiment import Results, Run
 from lit_hidden.judge import Claim
-from lit_hidden.published import points
-from lit_hidden.tables import like_for_like
+from lit_hidden.report import panels, style
+from lit_hidden.report.published import points
+from lit_hidden.report.tables import like_for_like
+from lit_hidden.results import Results
+from lit_hidden.run import Run
 
 NEAR = 1.0  # points
 METHODS = {"dense": "dense, trained", "random": "random mask", "edge_popup": "edge-popup"}

@@ -24,11 +24,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lit_hidden import style
 from lit_hidden.code import Spec, spec
-from lit_hidden.experiment import Results, Run, vary
 from lit_hidden.judge import Claim
-from lit_hidden.panels import Look
+from lit_hidden.report import style
+from lit_hidden.report.panels import Look
+from lit_hidden.results import Results
+from lit_hidden.run import Run, vary
 
 
 def swaps(updates: int) -> tuple[Spec, ...]:

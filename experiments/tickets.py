@@ -21,9 +21,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from lit_hidden import panels, style
-from lit_hidden.experiment import Results, Run, vary
 from lit_hidden.judge import Claim
+from lit_hidden.report import panels, style
+from lit_hidden.results import Results
+from lit_hidden.run import Run, vary
 
 PRESETS = {  # a run, the nets, the densities, and how many seeds
     "smoke": (Run(data="digits", width=0.125, epochs=1), ("conv4",), (0.3, 0.5), 1),

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from lit_hidden.edge_popup import EdgePopup as EdgePopup
     from lit_hidden.edge_popup import hide as hide
     from lit_hidden.edge_popup import reveal as reveal
-    from lit_hidden.experiment import Results as Results
-    from lit_hidden.experiment import Run as Run
     from lit_hidden.judge import Claim as Claim
     from lit_hidden.nets import build as build
+    from lit_hidden.results import Results as Results
+    from lit_hidden.run import Run as Run
     from lit_hidden.subnetwork import load_subnetwork as load_subnetwork
     from lit_hidden.subnetwork import masks as masks
     from lit_hidden.subnetwork import save_subnetwork as save_subnetwork
@@ -30,8 +30,8 @@ _HOME = {
     "hide": "edge_popup",
     "reveal": "edge_popup",
     "Claim": "judge",
-    "Results": "experiment",
-    "Run": "experiment",
+    "Results": "results",
+    "Run": "run",
     "build": "nets",
     "load_subnetwork": "subnetwork",
     "masks": "subnetwork",

@@ -110,7 +110,7 @@ def _argument(*names: str, **settings: Any) -> argparse.ArgumentParser:
 def _run(command: str, arguments: dict[str, Any]) -> str | None:
     """Run a command and return what to print; each imports what it needs, and the report needs little."""
     if command == "report":
-        from lit_hidden.report import report
+        from lit_hidden.page import report
 
         return report(**arguments)
     if command in ("pack", "unpack"):
@@ -167,7 +167,7 @@ def _errors() -> tuple[type[Exception], ...]:
     from lit_hidden.engine.reproduce import ReproduceError
     from lit_hidden.engine.store import StoreError
     from lit_hidden.engine.sync import SyncError
-    from lit_hidden.tables import ResultsError
+    from lit_hidden.report.tables import ResultsError
 
     return CodeError, LauncherError, ReproduceError, ResultsError, StoreError, SyncError
 

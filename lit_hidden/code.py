@@ -156,7 +156,7 @@ def canonical(value: Any, what: str = "an option") -> Any:
 
 
 def text(value: Any) -> str:
-    """Write a value of a field, as `lit_hidden.tables.number` reads it: reals with the digits that `real` keeps."""
+    """Write a value of a field, as `tables.number` reads it: reals with the digits that `real` keeps."""
     if value is None:
         return "none"
     return f"{value:.12g}" if isinstance(value, float) else str(value)

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from lit_hidden.experiment import NoRunsError, Results, Row, Run, diverged, quality
 from lit_hidden.recipes import method
+from lit_hidden.results import NoRunsError, Results, Row, diverged, quality
+from lit_hidden.run import Run
 
 MIN_SEEDS = 3
 KINDS = ("primary", "secondary", "exploratory", "check")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lit_hidden.engine.reproduce import rows
-from lit_hidden.experiment import Results, Run
+from lit_hidden.results import Results
+from lit_hidden.run import Run
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).with_name("fabricated.py")))
 PROVENANCE = {

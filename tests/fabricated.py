@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from lit_hidden import style
 from lit_hidden.engine.reproduce import conditions
 from lit_hidden.engine.store import SUBNETWORK, Store
-from lit_hidden.experiment import Results, Run
 from lit_hidden.judge import judge
 from lit_hidden.recipes import IMAGENET, IMAGES
+from lit_hidden.report import style
+from lit_hidden.results import Results
+from lit_hidden.run import Run
 
 ROOT = Path(__file__).parent.parent
 

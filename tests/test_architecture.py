@@ -15,23 +15,24 @@ PACKAGE = ROOT / "lit_hidden"
 # `Makefile -> cli -> engine -> modules, data -> edge_popup, nets -> selection`.
 FLOORS = [
     {"code", "files"},
-    {"selection", "distributions", "recipes", "steps", "style", "published"},
-    {"edge_popup", "experiment"},
+    {"selection", "distributions", "recipes", "steps"},
+    {"edge_popup", "run"},
+    {"results"},
     {"judge"},
     {"supermask", "ticket"},
-    {"subnetwork", "nets", "tables"},
+    {"subnetwork", "nets"},
     {"classifier"},
-    {"modules", "data", "panels"},
+    {"modules", "data", "report"},
     {"callbacks"},
     {"engine"},
-    {"report"},
+    {"page"},
     {"lightning_cli"},
     {"cli"},
     {"__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 CORE = ["selection", "steps", "distributions", "edge_popup", "supermask", "ticket"]
-EXPERIMENTS_MAY = {"code", "experiment", "judge", "published", "recipes", "style", "panels", "tables"}
+EXPERIMENTS_MAY = {"code", "run", "results", "judge", "recipes", "report"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 EXPERIMENTS = [path for path in sorted((ROOT / "experiments").glob("*.py")) if path.name != "_calibration.py"]
 
@@ -100,7 +101,7 @@ def test_the_hot_kernel_stands_alone() -> None:
 
 
 def test_descriptions_know_no_framework() -> None:
-    for name in ("experiment", "judge", "recipes", "code"):
+    for name in ("run", "results", "judge", "recipes", "code"):
         packages = {module.split(".")[0] for module in imports(PACKAGE / f"{name}.py")}
         assert packages - sys.stdlib_module_names <= {"numpy", "scipy", "lit_hidden"}
 
@@ -120,7 +121,7 @@ def test_only_the_tracking_room_knows_weights_and_biases() -> None:
 
 def test_importing_the_package_and_describing_runs_waits_for_no_framework(python: Callable[..., str]) -> None:
     code = (
-        "import sys, lit_hidden, lit_hidden.experiment\n"
+        "import sys, lit_hidden, lit_hidden.run\n"
         "lit_hidden.Run(density=0.5).hash, lit_hidden.Results([]), lit_hidden.Claim\n"
         "heavy = {'torch', 'torchvision', 'lightning', 'pytorch_lightning', 'wandb', 'timm', 'matplotlib'}\n"
         "print(sorted(heavy & set(sys.modules)))"

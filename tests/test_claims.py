@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lit_hidden.experiment import Results, Run, vary
 from lit_hidden.judge import (
     KINDS,
     MIN_SEEDS,
@@ -26,6 +25,8 @@ from lit_hidden.judge import (
     judge,
     more_scatter,
 )
+from lit_hidden.results import Results
+from lit_hidden.run import Run, vary
 
 ROOT = Path(__file__).parent.parent
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).with_name("fabricated.py")))

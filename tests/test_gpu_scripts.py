@@ -13,7 +13,7 @@ import pytest
 from lit_hidden.cli import main, parser
 from lit_hidden.engine.reproduce import load
 from lit_hidden.engine.store import Store
-from lit_hidden.tables import filtered
+from lit_hidden.report.tables import filtered
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ROOT / "experiments" / "gpu"

@@ -14,8 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from lit_hidden import panels, style
-from lit_hidden.experiment import Results, Run, vary
+from lit_hidden.report import panels, style
+from lit_hidden.results import Results
+from lit_hidden.run import Run, vary
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parent / "fabricated.py"))
 measured, overlaps, drawn = made["measured"], made["overlaps"], made["drawn"]

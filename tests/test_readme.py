@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from lit_hidden.code import check, spec
-from lit_hidden.experiment import Results, Run, vary
+from lit_hidden.results import Results
+from lit_hidden.run import Run, vary
 
 ROOT = Path(__file__).parent.parent
 

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from lit_hidden.cli import main
-from lit_hidden.experiment import Run, vary
-from lit_hidden.published import POINTS, Published
-from lit_hidden.report import Html, _number, build, calibration, load, match, report, tag
-from lit_hidden.tables import ResultsError, cells, read
+from lit_hidden.page import Html, _number, build, calibration, load, match, report, tag
+from lit_hidden.report.published import POINTS, Published
+from lit_hidden.report.tables import ResultsError, cells, read
+from lit_hidden.run import Run, vary
 
 ROOT = Path(__file__).parent.parent
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -444,7 +444,7 @@ def test_the_committed_results_make_a_page(tmp_path: Path) -> None:
 
 def test_the_report_waits_for_no_framework(python: Callable[..., str]) -> None:
     code = (
-        "import sys\nfrom lit_hidden.report import build, load\nfrom pathlib import Path\n"
+        "import sys\nfrom lit_hidden.page import build, load\nfrom pathlib import Path\n"
         "build(load(Path('experiments/results')))\n"
         "print(sorted({'torch', 'lightning', 'matplotlib', 'scipy', 'wandb', 'rich'} & sys.modules.keys()))"
     )

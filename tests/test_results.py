@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lit_hidden.code import spec
-from lit_hidden.experiment import Results, Run, vary
+from lit_hidden.results import Results
+from lit_hidden.run import Run, vary
 
 
 def refusal(call: Callable[[], object]) -> str:

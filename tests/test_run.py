@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_hidden import experiment
+from lit_hidden import run as run_module
 from lit_hidden.code import Spec, spec
-from lit_hidden.experiment import SCHEMA, Run, vary
 from lit_hidden.recipes import FINDERS, METHODS, Recipe
+from lit_hidden.run import SCHEMA, Run, vary
 
 HIDDEN = Run(density=0.5, net="conv2")
 TICKET = replace(HIDDEN, method="ticket")
@@ -43,10 +43,7 @@ def test_hashes_are_pinned_so_that_no_folder_is_renamed_by_accident(run: Run, na
 
 
 def test_hashes_are_the_same_in_another_process(python: Callable[..., str]) -> None:
-    code = (
-        "from lit_hidden.experiment import Run\n"
-        "for k in (None, 0.1, 0.5): print(Run(density=k, net='conv2', seed=3).hash)"
-    )
+    code = "from lit_hidden.run import Run\nfor k in (None, 0.1, 0.5): print(Run(density=k, net='conv2', seed=3).hash)"
     expected = [Run(density=k, net="conv2", seed=3).hash for k in (None, 0.1, 0.5)]
     assert python(code, PYTHONHASHSEED="5").split() == expected
 
@@ -211,7 +208,7 @@ def test_a_field_added_later_with_a_default_does_not_rename_old_runs() -> None:
 
 def test_the_schema_number_renames_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     before = Run().hash
-    monkeypatch.setattr(experiment, "SCHEMA", SCHEMA + 1)
+    monkeypatch.setattr(run_module, "SCHEMA", SCHEMA + 1)
     assert Run().hash != before
 
 
@@ -408,9 +405,9 @@ def test_a_field_with_a_neutral_value_renames_only_runs_that_differ_from_it(monk
     assert [one.nesterov for one in (later[0].resolved, later[0].then().resolved, later[2].parent)] == [False] * 3
     assert replace(later[0], nesterov=True).hash != HIDDEN.hash == replace(later[0], nesterov=False).hash
     recipe = make_dataclass("Recipe", [("nesterov", bool)], bases=(Recipe,), frozen=True, kw_only=True)
-    published = experiment.recipe
+    published = run_module.recipe
     monkeypatch.setattr(  # a recipe has a value of its own, told from what all earlier runs had
-        experiment, "recipe", lambda name, *rest: recipe(**asdict(published(name, *rest)), nesterov=name == "dense")
+        run_module, "recipe", lambda name, *rest: recipe(**asdict(published(name, *rest)), nesterov=name == "dense")
     )
     assert Later(density=0.5, net="conv2").hash == HIDDEN.hash
     assert Later(net="conv2").hash != DENSE.hash == Later(net="conv2", nesterov=False).hash

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lit_hidden import style
+from lit_hidden.report import style
 
 
 def lightness(color: str) -> float:

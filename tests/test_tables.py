@@ -13,10 +13,9 @@ from lit_hidden.code import Spec, spec
 from lit_hidden.engine.archive import contents, pack
 from lit_hidden.engine.reproduce import rows
 from lit_hidden.engine.store import Store
-from lit_hidden.experiment import Results, Run, vary
-from lit_hidden.published import Published
 from lit_hidden.recipes import IMAGENET_SIZES
-from lit_hidden.tables import (
+from lit_hidden.report.published import Published
+from lit_hidden.report.tables import (
     ResultsError,
     cells,
     common,
@@ -34,6 +33,8 @@ from lit_hidden.tables import (
     setting,
     varying,
 )
+from lit_hidden.results import Results
+from lit_hidden.run import Run, vary
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parent / "committed.py"))
 leave = runpy.run_path(str(Path(__file__).parent / "fabricated.py"))["leave"]

@@ -18,8 +18,8 @@ from experiments.bench.rows import Bench, Section, timed
 from experiments.bench.training import BATCH, EDGE, Watched, fit, like, made, noise, step_of
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.engine.train import AT_ONCE, train
-from lit_hidden.experiment import Run
 from lit_hidden.modules import LitSubnetwork
+from lit_hidden.run import Run
 
 NETS = {"cpu": ("conv2", "conv4"), "cuda": ("conv2", "conv4", "conv8")}
 PRODUCT = {"cpu": 1536, "cuda": 8192}  # rows and columns of the matrices whose product stands for the peak

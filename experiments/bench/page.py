@@ -16,7 +16,7 @@ from experiments.bench.rows import Section, written
 from experiments.bench.selection import KINDS
 from lit_hidden.engine.devices import cores
 from lit_hidden.engine.store import write_atomically
-from lit_hidden.style import COLORS, GREY, NAVY, ORANGE, PURPLE, SKY, context, footer
+from lit_hidden.report.style import COLORS, GREY, NAVY, ORANGE, PURPLE, SKY, context, footer
 
 NETS = ("conv2", "conv4", "conv6", "conv8")
 TARGETS: list[tuple[str, str, str, str, str, float]] = [  # section, device, row, how its group begins, limit

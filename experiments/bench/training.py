@@ -18,8 +18,8 @@ from lit_hidden.data import BatchLoader, CIFAR10Data, ImageData, ImageNetData
 from lit_hidden.engine import train
 from lit_hidden.engine.network import make_module
 from lit_hidden.engine.ranks import Interruption
-from lit_hidden.experiment import Run
 from lit_hidden.recipes import IMAGENET
+from lit_hidden.run import Run
 from lit_hidden.steps import Steps
 
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) and labels (B,)

@@ -234,7 +234,7 @@ def epochs(net: str, number: int, data: Path) -> None:
     import csv
 
     from lit_hidden.engine.train import train
-    from lit_hidden.experiment import Run
+    from lit_hidden.run import Run
 
     run = (
         Run(net=net, density=0.5, epochs=number)

@@ -22,8 +22,8 @@ from lit_hidden.engine.store import (
     check,
     write_atomically,
 )  # fmt: skip
-from lit_hidden.experiment import Run
 from lit_hidden.files import regular
+from lit_hidden.run import Run
 
 RECORD = ("run.json", "metrics.csv", RESULT)  # in the order of writing: the last means done
 LIMIT = 1_000_000  # bytes of arrays, or of a subnetwork, that a run may bring along

@@ -13,9 +13,8 @@ from lit_hidden.code import text
 from lit_hidden.engine.reproduce import load
 from lit_hidden.engine.reproduce import rows as make_rows
 from lit_hidden.engine.store import Store
-from lit_hidden.experiment import diverged, primary
 from lit_hidden.judge import confidence_interval
-from lit_hidden.tables import (
+from lit_hidden.report.tables import (
     FIELDS,
     SEEDS,
     ResultsError,
@@ -31,6 +30,7 @@ from lit_hidden.tables import (
     setting,
     varying,
 )  # fmt: skip
+from lit_hidden.results import diverged, primary
 
 NUMBERS = ("accuracy", "best_accuracy", "top5", "loss", "train_accuracy", "seconds")
 OVER_SEEDS = ("pm", "min", "max", "n")  # of the accuracy of a cell

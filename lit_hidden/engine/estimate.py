@@ -12,9 +12,9 @@ from datetime import datetime
 from typing import Any
 
 from lit_hidden.engine.store import Store
-from lit_hidden.experiment import Run
 from lit_hidden.files import regular
 from lit_hidden.recipes import IMAGES
+from lit_hidden.run import Run
 
 RESNETS = {  # blocks a stage, and how wide the 3x3 convolution between two 1x1 is; 0: two 3x3 convolutions
     "cifar_resnet18": ((2, 2, 2, 2), 0),

@@ -18,8 +18,8 @@ from lit_hidden.engine.estimate import Clock, duration
 from lit_hidden.engine.pool import Pool
 from lit_hidden.engine.store import CHECKPOINT, Store, StoreError
 from lit_hidden.engine.work import Job
-from lit_hidden.experiment import Run
-from lit_hidden.tables import score
+from lit_hidden.report.tables import score
+from lit_hidden.run import Run
 
 _OTHERS = 2000  # runs that a worker may go on with
 _SEEN = 60.0  # seconds until a file of another machine must have come in sight: as long as NFS remembers a folder

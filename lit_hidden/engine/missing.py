@@ -8,8 +8,9 @@ from lit_hidden.engine.archive import NAME, contents
 from lit_hidden.engine.estimate import Clock, Estimate, duration
 from lit_hidden.engine.reproduce import HERE, Experiment, load, names
 from lit_hidden.engine.store import Store
-from lit_hidden.experiment import PRESETS, Run, diverged
-from lit_hidden.tables import read
+from lit_hidden.report.tables import read
+from lit_hidden.results import diverged
+from lit_hidden.run import PRESETS, Run
 
 TABLE = "results.csv"
 

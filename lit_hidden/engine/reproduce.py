@@ -27,10 +27,11 @@ from lit_hidden.engine.store import SCORES, Store, needed, write_atomically
 from lit_hidden.engine.tracking import choose_mode, show, show_summary
 from lit_hidden.engine.where import Where
 from lit_hidden.engine.work import Job
-from lit_hidden.experiment import PRESETS, Results, Run, diverged
 from lit_hidden.judge import Claim, Verdict, clopper_pearson, failed, judge
 from lit_hidden.recipes import IMAGENET_SIZES, method
-from lit_hidden.tables import cells, departures, filtered, in_tf32, listed, order, reason
+from lit_hidden.report.tables import cells, departures, filtered, in_tf32, listed, order, reason
+from lit_hidden.results import Results, diverged
+from lit_hidden.run import PRESETS, Run
 
 HERE = Where()
 SUMMARY = 2_000_000  # bytes of summary.npz
@@ -525,7 +526,7 @@ def _draw(experiment: Experiment, results: Results, told: str) -> dict[str, str 
     """Make the drawing with `told` at its foot, and the page of an experiment that has one; by the files' names."""
     from matplotlib.figure import Figure
 
-    from lit_hidden import style
+    from lit_hidden.report import style
 
     files: dict[str, str | bytes] = {}
     with style.context():

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lit_hidden import code
-from lit_hidden.experiment import Results, Run, diverged, primary
 from lit_hidden.files import regular
 from lit_hidden.recipes import method
+from lit_hidden.results import Results, diverged, primary
+from lit_hidden.run import Run
 
 # What a run leaves of its net. A hidden run: its masks, if seeds give the weights back; all tensors, if seeds do not or
 # if another search goes on from it. A dense run or a ticket: all tensors.

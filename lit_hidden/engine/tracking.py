@@ -23,8 +23,8 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-from lit_hidden.experiment import Run
 from lit_hidden.judge import Verdict
+from lit_hidden.run import Run
 
 PROJECT = "lit-hidden"
 MODES = ("online", "offline", "disabled", "shared")

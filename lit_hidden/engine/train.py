@@ -34,9 +34,9 @@ from lit_hidden.engine.checkpoints import WholeCheckpoints
 from lit_hidden.engine.network import make_data, make_module, save_net
 from lit_hidden.engine.ranks import ALONE, Interruption, Placed, Ranks, SameNetwork, Together
 from lit_hidden.engine.store import CHECKPOINT, SCORES, SUBNETWORK, WEIGHTS, Store, set_aside, write_atomically
-from lit_hidden.experiment import Run
 from lit_hidden.nets import NETS
 from lit_hidden.recipes import method
+from lit_hidden.run import Run
 from lit_hidden.subnetwork import fingerprint, masks, save_subnetwork, used_masks
 from lit_hidden.supermask import Supermask
 from lit_hidden.ticket import fix_masks

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from lit_hidden.engine.devices import LauncherError, gpus
 from lit_hidden.engine.pool import Local, Pool
-from lit_hidden.experiment import Run
 from lit_hidden.recipes import IMAGENET_SIZES
+from lit_hidden.run import Run
 
 if TYPE_CHECKING:
     from lit_hidden.engine.ranks import Group

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from lit_hidden import code
 from lit_hidden.engine.store import CHECKPOINT, Store
-from lit_hidden.experiment import Run
+from lit_hidden.run import Run
 
 if TYPE_CHECKING:
     from lit_hidden.engine.ranks import Group

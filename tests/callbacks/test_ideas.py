@@ -32,7 +32,7 @@ from lit_hidden.data.tensors import balanced_order
 from lit_hidden.edge_popup import hidden_layers, weight_chain, weight_layers
 from lit_hidden.engine.network import make_data, make_module, network
 from lit_hidden.engine.train import Recorder, train
-from lit_hidden.experiment import Run
+from lit_hidden.run import Run
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "engine" / "training.py"))
 TINY, without_time, evaluate, counted = made["TINY"], made["without_time"], made["evaluate"], made["counted"]

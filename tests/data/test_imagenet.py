@@ -84,7 +84,7 @@ def test_the_number_of_classes_follows_from_the_arguments_and_else_from_disk(roo
 
 def test_a_lightning_module_is_built_for_it_before_files_are_read(tmp_path):
     from lit_hidden.engine.network import make_module
-    from lit_hidden.experiment import Run
+    from lit_hidden.run import Run
 
     run = Run(density=0.5, net="conv2", width=0.05, data="tiny-imagenet")
     net = make_module(run, TinyImageNetData(str(tmp_path), image_size=16)).net

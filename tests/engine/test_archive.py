@@ -20,7 +20,7 @@ from lit_hidden.cli import main
 from lit_hidden.engine import archive
 from lit_hidden.engine.archive import pack, unpack
 from lit_hidden.engine.store import Store, StoreError
-from lit_hidden.experiment import Run
+from lit_hidden.run import Run
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
 leave = made["leave"]
@@ -151,7 +151,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout with one experiment."""
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "mine.py").write_text(
-        "from lit_hidden.experiment import Run, vary\n"
+        "from lit_hidden.run import Run, vary\n"
         "def runs(preset): return vary([Run(density=0.5, net='conv2', data='digits', epochs=2)], seed=range(3))\n"
         "CLAIMS = []\n"
         "def draw(results, figure): pass\n"

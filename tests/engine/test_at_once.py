@@ -18,7 +18,7 @@ from lit_hidden.engine.ranks import StoppedError
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import CHECKPOINT, Recorder, rate, together, train
 from lit_hidden.engine.work import _foreign
-from lit_hidden.experiment import Run
+from lit_hidden.run import Run
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
 TINY, counted, without_time = made["TINY"], made["counted"], made["without_time"]

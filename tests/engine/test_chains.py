@@ -22,7 +22,8 @@ from lit_hidden.engine.archive import pack, unpack
 from lit_hidden.engine.network import make_data, transform
 from lit_hidden.engine.store import SCORES, SUBNETWORK, WEIGHTS, Store, StoreError
 from lit_hidden.engine.train import Recorder, train
-from lit_hidden.experiment import Results, Run
+from lit_hidden.results import Results
+from lit_hidden.run import Run
 from lit_hidden.subnetwork import used_masks
 
 training: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("training.py")))

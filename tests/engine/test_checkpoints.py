@@ -16,7 +16,7 @@ from lit_hidden.engine import store as writing
 from lit_hidden.engine.checkpoints import WholeCheckpoints
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import Recorder
-from lit_hidden.experiment import Run
+from lit_hidden.run import Run
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
 RUN = Run(density=0.5, epochs=3, callbacks=(spec("trace.Trace", updates=3),), **made["TINY"])
@@ -26,7 +26,7 @@ CODE = f"""
 import resource, signal, sys
 from pathlib import Path
 from lit_hidden.engine.train import Recorder, train
-from lit_hidden.experiment import Run
+from lit_hidden.run import Run
 
 folder, end = Path(sys.argv[1]), Recorder.on_train_epoch_end
 

@@ -16,14 +16,14 @@ from lit_hidden.cli import main
 from lit_hidden.code import Spec, spec
 from lit_hidden.engine.compare import compare
 from lit_hidden.engine.store import Store
-from lit_hidden.experiment import Run, vary
-from lit_hidden.tables import ResultsError
+from lit_hidden.report.tables import ResultsError
+from lit_hidden.run import Run, vary
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "committed.py"))
 leave = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))["leave"]
 EXPERIMENT = '''
 """Mine: a grid."""
-from lit_hidden.experiment import Run, vary
+from lit_hidden.run import Run, vary
 
 
 def runs(preset):

@@ -15,14 +15,14 @@ import pytest
 
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.work import work
-from lit_hidden.experiment import Run
+from lit_hidden.run import Run
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = '''
 """A grid of every method."""
-from lit_hidden.experiment import Run, vary
+from lit_hidden.run import Run, vary
 from lit_hidden.judge import Claim
 
 TINY = {"net": "conv2", "width": 0.1, "data": "digits", "train_images": 300}

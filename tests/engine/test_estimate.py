@@ -21,10 +21,10 @@ from lit_hidden.engine.estimate import (
     work,
 )
 from lit_hidden.engine.store import Store
-from lit_hidden.experiment import Run
 from lit_hidden.nets import build
 from lit_hidden.recipes import CLASS_LISTS as COUNTS
 from lit_hidden.recipes import IMAGES
+from lit_hidden.run import Run
 
 CPU = "CPU, 1 thread(s)"
 CONV2, CONV4 = Run(density=0.5, net="conv2").resolved, Run(density=0.5, net="conv4").resolved

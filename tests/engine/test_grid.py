@@ -19,7 +19,7 @@ from lit_hidden.engine.grid import Failure, Grid, Plan, plan
 from lit_hidden.engine.pool import Pool
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.work import run_of
-from lit_hidden.experiment import Run
+from lit_hidden.run import Run
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
 leave = made["leave"]

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 
 from lit_hidden.code import spec
 from lit_hidden.engine.store import Store
-from lit_hidden.experiment import Run
+from lit_hidden.run import Run
 
 pytestmark = pytest.mark.slow
 

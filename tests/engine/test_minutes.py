@@ -16,13 +16,13 @@ from lit_hidden.engine import torchrun
 from lit_hidden.engine.grid import Grid
 from lit_hidden.engine.ranks import Ranks, StoppedError
 from lit_hidden.engine.store import Store
-from lit_hidden.experiment import Run
+from lit_hidden.run import Run
 
 training: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("training.py")))
 answered, job, without_time = (training[name] for name in ("answered", "job", "without_time"))
 EXPERIMENT = '''
 """Three seeds, one much longer than the others."""
-from lit_hidden.experiment import Run
+from lit_hidden.run import Run
 from lit_hidden.judge import Claim
 
 def runs(preset):

@@ -14,14 +14,14 @@ from lit_hidden.engine.archive import pack
 from lit_hidden.engine.missing import missing
 from lit_hidden.engine.reproduce import UsageError
 from lit_hidden.engine.store import Store, StoreError
-from lit_hidden.experiment import Run, vary
+from lit_hidden.run import Run, vary
 
 ROOT = Path(__file__).parents[2]
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(ROOT / "tests" / "committed.py"))
 leave = runpy.run_path(str(ROOT / "tests" / "fabricated.py"))["leave"]
 EXPERIMENT = '''
 """Mine: a grid."""
-from lit_hidden.experiment import Run, vary
+from lit_hidden.run import Run, vary
 
 
 def runs(preset):

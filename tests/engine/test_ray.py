@@ -26,7 +26,7 @@ from lit_hidden.engine.pool import do
 from lit_hidden.engine.ray import Ray
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import train
-from lit_hidden.experiment import Run
+from lit_hidden.run import Run
 
 pytestmark = pytest.mark.slow
 

@@ -34,13 +34,14 @@ from lit_hidden.engine.reproduce import (
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.where import Where
 from lit_hidden.engine.work import run_of
-from lit_hidden.experiment import Results, Run
 from lit_hidden.judge import confidence_interval
+from lit_hidden.results import Results
+from lit_hidden.run import Run
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
 EXPERIMENT = '''
 """Figure 0: a figure of three seeds."""
-from lit_hidden.experiment import Run
+from lit_hidden.run import Run
 from lit_hidden.judge import Claim
 
 def runs(preset):

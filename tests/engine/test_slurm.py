@@ -21,7 +21,7 @@ from lit_hidden.engine.grid import Grid, Plan
 from lit_hidden.engine.slurm import Slurm, Task
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import train
-from lit_hidden.experiment import Run
+from lit_hidden.run import Run
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
 job, counted, without_time = made["job"], made["counted"], made["without_time"]

@@ -17,7 +17,7 @@ import pytest
 
 from lit_hidden.code import spec
 from lit_hidden.engine.store import Store, StoreError, write_atomically
-from lit_hidden.experiment import Run
+from lit_hidden.run import Run
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
 RUN = Run(density=0.5, net="conv2", data="digits", epochs=2)
@@ -304,7 +304,7 @@ def test_nothing_set_aside_is_overwritten(store):
 CODE = """
 import sys
 from lit_hidden.engine.store import Store
-from lit_hidden.experiment import Run
+from lit_hidden.run import Run
 store, run = Store(sys.argv[1]), Run.from_json(sys.argv[2])
 """
 

@@ -9,7 +9,7 @@ import torch
 
 from lit_hidden.edge_popup import maskers
 from lit_hidden.engine.train import Recorder, train
-from lit_hidden.experiment import Run
+from lit_hidden.run import Run
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
 TINY, without_time = made["TINY"], made["without_time"]

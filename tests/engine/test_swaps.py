@@ -14,7 +14,7 @@ from lit_hidden.callbacks.swaps import KINDS, RATES, Probe, Swaps, draw_pair, fi
 from lit_hidden.code import spec
 from lit_hidden.edge_popup import EdgePopup, hide, maskers, original_weight
 from lit_hidden.engine.train import Recorder, train
-from lit_hidden.experiment import Run
+from lit_hidden.run import Run
 from lit_hidden.selection import top_k_mask
 
 TINY = {"net": "conv2", "width": 0.05, "data": "digits", "train_images": 300, "batch_size": 64, "density": 0.4}

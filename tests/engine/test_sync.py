@@ -13,7 +13,7 @@ from lit_hidden.cli import main
 from lit_hidden.engine import sync as sync_module
 from lit_hidden.engine.sync import SyncError, sync
 from lit_hidden.engine.tracking import show
-from lit_hidden.experiment import Run
+from lit_hidden.run import Run
 
 RUN = Run(density=0.5, net="conv2", data="digits", epochs=2, seed=3)
 FAKE = """

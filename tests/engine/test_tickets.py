@@ -12,8 +12,9 @@ from lit_hidden.code import spec
 from lit_hidden.engine import train as engine
 from lit_hidden.engine.network import make_data, make_module
 from lit_hidden.engine.train import SUBNETWORK, Recorder, train
-from lit_hidden.experiment import Results, Run
 from lit_hidden.recipes import FINDERS
+from lit_hidden.results import Results
+from lit_hidden.run import Run
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
 TINY, without_time, evaluate = made["TINY"], made["without_time"], made["evaluate"]

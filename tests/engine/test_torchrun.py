@@ -28,8 +28,8 @@ from lit_hidden.engine.ranks import Ranks, RanksDifferError, SameNetwork, bits
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.torchrun import placed
 from lit_hidden.engine.train import alone, train
-from lit_hidden.experiment import Run
 from lit_hidden.modules import LitDense, LitSubnetwork
+from lit_hidden.run import Run
 
 training: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("training.py")))
 ROOT = Path(__file__).parents[2]
@@ -274,7 +274,7 @@ RUNS = [
 ]
 EXPERIMENT = f"""'''Two runs.'''
 from dataclasses import replace
-from lit_hidden.experiment import Run
+from lit_hidden.run import Run
 from lit_hidden.judge import Claim
 
 def runs(preset):

@@ -13,7 +13,8 @@ from lit_hidden.code import spec
 from lit_hidden.edge_popup import maskers
 from lit_hidden.engine.network import make_data, make_module
 from lit_hidden.engine.train import train
-from lit_hidden.experiment import Results, Run
+from lit_hidden.results import Results
+from lit_hidden.run import Run
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
 TINY, HIDDEN, undisturbed = made["TINY"], made["HIDDEN"], made["undisturbed"]

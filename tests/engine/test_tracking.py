@@ -19,8 +19,8 @@ import pytest
 from lit_hidden.code import Spec, spec
 from lit_hidden.engine import tracking
 from lit_hidden.engine.tracking import choose_mode, show, show_summary
-from lit_hidden.experiment import Run
 from lit_hidden.judge import Verdict
+from lit_hidden.run import Run
 
 RUN = Run(density=0.5, net="conv2", data="digits", epochs=2, seed=3)
 
@@ -187,7 +187,7 @@ SHOW = """
 import resource, sys
 from pathlib import Path
 from lit_hidden.engine import tracking
-from lit_hidden.experiment import Run
+from lit_hidden.run import Run
 tracking.LIMITS |= {"init_timeout": 3.0, "finish_timeout": 2.0}
 if sys.argv[3] == "full":
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**19, 2**19))

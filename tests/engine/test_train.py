@@ -23,9 +23,10 @@ from lit_hidden.engine.ranks import StoppedError
 from lit_hidden.engine.reproduce import rows
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import SCORES, SUBNETWORK, commit, in_tf32, train
-from lit_hidden.experiment import Results, Run
 from lit_hidden.modules import LitSubnetwork
 from lit_hidden.nets import build, initialise
+from lit_hidden.results import Results
+from lit_hidden.run import Run
 from lit_hidden.subnetwork import fingerprint, load_subnetwork, masks, save_subnetwork
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
@@ -118,7 +119,7 @@ def test_a_killed_run_goes_on_and_ends_bit_equal_to_one_never_stopped(undisturbe
     folder, result = undisturbed
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from lit_hidden.engine.train import train; from lit_hidden.experiment import Run\n"
+        "from lit_hidden.engine.train import train; from lit_hidden.run import Run\n"
         "from lit_hidden.modules import LitSubnetwork\n"
         "real = LitSubnetwork.training_step\n"
         "def step(self, *batch):\n"
@@ -172,7 +173,7 @@ def test_the_same_seed_trains_the_same_subnetwork_in_another_process_with_other_
     _, result = undisturbed
     code = (
         "import json, sys, tempfile, torch; from pathlib import Path\n"
-        "from lit_hidden.engine.train import train; from lit_hidden.experiment import Run\n"
+        "from lit_hidden.engine.train import train; from lit_hidden.run import Run\n"
         f"run = Run.from_json({HIDDEN.to_json()!r})\n"
         "result = train(run, Path(tempfile.mkdtemp())); del result['provenance']\n"
         "assert torch.get_num_threads() == 2, 'the caller has its threads back'\n"

@@ -14,7 +14,7 @@ from lit_hidden.engine.pool import Local
 from lit_hidden.engine.ranks import Ranks
 from lit_hidden.engine.torchrun import Lockstep
 from lit_hidden.engine.where import Where
-from lit_hidden.experiment import Run
+from lit_hidden.run import Run
 
 GROUP = SimpleNamespace(ranks=Ranks(0, 16, 0, 8))
 LARGE, SMALL = Run(data="imagenet100", net="resnet18"), Run(data="digits")

@@ -14,7 +14,7 @@ import pytest
 from lit_hidden.code import spec
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.work import work
-from lit_hidden.experiment import Run
+from lit_hidden.run import Run
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
 job, counted = made["job"], made["counted"]

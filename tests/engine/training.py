@@ -13,7 +13,7 @@ from lit_hidden.code import spec
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import train
 from lit_hidden.engine.work import run_of, work
-from lit_hidden.experiment import Run
+from lit_hidden.run import Run
 
 TINY = {"net": "conv2", "width": 0.05, "data": "digits", "train_images": 300}
 # A decay that can be seen: at the published 1e-4 its share of a step is lost in rounding.

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from experiments import _diagram as diagram
 from experiments._diagram import Swap
-from lit_hidden.style import COLORS
+from lit_hidden.report.style import COLORS
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
 planted, simulated = made["planted"], made["simulated"]

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lit_hidden.experiment import Run
 from lit_hidden.judge import judge
-from lit_hidden.published import points
+from lit_hidden.report.published import points
+from lit_hidden.run import Run
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
 EXPERIMENTS = sorted(path.stem for path in (Path(__file__).parents[2] / "experiments").glob("[!_]*.py"))

@@ -10,9 +10,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from experiments import _diagram as diagram
-from lit_hidden import style
-from lit_hidden.experiment import Results, Run
 from lit_hidden.judge import judge
+from lit_hidden.report import style
+from lit_hidden.results import Results
+from lit_hidden.run import Run
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
 fig2 = made["experiment"]("fig2")

@@ -13,10 +13,12 @@ import pytest
 from matplotlib.figure import Figure
 
 from experiments import _margins as margins
-from lit_hidden import build, panels, style
-from lit_hidden.experiment import Results, Run
+from lit_hidden import build
 from lit_hidden.judge import judge
-from lit_hidden.published import points
+from lit_hidden.report import panels, style
+from lit_hidden.report.published import points
+from lit_hidden.results import Results
+from lit_hidden.run import Run
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
 NAMES = ("fig3", "fig4", "fig5", "fig6", "fig7", "resnet18")

@@ -15,10 +15,11 @@ import torchvision.models
 from matplotlib.figure import Figure
 
 from experiments import _imagenet as imagenet_grid
-from lit_hidden import panels, published
-from lit_hidden.experiment import Results, Run
 from lit_hidden.judge import judge
-from lit_hidden.tables import departures
+from lit_hidden.report import panels, published
+from lit_hidden.report.tables import departures
+from lit_hidden.results import Results
+from lit_hidden.run import Run
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
 NAMES = ("fig8", "fig9", "fig10", "table2", "imagenet18")

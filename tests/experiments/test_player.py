@@ -14,7 +14,8 @@ import pytest
 from experiments import _diagram as diagram
 from experiments import _player as player
 from lit_hidden.code import spec
-from lit_hidden.experiment import Results, Run
+from lit_hidden.results import Results
+from lit_hidden.run import Run
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
 simulated = made["simulated"]

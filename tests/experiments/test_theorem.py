@@ -10,12 +10,13 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lit_hidden import style
 from lit_hidden.callbacks.swaps import KINDS, RATES, summary
 from lit_hidden.engine.reproduce import conditions
 from lit_hidden.engine.train import train
-from lit_hidden.experiment import Results, Run
 from lit_hidden.judge import judge
+from lit_hidden.report import style
+from lit_hidden.results import Results
+from lit_hidden.run import Run
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
 theorem = made["experiment"]("theorem")

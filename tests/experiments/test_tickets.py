@@ -9,11 +9,12 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lit_hidden import style
 from lit_hidden.engine.reproduce import conditions
-from lit_hidden.experiment import Results, Run
 from lit_hidden.judge import judge
 from lit_hidden.recipes import recipe
+from lit_hidden.report import style
+from lit_hidden.results import Results
+from lit_hidden.run import Run
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
 tickets, fig3 = made["experiment"]("tickets"), made["experiment"]("fig3")

@@ -10,8 +10,8 @@ from experiments.bench.steps import PlainConv, PlainStep, plain
 from experiments.bench.training import EDGE, Watched, fit, like, made, step_of
 from lit_hidden import build, hide
 from lit_hidden.edge_popup import maskers
-from lit_hidden.experiment import Run
 from lit_hidden.modules import LitSubnetwork
+from lit_hidden.run import Run
 
 HERE = torch.device("cpu")
 NETS = {"conv2": 0.25, "conv4": 0.125, "conv6": 0.125, "lenet": 1.0, "cifar_resnet18": 0.125, "resnet50": 0.125}

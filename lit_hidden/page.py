@@ -19,11 +19,10 @@ from typing import Any
 from lit_hidden.engine import beforehand
 from lit_hidden.engine.estimate import elapsed
 from lit_hidden.engine.store import write_atomically
-from lit_hidden.experiment import PRESETS, Run, diverged
 from lit_hidden.judge import KINDS
-from lit_hidden.published import POINTS, SOURCES, Published
 from lit_hidden.recipes import method
-from lit_hidden.tables import (
+from lit_hidden.report.published import POINTS, SOURCES, Published
+from lit_hidden.report.tables import (
     Cell,
     ResultsError,
     Row,
@@ -39,6 +38,8 @@ from lit_hidden.tables import (
     setting,
     varying,
 )
+from lit_hidden.results import diverged
+from lit_hidden.run import PRESETS, Run
 
 VERDICTS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
 VERSIONS = ("lit_hidden", "python", "torch", "lightning")

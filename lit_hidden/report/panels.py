@@ -20,12 +20,13 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox, ScaledTranslation, Transform
 
-from lit_hidden import style
-from lit_hidden.experiment import Results, Run
 from lit_hidden.judge import failed
-from lit_hidden.published import SOURCES, Published, points
 from lit_hidden.recipes import method
-from lit_hidden.tables import departures, same_images
+from lit_hidden.report import style
+from lit_hidden.report.published import SOURCES, Published, points
+from lit_hidden.report.tables import departures, same_images
+from lit_hidden.results import Results
+from lit_hidden.run import Run
 
 
 @dataclass(frozen=True)
