@@ -17,7 +17,7 @@ WHERE = $(if $(DATA),--data $(DATA)) $(if $(LAUNCHER),--launcher $(LAUNCHER)) $(
 export RUNS_DIR DATA_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev test lint format lines bench calibration report missing compare pack unpack wandb-sync \
+.PHONY: help install install-dev test lint format lines bench calibration findings report missing compare pack unpack wandb-sync \
 	wheel clean FORCE
 
 help: ## Say what there is
@@ -56,11 +56,14 @@ format: install-dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lines: ## Count the lines of Python: the rooms of the library, the library without its callbacks, tests, experiments
+# The reading path explains the rest, in one evening.
+lines: ## Count the lines of Python: the rooms of the library, the reading path, the library without callbacks, tests, experiments
 	@git ls-files '*.py' | xargs wc -l | awk '$$2 ~ "/" { split($$2, part, "/"); sub(/\.py$$/, "", part[2]); \
 		if (part[1] == "lit_hidden") room["lit_hidden/" part[2]] += $$1; \
+		if ($$2 ~ /^lit_hidden/ && $$2 ~ /(edge_popup|nets|classifier|run|results|engine\/(store|train|reproduce))\.py$$|\/selection\//) path += $$1; \
 		if ($$2 !~ /^lit_hidden\/callbacks\//) all[part[1]] += $$1 } \
 		END { for (name in room) printf "%6d  %s\n", room[name], name | "sort -rn"; close("sort -rn"); \
+		printf "%6d  the reading path\n", path; \
 		for (name in all) printf "%6d  %s in all%s\n", all[name], name, name == "lit_hidden" ? ", without callbacks" : "" }'
 
 reproduce-%: install FORCE ## Train a figure's missing runs, check its claims, draw it (reproduce-all: every figure; PRESET=quick, DATA=, DEVICES=, PER_RUN=, LAUNCHER=, MINUTES=)
@@ -71,6 +74,9 @@ bench: $(VENV)/.installed-bench ## Measure selection, training steps, input, an 
 
 calibration: install ## Simulate how often verdicts are wrong in grids of known truth (ARGS="--grids 1000": a first look)
 	$(BIN)/python experiments/_calibration.py --out $(RESULTS)/calibration $(ARGS)
+
+findings: install ## Write the tables of findings in README.md and docs/ from the committed verdicts
+	$(BIN)/python -m experiments._findings
 
 report: install ## Write one HTML page of all committed results (RESULTS=experiments/results)
 	$(BIN)/lit-hidden report --results $(RESULTS) $(ARGS)

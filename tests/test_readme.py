@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments._findings import main
 from lit_hidden.code import check, spec
 from lit_hidden.results import Results
 from lit_hidden.run import Run, vary
@@ -18,23 +19,27 @@ from lit_hidden.run import Run, vary
 ROOT = Path(__file__).parent.parent
 
 
-def blocks(section: str) -> dict[str, str]:
-    """The Python files of a section of the README, by the name that was last given before each."""
-    (text,) = re.findall(rf"^## {section}\n(.*?)^## ", (ROOT / "README.md").read_text(), re.M | re.S)
+def blocks(text: str) -> dict[str, str]:
+    """The Python files of a text, by the name that was last given before each."""
     parts = re.split(r"```python\n(.*?)```", text, flags=re.S)
-    return {re.findall(r"`([\w/]+\.py)`", told)[-1]: code for told, code in zip(parts[::2], parts[1::2], strict=False)}
+    named = [(re.findall(r"`([\w/]+\.py)`", told), code) for told, code in zip(parts[::2], parts[1::2], strict=False)]
+    return {names[-1]: code for names, code in named if names}
+
+
+def section(name: str) -> str:
+    """A section of the README."""
+    (text,) = re.findall(rf"^## {name}\n(.*?)^## ", (ROOT / "README.md").read_text(), re.M | re.S)
+    return text
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("section", "files", "name", "cells"),
-    [
-        ("Add a figure", ["experiments/mine.py"], "mine", 2),
-        ("Add an idea", ["blurred.py", "experiments/blur.py"], "blur", 3),
-    ],
+    ("files", "name", "cells"),
+    [(["experiments/mine.py"], "mine", 2), (["blurred.py", "experiments/blur.py"], "blur", 3)],
 )
-def test_what_one_adds_is_trained_judged_and_drawn(section, files, name, cells, tmp_path):
-    found = blocks(section)
+def test_what_one_adds_is_trained_judged_and_drawn(files, name, cells, tmp_path):
+    figure = (ROOT / "docs" / "adding.md").read_text().partition("## The hooks")[0]
+    found = {"mine": blocks(section("Add a figure")), "blur": blocks(section("Add an idea")) | blocks(figure)}[name]
     assert list(found) == files
     for path, code in found.items():
         (tmp_path / path).parent.mkdir(exist_ok=True)
@@ -60,9 +65,9 @@ def test_what_one_adds_is_trained_judged_and_drawn(section, files, name, cells, 
 
 def test_the_examples_of_adding_an_idea_are_runs_whose_code_is_found():
     text = (ROOT / "docs" / "adding.md").read_text()
-    first, reading, *ideas = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    _, reading, *ideas = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     assert len(ideas) == 7
-    for example in (first, *ideas):
+    for example in ideas:
         if isinstance(ast.parse(example).body[-1], ast.Expr):
             example = f"made = {example}"
         names = {"Run": Run, "spec": spec, "vary": vary}
@@ -81,3 +86,29 @@ def test_the_page_names_every_idea_and_fits_on_150_lines():
     assert len(text.splitlines()) <= 150
     ideas = {path.name for path in (ROOT / "lit_hidden" / "callbacks").glob("[a-z]*.py")} - {"trace.py", "swaps.py"}
     assert set(re.findall(r"\(`(\w+\.py)`", text)) == ideas
+
+
+def test_the_findings_are_those_of_the_committed_verdicts(tmp_path):
+    (tmp_path / "docs").mkdir()
+    texts = {name: (ROOT / name).read_text() for name in ("README.md", "docs/results.md")}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(re.sub(r"(?<=findings -->\n).*?(?=<!-- end)", "stale\n", text, flags=re.S))
+    main(ROOT / "experiments" / "results", tmp_path)
+    assert {name: (tmp_path / name).read_text() for name in texts} == texts
+    supported = sum(text.count("**supported**") for text in texts.values())
+    assert supported > 20
+
+
+def test_every_link_and_target_of_the_pages_exists():
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#:]+)[)#]", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+    targets = set(re.findall(r"^([a-z-]+)[:%]", (ROOT / "Makefile").read_text(), re.M))
+    for page in pages:
+        for target in re.findall(r"[`\n]make ([a-z-]+)", page.read_text()):
+            assert target in targets or target.startswith("reproduce-"), f"{page.name}: make {target}"
+
+
+def test_the_readme_fits_on_180_lines():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 180

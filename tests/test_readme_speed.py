@@ -1,4 +1,4 @@
-"""The README's speed numbers are those of the committed bench, on CPU cores and on a GPU."""
+"""The speed numbers of docs/speed.md are those of the committed bench, on CPU cores and on a GPU."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from lit_hidden.engine.reproduce import load
 
 ROOT = Path(__file__).parent.parent
 GPU = ROOT / "experiments" / "results" / "gpu"
-README = " ".join((ROOT / "README.md").read_text().split())
+README = " ".join((ROOT / "docs" / "speed.md").read_text().split())
 NETS = ("conv2", "conv4", "conv6", "conv8")
 
 

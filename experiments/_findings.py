@@ -1,0 +1,63 @@
+"""Write the tables of findings in README.md and docs/results.md from the committed verdicts: `make findings`.
+
+A claim is shown at the largest preset that decides it; if none does, at the largest one with results. The README has
+the first primary claim of each experiment; docs/results.md has all claims.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from lit_hidden.run import PRESETS
+
+ROOT = Path(__file__).parent.parent
+SIGNS = {"supported": "**supported**", "contradicted": "**contradicted**", "undecided": "undecided"}
+
+
+def found(results: Path) -> dict[str, dict[str, list[tuple[str, dict[str, Any]]]]]:
+    """Collect the claims by experiment and sentence, each with its presets from the smallest to the largest."""
+    claims: dict[str, dict[str, list[tuple[str, dict[str, Any]]]]] = {}
+    paths = [path for preset in PRESETS for path in results.glob(f"*/{preset}/verdicts.json")]
+    paths.sort(key=lambda path: (not path.parts[-3].startswith("fig"), len(path.parts[-3]), path.parts[-3]))
+    for path in paths:
+        verdicts = json.loads(path.read_text())
+        for claim in verdicts["claims"]:
+            by_sentence = claims.setdefault(verdicts["experiment"], {})
+            by_sentence.setdefault(claim["sentence"], []).append((verdicts["preset"], claim))
+    return claims
+
+
+def row(experiment: str, presets: list[tuple[str, dict[str, Any]]]) -> str:
+    """Write the row of a claim."""
+    preset, claim = ([one for one in presets if one[1]["verdict"] != "undecided"] or presets)[-1]
+    margin = ""
+    if claim["margin"] is not None:
+        margin = f"{claim['margin']:.3g} {claim['unit']}"
+        if claim["low"] is not None and claim["low"] != claim["high"]:
+            margin += f" ({claim['low']:.3g} to {claim['high']:.3g})"
+    return f"| {experiment} | {claim['sentence']} | {SIGNS[claim['verdict']]} | {margin} | {preset} |"
+
+
+def table(claims: dict[str, dict[str, list[tuple[str, dict[str, Any]]]]], whole: bool) -> str:
+    """Write the claims as Markdown: all of them, or the first primary one of each experiment."""
+    rows = ["| | claim | verdict | margin (95% interval) | preset |", "| --- | --- | --- | --- | --- |"]
+    for experiment, by_sentence in claims.items():
+        shown = [presets for presets in by_sentence.values() if whole or presets[0][1]["kind"] == "primary"]
+        rows += [row(experiment, presets) for presets in shown[: None if whole else 1]]
+    return "\n".join(rows)
+
+
+def main(results: Path, root: Path) -> None:
+    """Replace what stands between the marks in both files."""
+    for name, whole in (("README.md", False), ("docs/results.md", True)):
+        head, _, rest = (root / name).read_text().partition("<!-- findings -->\n")
+        _, _, tail = rest.partition("<!-- end -->")
+        rows = table(found(results), whole)
+        (root / name).write_text(f"{head}<!-- findings -->\n{rows}\n<!-- end -->{tail}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=ROOT / "experiments" / "results")
+    main(parser.parse_args().results, ROOT)
