@@ -268,22 +268,6 @@ def test_kept_lies_within_one_of_the_exact_fraction(numel: int, density: float) 
     assert abs(kept(numel, density) - density * numel) <= 1
 
 
-@pytest.mark.parametrize("keep", [-1, 7])
-def test_a_count_that_cannot_be_is_refused(keep: int) -> None:
-    with pytest.raises(ValueError) as error:
-        top_k_mask(torch.randn(2, 3), keep)
-    assert str(error.value) == f"keep={keep} of 6 scores; keep is a count from 0 to 6"
-
-
-@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
-def test_scores_that_are_no_floating_point_are_refused(dtype: torch.dtype) -> None:
-    with pytest.raises(TypeError) as error:
-        top_k_mask(torch.ones(3, dtype=dtype), 1)
-    assert str(error.value) == (
-        f"scores are {dtype}; they must be one of torch.float64, torch.float32, torch.float16, torch.bfloat16"
-    )
-
-
 def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Count the passes over 200,000 scores: inside a bracket, above a threshold, and for those equal to it."""
     passes = dict.fromkeys(("_between", "_above", "_settle"), 0)
@@ -364,7 +348,7 @@ def test_kernels_that_fail_or_err_on_a_device_are_left_for_torch(monkeypatch: py
     gpu = pytest.importorskip("lit_hidden.selection.gpu")
     device = torch.device("cpu")  # Triton's kernels cannot run here
     _kernels_work.cache_clear()
-    with pytest.warns(UserWarning, match="selection on cpu takes torch.topk, which is slower: our kernels fail there"):
+    with pytest.warns(UserWarning, match="selection on cpu uses torch.topk, which is slower: Triton failed: "):
         assert not _kernels_work(device)
     _kernels_work.cache_clear()
     monkeypatch.setattr(gpu, "select_triton", lambda raw, keep: _select_torch(raw, keep).roll(1))
