@@ -34,23 +34,16 @@ def _uniform(shape: torch.Size, std: float, generator: torch.Generator) -> Tenso
     return torch.rand(shape, generator=generator, **_PLAIN).mul_(2).sub_(1).mul_(math.sqrt(3) * std)
 
 
-def _kaiming(fan_in: int, fan_out: int) -> float:
-    return math.sqrt(2 / fan_in)
-
-
-def _xavier(fan_in: int, fan_out: int) -> float:
-    return math.sqrt(2 / (fan_in + fan_out))
-
-
-# name -> (standard deviation from the fans, how to draw with it, whether the authors' code scales it)
-DISTRIBUTIONS: dict[str, tuple[Callable[[int, int], float], Draw, bool]] = {
-    "kaiming_normal": (_kaiming, _normal, True),
-    "signed_constant": (_kaiming, _signs, True),
-    "unsigned_constant": (_kaiming, lambda shape, std, generator: torch.full(shape, std, **_PLAIN), True),
-    "kaiming_uniform": (_kaiming, _uniform, False),
-    "xavier_normal": (_xavier, _normal, False),
-    "signed_xavier": (_xavier, _signs, False),
+DISTRIBUTIONS: dict[str, Draw] = {
+    "kaiming_normal": _normal,
+    "signed_constant": _signs,
+    "unsigned_constant": lambda shape, std, generator: torch.full(shape, std, **_PLAIN),
+    "kaiming_uniform": _uniform,
+    "xavier_normal": _normal,
+    "signed_xavier": _signs,
 }
+_XAVIER = ("xavier_normal", "signed_xavier")
+_UNSCALED = ("kaiming_uniform", *_XAVIER)  # by the authors' code
 
 
 def layer_generator(seed: int, purpose: str, layer: str) -> torch.Generator:
@@ -67,7 +60,7 @@ def check(distribution: str, scaled: Scaled, density: float) -> None:
         )
     if not (isinstance(scaled, bool) or scaled == "authors"):
         raise ValueError(f"scaled={scaled!r} is unknown; it is False, True or 'authors'")
-    if scaled == "authors" and distribution in DISTRIBUTIONS and not DISTRIBUTIONS[distribution][2]:
+    if scaled == "authors" and distribution in _UNSCALED:
         raise ValueError(
             f"scaled='authors' with distribution={distribution!r}, which the authors' code never scales; "
             "use scaled=False, or True for the scale of the paper's text"
@@ -94,9 +87,9 @@ def draw(
         ValueError: see `check`; a shape of fewer than 2 dimensions.
     """
     check(distribution, scaled, density)
-    named = DISTRIBUTIONS.get(distribution)
-    std_of, sample, _ = named or (_kaiming, code.load(code.full(distribution)), True)
-    std = std_of(*nn.init._calculate_fan_in_and_fan_out(torch.empty(shape, device="meta")))
+    sample: Draw = DISTRIBUTIONS.get(distribution) or code.load(code.full(distribution))
+    fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(torch.empty(shape, device="meta"))
+    std = math.sqrt(2 / (fan_in + fan_out if distribution in _XAVIER else fan_in))
     if scaled:
         std /= math.sqrt(1 - density if scaled == "authors" else density)
     return sample(shape, std, generator)

@@ -7,7 +7,7 @@ Source: Ramanujan et al., arXiv:1911.13299, Section 3; the authors' code, `utils
 """
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lit_hidden.distributions import Scaled, check, draw, layer_generator
+from lit_hidden.distributions import Scaled, draw, layer_generator
 from lit_hidden.selection import kept, top_k_mask
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -44,7 +44,7 @@ class _Popup(torch.autograd.Function):
         to_weight = grad * top_k_mask(scores.detach(), ctx.keep) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return to_weight, None, None
-        # |s| is ranked, so the sign is d|s|/ds. At least float32: half-precision products would vanish.
+        # The sign is d|s|/ds: |s| is ranked. At least float32, since half-precision products would vanish.
         wide = torch.promote_types(weight.dtype, scores.dtype)
         to_scores = (grad.to(wide) * weight.to(wide)).mul_(scores.sign()).to(scores.dtype)
         return to_weight, to_scores, None
@@ -75,11 +75,7 @@ class Masker(nn.Module):
         return weight * self.mask()
 
     def set_mask(self, mask: Tensor) -> None:
-        """Take `mask` over, with scores from which a search can go on; `load_subnetwork` calls it.
-
-        Raises:
-            ValueError: this masker cannot be restored from its mask.
-        """
+        """Take `mask` over, with scores from which a search can go on; `load_subnetwork` calls it."""
         raise ValueError(f"{type(self).__name__} has no set_mask, so its mask alone does not give it back")
 
     def extra_repr(self) -> str:
@@ -99,17 +95,13 @@ MakeMasker = Callable[..., Masker]
 class EdgePopup(Masker):
     """Keep the weights whose scores are largest in magnitude, zero the rest, learn only the scores.
 
-    Shapes: `weight` is `(*)`, at least 2 dimensions; the result has its shape, dtype and layout and keeps exactly
-    `numel - int((1 - density) * numel)` entries, the authors' rounding. Scores are float32, start Kaiming uniform
-    (a = sqrt 5, that is U(+-1/sqrt(fan_in))), and get the gradient `dL/dw' * w * sign(s)`, masked or not.
+    Exactly `numel - int((1 - density) * numel)` weights stay, the authors' rounding. Scores are float32, start Kaiming
+    uniform (a = sqrt 5, that is U(+-1/sqrt(fan_in))), and get the gradient `dL/dw' * w * sign(s)`, masked or not.
 
     Args:
-        weight: tensor to mask; only its shape, device and layout are read.
-        density: fraction of weights kept, in (0, 1]. The paper's k.
+        weight: tensor to mask, at least 2 dimensions; only its shape, device and layout are read.
+        density: fraction of weights kept, in (0, 1], at least one (else ValueError). The paper's k.
         generator: CPU generator of the scores; None: the global one.
-
-    Raises:
-        ValueError: `density` lies outside (0, 1] or keeps no weight.
     """
 
     def __init__(self, weight: Tensor, density: float, *, generator: torch.Generator | None = None) -> None:
@@ -131,10 +123,7 @@ class EdgePopup(Masker):
         return top_k_mask(self.scores.detach(), self.keep)
 
     def set_mask(self, mask: Tensor) -> None:
-        """Shrink the scores to above a threshold where a weight stays, and to below it elsewhere.
-
-        Kaiming uniform scores stay Kaiming uniform, with their signs, and in their order on either side.
-        """
+        """Shrink the scores to above a threshold where a weight stays, else to below it; they stay Kaiming uniform."""
         scores, self.keep = self.scores.detach(), int(mask.sum())
         sizes = scores.abs().clamp_(min=1e-12)  # a score of 0 has no sign, and no gradient
         largest = sizes.amax()
@@ -159,11 +148,7 @@ class Hiding:
 
     @staticmethod
     def of(model: nn.Module) -> "Hiding":
-        """Return how `model` was hidden.
-
-        Raises:
-            ValueError: it is not hidden.
-        """
+        """Return how `model` was hidden; ValueError if it is not."""
         if not isinstance(hiding := getattr(model, "_lit_hidden", None), Hiding):
             raise ValueError(f"this {type(model).__name__} is not hidden; hide(model) comes first")
         return hiding
@@ -232,10 +217,9 @@ def hide(
 ) -> nn.Module:
     """Draw and freeze the weights of `model` and put a masker on each convolution, linear and attention weight.
 
-    In place; returns `model`. Afterwards only the scores want a gradient. Norm layers are non-affine (weight 1,
-    bias 0), biases of hidden layers are 0, all other parameters (embeddings, class tokens) are frozen as they came. The
-    same model, not hidden, is the dense baseline. A call that is refused leaves the model as it was; the global random
-    state is never touched.
+    In place; returns `model`. Afterwards only the scores want a gradient. Norm layers have weight 1 and bias 0, biases
+    of hidden layers are 0, other parameters (embeddings, class tokens) are frozen as they came. A refused call leaves
+    the model as it was; the global random state is never touched.
 
     Args:
         model: any module. A module used in several places shares its mask as it shares its weight.
@@ -249,11 +233,9 @@ def hide(
         masker: `EdgePopup`, or a sibling such as `lit_hidden.supermask.Supermask`.
 
     Raises:
-        ValueError: the model is hidden already or has nothing to hide; `skip` names an unknown layer; a weight is
-            tied, complex, not yet initialised, or owned by another parametrization; density, distribution or
-            `scaled` are not allowed; the masker changes shape or dtype.
-        TypeError: `masker` gives no `Masker`.
-        RuntimeError: a weight cannot be written to, such as one made in inference mode.
+        ValueError: the model is hidden already or has nothing to hide; a layer is unknown or cannot be hidden;
+            density, distribution or `scaled` are not allowed; the masker changes shape or dtype.
+        TypeError: `masker` gives no `Masker`. RuntimeError: a weight cannot be written to.
     """
     layers = weight_layers(model)
     if there := hidden_layers(model):
@@ -268,32 +250,31 @@ def hide(
     weights = {name: _hideable(model, name, *place) for name, place in layers.items()}
     weight_seed = seed if weight_seed is None else weight_seed
     score_seed = seed if score_seed is None else score_seed
-    for weight in weights.values():
-        check_density(density, weight.numel())
-    if distribution is not None:
-        check(distribution, scaled, density)
-
-    # Everything is drawn, built and tried before the model changes.
+    # Everything is built, tried and drawn before the model changes.
     drawn, built = {}, {}
     for name, weight in weights.items():
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             weight.copy_(weight.clone())  # raises where a weight cannot be written to
-            if distribution is not None:
-                generator = layer_generator(weight_seed, "weights", name)
-                drawn[name] = draw(weight.shape, distribution, generator, density, scaled)
             trial = nn.Module()
             trial.weight = nn.Parameter(weight.clone(), requires_grad=False)
             built[name] = masker(trial.weight, density, generator=layer_generator(score_seed, "scores", name))
             if not isinstance(built[name], Masker) or hasattr(built[name], "right_inverse"):
-                raise TypeError(
-                    f"masker {masker_name(masker)} gives a {type(built[name]).__name__}; "
-                    "it must give a Masker without right_inverse"
-                )
+                raise TypeError(f"masker={masker_name(masker)} must give a Masker that has no right_inverse")
             parametrize.register_parametrization(trial, "weight", built[name])  # checks shape and dtype
+        if distribution is not None:
+            generator = layer_generator(weight_seed, "weights", name)
+            drawn[name] = draw(weight.shape, distribution, generator, density, scaled)
 
     frozen = tuple(name for name, parameter in model.named_parameters() if parameter.requires_grad)
     model.requires_grad_(False)
-    _neutralise(model, {module for module, _ in layers.values()})
+    masked = {module for module, _ in layers.values()}
+    for module in model.modules():
+        norm = isinstance(module, _NORMS)
+        for name, parameter in module.named_parameters(recurse=False):
+            if "bias" in name and (norm or module in masked):
+                parameter.zero_()
+            elif norm and name == "weight":
+                parameter.fill_(1)
     for name, (module, attribute) in layers.items():
         if name in drawn:
             weights[name].copy_(drawn[name])
@@ -308,10 +289,8 @@ def reveal(model: nn.Module) -> nn.Module:
     """Bake the masked weights in and take the maskers off: a plain module again, which pickles and exports.
 
     In place; returns `model`. What wanted a gradient before `hide` wants one again, so the result can be trained. Norm
-    layers keep weight 1 and bias 0, biases their 0. A sampled supermask is baked as its most probable mask.
-
-    Raises:
-        ValueError: `model` is not hidden.
+    layers keep weight 1 and bias 0, biases their 0. A sampled supermask is baked as its most probable mask. Raises
+    ValueError if `model` is not hidden.
     """
     layers = hidden_layers(model)
     if not layers:
@@ -346,6 +325,14 @@ def _layer(module: str, weight: str) -> str:
     return name.removesuffix(".weight")
 
 
+def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Name all parameters that lie in memory, under every name of their own."""
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(prefix, recurse=False, remove_duplicate=False):
+            if not nn.parameter.is_lazy(parameter) and parameter.layout == torch.strided:
+                yield name, parameter
+
+
 def _hideable(model: nn.Module, name: str, module: nn.Module, attribute: str) -> nn.Parameter:
     """Return the parameter behind a layer, or say why it cannot be hidden."""
     weight = module._parameters.get(attribute)
@@ -355,29 +342,8 @@ def _hideable(model: nn.Module, name: str, module: nn.Module, attribute: str) ->
         why = "its weight is not initialised yet; run one forward pass or materialise it first"
     elif weight.is_complex():
         why = f"its weight is {weight.dtype}, and a complex product has no sign to learn by; skip the layer"
-    elif len(owners := _owners(model, weight)) > 1:
+    elif len(owners := [name for name, other in _parameters(model) if other.data_ptr() == weight.data_ptr()]) > 1:
         why = f"{' and '.join(owners)} are one tied weight, which cannot have two masks; clone one, or skip the layer"
     else:
         return weight
     raise ValueError(f"{name} cannot be hidden: {why}")
-
-
-def _owners(model: nn.Module, weight: Tensor) -> list[str]:
-    """Name the parameters that begin where `weight` begins in memory; transposed views of it do."""
-    return [
-        name
-        for prefix, module in model.named_modules()
-        for name, other in module.named_parameters(prefix, recurse=False, remove_duplicate=False)
-        if not nn.parameter.is_lazy(other) and other.layout == torch.strided and other.data_ptr() == weight.data_ptr()
-    ]
-
-
-def _neutralise(model: nn.Module, hidden: Collection[nn.Module]) -> None:
-    """Set norm layers to weight 1 and bias 0, and the biases of hidden layers to 0."""
-    for module in model.modules():
-        norm = isinstance(module, _NORMS)
-        for name, parameter in module.named_parameters(recurse=False):
-            if "bias" in name and (norm or module in hidden):
-                parameter.zero_()
-            elif norm and name == "weight":
-                parameter.fill_(1)

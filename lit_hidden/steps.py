@@ -13,7 +13,7 @@ import gc
 import os
 import warnings
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,20 +23,13 @@ GRAPHS = os.environ.get("LIT_HIDDEN_GRAPHS", "1") != "0"  # 0: every step is lau
 WARM = 3  # real steps before a graph is captured, in which libraries choose algorithms and buffers are made
 
 
-class Feeds(Protocol):
-    """What `Steps` asks of a loader, such as `lit_hidden.data.BatchLoader`."""
-
-    count: int
-    batch_size: int
-
-    def batch(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images `(B, C, H, W)` and labels `(B,)` at these places of the epoch, on their device."""
-
-
 class Block:  # no dataclass: Lightning would copy one, with all that is in it, in search of tensors
-    """Consecutive mini-batches of a loader's epoch: number `first` up to, without it, number `last`."""
+    """Consecutive mini-batches of a loader's epoch: number `first` up to, without it, number `last`.
 
-    def __init__(self, loader: Feeds, first: int, last: int) -> None:
+    `loader` is a `lit_hidden.data.BatchLoader`, or has its `count`, `batch_size` and `batch(places)`.
+    """
+
+    def __init__(self, loader: Any, first: int, last: int) -> None:
         self.loader, self.first, self.last = loader, first, last
 
 
@@ -76,7 +69,7 @@ class Steps:
         self.graphs: dict[int, torch.cuda.CUDAGraph | None] = {}  # by the number of images; None: capture failed
         self.taken: dict[int, int] = {}
         self.side: Any = None  # the one stream of warm steps and captures: cuBLAS keeps 64 MB for each stream
-        self.loader: Feeds | None = None  # whose memory the graphs read
+        self.loader: Any = None  # whose memory the graphs read
         if self.device.type == "cuda":
             for group in optimizer.param_groups:
                 group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32).to(self.device)
@@ -101,7 +94,7 @@ class Steps:
             self.optimizer.zero_grad()
         self.graphs, self.taken, self.loader = {}, {}, None
 
-    def _take(self, loader: Feeds, images: int) -> None:
+    def _take(self, loader: Any, images: int) -> None:
         """Take one step: from a graph where one can be captured."""
         self.taken[images] = self.taken.get(images, 0) + 1
         if self.device.type != "cuda":
@@ -119,7 +112,7 @@ class Steps:
             self._step(loader, images)
         torch.cuda.current_stream(self.device).wait_stream(self.side)
 
-    def _captured(self, loader: Feeds, images: int) -> torch.cuda.CUDAGraph | None:
+    def _captured(self, loader: Any, images: int) -> torch.cuda.CUDAGraph | None:
         """Capture a step without taking it; None if that failed."""
         graph, before, collects = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.device), gc.isenabled()
         self.optimizer.zero_grad()  # gradients belong into the graph's own memory
@@ -138,7 +131,7 @@ class Steps:
                 gc.enable()
         return graph
 
-    def _step(self, loader: Feeds, images: int) -> None:
+    def _step(self, loader: Any, images: int) -> None:
         pictures, labels = loader.batch(torch.arange(images, device=self.device).add_(self.place))
         self.optimizer.zero_grad()
         kind = self.device.type

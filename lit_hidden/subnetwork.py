@@ -18,17 +18,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from lit_hidden.distributions import DISTRIBUTIONS
-from lit_hidden.edge_popup import (
-    EdgePopup,
-    Hiding,
-    MakeMasker,
-    hidden_layers,
-    hide,
-    masker_name,
-    maskers,
-    original_weight,
-    reveal,
-)
+from lit_hidden.edge_popup import EdgePopup, Hiding, MakeMasker, hidden_layers, hide, masker_name, maskers, reveal
+from lit_hidden.edge_popup import original_weight as original
 from lit_hidden.supermask import Supermask
 
 _FORMAT = "lit_hidden subnetwork 3"
@@ -52,19 +43,13 @@ def masks(model: nn.Module) -> dict[str, Tensor]:
 
 
 def used_masks(model: nn.Module) -> dict[str, Tensor]:
-    """Map each hidden layer to a bool mask of the weights that its forward pass uses: not 0 once masked.
-
-    It is found from the product and not from the scores, so it can contradict `masks`. A sampled supermask samples.
-    """
+    """Map each hidden layer to where its masked weight is not 0; found without scores, so it can contradict `masks`."""
     with torch.no_grad():
         return {name: getattr(*place) != 0 for name, place in hidden_layers(model).items()}
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Hash every weight that a hidden model must not change: all parameters but the maskers' own (sha256, hex).
-
-    Works on hidden and on plain models; buffers, such as a norm layer's running statistics, do not count.
-    """
+    """Hash all parameters of a hidden or plain model but the maskers' own (sha256, hex); buffers do not count."""
     return _digest(_weights(model).items())
 
 
@@ -107,26 +92,25 @@ def serialised(tensors: dict[str, Tensor], metadata: dict[str, str] | None = Non
 def save_subnetwork(model: nn.Module, path: str | Path) -> Path:
     """Write the masks of a hidden `model`, one bit per weight, with the seeds its weights come from.
 
-    Buffers (running statistics of norm layers) are written too, so that the loaded net gives the same logits. The file
-    is loaded on trial before it is written.
+    Buffers (running statistics of norm layers) are written too, so that the loaded net gives the same logits.
 
     Raises:
-        ValueError: nothing is hidden, or the file would not give back the model: its weights are not those that the
-            seeds give, they learn (`fix_masks`), or a masker is more than its mask.
+        ValueError: nothing is hidden, or the file would not give the model back: its weights are not those of the
+            seeds, they learn (`fix_masks`), or a masker is more than its mask. Found by trial before writing.
     """
     hiding = Hiding.of(model)
     instead = "save reveal(model).state_dict() instead"
     if hiding.distribution is None or any(masker.weights_learn for masker in maskers(model).values()):
         raise ValueError(
-            f"no seed gives these weights back: they were kept (distribution=None) or learn (fix_masks); {instead}"
+            f"the weights learn (fix_masks) or were kept (distribution=None), so no seed gives them back; {instead}"
         )
     name = masker_name(hiding.masker)
     tensors = {
         f"mask/{layer}": torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1)))
         for layer, mask in masks(model).items()
     } | {f"buffer/{name}": buffer for name, buffer in _buffers(model).items()}
-    floats = [t for t in (*_weights(model).values(), *_buffers(model).values()) if t.is_floating_point()]
-    dtypes = {str(t.dtype).removeprefix("torch.") for t in floats}
+    all_tensors = [*_weights(model).values(), *_buffers(model).values()]
+    dtypes = {str(t.dtype).removeprefix("torch.") for t in all_tensors if t.is_floating_point()}
     found: dict[str, Any] = {
         "format": _FORMAT,
         "hiding": {key: getattr(hiding, key) for key in _HIDING} | {"density": float(hiding.density), "masker": name},
@@ -137,7 +121,7 @@ def save_subnetwork(model: nn.Module, path: str | Path) -> Path:
     try:
         fresh = _restored(reveal(copy.deepcopy(model)), found, tensors, _MASKERS.get(name, hiding.masker))
         for layer, masker in maskers(model).items():
-            weight = original_weight(model, layer)
+            weight = original(model, layer)
             if not torch.equal(masker.baked(weight), maskers(fresh)[layer].baked(weight)):
                 raise ValueError(f"{name} gives {layer} weights that its mask does not tell")
     except ValueError as error:
@@ -153,9 +137,8 @@ def load_subnetwork(
     """Hide a fresh `model` as the saved one was, with its masks, buffers and dtype.
 
     In place; returns `model`. Embeddings and other weights that `hide` does not draw must be those of the saved model.
-    With `scores.safetensors` beside the file, training goes on as it would have. Without, the scores of `EdgePopup` are
-    those of its score seed, shrunk to fit the mask; a `Supermask` keeps each weight of its most probable mask with
-    probability 0.99.
+    With `scores.safetensors` beside the file, training goes on as it would have. Without, scores are made to fit the
+    mask, see `set_mask`.
 
     Args:
         model: as `hide` takes it.
@@ -164,8 +147,7 @@ def load_subnetwork(
         distribution: what its weights were drawn from, if it is not lit_hidden's.
 
     Raises:
-        SubnetworkError: a ValueError; the file is no subnetwork or damaged, it does not fit the model, or it names
-            another masker or distribution. The model is as it was.
+        SubnetworkError: the file is damaged, does not fit, or names another masker; the model is as it was.
     """
     found, tensors, scores = _read(Path(path))
     for what, allowed in (
@@ -220,7 +202,7 @@ def _restored(
     if found["dtype"]:
         model.to(getattr(torch, found["dtype"]))
     hide(model, **{key: found["hiding"][key] for key in _HIDING if key != "masker"}, masker=masker)
-    weights, buffers = {name: original_weight(model, name) for name in maskers(model)}, _buffers(model)
+    weights, buffers = {name: original(model, name) for name in maskers(model)}, _buffers(model)
     expected: dict[str, Any] = {
         f"mask/{name}": ((-(-weight.numel() // 8),), torch.uint8) for name, weight in weights.items()
     }

@@ -27,12 +27,7 @@ SLACK = 3.0  # half the bracket's width, in standard deviations of a sample's ra
 
 
 def select(bits: Bits, keep: int) -> Mask:
-    """Mark the `keep` scores of largest magnitude, 0 to N; among equals the later stays.
-
-    Args:
-        bits: `(N,)`, the bits of the scores as signed integers of their size; only read.
-        keep: how many entries of the bool `(N,)` that comes back are True.
-    """
+    """Mark the `keep` scores of largest magnitude, 0 to N, among equals the later; `bits` `(N,)` are only read."""
     if keep in (0, bits.size):
         return np.full(bits.size, keep > 0)
     if bits.size > SMALL and (found := _within(bits, keep, *_bracket(bits, keep))) is not None:
