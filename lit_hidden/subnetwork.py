@@ -26,7 +26,6 @@ _FORMAT = "lit_hidden subnetwork 3"
 _KEY = "subnetwork"  # one entry of metadata, so that equal nets are equal bytes
 _SCORES = "scores.safetensors"  # what `lit_hidden.engine.network.save_net` writes beside it
 _MASKERS: dict[str, MakeMasker] = {"EdgePopup": EdgePopup, "Supermask": Supermask}
-_DTYPES = ("float16", "bfloat16", "float32", "float64")
 _HIDING: dict[str, Any] = {
     "density": float, "distribution": str, "scaled": (bool, str), "weight_seed": int, "score_seed": int, "skip": list,
     "masker": str,
@@ -183,8 +182,6 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tens
         for name, kind in _HIDING.items():
             if not isinstance(found["hiding"][name], kind):
                 raise ValueError(f"{name}={found['hiding'][name]!r:.50}")
-        if found["dtype"] not in (None, *_DTYPES):
-            raise ValueError(f"dtype={found['dtype']!r:.50}")
         reading = beside
         return found, tensors, load_file(beside) if beside.is_file() else {}
     except Exception as error:  # of many kinds, RecursionError of nested JSON among them
@@ -199,7 +196,7 @@ def _restored(
     scores: dict[str, Tensor] | None = None,
 ) -> nn.Module:
     """Hide a model as a file says."""
-    if found["dtype"]:
+    if found["dtype"] is not None:
         model.to(getattr(torch, found["dtype"]))
     hide(model, **{key: found["hiding"][key] for key in _HIDING if key != "masker"}, masker=masker)
     weights, buffers = {name: original(model, name) for name in maskers(model)}, _buffers(model)
