@@ -338,8 +338,8 @@ def _hideable(model: nn.Module, name: str, module: nn.Module, attribute: str) ->
     weight = module._parameters.get(attribute)
     if weight is None:
         why = "another parametrization, pruning or weight norm owns its weight; remove that first, or skip the layer"
-    elif nn.parameter.is_lazy(weight) or weight.is_meta:
-        why = "its weight is not initialised yet; run one forward pass or materialise it first"
+    elif any(map(nn.parameter.is_lazy, model.parameters())) or weight.is_meta:
+        why = "a parameter is not initialised yet; run one forward pass or materialise it first"
     elif weight.is_complex():
         why = f"its weight is {weight.dtype}, and a complex product has no sign to learn by; skip the layer"
     elif len(owners := [name for name, other in _parameters(model) if other.data_ptr() == weight.data_ptr()]) > 1:

@@ -161,7 +161,7 @@ def pipe(path: Path) -> Path:
 
 # --- the table -----------------------------------------------------------------------------------------
 
-UNREADY = "cannot be hidden: its weight is not initialised yet"
+UNREADY = "cannot be hidden: a parameter is not initialised yet"
 OWNED = "cannot be hidden: another parametrization, pruning or weight norm owns its weight"
 TIED = "0.weight and 2.weight are one tied weight, which cannot have two masks"
 RESCALED = functools.partial(Supermask, rescale=True)
@@ -181,7 +181,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Act, str]] = {
     "pruned": (lambda: two(nn.Linear(4, 4), prune.identity(nn.Linear(4, 4), "weight")), hiding(), f"2 {OWNED}"),
     "spectral norm": (lambda: two(parametrizations.spectral_norm(nn.Linear(4, 4)), nn.Linear(4, 4)), hiding(), OWNED),
     "meta": (lambda: on(torch.device("meta")), hiding(), f"0 {UNREADY}"),
-    "lazy": (lambda: two(nn.Linear(3, 4), nn.LazyLinear(3)), hiding(), f"2 {UNREADY}"),
+    "lazy": (lambda: two(nn.Linear(3, 4), nn.LazyLinear(3)), hiding(), f"0 {UNREADY}"),
+    "lazy norm": (lambda: nn.Sequential(nn.Linear(3, 4), nn.LazyBatchNorm1d()), hiding(), f"0 {UNREADY}"),
     "complex": (lambda: two(nn.Linear(4, 4), nn.Linear(4, 4, dtype=torch.complex64)), hiding(), "2 cannot be hidden"),
     "made in inference mode": (lambda: on(torch.inference_mode()), hiding(), "inference tensor"),
     "not to be written to": (
