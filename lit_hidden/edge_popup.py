@@ -1,32 +1,36 @@
 """Edge-popup: search a random network for a subnetwork; never train its weights.
 
-`hide` turns any model into one whose weights are random and frozen and whose scores learn which weights stay;
-`reveal` gives the plain model back with the masked weights baked in.
+`hide` gives any model random, frozen weights and scores that learn which weights stay. `reveal` gives the plain model
+back with the masked weights baked in.
 
 Source: Ramanujan et al., arXiv:1911.13299, Section 3; the authors' code, `utils/conv_type.py`.
 """
 
 import math
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lit_hidden.distributions import Scaled, check, draw, layer_generator
+from lit_hidden.distributions import Scaled, draw, layer_generator
 from lit_hidden.selection import kept, top_k_mask
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")  # out_proj is an nn.Linear
 
 
 class _Popup(torch.autograd.Function):
     """`weight * mask`; the gradient passes straight through the mask to every score."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(weight: Tensor, scores: Tensor, keep: int) -> Tensor:
-        # torch multiplies floats by bools through a conversion of its own that takes three times as long.
+        # torch's product of floats and bools takes three times as long.
         return top_k_mask(scores, keep).to(weight.dtype).mul_(weight)
 
     @staticmethod
@@ -40,27 +44,14 @@ class _Popup(torch.autograd.Function):
         to_weight = grad * top_k_mask(scores.detach(), ctx.keep) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return to_weight, None, None
-        # The ranking is of |s|, so d|s|/ds brings in the sign; in place, but into a product that is batched if the
-        # gradient is. At least in the scores' float32, where half-precision products would vanish.
+        # The sign is d|s|/ds: |s| is ranked. At least float32, since half-precision products would vanish.
         wide = torch.promote_types(weight.dtype, scores.dtype)
         to_scores = (grad.to(wide) * weight.to(wide)).mul_(scores.sign()).to(scores.dtype)
         return to_weight, to_scores, None
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, int | None, None], *args: Any) -> tuple[Tensor, int]:
-        weight, scores, keep = args
-
-        def pick(tensor: Tensor, dim: int | None, i: int) -> Tensor:
-            return tensor if dim is None else tensor.select(dim, i)
-
-        models = [
-            _Popup.apply(pick(weight, in_dims[0], i), pick(scores, in_dims[1], i), keep) for i in range(info.batch_size)
-        ]
-        return torch.stack(models), 0
-
 
 def dtypes_kept(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Make of what moves and casts tensors, as `nn.Module.to` does, what only moves them."""
+    """Wrap what moves and casts tensors, as `nn.Module.to` does, so that it only moves them."""
 
     def moved(tensor: Tensor) -> Tensor:
         found = fn(tensor)
@@ -70,17 +61,13 @@ def dtypes_kept(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
 
 class Masker(nn.Module):
-    """What every parametrization that hides a weight has in common: a density and a mask.
-
-    Subclasses turn a `weight`, frozen unless `weights_learn`, into the effective one in `forward`, and say in `mask`
-    which weights stay.
-    """
+    """A parametrization that hides a weight: `forward` masks the weight, `mask` tells what stays."""
 
     density: float
-    weights_learn: bool = False  # as those of a ticket do; then no seed gives them back
+    weights_learn: bool = False  # True for tickets: then no seed gives the weights back
 
     def mask(self) -> Tensor:
-        """Tell which weights the subnetwork has now: bool, the weight's shape."""
+        """Tell which weights stay now: bool, the weight's shape."""
         raise NotImplementedError
 
     def baked(self, weight: Tensor) -> Tensor:
@@ -88,47 +75,40 @@ class Masker(nn.Module):
         return weight * self.mask()
 
     def set_mask(self, mask: Tensor) -> None:
-        """Become one whose mask is `mask`, and from whose scores a search can go on; `load_subnetwork` asks for it.
-
-        Raises:
-            ValueError: there is more to this masker than its mask, as long as it does not say how that is done.
-        """
+        """Take `mask` over, with scores from which a search can go on; `load_subnetwork` calls it."""
         raise ValueError(f"{type(self).__name__} has no set_mask, so its mask alone does not give it back")
 
+    def extra_repr(self) -> str:
+        """Say the density, for `print(model)`."""
+        return f"density={self.density:g}"
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Masker":
-        # Scores are float32 whatever the net is cast to: half precision rounds most updates away.
+        # Scores stay float32 when the net is cast: half precision rounds most updates away.
         super()._apply(dtypes_kept(fn), recurse)  # type: ignore[no-untyped-call]
         return self
 
 
-class MakeMasker(Protocol):
-    """A `Masker` class, or anything called like one."""
-
-    def __call__(self, weight: Tensor, density: float, *, generator: torch.Generator | None = None) -> Masker:
-        """Build the masker of `weight`."""
+# A `Masker` class, or anything that is called like `EdgePopup`.
+MakeMasker = Callable[..., Masker]
 
 
 class EdgePopup(Masker):
     """Keep the weights whose scores are largest in magnitude, zero the rest, learn only the scores.
 
-    Shapes: `weight` is `(*)`, at least 2 dimensions; the result has its shape, dtype and layout and keeps exactly
-    `numel - int((1 - density) * numel)` entries, the authors' rounding. Scores are float32, start Kaiming uniform
-    (a = sqrt 5, that is U(+-1/sqrt(fan_in))), and get the gradient `dL/dw' * w * sign(s)`, masked or not.
+    Exactly `numel - int((1 - density) * numel)` weights stay, the authors' rounding. Scores are float32, start Kaiming
+    uniform (a = sqrt 5, that is U(+-1/sqrt(fan_in))), and get the gradient `dL/dw' * w * sign(s)`, masked or not.
 
     Args:
-        weight: tensor to mask; only its shape, device and layout are read.
-        density: fraction of weights kept, in (0, 1]. The paper's k.
-        generator: CPU generator the scores are drawn from; the global one if None.
-
-    Raises:
-        ValueError: `density` lies outside (0, 1] or keeps not a single weight.
+        weight: tensor to mask, at least 2 dimensions; only its shape, device and layout are read.
+        density: fraction of weights kept, in (0, 1], at least one (else ValueError). The paper's k.
+        generator: CPU generator of the scores; None: the global one.
     """
 
     def __init__(self, weight: Tensor, density: float, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
         check_density(density, weight.numel())
         self.density, self.keep = density, kept(weight.numel(), density)
-        # Drawn row-major in float32 on the CPU, so that device, dtype and layout do not change the result.
+        # Drawn row-major in float32 on the CPU: the same scores for every device, dtype and layout.
         start = torch.empty(weight.shape, dtype=torch.float32, device="cpu")
         start.uniform_(generator=generator).mul_(2).sub_(1).div_(math.sqrt(start[0].numel()))
         self.scores = nn.Parameter(torch.empty_like(weight, dtype=torch.float32).copy_(start))
@@ -143,10 +123,7 @@ class EdgePopup(Masker):
         return top_k_mask(self.scores.detach(), self.keep)
 
     def set_mask(self, mask: Tensor) -> None:
-        """Shrink the scores there are to above a threshold where a weight stays, and below it where not.
-
-        Kaiming uniform scores are so again, with their signs, and in their order on either side.
-        """
+        """Shrink the scores to above a threshold where a weight stays, else to below it; they stay Kaiming uniform."""
         scores, self.keep = self.scores.detach(), int(mask.sum())
         sizes = scores.abs().clamp_(min=1e-12)  # a score of 0 has no sign, and no gradient
         largest = sizes.amax()
@@ -154,10 +131,6 @@ class EdgePopup(Masker):
         below = (sizes * (threshold / largest)).minimum(threshold.nextafter(torch.zeros_like(threshold)))
         sizes = torch.where(mask, threshold + sizes * (1 - threshold / largest), below)
         scores.copy_(sizes.copysign(scores))
-
-    def extra_repr(self) -> str:
-        """Say how much is kept, for `print(model)`."""
-        return f"density={self.density}, keeps {self.keep} of {self.scores.numel()}"
 
 
 @dataclass(frozen=True)
@@ -173,13 +146,16 @@ class Hiding:
     masker: MakeMasker
     frozen: tuple[str, ...]  # parameters that wanted a gradient before
 
+    @staticmethod
+    def of(model: nn.Module) -> "Hiding":
+        """Return how `model` was hidden; ValueError if it is not."""
+        if not isinstance(hiding := getattr(model, "_lit_hidden", None), Hiding):
+            raise ValueError(f"this {type(model).__name__} is not hidden; hide(model) comes first")
+        return hiding
+
 
 def check_density(density: float, numel: int) -> None:
-    """Refuse a density outside (0, 1], and one so small that nothing stays.
-
-    Raises:
-        ValueError: as said.
-    """
+    """Refuse (ValueError) a density outside (0, 1], and one so small that no weight stays."""
     if not 0 < density <= 1 or kept(numel, density) == 0:
         count = kept(numel, density) if math.isfinite(density * numel) else "no meaningful number"
         raise ValueError(
@@ -193,10 +169,15 @@ def hidden_layers(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     return {
         _layer(name, attribute): (module, attribute)
         for name, module in model.named_modules()
-        if "parametrizations" in module._modules  # not a compiled wrapper, which passes on what the module inside has
+        if "parametrizations" in module._modules  # a compiled wrapper has the attribute of the module inside too
         for attribute, chain in module.parametrizations.items()
         if isinstance(chain[0], Masker)
     }
+
+
+def weight_chain(module: nn.Module, attribute: str) -> Any:
+    """Return the parametrizations of a hidden weight: the masker is the first, the weight under it is `original`."""
+    return module.parametrizations[attribute]  # type: ignore[index]
 
 
 def maskers(model: nn.Module) -> dict[str, Masker]:
@@ -205,21 +186,21 @@ def maskers(model: nn.Module) -> dict[str, Masker]:
 
 
 def original_weight(model: nn.Module, layer: str) -> Tensor:
-    """Return the frozen random weight `(out, in, *kernel)` under the mask of `layer`.
-
-    Raises:
-        ValueError: `layer` is not hidden.
-    """
-    layers = hidden_layers(model)
-    if layer not in layers:
-        raise ValueError(f"layer {layer!r} is not hidden; hidden layers are {list(layers)}")
-    original: Tensor = weight_chain(*layers[layer]).original
+    """Return the random weight `(out, in, *kernel)` under the mask of `layer`; KeyError if it is not hidden."""
+    original: Tensor = weight_chain(*hidden_layers(model)[layer]).original
     return original
 
 
-def weight_chain(module: nn.Module, attribute: str) -> Any:
-    """Return the parametrizations of a hidden weight: the masker is the first, the weight under it is `original`."""
-    return module.parametrizations[attribute]  # type: ignore[index]
+def weight_layers(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    """Map the layers that can be hidden to (module, attribute of the weight), in the order of `named_modules`."""
+    found: dict[str, tuple[nn.Module, str]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
+            found[_layer(name, "weight")] = module, "weight"
+        elif isinstance(module, nn.MultiheadAttention):
+            present = [attribute for attribute in _PROJECTIONS if getattr(module, attribute) is not None]
+            found |= {_layer(name, attribute): (module, attribute) for attribute in present}
+    return found
 
 
 def hide(
@@ -236,92 +217,68 @@ def hide(
 ) -> nn.Module:
     """Draw and freeze the weights of `model` and put a masker on each convolution, linear and attention weight.
 
-    In place; returns `model`. Afterwards only the scores want a gradient: norm layers are non-affine (weight 1,
-    bias 0), biases are 0, whatever else the model holds (embeddings, class tokens) stays frozen as it came. The same
-    model, not hidden, is the dense baseline. A call that fails leaves the model as it was; the global random state
-    is never touched.
+    In place; returns `model`. Afterwards only the scores want a gradient. Norm layers have weight 1 and bias 0, biases
+    of hidden layers are 0, other parameters (embeddings, class tokens) are frozen as they came. A refused call leaves
+    the model as it was; the global random state is never touched.
 
     Args:
         model: any module. A module used in several places shares its mask as it shares its weight.
         density: fraction of each layer's weights kept, in (0, 1]; first and last layers too.
-        distribution: what the weights are drawn from, see `lit_hidden.distributions`; None keeps those there are.
+        distribution: what the weights are drawn from, see `lit_hidden.distributions`; None keeps those of the model.
         scaled: multiply the weights by `1/sqrt(density)`; "authors": by `1/sqrt(1 - density)`, as their code does.
         seed: gives the weight seed and the score seed; every layer draws from (seed, its name).
         weight_seed: the weight seed alone.
         score_seed: the score seed alone.
-        skip: layers left unmasked, with the weights they have, frozen.
+        skip: layers left unmasked, frozen with the weights they have.
         masker: `EdgePopup`, or a sibling such as `lit_hidden.supermask.Supermask`.
 
     Raises:
-        ValueError: the model is hidden already or has nothing to hide; `skip` names an unknown layer; a weight is
-            tied, complex, not yet initialised, or owned by another parametrization; density, distribution or
-            `scaled` are not allowed; the masker changes shape or dtype.
-        TypeError: `masker` gives no `Masker`.
+        ValueError: the model is hidden already or has nothing to hide; a layer is unknown or cannot be hidden;
+            density, distribution or `scaled` are not allowed; the masker changes shape or dtype.
+        TypeError: `masker` gives no `Masker`. RuntimeError: a weight cannot be written to.
     """
-    if there := maskers(model):
-        raise ValueError(f"already hidden: {_names(there)}; reveal(model) first, or hide a fresh model")
-    if isinstance(skip, str):
-        raise ValueError(f"skip={skip!r} is one string; give a list of layers, such as [{skip!r}]")
     layers = weight_layers(model)
-    if not layers:
-        raise ValueError(f"nothing to hide: {type(model).__name__} has no convolution, linear or attention weight")
+    if there := hidden_layers(model):
+        raise ValueError(f"already hidden: {', '.join(there)}; reveal(model) first, or hide a fresh model")
+    if isinstance(skip, str):  # its letters may be names of layers
+        raise ValueError(f"skip={skip!r} is one string; give a list of layers, such as [{skip!r}]")
     if unknown := sorted(set(skip) - layers.keys()):
-        raise ValueError(f"skip names no layer: {_names(unknown)}; layers are {_names(layers)}")
+        raise ValueError(f"skip names no layer: {', '.join(unknown)}; layers are {', '.join(layers)}")
     layers = {name: place for name, place in layers.items() if name not in skip}
     if not layers:
-        raise ValueError(f"nothing to hide: skip names every layer of {type(model).__name__}")
-    if inference := [name for name, p in model.named_parameters() if not nn.parameter.is_lazy(p) and p.is_inference()]:
-        raise ValueError(
-            f"{_names(inference)} were made in inference mode, where nothing can learn; build the model outside it"
-        )
+        raise ValueError(f"nothing to hide: {type(model).__name__} has no convolution, linear or attention weight left")
     weights = {name: _hideable(model, name, *place) for name, place in layers.items()}
     weight_seed = seed if weight_seed is None else weight_seed
     score_seed = seed if score_seed is None else score_seed
-    for weight in weights.values():
-        check_density(density, weight.numel())
-    if distribution is not None:
-        check(distribution, scaled, density)
-
-    # Everything is built and tried before anything changes, so that an error leaves the model as it was.
-    drawn = {} if distribution is None else {
-        name: draw(w.shape, distribution, layer_generator(weight_seed, "weights", name), density, scaled)
-        for name, w in weights.items()
-    }  # fmt: skip
-    built = {}
+    # Everything is built, tried and drawn before the model changes.
+    drawn, built = {}, {}
     for name, weight in weights.items():
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            built[name] = masker(weight.clone(), density, generator=layer_generator(score_seed, "scores", name))
+            weight.copy_(weight.clone())  # raises where a weight cannot be written to
+            trial = nn.Module()
+            trial.weight = nn.Parameter(weight.clone(), requires_grad=False)
+            built[name] = masker(trial.weight, density, generator=layer_generator(score_seed, "scores", name))
             if not isinstance(built[name], Masker) or hasattr(built[name], "right_inverse"):
-                raise TypeError(
-                    f"masker {masker_name(masker)} gives a {type(built[name]).__name__}; "
-                    "it must give a Masker without right_inverse"
-                )
-            effective = built[name](weight.clone())
-        if effective.shape != weight.shape or effective.dtype != weight.dtype:
-            raise ValueError(
-                f"masker {masker_name(masker)} turns {name} from {tuple(weight.shape)} {weight.dtype} into "
-                f"{tuple(effective.shape)} {effective.dtype}; it must keep shape and dtype"
-            )
+                raise TypeError(f"masker={masker_name(masker)} must give a Masker that has no right_inverse")
+            parametrize.register_parametrization(trial, "weight", built[name])  # checks shape and dtype
+        if distribution is not None:
+            generator = layer_generator(weight_seed, "weights", name)
+            drawn[name] = draw(weight.shape, distribution, generator, density, scaled)
 
     frozen = tuple(name for name, parameter in model.named_parameters() if parameter.requires_grad)
-    before = [(p, p.requires_grad, p.detach().clone()) for p in model.parameters() if not nn.parameter.is_lazy(p)]
-    try:
-        model.requires_grad_(False)
-        _neutralise(model, {id(layers[name][0]) for name in layers})
-        for name, (module, attribute) in layers.items():
-            if name in drawn:
-                with torch.no_grad():
-                    weights[name].copy_(drawn[name])
-            parametrize.register_parametrization(module, attribute, built[name], unsafe=True)  # tried above
-    except BaseException:
-        for module, attribute in layers.values():
-            if parametrize.is_parametrized(module, attribute):
-                parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
-        for parameter, wanted, value in before:
-            parameter.requires_grad_(wanted)
-            with torch.no_grad(), suppress(RuntimeError):  # what cannot be written to has not been
-                parameter.copy_(value)
-        raise
+    model.requires_grad_(False)
+    masked = {module for module, _ in layers.values()}
+    for module in model.modules():
+        norm = isinstance(module, _NORMS)
+        for name, parameter in module.named_parameters(recurse=False):
+            if "bias" in name and (norm or module in masked):
+                parameter.zero_()
+            elif norm and name == "weight":
+                parameter.fill_(1)
+    for name, (module, attribute) in layers.items():
+        if name in drawn:
+            weights[name].copy_(drawn[name])
+        parametrize.register_parametrization(module, attribute, built[name], unsafe=True)  # tried above
     model._lit_hidden = Hiding(  # type: ignore[assignment]
         density, distribution, scaled, weight_seed, score_seed, tuple(sorted(skip)), masker, frozen
     )
@@ -331,16 +288,13 @@ def hide(
 def reveal(model: nn.Module) -> nn.Module:
     """Bake the masked weights in and take the maskers off: a plain module again, which pickles and exports.
 
-    In place; returns `model`. What wanted a gradient before `hide` wants one again, so the result can be trained.
-    Norm layers keep the weight 1 and bias 0 they had while hidden, biases their 0. A sampled supermask is baked as
-    its most probable mask.
-
-    Raises:
-        ValueError: nothing is hidden in `model`.
+    In place; returns `model`. What wanted a gradient before `hide` wants one again, so the result can be trained. Norm
+    layers keep weight 1 and bias 0, biases their 0. A sampled supermask is baked as its most probable mask. Raises
+    ValueError if `model` is not hidden.
     """
     layers = hidden_layers(model)
     if not layers:
-        raise ValueError(f"nothing is hidden in this {type(model).__name__}; reveal undoes hide(model)")
+        raise ValueError(f"this {type(model).__name__} is not hidden; reveal undoes hide(model)")
     for module, attribute in layers.values():
         masker = weight_chain(module, attribute)[0]
         # A deep copy shares the class from which torch deletes the property: give this module its own.
@@ -350,91 +304,11 @@ def reveal(model: nn.Module) -> nn.Module:
         with torch.no_grad():
             weight = getattr(module, attribute)
             weight.copy_(masker.baked(weight))
-    parameters = dict(model.named_parameters())
     hiding = model.__dict__.pop("_lit_hidden", None)
-    for name in hiding.frozen if hiding else ():
-        if name in parameters:  # not a layer that was swapped since
-            parameters[name].requires_grad_(True)
+    for name, parameter in model.named_parameters():
+        if hiding and name in hiding.frozen:
+            parameter.requires_grad_(True)
     return model
-
-
-def _layer(module: str, weight: str) -> str:
-    # A layer is one weight tensor; `conv1`, `attention.in_proj_weight`, and `weight` for a lone nn.Linear.
-    # torch.compile wraps modules under a name of its own, on which the draw must not depend.
-    name = ".".join(part for part in f"{module}.{weight}".split(".") if part not in ("", "_orig_mod"))
-    return name.removesuffix(".weight")
-
-
-def weight_layers(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
-    """Map the layers that can be hidden to (module, attribute of the weight), in the order of `named_modules`."""
-    found: dict[str, tuple[nn.Module, str]] = {}
-    for name, module in model.named_modules():
-        attributes: tuple[str, ...] = ()
-        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
-            attributes = ("weight",)
-        elif isinstance(module, nn.MultiheadAttention):  # its out_proj is an nn.Linear, found by itself
-            attributes = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-        for attribute in attributes:
-            if attribute == "weight" or getattr(module, attribute, None) is not None:
-                found[_layer(name, attribute)] = module, attribute
-    return found
-
-
-def _hideable(model: nn.Module, name: str, module: nn.Module, attribute: str) -> nn.Parameter:
-    """Return the parameter behind a layer, or say why it cannot be hidden."""
-    weight = module._parameters.get(attribute)
-    if weight is None:
-        raise ValueError(
-            f"{name} has no plain weight parameter: another parametrization, pruning or weight norm owns it; "
-            "remove that first, or skip the layer"
-        )
-    if nn.parameter.is_lazy(weight) or weight.is_meta:
-        raise ValueError(f"{name} is not initialised yet; run one forward pass or materialise it before hiding")
-    if weight.is_complex():
-        raise ValueError(f"{name} has complex weights ({weight.dtype}), which have no sign to learn by; skip the layer")
-    owners = [
-        f"{n}.{p}".removeprefix(".")
-        for n, m in model.named_modules()
-        for p, other in m._parameters.items()
-        if other is weight or (other is not None and _overlap(other, weight))
-    ]
-    if len(owners) > 1:
-        raise ValueError(
-            f"tied weights: {' and '.join(owners)} are one parameter, which cannot have two masks; "
-            "untie them (clone one), or skip the layer"
-        )
-    return weight
-
-
-def _overlap(a: Tensor, b: Tensor) -> bool:
-    """Tell whether two tensors share memory, as views of one storage may."""
-    if nn.parameter.is_lazy(a) or a.is_meta or a.layout != torch.strided:
-        return False
-    if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
-        return False
-
-    def places(t: Tensor) -> Tensor:  # of its elements in the storage
-        size = 1 + sum((n - 1) * stride for n, stride in zip(t.shape, t.stride(), strict=True))
-        return torch.arange(size).as_strided(t.shape, t.stride()) + int(t.storage_offset())
-
-    return bool(torch.isin(places(a), places(b)).any().item())
-
-
-def _neutralise(model: nn.Module, masked: set[int]) -> None:
-    """Set norm layers to weight 1 and bias 0, and the biases of masked layers to 0."""
-    norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
-    with torch.no_grad():
-        for module in model.modules():
-            parameters = module._parameters
-            if isinstance(module, norms):
-                if parameters.get("weight") is not None:
-                    parameters["weight"].fill_(1)  # type: ignore[union-attr]
-                if parameters.get("bias") is not None:
-                    parameters["bias"].zero_()  # type: ignore[union-attr]
-            elif id(module) in masked:
-                for name in ("bias", "in_proj_bias", "bias_k", "bias_v"):
-                    if parameters.get(name) is not None:
-                        parameters[name].zero_()  # type: ignore[union-attr]
 
 
 def masker_name(masker: MakeMasker) -> str:
@@ -444,6 +318,32 @@ def masker_name(masker: MakeMasker) -> str:
     return getattr(masker, "__name__", type(masker).__name__)
 
 
-def _names(names: Collection[str], most: int = 8) -> str:
-    shown = ", ".join(list(names)[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+def _layer(module: str, weight: str) -> str:
+    """Name a layer: `conv1`, `attention.in_proj_weight`, `weight` for a lone nn.Linear."""
+    # torch.compile wraps modules under a name of its own, on which the draw must not depend.
+    name = ".".join(part for part in f"{module}.{weight}".split(".") if part not in ("", "_orig_mod"))
+    return name.removesuffix(".weight")
+
+
+def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Name all parameters that lie in memory, under every name of their own."""
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(prefix, recurse=False, remove_duplicate=False):
+            if not nn.parameter.is_lazy(parameter) and parameter.layout == torch.strided:
+                yield name, parameter
+
+
+def _hideable(model: nn.Module, name: str, module: nn.Module, attribute: str) -> nn.Parameter:
+    """Return the parameter behind a layer, or say why it cannot be hidden."""
+    weight = module._parameters.get(attribute)
+    if weight is None:
+        why = "another parametrization, pruning or weight norm owns its weight; remove that first, or skip the layer"
+    elif any(map(nn.parameter.is_lazy, model.parameters())) or weight.is_meta:
+        why = "a parameter is not initialised yet; run one forward pass or materialise it first"
+    elif weight.is_complex():
+        why = f"its weight is {weight.dtype}, and a complex product has no sign to learn by; skip the layer"
+    elif len(owners := [name for name, other in _parameters(model) if other.data_ptr() == weight.data_ptr()]) > 1:
+        why = f"{' and '.join(owners)} are one tied weight, which cannot have two masks; clone one, or skip the layer"
+    else:
+        return weight
+    raise ValueError(f"{name} cannot be hidden: {why}")

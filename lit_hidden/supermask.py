@@ -35,39 +35,30 @@ class _Sample(torch.autograd.Function):
 class Supermask(Masker):
     """Keep each weight with probability `sigmoid(score)`, drawn anew at every forward pass, at test too.
 
-    The density is where the search starts, not where it ends: scores start at the constant `logit(density)` and the
-    number kept is a result of training. Masks are drawn from the global generator of the weight's device.
+    Scores start at the constant `logit(density)`; the number kept is a result of training. Masks are drawn from the
+    global generator of the weight's device.
 
     Args:
         weight: tensor to mask, `(*)`; only its shape, device and layout are read.
-        density: probability of staying at the start, in (0, 1).
+        density: probability of staying at the start, in (0, 1); ValueError otherwise.
         generator: unused, since all scores start equal; there so that every masker is called alike.
         rescale: multiply what stays by `size / kept` (the paper's dynamic weight rescaling).
-
-    Raises:
-        ValueError: `density` lies outside (0, 1).
     """
 
     def __init__(
-        self,
-        weight: Tensor,
-        density: float,
-        *,
-        generator: torch.Generator | None = None,
-        rescale: bool = False,
+        self, weight: Tensor, density: float, *, generator: torch.Generator | None = None, rescale: bool = False
     ) -> None:
         super().__init__()
         if density == 1:
             raise ValueError("density=1 gives infinite scores; a supermask starts from a density in (0, 1)")
         check_density(density, weight.numel())
         self.density, self.rescale = density, rescale
-        start = math.log(density / (1 - density))
-        self.scores = nn.Parameter(torch.full_like(weight, start, dtype=torch.float32))
+        self.scores = nn.Parameter(torch.full_like(weight, math.log(density / (1 - density)), dtype=torch.float32))
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return `weight` times a fresh sample of the mask."""
-        sample = torch.bernoulli(self.probability())
-        effective: Tensor = _Sample.apply(weight, self.scores, self._factors(sample).to(weight.dtype))
+        sample = self._rescaled(torch.bernoulli(self.probability()))
+        effective: Tensor = _Sample.apply(weight, self.scores, sample.to(weight.dtype))
         return effective
 
     def probability(self) -> Tensor:
@@ -75,20 +66,16 @@ class Supermask(Masker):
         return self.scores.detach().sigmoid()
 
     def mask(self) -> Tensor:
-        """Tell which weights are more likely to stay than not: the sample rounded."""
+        """Tell which weights are more likely to stay than not."""
         return self.scores.detach() >= 0
 
     def set_mask(self, mask: Tensor) -> None:
-        """Let what stays have probability 0.99 and the others 0.01: a mask does not tell more."""
+        """Let what stays have probability 0.99 and the others 0.01; the mask does not tell their own."""
         self.scores.detach().copy_(torch.where(mask, 1, -1) * math.log(0.99 / 0.01))
 
     def baked(self, weight: Tensor) -> Tensor:
-        """Return the weights that `reveal` leaves behind: the most probable mask's, rescaled if samples are."""
-        return weight * self._factors(self.mask().float()).to(weight.dtype)
+        """Return the weights of the most probable mask, rescaled if samples are."""
+        return weight * self._rescaled(self.mask().float()).to(weight.dtype)
 
-    def _factors(self, mask: Tensor) -> Tensor:
+    def _rescaled(self, mask: Tensor) -> Tensor:
         return mask * (mask.numel() / mask.sum().clamp(min=1)) if self.rescale else mask
-
-    def extra_repr(self) -> str:
-        """Say where the search starts, for `print(model)`."""
-        return f"starts at density={self.density}, {self.scores.numel()} weights"

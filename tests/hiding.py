@@ -1,14 +1,15 @@
 """What the tests of hiding share: small nets and a look at what was hidden. Loaded by path: tests are no package."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lit_hidden.edge_popup import EdgePopup, maskers, original_weight
-
-DENSITY = "density is the fraction kept and must lie in (0, 1] and keep at least one"
+from lit_hidden.edge_popup import maskers, original_weight
 
 
 def conv_net() -> nn.Sequential:
@@ -21,15 +22,10 @@ def conv_net() -> nn.Sequential:
     )
 
 
-def normed_net() -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 5))
-
-
-def mixed_net() -> nn.Sequential:
-    """A net with a norm layer, a bias here and none there."""
-    return nn.Sequential(
-        nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 16, 7, bias=False)
-    )
+def mixed_net(out: int = 7) -> nn.Sequential:
+    """A net of images `(B, 3, 6, 6)` with a norm layer, a bias here and none there."""
+    layers = nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(80, out, bias=False)
+    return nn.Sequential(*layers)
 
 
 def shuffled(model: nn.Module) -> nn.Module:
@@ -41,8 +37,8 @@ def shuffled(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def popup(layer: nn.Module) -> EdgePopup:
-    return layer.parametrizations.weight[0]  # type: ignore[no-any-return, index, union-attr]
+def masker_of(layer: nn.Module) -> Any:
+    return maskers(layer)["weight"]
 
 
 def describe(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -53,7 +49,10 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
 
 
-def refusal(call: Callable[[], object]) -> str:
-    with pytest.raises(ValueError) as error:
-        call()
-    return str(error.value)
+def rewrite(path: Path, change: Callable[[dict[str, Tensor], dict[str, str]], object]) -> Path:
+    """Change the tensors and the metadata of a file."""
+    with safe_open(path, "pt") as file:
+        metadata, tensors = file.metadata(), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
+    change(tensors, metadata)
+    save_file(tensors, path, metadata)
+    return path

@@ -11,12 +11,11 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from lit_hidden.edge_popup import EdgePopup, Masker, check_density, hide, maskers, original_weight
+from lit_hidden.edge_popup import EdgePopup, hide, maskers, original_weight
 from lit_hidden.selection import kept
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "hiding.py"))
-conv_net, popup, refusal, DENSITY = (made[name] for name in ("conv_net", "popup", "refusal", "DENSITY"))
-DRAWN = ["kaiming_normal", "signed_constant"]
+conv_net, masker_of = made["conv_net"], made["masker_of"]
 
 
 # --- the mask and its gradient -------------------------------------------------------------------------
@@ -41,48 +40,46 @@ def test_the_effective_weight_is_the_weight_times_the_sorted_mask(shape: tuple[i
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_score_gradient_is_that_of_the_effective_weight_times_weight_times_sign(
-    dtype: torch.dtype,
-) -> None:
+def test_the_score_gradient_is_that_of_the_effective_weight_times_weight_times_sign(dtype: torch.dtype) -> None:
     layer, x = hide(nn.Conv2d(3, 5, 3, bias=False, dtype=dtype), 0.3), torch.randn(4, 3, 6, 6, dtype=dtype)
     with torch.no_grad():
-        popup(layer).scores[0, 0, 0, 0] = 0  # sign(0) = 0: an edge whose score is exactly 0 does not move
+        masker_of(layer).scores[0, 0, 0, 0] = 0  # sign(0) = 0: an edge whose score is exactly 0 does not move
     effective = layer.weight.detach().requires_grad_()
     F.conv2d(x, effective).pow(3).sum().backward()
     layer(x).pow(3).sum().backward()
-    expected = (effective.grad * original_weight(layer, "weight")).float() * popup(layer).scores.sign()
-    assert torch.equal(popup(layer).scores.grad, expected)
-    assert popup(layer).scores.grad[0, 0, 0, 0] == 0
+    expected = (effective.grad * original_weight(layer, "weight")).float() * masker_of(layer).scores.sign()
+    assert torch.equal(masker_of(layer).scores.grad, expected)
+    assert masker_of(layer).scores.grad[0, 0, 0, 0] == 0
     assert expected.count_nonzero() == expected.numel() - 1
 
 
 def test_dead_edges_receive_gradient_and_can_come_back() -> None:
     layer, x = hide(nn.Linear(6, 4, bias=False), 0.5), torch.randn(50, 6)
-    target = F.linear(x, original_weight(layer, "weight") * ~popup(layer).mask())
-    start = popup(layer).mask()
+    target = F.linear(x, original_weight(layer, "weight") * ~masker_of(layer).mask())
+    start = masker_of(layer).mask()
     layer(x).sub(target).pow(2).mean().backward()
-    assert (popup(layer).scores.grad[~start] != 0).all()
-    optimizer = torch.optim.SGD([popup(layer).scores], lr=0.05)
+    assert (masker_of(layer).scores.grad[~start] != 0).all()
+    optimizer = torch.optim.SGD([masker_of(layer).scores], lr=0.05)
     for _ in range(200):
         optimizer.zero_grad()
         layer(x).sub(target).pow(2).mean().backward()
         optimizer.step()
-    assert torch.equal(popup(layer).mask(), ~start)
+    assert torch.equal(masker_of(layer).mask(), ~start)
 
 
-def test_a_weight_that_wants_a_gradient_gets_it_through_the_mask() -> None:
-    weight = torch.randn(6, 7, requires_grad=True)
-    masker, factor = EdgePopup(weight, 0.4), torch.randn(6, 7)
-    (masker(weight) * factor).sum().backward()
-    assert torch.equal(weight.grad, factor * masker.mask())
-    assert torch.equal(masker.scores.grad, factor * weight.detach() * masker.scores.sign())
+def test_a_weight_that_wants_a_gradient_gets_it_through_the_mask_by_torch_func_too() -> None:
+    weight, aim = torch.randn(4, 5, requires_grad=True), torch.randn(4, 5)
+    masker = EdgePopup(weight, 0.4)
 
+    def output(w: Tensor, s: Tensor) -> Tensor:
+        return (torch.func.functional_call(masker, {"scores": s}, (w,)) * aim).sum()
 
-def test_a_frozen_weight_gets_no_gradient() -> None:
-    layer = hide(nn.Linear(4, 3))
-    layer(torch.randn(2, 4)).sum().backward()
-    assert original_weight(layer, "weight").grad is None
-    assert layer.bias.grad is None
+    output(weight, masker.scores).backward()
+    by_weight, by_scores = torch.func.grad(output, argnums=(0, 1))(weight.detach(), masker.scores.detach())
+    assert torch.equal(by_weight, aim * masker.mask())
+    assert torch.equal(by_scores, aim * weight.detach() * masker.scores.sign())
+    assert torch.equal(weight.grad, by_weight)
+    assert torch.equal(masker.scores.grad, by_scores)
 
 
 def test_the_gradient_of_the_gradient_is_finite_difference_of_it() -> None:
@@ -101,46 +98,20 @@ def test_the_gradient_of_the_gradient_is_finite_difference_of_it() -> None:
     torch.testing.assert_close(second, 2 * edge * edge.sum())
 
 
-def test_scores_start_kaiming_uniform_with_a_root_of_five() -> None:
-    weight = torch.empty(64, 32, 3, 3)
-    scores = EdgePopup(weight, 0.5, generator=torch.Generator().manual_seed(5)).scores
-    expected = torch.empty(64, 32, 3, 3)
-    nn.init.kaiming_uniform_(expected, a=math.sqrt(5), generator=torch.Generator().manual_seed(5))
-    torch.testing.assert_close(scores.detach(), expected, rtol=1e-6, atol=1e-8)  # how it is rounded is free
-    bound = 1 / math.sqrt(32 * 9)
-    assert 0.99 * bound < scores.abs().max() <= bound
-    assert scores.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
-
-
-def test_scores_are_float32_learnable_and_laid_out_as_the_weight() -> None:
-    weight = torch.randn(8, 4, 3, 3, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
-    masker = EdgePopup(weight, 0.5)
-    assert masker.scores.dtype == torch.float32
-    assert masker.scores.stride() == weight.stride()
-    assert [name for name, _ in masker.named_parameters()] == ["scores"]
-    assert masker(weight).dtype == torch.bfloat16
-
-
-def test_memory_layout_and_defaults_do_not_change_the_subnetwork() -> None:
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_dtype_layout_and_defaults_do_not_change_the_subnetwork_under_float32_scores(dtype: torch.dtype) -> None:
     expected = hide(nn.Conv2d(4, 8, 3), distribution="kaiming_normal")
-    last = hide(nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last), distribution="kaiming_normal")
     torch.set_default_dtype(torch.float64)
     try:
-        double = hide(nn.Conv2d(4, 8, 3, dtype=torch.float32), distribution="kaiming_normal")
+        layer = nn.Conv2d(4, 8, 3, dtype=dtype).to(memory_format=torch.channels_last)
+        hide(layer, distribution="kaiming_normal")
     finally:
         torch.set_default_dtype(torch.float32)
-    for other in (last, double):
-        assert torch.equal(other.weight, expected.weight)
-        assert torch.equal(popup(other).scores, popup(expected).scores)
-    assert last.weight.stride() == (36, 1, 12, 4)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-def test_models_of_other_dtypes_hide_the_same_subnetwork_under_float32_scores(dtype: torch.dtype) -> None:
-    layer = hide(nn.Linear(16, 8, dtype=dtype), 0.3)
-    assert torch.equal(popup(layer).mask(), popup(hide(nn.Linear(16, 8), 0.3)).mask())
-    layer(torch.randn(2, 16, dtype=dtype)).sum().backward()
-    assert (layer.weight.dtype, popup(layer).scores.grad.dtype) == (dtype, torch.float32)
+    assert torch.equal(layer.weight, expected.weight.to(dtype))
+    assert torch.equal(masker_of(layer).scores, masker_of(expected).scores)
+    assert layer.weight.stride() == masker_of(layer).scores.stride() == (36, 1, 12, 4)
+    layer(torch.randn(2, 4, 5, 5, dtype=dtype)).sum().backward()
+    assert (layer.weight.dtype, masker_of(layer).scores.grad.dtype) == (dtype, torch.float32)
 
 
 def test_autocast_computes_in_bfloat16_with_float32_scores_and_gradients() -> None:
@@ -154,42 +125,11 @@ def test_autocast_computes_in_bfloat16_with_float32_scores_and_gradients() -> No
         assert masker.scores.grad.count_nonzero() > 0
 
 
-def test_printing_says_how_much_is_kept() -> None:
-    assert "EdgePopup(density=0.3, keeps 4 of 12)" in repr(hide(nn.Linear(4, 3), 0.3))
-
-
-def test_a_half_precision_gradient_that_would_vanish_reaches_the_scores():
+def test_a_half_precision_gradient_that_would_vanish_reaches_the_scores() -> None:
     weight = torch.full((2, 2), 1e-4, dtype=torch.float16)
-    popup = EdgePopup(weight, 1.0)
-    popup(weight).backward(torch.full((2, 2), 1e-4, dtype=torch.float16))
-    torch.testing.assert_close(popup.scores.grad.abs(), torch.full((2, 2), 1e-8), rtol=1e-2, atol=0)
-
-
-def test_a_masker_must_say_which_weights_stay() -> None:
-    with pytest.raises(NotImplementedError):
-        Masker().mask()
-
-
-@pytest.mark.parametrize(
-    ("density", "numel", "message"),
-    [
-        (0, 20, f"density=0 keeps 0 of 20 weights; {DENSITY}"),
-        (-0.5, 20, f"density=-0.5 keeps -10 of 20 weights; {DENSITY}"),
-        (1.5, 20, f"density=1.5 keeps 30 of 20 weights; {DENSITY}"),
-        (1e-20, 20, f"density=1e-20 keeps 0 of 20 weights; {DENSITY}"),
-        (math.nan, 20, f"density=nan keeps no meaningful number of 20 weights; {DENSITY}"),
-        (math.inf, 20, f"density=inf keeps no meaningful number of 20 weights; {DENSITY}"),
-        (0.5, 0, f"density=0.5 keeps 0 of 0 weights; {DENSITY}"),
-    ],
-)
-def test_a_density_that_cannot_be_is_refused(density: float, numel: int, message: str) -> None:
-    assert refusal(lambda: check_density(density, numel)) == message
-    assert refusal(lambda: EdgePopup(torch.empty(numel, 1), density)) == message
-
-
-def test_a_density_beyond_floating_point_is_refused_like_any_other() -> None:
-    message = f"density=1e+308 keeps no meaningful number of 20 weights; {DENSITY}"
-    assert refusal(lambda: check_density(1e308, 20)) == message
+    masker = EdgePopup(weight, 1.0)
+    masker(weight).backward(torch.full((2, 2), 1e-4, dtype=torch.float16))
+    torch.testing.assert_close(masker.scores.grad.abs(), torch.full((2, 2), 1e-8), rtol=1e-2, atol=0)
 
 
 # --- training, against a plain implementation ----------------------------------------------------------
@@ -225,8 +165,7 @@ def plainly(weights: list[Tensor], scores: list[Tensor], density: float) -> tupl
     return scores, losses
 
 
-@pytest.mark.parametrize("distribution", DRAWN)
-@pytest.mark.parametrize("density", [0.3, 0.5])
+@pytest.mark.parametrize(("distribution", "density"), [("kaiming_normal", 0.3), ("signed_constant", 0.5)])
 def test_a_hundred_steps_of_training_equal_a_plain_implementation_bit_for_bit(
     distribution: str, density: float
 ) -> None:
@@ -265,7 +204,7 @@ def test_gradients_of_many_are_those_of_each() -> None:
     frozen = {name: p.detach() for name, p in net.named_parameters() if not p.requires_grad}
     images = torch.randn(5, 6)
 
-    def output(learned: dict[str, torch.Tensor], image: torch.Tensor) -> torch.Tensor:
+    def output(learned: dict[str, Tensor], image: Tensor) -> Tensor:
         return torch.func.functional_call(net, learned | frozen, (image[None],))[0].square().sum()
 
     together = torch.func.vmap(torch.func.grad(output), in_dims=(None, 0))(scores, images)
@@ -284,15 +223,3 @@ def test_gradients_of_many_are_those_of_each() -> None:
     jacobian = torch.func.jacrev(lambda x: torch.func.functional_call(masker, {"scores": x}, (weight,)))(s.detach())
     assert torch.equal(jacobian.reshape(-1, *weight.shape), one_by_one)
     assert batched.any()
-
-
-def test_weights_and_scores_may_both_be_differentiated_by_torch_func() -> None:
-    masker, weight, aim = EdgePopup(torch.empty(4, 5), 0.4), torch.randn(4, 5), torch.randn(4, 5)
-    scores = masker.scores.detach()
-
-    def output(w: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-        return (torch.func.functional_call(masker, {"scores": s}, (w,)) * aim).sum()
-
-    by_weight, by_scores = torch.func.grad(output, argnums=(0, 1))(weight, scores)
-    assert torch.equal(by_weight, aim * masker.mask())
-    assert torch.equal(by_scores, aim * weight * scores.sign())

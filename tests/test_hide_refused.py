@@ -1,6 +1,9 @@
-"""What `hide` and `reveal` refuse, in which words, and that a failed call leaves the model as it was."""
+"""What hiding, saving and loading refuse, in which words; a refused call changes no model and no file."""
 
+import functools
 import math
+import os
+import re
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -8,197 +11,55 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
-from lit_hidden.edge_popup import EdgePopup, hide, original_weight, reveal
+from lit_hidden.distributions import draw
+from lit_hidden.edge_popup import EdgePopup, Masker, hide, maskers, original_weight, reveal
+from lit_hidden.engine.network import save_net
+from lit_hidden.selection import top_k_mask
+from lit_hidden.subnetwork import SubnetworkError, load_subnetwork, save_subnetwork
+from lit_hidden.supermask import Supermask
+from lit_hidden.ticket import fix_masks
 
-Photograph = Callable[[nn.Module], Any]
+Act = Callable[[nn.Module, Path], object]
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "hiding.py"))
-conv_net, normed_net, refusal = (made[name] for name in ("conv_net", "normed_net", "refusal"))
-DENSITY = made["DENSITY"]
+conv_net, mixed_net, shuffled, rewrite = (made[name] for name in ("conv_net", "mixed_net", "shuffled", "rewrite"))
 
 
-# --- models and arguments ------------------------------------------------------------------------------
+# --- models --------------------------------------------------------------------------------------------
 
 
-def hidden() -> nn.Module:
-    return hide(conv_net())
+def two(first: nn.Module, second: nn.Module) -> nn.Module:
+    return nn.Sequential(first, nn.BatchNorm1d(4), second)
 
 
-def hidden_deep() -> nn.Module:
-    return hide(nn.Sequential(*[nn.Linear(2, 2) for _ in range(11)]))
-
-
-def tied() -> nn.Module:
-    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4))
-    net[2].weight = net[0].weight
+def tied(weight: Callable[[nn.Parameter], Any] = lambda weight: weight) -> nn.Module:
+    net = two(nn.Linear(4, 4), nn.Linear(4, 4))
+    net[2].weight = weight(net[0].weight)
     return net
 
 
-class TiedEmbedding(nn.Module):
-    def __init__(self) -> None:
+class Embedded(nn.Module):
+    """Has weights that `hide` does not draw."""
+
+    def __init__(self, tied: bool = False) -> None:
         super().__init__()
         self.embedding, self.out = nn.Embedding(5, 4), nn.Linear(4, 5)
-        self.out.weight = self.embedding.weight
+        if tied:
+            self.out.weight = self.embedding.weight
 
 
-def pruned() -> nn.Module:
-    net = conv_net()
-    prune.random_unstructured(net[4], "weight", 0.5)
+def on(place: Any) -> nn.Module:
+    with place:
+        return two(nn.Linear(4, 4), nn.Linear(4, 4))
+
+
+def changed(net: nn.Module, change: Callable[[nn.Module], object]) -> nn.Module:
+    with torch.no_grad():
+        change(net)
     return net
-
-
-def on_meta() -> nn.Module:
-    with torch.device("meta"):
-        return nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-
-
-def narrow() -> nn.Module:
-    return nn.Sequential(nn.Linear(100, 100), nn.BatchNorm1d(100), nn.Linear(100, 1))
-
-
-OWNED = "another parametrization, pruning or weight norm owns it; remove that first, or skip the layer"
-
-UNTIE = "are one parameter, which cannot have two masks; untie them (clone one), or skip the layer"
-
-UNREADY = "is not initialised yet; run one forward pass or materialise it before hiding"
-
-FAILURES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str]] = {
-    "twice": (hidden, {}, "already hidden: 0, 4; reveal(model) first, or hide a fresh model"),
-    "twice, many layers": (
-        hidden_deep,
-        {},
-        "already hidden: 0, 1, 2, 3, 4, 5, 6, 7 and 3 more; reveal(model) first, or hide a fresh model",
-    ),
-    "part is hidden": (
-        lambda: nn.Sequential(hide(nn.Linear(2, 2)), nn.Linear(2, 2)),
-        {},
-        "already hidden: 0; reveal(model) first, or hide a fresh model",
-    ),
-    "nothing": (
-        lambda: nn.Sequential(nn.BatchNorm1d(3), nn.Embedding(3, 3), nn.ReLU()),
-        {},
-        "nothing to hide: Sequential has no convolution, linear or attention weight",
-    ),
-    "everything skipped": (
-        conv_net,
-        {"skip": ["0", "4"]},
-        "nothing to hide: skip names every layer of Sequential",
-    ),
-    "unknown skip": (conv_net, {"skip": ["4", "fc", "5"]}, "skip names no layer: 5, fc; layers are 0, 4"),
-    "module that is no layer": (conv_net, {"skip": ["1"]}, "skip names no layer: 1; layers are 0, 4"),
-    "tied": (tied, {}, f"tied weights: 0.weight and 2.weight {UNTIE}"),
-    "tied, one skipped": (tied, {"skip": ["2"]}, f"tied weights: 0.weight and 2.weight {UNTIE}"),
-    "tied to an embedding": (TiedEmbedding, {}, f"tied weights: embedding.weight and out.weight {UNTIE}"),
-    "density 0": (conv_net, {"density": 0}, f"density=0 keeps 0 of 72 weights; {DENSITY}"),
-    "density above 1": (conv_net, {"density": 1.3}, f"density=1.3 keeps 93 of 72 weights; {DENSITY}"),
-    "density below 0": (conv_net, {"density": -0.1}, f"density=-0.1 keeps -7 of 72 weights; {DENSITY}"),
-    "density nan": (
-        conv_net,
-        {"density": math.nan},
-        f"density=nan keeps no meaningful number of 72 weights; {DENSITY}",
-    ),
-    "density keeps nothing of the last layer": (
-        narrow,
-        {"density": 1e-17},
-        f"density=1e-17 keeps 0 of 10000 weights; {DENSITY}",
-    ),
-    "distribution": (
-        normed_net,
-        {"distribution": "gauss"},
-        "distribution='gauss' is unknown; distributions are ['kaiming_normal', 'signed_constant', "
-        "'unsigned_constant', 'kaiming_uniform', 'xavier_normal', 'signed_xavier'], or package.module.name",
-    ),
-    "scaled": (normed_net, {"scaled": "no"}, "scaled='no' is unknown; it is False, True or 'authors'"),
-    "scaled to infinity": (
-        normed_net,
-        {"scaled": "authors", "density": 1},
-        "scaled='authors' multiplies weights by 1/sqrt(1 - density), which is infinite at density=1; "
-        "use scaled=True or a density below 1",
-    ),
-    "pruned": (pruned, {}, f"4 has no plain weight parameter: {OWNED}"),
-    "spectral norm": (
-        lambda: nn.Sequential(nn.Linear(3, 3), parametrizations.spectral_norm(nn.Linear(3, 3))),
-        {},
-        f"1 has no plain weight parameter: {OWNED}",
-    ),
-    "weight norm": (
-        lambda: nn.Sequential(nn.Linear(3, 3), parametrizations.weight_norm(nn.Conv2d(3, 3, 3))),
-        {},
-        f"1 has no plain weight parameter: {OWNED}",
-    ),
-    "meta": (on_meta, {}, f"0 {UNREADY}"),
-    "lazy": (lambda: nn.Sequential(nn.Linear(3, 3), nn.LazyLinear(3)), {}, f"1 {UNREADY}"),
-}
-
-
-@pytest.mark.parametrize("case", FAILURES)
-def test_a_failed_call_says_why_and_leaves_the_model_as_it_was(case: str, photograph: Photograph) -> None:
-    make, arguments, message = FAILURES[case]
-    net = make()
-    for module in net.modules():  # so that a neutralised norm layer would show
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            nn.init.normal_(module.weight)
-    before = photograph(net)
-    assert refusal(lambda: hide(net, **arguments)) == message
-    assert photograph(net) == before
-
-
-def test_an_error_in_the_middle_of_hiding_is_undone(photograph) -> None:
-    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
-    net[1].weight.data.fill_(3)
-    net[2].weight = nn.Parameter(torch.ones(1, 1).expand(3, 4))  # one number shown twelve times: nobody can write it
-    before = photograph(net)
-    with pytest.raises(RuntimeError, match="single memory location"):
-        hide(net)
-    assert photograph(net) == before
-
-
-def test_weights_tied_through_their_storage_are_tied() -> None:
-    net = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
-    net[1].weight = nn.Parameter(net[0].weight.data.t())
-    with pytest.raises(ValueError) as error:
-        hide(net)
-    assert str(error.value) == (
-        "tied weights: 0.weight and 1.weight are one parameter, which cannot have two masks; "
-        "untie them (clone one), or skip the layer"
-    )
-
-
-def test_a_model_made_in_inference_mode_is_refused() -> None:
-    with torch.inference_mode():
-        net = nn.Sequential(nn.Linear(4, 4))
-    with pytest.raises(ValueError) as error:
-        hide(net)
-    assert str(error.value) == (
-        "0.weight, 0.bias were made in inference mode, where nothing can learn; build the model outside it"
-    )
-
-
-def test_one_string_to_skip_is_refused_and_not_read_letter_by_letter():
-    with pytest.raises(ValueError) as error:
-        hide(nn.Sequential(nn.Linear(4, 4)), 0.5, skip="0")
-    assert str(error.value) == "skip='0' is one string; give a list of layers, such as ['0']"
-
-
-def test_complex_weights_are_refused():
-    with pytest.raises(ValueError) as error:
-        hide(nn.Sequential(nn.Linear(4, 4, dtype=torch.complex64)), 0.5)
-    assert str(error.value) == "0 has complex weights (torch.complex64), which have no sign to learn by; skip the layer"
-
-
-def test_an_unhidden_model_has_nothing_to_reveal(photograph: Photograph) -> None:
-    net = conv_net()
-    before = photograph(net)
-    assert refusal(lambda: reveal(net)) == "nothing is hidden in this Sequential; reveal undoes hide(model)"
-    assert photograph(net) == before
-
-
-def test_an_unhidden_layer_has_no_original_weight() -> None:
-    net = hide(conv_net(), skip=["4"])
-    expected = "layer '4' is not hidden; hidden layers are ['0']"
-    assert refusal(lambda: original_weight(net, "4")) == expected
 
 
 # --- maskers -------------------------------------------------------------------------------------------
@@ -207,108 +68,245 @@ def test_an_unhidden_layer_has_no_original_weight() -> None:
 class Bad(EdgePopup):
     """A masker that works on the first layer and misbehaves on the second, which is wider."""
 
+    how = staticmethod(lambda weight: weight)
+    built = False
+
     def __init__(self, weight: Tensor, density: float, *, generator: torch.Generator | None = None) -> None:
         super().__init__(weight, density, generator=generator)
-        if weight.numel() > 100:
-            self.misbehave(weight)
+        if self.built and weight.numel() > 200:
+            self.how(weight)
 
-    def misbehave(self, weight: Tensor) -> None: ...
-
-
-class RaisesWhenBuilt(Bad):
-    def misbehave(self, weight: Tensor) -> None:
-        raise RuntimeError("boom")
-
-
-class RaisesWhenCalled(Bad):
     def forward(self, weight: Tensor) -> Tensor:
-        if weight.numel() > 100:
-            raise RuntimeError("boom")
-        return super().forward(weight)
+        return self.how(weight) if weight.numel() > 200 else weight
 
 
-class OtherShape(Bad):
+def bad(how: Callable[[Tensor], Any], built: bool = False, **more: Any) -> type[Bad]:
+    return type("Mine", (Bad,), {"how": staticmethod(how), "built": built, **more})
+
+
+def boom(weight: Tensor) -> Tensor:
+    weight.zero_()
+    torch.rand(1)
+    raise RuntimeError("boom")
+
+
+class Identity(nn.Module):
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+
     def forward(self, weight: Tensor) -> Tensor:
-        return weight.flatten() if weight.numel() > 100 else weight
-
-
-class OtherDtype(Bad):
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight.double() if weight.numel() > 100 else weight
-
-
-class ThrowsDiceWhenBuilt(Bad):
-    def misbehave(self, weight: Tensor) -> None:
-        torch.rand(1)
-        raise RuntimeError("boom")
-
-
-class RaisesWhenInverted(Bad):
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        if weight.numel() > 100:
-            raise RuntimeError("boom")
         return weight
 
 
-class WritesIntoTheWeight(Bad):
+class Doubled(EdgePopup):
     def forward(self, weight: Tensor) -> Tensor:
-        weight.zero_()
-        raise RuntimeError("boom")
+        return 2 * super().forward(weight)
 
 
-def no_module(weight: Tensor, density: float, *, generator: torch.Generator | None = None) -> Any:
-    return lambda weight: weight
+class Gained(EdgePopup):
+    """Changes weights by what it has learnt."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def baked(self, weight: Tensor) -> Tensor:
+        return self.gain.detach() * super().baked(weight)
 
 
-@pytest.mark.parametrize(
-    "masker",
-    [
-        RaisesWhenBuilt,
-        RaisesWhenCalled,
-        ThrowsDiceWhenBuilt,
-        RaisesWhenInverted,
-        WritesIntoTheWeight,
-        no_module,
-    ],
-)
-def test_a_masker_that_fails_leaves_the_model_as_it_was(masker: Any, photograph: Photograph) -> None:
-    net = normed_net()
-    nn.init.normal_(net[1].weight)
+class Secret(EdgePopup):
+    """Does not say how it is restored."""
+
+    set_mask = Masker.set_mask
+
+
+# --- files ---------------------------------------------------------------------------------------------
+
+
+def hiding(**arguments: Any) -> Act:
+    return lambda net, path: hide(net, **arguments)
+
+
+def saving(net: nn.Module, path: Path) -> None:
+    save_subnetwork(net, path.with_name("other"))
+
+
+def loading(before: Callable[[Path], object] = lambda path: None, **arguments: Any) -> Act:
+    """Load a file of `mixed_net` after something has been done to it."""
+
+    def load(net: nn.Module, path: Path) -> None:
+        with torch.random.fork_rng():
+            found = before(path)
+        load_subnetwork(net, found if isinstance(found, Path) else path, **arguments)
+
+    return load
+
+
+def resaved(net: Callable[[], nn.Module]) -> Callable[[Path], Path]:
+    return lambda path: save_subnetwork(net(), path)
+
+
+def older(path: Path) -> None:
+    rewrite(path, lambda tensors, metadata: metadata.update(subnetwork='{"format": "lit_hidden subnetwork 2"}'))
+
+
+def beside(path: Path) -> Path:
+    return path.with_name("scores.safetensors")
+
+
+def pipe(path: Path) -> Path:
+    os.mkfifo(path.with_name("pipe"))
+    return path.with_name("pipe")
+
+
+# --- the table -----------------------------------------------------------------------------------------
+
+UNREADY = "cannot be hidden: a parameter is not initialised yet"
+OWNED = "cannot be hidden: another parametrization, pruning or weight norm owns its weight"
+TIED = "0.weight and 2.weight are one tied weight, which cannot have two masks"
+RESCALED = functools.partial(Supermask, rescale=True)
+NOBODY = "a.distribution_of_mine"
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], Act, str]] = {
+    "hidden twice": (lambda: hide(conv_net()), hiding(), "already hidden: 0, 4; reveal(model) first"),
+    "hidden in part": (lambda: nn.Sequential(hide(nn.Linear(2, 2))), hiding(), "already hidden: 0"),
+    "nothing": (lambda: nn.Sequential(nn.BatchNorm1d(3), nn.Embedding(3, 3)), hiding(), "nothing to hide: Sequential"),
+    "all skipped": (conv_net, hiding(skip=["0", "4"]), "nothing to hide: Sequential"),
+    "unknown skip": (conv_net, hiding(skip=["4", "fc", "1"]), "skip names no layer: 1, fc; layers are 0, 4"),
+    "string to skip": (conv_net, hiding(skip="04"), "skip='04' is one string; give a list of layers, such as ['04']"),
+    "tied": (tied, hiding(), TIED),
+    "tied, one skipped": (tied, hiding(skip=["2"]), TIED),
+    "tied in memory": (lambda: tied(lambda w: nn.Parameter(w.data.t())), hiding(), TIED),
+    "tied to an embedding": (lambda: Embedded(tied=True), hiding(), "embedding.weight and out.weight are one tied"),
+    "pruned": (lambda: two(nn.Linear(4, 4), prune.identity(nn.Linear(4, 4), "weight")), hiding(), f"2 {OWNED}"),
+    "spectral norm": (lambda: two(parametrizations.spectral_norm(nn.Linear(4, 4)), nn.Linear(4, 4)), hiding(), OWNED),
+    "meta": (lambda: on(torch.device("meta")), hiding(), f"0 {UNREADY}"),
+    "lazy": (lambda: two(nn.Linear(3, 4), nn.LazyLinear(3)), hiding(), f"0 {UNREADY}"),
+    "lazy norm": (lambda: nn.Sequential(nn.Linear(3, 4), nn.LazyBatchNorm1d()), hiding(), f"0 {UNREADY}"),
+    "complex": (lambda: two(nn.Linear(4, 4), nn.Linear(4, 4, dtype=torch.complex64)), hiding(), "2 cannot be hidden"),
+    "made in inference mode": (lambda: on(torch.inference_mode()), hiding(), "inference tensor"),
+    "not to be written to": (
+        lambda: tied(lambda w: nn.Parameter(torch.ones(1, 1).expand(3, 4))), hiding(), "single memory location",
+    ),
+    **{
+        f"density {density}": (conv_net, hiding(density=density), f"density={density} keeps {kept} of 72 w")
+        for density, kept in [
+            (0, 0), (1.3, 93), (-0.1, -7), (math.nan, "no meaningful number"), (math.inf, "no meaningful number"),
+            (1e308, "no meaningful number"), (1e-20, 0),
+        ]
+    },
+    "density too small for the last layer": (
+        lambda: two(nn.Linear(100, 100), nn.Linear(100, 1)), hiding(density=1e-17),
+        "keeps 0 of 10000 weights; density is the fraction kept and must lie in (0, 1] and keep at least one",
+    ),
+    "density 1 of a supermask": (conv_net, hiding(density=1, masker=Supermask), "density=1 gives infinite scores"),
+    "no weights": (lambda: nn.Linear(2, 2), lambda *_: EdgePopup(torch.empty(0, 1), 0.5), "density=0.5 keeps 0 of 0"),
+    "distribution": (mixed_net, hiding(distribution="gauss"), "'gauss' is unknown; distributions are ['kai"),
+    "scaled": (mixed_net, hiding(scaled="no"), "scaled='no' is unknown; it is False, True or 'authors'"),
+    "scaled None": (mixed_net, hiding(scaled=None), "scaled=None is unknown"),
+    "scaled 1": (mixed_net, hiding(scaled=1), "scaled=1 is unknown"),
+    "scaled to infinity": (mixed_net, hiding(scaled="authors", density=1), "which is 0 at density=1"),
+    **{
+        f"{name} scaled as the authors": (
+            mixed_net, hiding(scaled="authors", distribution=name), "which the authors' code never scales",
+        )
+        for name in ("kaiming_uniform", "xavier_normal", "signed_xavier")
+    },
+    "drawn as hidden": (mixed_net, lambda *_: draw(torch.Size((2, 3)), "gauss", torch.Generator()), "is unknown"),
+    "drawn without fans": (mixed_net, lambda *_: draw(torch.Size((7,)), "xavier_normal", torch.Generator()), "fan"),
+    "masker fails at building": (mixed_net, hiding(masker=bad(boom, built=True)), "boom"),
+    "masker fails at masking": (mixed_net, hiding(masker=bad(boom)), "boom"),
+    "masker inverts": (mixed_net, hiding(masker=bad(boom, right_inverse=boom)), "Masker that has no right_inverse"),
+    "masker of other shape": (mixed_net, hiding(masker=bad(torch.flatten)), "may not change the shape"),
+    "masker of other dtype": (mixed_net, hiding(masker=bad(Tensor.double)), "may not change the dtype"),
+    "masker is a module": (mixed_net, hiding(masker=Identity), "masker=Identity must give a Masker"),
+    "masker is no module": (mixed_net, hiding(masker=lambda *_, **__: abs), "must give a Masker that"),
+    "revealed": (conv_net, lambda net, _: reveal(net), "this Sequential is not hidden; reveal undoes hide(model)"),
+    "unhidden layer": (conv_net, lambda net, _: original_weight(net, "4"), "4"),
+    "unhidden ticket": (conv_net, lambda net, _: fix_masks(net), "this Sequential is not hidden"),
+    "keep below 0": (conv_net, lambda *_: top_k_mask(torch.ones(2, 3), -1), "keep=-1 of 6 scores"),
+    "keep above all": (conv_net, lambda *_: top_k_mask(torch.ones(2, 3), 7), "keep is a count from 0 to 6"),
+    "save what is plain": (mixed_net, saving, "this Sequential is not hidden; hide(model) comes first"),
+    "save kept weights": (lambda: hide(mixed_net(), distribution=None), saving, "so no seed gives them back"),
+    "save what learns": (lambda: fix_masks(hide(mixed_net())), saving, "so no seed gives them back"),
+    "save other weights": (
+        lambda: changed(hide(mixed_net()), lambda net: original_weight(net, "4").neg_()), saving,
+        "could not be loaded again: the weights drawn from weight_seed=0",
+    ),
+    "save a norm": (lambda: changed(hide(mixed_net()), lambda net: net[1].weight.fill_(2)), saving, "fingerprint"),
+    "save more than a mask": (
+        lambda: changed(hide(mixed_net(), masker=Gained), lambda net: maskers(net)["4"].gain.fill_(3)), saving,
+        "Gained gives 4 weights that its mask does not tell; save reveal(model).state_dict() instead",
+    ),
+    "save a namesake": (
+        lambda: hide(mixed_net(), masker=type("EdgePopup", (EdgePopup,), {"baked": lambda self, weight: -weight})),
+        saving, "EdgePopup gives 0 weights that its mask does not tell",
+    ),
+    "save a masker without set_mask": (lambda: hide(mixed_net(), masker=Secret), saving, "Secret has no set_mask"),
+    "load nothing": (mixed_net, loading(lambda path: path.with_name("nowhere")), "nowhere is no regular file"),
+    "load a folder": (mixed_net, loading(lambda path: path.parent), "is no regular file"),
+    "load a pipe": (mixed_net, loading(pipe), "pipe is no regular file; give one of save_subnetwork"),
+    "load what was cut": (
+        mixed_net, loading(lambda path: path.write_bytes(path.read_bytes()[:-10])), "incomplete metadata",
+    ),
+    "load text": (mixed_net, loading(lambda path: path.write_bytes(b"hello")), "header too small"),
+    "load other tensors": (
+        mixed_net, loading(lambda path: save_file({"weight": torch.zeros(3)}, path)), "its format is None, not",
+    ),
+    "load an older format": (mixed_net, loading(older), "its format is 'lit_hidden subnetwork 2', not"),
+    "load into another width": (
+        lambda: mixed_net(8), loading(), "mask/4 of the file is ((70,), torch.uint8), of the model ((80,)",
+    ),
+    "load into other layers": (
+        lambda: nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Linear(80, 7)), loading(),
+        "does not fit this Sequential: mask/2 of the file is None, of the model ((70,), torch.uint8): another net",
+    ),
+    "load into as many weights": (
+        lambda: nn.Sequential(*mixed_net()[:4], nn.Linear(7, 80, bias=False)), loading(), "have the fingerprint",
+    ),
+    "load beside other embeddings": (
+        Embedded, loading(resaved(lambda: hide(Embedded()))), "with the model's own (embeddings, say)",
+    ),
+    "load into a hidden model": (lambda: hide(mixed_net(), 0.1), loading(), "does not fit this Sequential: already"),
+    "load as another masker": (mixed_net, loading(masker=Doubled), "with masker 'EdgePopup', not Doubled"),
+    "load an unknown masker": (
+        mixed_net, loading(resaved(lambda: hide(mixed_net(), masker=RESCALED))),
+        "was saved with masker 'Supermask(rescale=True)', not EdgePopup or Supermask; give masker=",
+    ),
+    "load as another distribution": (
+        mixed_net, loading(distribution=NOBODY), f"'signed_constant', not {NOBODY}; give distribution=",
+    ),
+    "load with other scores": (
+        mixed_net, loading(lambda path: save_net(shuffled(hide(mixed_net(), 0.3)), beside(path))),
+        "scores.safetensors beside it (or set_mask) gives other masks of 0, 4",
+    ),
+    "load with damaged scores": (
+        mixed_net, loading(lambda path: beside(path).write_bytes(b"hello")),
+        "scores.safetensors is damaged or not what lit_hidden saves",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    torch.manual_seed(0)
+    return save_subnetwork(shuffled(hide(mixed_net(), 0.3)), tmp_path_factory.mktemp("saved") / "file").read_bytes()
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_is_refused_with_a_reason_and_changes_nothing(
+    case: str, file: bytes, tmp_path: Path, photograph: Callable[[nn.Module], Any]
+) -> None:
+    make, act, reason = REFUSED[case]
+    path = tmp_path / "file"
+    path.write_bytes(file)
+    net = make()
+    for module in net.modules():  # so that a neutralised norm layer would show
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and not maskers(net):
+            nn.init.normal_(module.weight.data)
     before = photograph(net)
-    with pytest.raises(Exception):  # noqa: B017 - whatever the masker raises
-        hide(net, masker=masker)
+    refused = SubnetworkError if case.startswith("load") else (ValueError, TypeError, RuntimeError, KeyError)
+    with pytest.raises(refused, match=re.escape(reason)):  # type: ignore[arg-type]
+        act(net, path)
     assert photograph(net) == before
-
-
-@pytest.mark.parametrize(
-    ("masker", "message"),
-    [
-        (
-            OtherShape,
-            "masker OtherShape turns 0 from (6, 3, 3, 3) torch.float32 into (162,) torch.float32; "
-            "it must keep shape and dtype",
-        ),
-        (
-            OtherDtype,
-            "masker OtherDtype turns 0 from (6, 3, 3, 3) torch.float32 into (6, 3, 3, 3) torch.float64; "
-            "it must keep shape and dtype",
-        ),
-    ],
-)
-def test_a_masker_that_changes_shape_or_dtype_is_refused(masker: Any, message: str, photograph: Photograph) -> None:
-    net = normed_net()
-    before = photograph(net)
-    assert refusal(lambda: hide(net, masker=masker)) == message
-    assert photograph(net) == before
-
-
-def test_a_masker_that_is_no_masker_is_refused_since_reveal_could_not_find_it() -> None:
-    class Identity(nn.Module):
-        def __init__(self, *_: Any, **__: Any) -> None:
-            super().__init__()
-
-        def forward(self, weight: Tensor) -> Tensor:
-            return weight
-
-    with pytest.raises((TypeError, ValueError)):
-        hide(conv_net(), masker=Identity)  # type: ignore[arg-type]
+    assert not path.with_name("other").exists()

@@ -1,21 +1,21 @@
 """Exact top-k of scores: the one hot kernel of edge-popup.
 
-The paper keeps the top k% of each layer; the authors' code finds them with a full sort. Only *which* scores are
-kept matters, not their order, so a look at a sample (CPU) or a radix select (GPU) finds the same set for a fraction
-of the time. Exact always: `keep` entries stay whatever the ties, and among equal magnitudes the later index stays, as
-after a stable ascending sort.
+The authors' code sorts all scores of a layer. Only the set of kept scores matters, so a look at a sample (CPU) or a
+radix select (GPU) finds the same set in a fraction of the time. It is exact: `keep` entries stay whatever the ties, and
+among equal magnitudes the later index stays, as after a stable ascending sort.
 """
 
 import functools
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lit_hidden.selection.cpu import select
 
-# Magnitudes are compared through their bits: a non-negative IEEE float orders as the integer with the same bits.
-# So NaN has a place (above infinity, as in `torch.sort`) and every comparison is exact.
+# Without the sign, an IEEE float orders as the integer with its bits. So every comparison is exact, and NaN ranks above
+# infinity, as in `torch.sort`.
 _BITS = {
     torch.float64: torch.int64,
     torch.float32: torch.int32,
@@ -33,24 +33,20 @@ def kept(numel: int, density: float) -> int:
 
 
 def top_k_mask(scores: Tensor, keep: int) -> Tensor:
-    """Mark the `keep` scores of largest magnitude.
+    """Mark the `keep` scores of largest magnitude; among equals the later (row-major) index stays.
 
     Args:
-        scores: `(*)`, any rank and memory layout, floating point, on any device.
+        scores: `(*)`, any rank and memory layout, floating point, on any device. A GPU is never waited for.
         keep: how many entries stay, 0 to `scores.numel()`.
 
     Returns:
-        bool `(*)`, laid out as `scores`, with exactly `keep` entries True. Among equal magnitudes the later
-        (row-major) index stays. On a GPU nothing waits for the device.
+        bool `(*)`, laid out as `scores`, with exactly `keep` entries True.
 
     Raises:
         ValueError: `keep` lies outside 0..numel.
-        TypeError: `scores` are not floating point.
     """
     if not 0 <= keep <= scores.numel():
         raise ValueError(f"keep={keep} of {scores.numel()} scores; keep is a count from 0 to {scores.numel()}")
-    if scores.dtype not in _BITS:
-        raise TypeError(f"scores are {scores.dtype}; they must be one of {', '.join(map(str, _BITS))}")
     mask: Tensor = torch.ops.lit_hidden.top_k_mask(scores, keep)
     return mask
 
@@ -62,8 +58,7 @@ def _top_k_mask(scores: Tensor, keep: int) -> Tensor:
     mask = torch.empty_like(bits, dtype=torch.bool)
     if keep in (0, bits.numel()):
         return mask.fill_(keep > 0)
-    # Row by row, whatever the layout: which of equals is the later does not depend on it.
-    flat = bits.flatten()
+    flat = bits.flatten()  # row-major whatever the layout, so that ties are broken alike
     if flat.device.type == "cpu":
         chosen = torch.from_numpy(select(flat.numpy(), keep))
     elif flat.device.type == "cuda" and flat.element_size() < 8 and _kernels_work(flat.device):
@@ -72,7 +67,7 @@ def _top_k_mask(scores: Tensor, keep: int) -> Tensor:
         chosen = select_triton(flat, keep)
     else:
         chosen = _select_torch(flat, keep)
-    # Strides of dimensions of size 1 mean nothing, but must be those that were promised.
+    # as_strided: the fake below promises these strides, also of dimensions of size 1.
     return chosen.as_strided(mask.shape, mask.stride()) if bits.is_contiguous() else mask.copy_(chosen.view(bits.shape))
 
 
@@ -81,12 +76,14 @@ def _(scores: Tensor, keep: int) -> Tensor:
     return torch.empty_like(scores, dtype=torch.bool)
 
 
+@_top_k_mask.register_vmap
+def _(info: Any, in_dims: tuple[int, None], scores: Tensor, keep: int) -> tuple[Tensor, int]:
+    return torch.stack([top_k_mask(one, keep) for one in scores.unbind(in_dims[0])]), 0
+
+
 @functools.cache
 def _kernels_work(device: torch.device) -> bool:
-    """Try our GPU kernels, once a device: compiling them takes a compiler, and drivers and GPUs differ.
-
-    It waits for the device, so the first selection must not be the one that a CUDA graph captures.
-    """
+    """Try the GPU kernels once per device; waits for it, so no CUDA graph may capture the first selection."""
     try:
         from lit_hidden.selection.gpu import select_triton
 
@@ -96,19 +93,17 @@ def _kernels_work(device: torch.device) -> bool:
                 for keep in (numel // 2, numel - 3):
                     if not torch.equal(select_triton(bits, keep), _select_torch(bits, keep)):
                         raise RuntimeError(f"keep={keep} of {numel} scores as {bits.dtype} gave another mask")
-    except Exception as error:  # whatever a compiler or a driver may say; there is another way
-        warnings.warn(
-            f"selection on {device} takes torch.topk, which is slower: our kernels fail there ({error})", stacklevel=2
-        )
+    except Exception as error:  # compilers and drivers raise of many kinds
+        warnings.warn(f"selection on {device} uses torch.topk, which is slower: Triton failed: {error}", stacklevel=2)
         return False
     return True
 
 
 def _select_torch(bits: Tensor, keep: int) -> Tensor:
-    # No number ever comes back to the host, so a GPU never waits and a CUDA graph can hold it.
+    """Select by torch's operators; no number comes back to the host, so a CUDA graph can hold it."""
     magnitudes = bits & torch.iinfo(bits.dtype).max
     threshold = magnitudes.topk(keep, sorted=False).values.amin()
     above, ties = magnitudes > threshold, magnitudes == threshold
     room = keep - above.sum()
-    latest = ties.sum() - ties.cumsum(0) < room  # how many ties follow this one: the last `room` of them stay
+    latest = ties.sum() - ties.cumsum(0) < room  # fewer than `room` ties follow
     return above | (ties & latest)

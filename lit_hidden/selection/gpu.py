@@ -1,19 +1,13 @@
-"""Exact top-k of scores on a GPU: a radix select in Triton.
+"""Exact top-k of scores on a GPU: a radix select in Triton. Import it only where there is a CUDA device.
 
-Import it only where there is a CUDA device: elsewhere Triton may be absent.
+A selection zeroes 4 kB, passes over the scores once per digit of the magnitude (float32: 8, 8, 8 and 7 bits; half
+precision: 8 and 7), and writes the mask. So n float32 scores take 6 launches, read 20n bytes and write n; n
+half-precision scores take 4, read 6n and write n. Triton counts a histogram with one ballot per bin, so digits are
+narrow. Scratch: 4 kB and one histogram per program (4 programs per multiprocessor).
 
-Launches and traffic: one zeroing of 4 kB, one pass over the scores for each digit of the magnitude (float32: 8, 8, 8
-and 7 bits; half precision: 8 and 7), one that writes the mask. So n float32 scores take 6 launches that read 20n bytes
-and write n; n half-precision ones take 4, read 6n and write n. 4.2 million float32 scores are 17 MB, which the L2 cache
-of an H100 holds: 17 MB come from its memory, 67 from its cache. Scratch: those 4 kB and, for each program (4 on a
-multiprocessor), its last histogram: 0.3 MB on an H100.
-
-Measured on an H200 (torch 2.11, Triton 3.6, in a CUDA graph): 15 to 17 us up to 65,536 float32 scores, 28 us for
-590,000, 78 us for 4.2 million; selection by `torch.topk` takes 45 to 97, 148 and 326 us (experiments/results/gpu).
-Up to 65,536 scores that is the time of six launches. One program in a single launch was quicker up to 1,728 scores
-alone (10.6 us against 15.6), the first layer of Conv2 to Conv8: half a percent of a step, so there is no such path.
-
-Digits are narrow because Triton counts a histogram with a ballot for each of its bins: of 11 bits, 2,048 of them.
+Measured on an H200 (torch 2.11, Triton 3.6, in a CUDA graph): 15 to 17 us up to 65,536 float32 scores (the time of six
+launches), 28 us for 590,000, 78 us for 4.2 million; selection by `torch.topk` takes 45 to 97, 148 and 326 us
+(experiments/results/gpu). A single program in one launch is quicker only up to 1,728 scores: half a percent of a step.
 """
 
 from typing import Any
@@ -24,11 +18,9 @@ import triton.language as tl  # type: ignore[import-not-found,import-untyped,unu
 from torch import Tensor
 
 _RAW = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
-# Bits of each digit, the highest first. The last is narrow: every program writes its histogram of it down.
-_DIGITS = {torch.int32: (8, 8, 8, 7), torch.int16: (8, 7)}  # all as wide as the first, but for the last
-# No floating point is computed, and Triton 3.9 warns where fusion is left open.
-_OPTIONS: dict[str, Any] = {"BLOCK": 2048, "num_warps": 4, "enable_fp_fusion": False}
-# Scratch has a row for each digit: its histogram, then what was known before it (the digits above, how many to drop).
+_DIGITS = {torch.int32: (8, 8, 8, 7), torch.int16: (8, 7)}  # bits of each digit, the highest first
+_OPTIONS: dict[str, Any] = {"BLOCK": 2048, "num_warps": 4, "enable_fp_fusion": False}  # Triton 3.9 wants fusion named
+# Scratch has a row per digit: its histogram, then the digits above it and how many scores to drop among theirs.
 _STATE = tl.constexpr(256)
 _ROW = tl.constexpr(256 + 16)
 
@@ -36,20 +28,15 @@ _ROW = tl.constexpr(256 + 16)
 def select_triton(scores: Tensor, keep: int) -> Tensor:
     """Mark the `keep` scores of largest magnitude, exactly as `selection.top_k_mask` does.
 
-    A launch for each digit and one for the mask; each program has consecutive blocks of the scores, always the same. No
-    launch only to find a digit: every program of the next one finds it again from the histogram.
-
-    The host never waits and every size is known beforehand, so a CUDA graph can hold it; a first call outside of the
-    graph compiles the kernels.
+    The host never waits and all sizes are known beforehand, so a CUDA graph can hold it. The first call compiles the
+    kernels and must be outside of the graph.
 
     Args:
-        scores: `(*)`, float32, float16 or bfloat16, or their raw bits as int32 or int16 (the sign bit does not count);
-            contiguous, fewer than 2**31 - 8192.
+        scores: `(*)`, float32, float16 or bfloat16, or their bits as int32 or int16; contiguous.
         keep: how many entries stay, 1 to `scores.numel() - 1`.
 
     Returns:
-        bool `(*)`, contiguous, with exactly `keep` entries True. Among equal magnitudes the later (row-major) index
-        stays. NaN ranks above infinity.
+        bool `(*)`, contiguous, with exactly `keep` entries True.
     """
     assert scores.is_contiguous()
     assert 0 < keep < scores.numel() < 2**31 - _OPTIONS["BLOCK"]  # every index and every count fits 32 bits
@@ -72,8 +59,9 @@ def select_triton(scores: Tensor, keep: int) -> Tensor:
     return mask
 
 
-# The kernels. Throughout, `drop` counts the scores to drop among those that share the digits `prefix` found so far;
-# once all digits are found, `prefix` is the threshold and `drop` says how many of its ties go: the earliest.
+# In the kernels, `drop` counts the scores to drop among those that share the digits `prefix` found so far. With all
+# digits found, `prefix` is the threshold and `drop` counts the ties to drop: the earliest. Each program has consecutive
+# blocks of the scores, the same in every launch, and finds the last digit itself from the histogram.
 
 
 @triton.jit(do_not_specialize=["drop", "each"])  # type: ignore[untyped-decorator,unused-ignore]
@@ -114,8 +102,8 @@ def _mark(  # type: ignore[no-untyped-def]
     after = before + tl.load(ties + (program << PRIOR))
     first = program * each
     last = tl.minimum(first + each, tl.cdiv(n, BLOCK))
-    if (before < drop) & (drop < after):  # of this program's ties some go and some stay
-        # A quarter of the block, for a cumulative sum takes registers, and all programs have as many as this one.
+    if (before < drop) & (drop < after):  # some of this program's ties stay
+        # A quarter of the block: a cumulative sum takes registers, in every program.
         _write_among_ties(raw, mask, first * 4, last * 4, n, threshold, drop - before, BLOCK // 4)
     else:
         _write(raw, mask, first, last, n, threshold - (before >= drop).to(tl.int32), BLOCK)
@@ -131,7 +119,7 @@ def _load(raw, block, n, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
 def _resume(scratch, drop, LEVEL: tl.constexpr, PRIOR: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Find the digit that the launch before this one counted: that at which the scores to drop run out."""
+    """Find the digit that the previous launch counted: the one at which the scores to drop run out."""
     row = scratch + (LEVEL - 1) * _ROW
     prefix = 0
     if LEVEL > 1:
