@@ -13,8 +13,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
 import lit_hidden.modules  # noqa: F401  the classes that --model names
-from lit_hidden.classifier import LitClassifier, hyper_parameters
+from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import DataError, ImageData
+from lit_hidden.hyper_parameters import hyper_parameters
 
 LINKED: dict[str, Callable[[ImageData], int]] = {  # the data know these arguments of a model
     "num_classes": lambda data: data.num_classes,

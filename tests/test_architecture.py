@@ -20,7 +20,7 @@ FLOORS = [
     {"results"},
     {"judge"},
     {"supermask", "ticket"},
-    {"subnetwork", "nets"},
+    {"subnetwork", "nets", "hyper_parameters", "metrics"},
     {"classifier"},
     {"modules", "data", "report"},
     {"callbacks"},
