@@ -37,16 +37,11 @@ class Mine(LitDense):
 
 
 def run(command: str, *options: str, model: str = "LitSubnetwork") -> None:
-    quiet = [f"--trainer.{name}=false" for name in ("enable_progress_bar", "enable_model_summary")]
-    data = [
-        "--model",
-        model,
-        "--data=DigitsData",
-        "--data.train_images=200",
-        "--data.held_out=0",
-        "--trainer.accelerator=cpu",
+    data = ["--data=DigitsData", "--data.train_images=200", "--data.held_out=0"]
+    quiet = [
+        f"--trainer.{name}" for name in ("accelerator=cpu", "enable_progress_bar=false", "enable_model_summary=false")
     ]
-    main([command, *data, *quiet, *options])
+    main([command, "--model", model, *data, *quiet, *options])
 
 
 def refusal(command: str, *options: str, **more: str) -> str:
