@@ -228,12 +228,14 @@ class LitClassifier(L.LightningModule):
     def _log(self, metrics: MetricCollection) -> None:
         # compute() has reduced over ranks already; sync_dist avoids Lightning's warning, and the mean changes nothing.
         self.log_dict(metrics.compute(), prog_bar=True, sync_dist=True)
-        metrics.reset()
+        with torch.inference_mode(False):  # steps outside inference mode could not write to its tensors
+            metrics.reset()
 
     def on_train_end(self) -> None:
         """Free the memory of CUDA graphs."""
         if self._steps is not None:
             self._steps.forget()
+        self._steps = None
 
     def configure_optimizers(self) -> Any:
         """Optimise the parameters that want a gradient: scores of a hidden net, weights of a dense one."""

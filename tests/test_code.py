@@ -163,7 +163,7 @@ SPECS = st.lists(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(SPECS)
 def test_what_is_written_is_read_back(specs: list[Spec]) -> None:
     assert read("; ".join(map(str, specs))) == tuple(specs)
