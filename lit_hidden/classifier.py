@@ -5,7 +5,7 @@ No step waits for the device: metrics add up there and are read once per epoch.
 
 import math
 from dataclasses import replace
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self
 
 import lightning.pytorch as L
 import torch
@@ -17,11 +17,8 @@ from lit_hidden import code
 from lit_hidden.hyper_parameters import hyper_parameters
 from lit_hidden.metrics import Task, means
 from lit_hidden.nets import build
-from lit_hidden.recipes import SCHEDULES, recipe
+from lit_hidden.recipes import SCHEDULES, Optimizer, Schedule, recipe
 from lit_hidden.steps import Block, Steps, correct
-
-Optimizer = Literal["sgd", "adam"]
-Schedule = Literal["cosine", "constant"]
 
 
 class MakeModule(Protocol):

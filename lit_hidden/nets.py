@@ -137,7 +137,7 @@ def build(
     """
     make: Callable[..., nn.Module]
     if name.startswith("timm:"):
-        make = _timm(name.removeprefix("timm:"))
+        make = partial(_timm, name.removeprefix("timm:"))
     elif "." in name or ":" in name:
         make = code.load(code.full(name.replace(":", ".")))
     elif name in NETS:
@@ -183,7 +183,7 @@ def _scaled(channels: int, width: float) -> int:
     return scaled
 
 
-def _timm(name: str) -> Callable[..., nn.Module]:
+def _timm(name: str, num_classes: int, in_channels: int) -> nn.Module:
     try:
         import timm
     except ImportError:
@@ -191,9 +191,5 @@ def _timm(name: str) -> Callable[..., nn.Module]:
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name}*")[:5]) or "see timm.list_models()"
         raise ValueError(f"timm has no model {name!r}; close to it: {near}")
-
-    def make(num_classes: int, in_channels: int) -> nn.Module:
-        model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_channels)
-        return model
-
-    return make
+    model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_channels)
+    return model

@@ -4,7 +4,7 @@ Source: the authors' configs (allenai/hidden-networks, commit dddf2d0).
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 
 @dataclass(frozen=True)
@@ -36,23 +36,16 @@ METHODS = {
     "ticket": Method("lit_hidden.modules.LitTicket", "weights", True, captured=True, numbers=("{metric}_before",)),
 }
 FINDERS = tuple(name for name, known in METHODS.items() if known.finds)
-OPTIMIZERS = ("sgd", "adam")
-SCHEDULES = ("cosine", "constant")
+Optimizer = Literal["sgd", "adam"]
+Schedule = Literal["cosine", "constant"]
+OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
+SCHEDULES: tuple[str, ...] = get_args(Schedule)
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")  # Lightning's names
 DISTRIBUTIONS = (  # drawn by `lit_hidden.distributions`, which imports torch
     "kaiming_normal", "signed_constant", "unsigned_constant", "kaiming_uniform", "xavier_normal", "signed_xavier"
 )  # fmt: skip
 UNSCALED = ("kaiming_uniform", "xavier_normal", "signed_xavier")  # the authors' code never scales these
 
-IMAGENET_SIZES = {  # ImageNet and its subsets: default size of the images in pixels
-    "imagenet": 224, "imagenet100": 224, "imagenette": 224, "imagewoof": 224, "tiny-imagenet": 64,
-    "tiny-imagenet-100": 64,
-}  # fmt: skip
-AUGMENTED = ("cifar10", *IMAGENET_SIZES)  # the sets that the authors augment, and our subsets of ImageNet
-# The oldest runs on these sets cropped from the middle square of an image, decoded once; now the whole image is the
-# default. Both are the same for images that have this size themselves.
-SQUARES = {"imagenette": None, "imagewoof": None, "tiny-imagenet": 64, "tiny-imagenet-100": 64}
-CLASS_LISTS = {"imagenette": 10, "imagewoof": 10, "tiny-imagenet-100": 100}  # classes in each of `data.wnids`
 IMAGES = {  # channels, size, training images, test images, classes
     "cifar10": (3, 32, 50_000, 10_000, 10),
     "mnist": (1, 28, 60_000, 10_000, 10),
@@ -64,7 +57,14 @@ IMAGES = {  # channels, size, training images, test images, classes
     "tiny-imagenet": (3, 64, 100_000, 10_000, 200),
     "tiny-imagenet-100": (3, 64, 50_000, 5_000, 100),
 }
-
+# ImageNet and its subsets, and the default size of their images in pixels.
+IMAGENET_SIZES = {name: size for name, (_, size, *_) in IMAGES.items() if name not in ("cifar10", "mnist", "digits")}
+AUGMENTED = ("cifar10", *IMAGENET_SIZES)  # the sets that the authors augment, and our subsets of ImageNet
+# The oldest runs on these sets cropped from the middle square of an image, decoded once; now the whole image is the
+# default. Both are the same for images that have this size themselves.
+SQUARES = {"imagenette": None, "imagewoof": None, "tiny-imagenet": 64, "tiny-imagenet-100": 64}
+# The number of classes in each list of `lit_hidden.data.wnids`.
+CLASS_LISTS = {name: IMAGES[name][-1] for name in ("imagenette", "imagewoof", "tiny-imagenet-100")}
 IMAGENET = ("resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2")
 
 
