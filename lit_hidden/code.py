@@ -132,8 +132,10 @@ def canonical(value: Any, what: str = "an option") -> Any:
     """Give equal values one form: 2.0 and numpy's 2 become 2, a list a tuple; a CodeError if files cannot hold it."""
     if getattr(value, "shape", None) == ():  # a number or text of numpy
         value = value.item()
-    if value is None or isinstance(value, bool | str):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str):
+        return str(value)
     if isinstance(value, list | tuple):
         return tuple(canonical(one, what) for one in value)
     if isinstance(value, Integral):
