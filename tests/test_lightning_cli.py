@@ -210,11 +210,13 @@ def test_fit_goes_on_with_more_epochs_at_the_rate_of_the_longer_cosine(trained, 
     assert changed  # the rate was not 0
 
 
-def test_fit_trains_a_ticket(trained, tmp_path):
+def test_fit_trains_a_ticket_whose_file_may_move(trained, tmp_path):
     path = save_subnetwork(LitSubnetwork.load_from_checkpoint(trained, map_location="cpu").net, tmp_path / "file")
     run("fit", *NET[:2], f"--model.subnetwork={path}", "--trainer.max_epochs=1", model="LitTicket")
     (checkpoint,) = tmp_path.rglob("*.ckpt")
     assert LitTicket.load_from_checkpoint(checkpoint, map_location="cpu").hparams["subnetwork"] == str(path)
+    moved = path.rename(tmp_path / "moved")
+    run("test", "--ckpt_path", str(checkpoint), f"--model.subnetwork={moved}", model="LitTicket")
 
 
 def test_typing_errors_are_named_and_values_we_refuse_are_one_line(tmp_path, monkeypatch, capsys):
