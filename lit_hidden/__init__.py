@@ -6,40 +6,26 @@ Source: Ramanujan et al., What's Hidden in a Randomly Weighted Neural Network?, 
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = [
+    "Claim", "EdgePopup", "Results", "Run", "RunCallback", "Supermask", "__version__", "build", "hide",
+    "load_subnetwork", "masks", "reveal", "save_subnetwork", "spec",
+]  # fmt: skip
 
 if TYPE_CHECKING:
-    from lit_hidden.callbacks import RunCallback as RunCallback
-    from lit_hidden.code import spec as spec
-    from lit_hidden.edge_popup import EdgePopup as EdgePopup
-    from lit_hidden.edge_popup import hide as hide
-    from lit_hidden.edge_popup import reveal as reveal
-    from lit_hidden.judge import Claim as Claim
-    from lit_hidden.nets import build as build
-    from lit_hidden.results import Results as Results
-    from lit_hidden.run import Run as Run
-    from lit_hidden.subnetwork import load_subnetwork as load_subnetwork
-    from lit_hidden.subnetwork import masks as masks
-    from lit_hidden.subnetwork import save_subnetwork as save_subnetwork
-    from lit_hidden.supermask import Supermask as Supermask
+    from lit_hidden.callbacks import RunCallback
+    from lit_hidden.code import spec
+    from lit_hidden.edge_popup import EdgePopup, hide, reveal
+    from lit_hidden.judge import Claim
+    from lit_hidden.nets import build
+    from lit_hidden.results import Results
+    from lit_hidden.run import Run
+    from lit_hidden.subnetwork import load_subnetwork, masks, save_subnetwork
+    from lit_hidden.supermask import Supermask
 
-# name -> module; imported at first use, so that `import lit_hidden` and `lit-hidden --help` do not wait for torch.
-_HOME = {
-    "RunCallback": "callbacks",
-    "spec": "code",
-    "EdgePopup": "edge_popup",
-    "hide": "edge_popup",
-    "reveal": "edge_popup",
-    "Claim": "judge",
-    "Results": "results",
-    "Run": "run",
-    "build": "nets",
-    "load_subnetwork": "subnetwork",
-    "masks": "subnetwork",
-    "save_subnetwork": "subnetwork",
-    "Supermask": "supermask",
-}
-
-__all__ = ["__version__", *_HOME]
+# Name -> module, imported at first use, so that `import lit_hidden` and `lit-hidden --help` do not wait for torch.
+_HOME = {"RunCallback": "callbacks", "spec": "code", "Claim": "judge", "Results": "results", "Run": "run"}
+_HOME |= {"build": "nets", "Supermask": "supermask"} | dict.fromkeys(("EdgePopup", "hide", "reveal"), "edge_popup")
+_HOME |= dict.fromkeys(("load_subnetwork", "masks", "save_subnetwork"), "subnetwork")
 
 
 def __getattr__(name: str) -> Any:

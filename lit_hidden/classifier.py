@@ -1,82 +1,55 @@
-"""What all LightningModules here have in common: how a net is trained, one step or many at once, and measured.
+"""The base of all LightningModules here: it trains a net, one step or a block of steps at a time, and measures it.
 
-Nothing in a step waits for the device: metrics add up there and are read once per epoch.
+No step waits for the device: metrics add up there and are read once per epoch.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self
 
 import lightning.pytorch as L
 import torch
 import torch.nn.functional as F
-from lightning.fabric.utilities.cloud_io import _load
-from lightning.pytorch.core.saving import CHECKPOINT_PAST_HPARAMS_KEYS
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MetricCollection
 
 from lit_hidden import code
-from lit_hidden.edge_popup import dtypes_kept
-from lit_hidden.files import regular
+from lit_hidden.hyper_parameters import hyper_parameters
+from lit_hidden.metrics import Task, means
 from lit_hidden.nets import build
-from lit_hidden.recipes import SCHEDULES, recipe
+from lit_hidden.recipes import SCHEDULES, Optimizer, Schedule, recipe
 from lit_hidden.steps import Block, Steps, correct
-
-Optimizer = Literal["sgd", "adam"]
-Schedule = Literal["cosine", "constant"]
-
-
-class Task(Protocol):
-    """What is learned, where it is not classification: a loss, and a metric with its name, unit and direction.
-
-    A class without arguments, or an object, called by its dotted name.
-    """
-
-    metric: str  # the name of its column in `results.csv`, such as `error`
-    unit: str  # such as `degrees`
-    better: Literal["higher", "lower"]
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of a mini-batch of `B` examples, 0-d."""
-
-    def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the metric of each example, `(B,)`; its mean over all images is what counts."""
 
 
 class MakeModule(Protocol):
-    """What makes the module of a method; a class of your own is called by its dotted name."""
+    """The class of a method."""
 
     def __call__(self, net: str | nn.Module, **arguments: Any) -> "LitClassifier":
-        """Make it; the arguments are those of LitDense, or where the run has a density of LitSubnetwork."""
+        """Make the module; a run with a density gives the arguments of LitSubnetwork, others those of LitDense."""
 
 
 class LitClassifier(L.LightningModule):
     """Cross-entropy training of `net`, images `(B, C, H, W)` to logits `(B, num_classes)`.
 
-    Logs `train/`, `val/` and `test/` `loss`, `top1` and `top5` once per epoch; accuracies are fractions. What is left
-    None is the authors' setting for the method and the net, see `lit_hidden.recipes`; the batch size is the
-    DataModule's (128 unless told; `module.recipe.batch_size` is the published one, 60 for the Adam baseline).
+    Logs `loss`, `top1` and `top5` (fractions) of `train/`, `val/` and `test/` once per epoch. Settings that are None
+    are the authors' for the method and the net, see `lit_hidden.recipes`. The DataModule has the batch size, 128 by
+    default; the published one is `module.recipe.batch_size`.
 
     Args:
-        net: a name for `lit_hidden.build`, or a module, which is used as it is (and not saved in checkpoints'
-            hyper-parameters: give it to `load_from_checkpoint` again).
-        width: channel multiplier of a net given by name.
+        net: a name for `lit_hidden.build`; or a module, which is used as it is and is not saved in checkpoints'
+            hyper-parameters, so give it to `load_from_checkpoint` again.
+        width: multiplies the channels of a net given by name.
         num_classes: number of logits.
         in_channels: channels of an image.
         image_size: height and width of an image.
         optimizer: `sgd` or `adam`.
         lr: learning rate at the start.
         momentum: of SGD.
-        weight_decay: acts on whatever is trained; in a hidden net, on the scores.
+        weight_decay: acts on the trained parameters; in a hidden net these are the scores.
         schedule: `cosine`, stepped per epoch as in the authors' code, or `constant`.
         warmup_epochs: epochs during which the rate grows linearly.
-        label_smoothing: as in `torch.nn.functional.cross_entropy`; in training alone.
+        label_smoothing: as in `torch.nn.functional.cross_entropy`, in training only.
         task: a `Task` or its dotted name; None is classification.
-
-    Raises:
-        ValueError: an unknown net, optimizer or schedule.
     """
 
     method = "dense"
@@ -103,10 +76,10 @@ class LitClassifier(L.LightningModule):
         self.task: Task | None = made() if isinstance(made, type) else made
         if self.task is not None and self.task.metric in ("loss", "accuracy", "top1", "top5", "steps", "seconds"):
             raise ValueError(f"metric={self.task.metric!r} of {type(self.task).__name__} is the name of another number")
-        # The metrics, the primary one first, and what they are multiplied by in results.
+        # Metrics, the primary one first, and their factors in results.
         self.scales = {"top1": 100, "top5": 100} if self.task is None else {self.task.metric: 1}
-        published = recipe(self.method, net if isinstance(net, str) else "", optimizer)
         self.optimizer = optimizer
+        published = recipe(self.method, net if isinstance(net, str) else "", optimizer)
         given: dict[str, Any] = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "schedule": schedule}
         given |= {"warmup_epochs": warmup_epochs, "label_smoothing": label_smoothing}
         self.recipe = replace(published, **{name: value for name, value in given.items() if value is not None})
@@ -115,38 +88,25 @@ class LitClassifier(L.LightningModule):
         if isinstance(net, str):
             net = build(net, num_classes=num_classes, in_channels=in_channels, image_size=image_size, width=width)
         self.net = net
-        self.train_metrics = _metrics("train/", self.scales)
-        self.val_metrics = _metrics("val/", self.scales)
-        self.test_metrics = _metrics("test/", self.scales)
-        # Kept in checkpoints, so that an epoch resumed in the middle reports the whole epoch.
+        self.train_metrics = means("train/", self.scales)
+        self.val_metrics = means("val/", self.scales)
+        self.test_metrics = means("test/", self.scales)
+        # Checkpoints keep them, so that an epoch resumed in the middle reports all its images.
         self.train_metrics.persistent(True)
         self._rng: list[Tensor] | None = None
         self._steps: Steps | None = None
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
-        cls,
-        checkpoint_path: Any,
-        map_location: Any = None,
-        hparams_file: Any = None,
-        strict: bool | None = None,
-        weights_only: bool = True,
-        **given: Any,
+        cls, checkpoint_path: Any, map_location: Any = None, *, weights_only: bool = True, **given: Any
     ) -> Self:
-        """Load as Lightning does; but code of your own, such as a net by its dotted name, has to be given again.
-
-        Raises:
-            ValueError: as `hyper_parameters`.
-        """
+        """Load as Lightning does, but import no code that only the checkpoint names: see `hyper_parameters`."""
         hyper_parameters(checkpoint_path, f"{cls.__module__}.{cls.__qualname__}", given, weights_only)
-        loaded: Self = super().load_from_checkpoint(
-            checkpoint_path, map_location, hparams_file, strict, weights_only, **given
-        )
-        return loaded
+        return super().load_from_checkpoint(checkpoint_path, map_location, weights_only=weights_only, **given)
 
     @property
     def lr(self) -> float:
-        """The learning rate at the start, which Lightning's finder sets: the one recorded is the one used."""
+        """The learning rate at the start; Lightning's finder sets it, and checkpoints record it."""
         return self.recipe.lr
 
     @lr.setter
@@ -156,30 +116,29 @@ class LitClassifier(L.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images `(B, C, H, W)` to logits `(B, num_classes)`."""
-        # Convolutions follow their input's layout. On one CPU core without AVX-512, a step of hidden Conv2 x0.25 went
-        # from 77 to 68 ms, of Conv8 x0.25 from 238 to 202 ms.
+        # Convolutions follow their input's layout; channels last is quicker (hidden Conv8 x0.25 on one CPU core: 202
+        # instead of 238 ms a step).
         logits: Tensor = self.net(images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images)
         return logits
 
     def training_step(self, batch: tuple[Tensor, Tensor] | Block, batch_idx: int) -> Tensor:
-        """Return the mini-batch's mean loss, smoothed if so asked; or take all steps of a block.
+        """Return the mini-batch's mean loss, or take all steps of a block.
 
-        Of several ranks each returns its part, so that the mean of their gradients is that of the whole batch, however
-        its images are divided.
+        Each rank's loss is scaled so that the mean of the ranks' gradients is the gradient of the whole batch.
         """
         if isinstance(batch, Block):
             return self._train(batch)
         mine, factor = self._share(batch, batch_idx)
         images, labels = batch
         logits: Tensor = self(images)[:mine]
-        if not mine:  # a gradient of 0 for the others to add to
+        if not mine:  # the other ranks need a gradient to average with: 0
             return logits.sum()
         loss = self._loss(logits, labels[:mine], self.recipe.label_smoothing)
         self._update(self.train_metrics, loss, logits, labels[:mine])
         return loss if factor == 1 else loss * factor
 
     def _train(self, block: Block) -> Tensor:
-        """Take the steps of a block, past Lightning, which counts them all the same; return the mean loss."""
+        """Take the steps of a block without Lightning, and report them to its counters; return the mean loss."""
         if self.automatic_optimization:
             raise ValueError(
                 "blocks of steps are not for Lightning to optimise: set automatic_optimization = False on this "
@@ -194,19 +153,19 @@ class LitClassifier(L.LightningModule):
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.total.ready += block.last - block.first
         progress.total.completed += block.last - block.first
-        if self.trainer.is_last_batch:  # where Lightning steps it too: before a checkpoint of the epoch's last step
+        if self.trainer.is_last_batch:  # as Lightning: before a checkpoint at the epoch's last step
             scheduler: Any = self.lr_schedulers()
             scheduler.step()
         return measured.loss
 
     def _share(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[int, float]:
-        """Count this rank's images in a batch, and how much more one of them weighs than in an equal division."""
+        """Return how many images of a batch count for this rank, and the factor of their mean loss."""
         present, trainer = len(batch[1]), self._trainer
         if trainer is None or trainer.world_size == 1:
             return present, 1.0
         loader: Any = trainer.train_dataloader if trainer.training else trainer.val_dataloaders
         loader = trainer.test_dataloaders if trainer.testing else loader
-        if not hasattr(loader, "share"):  # another's: each rank's images weigh as they came
+        if not hasattr(loader, "share"):  # not one of our loaders: Lightning's equal division
             return present, 1.0
         mine, whole = loader.share(batch_idx)
         return mine, mine * trainer.world_size / whole
@@ -222,14 +181,14 @@ class LitClassifier(L.LightningModule):
     def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, metrics: MetricCollection) -> None:
         mine, _ = self._share(batch, batch_idx)
         images, labels = batch
-        logits = self(images)[:mine]  # passed on even if none counts: sampled masks stay those of the other ranks
+        logits = self(images)[:mine]  # even if none counts, so that all ranks sample the same masks
         if mine:
             self._update(metrics, self._loss(logits, labels[:mine]), logits, labels[:mine])
 
     def _loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
         if self.task is not None:
             return self.task.loss(outputs, targets)
-        # At least float32, as autocast has it: bfloat16 has no number between 4.125 and 4.15625.
+        # At least float32, as under autocast: bfloat16 has no number between 4.125 and 4.15625.
         outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         return F.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
 
@@ -240,32 +199,20 @@ class LitClassifier(L.LightningModule):
         for name, values in zip(self.scales, found, strict=True):
             metrics[name].update(values)
 
+    def setup(self, stage: str) -> None:
+        """Discard the state of an earlier fit or evaluation, which an exception may have ended."""
+        self._steps = None  # its optimizer is stale
+        for metrics in (self.train_metrics, self.val_metrics, self.test_metrics):
+            metrics.reset()
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Count an epoch from its first batch on, whatever a checkpoint or a fit that failed has left of the last."""
+        """Reset the metrics of the epoch before, which a checkpoint at its last step still holds."""
         if batch_idx == 0:
             self.train_metrics.reset()
-
-    def on_validation_epoch_start(self) -> None:
-        """Count from nothing, whatever a validation that failed has left."""
-        _reset(self.val_metrics)
-
-    def on_test_epoch_start(self) -> None:
-        """Count from nothing."""
-        _reset(self.test_metrics)
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training metrics."""
         self._log(self.train_metrics)
-
-    def on_fit_start(self) -> None:
-        """Know nothing of a fit before, which an exception may have ended: its optimizer is another."""
-        self._steps = None
-
-    def on_train_end(self) -> None:
-        """Give up the memory of graphs."""
-        if self._steps is not None:
-            self._steps.forget()
-        self._steps = None
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics."""
@@ -276,42 +223,40 @@ class LitClassifier(L.LightningModule):
         self._log(self.test_metrics)
 
     def _log(self, metrics: MetricCollection) -> None:
-        # compute() has reduced over ranks already; the mean of equal values only spares Lightning's warning.
+        # compute() has reduced over ranks already; sync_dist avoids Lightning's warning, and the mean changes nothing.
         self.log_dict(metrics.compute(), prog_bar=True, sync_dist=True)
+        with torch.inference_mode(False):  # steps outside inference mode could not write to its tensors
+            metrics.reset()
+
+    def on_train_end(self) -> None:
+        """Free the memory of CUDA graphs."""
+        if self._steps is not None:
+            self._steps.forget()
+        self._steps = None
 
     def configure_optimizers(self) -> Any:
-        """Optimise whatever wants a gradient: the scores of a hidden net, the weights of a dense one."""
+        """Optimise the parameters that want a gradient: scores of a hidden net, weights of a dense one."""
         wanted = [p for p in self.net.parameters() if p.requires_grad]
-        # On a GPU one kernel for all updates, which a CUDA graph can hold; else torch's own choice.
+        # On a GPU one kernel for all updates, which a CUDA graph can hold; else torch chooses.
         cuda = self.device.type == "cuda"
-        fused = True if cuda else None
+        options: dict[str, Any] = {"weight_decay": self.recipe.weight_decay, "fused": True if cuda else None}
+        optimizer: torch.optim.Optimizer
         if self.optimizer == "adam":
-            optimizer: torch.optim.Optimizer = torch.optim.Adam(
-                wanted, self.lr, weight_decay=self.recipe.weight_decay, fused=fused, capturable=cuda
-            )
+            optimizer = torch.optim.Adam(wanted, self.lr, capturable=cuda, **options)
         else:
-            optimizer = torch.optim.SGD(
-                wanted,
-                self.lr,
-                momentum=self.recipe.momentum,
-                weight_decay=self.recipe.weight_decay,
-                fused=fused,
-            )
+            optimizer = torch.optim.SGD(wanted, self.lr, momentum=self.recipe.momentum, **options)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor)
-        if cuda:  # a tensor, which a CUDA graph reads anew at each step; the scheduler has its number, and fills it
+        if cuda:  # as a tensor, which a CUDA graph reads at each step; the scheduler writes into it
             for group in optimizer.param_groups:
                 group["lr"] = torch.tensor(float(group["lr"]), device=self.device)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
     def lr_factor(self, epoch: int) -> float:
-        """Return what the learning rate is multiplied by in `epoch`, counted from 0.
+        """Return the factor of the learning rate in `epoch`, counted from 0.
 
-        A cosine ends where training does: after the Trainer's `max_epochs` or `max_steps`, whichever is first.
+        A cosine ends with the Trainer's `max_epochs` or `max_steps`, whichever is first; without either it is refused.
 
-        Source: the authors' `utils/schedulers.py`; the cosine never reaches 0.
-
-        Raises:
-            ValueError: a cosine without an end.
+        Source: the authors' `utils/schedulers.py`.
         """
         warmup = self.recipe.warmup_epochs
         if epoch < warmup:
@@ -320,7 +265,7 @@ class LitClassifier(L.LightningModule):
             return 1.0
         trainer = self.trainer
         epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
-        if trainer.max_steps > 0:  # before training batches are not counted yet, and infinite
+        if trainer.max_steps > 0:  # before training, num_training_batches is infinite
             batches = min(trainer.num_training_batches, trainer.max_steps * trainer.accumulate_grad_batches)
             steps = math.ceil(batches / trainer.accumulate_grad_batches)
             epochs = min(epochs, math.ceil(trainer.max_steps / steps))
@@ -331,8 +276,8 @@ class LitClassifier(L.LightningModule):
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (epoch - warmup) / max(1, epochs - warmup))))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the random state, which sampled masks and dropout draw from, and the metrics of all ranks."""
-        if self.trainer.world_size > 1:  # as a state dict they are this rank's
+        """Save the random state, for sampled masks and dropout, and the training metrics summed over all ranks."""
+        if self.trainer.world_size > 1:
             for name, metric in self.train_metrics.items(keep_base=True):
                 with metric.sync_context():
                     checkpoint["state_dict"] |= metric.state_dict(prefix=f"train_metrics.{name}.")
@@ -341,28 +286,25 @@ class LitClassifier(L.LightningModule):
             checkpoint["rng"].append(torch.cuda.get_rng_state(self.device))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the random state until training starts, when nothing else draws any more.
-
-        An optimizer's choice of kernels is this device's, not that of the device which wrote the checkpoint. What all
-        ranks have measured in the epoch so far, rank 0 takes up alone, or it would be counted once a rank.
-        """
+        """Adapt a checkpoint to this device and rank, and keep its random state for `on_train_start`."""
         self._rng = checkpoint.get("rng")
-        if self._trainer is not None:
-            cuda = self.trainer.strategy.root_device.type == "cuda"
-            for group in (group for state in checkpoint.get("optimizer_states", []) for group in state["param_groups"]):
-                group |= {"lr": float(group["lr"]), "fused": True if cuda else None}
-                group |= {"capturable": cuda} if "capturable" in group else {}
-        if self._trainer is not None and self.trainer.global_rank > 0:
+        if self._trainer is None:
+            return
+        cuda = self.trainer.strategy.root_device.type == "cuda"
+        for group in (group for state in checkpoint.get("optimizer_states", []) for group in state["param_groups"]):
+            group |= {"lr": float(group["lr"]), "fused": True if cuda else None}
+            group |= {"capturable": cuda} if "capturable" in group else {}
+        if self.trainer.global_rank > 0:  # rank 0 goes on with the sum over all ranks
             measured = (name for name in checkpoint["state_dict"] if name.startswith("train_metrics."))
             checkpoint["state_dict"] |= {name: torch.zeros_like(checkpoint["state_dict"][name]) for name in measured}
 
     def on_train_start(self) -> None:
-        """Take the random state of a resumed run up again, and the rate that this epoch has here.
+        """Restore the random state of a resumed run, and set the learning rate of this fit's own schedule.
 
-        A checkpoint holds the rates of its own fit, which may have ended: of other epochs, and of another rate.
+        The checkpoint's rate may come from a schedule that was shorter or began at another rate.
         """
         for schedule in (config.scheduler for config in self.trainer.lr_scheduler_configs):
-            if getattr(schedule, "lr_lambdas", None) == [self.lr_factor]:  # or it is another's
+            if getattr(schedule, "lr_lambdas", None) == [self.lr_factor]:  # not a scheduler of the user's own
                 rate = self.lr * self.lr_factor(schedule.last_epoch)
                 schedule.base_lrs, schedule._last_lr = [self.lr], [rate]
                 (group,) = schedule.optimizer.param_groups
@@ -373,98 +315,3 @@ class LitClassifier(L.LightningModule):
             if len(self._rng) > 1 and self.device.type == "cuda":
                 torch.cuda.set_rng_state(self._rng[1].cpu(), self.device)
         self._rng = None
-
-
-def hyper_parameters(path: Any, kind: str, given: Mapping[str, Any], weights_only: bool = True) -> dict[str, Any]:
-    """Read from a checkpoint what its module was made with.
-
-    Args:
-        path: the checkpoint, or an open file.
-        kind: full name of the class that it is loaded as.
-        given: the arguments that are given in the place of the file's.
-        weights_only: refuse a file that may run code when it is loaded.
-
-    Raises:
-        ValueError: it is no checkpoint, or what is given contradicts it; or it names code that is neither this
-            library's nor given. A file may come from anyone, and to import code is to run it.
-    """
-    try:
-        if isinstance(path, str | Path):
-            regular(Path(path))
-        checkpoint = _load(path, map_location="meta", weights_only=weights_only)
-        keys = (*CHECKPOINT_PAST_HPARAMS_KEYS, LitClassifier.CHECKPOINT_HYPER_PARAMS_KEY)
-        found = {str(name): value for key in keys for name, value in checkpoint.get(key, {}).items()}
-    except OSError:
-        raise
-    except Exception as error:  # what a damaged file may raise has no bounds
-        raise ValueError(
-            f"{path} is no checkpoint of tensors, numbers and text ({type(error).__name__}); nothing else is loaded, "
-            "since that may run code"
-        ) from error
-    if hasattr(path, "seek"):
-        path.seek(0)
-    found.pop("_instantiator", None)  # Lightning has a list of those
-    for name, value in found.items():
-        # The last two are names of layers and of a file.
-        if (
-            value != kind
-            and name not in {*given, "skip", "subnetwork"} - {"_class_path"}
-            and (names := code.foreign(value))
-        ):
-            mend = f"--model.{name} {names[0]}, or load_from_checkpoint(path, {name}={names[0]!r})"
-            if name == "_class_path":
-                mend = f"--model {names[0]}, or load_from_checkpoint of this class"
-            raise ValueError(
-                f"{path} says {name.lstrip('_')}={value!r}, and code is never imported because a checkpoint names it; "
-                f"if you trust it, name it yourself: {mend}"
-            )
-    for name in given.keys() & found.keys() - {"subnetwork"}:  # where a file lies is another matter
-        said, says = (list(one) if isinstance(one, tuple) else one for one in (given[name], found[name]))
-        moved = name != "_class_path" and code.foreign(says)  # code of one's own may lie elsewhere now
-        if said != says and not moved:
-            raise ValueError(
-                f"{name.lstrip('_')}={said!r} contradicts {path}, which says {says!r}; leave it out, or give it as the "
-                "file does"
-            )
-    return found
-
-
-class _Mean(Metric):
-    """The mean over images: a float32 sum and a whole count, whatever the module around it is cast to.
-
-    torchmetrics' own counts in the module's dtype, and bfloat16 has no 257.
-    """
-
-    full_state_update = False
-    total: Tensor
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        # Said outright: Lightning's half precision changes the default dtype.
-        self.add_state("total", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, values: Tensor) -> None:
-        """Add what each of `B` images gives, `(B,)`."""
-        self.total += values.float().sum()
-        self.count += len(values)
-
-    def compute(self) -> Tensor:
-        """Return the mean, 0-d."""
-        return self.total / self.count
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
-        return super()._apply(dtypes_kept(fn), exclude_state)
-
-
-def _metrics(prefix: str, names: Iterable[str]) -> MetricCollection:
-    # Means of what each image gives. torchmetrics' own top-5 builds a one-hot, which waits for the device; a test holds
-    # the means against MulticlassAccuracy.
-    means = {name: _Mean() for name in ("loss", *names)}
-    return MetricCollection(dict[str, Metric | MetricCollection](means), prefix=prefix, compute_groups=False)
-
-
-def _reset(metrics: MetricCollection) -> None:
-    with torch.inference_mode(False):  # or `validate` before `fit` leaves states that fit must not write to
-        metrics.reset()

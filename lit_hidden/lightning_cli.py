@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
 import lit_hidden.modules  # noqa: F401  the classes that --model names
-from lit_hidden.classifier import LitClassifier, hyper_parameters
+from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import DataError, ImageData
+from lit_hidden.hyper_parameters import hyper_parameters
 
-LINKED: dict[str, Callable[[ImageData], int]] = {  # arguments of a model that its data know
+LINKED: dict[str, Callable[[ImageData], int]] = {  # the data know these arguments of a model
     "num_classes": lambda data: data.num_classes,
     "in_channels": lambda data: data.shape[0],
     "image_size": lambda data: data.shape[1],
@@ -23,39 +25,31 @@ LINKED: dict[str, Callable[[ImageData], int]] = {  # arguments of a model that i
 
 
 class HiddenCLI(LightningCLI):
-    """The model learns the images' channels, size and classes from the data."""
-
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """Build a parser whose errors are short."""
-        parser = super().init_parser(**kwargs)
-        # 90 lines of usage would hide the one line that says what is wrong.
-        parser.print_usage = lambda file=None: None  # type: ignore[method-assign, misc]
-        return parser
+    """LightningCLI whose model takes the images' shape from the data, and what no option gives from a checkpoint."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Link what the data know to what the model needs."""
+        """Link the data's facts to the model's arguments."""
         for target, source in LINKED.items():
             parser.link_arguments("data", f"model.init_args.{target}", source, apply_on="instantiate")
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        parser.set_defaults({"weights_only": True})  # a checkpoint with code in it is refused
+        parser.set_defaults({"weights_only": True})  # refuse a checkpoint that holds code
+        # 90 lines of usage would hide the error.
+        parser.print_usage = lambda file=None: None  # type: ignore[method-assign, misc]
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, and remember what was said and is no default."""
+        """Parse, and keep apart what the user gave."""
         super().parse_arguments(parser, args)
-        self._said = parser.parse_args(args, defaults=False)
+        self._given = parser.parse_args(args, defaults=False)
 
     def _parse_ckpt_path(self) -> None:
-        """Take from a checkpoint the numbers and names that no option gives.
-
-        Lightning would take all, over the options, and import the code that it names.
-        """
+        # Lightning would take all arguments from a checkpoint, over the options, and import the code it names.
         command, path = self.config.subcommand, self.config[self.config.subcommand].ckpt_path
-        if not path or (command == "fit" and path in ("last", "hpc")):  # Lightning's words for what may not be there
+        if not path or (command == "fit" and path in ("last", "hpc")):  # Lightning looks for such a file itself
             return
-        model = self._said[command].model.as_dict()
+        model = self._given[command].model.as_dict()
         kind, options = model["class_path"], model.get("init_args", {}) | model.get("dict_kwargs", {})
         options = {name: value for name, value in options.items() if value is not None}
         try:
@@ -67,7 +61,7 @@ class HiddenCLI(LightningCLI):
         self.config = self.parser.parse_object(model, self.config)
 
     def before_instantiate_classes(self) -> None:
-        """Train for 100 epochs where no option says how long; a cosine over them would hide an earlier end."""
+        """Train for 100 epochs unless an option gives an end; a default of the parser would shorten a longer cosine."""
         trainer = self.config[self.subcommand].trainer
         if (trainer.max_epochs, trainer.max_steps, trainer.max_time) == (None, -1, None):
             trainer.max_epochs = 100
@@ -75,7 +69,7 @@ class HiddenCLI(LightningCLI):
 
 def run(argv: list[str] | None) -> None:
     """Run `fit`, `validate` or `test` with `argv`; None reads the command line."""
-    # Lightning's way of calling jsonargparse is deprecated; nothing a user could mend.
+    # Lightning calls jsonargparse in a deprecated way; users can do nothing about it.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     try:
         HiddenCLI(
@@ -92,17 +86,9 @@ def run(argv: list[str] | None) -> None:
         )
     except (ValueError, DataError) as error:
         cause: BaseException | None = error
-        while cause is not None:
-            if _ours(cause):  # refused by us, with a message of its own; anything else keeps its traceback
+        while cause is not None:  # an error raised in this package has its own message; others keep their traceback
+            frames = traceback.extract_tb(cause.__traceback__)
+            if frames and Path(frames[-1].filename).is_relative_to(Path(__file__).parent):
                 sys.exit(f"lit-hidden: {cause}")
             cause = cause.__cause__
         raise
-
-
-def _ours(error: BaseException) -> bool:
-    frames = []
-    trace = error.__traceback__
-    while trace is not None:
-        frames.append(trace.tb_frame.f_code.co_filename)
-        trace = trace.tb_next
-    return bool(frames) and Path(frames[-1]).is_relative_to(Path(__file__).parent)

@@ -1,9 +1,7 @@
 """LightningModules with the paper's settings as defaults: edge-popup, the dense baselines, Zhou's supermask, tickets.
 
-Each builds its network, draws its weights from a seed, and trains whatever still wants a gradient (see
-`lit_hidden.classifier`); none asks during training whether the network is hidden.
-
-Each takes the arguments of `LitClassifier` too, and hands them on; `lit-hidden fit --model.help NAME` lists them all.
+Each builds its net, draws its weights from a seed, and trains the parameters that want a gradient. Each takes the
+arguments of `LitClassifier` too; `lit-hidden fit --model.help NAME` lists all of them.
 """
 
 from collections.abc import Collection
@@ -27,13 +25,13 @@ from lit_hidden.ticket import fix_masks
 class LitDense(LitClassifier):
     """The dense baseline: the same network, not hidden, its weights trained.
 
-    The defaults are the paper's SGD baseline (lr 0.01 on Conv2 to Conv8); `optimizer="adam"` gives its Adam baseline.
+    The default optimizer is the paper's SGD (lr 0.01 on Conv2 to Conv8); `optimizer="adam"` gives its Adam baseline.
 
     Args:
-        *args: as of `LitClassifier`, from `net` on.
-        distribution: what the weights start from, see `lit_hidden.distributions`; None keeps the net's own start.
-        seed: what the weights are drawn from; the same seed gives a hidden net the same weights.
-        **kwargs: as of `LitClassifier`.
+        *args: arguments of `LitClassifier`.
+        distribution: the weights are drawn from it; None keeps those that the net came with.
+        seed: seed of the weights; the same seed gives a hidden net the same weights.
+        **kwargs: arguments of `LitClassifier`.
     """
 
     def __init__(self, *args: Any, distribution: str | None = "kaiming_normal", seed: int = 0, **kwargs: Any) -> None:
@@ -46,16 +44,16 @@ class LitSubnetwork(LitClassifier):
     """Edge-popup: a random network whose weights never change, searched for its best subnetwork.
 
     Args:
-        *args: as of `LitClassifier`, from `net` on.
+        *args: arguments of `LitClassifier`.
         density: fraction of each layer's weights kept, in (0, 1].
-        distribution: what the weights are drawn from; None keeps the net's own.
+        distribution: the weights are drawn from it; None keeps those that the net came with.
         scaled: multiply the weights by `1/sqrt(density)`; "authors": by `1/sqrt(1 - density)`.
-        seed: gives the weight and the score seed.
-        weight_seed: the weight seed alone.
-        score_seed: the score seed alone.
+        seed: weight seed and score seed, where these are None.
+        weight_seed: seed of the weights.
+        score_seed: seed of the scores.
         skip: layers left unmasked.
-        masker: what chooses the weights that stay, by its dotted name; None is this class' own.
-        **kwargs: as of `LitClassifier`; the optimizer is `sgd`.
+        masker: dotted name of the class that chooses which weights stay; None is the method's own.
+        **kwargs: arguments of `LitClassifier`; the optimizer is `sgd`.
     """
 
     method = "edge_popup"
@@ -76,33 +74,24 @@ class LitSubnetwork(LitClassifier):
     ) -> None:
         super().__init__(*args, **kwargs)
         hide(
-            self.net,
-            density,
-            distribution=distribution,
-            scaled=scaled,
-            seed=seed,
-            weight_seed=weight_seed,
-            score_seed=score_seed,
-            skip=skip,
+            self.net, density, distribution=distribution, scaled=scaled, skip=skip,
+            seed=seed, weight_seed=weight_seed, score_seed=score_seed,
             masker=type(self).masker if masker is None else code.load(code.full(masker)),
-        )
+        )  # fmt: skip
 
 
 class LitSupermask(LitSubnetwork):
-    """Zhou's supermask: each weight stays with a learned probability, sampled at every step, at test too."""
+    """Zhou's supermask: each weight stays with a learned probability; masks are sampled at every step, in tests too."""
 
     method = "supermask"
     masker = Supermask
 
 
 class LitRandomMask(LitSubnetwork):
-    """The control: a random subnetwork of a random network, which nobody trains.
-
-    One epoch passes the images through, so that norm layers know their running statistics; nothing is learned.
-    """
+    """The control: a random subnetwork of a random network. Training only updates the statistics of norm layers."""
 
     method = "random"
-    automatic_optimization = False  # no step is taken
+    automatic_optimization = False
 
     @torch.no_grad()
     def training_step(self, batch: tuple[Tensor, Tensor] | Block, batch_idx: int) -> Tensor:
@@ -111,28 +100,26 @@ class LitRandomMask(LitSubnetwork):
 
 
 class LitTicket(LitClassifier):
-    """Are found subnetworks lottery tickets? The weights of one are trained, from their random start; its mask stays.
+    """A found subnetwork as a lottery ticket: its mask stays, its weights are trained from their random start.
 
-    Settings are the dense baseline's, and so are norm layers (affine, from weight 1 and bias 0; running statistics as
-    in the file). What the mask drops stays 0 in every product.
+    Settings are those of the dense baseline. Norm layers are affine again and keep their running statistics.
 
-    Source: Ramanujan et al., arXiv:1911.13299, appendix; the authors' `FixedSubnetConv` and
-    `configs/largescale/fixedsubnet`.
+    Source: Ramanujan et al., arXiv:1911.13299, appendix; the authors' `FixedSubnetConv`.
 
     Args:
-        subnetwork: a file of `save_subnetwork`, such as `subnetwork.safetensors` in the folder of a run; it knows
-            density, distribution and seeds. None: the net is hidden already.
-        *args: as of `LitClassifier`, from `net` on: as the subnetwork's.
-        **kwargs: as of `LitClassifier`.
+        subnetwork: a file of `save_subnetwork`, such as `subnetwork.safetensors` in the folder of a run; None if the
+            net is hidden already.
+        *args: arguments of `LitClassifier`; `net` is the net that the subnetwork was found in.
+        **kwargs: arguments of `LitClassifier`.
 
     Raises:
-        SubnetworkError: there is no such file, or it is not a subnetwork of this net.
+        SubnetworkError: there is no such file, or it is a subnetwork of another net.
     """
 
     method = "ticket"
 
     def __init__(self, subnetwork: str | Path | None, *args: Any, **kwargs: Any) -> None:
-        # A Path among the hyper-parameters keeps torch from loading a checkpoint.
+        # torch does not load a checkpoint with a Path among its hyper-parameters.
         subnetwork = None if subnetwork is None else str(subnetwork)
         super().__init__(*args, **kwargs)
         fix_masks(self.net if subnetwork is None else load_subnetwork(self.net, subnetwork))

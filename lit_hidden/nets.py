@@ -1,7 +1,4 @@
-"""The paper's networks by name, at any width, plus whatever you bring.
-
-The names are `conv2`, `conv4`, `conv6`, `conv8`, `lenet`, `cifar_resnet18`; torchvision's `resnet18`, `resnet34`,
-`resnet50`, `resnet101`, `wide_resnet50_2`; `timm:NAME` for any timm model; `package.module.function` for your own.
+"""The paper's networks by name, at any width (`NETS`); `timm:NAME` and `package.module.function` for all others.
 
 Source: Ramanujan et al., arXiv:1911.13299, Table 1; the authors' code, `models/`.
 """
@@ -21,13 +18,10 @@ from lit_hidden.edge_popup import weight_layers
 
 
 class MakeNet(Protocol):
-    """What builds a net; one of your own is called by its dotted name, with those of the arguments that it takes."""
+    """A function of your own that builds a net; it is called with those of these arguments that it takes."""
 
     def __call__(self, *, num_classes: int, in_channels: int, image_size: int, width: float) -> nn.Module:
-        """Build a net from images `(B, in_channels, image_size, image_size)`, or others, to `(B, num_classes)`."""
-
-
-_CHANNELS = (64, 128, 256, 512)
+        """Build a net that maps a batch of the data's inputs to `(B, num_classes)`."""
 
 
 def conv_net(
@@ -35,29 +29,22 @@ def conv_net(
 ) -> nn.Sequential:
     """Build Conv2, 4, 6 or 8: pairs of 3x3 convolutions, a max-pool after each pair, three linear layers, no bias.
 
-    Maps images `(B, in_channels, image_size, image_size)` to logits `(B, num_classes)`.
-
-    Args:
-        depth: number of convolutions, one of 2, 4, 6, 8.
-        num_classes: number of logits.
-        in_channels: channels of an image.
-        image_size: height and width of an image; halved, rounding down, after each pair.
-        width: multiplies all channels and both hidden linear layers, `int(n * width)`, as the authors'.
+    Each pair halves the images. `width` multiplies all channels and both hidden linear layers, as `int(n * width)`.
 
     Raises:
-        ValueError: unknown depth, a width that leaves a layer empty, an image too small to be halved so often.
+        ValueError: unknown depth, a width that leaves a layer empty, or images too small to be halved so often.
     """
     if depth not in (2, 4, 6, 8):
         raise ValueError(f"depth={depth} convolutions is none of the paper's nets; depths are 2, 4, 6, 8")
-    channels = [_scaled(c, width) for c in _CHANNELS[: depth // 2]]
+    channels = [_scaled(c, width) for c in (64, 128, 256, 512)[: depth // 2]]
     if image_size >> len(channels) == 0:
         raise ValueError(f"image_size={image_size} is too small to be halved {len(channels)} times by conv{depth}")
     layers: list[nn.Module] = []
     before = in_channels
     for c in channels:
         layers += [nn.Conv2d(before, c, 3, padding=1, bias=False), nn.ReLU()]
-        # The paper has the max-pool last. The function and its gradient are the same bit for bit, but the ReLU sees a
-        # quarter of the numbers, and gives the max-pool's backward a gradient in the layout that it is quick with.
+        # The paper has the max-pool last. The results are the same bit for bit, but here the ReLU sees a quarter of the
+        # numbers, and max-pool's backward gets its gradient in the layout in which it is quick.
         layers += [nn.Conv2d(c, c, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.ReLU()]
         before = c
     hidden = _scaled(256, width)
@@ -79,7 +66,7 @@ def lenet(*, num_classes: int = 10, in_channels: int = 1, image_size: int = 28, 
     )
 
 
-_RESNETS: dict[str, tuple[type[Any], list[int], int]] = {  # block, blocks a stage, width of a group
+_RESNETS: dict[str, tuple[type[Any], list[int], int]] = {  # block, blocks in each stage, width per group
     "resnet18": (BasicBlock, [2, 2, 2, 2], 64),
     "resnet34": (BasicBlock, [3, 4, 6, 3], 64),
     "resnet50": (Bottleneck, [3, 4, 6, 3], 64),
@@ -96,7 +83,7 @@ class _ScaledResNet(ResNet):  # type: ignore[misc]
         super().__init__(block, blocks, width_per_group=width_per_group)
 
     def _make_layer(self, block: type[Any], planes: int, *args: Any, **kwargs: Any) -> nn.Sequential:
-        if planes == 64:  # the first stage: the stem is there already, at its full width
+        if planes == 64:  # the first stage; the stem exists already, at full width
             self.inplanes = _scaled(64, self._width)
             self.bn1 = nn.BatchNorm2d(self.inplanes)
         stage: nn.Sequential = super()._make_layer(block, _scaled(planes, self._width), *args, **kwargs)
@@ -106,17 +93,14 @@ class _ScaledResNet(ResNet):  # type: ignore[misc]
 def resnet(
     name: str, *, num_classes: int = 1000, in_channels: int = 3, width: float = 1.0, cifar: bool = False
 ) -> nn.Module:
-    """Build one of torchvision's ResNets, its classifier without bias, as the authors'.
+    """Build one of torchvision's ResNets; as in the authors' code its classifier has no bias.
 
     Args:
         name: `resnet18`, `resnet34`, `resnet50`, `resnet101` or `wide_resnet50_2`.
         num_classes: number of logits.
         in_channels: channels of an image.
         width: multiplies the channels of the stem and of every stage.
-        cifar: a stem for 32x32 images: one 3x3 convolution of stride 1, no max-pool.
-
-    Raises:
-        ValueError: a width that leaves a layer empty.
+        cifar: use a stem for 32x32 images: one 3x3 convolution of stride 1, no max-pool.
     """
     net = _ScaledResNet(*_RESNETS[name], width)
     kernel, stride, padding = (3, 1, 1) if cifar else (7, 2, 3)
@@ -142,42 +126,40 @@ def build(
 
     Args:
         name: one of `NETS`; `timm:NAME` for a timm model; `package.module.function` (or `package.module:function`)
-            for your own, which is called with those of these keyword arguments that it takes.
+            for your own, see `MakeNet`.
         num_classes: number of logits.
         in_channels: channels of an image.
         image_size: height and width of an image.
-        width: channel multiplier, where the net has one.
+        width: multiplies the channels, where the net has such an argument.
 
     Raises:
         ValueError: the name is unknown, or the net has no width to change.
     """
-    arguments = {
-        "num_classes": num_classes, "in_channels": in_channels, "image_size": image_size, "width": width
-    }  # fmt: skip
+    make: Callable[..., nn.Module]
     if name.startswith("timm:"):
-        make, arguments["in_chans"] = _timm(name.removeprefix("timm:")), in_channels
+        make = partial(_timm, name.removeprefix("timm:"))
     elif "." in name or ":" in name:
         make = code.load(code.full(name.replace(":", ".")))
     elif name in NETS:
         make = NETS[name]
     else:
         raise ValueError(f"net={name!r} is unknown; nets are {', '.join(NETS)}, timm:NAME, or package.module.function")
+    given = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size, "width": width}
     takes = inspect.signature(make).parameters
-    everything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
-    if not (everything or "width" in takes) and width != 1:
+    if any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+        return make(**given)
+    if "width" not in takes and width != 1:
         raise ValueError(f"width={width} cannot be: {name} has no width to change; leave it at 1")
-    return make(**{k: v for k, v in arguments.items() if k in takes or everything})
+    return make(**{name: value for name, value in given.items() if name in takes})
 
 
 def initialise(
     net: nn.Module, seed: int, distribution: str = "kaiming_normal", *, density: float = 1.0, scaled: Scaled = False
 ) -> nn.Module:
-    """Draw the weights of `net` as `hide` would, and leave it dense and trainable: the baseline's start.
-
-    In place; returns `net`. The same seed and distribution give the same weights as a hidden net's. Biases become 0.
+    """Draw the weights of `net` in place, the same ones that `hide` draws; biases become 0. Returns `net`.
 
     Raises:
-        ValueError: an unknown distribution, or a net with nothing to draw.
+        ValueError: an unknown distribution, or a net without weights to draw.
     """
     check(distribution, scaled, density)
     layers = weight_layers(net)
@@ -201,7 +183,7 @@ def _scaled(channels: int, width: float) -> int:
     return scaled
 
 
-def _timm(name: str) -> Callable[..., nn.Module]:
+def _timm(name: str, num_classes: int, in_channels: int) -> nn.Module:
     try:
         import timm
     except ImportError:
@@ -209,9 +191,5 @@ def _timm(name: str) -> Callable[..., nn.Module]:
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name}*")[:5]) or "see timm.list_models()"
         raise ValueError(f"timm has no model {name!r}; close to it: {near}")
-
-    def make(num_classes: int, in_chans: int) -> nn.Module:
-        model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_chans)
-        return model
-
-    return make
+    model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_channels)
+    return model

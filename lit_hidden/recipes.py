@@ -1,23 +1,23 @@
-"""The published hyper-parameters, as data: what a run or a module takes where nothing else is said.
+"""Methods, data sets and the published hyper-parameters: the defaults of runs and modules.
 
 Source: the authors' configs (allenai/hidden-networks, commit dddf2d0).
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 
 @dataclass(frozen=True)
 class Method:
-    """What a method does, for all who ask; the defaults hold for code of one's own.
+    """What a method does; the defaults are those of a method of one's own.
 
     Args:
-        module: the full name of its LightningModule: text, which training alone imports.
-        learns: what its steps change; None: nothing learns.
-        hides: whether it has a density; None: as its run says.
-        captured: whether its steps may come from a CUDA graph: it takes steps, and draws nothing in them.
-        finds: whether it leaves a subnetwork whose weights a ticket may train.
-        numbers: what its results hold besides those of every method; `{metric}` is the primary one.
+        module: full dotted name of its LightningModule; only training imports it.
+        learns: what a step changes; None if nothing learns.
+        hides: whether its net is hidden; None leaves it to the run, which then has a density or none.
+        captured: whether its steps may be replayed from a CUDA graph: they draw nothing at random.
+        finds: whether it leaves a subnetwork whose weights a ticket can train.
+        numbers: results of this method alone; `{metric}` is the name of the primary metric.
     """
 
     module: str
@@ -36,45 +36,41 @@ METHODS = {
     "ticket": Method("lit_hidden.modules.LitTicket", "weights", True, captured=True, numbers=("{metric}_before",)),
 }
 FINDERS = tuple(name for name, known in METHODS.items() if known.finds)
-OPTIMIZERS = ("sgd", "adam")
-SCHEDULES = ("cosine", "constant")
+Optimizer = Literal["sgd", "adam"]
+Schedule = Literal["cosine", "constant"]
+OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
+SCHEDULES: tuple[str, ...] = get_args(Schedule)
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")  # Lightning's names
-DISTRIBUTIONS = (  # how each is drawn is said in `lit_hidden.distributions`, which imports torch
+DISTRIBUTIONS = (  # drawn by `lit_hidden.distributions`, which imports torch
     "kaiming_normal", "signed_constant", "unsigned_constant", "kaiming_uniform", "xavier_normal", "signed_xavier"
 )  # fmt: skip
-UNSCALED = ("kaiming_uniform", "xavier_normal", "signed_xavier")  # by the authors' code, whatever `scale_fan` says
+UNSCALED = ("kaiming_uniform", "xavier_normal", "signed_xavier")  # the authors' code never scales these
 
-IMAGENET_SIZES = {  # ImageNet and its subsets: the size of their images in pixels, unless another is asked for
-    "imagenet": 224, "imagenet100": 224, "imagenette": 224, "imagewoof": 224, "tiny-imagenet": 64,
-    "tiny-imagenet-100": 64,
-}  # fmt: skip
-AUGMENTED = ("cifar10", *IMAGENET_SIZES)  # what the authors augment, and our sets of such images
-# Sets of ImageNet's images whose runs, before they could choose, took random parts of the middle square of an image,
-# decoded once, and not of the whole image. Where images have that size themselves, both are one.
-SQUARES = {"imagenette": None, "imagewoof": None, "tiny-imagenet": 64, "tiny-imagenet-100": 64}
-CLASS_LISTS = {
-    "imagenette": 10,
-    "imagewoof": 10,
-    "tiny-imagenet-100": 100,
-}  # how many classes each has; see `lit_hidden.data.wnids`
-IMAGES = {  # channels, size, training and test images, classes; a test asks the data modules
+IMAGES = {  # channels, size, training images, test images, classes
     "cifar10": (3, 32, 50_000, 10_000, 10),
     "mnist": (1, 28, 60_000, 10_000, 10),
     "digits": (1, 32, 1_437, 360, 10),
     "imagenet": (3, 224, 1_281_167, 50_000, 1000),
-    "imagenet100": (3, 224, 128_117, 5_000, 100),  # its lists differ: a tenth of ImageNet
+    "imagenet100": (3, 224, 128_117, 5_000, 100),  # a tenth of ImageNet; published lists differ
     "imagenette": (3, 224, 9_469, 3_925, 10),
     "imagewoof": (3, 224, 9_025, 3_929, 10),
     "tiny-imagenet": (3, 64, 100_000, 10_000, 200),
     "tiny-imagenet-100": (3, 64, 50_000, 5_000, 100),
 }
-
+# ImageNet and its subsets, and the default size of their images in pixels.
+IMAGENET_SIZES = {name: size for name, (_, size, *_) in IMAGES.items() if name not in ("cifar10", "mnist", "digits")}
+AUGMENTED = ("cifar10", *IMAGENET_SIZES)  # the sets that the authors augment, and our subsets of ImageNet
+# The oldest runs on these sets cropped from the middle square of an image, decoded once; now the whole image is the
+# default. Both are the same for images that have this size themselves.
+SQUARES = {"imagenette": None, "imagewoof": None, "tiny-imagenet": 64, "tiny-imagenet-100": 64}
+# The number of classes in each list of `lit_hidden.data.wnids`.
+CLASS_LISTS = {name: IMAGES[name][-1] for name in ("imagenette", "imagewoof", "tiny-imagenet-100")}
 IMAGENET = ("resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained; the defaults are edge-popup's on Conv2 to Conv8."""
+    """Settings of a training; the defaults are those of edge-popup on Conv2 to Conv8."""
 
     lr: float = 0.1
     momentum: float = 0.9
@@ -87,10 +83,10 @@ class Recipe:
 
 
 def method(name: str) -> Method:
-    """Give what is known of a method: one of `METHODS`, or the dotted name of a LightningModule of your own.
+    """Return one of `METHODS`, or the Method of a LightningModule of your own, given by its dotted name.
 
     Raises:
-        ValueError: neither.
+        ValueError: any other name.
     """
     if name not in METHODS and "." not in name:
         raise ValueError(f"method={name!r} is unknown; methods are {', '.join(METHODS)}")
@@ -98,12 +94,10 @@ def method(name: str) -> Method:
 
 
 def recipe(name: str, net: str, optimizer: str = "sgd") -> Recipe:
-    """Give the authors' settings of method `name` on `net`; nets of your own get those of Conv2 to Conv8.
+    """Return the authors' settings of a method on a net.
 
-    Methods of your own get edge-popup's settings.
-
-    A ticket is trained as the dense baseline is, but from the weights of the hidden nets. So are the authors' (their
-    `configs/largescale/fixedsubnet`: the dense rate, and in other files 0.01).
+    Other nets get those of Conv2 to Conv8, other methods those of edge-popup. A ticket is trained like the dense
+    baseline but starts from the weights of the hidden nets, as in the authors' `configs/largescale/fixedsubnet`.
 
     Raises:
         ValueError: unknown method or optimizer; Adam for a method that trains no weights.
@@ -113,26 +107,21 @@ def recipe(name: str, net: str, optimizer: str = "sgd") -> Recipe:
         raise ValueError(f"optimizer={optimizer!r} is unknown; optimizers are {', '.join(OPTIMIZERS)}")
     if optimizer == "adam" and learns != "weights":
         raise ValueError(f"optimizer='adam' is for the weights of dense and ticket; method={name!r} takes 'sgd'")
-    base = Recipe()
     if learns is None:
-        return replace(base, lr=0.0, momentum=0.0, weight_decay=0.0, schedule="constant")
+        return Recipe(lr=0.0, momentum=0.0, weight_decay=0.0, schedule="constant")
+    if name == "supermask":
+        lr = 400.0 if net in (*IMAGENET, "cifar_resnet18") else 800.0 if net == "conv8" else 200.0
+        return Recipe(lr=lr, weight_decay=0.0, batch_size=256 if net in IMAGENET else 128)
+    found = Recipe()
     if net in IMAGENET:
-        base = replace(
-            base, lr=0.256, momentum=0.875, weight_decay=2**-15, batch_size=256, warmup_epochs=5, label_smoothing=0.1
-        )
-        if name == "supermask":
-            base = Recipe(lr=400.0, weight_decay=0.0, batch_size=256)
+        found = Recipe(0.256, 0.875, weight_decay=2**-15, batch_size=256, warmup_epochs=5, label_smoothing=0.1)
     elif net == "cifar_resnet18":
-        base = replace(base, weight_decay=5e-4, batch_size=256)
-        if name == "supermask":
-            base = replace(base, lr=400.0, weight_decay=0.0, batch_size=128)
-    elif name == "supermask":
-        base = replace(base, lr=800.0 if net == "conv8" else 200.0, weight_decay=0.0)
-    elif name in METHODS and learns == "weights":
-        base = replace(base, lr=0.1 if net == "lenet" else 0.01)
+        found = Recipe(weight_decay=5e-4, batch_size=256)
+    elif name in ("dense", "ticket") and net != "lenet":
+        found = Recipe(lr=0.01)
     if name == "dense":
-        base = replace(base, distribution="kaiming_normal")
+        found = replace(found, distribution="kaiming_normal")
     if optimizer == "adam":  # the lottery ticket paper's rates
         lr = {"conv2": 2e-4, "lenet": 1.2e-3}.get(net, 3e-4)
-        base = replace(base, lr=lr, momentum=0.0, weight_decay=0.0, batch_size=60, schedule="constant")
-    return base
+        found = replace(found, lr=lr, momentum=0.0, weight_decay=0.0, batch_size=60, schedule="constant")
+    return found

@@ -55,12 +55,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _alike(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def _own_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RUNS_DIR", raising=False)  # make exports it; tests have folders of their own
 
 

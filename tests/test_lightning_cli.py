@@ -1,4 +1,4 @@
-"""`fit`, `validate` and `test` with a checkpoint: what is taken from it, and that it imports nothing."""
+"""`fit`, `validate` and `test`: YAML in, typing errors out; what is taken from a checkpoint, which imports nothing."""
 
 import io
 import os
@@ -11,11 +11,21 @@ import pytest
 import torch
 
 from lit_hidden import lightning_cli
-from lit_hidden.modules import LitDense, LitSubnetwork
+from lit_hidden.cli import main
+from lit_hidden.modules import LitDense, LitSubnetwork, LitTicket
+from lit_hidden.subnetwork import save_subnetwork
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")  # its advice on loaders and logging
-QUIET = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 NET = ["--model.net=conv2", "--model.width=0.05", "--model.density=0.3"]
+YAML = """
+model:
+  class_path: LitSubnetwork
+  init_args: {net: conv2, width: 0.05, density: 0.3}
+data:
+  class_path: DigitsData
+  init_args: {train_images: 200, held_out: 0}  # validated on the test set
+trainer: {max_epochs: 1, accelerator: cpu, enable_progress_bar: false, enable_model_summary: false}
+"""
 MINE = """
 from torch import nn
 from lit_hidden.modules import LitDense
@@ -27,25 +37,35 @@ class Mine(LitDense):
 
 
 def run(command: str, *options: str, model: str = "LitSubnetwork") -> None:
-    data = ["--model", model, "--data=DigitsData", "--data.train_images=200"]
-    lightning_cli.run([command, *data, *QUIET, *options])
+    data = ["--data=DigitsData", "--data.train_images=200", "--data.held_out=0"]
+    quiet = [
+        f"--trainer.{name}" for name in ("accelerator=cpu", "enable_progress_bar=false", "enable_model_summary=false")
+    ]
+    main([command, "--model", model, *data, *quiet, *options])
+
+
+def refusal(command: str, *options: str, **more: str) -> str:
+    with pytest.raises(SystemExit) as end:
+        run(command, *options, **more)
+    return str(end.value.code)
 
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["lit-hidden"])
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])  # as the installed script has it
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A checkpoint that `fit` wrote."""
+    """A checkpoint that `fit` wrote, in the folder of its log."""
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         patch.setattr(sys, "argv", ["lit-hidden"])
         patch.chdir(tmp_path_factory.mktemp("trained"))
-        run("fit", *NET, "--trainer.max_epochs=1")
+        Path("a.yaml").write_text(YAML)
+        main(["fit", "--config", "a.yaml"])
         (checkpoint,) = Path.cwd().rglob("*.ckpt")
     return checkpoint
 
@@ -63,53 +83,48 @@ def says(trained, tmp_path):
     return write
 
 
-def refusal(command: str, *options: str, **more: str) -> str:
-    with pytest.raises(SystemExit) as end:
-        run(command, *options, **more)
-    return str(end.value.code)
+# --- what is taken from a checkpoint -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["test", "validate"])
-def test_what_no_option_says_is_the_checkpoints(command, trained, capsys):
-    shown = []
-    for options in ([], NET):
-        run(command, "--ckpt_path", str(trained), *options)
-        shown.append(re.findall(r"loss\s*│\s*(\S+)", capsys.readouterr().out))
-    assert shown[0] == shown[1] != []
+def test_what_no_option_says_is_the_checkpoints_and_its_accuracy_is_found_again(trained, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    folder = trained.parents[1]
+    assert "density: 0.3" in (folder / "config.yaml").read_text()
+    names, values = (line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()[:2])
+    watched = float(values[names.index("val/top1")])
+    python = torch.load(trained, weights_only=True)  # made in Python, without the command line's `_class_path`
+    python["hyper_parameters"] = dict(LitSubnetwork("conv2", 0.05, in_channels=1, density=0.3).hparams)
+    torch.save(python, "b.ckpt")
+    for path, options in ((trained, []), (trained, NET), ("b.ckpt", [])):
+        run("test", "--ckpt_path", str(path), *options)
+        assert f"{watched:.8f}"[:8] in re.search(r"test/top1\s*│\s*(\S+)", capsys.readouterr().out)[1]
+    run("validate", "--ckpt_path", str(trained))
+    assert f"{watched:.8f}"[:8] in re.search(r"val/top1\s*│\s*(\S+)", capsys.readouterr().out)[1]
 
 
-def test_a_checkpoint_from_python_serves_too(trained, says, capsys):
-    run("test", "--ckpt_path", str(trained))
-    checkpoint = torch.load(trained, weights_only=True)
-    checkpoint["hyper_parameters"] = dict(LitSubnetwork("conv2", 0.05, in_channels=1, density=0.3).hparams)
-    torch.save(checkpoint, "b.ckpt")
-    run("test", "--ckpt_path", "b.ckpt")
-    first, second = re.findall(r"test/loss\s*│\s*(\S+)", capsys.readouterr().out)
-    assert first == second
+@pytest.mark.parametrize(
+    ("option", "given", "written"),
+    [
+        ("density", 0.5, 0.3),
+        ("net", "conv4", "conv2"),
+        ("seed", 7, 0),
+        ("distribution", "kaiming_normal", "signed_constant"),
+        ("skip", ["10"], []),
+    ],
+)
+def test_an_argument_that_contradicts_the_checkpoint_is_refused(option, given, written, trained):
+    message = f"{option}={given!r} contradicts {trained}, which says {written!r}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        LitSubnetwork.load_from_checkpoint(trained, **{option: given})
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test"])
-@pytest.mark.parametrize(
-    ("option", "said", "file"),
-    [
-        ("density", "0.5", "0.3"),
-        ("net", "'conv4'", "'conv2'"),
-        ("seed", "7", "0"),
-        ("distribution", "'kaiming_normal'", "'signed_constant'"),
-    ],
-)
-def test_an_option_that_contradicts_the_checkpoint_is_an_error_that_names_both(command, option, said, file, trained):
-    assert refusal(command, "--ckpt_path", str(trained), f"--model.{option}={said.strip(chr(39))}") == (
-        f"lit-hidden: {option}={said} contradicts {trained}, which says {file}; leave it out, or give it as the file "
-        "does"
-    )
-
-
-def test_another_class_contradicts_too(trained):
-    assert refusal("test", "--ckpt_path", str(trained), model="LitDense") == (
-        f"lit-hidden: class_path='lit_hidden.modules.LitDense' contradicts {trained}, which says "
-        "'lit_hidden.modules.LitSubnetwork'; leave it out, or give it as the file does"
-    )
+def test_an_option_or_a_class_that_contradicts_the_checkpoint_is_refused(command, trained):
+    said = refusal(command, "--ckpt_path", str(trained), "--model.density=0.5")
+    assert said.startswith(f"lit-hidden: density=0.5 contradicts {trained}, which says 0.3")
+    if command == "test":
+        said = refusal(command, "--ckpt_path", str(trained), model="LitDense")
+        assert said.startswith(f"lit-hidden: class_path='lit_hidden.modules.LitDense' contradicts {trained}")
 
 
 HOSTILE = [
@@ -122,9 +137,10 @@ HOSTILE = [
     ("distribution", "hostile.draw"),
     ("task", "hostile.Task"),
     ("task", {"class_path": "hostile.Task", "init_args": {}}),
-    ("net", "lit_hidden.cli.os.abort"),
-    ("net", "lit_hidden.data.files.suppress"),
+    ("_class_path", "hostile.Module"),
     ("net", "os:abort"),
+    *(("net", f"lit_hidden.{name}") for name in ("cli.os.abort", "data.files.suppress")),  # imported by us
+    *(("net", f"lit_hidden.{name}") for name in ("cli:main", "report.report", "engine.sync:sync")),  # makes no net
 ]
 
 
@@ -132,31 +148,17 @@ HOSTILE = [
 def test_a_checkpoint_imports_no_code(name, value, says, tmp_path):
     key, _, name = name.rpartition(".")
     (tmp_path / "hostile.py").write_text("raise SystemExit('it ran')")
-    path, said = (
-        says(key or "hyper_parameters", **{name: value}),
-        value["class_path"] if isinstance(value, dict) else value,
-    )
-    message = (
-        f"{path} says {name}={value!r}, and code is never imported because a checkpoint names it; if you trust it, "
-        f"name it yourself: --model.{name} {said}, or load_from_checkpoint(path, {name}={said!r})"
-    )
-    assert refusal("test", "--ckpt_path", path) == f"lit-hidden: {message}"
+    path = says(key or "hyper_parameters", **{name: value})
+    message = f"says {name.lstrip('_')}={value!r}, and code is never imported because a checkpoint names it"
     for file in (path, io.BytesIO(Path(path).read_bytes())):
-        with pytest.raises(ValueError, match=f"{re.escape(message.removeprefix(path))}$"):
+        with pytest.raises(ValueError, match=re.escape(message)):
             LitSubnetwork.load_from_checkpoint(file)
+    if value in ("hostile:net", "hostile.Module") and not key:
+        assert refusal("test", "--ckpt_path", path).startswith(f"lit-hidden: {path} {message}")
     assert "hostile" not in sys.modules
 
 
-def test_a_class_that_a_checkpoint_names_is_not_imported(says, tmp_path):
-    (tmp_path / "hostile.py").write_text("raise SystemExit('it ran')")
-    path = says(_class_path="hostile.Module")
-    message = f"{path} says class_path='hostile.Module', and code is never imported because a checkpoint names it"
-    assert refusal("test", "--ckpt_path", path).startswith(f"lit-hidden: {message}")
-    with pytest.raises(ValueError, match=re.escape(message)):
-        LitSubnetwork.load_from_checkpoint(path)
-
-
-def test_code_of_ones_own_is_taken_from_whom_it_is_given(tmp_path, capsys):
+def test_code_of_ones_own_is_found_in_the_current_folder_and_taken_from_whom_it_is_given(tmp_path):
     (tmp_path / "ours.py").write_text(MINE)
     run("fit", "--model.net=ours:net", "--trainer.max_epochs=1", model="ours.Mine")
     (path,) = tmp_path.rglob("*.ckpt")
@@ -171,38 +173,30 @@ def test_code_of_ones_own_is_taken_from_whom_it_is_given(tmp_path, capsys):
     assert torch.equal(loaded.net[1].weight, state["net.1.weight"].to(loaded.device))
 
 
-def test_a_checkpoint_that_would_run_code_is_refused_in_one_sentence(tmp_path):
+def test_a_checkpoint_that_would_run_code_and_a_pipe_are_refused():
     torch.save({"hyper_parameters": {}, "state_dict": {}, "code": Path("hostile")}, "a.ckpt")
-    message = (
-        "a.ckpt is no checkpoint of tensors, numbers and text (UnpicklingError); nothing else is loaded, "
-        "since that may run code"
-    )
-    for command in ("fit", "validate", "test"):
-        assert refusal(command, "--ckpt_path", "a.ckpt") == f"lit-hidden: {message}"
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    message = "a.ckpt is no checkpoint of tensors, numbers and text (UnpicklingError)"
+    assert refusal("test", "--ckpt_path", "a.ckpt").startswith(f"lit-hidden: {message}")
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         LitDense.load_from_checkpoint("a.ckpt")
+    os.mkfifo("pipe")
+    with pytest.raises(OSError, match="is a pipe, not a file"):
+        LitSubnetwork.load_from_checkpoint("pipe")
 
 
-def epochs(*options: str) -> tuple[int | None, int]:
-    """The epochs and steps that `fit` sets out to train; none is trained."""
+# --- fit ---------------------------------------------------------------------------------------------------
+
+
+def test_fit_has_100_epochs_where_no_option_says_how_long(monkeypatch):
     seen = []
 
-    class Asked(lightning_cli.HiddenCLI):
-        def fit(self, **_):
-            seen.append((self.trainer.max_epochs, self.trainer.max_steps))
+    def fit(self, **_):
+        seen.append((self.trainer.max_epochs, self.trainer.max_steps))
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lightning_cli, "HiddenCLI", Asked)
+    monkeypatch.setattr(lightning_cli.HiddenCLI, "fit", fit, raising=False)
+    for options in ([], ["--trainer.max_steps=7"], ["--trainer.max_time=00:00:01:00"]):
         run("fit", *NET, *options)
-    return seen[0]
-
-
-def test_fit_has_100_epochs_where_no_option_says_how_long():
-    assert epochs() == (100, -1)
-    assert epochs("--trainer.max_epochs=3") == (3, -1)
-    assert epochs("--trainer.max_steps=7") == (None, 7)
-    assert epochs("--trainer.max_steps=7", "--trainer.max_epochs=2") == (2, 7)
-    assert epochs("--trainer.max_time=00:00:01:00") == (None, -1)
+    assert seen == [(100, -1), (None, 7), (None, -1)]
 
 
 def test_fit_goes_on_with_more_epochs_at_the_rate_of_the_longer_cosine(trained, tmp_path):
@@ -216,26 +210,25 @@ def test_fit_goes_on_with_more_epochs_at_the_rate_of_the_longer_cosine(trained, 
     assert changed  # the rate was not 0
 
 
-def test_an_argument_that_contradicts_a_checkpoint_is_refused_in_python_too(tmp_path):
-    path = tmp_path / "a.ckpt"
-    lit = LitSubnetwork("conv2", width=0.05, density=0.3)
-    torch.save({"state_dict": lit.state_dict(), "hyper_parameters": dict(lit.hparams)}, path)
-    with pytest.raises(ValueError) as error:
-        LitSubnetwork.load_from_checkpoint(path, density=0.9)
-    assert (
-        str(error.value) == f"density=0.9 contradicts {path}, which says 0.3; leave it out, or give it as the file does"
-    )
+def test_fit_trains_a_ticket_whose_file_may_move(trained, tmp_path):
+    path = save_subnetwork(LitSubnetwork.load_from_checkpoint(trained, map_location="cpu").net, tmp_path / "file")
+    run("fit", *NET[:2], f"--model.subnetwork={path}", "--trainer.max_epochs=1", model="LitTicket")
+    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    assert LitTicket.load_from_checkpoint(checkpoint, map_location="cpu").hparams["subnetwork"] == str(path)
+    moved = path.rename(tmp_path / "moved")
+    run("test", "--ckpt_path", str(checkpoint), f"--model.subnetwork={moved}", model="LitTicket")
 
 
-@pytest.mark.parametrize("name", ["lit_hidden.cli:main", "lit_hidden.report.report", "lit_hidden.engine.sync:sync"])
-def test_a_checkpoint_calls_nothing_of_ours_that_makes_no_net(name, tmp_path):
-    path = tmp_path / "a.ckpt"
-    torch.save({"state_dict": {}, "hyper_parameters": {"net": name, "width": 1.0}}, path)
-    with pytest.raises(ValueError, match="code is never imported because a checkpoint names it"):
-        LitSubnetwork.load_from_checkpoint(path)
-
-
-def test_a_pipe_in_place_of_a_checkpoint_is_refused(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OSError, match="is a pipe, not a file"):
-        LitSubnetwork.load_from_checkpoint(tmp_path / "pipe")
+def test_typing_errors_are_named_and_values_we_refuse_are_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "nothing"))
+    assert refusal("fit", "--model.densty=0.3") == "2"
+    said = capsys.readouterr().err
+    assert "densty" in said
+    assert len(said.splitlines()) < 15
+    (tmp_path / "a.yaml").write_text(YAML.replace("density", "densty"))
+    assert refusal("fit", "--config", "a.yaml") == "2"
+    assert "Option 'densty' is not accepted" in capsys.readouterr().err
+    assert refusal("fit", "--model.density=1.3").startswith("lit-hidden: density=1.3 keeps ")
+    (tmp_path / "a.yaml").write_text(YAML.replace("DigitsData", "CIFAR10Data"))
+    with pytest.raises(SystemExit, match=f"^lit-hidden: CIFAR10 is not in {tmp_path}/nothing "):
+        main(["fit", "--config", "a.yaml"])

@@ -1,10 +1,9 @@
-"""The LightningModules: the paper's settings, honest metrics, steps that never wait, checkpoints that come back."""
+"""The LightningModules: the paper's settings, exact metrics, steps that never wait, checkpoints that come back."""
 
 import contextlib
 import math
 import pkgutil
 import re
-import sys
 
 import lightning.pytorch as L
 import pytest
@@ -17,7 +16,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
-from lit_hidden import cli
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import DigitsData
 from lit_hidden.edge_popup import maskers, original_weight
@@ -34,6 +32,12 @@ def trainer(**kwargs) -> L.Trainer:
     return L.Trainer(**(settings | kwargs))
 
 
+def fitted(lit: LitClassifier) -> L.Trainer:
+    fit = trainer(max_epochs=1)
+    fit.fit(lit, DigitsData(train_images=200))
+    return fit
+
+
 def arguments(module) -> ArgumentParser:
     """What the command line takes for a module."""
     parser = ArgumentParser()
@@ -46,247 +50,44 @@ def batch(n: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(n, 1, 32, 32, generator=generator), torch.randint(0, 10, (n,), generator=generator)
 
 
-@pytest.fixture
-def found(tmp_path):
+def normed() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(3600, 10))
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
     """A subnetwork of the tiny net, in a file."""
     hidden = LitSubnetwork(**TINY, density=0.3, distribution="kaiming_normal", scaled=True, seed=4)
-    trainer(max_epochs=1).fit(hidden, DigitsData(train_images=200))
-    return hidden, save_subnetwork(hidden.net, tmp_path / "found.safetensors")
+    fitted(hidden)
+    return hidden, save_subnetwork(hidden.net, tmp_path_factory.mktemp("found") / "found.safetensors")
+
+
+# --- settings --------------------------------------------------------------------------------------------
+
+OWN = {"lr": 0.5, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
 
 
 @pytest.mark.parametrize(
-    ("module", "expected"),
+    ("module", "net", "given", "expected"),
     [
-        (LitSubnetwork, (0.1, 0.9, 1e-4, "cosine")),
-        (LitDense, (0.01, 0.9, 1e-4, "cosine")),
-        (LitSupermask, (200.0, 0.9, 0.0, "cosine")),
+        (LitSubnetwork, "conv4", {}, (0.1, 0.9, 1e-4, "cosine")),
+        (LitDense, "conv4", {}, (0.01, 0.9, 1e-4, "cosine")),
+        (LitSupermask, "conv4", {}, (200.0, 0.9, 0.0, "cosine")),
+        (LitTicket, "conv2", {}, (0.01, 0.9, 1e-4, "cosine")),
+        (LitDense, "conv2", {"optimizer": "adam"}, (2e-4, None, 0.0, "constant")),
+        (LitTicket, "conv2", {"optimizer": "adam"}, (2e-4, None, 0.0, "constant")),
+        (LitSubnetwork, "conv2", OWN, (0.5, 0.0, 0.0, "constant")),
     ],
 )
-def test_the_defaults_on_conv4_are_the_papers(module, expected):
-    recipe = module().recipe
-    assert (recipe.lr, recipe.momentum, recipe.weight_decay, recipe.schedule) == expected
-
-
-def test_the_adam_baseline_is_the_papers():
-    module = LitDense("conv2", width=0.05, optimizer="adam")
-    assert (module.recipe.lr, module.recipe.weight_decay, module.recipe.schedule) == (2e-4, 0.0, "constant")
-    module.trainer = trainer(max_epochs=2)
-    assert isinstance(module.configure_optimizers()["optimizer"], torch.optim.Adam)
-
-
-def test_settings_of_ones_own_win_over_the_papers():
-    module = LitSubnetwork(**TINY, lr=0.5, momentum=0.0, weight_decay=0.0, schedule="constant", label_smoothing=0.2)
-    module.trainer = trainer(max_epochs=2)
-    group = module.configure_optimizers()["optimizer"].param_groups[0]
-    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.5, 0.0, 0.0)
-    assert module.lr_factor(1) == 1.0
-    assert module.recipe.label_smoothing == 0.2
-
-
-def test_the_rate_falls_as_a_cosine_per_epoch_and_never_reaches_zero():
-    module = LitSubnetwork(**TINY)
-    module.trainer = trainer(max_epochs=100)
-    assert module.lr_factor(0) == 1.0
-    assert module.lr_factor(50) == pytest.approx(0.5)
-    assert 0.1 * module.lr_factor(99) == pytest.approx(2.47e-5, abs=5e-8)  # as printed, three digits
-
-
-def test_warm_up_grows_linearly_and_the_cosine_starts_after_it():
-    module = LitSubnetwork(**TINY, warmup_epochs=5)
-    module.trainer = trainer(max_epochs=10)
-    assert [module.lr_factor(e) for e in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
-
-
-@pytest.mark.parametrize("module", [LitSubnetwork, LitDense, LitSupermask])
-def test_nothing_in_a_step_waits_for_the_device(module):
-    class Refuse(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            name = str(func)
-            assert "_local_scalar_dense" not in name, "a number was brought back to the host"
-            assert "nonzero" not in name, "a size depends on data"
-            return func(*args, **(kwargs or {}))
-
-    lit = module(**TINY)
-    with Refuse():
-        lit.training_step(batch(), 0).backward()
-        lit.validation_step(batch(), 0)
-        lit.test_step(batch(), 0)
-
-
-def test_top1_and_top5_are_torchmetrics_accuracies():
-    lit = LitDense(**TINY)
-    logits, labels = torch.randn(500, 10), torch.randint(0, 10, (500,))
-    lit.net = nn.Module()
-    lit.net.forward = lambda images: images  # the batch is its own logits
-    for part in (slice(0, 190), slice(190, 500)):  # batches of unequal size must not weigh alike
-        lit.validation_step((logits[part], labels[part]), 0)
-    values = lit.val_metrics.compute()
-    for name, k in (("val/top1", 1), ("val/top5", 5)):
-        reference = MulticlassAccuracy(10, top_k=k, average="micro")(logits, labels)
-        torch.testing.assert_close(values[name], reference)
-    torch.testing.assert_close(values["val/loss"], nn.functional.cross_entropy(logits, labels))
-
-
-@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
-def test_fifty_thousand_images_are_counted_in_whole_numbers_whatever_the_precision(precision):
-    logits = torch.eye(10).repeat(5000, 1) * 4  # an image of each class, again and again
-    labels = (torch.arange(50_000) + (torch.arange(50_000) >= 31_945)) % 10  # so many right
-    images = DataLoader(TensorDataset(logits, labels), 500)
-    (values,) = trainer(precision=precision).validate(LitClassifier(nn.Identity()), images, verbose=False)
-    losses = nn.functional.cross_entropy(logits.double(), labels, reduction="none")
-    assert values["val/top1"] == pytest.approx(0.6389, abs=1e-6)
-    assert values["val/loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
-
-
-def test_metrics_are_float32_sums_and_whole_counts_whatever_is_cast_to_what():
-    lit = LitSubnetwork(**TINY)
-    lit.validation_step(batch(), 0)
-    before = lit.val_metrics.compute()
-    for cast in (lit.half, lit.bfloat16, lit.double, lambda: lit.to(torch.bfloat16), lambda: lit.type(torch.half)):
-        cast()
-        for metric in lit.val_metrics.values():
-            assert (metric.total.dtype, metric.count.dtype, int(metric.count)) == (torch.float32, torch.int64, 12)
-        assert lit.val_metrics.compute() == before
-        assert {masker.scores.dtype for masker in maskers(lit.net).values()} == {torch.float32}
-
-
-def test_an_epoch_is_counted_from_its_first_batch_whatever_a_failed_one_left():
-    lit, data = LitDense(**TINY, lr=0.0), DigitsData(train_images=200, batch_size=100, held_out=0)
-    real, seen = lit.validation_step, []
-
-    def fails(*args):
-        real(*args)
-        raise RuntimeError("stopped here")
-
-    lit.validation_step = fails
-    with pytest.raises(RuntimeError, match="stopped here"):
-        trainer(max_epochs=1).fit(lit, data)
-    lit.validation_step = real
-    for module in (lit, LitDense(**TINY, lr=0.0)):
-        trainer(max_epochs=1).fit(module.train(), data)
-        seen.append({m: int(getattr(module, f"{m}_metrics")["loss"].count) for m in ("train", "val")})
-    assert seen == [{"train": 200, "val": 360}] * 2
-
-
-class Epochs(Checkpoint):
-    """Notes each epoch's numbers, when they are all there, and saves itself at a step."""
-
-    def __init__(self, step=None, file=None):
-        super().__init__()
-        self.step, self.file, self.rows = step, file, []
-
-    def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == self.step:
-            trainer.save_checkpoint(self.file)
-
-    def on_train_epoch_end(self, trainer, module):
-        rate = float(trainer.optimizers[0].param_groups[0]["lr"])
-        self.rows.append({"lr": rate} | {name: float(value) for name, value in trainer.callback_metrics.items()})
-
-
-@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
-# Of 3 steps in an epoch; of blocks of 2 and 1.
-@pytest.mark.parametrize(("step", "at_once"), [(2, 0), (3, 0), (4, 0), (6, 0), (2, 2), (3, 2), (5, 2), (6, 2)])
-def test_a_resumed_epoch_counts_its_own_images_wherever_the_checkpoint_was_written(step, at_once, tmp_path):
-    def fit(callback, **kwargs):
-        torch.manual_seed(0)
-        lit, data = LitDense(**TINY), DigitsData(train_images=300)
-        data.at_once, lit.automatic_optimization = at_once, not at_once
-        trainer(max_epochs=3, enable_checkpointing=True, callbacks=[callback]).fit(lit, data, **kwargs)
-        return callback.rows
-
-    whole = fit(Epochs(step, tmp_path / "a.ckpt"))
-    assert len({row["train/loss"] for row in whole}) == 3
-    resumed = fit(Epochs(), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
-    assert resumed == whole[step // 3 :]
-
-
-def test_a_net_that_says_the_same_for_every_class_is_not_called_right():
-    lit = LitDense(**TINY)
-    lit.net = nn.Module()
-    lit.net.forward = lambda images: images
-    lit.validation_step((torch.zeros(10, 10), torch.arange(10)), 0)
-    assert lit.val_metrics.compute()["val/top1"] == pytest.approx(0.1)
-
-
-def test_an_empty_batch_of_a_rank_counts_nothing():
-    lit = LitDense(**TINY)
-    lit.validation_step(batch(4), 0)
-    before = {k: float(v) for k, v in lit.val_metrics.compute().items()}
-    lit.validation_step((torch.empty(0, 1, 32, 32), torch.empty(0, dtype=torch.long)), 1)
-    assert {k: float(v) for k, v in lit.val_metrics.compute().items()} == before
-
-
-def test_only_scores_learn_and_no_weight_changes_over_an_epoch():
-    lit = LitSubnetwork(**TINY)
-    weights, before = fingerprint(lit.net), masks(lit.net)
-    trainer(max_epochs=1).fit(lit, DigitsData(train_images=200))
-    assert fingerprint(lit.net) == weights
-    assert any(not torch.equal(before[name], mask) for name, mask in masks(lit.net).items())
-    assert {n for n, p in lit.named_parameters() if p.requires_grad} == {
-        n for n, _ in lit.named_parameters() if n.endswith(".scores")
-    }
-
-
-def test_the_dense_baseline_starts_from_the_hidden_nets_weights_at_equal_seed_and_distribution():
-    hidden = LitSubnetwork(**TINY, distribution="kaiming_normal", seed=3)
-    dense = LitDense(**TINY, seed=3)
-    originals = [p for n, p in hidden.net.named_parameters() if n.endswith(".original")]
-    for theirs, ours in zip(originals, dense.net.parameters(), strict=True):
-        assert torch.equal(theirs, ours)
-
-
-def test_the_random_mask_learns_nothing():
-    lit = LitRandomMask(**TINY)
-    before = {k: v.clone() for k, v in lit.net.state_dict().items()}
-    fit = trainer(max_epochs=1)
-    fit.fit(lit, DigitsData(train_images=200))
-    assert fit.num_training_batches == 2
-    assert all(torch.equal(before[k], v) for k, v in lit.net.state_dict().items())
-
-
-@pytest.mark.parametrize("module", [LitSubnetwork, LitDense, LitSupermask, LitTicket])
-def test_a_checkpoint_comes_back_without_being_told_the_arguments(module, tmp_path, request):
-    own = {"subnetwork": request.getfixturevalue("found")[1]} if module is LitTicket else {"seed": 5}
-    lit = module(**TINY, **own)
-    fit = trainer(max_epochs=1)
-    fit.fit(lit, DigitsData(train_images=200))
-    fit.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
-    back = module.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True, map_location="cpu")
-    assert back.hparams == lit.hparams
-    assert lit.hparams.keys() == vars(arguments(module).get_defaults()).keys()
-    assert fingerprint(back.net) == fingerprint(lit.net)
-    for name, mask in masks(lit.net).items():
-        assert torch.equal(masks(back.net)[name], mask)
-
-
-def test_a_module_of_ones_own_is_hidden_and_trained():
-    own = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(3600, 10))
-    lit = LitSubnetwork(own, density=0.3)
-    trainer(max_epochs=1).fit(lit, DigitsData(train_images=200))
-    assert list(maskers(lit.net)) == ["0", "4"]
-    assert "net" not in lit.hparams
-
-
-def test_validate_before_fit_leaves_a_module_that_can_be_fitted():
-    lit, fit = LitDense(**TINY), trainer(max_epochs=1)
-    fit.validate(lit, DigitsData(train_images=200), verbose=False)
-    fit.fit(lit, DigitsData(train_images=200))
-    assert 0 < float(fit.callback_metrics["val/top1"]) <= 1
-
-
-def test_unknown_names_are_refused_with_what_there_is():
-    with pytest.raises(ValueError) as error:
-        LitDense(**TINY, optimizer="adamw")
-    assert str(error.value) == "optimizer='adamw' is unknown; optimizers are sgd, adam"
-    with pytest.raises(ValueError) as error:
-        LitSubnetwork(**TINY, schedule="step")
-    assert str(error.value) == "schedule='step' is unknown; schedules are cosine, constant"
-    with pytest.raises(ValueError) as error:
-        LitSubnetwork(**TINY, optimizer="adam")
-    assert str(error.value) == (
-        "optimizer='adam' is for the weights of dense and ticket; method='edge_popup' takes 'sgd'"
-    )
+def test_the_papers_settings_or_ones_own_reach_the_optimizer(module, net, given, expected, found):
+    lit = module(**TINY | {"net": net} | given, **{"subnetwork": found[1]} if module is LitTicket else {})
+    lit.trainer = trainer(max_epochs=2)
+    optimizer = lit.configure_optimizers()["optimizer"]
+    assert isinstance(optimizer, torch.optim.Adam) == (given.get("optimizer") == "adam")
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group.get("momentum"), group["weight_decay"], lit.recipe.schedule) == expected
+    assert not group.get("nesterov")
+    assert lit.recipe.batch_size == (60 if "optimizer" in given else 128)
 
 
 HIDDEN = {"density": 0.5, "distribution": "signed_constant", "scaled": False, "seed": 0, "weight_seed": None}
@@ -317,8 +118,34 @@ def test_the_command_line_knows_every_argument_its_default_and_its_meaning(modul
         module(**{"subnetwork": __file__} if module is LitTicket else {}, densty=0.5)
 
 
+class Named:
+    metric, unit, better = "seconds", "s", "lower"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LitDense(**TINY, optimizer="adamw"), "optimizer='adamw' is unknown"),
+        (lambda: LitSubnetwork(**TINY, schedule="step"), "schedule='step' is unknown; schedules are cosine, constant"),
+        (lambda: LitSubnetwork(**TINY, optimizer="adam"), "method='edge_popup' takes 'sgd'"),
+        (lambda: LitDense(**TINY, task=Named), "metric='seconds' of Named is the name of another number"),
+        (lambda: LitTicket("nowhere", **TINY), "nowhere is no regular file; give one of save_subnetwork"),
+        (
+            lambda: trainer(max_epochs=-1, max_time={"seconds": 1}, limit_train_batches=1).fit(
+                LitSubnetwork(**TINY), DigitsData(train_images=200)
+            ),
+            "schedule='cosine' needs an end",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(make, message):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert message in str(error.value)
+
+
 @pytest.mark.parametrize("name", METHODS)
-def test_what_is_said_of_a_method_is_what_its_module_does(name, found):
+def test_what_is_said_of_a_method_is_what_its_module_does(name, found, tmp_path):
     said = METHODS[name]
     module = pkgutil.resolve_name(said.module)
     assert module.method == name
@@ -331,69 +158,10 @@ def test_what_is_said_of_a_method_is_what_its_module_does(name, found):
     draws = not torch.equal(before, torch.get_rng_state())
     assert said.captured == (lit.automatic_optimization and not draws)
     with contextlib.nullcontext() if said.finds else pytest.raises(ValueError, match=r"hidden|weights learn"):
-        LitTicket(save_subnetwork(lit.net, found[1]), **TINY)
+        LitTicket(save_subnetwork(lit.net, tmp_path / "file"), **TINY)
 
 
-def test_the_base_class_trains_a_net_as_it_is():
-    net = nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))
-    before = net[1].weight.clone()
-    assert torch.equal(LitClassifier(net).net[1].weight, before)
-
-
-def test_label_smoothing_reaches_the_loss_of_training_alone():
-    lit = LitDense(**TINY, label_smoothing=0.3)
-    images, labels = batch()
-    expected = nn.functional.cross_entropy(lit(images), labels, label_smoothing=0.3)
-    torch.testing.assert_close(lit.training_step((images, labels), 0), expected)
-    lit.validation_step((images, labels), 0)
-    plain = nn.functional.cross_entropy(lit(images), labels)
-    torch.testing.assert_close(lit.val_metrics.compute()["val/loss"], plain.detach())
-
-
-def test_the_published_weight_decay_reaches_the_optimizer():
-    for module, decay in ((LitSubnetwork(**TINY), 1e-4), (LitDense(**TINY), 1e-4), (LitSupermask(**TINY), 0.0)):
-        module.trainer = trainer(max_epochs=2)
-        group = module.configure_optimizers()["optimizer"].param_groups[0]
-        assert (group["weight_decay"], group["momentum"], group["nesterov"]) == (decay, 0.9, False)
-
-
-def test_scaled_and_skip_reach_hide():
-    lit = LitSubnetwork(**TINY, density=0.25, scaled=True, skip=["10"])
-    assert list(maskers(lit.net)) == ["0", "2", "6", "8"]
-    weight = lit.net[0].parametrizations.weight.original
-    torch.testing.assert_close(weight.abs(), torch.full_like(weight, (2 / 9) ** 0.5 * 2))  # fan-in 9, 1/sqrt(0.25)
-
-
-def test_the_published_batch_size_and_distribution_are_in_the_recipe():
-    assert (LitDense(**TINY, optimizer="adam").recipe.batch_size, LitDense(**TINY).recipe.distribution) == (
-        60,
-        "kaiming_normal",
-    )
-    assert LitSubnetwork("cifar_resnet18", width=0.1).recipe.batch_size == 256
-
-
-def test_a_trainer_of_steps_has_its_cosine_over_the_epochs_they_fill():
-    lit, fit = LitSubnetwork(**TINY), trainer(max_steps=8)
-    fit.fit(lit, DigitsData(train_images=200, batch_size=100))  # 2 steps an epoch, so 4 epochs
-    assert [lit.lr_factor(e) for e in range(4)] == pytest.approx([1.0, 0.853553, 0.5, 0.146447], abs=1e-6)
-
-
-def test_a_cosine_over_accumulated_steps_falls_once():
-    lit, fit = LitSubnetwork(**TINY), trainer(max_steps=4, accumulate_grad_batches=2)
-    fit.fit(lit, DigitsData(train_images=200, batch_size=100))  # one step an epoch, so 4 epochs
-    assert [lit.lr_factor(e) for e in range(5)] == pytest.approx([1.0, 0.853553, 0.5, 0.146447, 0.0], abs=1e-6)
-
-
-def test_a_cosine_without_an_end_is_refused_and_a_constant_rate_needs_none():
-    endless = {"max_epochs": -1, "max_time": {"seconds": 1}, "limit_train_batches": 1}
-    with pytest.raises(ValueError) as error:
-        trainer(**endless).fit(LitSubnetwork(**TINY), DigitsData(train_images=200))
-    assert str(error.value) == (
-        "schedule='cosine' needs an end: give the Trainer max_epochs or max_steps, or take schedule='constant'"
-    )
-    lit = LitSubnetwork(**TINY, schedule="constant")
-    lit.trainer = trainer(max_epochs=-1)
-    assert lit.lr_factor(7) == 1.0
+# --- learning rates --------------------------------------------------------------------------------------
 
 
 class Rates(L.Callback):
@@ -406,11 +174,12 @@ class Rates(L.Callback):
         self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
 
-def rates(lit, *callbacks, ckpt_path=None, **settings) -> tuple[L.Trainer, list[float]]:
-    """Train on two batches an epoch, and say at which rates."""
+def rates(lit, *callbacks, ckpt_path=None, batch_size=100, **settings) -> tuple[L.Trainer, list[float]]:
+    """Train on 200 images, and say at which rates."""
     seen = Rates()
     fit = trainer(callbacks=[*callbacks, seen], **settings)
-    fit.fit(lit, DigitsData(train_images=200, batch_size=100), ckpt_path=ckpt_path, weights_only=True)
+    data = DigitsData(train_images=200, batch_size=batch_size)
+    fit.fit(lit, data, ckpt_path=ckpt_path, weights_only=True)
     return fit, seen.rates
 
 
@@ -418,8 +187,32 @@ def cosine(lr, epochs, of):
     return pytest.approx([lr * (1 + math.cos(math.pi * epoch / of)) / 2 for epoch in epochs])
 
 
-@pytest.mark.parametrize("lr", [0.1, 0.02])
-@pytest.mark.parametrize("end", [3, 5])
+def test_the_rate_warms_up_and_falls_as_a_cosine_per_epoch_that_never_reaches_zero():
+    lit = LitSubnetwork(**TINY)
+    lit.trainer = trainer(max_epochs=100)
+    assert [lit.lr_factor(e) for e in (0, 50)] == pytest.approx([1.0, 0.5])
+    assert 0.1 * lit.lr_factor(99) == pytest.approx(2.47e-5, abs=5e-8)  # as printed, three digits
+    lit = LitSubnetwork(**TINY, warmup_epochs=5)
+    lit.trainer = trainer(max_epochs=10)
+    assert [lit.lr_factor(e) for e in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    lit = LitSubnetwork(**TINY, schedule="constant")
+    lit.trainer = trainer(max_epochs=-1)
+    assert lit.lr_factor(7) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "end"),  # two batches an epoch
+    [
+        ({"max_steps": 6}, 3),
+        ({"max_steps": 6, "max_epochs": 9}, 3),
+        ({"max_steps": 4, "accumulate_grad_batches": 2}, 4),
+    ],
+)
+def test_a_cosine_ends_where_training_does(settings, end):
+    assert rates(LitSubnetwork(**TINY), **settings)[1] == cosine(0.1, range(end), end)
+
+
+@pytest.mark.parametrize(("lr", "end"), [(0.1, 3), (0.02, 4)])
 def test_a_fit_resumed_with_more_epochs_goes_on_at_the_rate_of_the_longer_cosine(end, lr, tmp_path):
     first, seen = rates(LitSubnetwork(**TINY), max_epochs=2)
     assert seen == cosine(0.1, range(2), 2)
@@ -435,99 +228,217 @@ def test_a_fit_resumed_with_more_epochs_goes_on_at_the_rate_of_the_longer_cosine
     assert state["_last_lr"] == [group["lr"]] == cosine(lr, [end], end)
 
 
-@pytest.mark.parametrize(("settings", "end"), [({"max_steps": 6}, 3), ({"max_steps": 6, "max_epochs": 9}, 3)])
-def test_a_cosine_ends_where_training_does(settings, end):
-    assert rates(LitSubnetwork(**TINY), **settings)[1] == cosine(0.1, range(end), end)
-
-
 @pytest.mark.parametrize("way", ["tuner", "callback"])
 @pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning")
 def test_the_rate_that_lightnings_finder_finds_is_the_one_used_and_recorded(way, tmp_path):
-    lit, settings = LitSubnetwork(**TINY), {"max_epochs": 12, "default_root_dir": tmp_path}  # 24 steps
+    lit, settings = LitSubnetwork(**TINY), {"max_epochs": 2, "default_root_dir": tmp_path}  # of 10 steps
     finder = []
     if way == "tuner":
-        Tuner(trainer(**settings)).lr_find(
-            lit, DigitsData(train_images=200, batch_size=100), num_training=20, early_stop_threshold=None
-        )
+        data = DigitsData(train_images=200, batch_size=20)
+        Tuner(trainer(**settings)).lr_find(lit, data, num_training=20, early_stop_threshold=None)
     else:
         finder = [LearningRateFinder(num_training_steps=20, early_stop_threshold=None)]
-    fit, seen = rates(lit, *finder, **settings)
+    fit, seen = rates(lit, *finder, batch_size=20, **settings)
     assert lit.lr != 0.1
-    assert seen == cosine(lit.lr, range(12), 12)
+    assert seen == cosine(lit.lr, range(2), 2)
     fit.save_checkpoint(tmp_path / "a.ckpt")
     assert torch.load(tmp_path / "a.ckpt", weights_only=True)["hyper_parameters"]["lr"] == lit.lr == lit.recipe.lr
 
 
-# --- tickets ---------------------------------------------------------------------------------------------
+# --- steps and metrics -----------------------------------------------------------------------------------
 
 
-def test_a_ticket_starts_as_the_subnetwork_that_was_found(found):
-    hidden, path = found
-    ticket = LitTicket(path, **TINY)
-    assert fingerprint(ticket.net) == fingerprint(hidden.net)
-    for name, mask in masks(hidden.net).items():
-        assert torch.equal(masks(ticket.net)[name], mask)
-    images, _ = batch()
-    assert torch.equal(ticket(images), hidden(images))
+@pytest.mark.parametrize("module", [LitSubnetwork, LitDense, LitSupermask])
+def test_nothing_in_a_step_waits_for_the_device(module):
+    class Refuse(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            name = str(func)
+            assert "_local_scalar_dense" not in name, "a number was brought back to the host"
+            assert "nonzero" not in name, "a size depends on data"
+            return func(*args, **(kwargs or {}))
+
+    lit = module(**TINY)
+    with Refuse():
+        lit.training_step(batch(), 0).backward()
+        lit.validation_step(batch(), 0)
+        lit.test_step(batch(), 0)
+
+
+def test_metrics_are_torchmetrics_accuracies_and_the_mean_loss():
+    lit = LitClassifier(nn.Identity())  # images are their own logits
+    logits, labels = torch.randn(500, 10), torch.randint(0, 10, (500,))
+    logits[:100] = 0  # a net that says the same for every class is not called right
+    for part in (slice(0, 190), slice(190, 500), slice(500, 500)):  # batches of unequal size must not weigh alike
+        lit.validation_step((logits[part], labels[part]), 0)
+    values = lit.val_metrics.compute()
+    torch.testing.assert_close(values["val/loss"], nn.functional.cross_entropy(logits, labels))
+    reference = MulticlassAccuracy(10, top_k=1, average="micro")(logits, labels)
+    torch.testing.assert_close(values["val/top1"], reference)
+    lit = LitClassifier(nn.Identity())
+    lit.validation_step((logits[100:], labels[100:]), 0)
+    reference = MulticlassAccuracy(10, top_k=5, average="micro")(logits[100:], labels[100:])
+    torch.testing.assert_close(lit.val_metrics.compute()["val/top5"], reference)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
+def test_fifty_thousand_images_are_counted_in_whole_numbers_whatever_the_precision(precision):
+    logits = torch.eye(10).repeat(5000, 1) * 4  # an image of each class, again and again
+    labels = (torch.arange(50_000) + (torch.arange(50_000) >= 31_945)) % 10  # so many right
+    images = DataLoader(TensorDataset(logits, labels), 2500)
+    (values,) = trainer(precision=precision).validate(LitClassifier(nn.Identity()), images, verbose=False)
+    losses = nn.functional.cross_entropy(logits.double(), labels, reduction="none")
+    assert values["val/top1"] == pytest.approx(0.6389, abs=1e-6)
+    assert values["val/loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
+
+
+def test_metrics_are_float32_sums_and_whole_counts_whatever_is_cast_to_what():
+    lit = LitSubnetwork(**TINY)
+    lit.validation_step(batch(), 0)
+    before = lit.val_metrics.compute()
+    for cast in (lit.half, lit.bfloat16, lit.double, lambda: lit.to(torch.bfloat16), lambda: lit.type(torch.half)):
+        cast()
+        for metric in lit.val_metrics.values():
+            assert (metric.total.dtype, metric.count.dtype, int(metric.count)) == (torch.float32, torch.int64, 12)
+        assert lit.val_metrics.compute() == before
+        assert {masker.scores.dtype for masker in maskers(lit.net).values()} == {torch.float32}
+
+
+def test_label_smoothing_reaches_the_loss_of_training_alone():
+    lit = LitDense(**TINY, label_smoothing=0.3)
+    images, labels = batch()
+    expected = nn.functional.cross_entropy(lit(images), labels, label_smoothing=0.3)
+    torch.testing.assert_close(lit.training_step((images, labels), 0), expected)
+    lit.validation_step((images, labels), 0)
+    plain = nn.functional.cross_entropy(lit(images), labels)
+    torch.testing.assert_close(lit.val_metrics.compute()["val/loss"], plain.detach())
+
+
+def test_an_epoch_counts_its_own_images_whatever_a_failed_fit_or_a_validation_left():
+    data = DigitsData(train_images=200, batch_size=100, held_out=0)
+    left, fresh = LitDense(**TINY, lr=0.0), LitDense(**TINY, lr=0.0)
+    real, seen = left.validation_step, []
+
+    def fails(*args):
+        real(*args)
+        raise RuntimeError("stopped here")
+
+    left.validation_step = fails
+    with pytest.raises(RuntimeError, match="stopped here"):
+        trainer(max_epochs=1).fit(left, data)
+    assert [int(m["loss"].count) for m in (left.train_metrics, left.val_metrics)] == [200, 100]
+    left.validation_step = real
+    trainer().validate(fresh, data, verbose=False)
+    for lit in (left, fresh):
+        fit = trainer(max_epochs=1)
+        fit.fit(lit.train(), data)
+        seen.append({name: float(value) for name, value in fit.callback_metrics.items()})
+    assert seen[0] == seen[1]
+    assert 0 < seen[0]["val/top1"] <= 1
+
+
+class Epochs(Checkpoint):
+    """Notes each epoch's numbers, when they are all there, and saves itself at a step."""
+
+    def __init__(self, step=None, file=None):
+        super().__init__()
+        self.step, self.file, self.rows = step, file, []
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.file)
+
+    def on_train_epoch_end(self, trainer, module):
+        rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+        self.rows.append({"lr": rate} | {name: float(value) for name, value in trainer.callback_metrics.items()})
+
+
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
+# Of 3 steps in an epoch; of blocks of 2 and 1.
+@pytest.mark.parametrize(("step", "at_once"), [(2, 0), (3, 0), (4, 0), (2, 2), (3, 2), (5, 2)])
+def test_a_resumed_epoch_counts_its_own_images_wherever_the_checkpoint_was_written(step, at_once, tmp_path):
+    def fit(callback, **kwargs):
+        torch.manual_seed(0)
+        lit, data = LitDense(**TINY), DigitsData(train_images=300)
+        data.at_once, lit.automatic_optimization = at_once, not at_once
+        trainer(max_epochs=3, enable_checkpointing=True, callbacks=[callback]).fit(lit, data, **kwargs)
+        return callback.rows
+
+    whole = fit(Epochs(step, tmp_path / "a.ckpt"))
+    assert len({row["train/loss"] for row in whole}) == 3
+    resumed = fit(Epochs(), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert resumed == whole[step // 3 :]
+
+
+# --- what learns, and what comes back --------------------------------------------------------------------
+
+
+def test_only_scores_learn_and_no_weight_changes_over_an_epoch():
+    lit = LitSubnetwork(**TINY)
+    weights, before = fingerprint(lit.net), masks(lit.net)
+    fitted(lit)
+    assert fingerprint(lit.net) == weights
+    assert any(not torch.equal(before[name], mask) for name, mask in masks(lit.net).items())
+    trained = {n for n, p in lit.named_parameters() if p.requires_grad}
+    assert trained == {n for n, _ in lit.named_parameters() if n.endswith(".scores")}
+
+
+def test_the_random_mask_learns_nothing():
+    lit = LitRandomMask(**TINY)
+    before = {k: v.clone() for k, v in lit.net.state_dict().items()}
+    assert fitted(lit).num_training_batches == 2
+    assert all(torch.equal(before[k], v) for k, v in lit.net.state_dict().items())
+
+
+def test_the_dense_baseline_starts_from_the_hidden_nets_weights_at_equal_seed_and_distribution():
+    hidden, dense = LitSubnetwork(**TINY, distribution="kaiming_normal", seed=3), LitDense(**TINY, seed=3)
+    originals = [p for n, p in hidden.net.named_parameters() if n.endswith(".original")]
+    for theirs, ours in zip(originals, dense.net.parameters(), strict=True):
+        assert torch.equal(theirs, ours)
+
+
+def test_scaled_and_skip_reach_hide():
+    lit = LitSubnetwork(**TINY, density=0.25, scaled=True, skip=["10"])
+    assert list(maskers(lit.net)) == ["0", "2", "6", "8"]
+    weight = lit.net[0].parametrizations.weight.original
+    torch.testing.assert_close(weight.abs(), torch.full_like(weight, (2 / 9) ** 0.5 * 2))  # fan-in 9, 1/sqrt(0.25)
+
+
+@pytest.mark.parametrize("module", [LitSubnetwork, LitDense, LitSupermask, LitTicket])
+def test_a_checkpoint_comes_back_without_being_told_the_arguments(module, tmp_path, found):
+    lit = module(**TINY, **{"subnetwork": found[1]} if module is LitTicket else {"seed": 5})
+    fitted(lit).save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
+    back = module.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True, map_location="cpu")
+    assert back.hparams == lit.hparams
+    assert lit.hparams.keys() == vars(arguments(module).get_defaults()).keys()
+    assert fingerprint(back.net) == fingerprint(lit.net)
+    for name, mask in masks(lit.net).items():
+        assert torch.equal(masks(back.net)[name], mask)
 
 
 def test_the_weights_of_a_ticket_learn_where_its_mask_is_and_nowhere_else(found):
-    _, path = found
+    hidden, path = found
     ticket = LitTicket(path, **TINY, weight_decay=0.0)
+    assert fingerprint(ticket.net) == fingerprint(hidden.net)
+    assert torch.equal(ticket(batch()[0]), hidden(batch()[0]))
     before = {name: original_weight(ticket.net, name).clone() for name in maskers(ticket.net)}
-    kept = {name: mask.clone() for name, mask in masks(ticket.net).items()}
-    trainer(max_epochs=1).fit(ticket, DigitsData(train_images=200))
+    fitted(ticket)
     for name, mask in masks(ticket.net).items():
         after = original_weight(ticket.net, name)
-        assert torch.equal(mask, kept[name])
+        assert torch.equal(mask, masks(hidden.net)[name])
         assert torch.equal(after[~mask], before[name][~mask])
         assert not torch.equal(after[mask], before[name][mask])
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "expected"), [("sgd", (0.01, 0.9, 1e-4, "cosine")), ("adam", (2e-4, 0.0, 0.0, "constant"))]
-)
-def test_a_ticket_is_trained_as_the_dense_baseline_is(optimizer, expected, found):
-    recipe = LitTicket(found[1], **TINY, optimizer=optimizer).recipe
-    assert (recipe.lr, recipe.momentum, recipe.weight_decay, recipe.schedule) == expected
-
-
-def test_the_norm_layers_of_a_ticket_are_affine_and_start_from_the_statistics_found(tmp_path):
-    def own() -> nn.Module:
-        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(3600, 10))
-
-    hidden = LitSubnetwork(own(), density=0.3)
-    trainer(max_epochs=1).fit(hidden, DigitsData(train_images=200))
-    ticket = LitTicket(save_subnetwork(hidden.net, tmp_path / "file"), own())
+def test_a_net_of_ones_own_is_hidden_and_its_tickets_norm_layers_are_affine(tmp_path):
+    own = normed()
+    before = own[0].weight.clone()
+    assert torch.equal(LitClassifier(own).net[0].weight, before)  # the base class trains a net as it is
+    hidden = LitSubnetwork(own, density=0.3)
+    fitted(hidden)
+    assert list(maskers(hidden.net)) == ["0", "4"]
+    assert "net" not in hidden.hparams
+    ticket = LitTicket(save_subnetwork(hidden.net, tmp_path / "file"), normed())
     assert torch.equal(ticket.net[1].running_mean, hidden.net[1].running_mean)
-    trainer(max_epochs=1).fit(ticket, DigitsData(train_images=200))
+    fitted(ticket)
     assert not torch.equal(ticket.net[1].weight, torch.ones(4))
     assert ticket.net[0].bias.any()
-
-
-def test_a_ticket_without_its_file_says_which_file_it_needs(tmp_path):
-    with pytest.raises(ValueError) as error:
-        LitTicket(tmp_path / "nowhere", **TINY)
-    assert str(error.value) == (
-        f"{tmp_path}/nowhere is no regular file; give one of save_subnetwork, such as a run's subnetwork.safetensors"
-    )
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning:lightning")  # its advice on loaders and logging, given to users too
-def test_fit_trains_a_ticket_from_the_command_line(found, tmp_path, monkeypatch):
-    _, path = found
-    monkeypatch.chdir(tmp_path)
-    options = {"net": "conv2", "width": 0.05, "subnetwork": path}
-    arguments = [
-        "lit-hidden",
-        "fit",
-        "--model",
-        "LitTicket",
-        *(f"--model.{name}={value}" for name, value in options.items()),
-    ]
-    arguments += ["--data", "DigitsData", "--data.train_images=200", "--trainer.max_epochs=1"]
-    arguments += ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    cli.main()
-    (checkpoint,) = tmp_path.rglob("*.ckpt")
-    assert LitTicket.load_from_checkpoint(checkpoint, map_location="cpu").hparams["subnetwork"] == str(path)

@@ -1,150 +1,82 @@
-from collections.abc import Callable
+"""Published hyper-parameters: the columns of papers.md's tables."""
+
 from dataclasses import replace
 
 import pytest
 
-from lit_hidden.recipes import FINDERS, IMAGENET, METHODS, OPTIMIZERS, SCHEDULES, Method, Recipe, method, recipe
+from lit_hidden import distributions, recipes
+from lit_hidden.recipes import FINDERS, IMAGENET, METHODS, Method, Recipe, method, recipe
 
-CONV = ["conv2", "conv4", "conv6", "conv8"]
-
-
-def settings(method: str, net: str, optimizer: str = "sgd") -> tuple[float, str, float, float, int]:
-    """The columns of papers.md's table: lr, schedule, weight decay, momentum, batch size."""
-    r = recipe(method, net, optimizer)
-    return r.lr, r.schedule, r.weight_decay, r.momentum, r.batch_size
-
-
-@pytest.mark.parametrize("net", [*CONV, "lenet"])
-def test_edge_popup_on_conv2_to_conv8_and_the_fully_connected_net(net: str) -> None:
-    assert settings("edge_popup", net) == (0.1, "cosine", 1e-4, 0.9, 128)
-
-
-def test_edge_popup_on_cifars_resnet18() -> None:
-    assert settings("edge_popup", "cifar_resnet18") == (0.1, "cosine", 5e-4, 0.9, 256)
-
-
-@pytest.mark.parametrize("net", CONV)
-def test_dense_sgd_on_conv2_to_conv8(net: str) -> None:
-    assert settings("dense", net) == (0.01, "cosine", 1e-4, 0.9, 128)
-
-
-def test_dense_sgd_on_the_fully_connected_net_takes_the_larger_rate() -> None:
-    assert settings("dense", "lenet") == (0.1, "cosine", 1e-4, 0.9, 128)
+SMALL = ["conv2", "conv4", "conv6", "conv8", "lenet"]
+NETS = [*SMALL, "cifar_resnet18", *IMAGENET]
 
 
 @pytest.mark.parametrize(
-    ("net", "lr"), [("conv2", 2e-4), ("conv4", 3e-4), ("conv6", 3e-4), ("conv8", 3e-4), ("lenet", 1.2e-3)]
+    ("name", "nets", "optimizer", "expected"),  # lr, schedule, weight decay, momentum, batch size
+    [
+        ("edge_popup", SMALL, "sgd", (0.1, "cosine", 1e-4, 0.9, 128)),
+        ("edge_popup", ["cifar_resnet18"], "sgd", (0.1, "cosine", 5e-4, 0.9, 256)),
+        ("edge_popup", IMAGENET, "sgd", (0.256, "cosine", 3.0517578125e-5, 0.875, 256)),
+        ("dense", SMALL[:4], "sgd", (0.01, "cosine", 1e-4, 0.9, 128)),
+        ("dense", ["lenet"], "sgd", (0.1, "cosine", 1e-4, 0.9, 128)),
+        ("dense", ["cifar_resnet18"], "sgd", (0.1, "cosine", 5e-4, 0.9, 256)),
+        ("dense", IMAGENET, "sgd", (0.256, "cosine", 3.0517578125e-5, 0.875, 256)),
+        ("dense", ["conv2"], "adam", (2e-4, "constant", 0, 0, 60)),
+        ("dense", ["conv4", "conv6", "conv8"], "adam", (3e-4, "constant", 0, 0, 60)),
+        ("dense", ["lenet"], "adam", (1.2e-3, "constant", 0, 0, 60)),
+        ("supermask", ["conv2", "conv4", "conv6"], "sgd", (200, "cosine", 0, 0.9, 128)),
+        ("supermask", ["conv8"], "sgd", (800, "cosine", 0, 0.9, 128)),
+        ("supermask", ["cifar_resnet18"], "sgd", (400, "cosine", 0, 0.9, 128)),
+        ("supermask", IMAGENET, "sgd", (400, "cosine", 0, 0.9, 256)),
+        ("random", NETS, "sgd", (0, "constant", 0, 0, 128)),
+    ],
 )
-def test_dense_adam_takes_the_lottery_tickets_rates_and_stays_constant(net: str, lr: float) -> None:
-    assert settings("dense", net, "adam") == (lr, "constant", 0, 0, 60)
+def test_settings_are_the_published_ones(name, nets, optimizer, expected) -> None:
+    for net in nets:
+        r = recipe(name, net, optimizer)
+        assert (r.lr, r.schedule, r.weight_decay, r.momentum, r.batch_size) == expected, net
+        warm = net in IMAGENET and name in ("edge_popup", "dense")
+        assert (r.warmup_epochs, r.label_smoothing) == ((5, 0.1) if warm else (0, 0)), net
+        assert r.distribution == ("kaiming_normal" if name == "dense" else "signed_constant")
 
 
-def test_dense_cifar_resnet18() -> None:
-    assert settings("dense", "cifar_resnet18") == (0.1, "cosine", 5e-4, 0.9, 256)
-
-
-@pytest.mark.parametrize(
-    ("net", "lr"), [("conv2", 200), ("conv4", 200), ("conv6", 200), ("conv8", 800), ("cifar_resnet18", 400)]
-)
-def test_zhous_supermask(net: str, lr: float) -> None:
-    assert settings("supermask", net) == (lr, "cosine", 0, 0.9, 128)
-
-
-@pytest.mark.parametrize("net", IMAGENET)
-@pytest.mark.parametrize("method", ["edge_popup", "dense"])
-def test_imagenet(method: str, net: str) -> None:
-    assert settings(method, net) == (0.256, "cosine", 3.0517578125e-5, 0.875, 256)
-    assert (recipe(method, net).warmup_epochs, recipe(method, net).label_smoothing) == (5, 0.1)
-
-
-@pytest.mark.parametrize("net", IMAGENET)
-def test_zhous_supermask_on_imagenet(net: str) -> None:
-    assert settings("supermask", net) == (400, "cosine", 0, 0.9, 256)
-
-
-@pytest.mark.parametrize("net", [*CONV, "lenet", "cifar_resnet18"])
-@pytest.mark.parametrize("method", METHODS)
-def test_only_imagenet_has_warmup_and_label_smoothing(method: str, net: str) -> None:
-    assert (recipe(method, net).warmup_epochs, recipe(method, net).label_smoothing) == (0, 0)
-
-
-@pytest.mark.parametrize("net", [*CONV, "lenet", "cifar_resnet18", *IMAGENET])
-def test_baselines_start_kaiming_normal_and_subnetworks_signed_constant(net: str) -> None:
-    distributions = {method: recipe(method, net).distribution for method in METHODS}
-    signed = "signed_constant"
-    assert distributions == {
-        "edge_popup": signed,
-        "dense": "kaiming_normal",
-        "supermask": signed,
-        "random": signed,
-        "ticket": signed,
-    }
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("net", [*CONV, "lenet", "cifar_resnet18", *IMAGENET])
-def test_tickets_are_trained_as_the_dense_baseline_is(net: str, optimizer: str) -> None:
-    dense = recipe("dense", net, optimizer)
-    assert recipe("ticket", net, optimizer) == replace(dense, distribution="signed_constant")
-
-
-@pytest.mark.parametrize("net", ["conv4", "resnet50", "lenet"])
-def test_nothing_learns_in_a_random_subnetwork(net: str) -> None:
-    assert settings("random", net) == (0, "constant", 0, 0, 128)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_net_of_your_own_is_treated_as_conv4(method: str) -> None:
-    assert recipe(method, "timm:resnet10t") == recipe(method, "conv4")
-
-
-@pytest.mark.parametrize("net", [*CONV, "lenet", "cifar_resnet18", *IMAGENET, "mine.net"])
-def test_a_method_of_your_own_is_known_by_its_module_and_gets_edge_popups_settings(net: str) -> None:
+@pytest.mark.parametrize("net", [*NETS, "mine.net"])
+def test_tickets_are_trained_as_the_dense_baseline_is_and_other_methods_as_edge_popup(net: str) -> None:
+    for optimizer in ("sgd", "adam"):
+        assert recipe("ticket", net, optimizer) == replace(
+            recipe("dense", net, optimizer), distribution="signed_constant"
+        )
     assert method("mine.modules.Dale") == Method(module="mine.modules.Dale", learns="weights")
     assert recipe("mine.modules.Dale", net) == recipe("edge_popup", net)
     assert recipe("mine.modules.Dale", net, "adam").lr == recipe("dense", net, "adam").lr
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_net_of_your_own_is_treated_as_conv4(name: str) -> None:
+    assert recipe(name, "timm:resnet10t") == recipe(name, "conv4")
+
+
 def test_the_names_are_those_of_the_design() -> None:
     assert tuple(METHODS) == ("edge_popup", "dense", "supermask", "random", "ticket")
     assert set(FINDERS) == set(METHODS) - {"dense", "ticket"}
-    assert OPTIMIZERS == ("sgd", "adam")
-    assert SCHEDULES == ("cosine", "constant")
+    assert tuple(distributions.DISTRIBUTIONS) == recipes.DISTRIBUTIONS
     assert Recipe() == recipe("edge_popup", "conv8")
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("name", "optimizer", "message"),
     [
+        ("popup", "sgd", "method='popup' is unknown; methods are edge_popup, dense, supermask, random, ticket"),
+        ("dense", "lion", "optimizer='lion' is unknown; optimizers are sgd, adam"),
         (
-            lambda: recipe("popup", "conv4"),
-            "method='popup' is unknown; methods are edge_popup, dense, supermask, random, ticket",
+            "edge_popup",
+            "adam",
+            "optimizer='adam' is for the weights of dense and ticket; method='edge_popup' ",
         ),
-        (
-            lambda: recipe(method("Dale").module, "conv4"),
-            "method='Dale' is unknown; methods are edge_popup, dense, supermask, random, ticket",
-        ),
-        (
-            lambda: recipe("dense", "conv4", "lion"),
-            "optimizer='lion' is unknown; optimizers are sgd, adam",
-        ),
-        (
-            lambda: recipe("edge_popup", "conv4", "adam"),
-            "optimizer='adam' is for the weights of dense and ticket; method='edge_popup' takes 'sgd'",
-        ),
-        (
-            lambda: recipe("random", "conv4", "adam"),
-            "optimizer='adam' is for the weights of dense and ticket; method='random' takes 'sgd'",
-        ),
+        ("random", "adam", "method='random' takes 'sgd'"),
     ],
 )
-def test_what_has_no_recipe_is_refused(call: Callable[[], Recipe], message: str) -> None:
+def test_what_has_no_recipe_is_refused(name: str, optimizer: str, message: str) -> None:
     with pytest.raises(ValueError) as error:
-        call()
-    assert str(error.value) == message
-
-
-def test_the_distributions_named_are_those_that_can_be_drawn() -> None:
-    from lit_hidden import distributions, recipes
-
-    assert tuple(distributions.DISTRIBUTIONS) == recipes.DISTRIBUTIONS
+        recipe(name, "conv4", optimizer)
+    assert message in str(error.value)

@@ -1,7 +1,7 @@
-"""Ideas, one a file: what a run does besides its method is a Lightning callback with two more hooks.
+"""Ideas, one a file: each is a Lightning callback with two more hooks, which a run does besides its method.
 
-A Run names them with their options, `Run(callbacks=(spec("lesion.Lesion", epoch=25),))`; the same classes serve
-`lit-hidden fit` and a plain `L.Trainer`. docs/adding.md shows how to write one.
+`Run(callbacks=(spec("lesion.Lesion", epoch=25),))` names one with its options. The same classes work in
+`lit-hidden fit` and in a plain `L.Trainer`. docs/adding.md shows how to write one.
 """
 
 import inspect
@@ -17,18 +17,18 @@ from lit_hidden.edge_popup import hidden_layers, original_weight, weight_layers
 
 
 class RunCallback(L.Callback):
-    """A Lightning callback that can be named in a Run.
+    """A Lightning callback that a Run can name.
 
-    Options are the arguments of the constructor, written out, their defaults literals: both are read from the source.
-    What a later step depends on goes through `state_dict` and `load_state_dict`, so that a killed run ends as one that
-    was never stopped. Lightning's `callback_metrics` do not come back on a resume; the rows of `metrics.csv` do.
+    Options are the constructor's arguments; they are read from the source, so defaults have to be literals. State that
+    a later step needs goes through `state_dict` and `load_state_dict`, so that a killed run ends like one that was
+    never stopped. After a resume Lightning's `callback_metrics` are gone, but the rows of `metrics.csv` are there.
 
     Attributes:
-        version: raise it when equal options no longer mean equal results, as where a default has changed.
-        capturable: whether a run's steps may still be taken many at once, on a GPU from a CUDA graph: nothing happens
-            between two steps, and the net's forward pass does the same at each.
-        several_devices: whether runs with it may be trained by several processes together.
-        records: whether it only looks: the run's own numbers are those without it.
+        version: raise it when equal options no longer mean equal results, for instance after a change of a default.
+        capturable: whether many steps may run at once, on a GPU from a CUDA graph: nothing happens between two steps,
+            and the forward pass is the same in each.
+        several_devices: whether several processes may train one run with it.
+        records: whether it only measures: the run's own numbers are those of the run without it.
         run_seed: the seed of the run.
     """
 
@@ -39,7 +39,7 @@ class RunCallback(L.Callback):
     run_seed: int = 0
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Remember the options."""
+        """Keep the options for `state_key`."""
         made = super().__new__(cls)
         given = inspect.signature(cls.__init__).bind_partial(made, *args, **kwargs)
         given.apply_defaults()
@@ -55,41 +55,41 @@ class RunCallback(L.Callback):
 
     @property
     def state_key(self) -> str:
-        """Tell two of one class apart by their options."""
+        """A name that contains the options: Lightning refuses two callbacks of one name."""
         return self._generate_state_key(**self._options)
 
     def generator(self, name: str = "") -> torch.Generator:
-        """Give a CPU generator, the only one that a callback may draw from: it follows from the run's seed.
+        """Return the CPU generator from which a callback has to draw, seeded by the run's seed, the class and `name`.
 
-        The same at every call and in every process, whatever the options; another for another class, or `name`.
+        It is the same at every call and in every process, whatever the options.
         """
         return layer_generator(self.run_seed, f"{type(self).__module__}.{type(self).__qualname__}", name)
 
     def on_run_start(self, trainer: L.Trainer, module: Any, data: Any, parent: Path | None) -> None:
-        """Change net or data before training; called again on every resume, before the checkpoint loads.
+        """Change net or data before training; on a resume this is called again, before the checkpoint loads.
 
         Args:
-            trainer: of the run.
-            module: the LightningModule, with the parent's net where there is one.
-            data: the data module, set up; None of a plain Trainer that was given loaders.
-            parent: folder of the run before, if there is one.
+            trainer: the run's Trainer.
+            module: the LightningModule, with the net of the parent run if there is one.
+            data: the data module, set up; None if a plain Trainer was given loaders.
+            parent: folder of the parent run, if there is one.
         """
 
     def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
-        """Return numbers for the result, and write arrays (`NAME.npz`) into `folder`; the engine takes both.
+        """Return numbers for the result, and write arrays (`NAME.npz`) into `folder`.
 
-        Several processes all call this; only the numbers and files of the first are kept.
+        Every process calls this; only the numbers and files of the first are kept.
         """
         return {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Begin, under a Trainer that knows nothing of runs."""
+        """Call `on_run_start` in a plain Trainer."""
         if stage == "fit" and not self._in_engine:
             self.run_seed = int(pl_module.hparams.get("seed") or 0)
             self.on_run_start(trainer, pl_module, getattr(trainer, "datamodule", None), None)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """End, under a Trainer that knows nothing of runs: numbers go to its loggers, arrays beside its logs."""
+        """Call `on_run_end` in a plain Trainer: numbers go to its loggers, arrays into its log folder."""
         if not self._in_engine:
             folder = Path(trainer.log_dir or trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ class RunCallback(L.Callback):
 
 
 def weights(net: nn.Module) -> dict[str, Tensor]:
-    """Map the layers of a net to their weights; of hidden layers these are the frozen ones under the masks."""
+    """Map the layers of a net to their weights; the weight of a hidden layer is the frozen one under the mask."""
     hidden = hidden_layers(net)
     return {
         name: original_weight(net, name) if name in hidden else getattr(*place)
@@ -109,7 +109,7 @@ def weights(net: nn.Module) -> dict[str, Tensor]:
 
 
 def splits(data: Any) -> dict[str, tuple[Tensor, Tensor]]:
-    """Give the inputs and targets of `train`, `val` and `test`, for a callback to read or to change.
+    """Return the inputs and targets of `train`, `val` and `test`; a callback may change the dictionary.
 
     Raises:
         ValueError: the data are not tensors in memory.
@@ -119,3 +119,11 @@ def splits(data: Any) -> dict[str, tuple[Tensor, Tensor]]:
         given = "a Trainer's loaders" if data is None else type(data).__name__
         raise ValueError(f"{given}: the images are not in memory; take an ImageTensorsData, such as CIFAR10Data")
     return found
+
+
+@torch.no_grad()
+def zero(held: list[tuple[Tensor, Tensor]]) -> None:
+    """Set weights to 0 where their masks are; a mask follows its weight to its device."""
+    for n, (weight, mask) in enumerate(held):
+        held[n] = weight, mask.to(weight.device)
+        weight.mul_(held[n][1])

@@ -1,4 +1,4 @@
-"""Representational dissimilarity: which images each layer tells apart.
+"""Representational dissimilarity matrices: which images each layer tells apart.
 
 Source: Kriegeskorte et al., Representational similarity analysis, Frontiers in Systems Neuroscience 2:4, 2008.
 """
@@ -18,14 +18,14 @@ from lit_hidden.edge_popup import weight_layers
 
 
 class RDM(RunCallback):
-    """Compare what each layer answers to some test images, as many of each class as can be, at a run's end.
+    """Compare each layer's outputs for test images, balanced over classes, at the end of a run.
 
-    `rdm.npz` has of each layer with weights, by its name, 1 - Pearson's correlation of the answers to two images, taken
-    before the nonlinearity: float32 `(N (N - 1) / 2,)`, the upper triangle row by row as
-    `scipy.spatial.distance.squareform` has it, NaN where all answers to an image are alike; and `labels (N,)`.
+    `rdm.npz` has an array for each layer with weights: 1 - Pearson's correlation of the outputs, before the
+    nonlinearity, for each pair of images. It is float32 `(N (N - 1) / 2,)`, in the order of
+    `scipy.spatial.distance.squareform`, NaN where all outputs for an image are equal. `labels` is `(N,)`.
 
     Args:
-        images: how many; all there are, if these are fewer.
+        images: number of images N, at least 2; at most the whole test set.
     """
 
     records = True
@@ -38,13 +38,13 @@ class RDM(RunCallback):
         self.images = images
 
     def on_run_start(self, trainer: L.Trainer, module: Any, data: Any, parent: Path | None) -> None:
-        """Know the images."""
+        """Keep the data, which have to be tensors in memory."""
         splits(data)
         self.data = data
 
     @torch.no_grad()
     def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
-        """Show the images, and write `rdm.npz`."""
+        """Run the net on the images and write `rdm.npz`."""
         pictures, labels = self.data.splits["test"]
         chosen = balanced_order(labels.cpu())[: self.images].to(labels.device)
         pictures, labels = pictures[chosen], labels[chosen]
@@ -53,7 +53,7 @@ class RDM(RunCallback):
         upper = np.triu_indices(len(labels), 1)
 
         def record(name: str, answers: Tensor | tuple[Tensor, ...]) -> None:
-            answers = answers[0] if isinstance(answers, tuple) else answers  # attention gives its weights too
+            answers = answers[0] if isinstance(answers, tuple) else answers  # attention returns its weights too
             found[name] = (1 - torch.corrcoef(answers.flatten(1).double()).cpu().numpy())[upper].astype(np.float32)
 
         hooks = [

@@ -1,4 +1,4 @@
-"""Iterative magnitude pruning with rewinding: lottery tickets, a run after the other.
+"""Iterative magnitude pruning with rewinding: lottery tickets, found by a chain of runs.
 
 Source: Frankle and Carbin, The Lottery Ticket Hypothesis, arXiv:1803.03635, section 1.
 """
@@ -8,18 +8,19 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+from torch import Tensor
 
-from lit_hidden.callbacks import RunCallback, weights
+from lit_hidden.callbacks import RunCallback, weights, zero
 from lit_hidden.edge_popup import check_density
 from lit_hidden.selection import kept, top_k_mask
 
 
 class Prune(RunCallback):
-    """Keep the largest weights of the dense run before, take them back to their start, and train them.
+    """Keep the largest weights of the dense parent run, rewind them to their initial values, and train them.
 
-    A chain of such runs, of falling density, prunes step by step: what was pruned before is 0, and stays pruned.
-    `run.then(callbacks=(spec("rewind.Prune", density=0.8),))` and so on. The first and the last layer too. All else
-    (biases, norm layers, embeddings) goes back to its start as well.
+    Each run of a chain, `run.then(callbacks=(spec("rewind.Prune", density=0.8),))` and so on, prunes further; weights
+    that were pruned before are 0 and stay 0. Every layer is pruned, the first and the last too. All other parameters
+    (biases, norm layers, embeddings) are rewound as well.
 
     Args:
         density: fraction of each layer's weights kept, in (0, 1].
@@ -30,39 +31,30 @@ class Prune(RunCallback):
         self.density = density
 
     def on_run_start(self, trainer: L.Trainer, module: Any, data: Any, parent: Path | None) -> None:
-        """Choose the weights, and rewind them.
+        """Choose the weights and rewind them.
 
         Raises:
-            ValueError: there is no dense run before, or it has fewer weights left.
+            ValueError: there is no dense parent run, or it has fewer weights left.
         """
         if parent is None or module.method != "dense":
-            raise ValueError("nothing to prune: this is for a dense run after another, dense_run.then(callbacks=...)")
-        self.pruned = []
+            raise ValueError("nothing to prune: a dense parent run is needed; use dense_run.then(callbacks=...)")
+        self.pruned: list[tuple[Tensor, Tensor]] = []  # weights and their masks
         for name, weight in weights(module.net).items():
             check_density(self.density, weight.numel())
             keep, there = kept(weight.numel(), self.density), int(weight.count_nonzero())
             if keep > there:
-                raise ValueError(f"density={self.density} keeps {keep} weights of {name}; the run before left {there}")
+                raise ValueError(f"density={self.density} keeps {keep} weights of {name}; its parent run left {there}")
             self.pruned.append((weight, top_k_mask(weight.detach(), keep)))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(data.seed)  # what a net of one's own draws for itself, as the engine does
+            torch.manual_seed(data.seed)  # as in the engine, for nets that draw something themselves
             start = type(module)(**module.hparams)
         module.net.load_state_dict(start.net.state_dict())
-        self._prune()
-
-    def on_train_start(self, *_: Any) -> None:
-        """Follow the net to its device."""
-        self.pruned = [(weight, mask.to(weight.device)) for weight, mask in self.pruned]
+        zero(self.pruned)
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Hold what is pruned at 0."""
-        self._prune()
-
-    @torch.no_grad()
-    def _prune(self) -> None:
-        for weight, mask in self.pruned:
-            weight.mul_(mask.to(weight.device))
+        """Keep pruned weights at 0."""
+        zero(self.pruned)
 
     def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
-        """Count the weights that are left."""
+        """Return the number of weights that are left."""
         return {"left": sum(int(mask.sum()) for _, mask in self.pruned)}

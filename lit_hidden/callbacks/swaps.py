@@ -1,34 +1,34 @@
-"""Theorem 1 put to the test in training: a swap of edges lowers the loss of the mini-batch that asked for it.
+"""A test of theorem 1 during training: a swap of edges lowers the loss of the mini-batch that caused it.
 
-The theorem: if a step `s' = s - rate * g` along the straight-through gradient g of a mini-batch makes edge i replace
-edge j of the same layer, and the rest stays as it is, then the mini-batch's loss L falls. Its proof: i overtook j, so
+The theorem: let g be the straight-through gradient of a mini-batch. If a step `s' = s - rate * g` makes edge i replace
+edge j of the same layer, and nothing else changes, then the mini-batch's loss L falls. The proof: i overtook j, so
 |s_i| grew by more than |s_j|; while no score changes sign, |s| grows by `-rate * dL/dw' * w`; so to first order the
-swap changes L by `dL/dw'_i * w_i - dL/dw'_j * w_j < 0`. That asks for two things: no score changes sign (ranking by
-|s| is the authors' code's), and a loss so smooth that first order decides. A small rate swaps fewer edges, but not
-smaller ones: no rate makes a single swap more linear, only more edges to a unit do.
+swap changes L by `dL/dw'_i * w_i - dL/dw'_j * w_j < 0`. The proof assumes that no score changes sign (the authors' code
+ranks by |s|) and that the first order decides. A small rate swaps fewer edges, but not smaller ones: a single swap
+becomes more linear only where a unit has more edges.
 
-At some steps of an ordinary training, before the update, scores and net are copied in float64 (a swap may change the
-loss by a millionth, which float32 cannot see) and g is taken on the mini-batch to come: plain gradient descent, no
-momentum and no decay. Then changes of that mini-batch's loss are measured, each from the net as it is:
-    first    of a layer: its very first swap, at the smallest rate that swaps anything in it
-    pair     of a layer, at a rate: of all that swap, one edge that enters and one that leaves, drawn at random
-    unit     the same, drawn among pairs that lead to one unit (of a convolution: channel), as in the proof's text
-    layer    of a layer, at a rate: all its swaps at once
-    network  at a rate: all swaps of all layers at once
-Nothing is recorded where nothing swaps. The training is the one it would have been without.
+At some steps, before the update, scores and net are copied in float64, since float32 cannot see the change of a
+millionth that a swap may cause. g is that of the next mini-batch: plain gradient descent without momentum and decay.
+Each of these changes of the mini-batch's loss is measured from the present net:
+    first    per layer: its first swap, at the smallest rate that swaps anything in it
+    pair     per layer and rate: one edge that enters and one that leaves, drawn among all that swap
+    unit     the same, drawn among the pairs that lead to one unit (a channel of a convolution), as in the proof
+    layer    per layer and rate: all swaps of the layer at once
+    network  per rate: all swaps of all layers at once
+Where nothing swaps, nothing is recorded. The training itself is not changed.
 
-`swaps.npz` has a row for each, E in all:
+`swaps.npz` has a row for each measurement, E in all:
     step (E,) int           index of the update, from 0
     kind (E,) int           into `KINDS`
     layer (E,) int          into the result's `layers`; -1 for the network
-    rate (E,) float64       learning rate; for `first` that smallest one
-    swaps (E,) int          edges that enter, and as many leave
-    flips (E,) int          of all those, the ones whose score changes sign
-    same_unit (E,) bool     a single swap within a unit
+    rate (E,) float64       learning rate
+    swaps (E,) int          number of edges that enter, which equals the number that leave
+    flips (E,) int          number of these edges whose score changes sign
+    same_unit (E,) bool     whether it is a single swap within a unit
     predicted (E,) float64  change of the loss to first order
     measured (E,) float64   change of the loss
 
-Source: Ramanujan et al., arXiv:1911.13299, section 3 and appendix B; the theorem's wording is ours, from memory.
+Source: Ramanujan et al., arXiv:1911.13299, section 3 and appendix B; the theorem in our words, from memory.
 """
 
 import copy
@@ -49,7 +49,7 @@ from lit_hidden.edge_popup import EdgePopup, maskers, original_weight, reveal, w
 from lit_hidden.selection import top_k_mask
 
 KINDS = ("first", "pair", "unit", "layer", "network")
-# Up to 1: the published rate of 0.1 with momentum 0.9 moves a score that far in the long run.
+# Up to 1: with momentum 0.9, the published rate of 0.1 moves a score as far in the long run.
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 _COLUMNS = {
     "step": np.int32, "kind": np.int8, "layer": np.int16, "rate": np.float64, "swaps": np.int32, "flips": np.int32,
@@ -72,15 +72,15 @@ def first_swap(scores: np.ndarray, gradient: np.ndarray, mask: np.ndarray) -> tu
     outside, inside = np.flatnonzero(~mask), np.flatnonzero(mask)
     if not len(outside) or not len(inside):
         return None
-    # No chosen score reaches 0 before another overtakes it, so until the first swap magnitudes inside run along lines.
-    # The lowest of them is concave in the rate, the highest magnitude outside convex: Newton's method, begun on the
-    # right where the fastest lines cross, comes down to where the two meet, without passing it.
+    # No chosen score reaches 0 before another overtakes it, so until the first swap the magnitudes inside are linear in
+    # the rate. The lowest magnitude inside is concave, the highest outside convex. Newton's method starts on the right,
+    # where the steepest lines cross, and descends to their intersection without passing it.
     height, slope = np.abs(scores), -gradient * np.where(scores < 0, -1.0, 1.0)
-    at, best = slope, None  # at an infinite rate slopes decide
+    at, best = slope, None  # at an infinite rate the slopes decide
     while True:
         i, j = outside[np.abs(at[outside]).argmax()], inside[at[inside].argmin()]
-        side = -1.0 if at[i] < 0 else 1.0  # -1: grows again, having changed its sign
-        if not (closing := side * slope[i] - slope[j]) > 0:  # nor is NaN
+        side = -1.0 if at[i] < 0 else 1.0  # -1: the score has changed its sign
+        if not (closing := side * slope[i] - slope[j]) > 0:  # also true of NaN
             return best
         rate = max((height[j] - side * height[i]) / closing, 0.0)
         if best is not None and not rate < best[0]:
@@ -92,14 +92,14 @@ def first_swap(scores: np.ndarray, gradient: np.ndarray, mask: np.ndarray) -> tu
 def draw_pair(
     enter: np.ndarray, leave: np.ndarray, fan_in: int, random: np.random.Generator, *, same_unit: bool
 ) -> tuple[int, int] | None:
-    """Draw an edge of `enter` and one of `leave`, all such pairs alike; None if there is none.
+    """Draw a pair of an edge of `enter` and one of `leave` uniformly; None if there is no pair.
 
     Args:
-        enter: indices into the flat layer.
-        leave: the same.
-        fan_in: edges to a unit.
-        random: what to draw from.
-        same_unit: draw among pairs that lead to one unit.
+        enter: indices of edges in the flat layer.
+        leave: likewise.
+        fan_in: edges per unit.
+        random: the generator.
+        same_unit: draw only among pairs that lead to one unit.
     """
     if same_unit:
         units = 1 + int(max(enter.max(initial=0), leave.max(initial=0))) // fan_in
@@ -112,15 +112,14 @@ def draw_pair(
 
 
 class Probe:
-    """A net in float64 with its masks baked in, one mini-batch, and what swaps do to its loss.
+    """A copy of a net in float64 with masks baked in, to measure how swaps change the loss of one mini-batch.
 
-    The net given and the random state stay as they are. Dictionaries are by hidden layer, of the weight's shape:
-    `scores`, `gradient` (straight-through, of the loss by the scores), `price` (what an edge adds to the loss by
-    entering, to first order) and `mask`.
+    `scores`, `gradient` (straight-through, of the loss by the scores), `price` (first-order change of the loss when an
+    edge enters) and `mask` map each hidden layer to a tensor of its weight's shape.
 
     Args:
-        net: hidden by `EdgePopup`, in the mode it is to be measured in; its forward pass leaves nothing to chance.
-        images: as the net takes them, `(B, ...)`.
+        net: hidden by `EdgePopup`, in the mode to measure; its forward pass must not be random. It is not changed.
+        images: inputs of the net, `(B, ...)`.
         labels: `(B,)` integers.
         label_smoothing: as in training.
     """
@@ -134,7 +133,7 @@ class Probe:
         plain = reveal(copy.deepcopy(net)).double().requires_grad_(False)
         places = {name: place for name, place in weight_layers(plain).items() if name in hidden}
         self._effective = {name: module.get_parameter(attribute) for name, (module, attribute) in places.items()}
-        # What lies before a swap is not computed again: in Conv4 that saves more than half.
+        # Layers before a swap are not computed again, which saves more than half in Conv4.
         self._chain = plain if isinstance(plain, nn.Sequential) else nn.Sequential(plain)
         self._start = {
             name: next(k for k, part in enumerate(self._chain) if any(module is m for m in part.modules()))
@@ -158,16 +157,16 @@ class Probe:
         return F.cross_entropy(logits, self._labels, label_smoothing=self._label_smoothing)
 
     def stepped(self, name: str, rate: float) -> Tensor:
-        """Give the scores of a layer after a step of plain gradient descent."""
+        """Return the scores of a layer after a step of plain gradient descent."""
         return self.scores[name] - rate * self.gradient[name]
 
     def chosen(self, name: str, rate: float) -> Tensor:
-        """Give the mask that the scores after such a step choose."""
+        """Return the mask of a layer after such a step."""
         return top_k_mask(self.stepped(name, rate), self.keep[name])
 
     @torch.no_grad()
     def change(self, masks: dict[str, Tensor]) -> tuple[float, float]:
-        """Give the change of the loss, to first order and measured, when some layers get other masks."""
+        """Return the change of the loss with other masks in some layers: to first order, and measured."""
         predicted = 0.0
         for name, mask in masks.items():
             predicted += (self.price[name] * (mask.double() - self.mask[name].double())).sum().item()
@@ -179,7 +178,7 @@ class Probe:
 
 
 def measure(probe: Probe, step: int, rates: Sequence[float] = RATES) -> list[Row]:
-    """Measure all kinds of swaps; which pairs are drawn follows from `step` alone."""
+    """Measure all kinds of swaps; the pairs are drawn from a generator seeded by `step`."""
     rows: list[Row] = []
 
     def record(kind: str, layer: int, rate: float, masks: dict[str, Tensor]) -> None:
@@ -222,7 +221,7 @@ class Swaps(RunCallback):
     """Measure swaps before some updates, evenly spread over the training.
 
     Args:
-        updates: how many.
+        updates: number of these updates.
     """
 
     records = True
@@ -237,14 +236,14 @@ class Swaps(RunCallback):
     def on_run_start(self, trainer: L.Trainer, module: Any, data: Any, parent: Path | None) -> None:
         """Refuse a net without edges to swap."""
         if not any(isinstance(masker, EdgePopup) for masker in maskers(module.net).values()):
-            raise ValueError("nothing swaps in this net: edge-popup alone swaps edges by scores")
+            raise ValueError("nothing swaps in this net: only edge-popup swaps edges by their scores")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the updates."""
         self.wanted = spread(self.updates, trainer)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *_: Any) -> None:
-        """Measure on the mini-batch to come."""
+        """Measure on the next mini-batch."""
         assert isinstance(pl_module, LitClassifier)
         if trainer.global_step in self.wanted:
             images, labels = batch
@@ -252,15 +251,15 @@ class Swaps(RunCallback):
             self.rows += measure(probe, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Go into the checkpoint, so that a killed run's record has no gap."""
+        """Save the rows, so that the record of a killed run has no gap."""
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Come back from a checkpoint."""
+        """Restore the rows."""
         self.rows = [tuple(row) for row in state_dict["rows"]]
 
     def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
-        """Write `swaps.npz`; return what of it belongs into the result."""
+        """Write `swaps.npz` and return its summary."""
         columns = list(zip(*self.rows, strict=True)) or [()] * len(_COLUMNS)
         arrays: dict[str, Any] = {n: np.array(c, t) for (n, t), c in zip(_COLUMNS.items(), columns, strict=True)}
         np.savez_compressed(folder / "swaps.npz", **arrays)
@@ -271,10 +270,10 @@ def summary(arrays: dict[str, np.ndarray], layers: int) -> dict[str, Any]:
     """Count the changes that lowered the loss.
 
     Returns:
-        `swaps`: the `rates`, and of each kind how many changes were measured and how many of them lowered the loss,
-        `[rate][layer]` (of `first` one row, of `network` one column); for each kind `<kind>_lowered`, the percent of
-        them all, None of none; `uphill`, the single swaps which first order does not expect to lower the loss though
-        no score changed sign.
+        `swaps`: the `rates`, and for each kind the number of changes measured and of those that lowered the loss, as
+        `[rate][layer]` (one row for `first`, one column for `network`). `<kind>_lowered`: the percentage of changes
+        that lowered the loss, None without any. `uphill`: the number of single swaps that should not lower the loss to
+        first order, although no score changed sign.
     """
     lowered = arrays["measured"] < 0
     result: dict[str, Any] = {"swaps": {"rates": list(RATES)}}

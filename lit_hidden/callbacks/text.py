@@ -1,59 +1,52 @@
-"""Next-token prediction on the English that comes with Python: a net reads characters and guesses the next one."""
+"""Next-token prediction: a net reads characters of Python's own documentation and predicts the next one."""
 
 import math
 import re
-import sys
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_hidden.data import DataError, ImageTensorsData
+from lit_hidden.data import ImageTensorsData
 from lit_hidden.data.tensors import Split
 
 
 class TopicsData(ImageTensorsData):
-    """Windows of 64 characters of `pydoc_data.topics`, int64 `(N, 64)`, and the characters that follow each of them.
+    """Windows of 64 characters of `pydoc_data.topics`, int64 `(N, 64)`, and the character after each of them.
 
-    The last windows are the test set. Other releases of Python have other texts: compare runs of one release.
+    The last windows are the test set. Compare only runs of one release of Python: the text differs between releases.
     """
 
     name, shape, num_classes, sizes = "topics", (1, 64, 64), 128, (5_800, 600)
     mean = std = ()
 
     def read(self) -> tuple[Split, Split]:
-        """Cut the text into windows; what is not ASCII becomes a space.
-
-        Raises:
-            DataError: this release's text is too short.
-        """
+        """Cut the text into windows; characters outside ASCII become spaces."""
         from pydoc_data.topics import topics
 
         text = re.sub("[^\0-\x7f]", " ", "\n".join(topics[name] for name in sorted(topics))).encode()
         characters, length, count = torch.tensor(list(text)), self.shape[1], sum(self.sizes)
-        if len(characters) <= count * length:
-            raise DataError(f"Python {sys.version.split()[0]} brings {len(characters)} characters, too few to read")
         inputs, targets = (characters[shift:][: count * length].view(count, length) for shift in (0, 1))
         first = self.sizes[0]
         return (inputs[:first], targets[:first]), (inputs[first:], targets[first:])
 
 
 class NextToken:
-    """Cross-entropy of each next character, and the same in bits."""
+    """Cross-entropy of the next characters: in nats as the loss, in bits as the metric."""
 
     metric, unit, better = "bits", "bits per character", "lower"
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Average over all characters, in nats."""
+        """Return the mean over all characters, in nats."""
         return F.cross_entropy(outputs.flatten(0, 1), targets.flatten())
 
     def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Average over the characters of each window, in bits."""
+        """Return the mean of each window, `(B,)`, in bits per character."""
         return F.cross_entropy(outputs.transpose(1, 2), targets, reduction="none").mean(1) / math.log(2)
 
 
 class Reader(nn.Module):
-    """One layer of a transformer: characters `(B, T)` to logits of the next ones `(B, T, num_classes)`."""
+    """A transformer of one layer: characters `(B, T)` to logits of the next characters `(B, T, num_classes)`."""
 
     def __init__(self, num_classes: int = 128, image_size: int = 64, width: float = 1.0) -> None:
         super().__init__()
@@ -63,7 +56,7 @@ class Reader(nn.Module):
         self.out = nn.Linear(size, num_classes, bias=False)
 
     def forward(self, characters: Tensor) -> Tensor:
-        """Read; no place sees those after it."""
+        """Predict; no position sees later ones."""
         length = characters.shape[1]
         states = self.token(characters) + self.place.weight[:length]
         mask = nn.Transformer.generate_square_subsequent_mask(length, device=characters.device)

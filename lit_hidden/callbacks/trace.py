@@ -1,6 +1,6 @@
-"""Watch a hidden network learn: which edges swap, and the last layer's scores, gradients and mask.
+"""Record how a hidden network learns: the edges that swap, and scores, gradients and masks of the last layer.
 
-`trace.npz` of a run of edge-popup, for a last layer of O outputs and I inputs, T updates of which R are recorded:
+`trace.npz` of edge-popup has, for a last layer of O outputs and I inputs and T updates of which R are recorded:
     weight (O, I) float32           frozen
     step (R,) int                   index of the update, from 0
     before, after (R, O, I)         float32 scores before and after the update
@@ -9,8 +9,9 @@
     seen (R, O, I) bool             chosen at some time up to and including `chosen_before`
     lr (R,) float32, momentum, weight_decay (scalars)
     swapped (T,) int                edges that left at each update, over all layers; as many entered
-    reentered (T,) int              of those that entered, how many had been chosen earlier
-of another run: weight at the start, trained at the end; if it is hidden, chosen_before (1, O, I), its mask at the end.
+    reentered (T,) int              edges among those that entered that had been chosen earlier
+Of other runs it has `weight` at the start, `trained` at the end, and of a hidden net `chosen_before` (1, O, I): the
+mask at the end.
 """
 
 from pathlib import Path
@@ -30,10 +31,10 @@ _RECORDED = ("step", "before", "after", "gradient", "chosen_before", "chosen_aft
 
 
 class Trace(RunCallback):
-    """Record some updates of the last layer, evenly spread, and count the swaps of all.
+    """Record some updates of the last layer, evenly spread, and count the swaps of all updates.
 
     Args:
-        updates: how many to record; all there are, if these are fewer.
+        updates: number of updates to record; all of them if there are fewer.
     """
 
     records = True
@@ -46,17 +47,17 @@ class Trace(RunCallback):
         self.rows: dict[str, list[Tensor]] = {name: [] for name in (*_RECORDED, "swapped", "reentered")}
         self.masks: dict[str, Tensor] = {}
         self.seen: dict[str, Tensor] = {}
-        self.kept: dict[str, Tensor] = {}  # layer -> (least, most)
+        self.kept: dict[str, Tensor] = {}  # layer -> (least, most) edges kept
 
     def on_run_start(self, trainer: L.Trainer, module: Any, data: Any, parent: Path | None) -> None:
-        """Keep the weight of the last layer as it starts."""
+        """Keep the initial weight of the last layer."""
         self.weight = last_weight(module)
         found = maskers(module.net).values()
-        # A random mask takes no step, so nothing would be seen.
+        # A random mask takes no steps.
         self.watching = module.automatic_optimization and any(isinstance(masker, EdgePopup) for masker in found)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at the masks there are before the first update."""
+        """Keep the masks before the first update."""
         assert isinstance(pl_module, LitClassifier)
         if not self.watching:
             return
@@ -80,13 +81,13 @@ class Trace(RunCallback):
             self.kept[name] = torch.stack([torch.minimum(low, n), torch.maximum(high, n)])
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """Keep the scores as they are before the update."""
+        """Keep the scores before the update."""
         self.step = trainer.global_step
         if self.watching and self.step in self.wanted:
             self.before = self.scores.detach().clone()
 
     def on_before_optimizer_step(self, trainer: L.Trainer, *_: Any) -> None:
-        """Keep the gradient and the rate of the update to come."""
+        """Keep the gradient and the learning rate of the update."""
         if self.watching and self.step in self.wanted:
             assert self.scores.grad is not None
             self.gradient = self.scores.grad.clone()
@@ -120,31 +121,29 @@ class Trace(RunCallback):
         self._count()
 
     def state_dict(self) -> dict[str, Any]:
-        """Go into the checkpoint, so that a killed run's trace has no gap."""
-        return {
-            "rows": {k: torch.stack(v).cpu() for k, v in self.rows.items() if v},
-            "seen": self.seen,
-            "kept": self.kept,
-        }
+        """Save the record, so that the trace of a killed run has no gap."""
+        rows = {k: torch.stack(v).cpu() for k, v in self.rows.items() if v}
+        return {"rows": rows, "seen": self.seen, "kept": self.kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Come back from a checkpoint."""
+        """Restore the record."""
         self.rows |= {k: list(v) for k, v in state_dict["rows"].items()}
         self.seen, self.kept = state_dict["seen"], state_dict["kept"]
 
     def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
-        """Write `trace.npz`; of edge-popup count the edges swapped, and the least and most that a layer kept."""
+        """Write `trace.npz`; of edge-popup count the swapped edges, and the least and most kept in each layer."""
         arrays: dict[str, Any] = {name: torch.stack(rows).cpu().numpy() for name, rows in self.rows.items() if rows}
         arrays["weight"] = self.weight
-        if not self.watching:
+        if self.watching:
+            arrays["momentum"] = np.float32(module.recipe.momentum)
+            arrays["weight_decay"] = np.float32(module.recipe.weight_decay)
+        else:
             arrays["trained"] = last_weight(module)
             if masks := list(used_masks(module.net).values()):
                 arrays["chosen_before"] = masks[-1][None].cpu().numpy()
-            np.savez_compressed(folder / "trace.npz", **arrays)
-            return {}
-        arrays["momentum"] = np.float32(module.recipe.momentum)
-        arrays["weight_decay"] = np.float32(module.recipe.weight_decay)
         np.savez_compressed(folder / "trace.npz", **arrays)
+        if not self.watching:
+            return {}
         swapped, reentered = (int(arrays[name].sum()) for name in ("swapped", "reentered"))
         return {
             "edges": sum(seen.numel() for seen in self.seen.values()),
@@ -156,12 +155,12 @@ class Trace(RunCallback):
 
 
 def spread(updates: int, trainer: L.Trainer) -> set[int]:
-    """Choose so many updates of a training, by index from 0: evenly spread, the first among them; or all there are."""
+    """Return the indices, from 0, of so many evenly spread updates of a training, the first among them; or all."""
     total = int(trainer.estimated_stepping_batches)
     return set(np.linspace(0, total - 1, min(updates, total)).round().astype(int).tolist())
 
 
 def last_weight(module: LitClassifier) -> np.ndarray:
-    """Copy the weight `(O, I)` of the last layer, the frozen one if it is hidden."""
+    """Copy the weight `(O, I)` of the last layer; of a hidden layer the frozen one."""
     array: np.ndarray = list(weights(module.net).values())[-1].detach().cpu().numpy().copy()
     return array

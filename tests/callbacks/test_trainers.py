@@ -47,10 +47,12 @@ class Seen(RunCallback):
         return {"steps_seen": trainer.global_step, "told": "no number"}
 
 
+QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+
+
 def fitted(folder: Path, *callbacks: L.Callback, epochs: int = 2, seed: int = 0, **more: Any) -> LitSubnetwork:
     module = LitSubnetwork(**TINY, in_channels=1, density=0.5, seed=seed)
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    trainer = L.Trainer(max_epochs=epochs, logger=CSVLogger(folder), callbacks=[*callbacks], **quiet)
+    trainer = L.Trainer(max_epochs=epochs, logger=CSVLogger(folder), callbacks=[*callbacks], **QUIET)
     trainer.fit(module, DigitsData(train_images=300, held_out=0), weights_only=True, **more)  # as runs: on the test set
     return module
 
@@ -61,31 +63,24 @@ def logged(folder: Path) -> dict[str, str]:
         return {name: value for row in csv.DictReader(file) for name, value in row.items() if value}
 
 
-def test_a_run_starts_once_before_training_and_ends_once_after_it(tmp_path):
-    seen = Seen()
-    fitted(tmp_path, seen, seed=7)
+def test_a_run_starts_before_training_ends_after_it_and_starts_again_on_a_resume(tmp_path):
+    seen, resumed = Seen(), Seen()
+    fitted(tmp_path, seen, epochs=1, seed=7)
     folder = tmp_path / "lightning_logs" / "version_0"
-    assert seen.calls == [("start", LitSubnetwork, DigitsData, None, 0, 7), "train", ("end", folder, 6)]
-    assert logged(tmp_path)["steps_seen"] == "6"
+    assert seen.calls == [("start", LitSubnetwork, DigitsData, None, 0, 7), "train", ("end", folder, 3)]
+    assert logged(tmp_path)["steps_seen"] == "3"
     assert "told" not in logged(tmp_path)
     with np.load(folder / "seen.npz") as found:
-        assert found["at"] == 6
-
-
-def test_a_run_resumed_starts_again_before_its_checkpoint_loads(tmp_path):
-    fitted(tmp_path, Seen(), epochs=1)
+        assert found["at"] == 3
     (checkpoint,) = tmp_path.rglob("*.ckpt")
-    seen = Seen()
-    fitted(tmp_path / "again", seen, ckpt_path=checkpoint)
-    assert [call if isinstance(call, str) else (call[0], call[-2], call[-1]) for call in seen.calls] == [
-        ("start", 0, 0), "train", ("end", tmp_path / "again" / "lightning_logs" / "version_0", 6)
-    ]  # fmt: skip
+    fitted(tmp_path / "again", resumed, ckpt_path=checkpoint)  # starts before its checkpoint loads: at step 0
+    folder = tmp_path / "again" / "lightning_logs" / "version_0"
+    assert resumed.calls == [("start", LitSubnetwork, DigitsData, None, 0, 0), "train", ("end", folder, 6)]
 
 
 def test_loaders_without_a_data_module_are_no_data(tmp_path):
     seen, data = Seen(), DigitsData(train_images=100)
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "logger": False}
-    trainer = L.Trainer(max_epochs=1, callbacks=[seen], default_root_dir=tmp_path, **quiet)
+    trainer = L.Trainer(max_epochs=1, callbacks=[seen], default_root_dir=tmp_path, logger=False, **QUIET)
     trainer.fit(LitSubnetwork(**TINY, in_channels=1), data.train_dataloader(), data.val_dataloader())
     assert seen.calls[0][2] is type(None)
     assert seen.calls[-1] == ("end", tmp_path, 1)
@@ -128,11 +123,8 @@ def test_callbacks_paste_from_a_run_json_into_the_yaml_of_fit(tmp_path, monkeypa
     config = {
         "model": {"class_path": "LitSubnetwork", "init_args": {**TINY, "seed": 3}},
         "data": {"class_path": "DigitsData", "init_args": {"train_images": 300}},
-        "trainer": {
-            "max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False,
-            "callbacks": json.loads(run.to_json())["callbacks"],
-        },
-    }  # fmt: skip
+        "trainer": {**QUIET, "max_epochs": 1, "callbacks": json.loads(run.to_json())["callbacks"]},
+    }
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["lit-hidden", "fit", "--config", "a.yaml"])

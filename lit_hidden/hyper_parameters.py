@@ -1,0 +1,59 @@
+"""The arguments that a checkpoint's module was made with, read without importing the code that they name."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+from lightning.fabric.utilities.cloud_io import _load
+from lightning.pytorch.core.saving import CHECKPOINT_PAST_HPARAMS_KEYS
+
+from lit_hidden import code
+from lit_hidden.files import regular
+
+
+def hyper_parameters(path: Any, kind: str, given: Mapping[str, Any], weights_only: bool = True) -> dict[str, Any]:
+    """Read the arguments of a checkpoint's module; a checkpoint may come from anyone, and importing code runs it.
+
+    Args:
+        path: the checkpoint, or an open file.
+        kind: full name of the class that it is loaded as.
+        given: arguments that replace those of the file.
+        weights_only: refuse a file that may run code when it is loaded.
+
+    Raises:
+        ValueError: the file is no checkpoint, contradicts `given`, or names code that is neither given nor ours.
+    """
+    try:
+        if isinstance(path, str | Path):
+            regular(Path(path))
+        checkpoint = _load(path, map_location="meta", weights_only=weights_only)
+        keys = (*CHECKPOINT_PAST_HPARAMS_KEYS, L.LightningModule.CHECKPOINT_HYPER_PARAMS_KEY)
+        found = {str(name): value for key in keys for name, value in checkpoint.get(key, {}).items()}
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file may raise anything
+        raise ValueError(
+            f"{path} is no checkpoint of tensors, numbers and text ({type(error).__name__}); nothing else is loaded, "
+            "since that may run code"
+        ) from error
+    if hasattr(path, "seek"):
+        path.seek(0)
+    found.pop("_instantiator", None)  # Lightning checks that one itself
+    for name, value in found.items():
+        # `skip` names layers, `subnetwork` a file.
+        names = [] if value == kind or name in ("skip", "subnetwork") else code.foreign(value)
+        if names and (name == "_class_path" or name not in given):
+            raise ValueError(
+                f"{path} says {name.lstrip('_')}={value!r}, and code is never imported because a checkpoint names it; "
+                "if you trust it, name it yourself: as an option, or to load_from_checkpoint"
+            )
+        # Code of your own and subnetworks may have moved, so their names may differ.
+        if name in given and not names and name != "subnetwork":
+            option, written = (list(one) if isinstance(one, tuple) else one for one in (given[name], value))
+            if option != written:
+                raise ValueError(
+                    f"{name.lstrip('_')}={option!r} contradicts {path}, which says {written!r}; leave it out, or give "
+                    "it as the file does"
+                )
+    return found
