@@ -16,7 +16,7 @@ from lit_hidden.data.imagenet import (
     TinyImageNet100Data,
     TinyImageNetData,
 )
-from lit_hidden.data.loader import BatchLoader, images_per_second
+from lit_hidden.data.loader import BatchLoader
 from lit_hidden.data.mnist import MNISTData
 from lit_hidden.data.tensors import ImageTensorsData
 
@@ -39,7 +39,6 @@ __all__ = [
     "TinyImageNet100Data",
     "TinyImageNetData",
     "data_module",
-    "images_per_second",
 ]
 
 DATA: dict[str, type[ImageTensorsData]] = {data.name: data for data in (CIFAR10Data, MNISTData, DigitsData)}

@@ -1,11 +1,14 @@
-"""What all data modules here have in common: their arguments, and which images of which set a loader shows."""
+"""The base of all data modules: their arguments, the held-out images, and which images a loader yields."""
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from lit_hidden.data.loader import EpochLoader
 
@@ -13,10 +16,10 @@ from lit_hidden.data.loader import EpochLoader
 class ImageData(L.LightningDataModule):
     """Batches of normalised images `(B, C, H, W)` and labels `(B,)`.
 
-    Validation is on training images that are held out. Which these are, and which of the others are used, follows from
-    their order in the files alone: the same for every seed, and as many of each class as can be. With `held_out=0`
-    validation is on the test set, as the authors'; then nothing may be selected on it, and callbacks and schedulers
-    that monitor `val/...` are refused.
+    Validation is on held-out training images. Which these are, and which of the others are used, follows from their
+    order in the files alone: the same for every seed, and as many of each class as possible. With `held_out=0`
+    validation is on the test set, as the authors do. Then nothing may be selected on it: callbacks and schedulers that
+    monitor `val/...` are refused.
 
     Args:
         root: folder of the data; None is DATA_DIR, or else `data`.
@@ -51,8 +54,6 @@ class ImageData(L.LightningDataModule):
         train_images: int | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} holds no image; it must be at least 1")
         self.root = Path(root or os.environ.get("DATA_DIR") or "data").expanduser()
         self.batch_size, self.seed = batch_size, seed
         self.augment = self.augment_default if augment is None else augment
@@ -65,62 +66,63 @@ class ImageData(L.LightningDataModule):
 
     def check_taken(self) -> None:
         """Raise a `ValueError` unless there are as many training images as are to be held out and used."""
-        count = self.sizes[0]
-        if not 0 <= self.held_out < count:
+        count, used = self.sizes[0], 1 if self.train_images is None else self.train_images
+        if self.held_out < 0 or not 1 <= used <= count - self.held_out:
             raise ValueError(
-                f"held_out={self.held_out} cannot be set aside from {self.name}'s {count} training images; "
-                f"it must lie in [0, {count - 1}]"
-            )
-        if self.train_images is not None and not 1 <= self.train_images <= count - self.held_out:
-            raise ValueError(
-                f"train_images={self.train_images} cannot be taken from {self.name}'s {count} training images "
-                f"of which held_out={self.held_out}; it must be None or lie in [1, {count - self.held_out}]"
+                f"held_out={self.held_out} and train_images={self.train_images} cannot be taken from {self.name}'s "
+                f"{count} training images; held_out must be at least 0, train_images at least 1 or None, and both "
+                f"together at most {count}"
             )
 
+    def choose(self, labels: Tensor, used: int | None) -> tuple[Tensor, Tensor]:
+        """Indices of the training images to train on, at most `used`, and of those held out."""
+        order = balanced_order(labels)
+        return order[self.held_out :][:used], order[: self.held_out]
+
     def state_dict(self) -> dict[str, Any]:
-        """Go into checkpoints: which images were not trained on."""
+        """What a checkpoint says of the images that were not trained on."""
         return {"held_out": self.held_out}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Come back from a checkpoint.
+        """Check a checkpoint's.
 
         Raises:
-            ValueError: of the images that are held out here some were trained on.
+            ValueError: it was trained on some of the images that are held out here.
         """
         if (then := state_dict["held_out"]) < self.held_out:
             raise ValueError(
-                f"held_out={self.held_out} here, and held_out={then} where the checkpoint was trained, which has seen "
-                f"some of these images; give held_out={then}"
+                f"held_out={self.held_out} here, but the checkpoint was trained with held_out={then} and has seen some "
+                f"of these images; give held_out={then}"
             )
 
     def train_dataloader(self) -> EpochLoader:
-        """Shuffled and, unless told otherwise, augmented batches of the training images.
+        """Shuffled and, if `augment` says so, augmented batches of the training images.
 
-        Under a Trainer with `overfit_batches` neither: it promises the same batches in each epoch.
+        Neither under a Trainer with `overfit_batches`: it promises the same batches in each epoch.
         """
         trainer: Any = self.trainer
         overfits = bool(trainer and trainer.overfit_batches)
-        return self._loader("train", None if overfits else self.seed, bool(self.augment) and not overfits)
+        return self._loader("train", None if overfits else self.seed)
 
     def val_dataloader(self) -> EpochLoader:
-        """The held-out images in a fixed order; where none are held out, the test images.
+        """The held-out images in a fixed order; if none are held out, the test images.
 
         Raises:
-            ValueError: those are the test images, and the Trainer would select on them.
+            ValueError: these are the test images, and the Trainer would select on them.
         """
         if self.trainer:
             self._check_selection(self.trainer)
-        return self._loader("val", None, False)
+        return self._loader("val", None)
 
     def test_dataloader(self) -> EpochLoader:
         """The test images in a fixed order."""
-        return self._loader("test", None, False)
+        return self._loader("test", None)
 
-    def _loader(self, split: str, seed: int | None, augment: bool) -> EpochLoader:
+    def _loader(self, split: str, seed: int | None) -> EpochLoader:
         raise NotImplementedError
 
     def _check_selection(self, trainer: Any) -> None:
-        """Say what is validated on; before training, when Lightning has made the callbacks and the schedulers."""
+        """Say what is validated on. Called before training, when callbacks and schedulers exist."""
         if self.held_out:
             rank_zero_info(f"validated on {self.held_out:,} held-out training images")
             return
@@ -135,6 +137,25 @@ class ImageData(L.LightningDataModule):
                 )
 
     @property
-    def _ranks(self) -> tuple[int, int]:
-        """Which rank this is, of how many."""
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+    def device(self) -> torch.device:
+        """The trainer's device; without a trainer the CPU."""
+        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+
+    def _shared(self, seed: int | None) -> dict[str, Any]:
+        """The arguments of every loader."""
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return {"mean": self.mean, "std": self.std, "seed": seed, "rank": rank, "world_size": world_size}
+
+
+def balanced_order(labels: Tensor) -> Tensor:
+    """A fixed shuffle of the indices of `labels` that takes one of each class in turn, until classes run out.
+
+    `labels` is int64 `(N,)`, from 0; so is the result. Targets of other kinds `(N, ...)` are only shuffled.
+    """
+    if labels.ndim != 1 or labels.dtype != torch.int64:
+        labels = torch.zeros(len(labels), dtype=torch.int64)
+    seed = int.from_bytes(hashlib.sha256(b"balanced order").digest()[:4], "big")
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    turn = torch.cat([torch.arange(count) for count in labels.bincount().tolist()])
+    return by_class[turn.argsort(stable=True)]

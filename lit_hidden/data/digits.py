@@ -3,23 +3,22 @@
 import torch
 import torch.nn.functional as F
 
-from lit_hidden.data.tensors import ImageTensorsData, Split
+from lit_hidden.data.tensors import ImageTensorsData, Split, facts
 
 
 class DigitsData(ImageTensorsData):
     """1,437 training and 360 test images `(1, 32, 32)` of 10 digits that come with scikit-learn.
 
-    Scikit-learn's 8x8 images of 17 greys, stretched to 0..255 and enlarged bilinearly. Sorted by class, every
-    fifth is a test image; a writer may have images in both parts. Not augmented by default; `augment=True` is
-    a random crop after 2 pixels of zero padding, without flips: a mirrored 2 is no digit. `root` is not read.
+    Scikit-learn's 8x8 images of 17 greys, stretched to 0..255 and enlarged bilinearly. Sorted by class, every fifth is
+    a test image; a writer may have images in both sets. Not augmented by default; `augment=True` is a random crop after
+    2 pixels of zero padding, without flips: a mirrored 2 is no digit. `root` is not read.
 
     Source: the test set of UCI's Optical Recognition of Handwritten Digits, as `sklearn.datasets` has it.
     """
 
     name = "digits"
-    shape = (1, 32, 32)
+    shape, sizes = facts(name)
     mean, std = (0.3058,), (0.3237,)
-    sizes = (1_437, 360)
     crop = 2
 
     def read(self) -> tuple[Split, Split]:
