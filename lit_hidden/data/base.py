@@ -17,9 +17,8 @@ class ImageData(L.LightningDataModule):
     """Batches of normalised images `(B, C, H, W)` and labels `(B,)`.
 
     Validation is on held-out training images. Which these are, and which of the others are used, follows from their
-    order in the files alone: the same for every seed, and as many of each class as possible. With `held_out=0`
-    validation is on the test set, as the authors do. Then nothing may be selected on it: callbacks and schedulers that
-    monitor `val/...` are refused.
+    order in the files alone, for every seed alike; they are as many of each class as possible. With `held_out=0`
+    validation is on the test set, as the authors do, and callbacks and schedulers that monitor `val/...` are refused.
 
     Args:
         root: folder of the data; None is DATA_DIR, or else `data`.
@@ -61,7 +60,7 @@ class ImageData(L.LightningDataModule):
 
     @property
     def held_out(self) -> int:
-        """The number of training images set aside for validation."""
+        """How many training images are set aside for validation."""
         return -(-self.sizes[0] // 10) if self._held_out is None else self._held_out
 
     def check_taken(self) -> None:
@@ -70,8 +69,7 @@ class ImageData(L.LightningDataModule):
         if self.held_out < 0 or not 1 <= used <= count - self.held_out:
             raise ValueError(
                 f"held_out={self.held_out} and train_images={self.train_images} cannot be taken from {self.name}'s "
-                f"{count} training images; held_out must be at least 0, train_images at least 1 or None, and both "
-                f"together at most {count}"
+                f"{count} training images: held_out must be at least 0, and leave at least 1 to train on"
             )
 
     def choose(self, labels: Tensor, used: int | None) -> tuple[Tensor, Tensor]:
@@ -80,15 +78,11 @@ class ImageData(L.LightningDataModule):
         return order[self.held_out :][:used], order[: self.held_out]
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint says of the images that were not trained on."""
+        """Remember in checkpoints how many images were not trained on."""
         return {"held_out": self.held_out}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Check a checkpoint's.
-
-        Raises:
-            ValueError: it was trained on some of the images that are held out here.
-        """
+        """Raise a `ValueError` if a checkpoint was trained on some of the images that are held out here."""
         if (then := state_dict["held_out"]) < self.held_out:
             raise ValueError(
                 f"held_out={self.held_out} here, but the checkpoint was trained with held_out={then} and has seen some "
@@ -96,20 +90,12 @@ class ImageData(L.LightningDataModule):
             )
 
     def train_dataloader(self) -> EpochLoader:
-        """Shuffled and, if `augment` says so, augmented batches of the training images.
-
-        Neither under a Trainer with `overfit_batches`: it promises the same batches in each epoch.
-        """
+        """Shuffled and perhaps augmented batches of the training images; `overfit_batches` promises neither."""
         trainer: Any = self.trainer
-        overfits = bool(trainer and trainer.overfit_batches)
-        return self._loader("train", None if overfits else self.seed)
+        return self._loader("train", None if trainer and trainer.overfit_batches else self.seed)
 
     def val_dataloader(self) -> EpochLoader:
-        """The held-out images in a fixed order; if none are held out, the test images.
-
-        Raises:
-            ValueError: these are the test images, and the Trainer would select on them.
-        """
+        """The held-out images in a fixed order; if none are held out, the test images."""
         if self.trainer:
             self._check_selection(self.trainer)
         return self._loader("val", None)
@@ -143,8 +129,10 @@ class ImageData(L.LightningDataModule):
 
     def _shared(self, seed: int | None) -> dict[str, Any]:
         """The arguments of every loader."""
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return {"mean": self.mean, "std": self.std, "seed": seed, "rank": rank, "world_size": world_size}
+        found = {"batch_size": self.batch_size, "mean": self.mean, "std": self.std, "seed": seed}
+        if self.trainer:
+            found |= {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+        return found
 
 
 def balanced_order(labels: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -20,21 +21,13 @@ def draw_crops(loader: EpochLoader) -> tuple[Tensor, Tensor]:
     return draws, torch.randint(2, (loader.count,), generator=loader.generator("flip"))
 
 
+@dataclass(eq=False, repr=False)
 class CropLoader(BatchLoader):
-    """Batches from decoded squares: random crops of them, resized and mirrored on the device, or their middle.
+    """Batches from decoded squares, uint8 `(N, 3, S, S)`: random crops, resized and mirrored, or their middle."""
 
-    Args:
-        images: uint8 `(N, 3, S, S)`; on `device`, or on the CPU if they do not fit there.
-        labels: int64 `(N,)`, where the images are.
-        *args: as of `BatchLoader`.
-        size: height and width of the pictures, at most S.
-        augment: crop and flip at random, if there is a seed.
-        **kwargs: as of `BatchLoader`.
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor, *args: Any, size: int, augment: bool, **kwargs: Any) -> None:
-        super().__init__(images, labels, *args, **kwargs)
-        self.size, self.augment = size, augment
+    _: KW_ONLY
+    size: int  # height and width of the pictures, at most S
+    augment: bool  # crop and flip at random, if there is a seed
 
     def draw(self) -> tuple[Tensor, ...]:
         """Boxes and flips of `resized_crops` for the epoch."""
@@ -51,34 +44,30 @@ class CropLoader(BatchLoader):
         return images[..., margin : margin + self.size, margin : margin + self.size]
 
 
+@dataclass(eq=False, repr=False)
 class DecodingLoader(EpochLoader):
     """Batches from image files that worker processes decode, ahead of what is asked for.
 
     Pictures are those of `Pictures`, the same for any number of workers. In training one warning names a damaged file,
     and another image of its class stands in for it.
 
-    Args:
-        images: the files.
-        *args: `batch_size`, `mean` and `std` as of `EpochLoader`.
-        size: height and width of the pictures.
-        resize: the shorter side of an image before the centre crop.
-        workers: processes that decode; 0 decodes in this one. They live until `close`.
-        augment: crop and flip at random, if there is a seed.
-        **kwargs: as of `EpochLoader`.
-
     Raises:
         DataError: while iterating: an image to evaluate on is damaged; or one to train on, and all others of its class.
     """
 
-    def __init__(
-        self, images: Images, *args: Any, size: int, resize: int, workers: int, augment: bool, **kwargs: Any
-    ) -> None:
-        super().__init__(len(images), *args, **kwargs)
-        self.augment = augment
+    images: Images
+    _: KW_ONLY
+    size: int  # height and width of the pictures
+    resize: int  # the shorter side of an image before the centre crop
+    workers: int  # processes that decode, which live until `close`; 0 decodes in this one
+    augment: bool  # crop and flip at random, if there is a seed
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._told: set[str] = set()
         self._ahead: list[Places] = []  # what the workers decode, batch by batch
-        pictures = Pictures(images, size, resize, stand_in=self.seed is not None)
-        self._decoder = decoder(pictures, self._ahead, workers, pin=self.device.type == "cuda", persistent=True)
+        pictures = Pictures(self.images, self.size, self.resize, stand_in=self.seed is not None)
+        self._decoder = decoder(pictures, self._ahead, self.workers, pin=self.device.type == "cuda", persistent=True)
 
     def close(self) -> None:
         """End the workers; the next iteration starts new ones. Garbage collection would wait 5 s for each."""
@@ -92,7 +81,7 @@ class DecodingLoader(EpochLoader):
         epoch = [self.order().numpy(), *(draw.numpy() for draw in draws)]
         self._ahead[:] = [tuple(each[mine] for each in epoch) for mine in map(self.mine, range(start, self.batches))]
         for images, labels, replaced, lost in self._decoder:
-            if lost:  # accuracies count every image once
+            if lost:
                 raise DataError(f"{lost[0]}; replace it and run again: no other image can stand in for it")
             for wrong in replaced:
                 if wrong not in self._told:

@@ -50,18 +50,9 @@ def find(root: Path, layouts: Sequence[str]) -> list[tuple[Path, str]]:
 def download(root: Path, layout: str, archives: Mapping[str, str], source: str, **options: object) -> None:
     """Let torchvision download into a hidden folder of `root`, then move `layout` into place in one step.
 
-    If two processes do so at once, the first to finish wins. A failure leaves no part of the set behind. Archives that
-    the user placed below `root` are used instead of the network.
-
-    Args:
-        root: the data folder; created if it is missing.
-        layout: the folder that torchvision creates, as a path below `root`.
-        archives: the publisher's files, as paths below `root`, and their MD5.
-        source: the set's class in `torchvision.datasets`.
-        **options: further arguments of that class.
-
-    Raises:
-        DataError: the network or the disk fails.
+    `source` is the set's class in `torchvision.datasets`, `options` are its arguments. `archives` are the publisher's
+    files and their MD5; those that the user placed in `root` are used instead of the network. If two processes download
+    at once, the first to finish wins. A failure leaves nothing but `root`.
     """
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)  # torchvision sets none, and a network that drops packets would block for ever

@@ -25,8 +25,6 @@ from lit_hidden.data.trees import Images, Tree, find_tree, parse_classes, read_t
 from lit_hidden.data.wnids import CLASS_LISTS
 from lit_hidden.recipes import IMAGES
 
-CACHE = ".lit_hidden-cache"  # below root
-
 
 class ImageNetData(ImageData):
     """ILSVRC-2012's 1000 classes, or any subset, in batches of images `(B, 3, image_size, image_size)`.
@@ -47,10 +45,6 @@ class ImageNetData(ImageData):
         cache_dir: folder of decoded images; None is CACHE_DIR, or else `.lit_hidden-cache` in `root`.
         workers: processes that decode, of each device; None is as many as there are CPUs for it.
         **kwargs: as of `ImageData`.
-
-    Raises:
-        ValueError: a number is out of bounds, or `classes` unknown.
-        DataError: files are missing or damaged, or cannot be downloaded or cached.
     """
 
     name = "imagenet"
@@ -61,9 +55,10 @@ class ImageNetData(ImageData):
     )  # fmt: skip
     subset: ClassVar[bool] = False  # whether own classes may be taken out of a folder with more
     square: ClassVar[int | None] = None  # side of the publisher's images, if all are square and the same
-    # Of sets that torchvision downloads: its class, and by the shorter side its name of the size, folder and MD5.
+    sides: ClassVar[dict[str, int]] = {}  # of folders whose images are reduced, the shorter side in pixels
+    # Of sets that torchvision downloads: its class, and by folder its name of the size and the archive's MD5.
     source: ClassVar[str] = ""
-    archives: ClassVar[dict[int, tuple[str, str, str]]] = {}
+    archives: ClassVar[dict[str, tuple[str, str]]] = {}
     where: ClassVar[str] = "https://image-net.org/download-images"
 
     def __init__(
@@ -80,20 +75,20 @@ class ImageNetData(ImageData):
         super().__init__(*args, **kwargs)
         if images_per_class is not None and (images_per_class < 1 or self.train_images is not None):
             raise ValueError(
-                f"images_per_class={images_per_class} must be at least 1 or None, and None if train_images is given; "
-                f"train_images={self.train_images}"
+                f"images_per_class={images_per_class} with train_images={self.train_images} cannot be; "
+                "give one of them, at least 1, or neither"
             )
         _, size, _, _, count = IMAGES[self.name]
         size = size if image_size is None else image_size
-        self.shape = (3, size, size)
-        self.images_per_class = images_per_class
+        self.shape, self.images_per_class = (3, size, size), images_per_class
+        self._resize = size if size == self.square else resize_to(size)  # shorter side before the centre crop
+        self._folders = [name for name in self.folders if self.sides.get(name, self._resize) >= self._resize]
         self.classes = classes or (self.name if self.name in CLASS_LISTS else "all")
         self.exactly = count if classes is None and not self.subset else None  # classes that the folder must have
         chosen = parse_classes(self.classes)
         self._count = len(chosen) if isinstance(chosen, tuple) else chosen or self.exactly
-        self.cache_gib = cache_gib
-        self.cache_dir = Path(cache_dir or os.environ.get("CACHE_DIR") or self.root / CACHE).expanduser()
-        self.workers = workers
+        self.cache_gib, self.workers = cache_gib, workers
+        self.cache_dir = Path(cache_dir or os.environ.get("CACHE_DIR") or self.root / ".lit_hidden-cache").expanduser()
         self._tree: Tree | None = None
         self._images: dict[str, Images] = {}  # by split; of validation and test perhaps the same
         self._decoded: dict[Images, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -125,8 +120,8 @@ class ImageNetData(ImageData):
     def prepare_data(self) -> None:
         """Download the set if it is missing and torchvision can, check it, and decode what is decoded once."""
         if self.source and self._tree is None and find_tree(self.root, self._folders) is None:
-            side = min((side for side in self.archives if side >= self._resize), default=max(self.archives))
-            size, folder, md5 = self.archives[side]
+            folder = min(self._folders, key=lambda name: self.sides.get(name, 10_000))  # the smallest that is enough
+            size, md5 = self.archives[folder]
             download(self.root, folder, {f"{folder}.tgz": md5}, self.source, split="train", size=size)
         self._open()
 
@@ -135,7 +130,7 @@ class ImageNetData(ImageData):
         self._open()
         for part, (images, labels) in self._decoded.items():
             device = self.device
-            if device.type == "cuda" and images.device.type == "cpu":
+            if device.type == "cuda" and images.is_cpu:
                 free, _ = torch.cuda.mem_get_info(device)
                 if images.nbytes > free / 2:  # the rest is for training; batches then come from the CPU's memory
                     device = images.device
@@ -147,40 +142,23 @@ class ImageNetData(ImageData):
             return
         self.check_taken()
         train, test = self.tree.train, self.tree.val
-        each, used = self.images_per_class, self.train_images
-        if each is not None:
-            used = each * self.num_classes
-            _, held = self.choose(train.labels, None)
-            counts = train.labels.bincount() - train.labels[held].bincount(minlength=self.num_classes)
-            if (fewest := int(counts.min())) < each:
-                raise ValueError(
-                    f"images_per_class={each} cannot be taken from {self.tree.folder / 'train'}/"
-                    f"{self.tree.classes[int(counts.argmin())]}, which with held_out={self.held_out} has {fewest}"
-                )
-        trained, held = self.choose(train.labels, used)
-        splits = {"train": train.take(trained), "val": train.take(held) if len(held) else test, "test": test}
-        parts = [splits["train"], *{splits["val"]: None, splits["test"]: None}]
+        each = self.images_per_class
+        used, held = self.choose(train.labels, each * self.num_classes if each else self.train_images)
+        counts = train.labels[used].bincount(minlength=self.num_classes)
+        if each and (fewest := int(counts.min())) < each:
+            raise ValueError(
+                f"images_per_class={each} cannot be taken from {self.tree.folder}/train/"
+                f"{self.tree.classes[int(counts.argmin())]}, which with held_out={self.held_out} has {fewest}"
+            )
+        splits = {"train": train.take(used), "val": train.take(held) if len(held) else test, "test": test}
+        parts = list(dict.fromkeys(splits.values()))
         if self.augment is True and self.shape[1] != self.square:  # crops of the whole image
             parts = parts[1:]
-        pixels = 3 * self._resize**2 * sum(map(len, parts))
-        if pixels > self.cache_gib * 2**30:
+        if 3 * self._resize**2 * sum(map(len, parts)) > self.cache_gib * 2**30:
             parts = parts[:1] if self.augment == "square" else []
         for part in parts:
-            squares = open_cache(part, self._resize, self.cache_dir, self._workers)
-            self._decoded[part] = (squares, part.labels)
+            self._decoded[part] = open_cache(part, self._resize, self.cache_dir, self._workers), part.labels
         self._images = splits
-
-    @property
-    def _folders(self) -> list[str]:
-        """Where to look; not in a folder of images that are too small and would have to be enlarged."""
-        small = [folder for side, (_, folder, _) in self.archives.items() if side < self._resize]
-        return [name for name in self.folders if name not in small]
-
-    @property
-    def _resize(self) -> int:
-        """The shorter side of an image before the centre crop."""
-        size = self.shape[1]
-        return size if size == self.square else resize_to(size)
 
     @property
     def _workers(self) -> int:
@@ -191,11 +169,11 @@ class ImageNetData(ImageData):
 
     def _loader(self, split: str, seed: int | None) -> CropLoader | DecodingLoader:
         self.setup()
-        part, augment = self._images[split], bool(self.augment) and seed is not None
-        shared = self._shared(seed) | {"size": self.shape[1], "device": self.device, "augment": augment}
+        part, shared = self._images[split], self._shared(seed)
+        shared |= {"size": self.shape[1], "to": self.device, "augment": bool(self.augment)}
         if part in self._decoded:
-            return CropLoader(*self._decoded[part], self.batch_size, **shared)
-        loader = DecodingLoader(part, self.batch_size, resize=self._resize, workers=self._workers, **shared)
+            return CropLoader(*self._decoded[part], **shared)
+        loader = DecodingLoader(part, part.labels, resize=self._resize, workers=self._workers, **shared)
         if self.trainer:
             self._decoding.append(loader)
         return loader
@@ -207,7 +185,7 @@ class ImageNetData(ImageData):
 
 
 class ImageNet100Data(ImageNetData):
-    """100 classes of ILSVRC-2012, those that `imagenet100/` in `root` has: several lists are called ImageNet-100.
+    """The 100 classes of ILSVRC-2012 that `imagenet100/` in `root` has: several lists are called ImageNet-100.
 
     Out of the whole ILSVRC-2012, `ImageNetData` picks them with `classes`, a file of their wnids.
     """
@@ -224,11 +202,12 @@ class ImagenetteData(ImageNetData):
 
     name = "imagenette"
     folders = ("imagenette2", "imagenette2-320", "imagenette2-160", "imagenette")
+    sides: ClassVar = {"imagenette2-320": 320, "imagenette2-160": 160}
     source = "Imagenette"
     archives: ClassVar = {
-        160: ("160px", "imagenette2-160", "e793b78cc4c9e9a4ccc0c1155377a412"),
-        320: ("320px", "imagenette2-320", "3df6f0d01a2c9592104656642f5e78a3"),
-        10_000: ("full", "imagenette2", "fe2fc210e6bb7c5664d602c3cd71e612"),
+        "imagenette2-160": ("160px", "e793b78cc4c9e9a4ccc0c1155377a412"),
+        "imagenette2-320": ("320px", "3df6f0d01a2c9592104656642f5e78a3"),
+        "imagenette2": ("full", "fe2fc210e6bb7c5664d602c3cd71e612"),
     }
     where = "https://github.com/fastai/imagenette"
 
@@ -238,7 +217,7 @@ class ImagewoofData(ImageNetData):
 
     name = "imagewoof"
     folders = ("imagewoof2", "imagewoof2-320", "imagewoof2-160", "imagewoof")
-    archives: ClassVar = {160: ("160px", "imagewoof2-160", ""), 320: ("320px", "imagewoof2-320", "")}
+    sides: ClassVar = {"imagewoof2-320": 320, "imagewoof2-160": 160}
     where = ImagenetteData.where
 
 
@@ -252,10 +231,7 @@ class TinyImageNetData(ImageNetData):
 
 
 class TinyImageNet100Data(TinyImageNetData):
-    """100 classes of Tiny ImageNet: 50,000 training and 5,000 test images of 64x64 pixels.
-
-    From `tiny-imagenet-100/` in `root`, or picked out of Tiny ImageNet.
-    """
+    """100 classes of Tiny ImageNet, from `tiny-imagenet-100/` in `root`, or picked out of Tiny ImageNet."""
 
     name = "tiny-imagenet-100"
     folders = ("tiny-imagenet-100", *TinyImageNetData.folders)
@@ -263,9 +239,8 @@ class TinyImageNet100Data(TinyImageNetData):
 
 
 def resize_to(size: int) -> int:
-    """To how many pixels an image's shorter side is resized before the centre crop of `size` pixels.
+    """The shorter side of an image before the centre crop of `size` pixels: 8/7 of it, as the usual 256 for 224.
 
-    8/7 of the size, as the usual 256 for 224, but the margin is a multiple of 4: then the centre crop of the middle
-    square is the centre crop of the image.
+    The margin is a multiple of 4: then the centre crop of the middle square is the centre crop of the image.
     """
     return size + 4 * round(size / 28)

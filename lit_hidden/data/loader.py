@@ -6,6 +6,7 @@ Small sets need no workers: a batch is one index into a tensor. The random numbe
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import torch
@@ -15,65 +16,47 @@ from lit_hidden.data.crops import crop_and_flip
 from lit_hidden.steps import Block
 
 
+@dataclass(eq=False, repr=False)
 class EpochLoader:
     """The base of all loaders: the order of an epoch, each rank's images, and where to continue.
 
-    An iteration yields `(images, labels)`: float32 `(B, C, H, W)`, scaled to [0, 1], then normalised by `mean` and
-    `std`; and int64 `(B,)`. The last batch may be short: the paper's code drops nothing.
-
-    Order and augmentation depend on (seed, epoch) alone. Lightning sets the epoch, through `sampler`, and saves and
-    loads `state_dict`, so a run resumed within an epoch continues with the next batch. A plain loop calls `set_epoch`.
+    An iteration yields `(images, labels)`: float32 `(B, C, H, W)`, scaled to [0, 1], then normalised; and int64 `(B,)`.
+    The last batch may be short: the paper's code drops nothing. Order and augmentation depend on (seed, epoch) alone.
+    Lightning sets the epoch, through `sampler`, and saves and loads `state_dict`; a plain loop calls `set_epoch`.
 
     Each of several ranks takes every `world_size`-th image of the same batch: together they see what one process
-    would. All see the same number of batches, none empty: if the last batch has fewer images than there are ranks, the
-    other ranks repeat one of its images, which `share` does not count.
-
-    Args:
-        count: images in an epoch.
-        batch_size: images in a batch, over all ranks together.
-        mean: a number per channel, for pixels in [0, 1]; with none, batches are not scaled: they are no images.
-        std: a number per channel, for pixels in [0, 1].
-        device: of the batches.
-        seed: seed of order and augmentation; None for evaluation: in the order of the images, not augmented.
-        rank: number of this process, from 0.
-        world_size: number of ranks.
+    would. If the last batch has fewer images than there are ranks, the others repeat one, which `share` does not count.
 
     Raises:
         ValueError: a batch has fewer images than there are ranks.
     """
 
+    images: Any
+    labels: Tensor
+    batch_size: int  # over all ranks together
+    mean: Sequence[float]  # of each channel, for pixels in [0, 1]; with none, inputs are yielded as they are
+    std: Sequence[float]
+    _: KW_ONLY
+    seed: int | None = None  # of order and augmentation; None for evaluation: in order, not augmented
+    to: torch.device | None = None  # of the batches; None is where the labels are
+    rank: int = 0
+    world_size: int = 1
+
     batch_sampler = None  # Lightning asks what has a sampler for this too
     at_once = 0  # batches in each `Block` that an iteration yields; 0 yields the batches themselves
 
-    def __init__(
-        self,
-        count: int,
-        batch_size: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        *,
-        device: torch.device,
-        seed: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        if batch_size < world_size:
+    def __post_init__(self) -> None:
+        if self.batch_size < self.world_size:
             raise ValueError(
-                f"batch_size={batch_size} leaves a rank without images; "
-                f"it is the total over all ranks and must be at least world_size={world_size}"
+                f"batch_size={self.batch_size} leaves a rank without images; "
+                f"it is the total over all ranks and must be at least world_size={self.world_size}"
             )
-        self.count, self.batch_size, self.seed, self.device = count, batch_size, seed, device
-        self.rank, self.world_size = rank, world_size
-        self.epoch = 0
-        self._mean = torch.tensor(mean, dtype=torch.float32, device=device).view(-1, 1, 1)
-        self._std = torch.tensor(std, dtype=torch.float32, device=device).view(-1, 1, 1)
-        self._batches_seen = 0
-        self._resumed = False
-
-    @property
-    def batches(self) -> int:
-        """The number of batches in an epoch, the same on every rank."""
-        return -(-self.count // self.batch_size)
+        self.count, self.device, self.epoch = len(self.labels), self.to or self.labels.device, 0
+        self.batches = -(-self.count // self.batch_size)  # in an epoch, the same on every rank
+        self._scale = [
+            torch.tensor(x, dtype=torch.float32, device=self.device).view(-1, 1, 1) for x in (self.mean, self.std)
+        ]
+        self._batches_seen, self._resumed = 0, False
 
     def __len__(self) -> int:
         """The length of a whole iteration."""
@@ -95,9 +78,8 @@ class EpochLoader:
         raise NotImplementedError
 
     def _normalised(self, images: Tensor) -> Tensor:
-        if not self._mean.numel():
-            return images
-        return images.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+        mean, std = self._scale
+        return images.to(torch.float32).div_(255).sub_(mean).div_(std) if mean.numel() else images
 
     def share(self, batch: int) -> tuple[int, int]:
         """How many images of an epoch's `batch`, from 0, count for this rank, and how many for all ranks together."""
@@ -115,10 +97,7 @@ class EpochLoader:
             self.epoch, self._batches_seen, self._resumed = epoch, 0, False
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch and how many of its batches were yielded, the same on every rank; and `at_once`.
-
-        A checkpoint that an exception writes during a step counts the batch of this step as done.
-        """
+        """Where to continue, the same on every rank. A batch in training counts as done."""
         return {"epoch": self.epoch, "batches_seen": self._batches_seen, "at_once": self.at_once}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -158,54 +137,39 @@ class EpochLoader:
         return slice(start + self.rank, stop, self.world_size)
 
 
+@dataclass(eq=False, repr=False)
 class BatchLoader(EpochLoader):
     """Batches of `images` and `labels`, normalised and, for training, shuffled and augmented.
 
-    Args:
-        images: uint8 `(N, C, H, W)`; or inputs of another dtype `(N, ...)`, without mean and std, yielded as they are.
-        labels: int64 `(N,)`, on the device of the images; for inputs that are no images any targets `(N, ...)`.
-        *args: `batch_size`, `mean` and `std` as of `EpochLoader`.
-        crop: pixels of zero padding around an image, of which a random part of its size is cut; 0: no crop.
-        flip: mirror an image, left to right, with probability 1/2.
-        at_once: yield `Block`s of so many batches, for `lit_hidden.steps.Steps`, to a single rank. The last of an epoch
-            may be short. 0 yields the batches themselves.
-        device: of the batches; None is where the images are.
-        **kwargs: `seed`, `rank` and `world_size` as of `EpochLoader`.
+    `images` are uint8 `(N, C, H, W)` and `labels` int64 `(N,)`. Inputs of another dtype with any targets, both
+    `(N, ...)`, have no mean and std.
 
     Raises:
         ValueError: tensors do not fit together, or a number is out of bounds.
     """
 
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        *args: Any,
-        crop: int = 0,
-        flip: bool = False,
-        at_once: int = 0,
-        device: torch.device | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(len(images), *args, device=device or images.device, **kwargs)
-        if at_once < 0 or (at_once and self.world_size > 1):
+    images: Tensor
+    _: KW_ONLY
+    crop: int = 0  # pixels of zero padding around an image, of which a random part of its size is cut; 0: no crop
+    flip: bool = False  # mirror an image, left to right, with probability 1/2
+    at_once: int = 0  # yield `Block`s of so many batches, for `lit_hidden.steps.Steps`; 0 yields batches
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.at_once < 0 or (self.at_once and self.world_size > 1):
             raise ValueError(
-                f"at_once={at_once} of {self.world_size} ranks cannot be: it is a number of batches, and several ranks "
-                "take them one by one (0)"
+                f"at_once={self.at_once} of {self.world_size} ranks cannot be: it is a number of batches, and several "
+                "ranks take them one by one (0)"
             )
-        channels, kinds = (len(self._mean), len(self._std)), (images.dtype, labels.dtype)
-        if kinds == (torch.uint8, torch.int64) and images.dim() == 4:
-            fit = labels.dim() == 1 and channels == (images.shape[1],) * 2
-        else:
-            fit = images.dtype != torch.uint8 and channels == (0, 0)
-        if not fit or not 0 < len(images) == len(labels):
+        channels = self.images.shape[1] if self.images.dtype == torch.uint8 else 0
+        kinds = self.images.dim() == 4, self.labels.dim() == 1, self.labels.dtype == torch.int64
+        fit = len(self.mean) == len(self.std) == channels and 0 < len(self.images) == self.count
+        if not fit or (channels and not all(kinds)):
+            images, labels = (f"{x.dtype} {tuple(x.shape)}" for x in (self.images, self.labels))
             raise ValueError(
-                f"images {images.dtype} {tuple(images.shape)}, labels {labels.dtype} {tuple(labels.shape)}, a mean of "
-                f"{channels[0]} and a std of {channels[1]} numbers do not fit together; they must be torch.uint8 "
-                "(N, C, H, W), torch.int64 (N,), C and C; or inputs of another dtype, targets, 0 and 0"
+                f"images {images}, labels {labels}, mean {self.mean} and std {self.std} do not fit together; they must "
+                "be uint8 (N, C, H, W), int64 (N,), C and C numbers; or inputs of another dtype, targets and no numbers"
             )
-        self.images, self.labels = images, labels
-        self.crop, self.flip, self.at_once = crop, flip, at_once
         self._drawn: tuple[Tensor, ...] = ()  # of the present epoch, always in the same memory
 
     def _batches(self, start: int) -> Iterator[Any]:
@@ -248,9 +212,6 @@ class BatchLoader(EpochLoader):
 
 
 def to_device(device: torch.device, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Copy tensors to a device without waiting for the copies."""
-    # Only a copy from pinned memory does not wait.
-    return tuple(
-        (x.pin_memory() if x.device.type == "cpu" and device.type == "cuda" else x).to(device, non_blocking=True)
-        for x in tensors
-    )
+    """Copy tensors to a device; from pinned memory, so that nothing waits for a copy to a GPU."""
+    pin = device.type == "cuda"
+    return tuple((x.pin_memory() if pin and x.is_cpu else x).to(device, non_blocking=True) for x in tensors)

@@ -16,7 +16,7 @@ Split = tuple[Tensor, Tensor]  # images, uint8 (N, C, H, W), and labels, int64 (
 
 
 def facts(name: str) -> tuple[tuple[int, int, int], tuple[int, int]]:
-    """The shape of a set's images, and its numbers of training and test images."""
+    """The shape of a set's images, and how many are for training and for testing."""
     channels, size, train, test, _ = IMAGES[name]
     return (channels, size, size), (train, test)
 
@@ -31,10 +31,6 @@ class ImageTensorsData(ImageData):
     Args:
         *args: as of `ImageData`, from `root` on.
         **kwargs: as of `ImageData`.
-
-    Raises:
-        ValueError: a number is out of bounds, or the set has no such augmentation.
-        DataError: the files are missing or damaged, or cannot be downloaded.
     """
 
     num_classes = 10
@@ -73,11 +69,7 @@ class ImageTensorsData(ImageData):
             self.splits[split] = (images.to(self.device), labels.to(self.device))
 
     def read(self) -> tuple[Split, Split]:
-        """Read and verify the training and the test set, on the CPU, from the first folder that is whole.
-
-        Raises:
-            DataError: no folder is whole; about the first that was found.
-        """
+        """Read and verify the training and the test set, on the CPU, from the first folder that is whole."""
         errors: list[DataError] = []
         for folder, layout in find(self.root, self.layouts):
             try:
@@ -99,14 +91,11 @@ class ImageTensorsData(ImageData):
     def _loader(self, split: str, seed: int | None) -> BatchLoader:
         if not self.splits:
             self.setup()
-        batch_size, augment = self.batch_size, self.augment and seed is not None
-        if self.at_once and split != "train":  # evaluation: batches may be as large as a GPU likes them
-            batch_size = max(batch_size, EVALUATED)
-        return BatchLoader(
-            *self.splits[split],
-            batch_size,
-            crop=self.crop if augment else 0,
-            flip=self.flip and augment,
-            at_once=self.at_once if split == "train" else 0,
-            **self._shared(seed),
-        )
+        shared = self._shared(seed)
+        if self.augment:
+            shared |= {"crop": self.crop, "flip": self.flip}
+        if split == "train":
+            shared["at_once"] = self.at_once
+        elif self.at_once:  # evaluation: batches may be as large as a GPU likes them
+            shared["batch_size"] = max(self.batch_size, EVALUATED)
+        return BatchLoader(*self.splits[split], **shared)
