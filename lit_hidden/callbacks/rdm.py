@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lit_hidden.callbacks import RunCallback, splits
 from lit_hidden.data import BatchLoader
-from lit_hidden.data.base import balanced_order
+from lit_hidden.data.tensors import balanced_order
 from lit_hidden.edge_popup import weight_layers
 
 

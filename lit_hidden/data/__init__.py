@@ -3,9 +3,6 @@
 from typing import Any
 
 from lit_hidden import code
-from lit_hidden.data.base import ImageData
-from lit_hidden.data.cifar10 import CIFAR10Data
-from lit_hidden.data.digits import DigitsData
 from lit_hidden.data.files import DataError
 from lit_hidden.data.imagenet import (
     ImageNet100Data,
@@ -16,8 +13,8 @@ from lit_hidden.data.imagenet import (
     TinyImageNetData,
 )
 from lit_hidden.data.loader import BatchLoader
-from lit_hidden.data.mnist import MNISTData
-from lit_hidden.data.tensors import ImageTensorsData
+from lit_hidden.data.sets import CIFAR10Data, DigitsData, MNISTData
+from lit_hidden.data.tensors import ImageData, ImageTensorsData
 
 __all__ = [
     "DATA", "IMAGENET_DATA", "BatchLoader", "CIFAR10Data", "DataError", "DigitsData", "ImageData", "ImageNet100Data",

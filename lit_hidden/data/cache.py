@@ -26,17 +26,9 @@ MEND = "replace or delete it and run again"
 def open_cache(images: Images, size: int, folder: Path, workers: int) -> Tensor:
     """Give the middle squares of images, resized to `size` pixels; decode them now if that was not done.
 
-    They are in `folder/<key>.npy`; the key follows from the files' names, sizes and times of change. Several processes
-    may decode at once. A failure leaves nothing behind.
-
-    Args:
-        images: the files.
-        size: height and width of the squares.
-        folder: of all caches; created if it is missing.
-        workers: processes that decode; 0 decodes in this one.
-
-    Returns:
-        uint8 `(N, 3, size, size)`, on the CPU, mapped from the file: pages are read as they are needed.
+    They are uint8 `(N, 3, size, size)` on the CPU, mapped from `folder/<key>.npy`: pages are read as they are needed.
+    The key follows from the files' names, sizes and times of change. Several processes may decode at once, each with
+    `workers` processes. A failure leaves nothing behind.
 
     Raises:
         DataError: an image cannot be decoded, or the disk cannot hold the cache.

@@ -37,14 +37,8 @@ def crop_boxes(draws: np.ndarray, height: int, width: int) -> np.ndarray:
 
     The first of `ATTEMPTS` boxes that fits into the image: its area uniform in `SCALE` times the image's, its shape
     log-uniform in `RATIO`, its position uniform. If none fits, the middle of the image, as much as `RATIO` allows.
-
-    Args:
-        draws: `(B, DRAWS)`, uniform in [0, 1): areas, shapes, and the position from above and from the left.
-        height: of the images in pixels.
-        width: of the images in pixels.
-
-    Returns:
-        int64 `(4, B)`: top, left, height and width of each box in pixels.
+    `draws` are `(B, DRAWS)`, uniform in [0, 1): areas, shapes, and the position from above and from the left. The
+    boxes are int64 `(4, B)`: top, left, height and width in pixels.
     """
     draws = draws.astype(np.float64)
     area = height * width * (SCALE[0] + (SCALE[1] - SCALE[0]) * draws[:, :ATTEMPTS])
@@ -64,16 +58,9 @@ def resized_crops(images: Tensor, boxes: Tensor, flips: Tensor, *, size: int) ->
     """Cut a box out of each image, resize it to `size` pixels, then mirror it where `flips` is 1.
 
     The pictures of torchvision's `resized_crop(..., antialias=True)` and `hflip` for the same boxes, except that pixels
-    are not rounded to whole numbers. A picture does not depend on the other images of its batch, to the bit.
-
-    Args:
-        images: uint8 `(B, C, H, W)`, square.
-        boxes: int64 `(4, B)`: top, left, height and width.
-        flips: int64 `(B,)`, 0 or 1.
-        size: height and width of the result.
-
-    Returns:
-        float32 `(B, C, size, size)`, from 0 to 255.
+    are not rounded to whole numbers. A picture does not depend on the other images of its batch, to the bit. `images`
+    are uint8 `(B, C, S, S)`, `boxes` those of `crop_boxes`, `flips` int64 `(B,)`; the result is float32
+    `(B, C, size, size)`, from 0 to 255.
     """
     top, left, height, width = boxes.to(torch.float32)
     count = math.ceil(2 * max(1.0, images.shape[-1] / size))  # pixels under the widest triangle

@@ -30,8 +30,6 @@ def checked(path: Path, mend: str) -> Iterator[None]:
     try:
         regular(path)
         yield
-    except DataError:
-        raise
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; {mend}") from error
     except Unfit as error:

@@ -6,7 +6,6 @@ In training, worker processes decode images in every epoch and crop them at rand
 are the same in every epoch (test images, training images that are not augmented), and for Tiny ImageNet at 64 pixels,
 the middle square of each image is decoded once if all take at most `cache_gib`: its shorter side is resized to
 `resize_to(size)` pixels (Tiny ImageNet at 64 pixels: as it is). Batches are cut out of these on the training device.
-
 `augment="square"` crops these squares at random, which is quicker and gives other pictures: no crop reaches beyond the
 middle square, and small crops are enlarged from the resized image and not from the original.
 """
@@ -17,10 +16,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from lit_hidden.data.base import ImageData
 from lit_hidden.data.cache import open_cache
-from lit_hidden.data.crop_loaders import CropLoader, DecodingLoader
+from lit_hidden.data.decode import DecodingLoader
 from lit_hidden.data.files import SET_ROOT, DataError, download
+from lit_hidden.data.loader import CropLoader
+from lit_hidden.data.tensors import ImageData
 from lit_hidden.data.trees import Images, Tree, find_tree, parse_classes, read_tree
 from lit_hidden.data.wnids import CLASS_LISTS
 from lit_hidden.recipes import IMAGES
@@ -29,10 +29,9 @@ from lit_hidden.recipes import IMAGES
 class ImageNetData(ImageData):
     """ILSVRC-2012's 1000 classes, or any subset, in batches of images `(B, 3, image_size, image_size)`.
 
-    Read from `imagenet/`, `ILSVRC2012/`, `ILSVRC/Data/CLS-LOC/` or the like in `root`, or from `root` itself: the first
-    that has `train/` and `val/`; see `read_tree` for the layouts. Labels count the classes in the order of their wnids.
-    Training images are augmented by default: `RandomResizedCrop` and a random flip. Of test images, and of training
-    images without augmentation, the shorter side is resized to `resize_to(image_size)` pixels and the middle cut out.
+    Read from the first of `folders` in `root`, or `root` itself, that has `train/` and `val/`; see `read_tree` for the
+    layouts. Labels count the classes in the order of their wnids. Training images are augmented by default, by
+    `RandomResizedCrop` and a random flip; of others the shorter side is resized and the middle cut out.
 
     Args:
         *args: as of `ImageData`, from `root` on. None for `augment` is True; `square`: crops of squares that are
@@ -56,8 +55,7 @@ class ImageNetData(ImageData):
     subset: ClassVar[bool] = False  # whether own classes may be taken out of a folder with more
     square: ClassVar[int | None] = None  # side of the publisher's images, if all are square and the same
     sides: ClassVar[dict[str, int]] = {}  # of folders whose images are reduced, the shorter side in pixels
-    # Of sets that torchvision downloads: its class, and by folder its name of the size and the archive's MD5.
-    source: ClassVar[str] = ""
+    source: ClassVar[str] = ""  # of sets that torchvision downloads, its class; by folder its size and archive's MD5
     archives: ClassVar[dict[str, tuple[str, str]]] = {}
     where: ClassVar[str] = "https://image-net.org/download-images"
 
@@ -185,20 +183,14 @@ class ImageNetData(ImageData):
 
 
 class ImageNet100Data(ImageNetData):
-    """The 100 classes of ILSVRC-2012 that `imagenet100/` in `root` has: several lists are called ImageNet-100.
-
-    Out of the whole ILSVRC-2012, `ImageNetData` picks them with `classes`, a file of their wnids.
-    """
+    """The 100 classes of ILSVRC-2012 that its folder has, or that `ImageNetData` picks with `classes`, a file."""
 
     name = "imagenet100"
     folders = ("imagenet100", "imagenet-100", "ImageNet100", "ImageNet-100")
 
 
 class ImagenetteData(ImageNetData):
-    """Imagenette: 9,469 training and 3,925 test images of 10 easy classes; downloaded if it is missing.
-
-    Not ILSVRC-2012's split of its images, so it is not picked out of that. https://github.com/fastai/imagenette
-    """
+    """10 easy classes, downloaded if missing. Not ILSVRC-2012's split of its images, so not picked out of that."""
 
     name = "imagenette"
     folders = ("imagenette2", "imagenette2-320", "imagenette2-160", "imagenette")
@@ -213,7 +205,7 @@ class ImagenetteData(ImageNetData):
 
 
 class ImagewoofData(ImageNetData):
-    """Imagewoof: 9,025 training and 3,929 test images of 10 breeds of dogs. https://github.com/fastai/imagenette."""
+    """10 breeds of dogs, from the publisher of Imagenette."""
 
     name = "imagewoof"
     folders = ("imagewoof2", "imagewoof2-320", "imagewoof2-160", "imagewoof")
@@ -222,7 +214,7 @@ class ImagewoofData(ImageNetData):
 
 
 class TinyImageNetData(ImageNetData):
-    """Tiny ImageNet: 100,000 training and 10,000 test images of 64x64 pixels of 200 classes of ImageNet."""
+    """Images of 64x64 pixels of 200 classes of ImageNet."""
 
     name = "tiny-imagenet"
     folders: ClassVar[tuple[str, ...]] = ("tiny-imagenet-200", "tiny-imagenet")

@@ -1,7 +1,7 @@
 """Batches of images that live, as uint8 tensors, on the training device: shuffled, augmented, normalised.
 
-Small sets need no workers: a batch is one index into a tensor. The random numbers of an epoch are drawn on the CPU from
-(seed, epoch), so a run sees the same pictures on every device, in any number of processes, and after a resume.
+The random numbers of an epoch are drawn on the CPU from (seed, epoch), so a run sees the same pictures on every device,
+in any number of processes, and after a resume.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from lit_hidden.data.crops import crop_and_flip
+from lit_hidden.data.crops import DRAWS, crop_and_flip, crop_boxes, resized_crops
 from lit_hidden.steps import Block
 
 
@@ -21,14 +21,11 @@ class EpochLoader:
     """The base of all loaders: the order of an epoch, each rank's images, and where to continue.
 
     An iteration yields `(images, labels)`: float32 `(B, C, H, W)`, scaled to [0, 1], then normalised; and int64 `(B,)`.
-    The last batch may be short: the paper's code drops nothing. Order and augmentation depend on (seed, epoch) alone.
-    Lightning sets the epoch, through `sampler`, and saves and loads `state_dict`; a plain loop calls `set_epoch`.
+    The last batch may be short: the paper's code drops nothing. Lightning sets the epoch, through `sampler`, and saves
+    and loads `state_dict`; a plain loop calls `set_epoch`.
 
     Each of several ranks takes every `world_size`-th image of the same batch: together they see what one process
     would. If the last batch has fewer images than there are ranks, the others repeat one, which `share` does not count.
-
-    Raises:
-        ValueError: a batch has fewer images than there are ranks.
     """
 
     images: Any
@@ -101,11 +98,7 @@ class EpochLoader:
         return {"epoch": self.epoch, "batches_seen": self._batches_seen, "at_once": self.at_once}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue where `state_dict` was taken, unless another epoch is set first.
-
-        Raises:
-            ValueError: that was within an epoch, with another `at_once`.
-        """
+        """Continue where `state_dict` was taken, unless another epoch is set first."""
         before = state.get("at_once", 0)
         if before != self.at_once and 0 < state["batches_seen"] < self.batches:
             raise ValueError(
@@ -143,9 +136,6 @@ class BatchLoader(EpochLoader):
 
     `images` are uint8 `(N, C, H, W)` and `labels` int64 `(N,)`. Inputs of another dtype with any targets, both
     `(N, ...)`, have no mean and std.
-
-    Raises:
-        ValueError: tensors do not fit together, or a number is out of bounds.
     """
 
     images: Tensor
@@ -209,6 +199,35 @@ class BatchLoader(EpochLoader):
 
     def _augmented(self, images: Tensor, *draws: Tensor) -> Tensor:
         return crop_and_flip(images, *draws, padding=self.crop) if draws else images
+
+
+@dataclass(eq=False, repr=False)
+class CropLoader(BatchLoader):
+    """Batches from decoded squares, uint8 `(N, 3, S, S)`: random crops, resized and mirrored, or their middle."""
+
+    _: KW_ONLY
+    size: int  # height and width of the pictures, at most S
+    augment: bool  # crop and flip at random, if there is a seed
+
+    def draw(self) -> tuple[Tensor, ...]:
+        """Boxes and flips of `resized_crops` for the epoch."""
+        if self.seed is None or not self.augment:
+            return ()
+        draws, flips = draw_crops(self)
+        side = self.images.shape[-1]
+        return to_device(self.device, torch.from_numpy(crop_boxes(draws.numpy(), side, side)), flips)
+
+    def _augmented(self, images: Tensor, *draws: Tensor) -> Tensor:
+        if draws:
+            return resized_crops(images, *draws, size=self.size)
+        margin = (images.shape[-1] - self.size) // 2
+        return images[..., margin : margin + self.size, margin : margin + self.size]
+
+
+def draw_crops(loader: EpochLoader) -> tuple[Tensor, Tensor]:
+    """Draws of `crop_boxes`, float32 `(N, DRAWS)`, and flips, int64 `(N,)`, by position in the loader's epoch."""
+    draws = torch.rand((loader.count, DRAWS), generator=loader.generator("crop"))
+    return draws, torch.randint(2, (loader.count,), generator=loader.generator("flip"))
 
 
 def to_device(device: torch.device, *tensors: Tensor) -> tuple[Tensor, ...]:

@@ -27,15 +27,11 @@ Labelled = list[tuple[str, str]]  # paths of images below the set's folder, each
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Image files and their classes, ordered by class, then by name.
-
-    `names` are paths below `folder`, as bytes `(N,)`: an array, unlike a million Python objects, is memory that worker
-    processes share. `labels` is int64 `(N,)`.
-    """
+    """Image files and their classes, ordered by class, then by name."""
 
     folder: Path
-    names: np.ndarray
-    labels: Tensor
+    names: np.ndarray  # paths below `folder`, bytes `(N,)`: an array is memory that worker processes share
+    labels: Tensor  # int64 `(N,)`
 
     def __len__(self) -> int:
         return len(self.names)
@@ -52,10 +48,10 @@ class Images:
 
 @dataclass(frozen=True)
 class Tree:
-    """A set on disk: its classes, sorted by name, and its images. A label is a position in `classes`."""
+    """A set on disk."""
 
     folder: Path
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # sorted by name; a label is a position in them
     train: Images
     val: Images
 
@@ -63,12 +59,7 @@ class Tree:
 def parse_classes(name: str) -> tuple[str, ...] | int | None:
     """Say which classes `name` means: these, the first so many ordered by name, or (None) all that are there.
 
-    Args:
-        name: a list of `CLASS_LISTS`, `first-N`, `all`, or a file with a class at the start of each line.
-
-    Raises:
-        ValueError: it is none of these.
-        DataError: the file is damaged.
+    It is one of `CLASS_LISTS`, `first-N`, `all`, or a file with a class at the start of each line; else a `ValueError`.
     """
     if name in CLASS_LISTS or name == "all":
         return CLASS_LISTS.get(name)
@@ -98,17 +89,11 @@ def read_tree(folder: Path, classes: str = "all", exactly: int | None = None) ->
 
     `train/<class>/` holds images, in subfolders too. `val/` holds the same classes; or all images in `images/` beside
     `val_annotations.txt`, as Tiny ImageNet's; or ILSVRC-2012's images without folders, and near them the development
-    kit or Kaggle's `LOC_val_solution.csv`. Hidden files and files that do not end like images are ignored.
-
-    Args:
-        folder: holds `train/` and `val/`.
-        classes: see `parse_classes`.
-        exactly: number of classes that `train/` must have.
+    kit or Kaggle's `LOC_val_solution.csv`. Hidden files and files that do not end like images are ignored. See
+    `parse_classes` for `classes`; `exactly` so many must be there.
 
     Raises:
-        ValueError: `classes` is unknown.
-        DataError: a class is missing, has no images, or is in one of `train/` and `val/` alone; annotations and
-            images do not fit together.
+        DataError: a class is missing or without images, or annotations do not fit the images.
     """
     train, val = folder / "train", folder / "val"
     there, chosen = _folders(train), parse_classes(classes)
@@ -125,8 +110,6 @@ def read_tree(folder: Path, classes: str = "all", exactly: int | None = None) ->
     _same("the chosen classes", taken, val, (name for _, name in tested))
     if len(taken) == len(there):
         _same(val, (name for _, name in tested), train, there)
-        if (wnids := folder / "wnids.txt").is_file():  # Tiny ImageNet's list of its classes
-            _same(wnids, wnids.read_text().split(), train, there)
     return Tree(folder, taken, _images(folder, trained, taken), _images(folder, tested, taken))
 
 
@@ -179,8 +162,8 @@ def _ilsvrc(folder: Path, paths: Sequence[str]) -> Labelled:
 
 def _sort_out(paths: Sequence[str], pairs: Labelled) -> Labelled:
     """Label images by pairs of a name, with or without ending, and a class."""
-    labels = {_stem(name): label for name, label in pairs}
-    images = {_stem(path): path for path in paths}
+    labels = {Path(name).stem: label for name, label in pairs}
+    images = {Path(path).stem: path for path in paths}
     if not len(pairs) == len(labels) == len(images) == len(paths) or labels.keys() != images.keys():
         odd = sorted(labels.keys() ^ images.keys())[:1]
         raise Unfit(f"names {len(pairs)} images, of which there are {len(paths)}; they differ in {odd or 'doubles'}")
@@ -217,7 +200,3 @@ def _files(folder: Path, part: str) -> list[str]:
     """The images that lie in `part` itself."""
     names = sorted(os.listdir(folder / part)) if (folder / part).is_dir() else []
     return [f"{part}/{name}" for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
-
-
-def _stem(path: str) -> str:
-    return os.path.splitext(os.path.basename(path))[0]

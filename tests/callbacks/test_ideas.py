@@ -28,7 +28,7 @@ from lit_hidden.callbacks.trace import Trace
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.code import spec
 from lit_hidden.data import DataError, DigitsData, ImageData
-from lit_hidden.data.base import balanced_order
+from lit_hidden.data.tensors import balanced_order
 from lit_hidden.edge_popup import hidden_layers, weight_chain, weight_layers
 from lit_hidden.engine.network import make_data, make_module, network
 from lit_hidden.engine.train import Recorder, train

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import DATA, IMAGENET_DATA, CIFAR10Data, DigitsData, ImageTensorsData, MNISTData, data_module
-from lit_hidden.data.base import balanced_order
+from lit_hidden.data.tensors import balanced_order
 from lit_hidden.recipes import IMAGENET_SIZES
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")  # its advice on loaders

@@ -234,7 +234,6 @@ FITTING = [
     (lambda root: read(root, tree(ABC) | {"train/n7/a.JPEG": b""}), "/val has no images (.jpeg, .jpg, .png, .webp"),
     (lambda root: read(root, tree(ABC) | {"train/n7/._a.JPEG": b"", "val/n7/a.png": b""}), "of n7, which"),
     (lambda root: read(root, tree(ABC) | {"train/n0/a.JPEG": b""}, "first-2"), "of n0, which the chosen classes"),
-    (lambda root: read(root, tree(ABC) | {"wnids.txt": "n01\nn04\nn05"}), "of n04 (and 1 more), which"),
     (lambda root: read(root, tree(ABC) | {"val/a.JPEG": b""}), "class folders or else images, and has both"),
     (lambda root: read(root, tree(ABC, val=0) | {"val/a.txt": b""}), "has both or neither; "),
     (lambda root: read_tree(flat(root)), "nothing says their classes; sort them into val/<class>/, or place"),

@@ -20,8 +20,8 @@ from torchvision.transforms import Normalize
 from torchvision.transforms import functional as TF
 
 from lit_hidden.data import ImageNet100Data, ImageNetData, ImagenetteData, TinyImageNet100Data, TinyImageNetData
-from lit_hidden.data.crop_loaders import CropLoader, DecodingLoader
-from lit_hidden.data.decode import load
+from lit_hidden.data.decode import DecodingLoader, load
+from lit_hidden.data.loader import CropLoader
 from lit_hidden.data.wnids import CLASS_LISTS
 from lit_hidden.engine.network import make_module
 from lit_hidden.run import Run

@@ -17,8 +17,9 @@ from torchvision.transforms import Normalize
 from torchvision.transforms import functional as TF
 
 from lit_hidden.data import BatchLoader, DataError
-from lit_hidden.data.crop_loaders import CropLoader, DecodingLoader
 from lit_hidden.data.crops import DRAWS, crop_boxes, resized_crops
+from lit_hidden.data.decode import DecodingLoader
+from lit_hidden.data.loader import CropLoader
 from lit_hidden.data.trees import read_tree
 
 made = runpy.run_path(str(Path(__file__).parent / "pictures.py"))
