@@ -28,8 +28,7 @@ def saved(path: Path, image: Image.Image, kind: str, **options) -> np.ndarray:
 
 def as_pillow_has_it(path: Path) -> Image.Image:
     with Image.open(path) as image:
-        image.load()
-        return image
+        return image.copy()
 
 
 # --- what is in a file -----------------------------------------------------------------------------------
