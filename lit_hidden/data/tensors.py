@@ -190,16 +190,14 @@ class ImageTensorsData(ImageData):
 
     def read(self) -> tuple[Split, Split]:
         """Read and verify the training and the test set, on the CPU, from the first folder that is whole."""
-        errors: list[DataError] = []
+        first = None
         for folder, layout in find(self.root, self.layouts):
+            mend = f"delete {folder} and run again to download it anew, or {SET_ROOT} that holds a whole {layout}/"
             try:
-                mend = f"delete {folder} and run again to download it anew, or {SET_ROOT} that holds a whole {layout}/"
                 return self.read_folder(folder, mend)
             except DataError as error:
-                errors.append(error)
-        if errors:
-            raise errors[0]
-        raise DataError(
+                first = first or error
+        raise first or DataError(
             f"{self.root} holds no {'/ or '.join(self.layouts)}/; call prepare_data() to download {self.source}, "
             f"or {SET_ROOT} that does"
         )

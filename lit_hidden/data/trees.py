@@ -104,21 +104,21 @@ def read_tree(folder: Path, classes: str = "all", exactly: int | None = None) ->
             "classes='all' (of fit: --data.classes all)"
         )
     taken = tuple(sorted(chosen)) if isinstance(chosen, tuple) else tuple(there[:chosen])
-    _same(f"classes={classes!r}", taken, train, there)
+    _need(f"classes={classes!r}", taken, train, there)
     trained, tested = _in_folders(folder, "train", taken), _validation(folder)
-    _same("the chosen classes", taken, train, (name for _, name in trained))
-    _same("the chosen classes", taken, val, (name for _, name in tested))
+    _need("the chosen classes", taken, train, (name for _, name in trained))
+    _need("the chosen classes", taken, val, (name for _, name in tested))
     if len(taken) == len(there):
-        _same(val, (name for _, name in tested), train, there)
+        _need(val, (name for _, name in tested), train, there)
     return Tree(folder, taken, _images(folder, trained, taken), _images(folder, tested, taken))
 
 
-def _same(which: object, names: Iterable[str], where: Path, there: Iterable[str]) -> None:
+def _need(which: object, names: Iterable[str], where: Path, there: Iterable[str]) -> None:
     """Raise a `DataError` if `where` lacks one of `names`."""
     if missing := sorted(set(names) - set(there)):
         more = f" (and {len(missing) - 1} more)" if missing[1:] else ""
         raise DataError(
-            f"{where} has no images ({', '.join(SUFFIXES)}) of {missing[0]}{more}, which {which} asks for; {MEND}, "
+            f"{where} has no images ({', '.join(SUFFIXES)}) of {missing[0]}{more}, needed for {which}; {MEND}, "
             "or leave the class out: classes=FILE (of fit: --data.classes FILE)"
         )
 
@@ -180,7 +180,7 @@ def _images(folder: Path, labelled: Labelled, classes: Sequence[str]) -> Images:
 
 def _in_folders(folder: Path, part: str, classes: Sequence[str]) -> Labelled:
     """The images in `part/<class>/` of these classes."""
-    start = len(str(folder)) + 1
+    start = len(str(folder / part)) - len(part)
 
     def is_image(path: str) -> bool:  # hidden ones are none: macOS leaves a ._x.JPEG beside each x.JPEG
         return path.lower().endswith(SUFFIXES) and "/." not in path[start:]

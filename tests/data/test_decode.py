@@ -5,18 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageOps
 from torchvision.transforms import functional as TF
 
-from lit_hidden.data.crops import DRAWS, crop_boxes
-from lit_hidden.data.decode import Pictures, load
+from lit_hidden.data.decode import load
 from lit_hidden.data.files import Unfit
 from lit_hidden.data.imagenet import resize_to
-from lit_hidden.data.trees import read_tree
 
 made = runpy.run_path(str(Path(__file__).parent / "pictures.py"))
-picture, plant, tree = made["picture"], made["plant"], made["tree"]
+picture = made["picture"]
 
 
 def saved(path: Path, image: Image.Image, kind: str, **options) -> np.ndarray:
@@ -127,23 +124,3 @@ def test_the_middle_of_the_middle_is_the_middle(size):
         cut = square[margin : margin + size, margin : margin + size]
         assert np.array_equal(np.asarray(TF.center_crop(image, size)), cut)
     assert resize_to(224) == 256
-
-
-@pytest.mark.parametrize("wide", [(50, 37), (37, 50), (41, 41), (300, 20), (343, 257)])
-def test_a_batch_is_torchvisions_pictures_of_its_files(tmp_path, wide):
-    files = read_tree(plant(tmp_path, tree(["a", "b"], size=wide))).train
-    pictures = Pictures(files, 24, 28)
-    indices, flips = np.array([5, 0, 6]), np.array([0, 1, 1])
-    draws = torch.rand((3, DRAWS), generator=torch.Generator().manual_seed(0)).numpy()
-    plain, labels, *damage = pictures[(indices,)]
-    assert (plain.shape, plain.dtype) == ((3, 3, 24, 24), torch.uint8)
-    assert (labels.tolist(), damage) == ([1, 0, 1], [[], []])
-    drawn = pictures[indices, draws, flips][0]
-    for i, index in enumerate(indices.tolist()):
-        image = load(files.path(index))
-        expected = TF.center_crop(TF.resize(image, 28), [24, 24])
-        assert np.array_equal(plain[i].permute(1, 2, 0), np.asarray(expected))
-        box = crop_boxes(draws[i : i + 1], image.height, image.width)[:, 0].tolist()
-        expected = TF.resized_crop(image, *box, [24, 24])
-        expected = ImageOps.mirror(expected) if flips[i] else expected
-        assert np.array_equal(drawn[i].permute(1, 2, 0), np.asarray(expected))

@@ -99,21 +99,17 @@ def names(data: ImageNetData, split: str) -> set[bytes]:
     return set(images.names.tolist())
 
 
-def test_held_out_and_used_images_are_apart_balanced_and_nested(root):
+def test_held_out_and_used_images_are_apart_and_balanced(root):
     whole, test = names(abc(root), "train"), names(abc(root), "test")
-    assert (len(whole), len(test)) == (30, 12)
-    assert names(abc(root), "val") == test
+    assert (len(whole), len(test), names(abc(root), "val")) == (30, 12, test)
     data = abc(root, held_out=6, train_images=15, seed=3)
     train, val = names(data, "train"), names(data, "val")
     assert (len(train), len(val), names(data, "test")) == (15, 6, test)
-    assert not train & val
+    assert train.isdisjoint(val)
     assert train | val < whole
     assert data._images["train"].labels.bincount().tolist() == [5, 5, 5]
     assert data._images["val"].labels.bincount().tolist() == [2, 2, 2]
-    assert val == names(abc(root, held_out=6), "val")
-    assert names(abc(root, held_out=6, train_images=9), "train") < train
     assert train == names(abc(root, held_out=6, images_per_class=5), "train")
-    assert names(abc(root, held_out=None), "val") == names(abc(root, held_out=3), "val")
 
 
 # --- two ways to pictures --------------------------------------------------------------------------------
@@ -226,14 +222,14 @@ class Linear(L.LightningModule):
 
 
 class SaveAt(Callback):
-    """Writes a checkpoint after each of these steps."""
+    """Writes a checkpoint after a step."""
 
-    def __init__(self, folder, steps):
-        self.folder, self.steps = folder, steps
+    def __init__(self, path, step):
+        self.path, self.step = path, step
 
     def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step in self.steps:
-            trainer.save_checkpoint(self.folder / f"{trainer.global_step}.ckpt")
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
 
 
 def trainer(epochs, *callbacks):
@@ -241,16 +237,15 @@ def trainer(epochs, *callbacks):
     return L.Trainer(accelerator="cpu", max_epochs=epochs, enable_model_summary=False, callbacks=[*callbacks], **quiet)
 
 
-@pytest.mark.parametrize("ways", [{}, {"cache_gib": 0}, {"cache_gib": 0, "workers": 2}], ids=str)
+@pytest.mark.parametrize("ways", [{}, {"cache_gib": 0, "workers": 2}], ids=str)
 def test_a_run_that_was_stopped_within_an_epoch_ends_with_the_same_weights(root, tmp_path, ways):
     def fit(*callbacks, ckpt_path=None):
         module, data = Linear(), abc(root, **ways)
-        trainer(3, *callbacks).fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+        trainer(2, *callbacks).fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
         return module.layer.weight
 
-    whole = fit(SaveAt(tmp_path, (2, 6)))  # 3 epochs of 4 batches
-    for step in (2, 6):
-        assert torch.equal(fit(ckpt_path=tmp_path / f"{step}.ckpt"), whole)
+    whole = fit(SaveAt(tmp_path / "a.ckpt", 6))  # 2 epochs of 4 batches
+    assert torch.equal(fit(ckpt_path=tmp_path / "a.ckpt"), whole)
 
 
 def test_the_processes_that_decode_end_with_the_training(root, tmp_path):

@@ -52,9 +52,10 @@ def squares(batch_size=16, augment=False, **kwargs) -> CropLoader:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """50 images, each a class of its own."""
-    folder = plant(tmp_path_factory.mktemp("set"), tree([f"n{i:02d}" for i in range(COUNT)], train=1, val=1))
-    return read_tree(folder).train
+    """50 images of many shapes, each a class of its own."""
+    sizes = [*((20 + 3 * i, 90 - i) for i in range(COUNT - 2)), (20, 21), (300, 20)]
+    files = {f"{part}/n{i:02d}/a.JPEG": size for i, size in enumerate(sizes) for part in ("train", "val")}
+    return read_tree(plant(tmp_path_factory.mktemp("set"), files)).train
 
 
 @pytest.fixture(scope="module")

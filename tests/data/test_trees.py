@@ -24,12 +24,15 @@ def listed(images: Images) -> list[tuple[str, int]]:
 # --- layouts ---------------------------------------------------------------------------------------------
 
 
-def test_files_and_labels_are_those_of_torchvisions_image_folder(tmp_path):
+@pytest.mark.parametrize("here", [False, True])
+def test_files_and_labels_are_those_of_torchvisions_image_folder(tmp_path, monkeypatch, here):
     files = tree(["n10", "n02", "n1"], train=11) | {"train/n1/z.PNG": b"", "train/n1/a.jpg": b"", "val/n1/b.JPG": b""}
     plant(tmp_path, files)
-    read = read_tree(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    root = Path(".") if here else tmp_path
+    read = read_tree(root)
     for part in ("train", "val"):
-        theirs = ImageFolder(str(tmp_path / part))
+        theirs = ImageFolder(str(root / part))
         ours = getattr(read, part)
         assert [(str(ours.path(i)), y) for i, y in enumerate(ours.labels.tolist())] == theirs.samples
         assert list(read.classes) == theirs.classes
