@@ -57,7 +57,10 @@ def _build(images: Images, shape: tuple[int, ...], path: Path, workers: int) -> 
     rank_zero_info(f"Decoding {len(images)} images, once: {wanted / 2**20:.0f} MiB in {path}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
+        for old in folder.glob(".building-*"):  # what killed processes left
+            with suppress(OSError):
+                if time.time() - max(path.stat().st_mtime for path in (old, *old.iterdir())) > STALE:
+                    shutil.rmtree(old)
         if (free := shutil.disk_usage(folder).free) < wanted:
             raise OSError(f"{free / 2**20:.0f} MiB of disk are free")
         with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as building:
@@ -85,11 +88,3 @@ def _write(images: Images, shape: tuple[int, ...], file: Path, workers: int) -> 
         out.flush()
         os.fsync(out.fileno())
     return damaged
-
-
-def _sweep(folder: Path) -> None:
-    """Delete what killed processes left unfinished."""
-    for building in folder.glob(".building-*"):
-        with suppress(OSError):
-            if time.time() - max(path.stat().st_mtime for path in (building, *building.iterdir())) > STALE:
-                shutil.rmtree(building)

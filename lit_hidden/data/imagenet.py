@@ -78,6 +78,8 @@ class ImageNetData(ImageData):
             )
         _, size, _, _, count = IMAGES[self.name]
         size = size if image_size is None else image_size
+        if size < 1:
+            raise ValueError(f"image_size={size} has no pixels; it must be at least 1")
         self.shape, self.images_per_class = (3, size, size), images_per_class
         self._resize = size if size == self.square else resize_to(size)  # shorter side before the centre crop
         self._folders = [name for name in self.folders if self.sides.get(name, self._resize) >= self._resize]

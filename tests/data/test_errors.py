@@ -59,6 +59,8 @@ ARGUMENTS = [
     (lambda root: abc(root, held_out=12).prepare_data(), "cannot be taken from imagenet's 12 training images"),
     (lambda root: MNISTData(augment=True), "augment=True is not defined for mnist; it must be False or None"),
     (lambda root: DigitsData(augment="square"), "augment='square' is not defined for digits; it must be True, "),
+    (lambda root: DigitsData(batch_size=0), "batch_size=0 holds no image; it must be at least 1"),
+    (lambda root: ImageNetData(image_size=0), "image_size=0 has no pixels; it must be at least 1"),
     (lambda root: ImageNetData(images_per_class=0), "images_per_class=0 with train_images=None cannot be"),
     (lambda root: ImageNetData(images_per_class=5, train_images=50), "images_per_class=5 with train_images=50 cannot"),
     (lambda root: abc(root, images_per_class=4, held_out=2).setup(), "train/n01, which with held_out=2 has 3"),
