@@ -1,4 +1,4 @@
-"""Files that others may have put in place: opened only if they are files."""
+"""Files that others may have put in place: opened only if they are regular files."""
 
 import os
 import stat
@@ -9,12 +9,10 @@ _KINDS = {stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device",
 
 
 def regular(path: Path) -> Path:
-    """Return `path`, unless it is a pipe, a socket or a device: who opens these may wait for ever.
-
-    What is missing, or a folder, is for `open` to refuse.
+    """Return `path`, unless it is a pipe, a socket or a device: opening one of these may block for ever.
 
     Raises:
-        UnsupportedOperation: an OSError; it is one of these.
+        UnsupportedOperation: `path` is one of these. (It is an OSError.)
     """
     kind = _KINDS.get(stat.S_IFMT(os.stat(path).st_mode)) if os.path.exists(path) else None
     if kind is not None:

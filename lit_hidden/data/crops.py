@@ -1,65 +1,66 @@
-"""Random parts of images, resized: torchvision's RandomResizedCrop for a whole batch, another part of each image."""
+"""Random crops of a whole batch on the device: torchvision's pictures, another crop of each image."""
 
 import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of the image's area; width to height
 ATTEMPTS = 10  # boxes tried before the middle is taken
-DRAWS = 2 * ATTEMPTS + 2  # numbers that a box is made from
+DRAWS = 2 * ATTEMPTS + 2  # random numbers of a box
 
 
-def crop_boxes(draws: np.ndarray, height: int | np.ndarray, width: int | np.ndarray) -> np.ndarray:
+def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, *, padding: int) -> Tensor:
+    """Pad each image with zeros, cut its size out at (`top`, `left`), then mirror it where `flip` is 1.
+
+    For the same draws, the pictures of torchvision's `RandomCrop(size, padding)` and `RandomHorizontalFlip`.
+    `images` and the result are `(B, C, H, W)`, the draws int64 `(B,)`, `top` and `left` in [0, 2 * padding].
+    """
+    batch, channels, height, width = images.shape
+    padded = F.pad(images, (padding, padding, padding, padding))
+    # The crop at `left`, mirrored, is the mirror image's crop at `2 * padding - left`.
+    both = torch.cat([padded, padded.flip(-1)])
+    image = torch.arange(batch, device=images.device) + batch * flip
+    column = torch.where(flip == 1, 2 * padding - left, left)
+    channel = torch.arange(channels, device=images.device)
+    row = torch.arange(height, device=images.device)
+    # A row of the result is `width` consecutive pixels: one index_select of rows is faster than indexing pixels.
+    line = (image[:, None] * channels + channel)[:, :, None] * both.shape[2] + top[:, None, None] + row
+    start = line * both.shape[3] + column[:, None, None]
+    return both.view(-1).unfold(0, width, 1).index_select(0, start.view(-1)).view(images.shape)
+
+
+def crop_boxes(draws: np.ndarray, height: int, width: int) -> np.ndarray:
     """Make boxes from random numbers, as torchvision's `RandomResizedCrop.get_params` does from its own.
 
-    The first of `ATTEMPTS` boxes that lies within the image: its area uniform in `SCALE` times the image's, its shape
-    log-uniform in `RATIO`, its place uniform. If none does, the middle of the image, as much as `RATIO` allows.
-
-    Args:
-        draws: `(B, DRAWS)`, uniform in [0, 1): areas, shapes, and the place from above and from the left.
-        height: of the images in pixels, or `(B,)` of each.
-        width: as `height`.
-
-    Returns:
-        int64 `(4, B)`: top, left, height and width of each box in pixels.
+    The first of `ATTEMPTS` boxes that fits into the image: its area uniform in `SCALE` times the image's, its shape
+    log-uniform in `RATIO`, its position uniform. If none fits, the middle of the image, as much as `RATIO` allows.
+    `draws` are `(B, DRAWS)`, uniform in [0, 1): areas, shapes, and the position from above and from the left. The
+    boxes are int64 `(4, B)`: top, left, height and width in pixels.
     """
     draws = draws.astype(np.float64)
-    tall, wide = np.broadcast_to(height, len(draws))[:, None], np.broadcast_to(width, len(draws))[:, None]
-    area = tall * wide * (SCALE[0] + (SCALE[1] - SCALE[0]) * draws[:, :ATTEMPTS])
+    area = height * width * (SCALE[0] + (SCALE[1] - SCALE[0]) * draws[:, :ATTEMPTS])
     low, high = math.log(RATIO[0]), math.log(RATIO[1])
     shape = np.exp(low + (high - low) * draws[:, ATTEMPTS : 2 * ATTEMPTS])
     w, h = np.sqrt(area * shape).round(), np.sqrt(area / shape).round()
-    fits = (w > 0) & (w <= wide) & (h > 0) & (h <= tall)
-    # The middle, as the last choice: never wider or taller than RATIO allows.
-    w = np.hstack([w, np.minimum(wide, (tall * RATIO[1]).round())])
-    h = np.hstack([h, np.minimum(tall, (wide / RATIO[0]).round())])
-    first = np.where(fits.any(1), fits.argmax(1), ATTEMPTS)
-    each = np.arange(len(draws))
-    w, h, tall, wide = w[each, first], h[each, first], tall[:, 0], wide[:, 0]
-    top = np.where(first == ATTEMPTS, (tall - h) // 2, np.floor(draws[:, -2] * (tall - h + 1)))
-    left = np.where(first == ATTEMPTS, (wide - w) // 2, np.floor(draws[:, -1] * (wide - w + 1)))
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    none, first, each = ~fits.any(1), fits.argmax(1), np.arange(len(draws))
+    w = np.where(none, min(width, round(height * RATIO[1])), w[each, first])
+    h = np.where(none, min(height, round(width / RATIO[0])), h[each, first])
+    top = np.where(none, (height - h) // 2, np.floor(draws[:, -2] * (height - h + 1)))
+    left = np.where(none, (width - w) // 2, np.floor(draws[:, -1] * (width - w + 1)))
     return np.stack([top, left, h, w]).astype(np.int64)
 
 
-def resized_crops(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
+def resized_crops(images: Tensor, boxes: Tensor, flips: Tensor, *, size: int) -> Tensor:
     """Cut a box out of each image, resize it to `size` pixels, then mirror it where `flips` is 1.
 
     The pictures of torchvision's `resized_crop(..., antialias=True)` and `hflip` for the same boxes, except that pixels
-    are not rounded to whole numbers (measured on random images: at most 0.004 of 255 away from those in float32). Each
-    image's picture is its own: the same bits in any batch. Nothing waits for the device.
-
-    128 images of 64 pixels on one busy CPU thread: 15 ms.
-
-    Args:
-        images: uint8 `(B, C, H, W)`, square.
-        boxes: int64 `(4, B)`: top, left, height and width.
-        flips: int64 `(B,)`, 0 or 1.
-        size: pixels of the result's sides.
-
-    Returns:
-        float32 `(B, C, size, size)`, from 0 to 255.
+    are not rounded to whole numbers. A picture does not depend on the other images of its batch, to the bit. `images`
+    are uint8 `(B, C, S, S)`, `boxes` those of `crop_boxes`, `flips` int64 `(B,)`; the result is float32
+    `(B, C, size, size)`, from 0 to 255.
     """
     top, left, height, width = boxes.to(torch.float32)
     count = math.ceil(2 * max(1.0, images.shape[-1] / size))  # pixels under the widest triangle
@@ -74,7 +75,7 @@ def _taps(start: Tensor, extent: Tensor, size: int, count: int) -> tuple[Tensor,
     Source: the bilinear filter of Pillow's resize, and of torch's `interpolate` with `antialias`.
     """
     scale = (extent / size)[:, None]
-    reach = scale.clamp(min=1)  # the triangle grows when the picture shrinks: antialiasing
+    reach = scale.clamp(min=1)  # antialiasing: the triangle grows when the picture shrinks
     centre = start[:, None] + (torch.arange(size, device=start.device) + 0.5) * scale
     low, high = start[:, None], (start + extent)[:, None] - 1
     first = (centre - reach + 0.5).floor().maximum(low)
@@ -89,7 +90,7 @@ def _weigh(images: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
     batch, channels, height, width = images.shape
     lines = images.reshape(-1, width)
     above = torch.arange(batch * channels, device=images.device).view(batch, channels, 1) * height
-    # One index_select of whole rows for each tap, where indexing would go by pixels.
+    # One index_select of rows for each tap is faster than indexing pixels.
     result = torch.zeros(batch, channels, taps.shape[1], width, device=images.device)
     for tap, weight in zip(taps.unbind(-1), weights.unbind(-1), strict=True):
         rows = lines.index_select(0, (above + tap[:, None]).view(-1)).view_as(result)

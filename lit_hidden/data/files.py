@@ -1,34 +1,32 @@
-"""Data folders: where a set is, one kind of error for what is wrong with it, and all-or-nothing downloads."""
+"""Data folders: where a set is, one kind of error for damaged files, downloads that leave a whole set or nothing."""
 
 import os
-import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
+
+import torchvision
 
 from lit_hidden.files import regular
 
 TIMEOUT = 30  # seconds without an answer, after which a download gives up
+SET_ROOT = "set DATA_DIR (--data-dir; of fit: --data.root) to the folder"
 
 
 class DataError(RuntimeError):
-    """A data set is missing, damaged or not what it should be; the message names the file and the mend."""
+    """A data set is missing or damaged. The message names the file and says what to do."""
 
 
 class Unfit(Exception):
-    """What is wrong with a file, worded to follow its name; `checked` makes it a `DataError`."""
+    """What is wrong with a file, worded to follow its path; `checked` turns it into a `DataError`."""
 
 
 @contextmanager
-def checked(path: Path, folder: Path, layout: str) -> Iterator[None]:
-    """Raise a `DataError` that names `path`, in `folder`, and the mend, for whatever reading it raises."""
-    mend = (
-        f"delete {folder} and run again to download it anew, "
-        f"or set DATA_DIR (--data-dir; of fit: --data.root) to the folder that holds a whole {layout}/"
-    )
+def checked(path: Path, mend: str) -> Iterator[None]:
+    """Turn whatever reading `path` raises into a `DataError` that names `path` and says how to `mend` it."""
     try:
         regular(path)
         yield
@@ -36,83 +34,45 @@ def checked(path: Path, folder: Path, layout: str) -> Iterator[None]:
         raise DataError(f"{path} is missing; {mend}") from error
     except Unfit as error:
         raise DataError(f"{path} {error}; {mend}") from error
-    except Exception as error:  # what a damaged archive or pickle may raise has no bounds
+    except Exception as error:  # a damaged archive or pickle may raise anything
         raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}); {mend}") from error
 
 
 def find(root: Path, layouts: Sequence[str]) -> list[tuple[Path, str]]:
-    """The folders, not empty, that match a layout, in `root` or one level deeper; each with its layout."""
-    parents = [root, *sorted(root.glob("[!.]*"))]  # a hidden one may be a download on its way
+    """List the non-empty folders that match a layout, in `root` or one level deeper, each with its layout."""
+    parents = [root, *sorted(root.glob("[!.]*"))]  # a hidden folder may be an unfinished download
     pairs = [(parent / layout, layout) for parent in parents for layout in layouts]
     return [(folder, layout) for folder, layout in pairs if folder.is_dir() and any(folder.iterdir())]
 
 
-def download(
-    root: Path,
-    layout: str,
-    archives: Mapping[str, str],
-    source: str,
-    options: Mapping[str, object] | None = None,
-) -> None:
+def download(root: Path, layout: str, archives: Mapping[str, str], source: str, **options: object) -> None:
     """Let torchvision download into a hidden folder of `root`, then move `layout` into place in one step.
 
-    Two processes may do so at once: the first to finish wins. What fails leaves nothing behind. Archives that
-    somebody placed below `root` are used in place of the network.
-
-    Args:
-        root: the data folder; made if need be.
-        layout: the folder that torchvision makes, as a path below `root`.
-        archives: the publisher's files, as paths below `root`, and their MD5.
-        source: the set's class in `torchvision.datasets`.
-        options: what that takes beside `root` and `download`; None is `train=False`.
-
-    Raises:
-        DataError: the network, the disk or a placed archive fails.
+    `source` is the set's class in `torchvision.datasets`, `options` are its arguments. `archives` are the publisher's
+    files and their MD5; those that the user placed in `root` are used instead of the network. If two processes download
+    at once, the first to finish wins. A failure leaves nothing but `root`.
     """
-    import torchvision
-
-    made = [folder for folder in (root, *root.parents) if not folder.exists()]
     timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)  # torchvision sets none: a network that swallows packets would hang us
+    socket.setdefaulttimeout(TIMEOUT)  # torchvision sets none, and a network that drops packets would block for ever
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as new:
-            _copy_placed(root, Path(new), archives)
-            getattr(torchvision.datasets, source)(
-                new, download=True, **({"train": False} if options is None else options)
-            )
+            for archive in archives:
+                if (root / archive).exists():
+                    (Path(new) / archive).symlink_to((root / archive).resolve())
+            getattr(torchvision.datasets, source)(new, download=True, **options)
             (root / layout).parent.mkdir(exist_ok=True)
             try:
                 os.rename(Path(new) / layout, root / layout)
             except OSError:
-                if not find(root, [layout]):  # else another process was first
+                if not find(root, [layout]):  # otherwise another process was first
                     raise
-    except DataError:
-        raise
     except (OSError, RuntimeError, HTTPException) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
+        wanted = ", ".join(f"{root / archive} (MD5 {md5})" for archive, md5 in archives.items())
         raise DataError(
-            f"{source} is not in {root} and cannot be downloaded ({reason}); "
-            f"place {', '.join(Path(archive).name for archive in archives)} in "
-            f"{(root / next(iter(archives))).parent} and run again, or set DATA_DIR (--data-dir; of fit: --data.root) "
-            f"to the folder that holds {layout}/; the quick preset needs no download"
+            f"{source} is not in {root} and cannot be downloaded ({reason}); place {wanted} and run again, "
+            f"or {SET_ROOT} that holds {layout}/; the quick preset needs no download"
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)
-        for folder in made:
-            with suppress(OSError):  # only an empty folder can go, and only a failure leaves it empty
-                folder.rmdir()
-
-
-def _copy_placed(root: Path, new: Path, archives: Mapping[str, str]) -> None:
-    from torchvision.datasets.utils import check_integrity
-
-    for archive, md5 in archives.items():
-        if (root / archive).exists():
-            if not check_integrity(root / archive, md5):
-                raise DataError(
-                    f"{root / archive} is not the publisher's archive (its MD5 is not {md5}); "
-                    "delete it and run again to download it anew"
-                )
-            (new / archive).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(root / archive, new / archive)

@@ -1,129 +1,230 @@
-"""A Lightning data module for sets small enough to live, as uint8 tensors, on the training device."""
+"""Data modules: their base, and that of sets small enough to live, as uint8 tensors, on the training device."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lit_hidden.data.base import ImageData
-from lit_hidden.data.files import DataError, download, find
-from lit_hidden.data.loader import BatchLoader
+from lit_hidden.data.files import SET_ROOT, DataError, download, find
+from lit_hidden.data.loader import BatchLoader, EpochLoader
+from lit_hidden.recipes import IMAGES
 
-EVALUATED = 2000  # images in a batch where steps are taken many at once
+EVALUATED = 2000  # images in a batch of evaluation where steps are taken many at once
 Split = tuple[Tensor, Tensor]  # images, uint8 (N, C, H, W), and labels, int64 (N,)
+
+
+def facts(name: str) -> tuple[tuple[int, int, int], tuple[int, int]]:
+    """The shape of a set's images, and how many are for training and for testing."""
+    channels, size, train, test, _ = IMAGES[name]
+    return (channels, size, size), (train, test)
+
+
+class ImageData(L.LightningDataModule):
+    """Batches of normalised images `(B, C, H, W)` and labels `(B,)`.
+
+    Validation is on held-out training images. Which these are, and which of the others are used, follows from their
+    order in the files alone, for every seed alike; they are as many of each class as possible. With `held_out=0`
+    validation is on the test set, as the authors do, and callbacks and schedulers that monitor `val/...` are refused.
+
+    Args:
+        root: folder of the data; None is DATA_DIR, or else `data`.
+        batch_size: images in a batch, over all devices together.
+        seed: seed of the order of the images and of their augmentation; any integer.
+        augment: crop and flip training images at random, as the set's class says; None is the authors' way. `square`
+            is for ImageNet and its subsets: see `ImageNetData`.
+        held_out: number of training images set aside for validation; None is a tenth of them, rounded up.
+        train_images: number of training images used; None is all that are not held out.
+
+    Raises:
+        ValueError: a number is out of bounds; or, when a fit begins, something would be selected on the test set.
+        DataError: the files are missing or damaged, or cannot be downloaded.
+    """
+
+    name: str
+    shape: tuple[int, int, int]  # channels, height, width
+    num_classes: int
+    sizes: tuple[int, int]  # training and test images
+    mean: ClassVar[tuple[float, ...]]  # of each channel, for pixels in [0, 1]
+    std: ClassVar[tuple[float, ...]]
+    augment_default: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        root: str | None = None,
+        batch_size: int = 128,
+        seed: int = 0,
+        augment: bool | Literal["square"] | None = None,
+        held_out: int | None = None,
+        train_images: int | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} holds no image; it must be at least 1")
+        self.root = Path(root or os.environ.get("DATA_DIR") or "data").expanduser()
+        self.batch_size, self.seed = batch_size, seed
+        self.augment = self.augment_default if augment is None else augment
+        self._held_out, self.train_images = held_out, train_images
+
+    @property
+    def held_out(self) -> int:
+        """How many training images are set aside for validation."""
+        return -(-self.sizes[0] // 10) if self._held_out is None else self._held_out
+
+    def check_taken(self) -> None:
+        """Raise a `ValueError` unless there are as many training images as are to be held out and used."""
+        count, used = self.sizes[0], 1 if self.train_images is None else self.train_images
+        if self.held_out < 0 or not 1 <= used <= count - self.held_out:
+            raise ValueError(
+                f"held_out={self.held_out} and train_images={self.train_images} cannot be taken from {self.name}'s "
+                f"{count} training images: held_out must be at least 0, and leave at least 1 to train on"
+            )
+
+    def choose(self, labels: Tensor, used: int | None) -> tuple[Tensor, Tensor]:
+        """Indices of the training images to train on, at most `used`, and of those held out."""
+        order = balanced_order(labels)
+        return order[self.held_out :][:used], order[: self.held_out]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Remember in checkpoints how many images were not trained on."""
+        return {"held_out": self.held_out}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raise a `ValueError` if a checkpoint was trained on some of the images that are held out here."""
+        if (then := state_dict["held_out"]) < self.held_out:
+            raise ValueError(
+                f"held_out={self.held_out} here, but the checkpoint was trained with held_out={then} and has seen some "
+                f"of these images; give held_out={then}"
+            )
+
+    def train_dataloader(self) -> EpochLoader:
+        """Shuffled and perhaps augmented batches of the training images; `overfit_batches` promises neither."""
+        trainer: Any = self.trainer
+        return self._loader("train", None if trainer and trainer.overfit_batches else self.seed)
+
+    def val_dataloader(self) -> EpochLoader:
+        """The held-out images in a fixed order; if none are held out, the test images."""
+        if self.trainer:
+            self._check_selection(self.trainer)
+        return self._loader("val", None)
+
+    def test_dataloader(self) -> EpochLoader:
+        """The test images in a fixed order."""
+        return self._loader("test", None)
+
+    def _loader(self, split: str, seed: int | None) -> EpochLoader:
+        raise NotImplementedError
+
+    def _check_selection(self, trainer: Any) -> None:
+        """Say what is validated on. Called before training, when callbacks and schedulers exist."""
+        if self.held_out:
+            rank_zero_info(f"validated on {self.held_out:,} held-out training images")
+            return
+        rank_zero_info("validated on the TEST set, as the authors do: nothing may be selected on it")
+        for one in [*trainer.callbacks, *trainer.lr_scheduler_configs] if trainer.state.fn == "fit" else []:
+            if str(monitor := getattr(one, "monitor", None)).startswith("val"):
+                raise ValueError(
+                    f"{type(getattr(one, 'scheduler', one)).__name__} monitors {monitor}, which with held_out=0 is "
+                    "measured on the test set, and nothing may be selected on that; hold images out (held_out=None: a "
+                    "tenth of the training images), or monitor train/..."
+                )
+
+    @property
+    def device(self) -> torch.device:
+        """The trainer's device; without a trainer the CPU."""
+        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+
+    def _shared(self, seed: int | None) -> dict[str, Any]:
+        """The arguments of every loader."""
+        shared = {"batch_size": self.batch_size, "mean": self.mean, "std": self.std, "seed": seed}
+        if self.trainer:
+            shared |= {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+        return shared
 
 
 class ImageTensorsData(ImageData):
     """Batches of normalised images `(B, C, H, W)` and labels `(B,)`, made on the training device.
 
     Data of your own derive from this: `read` gives both sets, and the class says name, shape, sizes and num_classes.
-    What are no images (inputs of another dtype than uint8, whatever the targets) have `mean = std = ()`, and are given
-    as they are.
-
-    Args:
-        *args: as of `ImageData`, from `root` on.
-        **kwargs: as of `ImageData`.
-
-    Raises:
-        ValueError: a number is out of bounds, or the set has no augmentation.
-        DataError: the files are missing or damaged, or cannot be downloaded.
+    Inputs that are no images (of another dtype than uint8, with any targets) have `mean = std = ()` and are yielded as
+    they are. Arguments are those of `ImageData`.
     """
 
     num_classes = 10
     crop: ClassVar[int] = 0  # pixels of padding of an augmented image's random crop
     flip: ClassVar[bool] = False  # whether an augmented image may be mirrored
-    # Of sets that are files: folders below root in order of preference, and what `files.download` wants.
+    # Of sets that are files: folders below root in order of preference, and what `files.download` takes.
     layouts: ClassVar[tuple[str, ...]] = ()
     archives: ClassVar[Mapping[str, str]] = {}
     source: ClassVar[str] = ""
-    # Who trains by `lit_hidden.steps` says here how many batches it takes at once.
-    at_once: int = 0
+    at_once: int = 0  # how many batches `lit_hidden.steps` takes at once; set by who trains with it
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.check_taken()
-        if self.augment == "square":
-            raise ValueError(
-                f"augment='square' is for ImageNet and its subsets; of {self.name} it is True, False or None"
-            )
-        if self.augment and not (self.crop or self.flip):
-            raise ValueError(
-                f"augment={self.augment} does nothing: no augmentation is defined for {self.name}; "
-                "it must be False or None"
-            )
+        if self.augment == "square" or (self.augment and not (self.crop or self.flip)):
+            allowed = "True, False or None" if self.crop or self.flip else "False or None"
+            raise ValueError(f"augment={self.augment!r} is not defined for {self.name}; it must be {allowed}")
         self.splits: dict[str, Split] = {}  # after `setup`, of `train`, `val` and `test`; a callback may change them
 
     def prepare_data(self) -> None:
-        """Download the set, if it is one of files and no folder of it is there."""
+        """Download the set, if it consists of files and no folder of it is there."""
         if self.layouts and not find(self.root, self.layouts):
-            download(self.root, self.layouts[0], self.archives, self.source)
+            download(self.root, self.layouts[0], self.archives, self.source, train=False)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the set, unless that was done, and put it on the trainer's device, if any, else on the CPU."""
+        """Read the set, unless that was done, and put it on the device."""
         if not self.splits:
-            train, test = self.read()
-            self.splits = {"train": train, "val": test, "test": test}
+            (images, labels), test = self.read()
+            self.splits = {"train": (images, labels), "val": test, "test": test}
             if self.held_out or self.train_images is not None:
-                images, labels = train
-                order = balanced_order(labels)
-                held, rest = order[: self.held_out], order[self.held_out :][: self.train_images]
-                self.splits["train"] = (images[rest], labels[rest])
+                used, held = self.choose(labels, self.train_images)
+                self.splits["train"] = (images[used], labels[used])
                 if self.held_out:
                     self.splits["val"] = (images[held], labels[held])
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         for split, (images, labels) in self.splits.items():
-            self.splits[split] = (images.to(device), labels.to(device))
+            self.splits[split] = (images.to(self.device), labels.to(self.device))
 
     def read(self) -> tuple[Split, Split]:
-        """Read and verify the training and the test set, on the CPU, from the first folder that is whole.
-
-        Raises:
-            DataError: no folder is whole; about the first that was found.
-        """
-        errors: list[DataError] = []
+        """Read and verify the training and the test set, on the CPU, from the first folder that is whole."""
+        first = None
         for folder, layout in find(self.root, self.layouts):
+            mend = f"delete {folder} and run again to download it anew, or {SET_ROOT} that holds a whole {layout}/"
             try:
-                return self.read_folder(folder, layout)
+                return self.read_folder(folder, mend)
             except DataError as error:
-                errors.append(error)
-        if errors:
-            raise errors[0]
-        raise DataError(
-            f"{self.root} holds no {'/ or '.join(self.layouts)}/; call prepare_data() to download "
-            f"{self.source}, or set DATA_DIR (--data-dir; of fit: --data.root) to the folder that does"
+                first = first or error
+        raise first or DataError(
+            f"{self.root} holds no {'/ or '.join(self.layouts)}/; call prepare_data() to download {self.source}, "
+            f"or {SET_ROOT} that does"
         )
 
-    def read_folder(self, folder: Path, layout: str) -> tuple[Split, Split]:
-        """Read and verify the training and the test set from a folder of the given layout."""
+    def read_folder(self, folder: Path, mend: str) -> tuple[Split, Split]:
+        """Read and verify both sets from a folder of one of the layouts; errors say how to `mend` it."""
         raise NotImplementedError
 
-    def _loader(self, split: str, seed: int | None, augment: bool) -> BatchLoader:
+    def _loader(self, split: str, seed: int | None) -> BatchLoader:
         if not self.splits:
             self.setup()
-        rank, world_size = self._ranks
-        # An image's answer depends on no other: to evaluate, batches may be as large as a GPU likes them.
-        batch_size = max(self.batch_size, EVALUATED) if self.at_once and split != "train" else self.batch_size
-        return BatchLoader(
-            *self.splits[split],
-            batch_size,
-            self.mean,
-            self.std,
-            seed=seed,
-            crop=self.crop if augment else 0,
-            flip=self.flip and augment,
-            rank=rank,
-            world_size=world_size,
-            at_once=self.at_once if split == "train" else 0,
-        )
+        shared = self._shared(seed)
+        if self.augment:
+            shared |= {"crop": self.crop, "flip": self.flip}
+        if split == "train":
+            shared["at_once"] = self.at_once
+        elif self.at_once:  # evaluation: batches may be as large as a GPU likes them
+            shared["batch_size"] = max(self.batch_size, EVALUATED)
+        return BatchLoader(*self.splits[split], **shared)
 
 
 def balanced_order(labels: Tensor) -> Tensor:
     """A fixed shuffle of the indices of `labels` that takes one of each class in turn, until classes run out.
 
-    `labels` is int64 `(N,)`, from 0; so is the result. Targets of other kinds `(N, ...)` are shuffled alone.
+    `labels` is int64 `(N,)`, from 0; so is the result. Targets of other kinds `(N, ...)` are only shuffled.
     """
     if labels.ndim != 1 or labels.dtype != torch.int64:
         labels = torch.zeros(len(labels), dtype=torch.int64)

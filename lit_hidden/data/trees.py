@@ -1,4 +1,4 @@
-"""What lies on disk: trees `train/<class>/*`, `val/<class>/*`, and the other layouts of ImageNet's publishers.
+"""Which image files a set has on disk: trees `train/<class>/*`, `val/<class>/*`, and the publishers' layouts.
 
 Everything that can be known without opening an image is checked here, before anything is trained.
 """
@@ -6,38 +6,32 @@ Everything that can be known without opening an image is checked here, before an
 import csv
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.datasets.folder import make_dataset
 
-from lit_hidden.data.files import DataError, Unfit
+from lit_hidden.data.files import SET_ROOT, DataError, Unfit, checked
 from lit_hidden.data.wnids import CLASS_LISTS
-from lit_hidden.files import regular
 
-SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")  # in any case
-MEND = "set DATA_DIR (--data-dir; of fit: --data.root) to a folder that holds the whole set"
+SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")  # in upper or lower case
+MEND = f"{SET_ROOT} that holds the whole set"
+DEVKIT = "ILSVRC2012_devkit_t12"
 
-# These classes; the first so many, ordered by name; or None: all that are there.
-Chosen = tuple[str, ...] | int | None
+Labelled = list[tuple[str, str]]  # paths of images below the set's folder, each with its class
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Images:
-    """Image files and their classes, ordered by class, then by name.
-
-    `names` are paths below `folder`, as bytes `(N,)`: of a million, worker processes share the memory as long as
-    they are no Python objects. `labels` is int64 `(N,)`.
-    """
+    """Image files and their classes, ordered by class, then by name."""
 
     folder: Path
-    names: np.ndarray
-    labels: Tensor
+    names: np.ndarray  # paths below `folder`, bytes `(N,)`: an array is memory that worker processes share
+    labels: Tensor  # int64 `(N,)`
 
     def __len__(self) -> int:
         return len(self.names)
@@ -54,31 +48,22 @@ class Images:
 
 @dataclass(frozen=True)
 class Tree:
-    """A set on disk: its classes, sorted by name, whose places are the labels, and its images."""
+    """A set on disk."""
 
     folder: Path
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # sorted by name; a label is a position in them
     train: Images
     val: Images
 
 
-def parse_classes(name: str) -> Chosen:
-    """Say which classes `name` means.
+def parse_classes(name: str) -> tuple[str, ...] | int | None:
+    """Say which classes `name` means: these, the first so many ordered by name, or (None) all that are there.
 
-    Args:
-        name: a list of `CLASS_LISTS`, `first-N`, `all`, or a file with a class at the start of each line.
-
-    Raises:
-        ValueError: it is none of these, or chooses no class.
-        DataError: the file is damaged.
+    It is one of `CLASS_LISTS`, `first-N`, `all`, or a file with a class at the start of each line; else a `ValueError`.
     """
-    if name in CLASS_LISTS:
-        return CLASS_LISTS[name]
-    if name == "all":
-        return None
-    if first := re.fullmatch(r"first-(\d+)", name):
-        if int(first[1]) < 1:
-            raise ValueError(f"classes={name!r} chooses no class; N of first-N must be at least 1")
+    if name in CLASS_LISTS or name == "all":
+        return CLASS_LISTS.get(name)
+    if first := re.fullmatch(r"first-([1-9]\d*)", name):
         return int(first[1])
     path = Path(name).expanduser()
     if not path.is_file():
@@ -86,11 +71,10 @@ def parse_classes(name: str) -> Chosen:
             f"classes={name!r} is unknown; it is one of {', '.join(CLASS_LISTS)}, first-N, all, "
             "or a file that begins each line with a class"
         )
-    with _reading(path):
+    with checked(path, MEND):
         wnids = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
-        if not wnids:
-            raise Unfit("names no class")
-        _refuse_twice(wnids)
+        if not wnids or len(set(wnids)) < len(wnids):
+            raise Unfit("names no class, or a class twice")
     return tuple(wnids)
 
 
@@ -103,194 +87,116 @@ def find_tree(root: Path, folders: Sequence[str]) -> Path | None:
 def read_tree(folder: Path, classes: str = "all", exactly: int | None = None) -> Tree:
     """List the images of some classes; no image is opened.
 
-    `train/<class>/` holds images, or has them in `images/`, as Tiny ImageNet's. `val/` holds the same classes; or
-    all images in `images/` and `val_annotations.txt`, as Tiny ImageNet's; or ILSVRC-2012's images side by side, and
-    near them the development kit, Kaggle's `LOC_val_solution.csv` or torchvision's `meta.bin`. What is hidden or has
-    another ending than an image is passed over.
-
-    Args:
-        folder: holds `train/` and `val/`.
-        classes: see `parse_classes`.
-        exactly: number of classes that `train/` must have.
+    `train/<class>/` holds images, in subfolders too. `val/` holds the same classes; or all images in `images/` beside
+    `val_annotations.txt`, as Tiny ImageNet's; or ILSVRC-2012's images without folders, and near them the development
+    kit or Kaggle's `LOC_val_solution.csv`. Hidden files and files that do not end like images are ignored. See
+    `parse_classes` for `classes`; `exactly` so many must be there.
 
     Raises:
-        ValueError: `classes` is unknown.
-        DataError: a class is missing, has no images, or is in one of `train/` and `val/` alone; annotations and
-            images do not fit together.
+        DataError: a class is missing or without images, or annotations do not fit the images.
     """
     train, val = folder / "train", folder / "val"
-    there = _folders(train)
-    if not there:
-        raise DataError(f"{train} has no class folders; {MEND}")
-    if exactly is not None and len(there) != exactly:
+    there, chosen = _folders(train), parse_classes(classes)
+    least = exactly or (chosen if isinstance(chosen, int) else 1)
+    if len(there) < least or (exactly and len(there) > exactly):
         raise DataError(
-            f"{train} has {len(there)} class folders, not {exactly}; {MEND}, "
-            "or take the classes that are there: classes='all' (of fit: --data.classes all)"
+            f"{train} has {len(there)} class folders, not {least}; {MEND}, or take the classes that are there: "
+            "classes='all' (of fit: --data.classes all)"
         )
-    chosen = _choose(classes, there, train)
-    val_names = _val_names(folder)
-    if len(chosen) == len(there):
-        _same_classes(train, there, val, val_names)
-        if (wnids := folder / "wnids.txt").is_file():  # Tiny ImageNet's list of its classes
-            with _reading(wnids):
-                _same_classes(train, there, wnids, wnids.read_text().split())
-    elif missing := [name for name in chosen if name not in val_names]:
-        raise DataError(f"{val} has no images of {_some(missing)}, which {train} has; {MEND}")
-    train_names = {name: _names(folder, f"train/{name}/images", f"train/{name}") for name in chosen}
-    return Tree(folder, chosen, _images(folder, train, train_names), _images(folder, val, val_names, chosen))
+    taken = tuple(sorted(chosen)) if isinstance(chosen, tuple) else tuple(there[:chosen])
+    _need(f"classes={classes!r}", taken, train, there)
+    trained, tested = _in_folders(folder, "train", taken), _validation(folder)
+    _need("the chosen classes", taken, train, (name for _, name in trained))
+    _need("the chosen classes", taken, val, (name for _, name in tested))
+    if len(taken) == len(there):
+        _need(val, (name for _, name in tested), train, there)
+    return Tree(folder, taken, _images(folder, trained, taken), _images(folder, tested, taken))
 
 
-def _choose(classes: str, there: Sequence[str], train: Path) -> tuple[str, ...]:
-    chosen = parse_classes(classes)
-    if isinstance(chosen, tuple):
-        if missing := sorted(set(chosen) - set(there)):
-            raise DataError(f"{train} has no folder {_some(missing)}, of classes={classes!r}; {MEND}")
-        return tuple(sorted(chosen))
-    if chosen is not None and chosen > len(there):
-        raise DataError(f"{train} has {len(there)} class folders, fewer than classes={classes!r} asks for; {MEND}")
-    return tuple(there[:chosen])
+def _need(which: object, names: Iterable[str], where: Path, there: Iterable[str]) -> None:
+    """Raise a `DataError` if `where` lacks one of `names`."""
+    if missing := sorted(set(names) - set(there)):
+        more = f" (and {len(missing) - 1} more)" if missing[1:] else ""
+        raise DataError(
+            f"{where} has no images ({', '.join(SUFFIXES)}) of {missing[0]}{more}, needed for {which}; {MEND}, "
+            "or leave the class out: classes=FILE (of fit: --data.classes FILE)"
+        )
 
 
-def _val_names(folder: Path) -> Mapping[str, Sequence[str]]:
-    """Of each class the paths below `folder` of its images in `val/`."""
+def _validation(folder: Path) -> Labelled:
+    """All images in `val/`."""
     val = folder / "val"
-    if annotated := _names(folder, "val/images") if (val / "images").is_dir() else []:
+    classes, annotated, loose = _folders(val), _files(folder, "val/images"), _files(folder, "val")
+    if annotated:
         source = val / "val_annotations.txt"
-        with _reading(source):
+        with checked(source, MEND):
             lines = [line.split("\t") for line in source.read_text().splitlines()]
-            if odd := [i for i, fields in enumerate(lines, 1) if len(fields) < 2]:
-                raise Unfit(f"has no class in line {odd[0]}")
-        return _sort_out(annotated, [(fields[0], fields[1]) for fields in lines], source)
-    loose = _names(folder, "val")
-    if classes := [name for name in _folders(val) if name != "images"]:  # an empty one, whose images were sorted
-        if loose:
-            raise DataError(f"{val} has class folders, and {_some(loose)} outside them; move these where they belong")
-        return {name: _names(folder, f"val/{name}/images", f"val/{name}") for name in classes}
-    if not loose:
-        raise DataError(f"{val} has neither class folders nor images; {MEND}")
-    pairs, source = _ilsvrc_labels(folder)
-    return _sort_out(loose, pairs, source)
+            return _sort_out(annotated, [(fields[0], fields[1]) for fields in lines])
+    if bool(classes) == bool(loose):
+        raise DataError(f"{val} must hold class folders or else images, and has both or neither; {MEND}")
+    return _in_folders(folder, "val", classes) if classes else _ilsvrc(folder, loose)
 
 
-def _ilsvrc_labels(folder: Path) -> tuple[list[tuple[str, str]], Path]:
-    """Names of ILSVRC-2012's validation images, without ending, with their classes; and the file that says so."""
-    places = (folder / "val", folder, *list(folder.parents)[:3])  # Kaggle's lies three above Data/CLS-LOC/
-    kits = [place / kit for place in places for kit in (".", "data", "ILSVRC2012_devkit_t12/data")]
-    for place in places:
+def _ilsvrc(folder: Path, paths: Sequence[str]) -> Labelled:
+    """ILSVRC-2012's validation images with the classes that Kaggle's table or the development kit names."""
+    for place in (folder / "val", folder, *list(folder.parents)[:3]):  # Kaggle's lies three above Data/CLS-LOC/
         if (source := place / "LOC_val_solution.csv").is_file():
-            with _reading(source), source.open(newline="") as lines:
+            with checked(source, MEND), source.open(newline="") as lines:
                 rows = csv.DictReader(lines)
-                return [(row["ImageId"], row["PredictionString"].split()[0]) for row in rows], source
-        if (source := place / "meta.bin").is_file():
-            with _reading(source):
-                _, wnids = torch.load(source, weights_only=True)
-                return _numbered(wnids), source
-    for kit in kits:
-        if (source := kit / "ILSVRC2012_validation_ground_truth.txt").is_file():
-            with _reading(kit / "meta.mat"), (kit / "meta.mat").open("rb") as file:
-                from scipy.io import loadmat
+                return _sort_out(paths, [(row["ImageId"], row["PredictionString"].split()[0]) for row in rows])
+        for kit in (place, place / DEVKIT / "data"):
+            if (source := kit / "ILSVRC2012_validation_ground_truth.txt").is_file():
+                with checked(kit / "meta.mat", MEND), (kit / "meta.mat").open("rb") as file:
+                    from scipy.io import loadmat
 
-                synsets = loadmat(file, squeeze_me=True)["synsets"]
-                wnid = dict(zip(synsets["ILSVRC2012_ID"].tolist(), synsets["WNID"].tolist(), strict=True))
-            with _reading(source):
-                return _numbered(wnid[int(number)] for number in source.read_text().split()), source
+                    synsets = loadmat(file, squeeze_me=True)["synsets"]
+                    wnid = dict(zip(synsets["ILSVRC2012_ID"].tolist(), synsets["WNID"].tolist(), strict=True))
+                with checked(source, MEND):
+                    numbers = enumerate(source.read_text().split(), 1)
+                    return _sort_out(paths, [(f"ILSVRC2012_val_{i:08d}", wnid[int(number)]) for i, number in numbers])
     raise DataError(
         f"{folder / 'val'} has images and no class folders, and nothing says their classes; sort them into "
-        f"val/<class>/, or place ILSVRC2012_devkit_t12/ (the development kit) or LOC_val_solution.csv in {folder}"
+        f"val/<class>/, or place {DEVKIT}/ (the development kit) or LOC_val_solution.csv in {folder}"
     )
 
 
-def _numbered(wnids: Iterable[str]) -> list[tuple[str, str]]:
-    return [(f"ILSVRC2012_val_{number:08d}", wnid) for number, wnid in enumerate(wnids, 1)]
+def _sort_out(paths: Sequence[str], pairs: Labelled) -> Labelled:
+    """Label images by pairs of a name, with or without ending, and a class."""
+    labels = {Path(name).stem: label for name, label in pairs}
+    images = {Path(path).stem: path for path in paths}
+    if not len(pairs) == len(labels) == len(images) == len(paths) or labels.keys() != images.keys():
+        odd = sorted(labels.keys() ^ images.keys())[:1]
+        raise Unfit(f"names {len(pairs)} images, of which there are {len(paths)}; they differ in {odd or 'doubles'}")
+    return [(path, labels[stem]) for stem, path in images.items()]
 
 
-def _sort_out(paths: Sequence[str], pairs: Sequence[tuple[str, str]], source: Path) -> dict[str, list[str]]:
-    """Sort images by what `source` says of each, by name with or without ending; it must say it of all and no others.
-
-    Tiny ImageNet's annotations name `val_0.JPEG`, Kaggle's `ILSVRC2012_val_00000001`.
-    """
-    stems = {_stem(path): path for path in paths}
-    with _reading(source):
-        _refuse_twice([name for name, _ in pairs])
-        if len(stems) < len(paths):
-            raise Unfit(f"does not tell {_twice([_stem(path) for path in paths])} from another file of that name")
-        labels = {_stem(name): wnid for name, wnid in pairs}
-        if missing := sorted(labels.keys() - stems.keys()):
-            raise Unfit(f"names {_some(missing)}, which is not there")
-        if silent := sorted(stems.keys() - labels.keys()):
-            raise Unfit(f"says nothing of {_some([stems[stem] for stem in silent])}")
-    by_class: dict[str, list[str]] = {}
-    for stem, path in stems.items():
-        by_class.setdefault(labels[stem], []).append(path)
-    return by_class
+def _images(folder: Path, labelled: Labelled, classes: Sequence[str]) -> Images:
+    """The images of these classes."""
+    label = {name: i for i, name in enumerate(classes)}
+    kept = sorted((label[name], path) for path, name in labelled if name in label)
+    names = np.array([os.fsencode(path) for _, path in kept])
+    return Images(folder, names, torch.tensor([label for label, _ in kept]))
 
 
-def _images(folder: Path, part: Path, names: Mapping[str, Sequence[str]], classes: Sequence[str] = ()) -> Images:
-    lists = [names[name] for name in classes or names]
-    if empty := [name for name, paths in zip(classes or names, lists, strict=True) if not paths]:
-        raise DataError(
-            f"{part / empty[0]} holds no image ({', '.join(SUFFIXES)}){_more(empty)}; {MEND}, "
-            "or leave the class out: classes=FILE (of fit: --data.classes FILE)"
-        )
-    labels = torch.arange(len(lists)).repeat_interleave(torch.tensor([len(paths) for paths in lists]))
-    return Images(folder, np.array([os.fsencode(path) for paths in lists for path in paths]), labels)
+def _in_folders(folder: Path, part: str, classes: Sequence[str]) -> Labelled:
+    """The images in `part/<class>/` of these classes."""
+    start = len(str(folder / part)) - len(part)
+
+    def is_image(path: str) -> bool:  # hidden ones are none: macOS leaves a ._x.JPEG beside each x.JPEG
+        return path.lower().endswith(SUFFIXES) and "/." not in path[start:]
+
+    numbers = {name: i for i, name in enumerate(classes)}
+    found = make_dataset(folder / part, numbers, is_valid_file=is_image, allow_empty=True)
+    return [(path[start:], classes[number]) for path, number in found]
 
 
 def _folders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    """The names of its folders that may be classes."""
+    names = {entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")}
+    return sorted(names - {"images"})
 
 
-def _names(folder: Path, *places: str) -> list[str]:
-    """The paths below `folder` of the images in the first place that is a folder."""
-    place = next((place for place in places if (folder / place).is_dir()), places[-1])
-    with _reading(folder / place):
-        entries = sorted(os.listdir(folder / place))
-    # Hidden ones are none: macOS leaves a ._x.JPEG beside each x.JPEG.
-    return [f"{place}/{e}" for e in entries if not e.startswith(".") and e.lower().endswith(SUFFIXES)]
-
-
-def _stem(path: str) -> str:
-    return os.path.splitext(os.path.basename(path))[0]
-
-
-def _same_classes(first: Path, ours: Iterable[str], second: Path, theirs: Iterable[str]) -> None:
-    for here, there, lacking in ((first, second, set(ours) - set(theirs)), (second, first, set(theirs) - set(ours))):
-        if lacking:
-            raise DataError(
-                f"{here} has {_some(sorted(lacking))}, of which there is nothing in {there}; {MEND}, "
-                "or leave the class out: classes=FILE (of fit: --data.classes FILE)"
-            )
-
-
-def _refuse_twice(names: Sequence[str]) -> None:
-    if len(set(names)) < len(names):
-        raise Unfit(f"names {_twice(names)} twice")
-
-
-def _twice(names: Sequence[str]) -> str:
-    return Counter(names).most_common(1)[0][0]
-
-
-def _some(names: Sequence[str]) -> str:
-    return f"{names[0]}{_more(names)}"
-
-
-def _more(names: Sequence[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Raise a `DataError` that names `path` for whatever reading it raises."""
-    try:
-        regular(path)
-        yield
-    except DataError:
-        raise
-    except Unfit as error:
-        raise DataError(f"{path} {error}; {MEND}") from error
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; {MEND}") from error
-    except Exception as error:  # what a damaged file may raise has no bounds
-        raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}); {MEND}") from error
+def _files(folder: Path, part: str) -> list[str]:
+    """The images that lie in `part` itself."""
+    names = sorted(os.listdir(folder / part)) if (folder / part).is_dir() else []
+    return [f"{part}/{name}" for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]

@@ -1,8 +1,7 @@
 """Which classes of ImageNet the known subsets have, by their WordNet ids.
 
-Imagenette, Imagewoof: https://github.com/fastai/imagenette. Tiny ImageNet-100: 100 of the 200 classes of Tiny ImageNet
-(http://cs231n.stanford.edu/tiny-imagenet-200.zip), those this project measures with; no list of the publisher's.
-ImageNet-100 is not here: several lists go by that name, so it is whatever 100 classes its folder has, or a file lists.
+Imagenette, Imagewoof: https://github.com/fastai/imagenette. Tiny ImageNet-100: the 100 of Tiny ImageNet's 200 classes
+that this project measures with; the publisher has no such list. Several lists are called ImageNet-100: none is here.
 """
 
 CLASS_LISTS: dict[str, tuple[str, ...]] = {

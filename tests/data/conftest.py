@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10
 
-BIN = "cifar-10-batches-bin"
-PY = "cifar-10-batches-py"
+BIN, PY = "cifar-10-batches-bin", "cifar-10-batches-py"
 
 
-def records(file: int) -> tuple[np.ndarray, np.ndarray]:
-    """Whole-size content of the n-th CIFAR-10 file: pixels tell file and record, labels are balanced."""
-    pixels = np.full((10_000, 3072), file, dtype=np.uint8)
-    pixels[:, 0] = np.arange(10_000) % 251
+def records(file: int, count: int = 10_000) -> tuple[np.ndarray, np.ndarray]:
+    """Content of the n-th CIFAR-10 file: pixels tell file and record, labels are balanced."""
+    pixels = np.full((count, 3072), file, dtype=np.uint8)
+    pixels[:, 0] = np.arange(count) % 251
     pixels[:, 1024] = 100  # first green pixel
-    return pixels, (np.arange(10_000) % 10).astype(np.uint8)
+    return pixels, (np.arange(count) % 10).astype(np.uint8)
 
 
 def python_2_pickle(pixels: np.ndarray, labels: list[int]) -> bytes:
@@ -48,12 +47,12 @@ def cifar_bin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def cifar_py(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A set whose files pass for the publisher's."""
+    """A set of 20 images a file, which pass for the publisher's."""
     folder = tmp_path_factory.mktemp("py") / PY
     folder.mkdir()
     sums = []
     for i, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
-        pixels, labels = records(i)
+        pixels, labels = records(i, 20)
         content = python_2_pickle(pixels, labels.tolist())
         (folder / name).write_bytes(content)
         sums.append([name, hashlib.md5(content).hexdigest()])
@@ -61,6 +60,19 @@ def cifar_py(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(CIFAR10, "train_list", sums[:5])
         patch.setattr(CIFAR10, "test_list", sums[5:])
         yield folder
+
+
+@pytest.fixture(scope="session")
+def mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mnist") / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for part, count in {"train": 60_000, "t10k": 10_000}.items():
+        images = np.zeros((count, 28, 28), np.uint8)
+        images[:, 0, 1] = np.arange(count) % 256
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4I", 2051, count, 28, 28) + images.tobytes())
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 2049, count) + labels.tobytes())
+    return folder
 
 
 @pytest.fixture

@@ -1,242 +1,290 @@
-import re
-from itertools import chain
+"""What every loader holds to, and the pictures of each: tensors, decoded squares, files that workers decode."""
 
+import hashlib
+import re
+import runpy
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch.utils.data import RandomSampler
 from torchvision.transforms import Normalize
 from torchvision.transforms import functional as TF
 
-from lit_hidden.data import BatchLoader
-from lit_hidden.data.loader import crop_and_flip
+from lit_hidden.data import BatchLoader, DataError
+from lit_hidden.data.crops import DRAWS, crop_boxes, resized_crops
+from lit_hidden.data.decode import DecodingLoader
+from lit_hidden.data.loader import CropLoader
+from lit_hidden.data.trees import read_tree
+
+made = runpy.run_path(str(Path(__file__).parent / "pictures.py"))
+plant, tree = made["plant"], made["tree"]
 
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
+COUNT = 50
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
+]
 
 
-def pictures(count=50, channels=3, height=8, width=8):
+def images_of(count: int, size: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
-    images = torch.randint(256, (count, channels, height, width), generator=generator, dtype=torch.uint8)
-    return images, torch.arange(count)  # a label names its image
+    return torch.randint(256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
 
 
-def loader(count=50, batch_size=16, **kwargs):
-    return BatchLoader(*pictures(count), batch_size, MEAN, STD, **kwargs)
+def tensors(count=COUNT, batch_size=16, augment=False, **kwargs) -> BatchLoader:
+    """A label names its image."""
+    kwargs |= {"crop": 2, "flip": True} if augment else {}
+    return BatchLoader(images_of(count, 8), torch.arange(count), batch_size, MEAN, STD, **kwargs)
+
+
+def squares(batch_size=16, augment=False, **kwargs) -> CropLoader:
+    images = images_of(COUNT, 20)
+    return CropLoader(images, torch.arange(COUNT), batch_size, MEAN, STD, size=16, augment=augment, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """50 images of many shapes, each a class of its own."""
+    sizes = [*((20 + 3 * i, 90 - i) for i in range(COUNT - 2)), (20, 21), (300, 20)]
+    files = {f"{part}/n{i:02d}/a.JPEG": size for i, size in enumerate(sizes) for part in ("train", "val")}
+    return read_tree(plant(tmp_path_factory.mktemp("set"), files)).train
+
+
+@pytest.fixture(scope="module")
+def decoded(files):
+    def make(batch_size=16, augment=False, workers=0, images=files, **kwargs) -> DecodingLoader:
+        sizes = {"size": 16, "resize": 20}
+        return DecodingLoader(
+            images, images.labels, batch_size, MEAN, STD, **sizes, workers=workers, augment=augment, **kwargs
+        )
+
+    return make
+
+
+@pytest.fixture(params=["tensors", "squares", "decoded"])
+def loader(request):
+    made = {"tensors": lambda batch_size=16, **kwargs: tensors(COUNT, batch_size, **kwargs), "squares": squares}
+    return made.get(request.param) or request.getfixturevalue("decoded")
 
 
 def labels_of(batches):
     return [labels.tolist() for _, labels in batches]
 
 
-@settings(deadline=None, max_examples=40)
-@given(
-    data=st.data(),
-    padding=st.integers(0, 5),
-    channels=st.sampled_from([1, 3]),
-    height=st.integers(1, 9),
-    width=st.integers(1, 9),
-)
-def test_crops_and_flips_are_torchvisions_for_the_same_draws(data, padding, channels, height, width):
-    count = 4
-    images, _ = pictures(count, channels, height, width)
-    offset = st.lists(st.integers(0, 2 * padding), min_size=count, max_size=count)
-    top, left = data.draw(offset), data.draw(offset)
-    flip = data.draw(st.lists(st.integers(0, 1), min_size=count, max_size=count))
-    ours = crop_and_flip(images, torch.tensor(top), torch.tensor(left), torch.tensor(flip), padding)
-    for i in range(count):
-        theirs = TF.crop(TF.pad(images[i], [padding]), top[i], left[i], height, width)
-        assert torch.equal(ours[i], TF.hflip(theirs) if flip[i] else theirs)
+def same(batches, others) -> bool:
+    pairs = zip(batches, others, strict=True)
+    return all(torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in pairs)
 
 
-def test_pixels_are_those_of_to_tensor_and_normalize():
-    images, _ = pictures()
-    (batch, labels), *_ = loader()
-    normalize = Normalize(MEAN, STD)
-    expected = [normalize(TF.to_tensor(image.permute(1, 2, 0).numpy())) for image in images[:16]]
-    assert batch.dtype == torch.float32
-    assert labels.dtype == torch.int64
-    assert torch.equal(batch, torch.stack(expected))
+def drawn(seed: int, epoch: int, use: str) -> torch.Generator:
+    """The generator that the format of run results fixes."""
+    digest = hashlib.sha256(f"{seed}/{epoch}/{use}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
 
 
-def test_an_epoch_of_training_is_the_augmentation_of_its_own_draws():
-    images, _ = pictures()
-    training = loader(seed=3, crop=2, flip=True)
-    order, top, left, flip = training._draw()
+# --- pictures --------------------------------------------------------------------------------------------
+
+
+def test_an_epoch_of_tensors_is_torchvisions_augmentation_by_the_seeds_draws():
+    order = torch.randperm(COUNT, generator=drawn(3, 1, "order"))
+    top, left = torch.randint(5, (2, COUNT), generator=drawn(3, 1, "crop"))
+    flip = torch.randint(2, (COUNT,), generator=drawn(3, 1, "flip"))
+    training, images, expected = tensors(augment=True, seed=3), images_of(COUNT, 8), []
+    training.set_epoch(1)
+    for place, index in enumerate(order):
+        picture = TF.crop(TF.pad(images[index], [2]), int(top[place]), int(left[place]), 8, 8)
+        expected.append(Normalize(MEAN, STD)((TF.hflip(picture) if flip[place] else picture) / 255))
     batches = list(training)
-    augmented = crop_and_flip(images[order], top, left, flip, 2)
-    plain = BatchLoader(augmented, order, 16, MEAN, STD)
-    for (batch, labels), (expected, indices) in zip(batches, plain, strict=True):
-        assert torch.equal(batch, expected)
-        assert torch.equal(labels, indices)
+    assert torch.equal(torch.cat([x for x, _ in batches]), torch.stack(expected))
+    assert torch.equal(torch.cat([y for _, y in batches]), order)
+    assert {x.dtype for x, _ in batches} == {torch.float32}
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_an_epoch_of_squares_and_of_files_is_torchvisions_by_the_seeds_draws(decoded, files, augment):
+    order = torch.randperm(COUNT, generator=drawn(3, 0, "order"))
+    draws = torch.rand((COUNT, DRAWS), generator=drawn(3, 0, "crop")).numpy()
+    flips = torch.randint(2, (COUNT,), generator=drawn(3, 0, "flip"))
+    cut, pictures = TF.center_crop(images_of(COUNT, 20), [16, 16])[order].float(), []
+    if augment:
+        cut = resized_crops(images_of(COUNT, 20)[order], torch.from_numpy(crop_boxes(draws, 20, 20)), flips, size=16)
+    for place, index in enumerate(order.tolist()):
+        with Image.open(files.path(index)) as image:
+            picture = TF.center_crop(TF.resize(image, 20), 16)
+            if augment:
+                box = crop_boxes(draws[place : place + 1], image.height, image.width)[:, 0].tolist()
+                picture = TF.resized_crop(image, *box, [16, 16])
+                picture = TF.hflip(picture) if flips[place] else picture
+            pictures.append(TF.to_tensor(picture))
+    for batches, expected in ((squares, cut / 255), (decoded, torch.stack(pictures))):
+        found = list(batches(seed=3, augment=augment))
+        assert torch.equal(torch.cat([x for x, _ in found]), Normalize(MEAN, STD)(expected))
+        assert torch.equal(torch.cat([y for _, y in found]), order)
 
 
 def test_every_crop_and_both_flips_occur_equally_often():
     count = 20_000
-    draws = BatchLoader(torch.zeros(count, 1, 1, 1, dtype=torch.uint8), torch.arange(count), 1, [0], [1],
-                        seed=0, crop=2, flip=True)._draw()  # fmt: skip
-    for draw, kinds in zip(draws[1:], (5, 5, 2), strict=True):
+    images, labels = torch.zeros(count, 1, 1, 1, dtype=torch.uint8), torch.arange(count)
+    draws = BatchLoader(images, labels, 1, [0], [1], seed=0, crop=2, flip=True).draw()
+    for draw, kinds in zip(draws, (5, 5, 2), strict=True):
         counts = draw.bincount()
         # 5 standard deviations of a binomial count
         margin = 5 * (count * (1 / kinds) * (1 - 1 / kinds)) ** 0.5
         assert len(counts) == kinds
         assert (counts - count / kinds).abs().max() < margin
+    crops = BatchLoader(images, labels, 1, [0], [1], seed=0, crop=2).draw()
+    assert all(torch.equal(a, b) for a, b in zip(draws[:2], crops[:2], strict=True))  # whatever is flipped
+    assert not crops[2].any()
 
 
-def test_evaluation_keeps_the_order_and_the_short_last_batch():
+def test_workers_change_nothing_and_an_epoch_left_early_does_not_reach_into_the_next(decoded):
+    alone, helped = decoded(seed=0, augment=True), decoded(seed=0, augment=True, workers=3)
+    for epoch in (0, 1, 1):
+        alone.set_epoch(epoch)
+        helped.set_epoch(epoch)
+        next(iter(helped))
+        assert same(helped, alone)
+    helped.close()
+    helped.close()
+    assert same(helped, alone)  # by new workers
+    helped.close()
+
+
+# --- epochs, ranks, resuming -----------------------------------------------------------------------------
+
+
+def test_evaluation_keeps_the_order_and_the_short_last_batch(loader):
     assert labels_of(loader()) == [[*range(i, min(i + 16, 50))] for i in (0, 16, 32, 48)]
+    assert same(loader(augment=True), loader()), "without a seed nothing is augmented"
     assert len(loader()) == 4
 
 
-def test_training_shows_every_image_once_an_epoch():
-    assert sorted(chain(*labels_of(loader(seed=0)))) == list(range(50))
+def test_the_order_of_seed_0_is_pinned():
+    assert labels_of(tensors(10, seed=0)) == [[1, 7, 8, 5, 6, 3, 9, 4, 2, 0]]
 
 
-def test_order_and_augmentation_depend_on_seed_and_epoch_and_nothing_else():
+def test_order_and_augmentation_depend_on_seed_and_epoch_and_nothing_else(loader):
     def epoch(seed, epoch):
-        training = loader(seed=seed, crop=2, flip=True)
+        training = loader(seed=seed, augment=True)
         training.set_epoch(epoch)
         torch.rand(7)  # the global generator plays no part
-        return torch.cat([images for images, _ in training])
+        batches = list(training)
+        assert sorted(chain(*labels_of(batches))) == list(range(COUNT))
+        return torch.cat([images for images, _ in batches])
 
     assert torch.equal(epoch(0, 1), epoch(0, 1))
-    different = [epoch(seed, e) for seed in (0, 1, -1) for e in (0, 1, 2)]
+    state = torch.get_rng_state()
+    list(loader(seed=0, augment=True))
+    assert torch.equal(torch.get_rng_state(), state)
+    different = [epoch(seed, e) for seed in (0, 1, -1) for e in (0, 1)]
     assert not any(torch.equal(a, b) for i, a in enumerate(different) for b in different[:i])
 
 
-def test_order_and_crops_stay_when_flips_are_switched_off():
-    flipped, plain = loader(seed=0, crop=2, flip=True)._draw(), loader(seed=0, crop=2)._draw()
-    assert all(torch.equal(a, b) for a, b in zip(flipped[:3], plain[:3], strict=True))
-    assert flipped[3].any()
-    assert not plain[3].any()
-
-
-def test_an_epoch_is_the_same_when_it_is_iterated_again():
-    training = loader(seed=0)
-    assert labels_of(training) == labels_of(training)
-
-
-def test_the_order_of_seed_0_is_pinned():
-    assert labels_of(loader(count=10, seed=0)) == [[1, 7, 8, 5, 6, 3, 9, 4, 2, 0]]
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    count=st.integers(1, 40),
-    world_size=st.integers(1, 6),
-    extra=st.integers(0, 10),
-    seed=st.none() | st.integers(0, 3),
-)
-@example(count=7, world_size=5, extra=0, seed=0)
-def test_ranks_together_see_what_one_process_sees(count, world_size, extra, seed):
-    size = world_size + extra
-    augment = {} if seed is None else {"seed": seed, "crop": 1, "flip": True}
-    alone = list(loader(count, size, **augment))
-    ranks = [list(loader(count, size, **augment, rank=r, world_size=world_size)) for r in range(world_size)]
-    assert {len(rank) for rank in ranks} == {len(alone)}
+def assert_share(alone, ranks):
+    """The ranks' loaders yield together what one does alone."""
+    world_size, batches = len(ranks), [list(rank) for rank in ranks]
+    assert {len(rank) for rank in batches} == {len(alone)}
     for i, (images, labels) in enumerate(alone):
-        for r, rank in enumerate(ranks):
-            if r < len(labels):
-                assert torch.equal(rank[i][0], images[r::world_size])
-                assert torch.equal(rank[i][1], labels[r::world_size])
-            else:  # repeats an image of the batch
-                assert rank[i][1].tolist() == [labels[r % len(labels)]]
-                assert torch.equal(rank[i][0], images[r % len(labels)][None])
-    for i, (_, labels) in enumerate(alone):  # repeated images count for nobody
-        shares = [loader(count, size, rank=r, world_size=world_size).share(i) for r in range(world_size)]
-        assert {whole for _, whole in shares} == {len(labels)}
-        assert [mine for mine, _ in shares] == [len(labels[r::world_size]) for r in range(world_size)]
+        for r, rank in enumerate(batches):
+            mine = slice(r, None, world_size) if r < len(labels) else [r % len(labels)]  # repeats an image
+            assert torch.equal(rank[i][0], images[mine])
+            assert torch.equal(rank[i][1], labels[mine])
+            assert ranks[r].share(i) == (len(labels[r::world_size]), len(labels))
+
+
+@pytest.mark.parametrize("world_size", [3, 5])
+@pytest.mark.parametrize("seed", [None, 0])
+def test_ranks_together_see_what_one_process_sees(loader, world_size, seed):
+    ranks = [loader(seed=seed, augment=True, rank=r, world_size=world_size) for r in range(world_size)]
+    assert_share(loader(seed=seed, augment=True), ranks)  # 50 images: the last batch has 2
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    count=st.integers(1, 40), world_size=st.integers(1, 6), extra=st.integers(0, 10),
+    seed=st.none() | st.integers(0, 3),
+)  # fmt: skip
+@example(count=7, world_size=5, extra=0, seed=0)
+def test_any_number_of_ranks_share_any_number_of_images(count, world_size, extra, seed):
+    options = {"batch_size": world_size + extra, "augment": True, "seed": seed}
+    ranks = [tensors(count, **options, rank=r, world_size=world_size) for r in range(world_size)]
+    assert_share(tensors(count, **options), ranks)
 
 
 @pytest.mark.parametrize("stop", range(5))
-def test_state_taken_after_any_batch_goes_on_with_the_next(stop):
-    first = loader(seed=0, crop=2, flip=True)
+def test_state_taken_after_any_batch_goes_on_with_the_next(loader, stop):
+    first = loader(seed=0, augment=True)
     first.set_epoch(3)
     whole = list(first)
     batches = iter(first)
     for _ in range(stop):
         next(batches)
-    state = first.state_dict()
-    second = loader(seed=0, crop=2, flip=True)
-    second.load_state_dict(state if stop else {"epoch": 3, "batches_seen": 0})
+    second = loader(seed=0, augment=True)
+    second.load_state_dict(first.state_dict() if stop else {"epoch": 3, "batches_seen": 0})
     second.set_epoch(3)
-    rest = list(second)
-    assert len(rest) == len(whole) - stop
-    for (images, labels), (expected, indices) in zip(rest, whole[stop:], strict=True):
-        assert torch.equal(images, expected)
-        assert torch.equal(labels, indices)
+    assert same(list(second), whole[stop:])
     assert len(list(second)) == 4  # a resume happens once
+    second.load_state_dict({"epoch": 3, "batches_seen": 3})
+    second.set_epoch(4)
+    assert len(list(second)) == 4  # another epoch forgets it
 
 
-def test_another_epoch_forgets_the_resume():
-    training = loader(seed=0)
-    training.load_state_dict({"epoch": 1, "batches_seen": 3})
-    training.set_epoch(2)
-    assert len(labels_of(training)) == 4
-
-
-def test_an_iterator_made_before_the_epoch_is_set_yields_the_epoch_set():
-    training, other = loader(seed=0), loader(seed=0)
-    batches = iter(training)
-    training.set_epoch(5)
-    other.set_epoch(5)
-    assert labels_of(batches) == labels_of(other)
-
-
-def test_lightning_finds_where_to_set_the_epoch_and_takes_the_loader_for_one_that_resumes():
+def test_lightning_sets_the_epoch_of_an_iterator_it_has_and_takes_the_loader_for_one_that_resumes():
     from lightning.fabric.utilities.data import _set_sampler_epoch
     from lightning.fabric.utilities.types import _Stateful
 
-    training = loader(seed=0)
+    training, other = tensors(seed=0), tensors(seed=0)
+    batches = iter(training)
     _set_sampler_epoch(training, 7)
-    assert training.epoch == 7
+    other.set_epoch(7)
+    assert same(batches, other)
     assert isinstance(training, _Stateful)
     assert not isinstance(training.sampler, RandomSampler)
 
 
-IMAGES, LABELS = pictures(4)
+# --- damage ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            {"images": IMAGES.float()},
-            "images are torch.float32 (4, 3, 8, 8); they must be torch.uint8 (N, C, H, W) with at least one image",
-        ),
-        (
-            {"images": IMAGES[:0], "labels": LABELS[:0]},
-            "images are torch.uint8 (0, 3, 8, 8); they must be torch.uint8 (N, C, H, W) with at least one image",
-        ),
-        (
-            {"labels": LABELS[:3]},
-            "labels are torch.int64 (3,) on cpu; with these images they must be torch.int64 (4,) on cpu",
-        ),
-        (
-            {"labels": LABELS.int()},
-            "labels are torch.int32 (4,) on cpu; with these images they must be torch.int64 (4,) on cpu",
-        ),
-        ({"std": (1,)}, "mean has 3 and std 1 numbers; images of 3 channels need 3 each"),
-        ({"rank": 2, "world_size": 2}, "rank=2 is not one of world_size=2 ranks; they count from 0"),
-        (
-            {"batch_size": 0},
-            "batch_size=0 leaves a rank without images; "
-            "it is the total over all ranks and must be at least world_size=1",
-        ),
-        (
-            {"batch_size": 3, "world_size": 4},
-            "batch_size=3 leaves a rank without images; "
-            "it is the total over all ranks and must be at least world_size=4",
-        ),
-        ({"seed": 0, "crop": -1}, "crop=-1 is no padding; it is a number of pixels, 0 for no crop"),
-        (
-            {"flip": True},
-            "crop=0, flip=True cannot be drawn without a seed; "
-            "give a seed to train, or crop=0 and flip=False to evaluate",
-        ),
-    ],
-)
-def test_an_argument_that_cannot_be_is_named(change, message):
-    arguments = {"images": IMAGES, "labels": LABELS, "batch_size": 2, "mean": MEAN, "std": STD} | change
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        BatchLoader(**arguments)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damage_is_told_once_and_training_goes_on_with_the_next_whole_image_of_the_class(tmp_path, decoded, workers):
+    damage = {"train/n1/n1_3.JPEG": b"", "train/n2/n2_8.JPEG": b"\xff\xd8", "train/n2/n2_9.JPEG": b"\xff\xd8"}
+    images = read_tree(plant(tmp_path, tree(["n1", "n2"], train=10) | damage)).train
+    training = decoded(4, images=images, workers=workers, seed=0)
+    with pytest.warns(UserWarning, match="stands in for it in every epoch") as told:
+        batches = [batch for _ in range(2) for batch in training]
+    training.close()
+    found = sorted(re.sub(r" .*; (.*), of the same class.*", r" \1", str(warning.message)) for warning in told)
+    stand_ins = {"n1/n1_3": "n1/n1_4", "n2/n2_8": "n2/n2_0", "n2/n2_9": "n2/n2_0"}
+    assert found == [f"{tmp_path}/train/{a}.JPEG {tmp_path}/train/{b}.JPEG" for a, b in stand_ins.items()]
+    pictures = torch.cat([x for x, _ in batches])[:20][training.order().argsort()]
+    assert torch.equal(pictures[3], pictures[4])
+    assert torch.equal(pictures[18], pictures[10])
+    assert torch.equal(pictures[19], pictures[10])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("seed", [None, 0])
+def test_damage_that_no_image_stands_in_for_is_an_error_that_names_it(tmp_path, decoded, workers, seed):
+    count = 10 if seed is None else 1  # in evaluation none stands in, in training no other of the class is there
+    images = read_tree(plant(tmp_path, tree(["n1", "n2"], train=count) | {"train/n1/n1_0.JPEG": b""})).train
+    damaged = decoded(4, images=images, workers=workers, seed=seed)
+    message = rf"^{tmp_path}/train/n1/n1_0.JPEG cannot be decoded \(.*\); replace it and run again"
+    with pytest.raises(DataError, match=message):
+        list(damaged)
+    damaged.close()
+
+
+def test_inputs_that_are_no_images_are_yielded_as_they_are():
+    inputs, targets = torch.randn(7, 2), torch.rand(7)
+    batches = list(BatchLoader(inputs, targets, 4, (), ()))
+    assert torch.equal(torch.cat([x for x, _ in batches]), inputs)
+    assert torch.equal(torch.cat([y for _, y in batches]), targets)
+    assert np.array_equal([len(x) for x, _ in batches], [4, 3])

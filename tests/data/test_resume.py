@@ -63,26 +63,14 @@ def data():
 
 
 def fit(data, *callbacks, ckpt_path=None, **kwargs):
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_epochs=3,
-        logger=False,
-        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=list(callbacks),
-        **kwargs,
-    )
-    module = Linear()
+    quiet = dict.fromkeys(["logger", "enable_progress_bar", "enable_model_summary"], False)
+    kwargs["enable_checkpointing"] = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    trainer, module = L.Trainer(accelerator="cpu", max_epochs=3, callbacks=[*callbacks], **quiet, **kwargs), Linear()
     trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
     return module
 
 
-VALIDATION = {
-    "each epoch": {},
-    "never": {"limit_val_batches": 0},
-    "twice an epoch": {"val_check_interval": 0.5},
-}
+VALIDATION = {"each epoch": {}, "never": {"limit_val_batches": 0}, "twice an epoch": {"val_check_interval": 0.5}}
 
 
 @pytest.fixture(scope="module")
@@ -96,14 +84,17 @@ def assert_goes_on(resumed, whole, step):
     assert resumed.seen == whole.seen[step:]
 
 
-TRAINING = [
-    ("on_train_batch_end", 3),
-    ("on_train_batch_end", 15),
-    ("on_train_batch_end", 10),
-    ("on_train_epoch_end", 10),
+CASES = [
+    ("on_train_batch_end", 3, "each epoch"),
+    ("on_train_batch_end", 3, "never"),
+    ("on_train_batch_end", 15, "twice an epoch"),
+    ("on_train_batch_end", 10, "each epoch"),
+    ("on_train_batch_end", 10, "never"),
+    ("on_train_epoch_end", 10, "each epoch"),
+    ("on_train_epoch_end", 10, "twice an epoch"),
+    ("on_validation_end", 10, "each epoch"),
+    ("on_validation_end", 15, "twice an epoch"),
 ]
-CASES = [(hook, step, validation) for hook, step in TRAINING for validation in VALIDATION]
-CASES += [("on_validation_end", 10, "each epoch"), ("on_validation_end", 15, "twice an epoch")]
 
 
 @pytest.mark.parametrize(("hook", "step", "validation"), CASES)

@@ -1,0 +1,239 @@
+"""What all data modules hold to: who is held out, validated and selected on; devices, ranks, names."""
+
+import logging
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import lightning.pytorch as L
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from lit_hidden.classifier import LitClassifier
+from lit_hidden.data import DATA, IMAGENET_DATA, CIFAR10Data, DigitsData, ImageTensorsData, MNISTData, data_module
+from lit_hidden.data.tensors import balanced_order
+from lit_hidden.recipes import IMAGENET_SIZES
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")  # its advice on loaders
+
+
+class Tiny(ImageTensorsData):
+    """100 training images that name themselves, of 4 classes; 10 test images."""
+
+    name = "tiny"
+    shape, num_classes = (1, 1, 1), 4
+    mean, std = (0.0,), (1 / 255,)
+    sizes = (100, 10)
+    reads = 0
+
+    def read(self):
+        self.reads += 1
+        pixels = torch.arange(110, dtype=torch.uint8).view(-1, 1, 1, 1)
+        return (pixels[:100], torch.arange(100) % 4), (pixels[100:], torch.arange(10) % 4)
+
+
+def names(loader):
+    return sorted(round(pixel) for images, _ in loader for pixel in images.flatten().tolist())
+
+
+# --- which images ----------------------------------------------------------------------------------------
+
+
+def test_a_tenth_of_the_training_images_is_held_out_and_without_any_the_test_set_validates():
+    held_out = {kind().held_out for kind in (CIFAR10Data, MNISTData, DigitsData)}
+    assert held_out == {5_000, 6_000, 144}
+    tiny = Tiny(held_out=0)
+    assert names(tiny.val_dataloader()) == names(tiny.test_dataloader()) == list(range(100, 110))
+    assert names(tiny.train_dataloader()) == list(range(100))
+
+
+@settings(deadline=None, max_examples=40)
+@given(held_out=st.integers(0, 99), data=st.data())
+def test_held_out_and_used_images_are_apart_balanced_and_the_same_for_every_seed(held_out, data):
+    used = data.draw(st.integers(1, 100 - held_out))
+    tiny = Tiny(held_out=held_out, train_images=used)
+    other = Tiny(held_out=held_out, train_images=used, seed=7)
+    train, val = names(tiny.train_dataloader()), names(tiny.val_dataloader())
+    assert (train, val) == (names(other.train_dataloader()), names(other.val_dataloader()))
+    assert len(set(train)) == used
+    parts = [train]
+    if held_out:
+        assert len(set(val)) == held_out
+        assert not set(train) & set(val)
+        assert val == names(Tiny(held_out=held_out).val_dataloader())
+        parts.append(val)
+    for part in parts:
+        counts = torch.tensor(part).remainder(4).bincount(minlength=4)
+        assert counts.max() - counts.min() <= 1
+    assert set(train) <= set(names(Tiny(held_out=held_out).train_dataloader()))
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60))
+def test_balanced_order_is_an_order_whose_beginnings_have_of_each_class_what_there_is(classes):
+    labels = torch.tensor(classes)
+    order = balanced_order(labels)
+    assert sorted(order.tolist()) == list(range(len(classes)))
+    full = labels.bincount(minlength=6)
+    for end in range(1, len(classes) + 1):
+        counts = labels[order[:end]].bincount(minlength=6)
+        # No class lags two behind another while it has images left.
+        assert ((counts >= counts.max() - 1) | (counts == full)).all()
+
+
+def test_only_training_images_are_augmented_and_shuffled_by_the_seed():
+    data = DigitsData(augment=True, held_out=100, seed=5)
+    train = data.train_dataloader()
+    assert (train.seed, train.crop, train.flip) == (5, 2, False)
+    assert {loader.seed for loader in (data.val_dataloader(), data.test_dataloader())} == {None}
+    assert DigitsData().train_dataloader().crop == 0
+
+
+# --- names and arguments ---------------------------------------------------------------------------------
+
+
+def test_names_lead_to_the_classes_that_bear_them_and_to_what_a_run_knows_of_them():
+    assert {"cifar10": CIFAR10Data, "mnist": MNISTData, "digits": DigitsData} == DATA
+    assert list(IMAGENET_DATA) == list(IMAGENET_SIZES)
+    for name, kind in {**DATA, **IMAGENET_DATA}.items():
+        data = data_module(name, batch_size=3)
+        assert (type(data), data.name, data.batch_size) == (kind, name, 3)
+        assert data.augment is (name in ("cifar10", *IMAGENET_SIZES))
+        assert len(data.mean) == len(data.std) == data.shape[0]
+        assert data.shape[1:] == (IMAGENET_SIZES.get(name, data.shape[1]),) * 2
+    classes = [data_module(name).num_classes for name in IMAGENET_SIZES]  # known without any file
+    assert classes == [1000, 100, 10, 10, 200, 100]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (CIFAR10Data, {"augment": False, "train_images": 500, "root": None}),
+        (IMAGENET_DATA["tiny-imagenet"], {"classes": "first-10", "image_size": 32, "cache_gib": 0.0}),
+    ],
+)
+def test_command_lines_can_read_types_and_help_from_the_signature(kind, options):
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, "data")
+    given_ = parser.parse_args([f"--data.{name}={value}" for name, value in options.items() if value is not None])
+    assert {name: given_.data[name] for name in options} == options
+    text = " ".join(parser.format_help().split())
+    assert "images in a batch, over all devices together. (type: int, default: 128)" in text
+    assert "number of training images used" in text
+
+
+# --- under a trainer -------------------------------------------------------------------------------------
+
+
+def test_the_trainer_gives_device_and_ranks_and_the_set_is_read_once():
+    tiny = Tiny(batch_size=4)
+    tiny.trainer = SimpleNamespace(
+        strategy=SimpleNamespace(root_device=torch.device("meta")), global_rank=1, world_size=2, overfit_batches=0
+    )
+    for stage in ("fit", "validate", "test", None):
+        tiny.setup(stage)
+    loader = tiny.train_dataloader()
+    assert loader.images.device == loader.labels.device == torch.device("meta")
+    assert (loader.rank, loader.world_size, loader.batch_size, tiny.reads) == (1, 2, 4, 1)
+
+
+class Plateau(LitClassifier):
+    """Its rate follows the validation loss."""
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), 0.1)
+        rate = {"scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer), "monitor": "val/loss"}
+        return {"optimizer": optimizer, "lr_scheduler": rate}
+
+
+@dataclass
+class Seen(L.Callback):
+    """Keeps the images of each epoch, and how many were validated on."""
+
+    def __post_init__(self) -> None:
+        self.epochs: list[list[torch.Tensor]] = []
+        self.validated = 0
+
+    def on_train_epoch_start(self, *_):
+        self.epochs.append([])
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.epochs[-1].append(batch[0])
+
+    def on_validation_batch_end(self, trainer, module, outputs, batch, *_):
+        self.validated += len(batch[1])
+
+
+QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "logger": False}
+
+
+def fit(folder, data, *callbacks, kind=LitClassifier, **settings):
+    settings = {"max_epochs": 1, "limit_train_batches": 2, "num_sanity_val_steps": 0} | QUIET | settings
+    trainer = L.Trainer(**settings, callbacks=[*callbacks], default_root_dir=folder)
+    trainer.fit(kind("conv2", width=0.05, in_channels=1), data)
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("held_out", "validated", "said"),
+    [
+        (None, 144, "validated on 144 held-out training images"),
+        (0, 360, "validated on the TEST set, as the authors do: nothing may be selected on it"),
+    ],
+)
+def test_one_line_says_what_is_validated_on(held_out, validated, said, tmp_path, caplog):
+    seen, data = Seen(), DigitsData(held_out=held_out)
+    with caplog.at_level(logging.INFO, "lightning.pytorch.utilities.rank_zero"):
+        fit(tmp_path, data, seen)
+    assert [line for line in caplog.messages if "validated" in line] == [said]
+    assert seen.validated == validated
+
+
+WATCHING = {
+    "ModelCheckpoint monitors val/top1": ([ModelCheckpoint(monitor="val/top1", mode="max")], LitClassifier),
+    "EarlyStopping monitors val/loss": ([EarlyStopping(monitor="val/loss")], LitClassifier),
+    "ReduceLROnPlateau monitors val/loss": ([], Plateau),
+}
+
+
+@pytest.mark.parametrize("says", WATCHING)
+def test_nothing_is_selected_on_the_test_set(says, tmp_path):
+    (callbacks, kind), seen = WATCHING[says], Seen()
+    for sanity in (0, 2):
+        with pytest.raises(ValueError, match=f"^{says}, which with held_out=0 is measured on the test set"):
+            fit(tmp_path, DigitsData(held_out=0), *callbacks, seen, kind=kind, num_sanity_val_steps=sanity)
+    assert not seen.epochs  # before anything is trained
+    fit(tmp_path, DigitsData(), *callbacks, kind=kind)
+
+
+def test_what_monitors_the_training_loss_may_run_beside_validation_on_the_test_set(tmp_path):
+    trainer = fit(tmp_path, DigitsData(held_out=0), ModelCheckpoint(monitor="train/loss"))
+    assert trainer.checkpoint_callback.best_model_score is not None
+    trainer.validate(trainer.lightning_module, DigitsData(held_out=0), verbose=False)
+
+
+def test_overfitting_takes_the_same_plain_batches_in_each_epoch(tmp_path):
+    data, seen = DigitsData(augment=True), Seen()
+    fit(tmp_path, data, seen, overfit_batches=3, max_epochs=3, limit_train_batches=1.0)
+    assert [len(epoch) for epoch in seen.epochs] == [3, 3, 3]
+    for first, second, third in zip(*seen.epochs, strict=True):
+        assert torch.equal(first, second)
+        assert torch.equal(first, third)
+    order = data.splits["train"][0][:128]
+    assert torch.equal(seen.epochs[0][0], (order / 255 - 0.3058) / 0.3237)
+
+
+def test_images_that_a_checkpoint_was_trained_on_do_not_validate_it(tmp_path):
+    trainer = fit(tmp_path, DigitsData(train_images=100, held_out=20))
+    module, path = trainer.lightning_module, tmp_path / "last.ckpt"
+    trainer.save_checkpoint(path)
+    for kind in ("validate", "fit"):
+        again = L.Trainer(max_epochs=2, enable_checkpointing=False, **QUIET)
+        with pytest.raises(ValueError, match="held_out=21 here, but the checkpoint was trained with held_out=20"):
+            getattr(again, kind)(module, datamodule=DigitsData(held_out=21), ckpt_path=path, weights_only=True)
+        fewer = DigitsData(train_images=100, held_out=10)
+        getattr(again, kind)(module, datamodule=fewer, ckpt_path=path, weights_only=True)
