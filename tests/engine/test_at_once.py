@@ -13,10 +13,10 @@ import torch
 
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.code import spec
-from lit_hidden.engine import train as engine
 from lit_hidden.engine.ranks import StoppedError
+from lit_hidden.engine.recorder import rate
 from lit_hidden.engine.store import Store
-from lit_hidden.engine.train import CHECKPOINT, Recorder, rate, together, train
+from lit_hidden.engine.train import CHECKPOINT, Recorder, together, train
 from lit_hidden.engine.work import _foreign
 from lit_hidden.run import Run
 
@@ -181,28 +181,6 @@ def test_what_is_taken_at_once() -> None:
         replace(HIDDEN, net="timm:resnet10t", width=1.0),
     ]
     assert not any(map(together, others))
-
-
-def test_on_a_cpu_lightning_takes_each_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-
-    class Asked(Exception):
-        pass
-
-    def note(*arguments: Any) -> Any:
-        asked.append(arguments[-2])
-        raise Asked
-
-    monkeypatch.setattr(engine, "_train", note)
-    for device in ("cpu", "cuda"):
-        with pytest.raises(Asked):
-            train(HIDDEN, tmp_path, device=device)
-    assert asked == [0, engine.AT_ONCE]
-
-
-def test_a_run_that_is_trained_step_by_step_takes_none_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"at_once=5: \S*-random-\S* is trained step by step, see \S*together; give 0"):
-        train(replace(HIDDEN, method="random"), tmp_path, at_once=5)
 
 
 def test_a_rate_is_written_as_it_was_given() -> None:
