@@ -135,9 +135,7 @@ def pack_experiment(name: str, preset: str, *, runs_dir: str | Path, results: st
     """Pack the runs of an experiment that are done into `results/name/preset/`; return what to tell the user.
 
     Raises:
-        UsageError: an unknown experiment or preset.
-        ReproduceError: no run of it is done.
-        StoreError: as `pack`.
+        UsageError: an unknown experiment or preset. ReproduceError: no run is done. StoreError: as `pack`.
     """
     runs, path = load(name).grid(preset), Path(results) / name / preset / NAME
     store = Store(runs_dir)
@@ -152,8 +150,7 @@ def unpack_all(*, runs_dir: str | Path, results: str | Path) -> str:
     """Put the runs of every archive under `results` into `runs_dir`; return what to tell the user, a line each.
 
     Raises:
-        ReproduceError: there is none.
-        StoreError: as `unpack`.
+        ReproduceError: there is none. StoreError: as `unpack`.
     """
     paths = sorted(Path(results).glob(f"*/*/{NAME}"))
     if not paths:

@@ -43,18 +43,9 @@ def compare(
     A line is a cell: the runs that differ by seed alone. It has means over the `n` seeds that train; of the accuracy
     half the 95% interval (`pm`), the smallest and the largest; and how many seeds failed to train, or diverged.
 
-    Args:
-        name: a file of `experiments/`, such as `fig3`.
-        preset: `smoke`, `quick`, `short` or `paper`.
-        runs_dir: where runs live.
-        results: where committed results live, `<name>/<preset>/results.csv`.
-        sort: a field of Run or a number of the results; None sorts by net, method and so on.
-        reverse: the largest first.
-        where: such as `net=conv4`; only the runs that have all of them.
-        columns: what to show; none shows the fields that differ and the accuracy, in CSV all numbers.
-        by_seed: a line for each run.
-        as_csv: write CSV to standard output, and all else to standard error.
-        console: where to print.
+    `columns` are fields and numbers; none shows the fields that differ and the accuracy, in CSV all numbers. `sort` is
+    one of them; None sorts by net, method and so on. `where` keeps the runs with all of its values, as in `net=conv4`.
+    `by_seed` shows each run. `as_csv` writes CSV to standard output, and all else to standard error.
 
     Raises:
         UsageError: an unknown experiment or preset.

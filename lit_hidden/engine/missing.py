@@ -19,12 +19,8 @@ def missing(
 ) -> str:
     """List experiments and presets with their runs that are neither done nor committed: a line each, and the total.
 
-    Runs that diverged are done. A run that several grids share is counted with the first of them.
-
-    Args:
-        preset: list this one of every experiment; None lists those with committed results or runs, and their `short`.
-        runs_dir: where runs live.
-        results: where committed results live.
+    Runs that diverged are done. A run that several grids share is counted with the first of them. Without `preset`
+    those with committed results or runs are listed, and `short` of the same experiments.
 
     Raises:
         UsageError: an unknown preset, also among the committed ones.

@@ -98,19 +98,14 @@ class Store:
             return None
 
     def results(self, runs: Iterable[Run]) -> Results:
-        """Gather the results of the runs that are done.
-
-        Raises:
-            StoreError: also where one is damaged.
-        """
+        """Gather the results of the runs that are done; StoreError also where one is damaged."""
         read = ((run, self.check_file(run), self.folder(run)) for run in runs)
         return Results((run, result, folder) for run, result, folder in read if result is not None)
 
     def check_file(self, run: Run, *names: str) -> dict[str, Any] | None:
-        """Compare files of a run that is done, and these nets of it, with their checksums; return the result.
+        """Compare a run's files and these nets with their checksums; return its result, None if it is not done.
 
-        Raises:
-            StoreError: also where one is damaged.
+        StoreError also where one is damaged.
         """
         try:
             return self._read(run, names)
@@ -152,26 +147,22 @@ class Store:
         def why() -> str | None:
             return self.damage(run, child) or (None if self.done(run) else look(folder))
 
-        reason = why()
-        if reason is None:
+        if (reason := why()) is None:
             return None
         try:
             with _locked(folder / ".claim") as ours:
                 if not ours or (reason := why()) is None:  # asked again: others could change it until now
                     return None
-                aside = set_aside(folder)
+                aside = set_aside(folder).name
         except FileNotFoundError:  # another process has just set it aside
             return None
         except OSError as error:
             raise StoreError(f"{folder} is damaged ({reason}) and cannot be set aside: {error}") from error
-        return f"{folder} is damaged: {reason}; set aside as {aside.name}, {run.name} is trained again"
+        return f"{folder} is damaged: {reason}; set aside as {aside}, {run.name} is trained again"
 
     @contextmanager
     def claim(self, run: Run) -> Iterator[Path | None]:
-        """Hold a run's folder for this process; yields None if another process holds it.
-
-        The claim is a lock of the operating system: it ends with its process.
-        """
+        """Hold a run's folder, at most until this process ends; yields None if another process holds it."""
         folder, ours = self.folder(run), None
         with ExitStack() as stack:
             while ours is None:
@@ -198,10 +189,7 @@ class Store:
 
     def failure(self, run: Run) -> dict[str, str] | None:
         """Read why a run failed; None if it has not: cheap enough to poll."""
-        try:
-            found: dict[str, str] = json.loads((self.folder(run) / FAILURE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
+        found: dict[str, str] | None = json.loads(self._said(run, FAILURE) or "null")
         return found
 
     def note(self, run: Run, line: str) -> None:
@@ -211,10 +199,13 @@ class Store:
 
     def notes(self, run: Run) -> list[str]:
         """Read the lines for the user: cheap enough to poll."""
+        return self._said(run, NOTES).splitlines()
+
+    def _said(self, run: Run, name: str) -> str:
         try:
-            return (self.folder(run) / NOTES).read_text(encoding="utf-8").splitlines()
-        except (OSError, ValueError):
-            return []
+            return (self.folder(run) / name).read_text(encoding="utf-8")
+        except OSError:
+            return ""
 
     def forgive(self, run: Run) -> None:
         """Remove a run's failure and notes before it is tried again."""
@@ -223,10 +214,7 @@ class Store:
                 (self.folder(run) / name).unlink()
 
     def finish(self, run: Run, result: dict[str, Any]) -> None:
-        """Write the result with checksums of all files, then remove the checkpoint.
-
-        In this order: a kill in between must not lose the training.
-        """
+        """Write the result with checksums of all files, then remove the checkpoint: a kill must lose nothing."""
         folder, temporary = self.folder(run), (".", RESULT, CHECKPOINT, FAILURE, NOTES, "log.txt")
         sums = {RESULT: _sum(json.dumps(result).encode())}
         for path in sorted(folder.iterdir()):
@@ -292,11 +280,7 @@ def check(run: Run, read: Callable[[str], bytes], nets: Iterable[str] = ()) -> d
 
 
 def described(content: bytes) -> Run:
-    """Read a `run.json`.
-
-    Raises:
-        Damage: it describes no run.
-    """
+    """Read a `run.json`; Damage: it describes no run."""
     try:
         run = Run.from_json(content.decode())
         hash(run)  # which reads all of it
