@@ -1,6 +1,5 @@
 """Runs after runs: what one begins with, what it leaves for the next, and code by name that changes in between."""
 
-import re
 import runpy
 import sys
 from dataclasses import replace
@@ -73,10 +72,6 @@ def test_an_analysis_is_as_good_as_the_run_before(run, store):
     assert not analysis.keys() & {"train_accuracy"}
 
 
-def test_an_analysis_of_an_analysis_is_as_good(store):
-    assert done(store, HIDDEN.then(epochs=0).then(epochs=0))["accuracy"] == done(store, HIDDEN)["accuracy"]
-
-
 @pytest.mark.parametrize("run", [HIDDEN, NORMED], ids=lambda r: r.name)
 def test_a_search_goes_on_from_the_scores_and_buffers_of_the_one_before(run, store):
     still = run.then(epochs=1, **STILL)
@@ -88,23 +83,6 @@ def test_a_search_goes_on_from_the_scores_and_buffers_of_the_one_before(run, sto
     counts = [(int(before[name]), int(after[name])) for name in before if "num_batches" in name]
     assert all(now == 2 * then for then, now in counts)  # running statistics go on, too
     assert done(store, run.then(epochs=1))["weights_before"] == done(store, run)["weights_after"]
-
-
-def test_what_would_bear_the_mask_of_another_is_refused():
-    supermask = replace(HIDDEN, method="supermask")
-    kept = "whose net it takes; keep it"
-    for make, why in (
-        (lambda: HIDDEN.then(density=0.1, epochs=0), f"density=0.1 after a run with density=0.5, {kept}"),
-        (lambda: HIDDEN.then(method="ticket", density=0.1), f"density=0.1 after a run with density=0.5, {kept}"),
-        (lambda: TICKET.then(density=0.1), f"density=0.1 after a run with density=0.5, {kept}"),
-        (lambda: HIDDEN.then(method="random", epochs=0), "their scores mean different things; keep the method"),
-        (lambda: HIDDEN.then(method="supermask"), "their scores mean different things; keep the method"),
-        (lambda: HIDDEN.then(data="mnist"), f"data='mnist' after a run with data='digits', {kept}"),
-    ):
-        with pytest.raises(ValueError, match=re.escape(why)):
-            make()
-    assert supermask.then(density=0.1).density == 0.1
-    assert HIDDEN.then(data="mine.Data").data == "mine.Data"  # what shape its images have is not known here
 
 
 def test_another_density_keeps_the_scores(store):
@@ -207,7 +185,7 @@ def test_a_run_gives_back_a_net_that_predicts(run, store):
     assert set(masks) == set(maskers(net))
 
 
-@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
 def test_a_run_in_another_precision_keeps_its_weights_and_is_analysed(precision, store):
     run = replace(NORMED, precision=precision)
     result = done(store, run, keep=False)
