@@ -16,9 +16,9 @@ from torch.utils.benchmark import timer
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import BatchLoader, CIFAR10Data, ImageData, ImageNetData
 from lit_hidden.engine import train
+from lit_hidden.engine.checkpoints import Recorder
 from lit_hidden.engine.network import make_module
 from lit_hidden.engine.ranks import Interruption
-from lit_hidden.engine.recorder import Recorder
 from lit_hidden.recipes import IMAGENET
 from lit_hidden.run import Run
 from lit_hidden.steps import Steps

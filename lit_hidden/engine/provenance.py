@@ -3,7 +3,6 @@
 import os
 import platform
 import subprocess
-from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ def provenance(device: str, threads: int, ranks: int) -> dict[str, Any]:
             "torch": torch.__version__,
             "lightning": lightning.__version__,
         },
-        "installed": _installed(),
+        "installed": sorted({f"{found.name}=={found.version}" for found in distributions()}, key=str.lower),
         "commit": commit(),
     }
 
@@ -39,12 +38,6 @@ def in_tf32(device: str) -> list[str]:
         return []
     convolutions = ["convolutions"] if torch.backends.cudnn.allow_tf32 else []
     return convolutions + (["products"] if torch.get_float32_matmul_precision() != "highest" else [])
-
-
-@cache
-def _installed() -> list[str]:
-    """List the installed distributions with their versions."""
-    return sorted({f"{found.name}=={found.version}" for found in distributions()}, key=str.lower)
 
 
 def commit() -> str | None:

@@ -13,8 +13,8 @@ import torch
 
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.code import spec
+from lit_hidden.engine.checkpoints import rate
 from lit_hidden.engine.ranks import StoppedError
-from lit_hidden.engine.recorder import rate
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import CHECKPOINT, Recorder, together, train
 from lit_hidden.engine.work import _foreign
