@@ -72,33 +72,22 @@ def test_an_analysis_is_as_good_as_the_run_before(run, store):
     assert not analysis.keys() & {"train_accuracy"}
 
 
-@pytest.mark.parametrize("run", [HIDDEN, NORMED], ids=lambda r: r.name)
-def test_a_search_goes_on_from_the_scores_and_buffers_of_the_one_before(run, store):
-    still = run.then(epochs=1, **STILL)
-    done(store, still)
-    before, after = tensors(store, run, SCORES), tensors(store, still, SCORES)
+@pytest.mark.parametrize(
+    ("run", "file", "changes"),
+    [(HIDDEN, SCORES, {}), (NORMED, SCORES, {}), (HIDDEN, SCORES, {"density": 0.8}), (DENSE, WEIGHTS, {})],
+)
+def test_a_run_goes_on_from_the_scores_weights_and_buffers_of_the_one_before(run, file, changes, store):
+    still = run.then(epochs=1, **STILL, **changes)
+    kept = done(store, still).get("layers", [])
+    assert [n["kept_max"] for n in kept] == [n["numel"] - int((1 - still.density) * n["numel"]) for n in kept]
+    before, after = tensors(store, run, file), tensors(store, still, file)
+    assert before.keys() == after.keys()
     learned = [name for name in before if "running" not in name and "num_batches" not in name]
-    assert any(name.endswith("scores") for name in learned)
+    assert learned
     assert all(torch.equal(before[name], after[name]) for name in learned)
     counts = [(int(before[name]), int(after[name])) for name in before if "num_batches" in name]
     assert all(now == 2 * then for then, now in counts)  # running statistics go on, too
-    assert done(store, run.then(epochs=1))["weights_before"] == done(store, run)["weights_after"]
-
-
-def test_another_density_keeps_the_scores(store):
-    denser = HIDDEN.then(density=0.8, epochs=1, **STILL)
-    kept = done(store, denser)["layers"]
-    assert [layer["kept_max"] for layer in kept] == [n["numel"] - int((1 - 0.8) * n["numel"]) for n in kept]
-    before, after = tensors(store, HIDDEN, SCORES), tensors(store, denser, SCORES)
-    assert all(torch.equal(before[name], after[name]) for name in before if name.endswith("scores"))
-
-
-def test_weights_go_on_from_the_weights_before(store):
-    on = DENSE.then(epochs=1, **STILL)
-    done(store, on)
-    before, after = tensors(store, DENSE, WEIGHTS), tensors(store, on, WEIGHTS)
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert done(store, still)["weights_before"] == done(store, run)["weights_after"]
 
 
 def test_a_trained_net_is_searched_with_its_weights_frozen(store):
