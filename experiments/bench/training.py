@@ -16,6 +16,7 @@ from torch.utils.benchmark import timer
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import BatchLoader, CIFAR10Data, ImageData, ImageNetData
 from lit_hidden.engine import train
+from lit_hidden.engine.checkpoints import Recorder
 from lit_hidden.engine.network import make_module
 from lit_hidden.engine.ranks import Interruption
 from lit_hidden.recipes import IMAGENET
@@ -94,7 +95,7 @@ class Watched(BatchLoader):
 def fit(module: LitClassifier, loader: BatchLoader, folder: Path) -> None:
     """Train an epoch as the engine does, checkpoint and callbacks of a plain run included; nothing is evaluated."""
     kind, interruption = loader.device.type, Interruption(folder)
-    recorder = train.Recorder(folder, "test", pause=train.PAUSE if kind == "cuda" else 0.0)
+    recorder = Recorder(folder, "test", pause=train.PAUSE if kind == "cuda" else 0.0)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # what it says of devices is for a run's log
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")  # its advice, as in the engine

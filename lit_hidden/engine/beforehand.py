@@ -11,12 +11,11 @@ UNCOMMITTED = "uncommitted"
 def changed(path: Path) -> tuple[str | None, str | None]:
     """Find the commit at which the claims of an experiment's file became what they are.
 
-    Claims are `CLAIMS` and all that it names in that file, without docstrings and annotations; what it imports does
-    not count.
+    Claims are `CLAIMS` and all that it names in that file, without docstrings, comments and annotations.
 
     Returns:
-        the commit and its date (ISO 8601); `uncommitted` and None if the file's claims are not those of its last
-        commit; None and None without git or where it does not know the file.
+        the commit and its date (ISO 8601); `uncommitted` and None if the last commit has other claims; None and None
+        without git or where it does not know the file.
     """
     found: tuple[str | None, str | None] = None, None
     claims = _claims(path.read_text(encoding="utf-8"))
@@ -30,7 +29,7 @@ def changed(path: Path) -> tuple[str | None, str | None]:
 
 
 def late(commit: str | None, date: str | None, first_run: str | None) -> bool:
-    """Tell whether claims were changed after the first run, or may have been, since they are not committed."""
+    """Tell whether claims were changed after the first run, or are not committed."""
     if date is None or first_run is None:
         return commit == UNCOMMITTED
     return datetime.fromisoformat(date) > datetime.fromisoformat(first_run)
@@ -46,8 +45,7 @@ def told(commit: str | None, date: str | None, first_run: str | None) -> str:
         return f"claims last changed in {commit} ({date[:10]})"
     if not late(commit, date, first_run):
         return f"claims last changed in {commit} ({date[:10]}), before the first run ({first_run[:10]})"
-    # Two times of one day are told apart.
-    shown = 10 if date[:10] != first_run[:10] else 19
+    shown = 10 if date[:10] != first_run[:10] else 19  # with the time, where both are of one day
     return f"claims changed after the first run ({date[:shown]} > {first_run[:shown]}), in {commit}"
 
 
@@ -60,15 +58,15 @@ def _git(path: Path, *arguments: str) -> str | None:
 
 
 def _claims(text: str) -> str:
-    """Give what of a file's text claims depend on, in a form that knows neither comments nor line breaks."""
+    """Return all that the claims in a file's text depend on, in a form without comments and line breaks."""
     try:
-        tree = ast.parse(text)
+        tree = _Bare().visit(ast.parse(text))
     except SyntaxError as error:
         return f"no Python: {error}"
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node, False) is not None:
-            del node.body[0]
-    defined = {name: node for node in _Untyped().visit(tree).body for name in _names(node)}
+    defined: dict[str, ast.stmt] = {}
+    for node in tree.body:
+        names = node.targets if isinstance(node, ast.Assign) else [node] if isinstance(node, ast.FunctionDef) else []
+        defined |= {getattr(name, "id", getattr(name, "name", "")): node for name in names}
     reached, wanted = {}, ["CLAIMS"]
     while wanted:
         if (name := wanted.pop()) in defined and name not in reached:
@@ -77,16 +75,11 @@ def _claims(text: str) -> str:
     return "\n".join(reached[name] for name in sorted(reached))
 
 
-def _names(node: ast.stmt) -> list[str]:
-    """List what a statement of a file defines."""
-    if isinstance(node, ast.FunctionDef):
-        return [node.name]
-    targets = node.targets if isinstance(node, ast.Assign) else []
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+class _Bare(ast.NodeTransformer):
+    """Drop docstrings and annotations, which change no margin."""
 
-
-class _Untyped(ast.NodeTransformer):
-    """Drop annotations, which change no margin."""
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
         return self.visit(ast.Assign([node.target], node.value)) if node.value else None

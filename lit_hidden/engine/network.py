@@ -13,7 +13,7 @@ from lit_hidden import code
 from lit_hidden.classifier import LitClassifier, MakeModule
 from lit_hidden.data import ImageData, data_module
 from lit_hidden.data.imagenet import resize_to
-from lit_hidden.edge_popup import EdgePopup, hidden_layers, hide, maskers
+from lit_hidden.edge_popup import EdgePopup, hide, maskers
 from lit_hidden.engine.store import SCORES, SUBNETWORK, WEIGHTS, Store, needed, write_atomically
 from lit_hidden.nets import build
 from lit_hidden.recipes import IMAGENET_SIZES, method
@@ -22,79 +22,75 @@ from lit_hidden.subnetwork import load_subnetwork, serialised
 from lit_hidden.supermask import Supermask
 from lit_hidden.ticket import fix_masks
 
+# Fields of a run that its LightningModule takes: of every run, and by kind.
+_ALL = ["net", "width", "lr", "momentum", "weight_decay", "schedule", "warmup_epochs", "label_smoothing", "task"]
+_OWN = {
+    "hidden": ["density", "distribution", "scaled", "weight_seed", "score_seed", "masker"],
+    "dense": ["distribution", "optimizer"],
+    "ticket": ["optimizer"],
+}
+
 
 def make_data(run: Run, data_dir: str | Path, decoders: int | None = None) -> ImageData:
     """Build the DataModule of a run; `decoders` is the number of processes that decode images, None its own choice."""
     run = run.resolved
-    subset = {name: getattr(run, name) for name in SUBSET} | {"workers": decoders} if run.data in IMAGENET_SIZES else {}
-    return data_module(
-        run.data,
-        root=str(data_dir),
-        batch_size=run.batch_size,
-        seed=run.data_seed,
-        augment=run.augment,
-        held_out=run.held_out,
-        train_images=run.train_images,
-        **subset,
-    )
+    names = ("batch_size", "augment", "held_out", "train_images", *(SUBSET if run.data in IMAGENET_SIZES else ()))
+    own = {"workers": decoders} if run.data in IMAGENET_SIZES else {}
+    fields = {name: getattr(run, name) for name in names}
+    return data_module(run.data, root=str(data_dir), seed=run.data_seed, **fields, **own)
 
 
 def make_module(run: Run, data: ImageData, runs_dir: Path = Path("runs")) -> LitClassifier:
-    """Build the LightningModule of a run as it begins; the net of the run before comes from its folder in `runs_dir`.
+    """Build the LightningModule of a run as it begins; its parent's net comes from a folder in `runs_dir`.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: the parent's net is not there.
     """
     run = run.resolved
-    names = ["net", "width", "lr", "momentum", "weight_decay", "schedule", "warmup_epochs", "label_smoothing", "task"]
-    arguments: dict[str, Any] = _shape(data) | {name: getattr(run, name) for name in names}
     before = run.parent
+    arguments: dict[str, Any] = _shape(data) | {name: getattr(run, name) for name in _ALL + _OWN[run.kind]}
     if run.kind == "ticket":
         assert before is not None
         arguments |= {"net": network(before, runs_dir / before.hash, run).train(), "subnetwork": None}
-        arguments |= {"optimizer": run.optimizer}
     elif run.kind == "dense":
-        arguments |= {"distribution": run.distribution, "optimizer": run.optimizer, "seed": run.weight_seed}
-    else:
-        names = ["density", "distribution", "scaled", "weight_seed", "score_seed", "masker"]
-        arguments |= {name: getattr(run, name) for name in names}
+        arguments["seed"] = run.weight_seed
     make: MakeModule = code.load(method(str(run.method)).module)
     module = make(**arguments)
     if before is not None and run.kind != "ticket":
-        _begin(run, module, _left(before, runs_dir / before.hash, run))
+        _begin(run, module, before, runs_dir / before.hash)
     return module
 
 
-def _begin(run: Run, module: LitClassifier, file: Path) -> None:
+def _begin(run: Run, module: LitClassifier, before: Run, folder: Path) -> None:
     """Give a module the net of the run before."""
+    file = _left(before, folder, run)
     if file.name == SUBNETWORK:
-        assert run.after is not None
-        module.net = network(run.after, file.parent, run).train()
+        module.net = network(before, folder, run).train()
         return
     state = load_file(file)
-    if file.name == WEIGHTS and run.kind == "hidden":  # weights lie under masks now
-        under = {f"{name}.{part}": f"{name}.parametrizations.{part}.original" for name, part in _places(module.net)}
-        state = {under.get(name, name): tensor for name, tensor in state.items()}
-        state = module.net.state_dict() | state
+    if file.name == WEIGHTS and run.kind == "hidden":  # whose weights lie under masks, and whose scores are its own
+        own = module.net.state_dict()
+        under = {name.replace("parametrizations.", "").removesuffix(".original"): name for name in own}
+        state = own | {under.get(name, name): tensor for name, tensor in state.items()}
     module.net.load_state_dict(state)
 
 
 def network(run: Run, folder: Path, child: Run | None = None) -> nn.Module:
-    """Build the net of a run that is done, as it was at its end; its weights, masks and buffers come from its folder.
+    """Build the net of a run that is done as it was at its end; weights, masks and buffers come from its folder.
 
     Returns:
-        the net in eval mode, hidden as it was (`reveal` makes it plain; of a sampled supermask the most probable mask),
-        with an attribute `transform`: what turns a picture (PIL, or uint8 `(..., C, H, W)`) into what the net takes.
+        the net in eval mode, hidden as it was (`reveal` makes it plain; a sampled supermask has its most probable
+        mask). Its attribute `transform` turns a picture (PIL, or uint8 `(..., C, H, W)`) into the net's input.
 
     Raises:
-        FileNotFoundError: the folder has none of these files.
-        StoreError: a file is not the one whose checksum is in the result.
+        FileNotFoundError: the folder holds no net, or none that `child` can begin with.
+        StoreError: the file's checksum is wrong.
     """
     run = run.resolved
     file = _left(run, folder, child)
     data = make_data(run, folder)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.data_seed or 0)  # what a net of one's own draws for itself, as in training
+        torch.manual_seed(run.data_seed or 0)  # for what a net of your own draws itself, as in training
         net = build(run.net, width=run.width, **_shape(data))
         of_method = getattr(code.load(method(str(run.method)).module), "masker", EdgePopup)
         masker = code.load(run.masker) if run.masker else of_method
@@ -108,7 +104,7 @@ def network(run: Run, folder: Path, child: Run | None = None) -> nn.Module:
             net.load_state_dict(load_file(file))
         if any(isinstance(masker, Supermask) for masker in maskers(net).values()):  # which would sample
             fix_masks(net)
-    # Past nn.Module: torchvision's transforms are modules, and a Sequential would call one as its last layer.
+    # Not through nn.Module, which would register a torchvision transform as a layer.
     object.__setattr__(net, "transform", transform(data))
     return net.eval()
 
@@ -126,7 +122,7 @@ def save_net(net: nn.Module, path: Path) -> None:
 
 
 def transform(data: ImageData) -> Callable[[Any], Tensor]:
-    """Give what turns pictures into what nets of these data take: as the test images are, resized and normalised."""
+    """Return what turns pictures into the input of nets of these data: resized and normalised as the test images."""
     if not data.mean:
         return torch.as_tensor
     channels, size, _ = data.shape
@@ -140,24 +136,17 @@ def transform(data: ImageData) -> Callable[[Any], Tensor]:
 
 
 def _left(run: Run, folder: Path, child: Run | None) -> Path:
-    """Find the file that holds a run's net, for `child` to begin with."""
+    """Find the file with a run's net, for `child` to begin with."""
     names = needed(child) if child is not None else (WEIGHTS,) if run.kind != "hidden" else (SUBNETWORK, SCORES)
     for name in names:
         if (folder / name).is_file():
             Store(folder.parent).check_file(run, name)
             return folder / name
     told = f"{child.name} begins with the net of {run.name}" if child is not None else f"{run.name} left no net"
-    raise FileNotFoundError(
-        f"{told}, and {folder} has no {' or '.join(names)}; train it first (if it is done, it was before these were "
-        "kept, or its archive left them out: delete its folder)"
-    )
+    files = " or ".join(names)
+    raise FileNotFoundError(f"{told}, and {folder} has no {files}; train it, after deleting the folder if it is done")
 
 
 def _shape(data: ImageData) -> dict[str, int]:
     channels, size, _ = data.shape
     return {"num_classes": data.num_classes, "in_channels": channels, "image_size": size}
-
-
-def _places(net: nn.Module) -> list[tuple[str, str]]:
-    names = {id(module): name for name, module in net.named_modules()}
-    return [(names[id(module)], attribute) for module, attribute in hidden_layers(net).values()]

@@ -1,21 +1,21 @@
-"""`runs/<hash>/`: one folder per run; `result.json`, written atomically and last, means done.
+"""`runs/<hash>/`: one folder per run. `result.json` is written last and atomically; it means done.
 
-`result.json` has a checksum of each other file and of itself: a bit that turns anywhere is found when the run is read.
-A folder that cannot be believed is neither used nor deleted: it is set aside as `runs/<hash>.damaged-1`, and the run
-is trained again.
+`result.json` has a checksum of itself and of each other file, so that damage is found when the run is read. A damaged
+folder is neither used nor deleted: it is renamed to `runs/<hash>.damaged-1`, and the run is trained again.
 """
 
 import fcntl
 import hashlib
+import io
 import json
 import math
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from io import UnsupportedOperation
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from lit_hidden import code
 from lit_hidden.files import regular
@@ -23,47 +23,39 @@ from lit_hidden.recipes import method
 from lit_hidden.results import Results, diverged, primary
 from lit_hidden.run import Run
 
-# What a run leaves of its net. A hidden run: its masks, if seeds give the weights back; all tensors, if seeds do not or
-# if another search goes on from it. A dense run or a ticket: all tensors.
+# The net of a run: a hidden net's masks, where seeds give its weights back; otherwise, and for a search that goes on
+# from it, all its tensors. All tensors of a dense net or a ticket.
 SUBNETWORK, SCORES, WEIGHTS = "subnetwork.safetensors", "scores.safetensors", "weights.safetensors"
 NETS = (SUBNETWORK, SCORES, WEIGHTS)
-CHECKPOINT = "last.ckpt"  # in the folder of a run that was begun and is not done; one that is left over is not read
-RESULT = "result.json"
-
-FAILURE, NOTES = "failure.json", "notes.txt"  # what a worker has to say besides
-
-_SUMS = "checksums"  # in result.json: of the rest of it, and of each other file that the run left
+CHECKPOINT = "last.ckpt"  # of a run that was begun; not read once there is a result
+RESULT, FAILURE, NOTES = "result.json", "failure.json", "notes.txt"
 
 
 class StoreError(RuntimeError):
-    """A folder that cannot be read or written, and what to do about it."""
+    """A folder cannot be used; says what to do about it."""
+
+
+class Damage(Exception):
+    """Why a run's files cannot be used."""
 
 
 def needed(child: Run) -> tuple[str, ...]:
-    """Name the files, one of which a run must have left for `child` to begin with."""
+    """Name the files of its parent that `child` can begin with; one of them is enough."""
     before = child.parent
     if before is None:
         return ()
     if before.kind != "hidden":
         return (WEIGHTS,)
     if child.kind == "hidden" and (child.resolved.epochs or before.method == "supermask"):
-        return (SCORES,)  # masks do not say where the search stood, nor how likely each weight was
+        return (SCORES,)  # masks do not tell the scores, nor a supermask's probabilities
     return SUBNETWORK, SCORES
 
 
-class Damage(Exception):
-    """Why a run's files cannot be believed."""
-
-
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write `path` whole or not at all, whatever happens in between; text as UTF-8, its line ends as they are.
-
-    Raises:
-        OSError: it cannot be written; one that names a file names the folder, which is what to mend.
-    """
+    """Write `path` whole or not at all, even if the process is killed; text as UTF-8."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with _opened(part) as file:
+        with part.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -72,72 +64,57 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def _opened(part: Path) -> BinaryIO:
-    try:
-        return part.open("wb")
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(part.parent)) from error
-
-
 class Store:
-    """The folder that holds runs.
+    """The folder `root` that holds runs; made when first written to.
 
-    Args:
-        root: the folder; made when first written to.
+    Methods that read or write raise StoreError where the folder's permissions or disk forbid it.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
 
     def check_writable(self) -> None:
-        """Write and remove a file, before anything expensive.
-
-        Raises:
-            StoreError: that failed.
-        """
+        """Write and remove a file, before anything expensive is done."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             write_atomically(self.root / ".writable", "yes")
-            (self.root / ".writable").unlink(missing_ok=True)  # another engine may try it too
+            (self.root / ".writable").unlink(missing_ok=True)  # another engine may do the same
         except OSError as error:
-            raise StoreError(f"{self.root} cannot be written to: {error}; choose another with --runs-dir") from error
+            raise _unwritable(self.root, error) from error
 
     def folder(self, run: Run) -> Path:
         """Return where `run` lives, whether it is there or not."""
         return self.root / run.hash
 
-    def result(self, run: Run) -> dict[str, Any] | None:
-        """Read the result of a run; None if it is not done, or the result is damaged or another run's.
+    def done(self, run: Run) -> bool:
+        """Tell whether a run has a result, without reading it: cheap enough to poll."""
+        return os.path.exists(self.folder(run) / RESULT)
 
-        Raises:
-            StoreError: the folder may not be read.
-        """
+    def result(self, run: Run) -> dict[str, Any] | None:
+        """Read the result of a run; None if it is not done or damaged."""
         try:
             return self._read(run)
         except Damage:
             return None
 
     def results(self, runs: Iterable[Run]) -> Results:
-        """Gather the results of the runs that are done.
+        """Gather the results of the runs that are done; StoreError also where one is damaged."""
+        read = ((run, self.check_file(run), self.folder(run)) for run in runs)
+        return Results((run, result, folder) for run, result, folder in read if result is not None)
 
-        Raises:
-            StoreError: a result is damaged or another run's, or a folder may not be read.
+    def check_file(self, run: Run, *names: str) -> dict[str, Any] | None:
+        """Compare a run's files and these nets with their checksums; return its result, None if it is not done.
+
+        StoreError also where one is damaged.
         """
-        rows = []
-        for run in runs:
-            try:
-                if (result := self._read(run)) is not None:
-                    rows.append((run, result, self.folder(run)))
-            except Damage as damage:
-                raise StoreError(self._told(run, damage)) from damage
-        return Results(rows)
-
-    def done(self, run: Run) -> bool:
-        """Tell whether a run has a result, unread: cheap enough to poll."""
-        return os.path.exists(self.folder(run) / "result.json")
+        try:
+            return self._read(run, names)
+        except Damage as damage:
+            advice = f"reproduce sets it aside and trains {run.name} again"
+            raise StoreError(f"{self.folder(run)} is damaged: {damage}; {advice}") from damage
 
     def progress(self, run: Run) -> tuple[int, float]:
-        """Count the epochs in `metrics.csv` and the seconds they took: cheap enough to poll."""
+        """Return the epochs in `metrics.csv` and the seconds they took: cheap enough to poll."""
         try:
             heading, *_, last = regular(self.folder(run) / "metrics.csv").read_text(encoding="utf-8").splitlines()
             row = dict(zip(heading.split(","), last.split(","), strict=True))
@@ -146,52 +123,24 @@ class Store:
             return 0, 0.0
 
     def damage(self, run: Run, child: Run | None = None) -> str | None:
-        """Say why a run's folder cannot be believed; None if it can, or if there is none.
-
-        Args:
-            run: whose folder.
-            child: a run that begins with the net of `run`, and so needs its file.
-
-        Raises:
-            StoreError: the folder may not be read.
-        """
-        folder = self.folder(run)
-        if os.path.exists(folder) and not os.path.isdir(folder):
-            return "it is no folder"
+        """Say why a run's folder cannot be used, or not by a `child` that begins with its net; None if it can."""
         nets = () if child is None else needed(child)
-        there = [name for name in NETS if (folder / name).exists()]  # an archive may have left large ones out
+        there = [name for name in NETS if (self.folder(run) / name).exists()]  # archives leave large ones out
         try:
             if self._read(run, there) is None:
                 self._check_begun(run)
             elif child is not None and nets and not {*nets} & {*there}:
-                raise Damage(f"it lacks {' or '.join(nets)}, which {child.name} needs")
+                return f"it lacks {' or '.join(nets)}, which {child.name} needs"
         except Damage as damage:
             return str(damage)
         return None
 
-    def check_file(self, run: Run, name: str) -> None:
-        """Hold a file of a run that is done against its checksum.
-
-        Raises:
-            StoreError: it is another, or the folder cannot be believed.
-        """
-        try:
-            self._read(run, [name])
-        except Damage as damage:
-            raise StoreError(self._told(run, damage)) from damage
-
     def mend(
         self, run: Run, child: Run | None = None, look: Callable[[Path], str | None] = lambda folder: None
     ) -> str | None:
-        """Set a damaged folder aside, unless a process is at work in it; return a line that names it and says why.
+        """Set a damaged folder aside, unless a process holds it; return a line that says so and why.
 
-        Args:
-            run: whose folder.
-            child: as for `damage`.
-            look: looks closer at the folder of a run that is not done, and says what is damaged there or None.
-
-        Raises:
-            StoreError: the folder may not be read or moved.
+        `look` finds further damage in the folder of a run that is not done.
         """
         folder = self.folder(run)
 
@@ -200,75 +149,30 @@ class Store:
 
         if (reason := why()) is None:
             return None
-        inside = os.path.isdir(folder)
         try:
-            with _locked(folder / ".claim" if inside else folder, make=inside) as ours:
-                # Asked again: only now does nobody else train or mend here.
-                if not ours or (reason := why()) is None:
+            with _locked(folder / ".claim") as ours:
+                if not ours or (reason := why()) is None:  # asked again: others could change it until now
                     return None
-                aside = set_aside(folder)
-        except (FileNotFoundError, IsADirectoryError):  # another process has just mended it
+                aside = set_aside(folder).name
+        except FileNotFoundError:  # another process has just set it aside
             return None
         except OSError as error:
             raise StoreError(f"{folder} is damaged ({reason}) and cannot be set aside: {error}") from error
-        return f"{folder} is damaged: {reason}; set aside as {aside.name}, {run.name} is trained again"
+        return f"{folder} is damaged: {reason}; set aside as {aside}, {run.name} is trained again"
 
     @contextmanager
     def claim(self, run: Run) -> Iterator[Path | None]:
-        """Hold a run's folder for this process; yields None if another process holds it.
-
-        The claim is a lock of the operating system, so one who is killed lets go of it.
-
-        Raises:
-            StoreError: the folder cannot be made or written to.
-        """
+        """Hold a run's folder, at most until this process ends; yields None if another process holds it."""
         folder, ours = self.folder(run), None
         with ExitStack() as stack:
-            try:
-                while ours is None:
+            while ours is None:
+                try:
                     folder.mkdir(parents=True, exist_ok=True)
-                    try:
+                    with suppress(FileNotFoundError):  # the folder was set aside just now
                         ours = stack.enter_context(_locked(folder / ".claim"))
-                    except FileNotFoundError:  # the folder was set aside at this very moment
-                        continue
-            except OSError as error:
-                raise StoreError(f"{folder} cannot be written to: {error}; choose another with --runs-dir") from error
+                except OSError as error:
+                    raise _unwritable(folder, error) from error
             yield folder if ours else None
-
-    def fail(self, run: Run, error: str, stops: str) -> None:
-        """Write down why a run failed, and what that stops: the `run`, all runs on its `data`, or the `grid`.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        self.folder(run).mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder(run) / FAILURE, json.dumps({"error": error, "stops": stops}) + "\n")
-
-    def failure(self, run: Run) -> dict[str, str] | None:
-        """Read why a run failed; None if it has not: cheap enough to poll."""
-        try:
-            found: dict[str, str] = json.loads((self.folder(run) / FAILURE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return found
-
-    def forgive(self, run: Run) -> None:
-        """Forget a run's failure and notes, since it is tried again."""
-        for name in (FAILURE, NOTES):
-            with suppress(OSError):
-                (self.folder(run) / name).unlink()
-
-    def note(self, run: Run, line: str) -> None:
-        """Leave a line for the user in a run's folder."""
-        with (self.folder(run) / NOTES).open("a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
-
-    def notes(self, run: Run) -> list[str]:
-        """Read the lines for the user: cheap enough to poll."""
-        try:
-            return (self.folder(run) / NOTES).read_text(encoding="utf-8").splitlines()
-        except (OSError, ValueError):
-            return []
 
     def held(self, run: Run) -> bool:
         """Tell whether a process holds a run."""
@@ -278,143 +182,148 @@ class Store:
         except OSError:  # there is nothing to hold
             return False
 
-    def finish(self, run: Run, result: dict[str, Any]) -> None:
-        """Mark a run done, then remove its checkpoint: in this order, or a kill in between would lose the training.
+    def fail(self, run: Run, error: str, stops: str) -> None:
+        """Write down why a run failed, and what that stops: the `run`, all runs on its `data`, or the `grid`."""
+        self.folder(run).mkdir(parents=True, exist_ok=True)
+        write_atomically(self.folder(run) / FAILURE, json.dumps({"error": error, "stops": stops}) + "\n")
 
-        With the result go checksums of it and of all files that the run leaves.
-        """
-        folder = self.folder(run)
+    def failure(self, run: Run) -> dict[str, str] | None:
+        """Read why a run failed; None if it has not: cheap enough to poll."""
+        found: dict[str, str] | None = json.loads(self._said(run, FAILURE) or "null")
+        return found
+
+    def note(self, run: Run, line: str) -> None:
+        """Leave a line for the user in a run's folder."""
+        with (self.folder(run) / NOTES).open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
+    def notes(self, run: Run) -> list[str]:
+        """Read the lines for the user: cheap enough to poll."""
+        return self._said(run, NOTES).splitlines()
+
+    def _said(self, run: Run, name: str) -> str:
+        try:
+            return (self.folder(run) / name).read_text(encoding="utf-8")
+        except OSError:
+            return ""
+
+    def forgive(self, run: Run) -> None:
+        """Remove a run's failure and notes before it is tried again."""
+        for name in (FAILURE, NOTES):
+            with suppress(OSError):
+                (self.folder(run) / name).unlink()
+
+    def finish(self, run: Run, result: dict[str, Any]) -> None:
+        """Write the result with checksums of all files, then remove the checkpoint: a kill must lose nothing."""
+        folder, temporary = self.folder(run), (".", RESULT, CHECKPOINT, FAILURE, NOTES, "log.txt")
         sums = {RESULT: _sum(json.dumps(result).encode())}
         for path in sorted(folder.iterdir()):
-            if path.is_file() and not path.name.startswith((".", RESULT, CHECKPOINT, FAILURE, NOTES, "log.txt")):
+            if path.is_file() and not path.name.startswith(temporary):
                 sums[path.name] = _sum(path.read_bytes())
-        write_atomically(folder / RESULT, json.dumps({**result, _SUMS: sums}, indent=1) + "\n")
+        write_atomically(folder / RESULT, json.dumps({**result, "checksums": sums}, indent=1) + "\n")
         (folder / CHECKPOINT).unlink(missing_ok=True)
 
-    def _told(self, run: Run, damage: Damage) -> str:
-        return f"{self.folder(run)} is damaged: {damage}; reproduce sets it aside and trains {run.name} again"
-
     def _read(self, run: Run, nets: Iterable[str] = ()) -> dict[str, Any] | None:
-        """Read the result of a run, and hold all its files but nets, and these nets, against their checksums."""
-        try:
-            os.stat(self.folder(run) / RESULT)
-        except (FileNotFoundError, NotADirectoryError):
+        """Read the result of a run that is done, and check all its files but nets, and these nets."""
+        if not self.done(run):
             return None
-        except OSError as error:
-            raise _unreadable(self.folder(run), error) from error
-        result = check(run, self._reader(run), nets)
+        result = check(run, partial(_content, self.folder(run)), nets)
         for name, then in result.get("code", {}).items():
-            if code.fingerprint(name) not in (then, None):  # None: another machine, which cannot train it
+            if code.fingerprint(name) not in (then, None):  # None: the code is not on this machine
                 raise Damage(f"it is stale: the code of {name} has changed since")
         return result
 
-    def _reader(self, run: Run) -> Callable[[str], bytes]:
-        folder = self.folder(run)
-
-        def read(name: str) -> bytes:
-            try:
-                return regular(folder / name).read_bytes()
-            except FileNotFoundError as error:
-                raise Damage(f"{name}: it is missing") from error
-            except (IsADirectoryError, UnsupportedOperation) as error:
-                raise Damage(f"{name}: {error}") from error
-            except OSError as error:
-                raise _unreadable(folder, error) from error
-
-        return read
-
     def _check_begun(self, run: Run) -> None:
         """Check what a run that is not done would go on from."""
-        last = self.folder(run) / CHECKPOINT
-        if not os.path.exists(last):
-            return
-        _check_description(run, self._reader(run))
-        try:
-            # torch.save writes checksums, torch.load does not compare them.
-            with zipfile.ZipFile(regular(last)) as parts:
-                bad = parts.testzip()
-        except FileNotFoundError:  # a worker has finished meanwhile
-            return
-        except PermissionError as error:
-            raise _unreadable(last, error) from error
-        except Exception as error:  # of many kinds; zipfile documents none
-            raise Damage(f"{CHECKPOINT}: {error}") from error
-        if bad:
-            raise Damage(f"{CHECKPOINT}: the checksum of {bad} is wrong")
+        folder = self.folder(run)
+        if os.path.exists(folder / CHECKPOINT):
+            _check_description(run, _content(folder, "run.json"))
+            content = io.BytesIO(_content(folder, CHECKPOINT))
+            try:  # torch.save writes checksums, torch.load does not compare them
+                bad = zipfile.ZipFile(content).testzip()
+            except Exception as error:  # zipfile documents no kinds
+                raise Damage(f"{CHECKPOINT}: {error}") from error
+            if bad:
+                raise Damage(f"{CHECKPOINT}: the checksum of {bad} is wrong")
 
 
 def set_aside(path: Path) -> Path:
-    """Give a path a name that nothing has, such as `last.ckpt.damaged-1`, and return that."""
+    """Rename `last.ckpt` to `last.ckpt.damaged-1`, or the first such name that is free; return the new path."""
     aside = next(new for n in range(1, 10**9) if not (new := Path(f"{path}.damaged-{n}")).exists())
     return path.rename(aside)
 
 
 def check(run: Run, read: Callable[[str], bytes], nets: Iterable[str] = ()) -> dict[str, Any]:
-    """Return what `result.json` says besides checksums, if the files of a run are those that it left.
-
-    Args:
-        run: what was trained.
-        read: gives a file's content by its name.
-        nets: which nets are to be held against their checksums too; large ones stay behind when runs are packed.
+    """Compare the files of a run, which `read` returns, with their checksums; return its result without these.
 
     Raises:
-        Damage: a file is missing or another, or a number that the run's method leaves is not there.
+        Damage: a file or one of `nets` is missing or another, or the result lacks a number of the run's method.
     """
     try:
-        content = json.loads(read(RESULT).decode())
-        result: dict[str, Any] = content if isinstance(content, dict) else {}
-        sums = result.pop(_SUMS, None)
-        own = {RESULT: _sum(json.dumps(result).encode())}
-    except (ValueError, RecursionError) as error:
+        result = dict(json.loads(read(RESULT)))
+        sums = result.pop("checksums", None)
+        own = _sum(json.dumps(result).encode())
+    except (ValueError, TypeError, RecursionError) as error:
         raise Damage(f"{RESULT}: {error}") from error
     metric, lost = primary(result), diverged(result)
     for name in (metric, *(name.format(metric=metric) for name in method(str(run.resolved.method)).numbers)):
         value = result.get(name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not (lost or math.isfinite(value)):
+        if not isinstance(value, int | float) or not (lost or math.isfinite(value)):
             raise Damage(f"{RESULT}: its {name} is {value}, not a number")
-    if not isinstance(sums, dict) or not own.items() <= sums.items():
+    if not isinstance(sums, dict) or sums.get(RESULT) != own:
         raise Damage(f"{RESULT}: it is not what its checksum is of")
-    _check_description(run, read)
-    left = sums.keys() - own.keys() - set(NETS)
-    for name in sorted(left | {"run.json", "metrics.csv", *nets}):
+    _check_description(run, read("run.json"))
+    for name in sorted({*sums.keys() - {RESULT, *NETS}, "run.json", "metrics.csv", *nets}):
         if _sum(read(name)) != sums.get(name):
             raise Damage(f"{name}: it is not the one whose checksum is in {RESULT}")
     return result
 
 
-def _check_description(run: Run, read: Callable[[str], bytes]) -> None:
+def described(content: bytes) -> Run:
+    """Read a `run.json`; Damage: it describes no run."""
     try:
-        described = Run.from_json(read("run.json").decode())
-        other = described.hash
+        run = Run.from_json(content.decode())
+        hash(run)  # which reads all of it
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise Damage(f"run.json: {error}") from error
-    if other != run.hash:
-        raise Damage(f"it holds another run, {described.name}, than asked for, {run.name}")
+    return run
+
+
+def _check_description(run: Run, content: bytes) -> None:
+    if (other := described(content)) != run:
+        raise Damage(f"it holds another run, {other.name}, than asked for, {run.name}")
+
+
+def _content(folder: Path, name: str) -> bytes:
+    try:
+        return regular(folder / name).read_bytes()
+    except FileNotFoundError as error:
+        raise Damage(f"{name}: it is missing") from error
+    except (IsADirectoryError, io.UnsupportedOperation) as error:  # a pipe or a socket
+        raise Damage(f"{name}: {error}") from error
+    except OSError as error:
+        advice = "mend that, or choose another folder with --runs-dir"
+        raise StoreError(f"{folder} cannot be read: {error}; {advice}") from error
 
 
 def _sum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _unreadable(path: Path, error: OSError) -> StoreError:
-    return StoreError(f"{path} cannot be read: {error}; mend that, or choose another folder with --runs-dir")
+def _unwritable(folder: Path, error: OSError) -> StoreError:
+    return StoreError(f"{folder} cannot be written to: {error}; choose another with --runs-dir")
 
 
 @contextmanager
 def _locked(path: Path, make: bool = True) -> Iterator[bool]:
-    """Lock a file for this process; yields False if another has it.
-
-    Raises:
-        FileNotFoundError: the file is not there (any more).
-        OSError: it cannot be opened.
-    """
+    """Lock a file for this process; yields False if another has it. FileNotFoundError: it is not there any more."""
     with open(os.open(path, os.O_RDWR | (os.O_CREAT if make else 0), 0o666), "rb+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
             return
-        # Between opening and locking, its folder may have been set aside and another made in its place.
+        # Between opening and locking, the folder may have been set aside and made again.
         if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
             raise FileNotFoundError(f"{path} was replaced")
         yield True

@@ -9,15 +9,11 @@ from lit_hidden.engine.tracking import why_offline
 
 
 class SyncError(RuntimeError):
-    """Runs that were not uploaded, and what to do about it."""
+    """Runs were not uploaded; says what to do about it."""
 
 
 def sync(folder: str | Path = "wandb", *, dry_run: bool = False) -> None:
-    """Upload the runs kept offline in `folder`; those uploaded before are left out.
-
-    Args:
-        folder: where W&B keeps them, as `offline-run-*`.
-        dry_run: only list them; needs no key and no server.
+    """Upload the `offline-run-*` in `folder` that were not uploaded before; `dry_run` lists them and needs no server.
 
     Raises:
         SyncError: there are none, no key is configured, the server does not answer, or W&B fails.
@@ -25,24 +21,15 @@ def sync(folder: str | Path = "wandb", *, dry_run: bool = False) -> None:
     runs = sorted(str(path) for path in Path(folder).glob("offline-run-*") if path.is_dir())
     if not runs:
         raise SyncError(
-            f"no offline-run-* in {folder}, so there is nothing to upload; runs are kept there when reproduce finds no "
+            f"no offline-run-* in {folder}, so there is nothing to upload; reproduce keeps runs there if it finds no "
             "API key or no server, or with WANDB_MODE=offline"
         )
-    os.environ.pop("WANDB_MODE", None)  # offline may be why they are there; to upload is to go online
-    # W&B itself would try for minutes to reach a server that does not answer.
-    if not dry_run and (why := why_offline()):
-        login = f"{Path(sys.executable).parent / 'wandb'} login"
+    os.environ.pop("WANDB_MODE", None)  # "offline" would forbid the upload
+    if not dry_run and (why := why_offline()):  # W&B itself would try for minutes
         raise SyncError(
-            f"W&B: {why}; nothing was uploaded. {login} stores a key (or set WANDB_API_KEY); "
-            "WANDB_BASE_URL names another server"
+            f"W&B: {why}; nothing was uploaded. {Path(sys.executable).parent / 'wandb'} login stores a key "
+            "(or set WANDB_API_KEY); WANDB_BASE_URL names another server"
         )
-    command = [sys.executable, "-m", "wandb", "sync", *(["--dry-run"] if dry_run else ["--yes"]), *runs]
-    last = ""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            last = line.strip() or last
-            if not line.startswith("Error: "):  # told below
-                sys.stderr.write(line)
-    if process.returncode:
-        raise SyncError(f"wandb sync ended with {process.returncode}: {last.removeprefix('Error: ')}")
+    command = [sys.executable, "-m", "wandb", "sync", "--dry-run" if dry_run else "--yes", *runs]
+    if status := subprocess.run(command, check=False).returncode:
+        raise SyncError(f"wandb sync ended with status {status}; its own message stands above")

@@ -2,10 +2,8 @@
 
 import gzip
 import io
-import json
 import os
 import random
-import re
 import resource
 import runpy
 import tarfile
@@ -18,13 +16,14 @@ import pytest
 
 from lit_hidden.cli import main
 from lit_hidden.engine import archive
-from lit_hidden.engine.archive import pack, unpack
+from lit_hidden.engine.archive import contents, pack, unpack
 from lit_hidden.engine.store import Store, StoreError
 from lit_hidden.run import Run
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
 leave = made["leave"]
 RUNS = [Run(density=0.5, net="conv2", data="digits", epochs=2, seed=seed) for seed in range(3)]
+FIRST, LAST = sorted(RUNS[:2], key=lambda run: run.hash)  # of those that are done
 
 
 @pytest.fixture
@@ -37,11 +36,23 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
+@pytest.fixture
+def path(store: Store, tmp_path: Path) -> Path:
+    """An archive of two runs."""
+    assert pack(store, RUNS, tmp_path / "out" / archive.NAME) == ([FIRST, LAST], [])
+    return tmp_path / "out" / archive.NAME
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Store:
+    return Store(tmp_path / "elsewhere")
+
+
 def finish(store: Store) -> None:
     """Write the results anew, with checksums of what lies beside them now."""
     for run in RUNS[:2]:
-        result = json.loads((store.folder(run) / "result.json").read_text())
-        del result["checksums"]
+        result = store.result(run)
+        assert result is not None
         store.finish(run, result)
 
 
@@ -50,9 +61,8 @@ def names(path: Path) -> list[str]:
         return tar.getnames()
 
 
-def test_what_is_done_goes_in_and_comes_out(store: Store, tmp_path: Path) -> None:
-    path, other = tmp_path / "out" / "runs.tar.gz", Store(tmp_path / "elsewhere")
-    assert pack(store, RUNS, path) == (sorted(RUNS[:2], key=lambda r: r.hash), [])
+def test_what_is_done_goes_in_and_comes_out(store: Store, path: Path, other: Store) -> None:
+    assert {Path(name).name for name in names(path)} == {"run.json", "metrics.csv", "result.json"}
     assert unpack(path, other) == (2, 0)
     for run in RUNS[:2]:
         assert other.result(run) == store.result(run)
@@ -60,90 +70,56 @@ def test_what_is_done_goes_in_and_comes_out(store: Store, tmp_path: Path) -> Non
         for name in ("run.json", "metrics.csv"):
             assert (other.folder(run) / name).read_bytes() == (store.folder(run) / name).read_bytes()
     assert other.result(RUNS[2]) is None
-    assert {Path(name).name for name in names(path)} == {"run.json", "metrics.csv", "result.json"}
 
 
-def test_equal_runs_are_equal_bytes(store: Store, tmp_path: Path) -> None:
-    pack(store, RUNS, tmp_path / "one.tar.gz")
+def test_equal_runs_are_equal_bytes(store: Store, path: Path, tmp_path: Path) -> None:
     pack(store, [*RUNS[::-1], RUNS[0]], tmp_path / "two.tar.gz")
-    assert (tmp_path / "one.tar.gz").read_bytes() == (tmp_path / "two.tar.gz").read_bytes()
+    assert path.read_bytes() == (tmp_path / "two.tar.gz").read_bytes()
 
 
-def test_arrays_come_along_unless_they_are_large(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arrays_come_along_unless_they_are_large(
+    store: Store, tmp_path: Path, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     np.savez(store.folder(RUNS[0]) / "swaps.npz", a=np.arange(10))
     np.savez(store.folder(RUNS[1]) / "trace.npz", a=np.arange(10_000))
     finish(store)
     monkeypatch.setattr(archive, "LIMIT", 10_000)
-    path, other = tmp_path / "runs.tar.gz", Store(tmp_path / "elsewhere")
-    assert pack(store, RUNS, path) == ([RUNS[0]], [RUNS[1]])
-    assert unpack(path, other) == (1, 0)
+    assert pack(store, RUNS, tmp_path / "runs.tar.gz") == ([RUNS[0]], [RUNS[1]])
+    assert unpack(tmp_path / "runs.tar.gz", other) == (1, 0)
     assert np.load(other.folder(RUNS[0]) / "swaps.npz")["a"].sum() == 45
 
 
 def test_subnetworks_come_along_as_far_as_there_is_room(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, tmp_path: Path, other: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = (store.folder(run) / "subnetwork.safetensors" for run in sorted(RUNS[:2], key=lambda r: r.hash))
-    first.write_bytes(bytes(900)), second.write_bytes(bytes(300))
+    for run, size in ((FIRST, 900), (LAST, 300)):
+        (store.folder(run) / "subnetwork.safetensors").write_bytes(bytes(size))
     finish(store)
     path = tmp_path / "runs.tar.gz"
 
     def brought() -> list[str]:
         assert len(pack(store, RUNS, path)[0]) == 2
-        return [Path(name).parent.name for name in names(path) if Path(name).name == first.name]
+        return [name.partition("/")[0] for name in names(path) if name.endswith("subnetwork.safetensors")]
 
-    assert brought() == [first.parent.name, second.parent.name]
-    other = Store(tmp_path / "elsewhere")
+    assert brought() == [FIRST.hash, LAST.hash]
     unpack(path, other)
-    assert (other.root / first.parent.name / first.name).read_bytes() == bytes(900)
+    assert (other.folder(FIRST) / "subnetwork.safetensors").read_bytes() == bytes(900)
     monkeypatch.setattr(archive, "ROOM", 1000)
-    assert brought() == [first.parent.name]
+    assert brought() == [FIRST.hash]
     monkeypatch.setattr(archive, "LIMIT", 500)
-    assert brought() == [second.parent.name]
+    assert brought() == [LAST.hash]
 
 
-@pytest.mark.parametrize("damage", ["cut short", "missing"])
-def test_a_damaged_run_is_not_packed(store: Store, tmp_path: Path, damage: str) -> None:
-    runs = [Run(density=0.5, epochs=2, seed=seed).resolved for seed in range(2)]
-    for run in runs:
-        leave(store, run)
-    metrics = store.folder(runs[1]) / "metrics.csv"
-    metrics.unlink() if damage == "missing" else metrics.write_text(metrics.read_text()[:-20])
-    with pytest.raises(StoreError) as error:
-        pack(store, runs, tmp_path / "runs.tar.gz")
-    assert re.match(
-        rf"{store.folder(runs[1])} is damaged: metrics.csv: .*; nothing is packed: "
-        rf"reproduce sets it aside, trains {runs[1].name} again$",
-        str(error.value),
-    )
-    assert not (tmp_path / "runs.tar.gz").exists()
-
-
-def test_what_is_done_already_stays(store: Store, tmp_path: Path) -> None:
-    path, other = tmp_path / "runs.tar.gz", Store(tmp_path / "elsewhere")
-    pack(store, RUNS, path)
+def test_what_is_done_or_held_already_stays_and_what_was_begun_is_done_now(path: Path, other: Store) -> None:
     leave(other, RUNS[0], accuracy=99.0)
-    assert unpack(path, other) == (1, 1)
-    assert other.result(RUNS[0]) == {"accuracy": 99.0}
-    assert unpack(path, other) == (0, 2)
-
-
-def test_a_run_that_was_begun_is_done_now_and_its_checkpoint_gone(store: Store, tmp_path: Path) -> None:
-    path, other = tmp_path / "runs.tar.gz", Store(tmp_path / "elsewhere")
-    pack(store, RUNS, path)
-    with other.claim(RUNS[0]) as folder:
+    with other.claim(RUNS[1]) as folder:
         assert folder is not None
         (folder / "last.ckpt").write_text("half")
-    assert unpack(path, other) == (2, 0)
-    assert not (other.folder(RUNS[0]) / "last.ckpt").exists()
-
-
-def test_a_run_that_is_being_trained_is_let_alone(store: Store, tmp_path: Path) -> None:
-    path, other = tmp_path / "runs.tar.gz", Store(tmp_path / "elsewhere")
-    pack(store, RUNS, path)
-    with other.claim(RUNS[0]):
-        assert unpack(path, other) == (1, 1)
-        assert other.result(RUNS[0]) is None
+        assert unpack(path, other) == (0, 2)
+        assert other.result(RUNS[1]) is None
+    assert unpack(path, other) == (1, 1)
+    assert not (other.folder(RUNS[1]) / "last.ckpt").exists()
+    assert other.result(RUNS[0]) == {"accuracy": 99.0}
 
 
 @pytest.fixture
@@ -169,87 +145,126 @@ def test_a_grid_is_packed_in_pieces_and_goes_on_elsewhere(
     store: Store, mine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = "results/mine/short/runs.tar.gz"
-    said = told(capsys, "pack", "mine", "--preset", "short")
-    assert said == f"{path}: 2 of 3 runs ({Path(path).stat().st_size / 1000:.1f} kB)"
+    assert told(capsys, "pack", "mine", "--preset", "short").startswith(f"{path}: 2 of 3 runs (")
     store.root.rename(mine / "before")
     leave(Store("runs"), RUNS[1], accuracy=99.0)
-    assert told(capsys, "unpack") == f"{path}: 1 runs new in runs, 1 there already"
+    assert told(capsys, "unpack") == f"{path}: 1 runs new in runs, 1 there"
     assert [(store.result(run) or {}).get("accuracy") for run in RUNS] == [50.0, 99.0, None]
 
 
-def test_what_cannot_be_packed_or_unpacked_is_said(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for status, arguments, message in (
-        (1, ("pack", "mine"), "none of the 3 runs of mine (quick) is done in runs; train some first"),
-        (2, ("pack", "yours"), "no experiment 'yours'; experiments are mine"),
-        (2, ("pack", "mine", "--preset", "long"), "no preset 'long'; presets are smoke, quick, short, paper"),
-        (1, ("unpack",), "results holds no NAME/PRESET/runs.tar.gz; lit-hidden pack NAME writes one"),
-    ):
-        with pytest.raises(SystemExit) as end:
-            told(capsys, *arguments)
-        assert end.value.code == status
-        assert capsys.readouterr().err == f"lit-hidden: {message}\n"
-
-
-def test_an_archive_that_cannot_be_written_is_said_in_a_line(
-    store: Store, mine: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(
+    ("status", "arguments", "message"),
+    [
+        (1, ["pack", "mine"], "results/mine/quick/runs.tar.gz cannot be written: [Errno 20] Not a directory"),
+        (2, ["pack", "yours"], "no experiment 'yours'; experiments are mine"),
+        (2, ["pack", "mine", "--preset", "long"], "no preset 'long'; presets are smoke, quick, short, paper"),
+        (1, ["pack", "mine", "--runs-dir", "none"], "none of the 3 runs of mine (quick) is done in none"),
+        (1, ["unpack"], "results holds no NAME/PRESET/runs.tar.gz; lit-hidden pack NAME writes one"),
+    ],
+)
+def test_what_cannot_be_packed_or_unpacked_is_said_in_a_line(status, arguments, message, store, mine, capsys) -> None:
     (mine / "results").write_text("a file where the folder should be")
     with pytest.raises(SystemExit) as end:
-        told(capsys, "pack", "mine")
-    assert end.value.code == 1
-    assert capsys.readouterr().err == (
-        "lit-hidden: results/mine/quick/runs.tar.gz cannot be written: "
-        "[Errno 20] Not a directory: 'results/mine/quick'; choose another folder with --results\n"
-    )
+        main([*arguments[:1], "--runs-dir", "runs", "--results", "results", *arguments[1:]])
+    assert end.value.code == status
+    assert capsys.readouterr().err.startswith(f"lit-hidden: {message}")
 
 
-@pytest.mark.parametrize(
-    ("count", "words"), [(0, "0.0 kB"), (2345, "2.3 kB"), (999_999, "1000.0 kB"), (1_234_567, "1.23 MB")]
-)
-def test_sizes_are_said_in_units_that_show_them(count: int, words: str) -> None:
-    assert archive._size(count) == words
-
-
-def tar_of(path: Path, files: dict[str, bytes]) -> Path:
+def tar_of(path: Path, files: dict[str, bytes]) -> None:
     with tarfile.open(path, "w:gz") as tar:
         for name, data in files.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             tar.addfile(entry, io.BytesIO(data))
-    return path
 
 
-def test_names_cannot_lead_outside(tmp_path: Path) -> None:
-    path = tar_of(tmp_path / "evil.tar.gz", {"../../evil": b"x"})
-    with pytest.raises(StoreError, match=r"it holds '\.\./\.\./evil'"):
-        unpack(path, Store(tmp_path / "runs"))
-    path = tar_of(tmp_path / "evil.tar.gz", {"../run.json": RUNS[0].to_json().encode(), "../result.json": b"{}"})
-    with pytest.raises(StoreError, match=f"^{path}: .. is not the whole of {RUNS[0].name}, {RUNS[0].hash}; pack it"):
-        unpack(path, Store(tmp_path / "runs"))
-    assert not (tmp_path / "run.json").exists()
+def planted(name: str, kind: bytes = tarfile.REGTYPE) -> Callable[[Path], None]:
+    """Put an entry before those that are there."""
+
+    def harm(path: Path) -> None:
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.linkname = kind, "/etc/passwd"
+        rest = gzip.decompress(path.read_bytes())
+        path.write_bytes(gzip.compress(entry.tobuf(tarfile.USTAR_FORMAT) + rest))
+
+    return harm
 
 
-def test_a_run_under_anothers_name_or_with_a_file_missing_is_refused(tmp_path: Path) -> None:
-    run = RUNS[0]
-    whole = {"run.json": run.to_json().encode(), "metrics.csv": b"", "result.json": b'{"accuracy": 5.0}'}
-    for folder, files in (("abc", whole), (run.hash, {k: v for k, v in whole.items() if k != "metrics.csv"})):
-        path = tar_of(tmp_path / "t.tar.gz", {f"{folder}/{name}": data for name, data in files.items()})
-        with pytest.raises(StoreError, match=f"{folder} is not the whole of {run.name}"):
-            unpack(path, Store(tmp_path / "runs"))
-    path = tar_of(tmp_path / "t.tar.gz", {"abc/run.json": json.dumps({"schema": 0}).encode()})
-    with pytest.raises(StoreError, match="abc holds no run: not a run description of schema"):
-        unpack(path, Store(tmp_path / "runs"))
+def changed(files: dict[str, bytes | None], to: str = LAST.hash) -> Callable[[Path], None]:
+    """Put files in place of those of the last run, None for none, under another folder's name."""
+
+    def harm(path: Path) -> None:
+        found = contents(path)
+        last = {name: data for name, data in (found.pop(LAST) | files).items() if data is not None}
+        named = {run.hash: its for run, its in found.items()} | {to: last}
+        tar_of(path, {f"{folder}/{name}": data for folder, its in named.items() for name, data in its.items()})
+
+    return harm
 
 
-def test_a_cut_file_and_no_file_are_refused(store: Store, tmp_path: Path) -> None:
+def piped(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def zeros(path: Path) -> None:
+    """600 MB of them, in less than one."""
+    with gzip.open(path, "wb", 1) as file:
+        for _ in range(60):
+            file.write(bytes(10**7))
+
+
+ANOTHER = "it is not the one whose checksum is in result.json"
+DAMAGED, NO_ARCHIVE = f"{LAST.hash} is damaged: ", "is no archive of runs"
+REFUSED = [
+    (planted("../../evil"), f"{NO_ARCHIVE}: it holds '../../evil'"),
+    *(
+        (planted(f"{FIRST.hash}/swaps.npz", kind), f"{NO_ARCHIVE}")
+        for kind in (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE,
+                     tarfile.GNUTYPE_SPARSE)
+    ),
+    (planted(f"{FIRST.hash}/run.json"), f"{NO_ARCHIVE}: it holds '{FIRST.hash}/run.json'"),  # twice
+    (changed({}, to="abc"), f"abc is damaged: it holds {LAST.name}, whose name is {LAST.hash}"),
+    (changed({}, to=".."), f".. is damaged: it holds {LAST.name}, whose name is {LAST.hash}"),
+    (changed({"run.json": b'{"schema": 0}'}), f"{DAMAGED}run.json: not a run description of schema"),
+    (changed({"run.json": b"[" * 100_000}), f"{DAMAGED}run.json: maximum recursion"),
+    (changed({"result.json": b"[" * 100_000}), f"{DAMAGED}result.json: maximum recursion"),
+    (changed({"result.json": None}), f"{DAMAGED}result.json: Expecting value"),
+    (changed({"metrics.csv": None}), f"{DAMAGED}metrics.csv: {ANOTHER}"),
+    (changed({"metrics.csv": b"1"}), f"{DAMAGED}metrics.csv: {ANOTHER}"),
+    (changed({"last.ckpt": b"1"}), f"{DAMAGED}last.ckpt: {ANOTHER}"),
+    (changed({"trace.npz": b"1"}), f"{DAMAGED}trace.npz: {ANOTHER}"),
+    (lambda path: path.write_bytes(path.read_bytes()[:-40]), f"{NO_ARCHIVE}, or damaged: "),
+    (lambda path: path.write_bytes(gzip.compress(b"")), f"{NO_ARCHIVE}, or damaged: "),
+    (lambda path: path.unlink(), f"{NO_ARCHIVE}, or damaged: [Errno 2] No such file"),
+    (piped, " is a pipe, not a file"),
+    (zeros, "unpacks to more than 100000000 bytes; an archive of runs has no more"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("harm", "why"), REFUSED, ids=[why for _, why in REFUSED])
+def test_an_archive_is_taken_whole_or_not_at_all(harm, why, path: Path, other: Store) -> None:
+    harm(path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(StoreError) as error:
+        unpack(path, other)
+    assert str(error.value).startswith(str(path))
+    assert why in str(error.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000, "kB"
+    assert not other.root.exists()
+
+
+def test_what_is_damaged_or_too_large_is_not_packed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "runs.tar.gz"
-    with pytest.raises(StoreError, match=r"runs.tar.gz is no archive of runs, or damaged: .*No such file"):
-        unpack(path, store)
-    pack(store, RUNS, path)
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(StoreError, match="is no archive of runs, or damaged"):
-        unpack(path, Store(tmp_path / "elsewhere"))
-    assert not (tmp_path / "elsewhere").exists()
+    monkeypatch.setattr(archive, "MOST", 4000)
+    with pytest.raises(StoreError, match=r"would hold 10240 bytes; archives of more than 4000 are not unpacked"):
+        pack(store, RUNS, path)
+    (store.folder(FIRST) / "metrics.csv").write_text("epoch")
+    with pytest.raises(StoreError, match=f"{FIRST.hash} is damaged: metrics.csv: {ANOTHER}"):
+        pack(store, RUNS, path)
+    assert not path.exists()
 
 
 COMMITTED = Path(__file__).parents[2] / "experiments" / "results" / "imagenet18" / "short" / archive.NAME
@@ -257,101 +272,19 @@ COMMITTED = Path(__file__).parents[2] / "experiments" / "results" / "imagenet18"
 
 def test_a_bit_that_turns_in_an_archive_or_a_cut_is_found_or_changes_nothing(tmp_path: Path) -> None:
     whole, path, chosen = COMMITTED.read_bytes(), tmp_path / "runs.tar.gz", random.Random(0)
-    told, kinds = archive.contents(COMMITTED), {"refused": 0, "equal": 0}
-    assert gzip.decompress(whole)[-1024:] == bytes(1024)
+    told, kinds = contents(COMMITTED), {"refused": 0, "equal": 0}
     count = 8 * len(whole)
-    bits = [*range(80), *(chosen.randrange(count) for _ in range(400)), *range(count - 64, count)]
+    bits = [*range(80), *(chosen.randrange(count) for _ in range(100)), *range(count - 64, count)]
     flips = [whole[: bit // 8] + bytes([whole[bit // 8] ^ 1 << bit % 8]) + whole[bit // 8 + 1 :] for bit in bits]
-    cuts = [whole[: chosen.randrange(len(whole))] for _ in range(100)]
-    for damaged in [*flips, *cuts, whole[:-1], whole + b"more", whole + whole]:
+    cuts = [whole[: chosen.randrange(len(whole))] for _ in range(30)]
+    for damaged in [*flips, *cuts, whole[:-1], whole + b"more"]:
         path.write_bytes(damaged)
         try:
-            found = archive.contents(path)
+            found = contents(path)
         except StoreError as error:
             kinds["refused"] += str(error).startswith(f"{path} is no archive of runs, or damaged: ")
         else:
             kinds["equal"] += found == told
-    assert kinds["refused"] > 550
-    assert sum(kinds.values()) == len(flips) + len(cuts) + 3
+    assert kinds["refused"] > 200
+    assert sum(kinds.values()) == len(flips) + len(cuts) + 2
     assert kinds["equal"] >= 32, "the date of a gzip says nothing"
-
-
-def test_an_archive_is_taken_whole_or_not_at_all(store: Store, tmp_path: Path) -> None:
-    path, other = tmp_path / "runs.tar.gz", Store(tmp_path / "elsewhere")
-    pack(store, RUNS, path)
-    files = {f"{run.hash}/{name}": data for run, its in archive.contents(path).items() for name, data in its.items()}
-    last = max(run.hash for run in RUNS[:2])
-    run = next(run for run in RUNS if run.hash == last)
-    for name, why in (
-        ("metrics.csv", "metrics.csv: it is not the one whose checksum is in result.json"),
-        ("result.json", "result.json: Extra data: "),
-        ("trace.npz", "trace.npz: it is not the one whose checksum is in result.json"),
-        ("last.ckpt", "last.ckpt: it is not the one whose checksum is in result.json"),
-    ):
-        tar_of(path, files | {f"{last}/{name}": files.get(f"{last}/{name}", b"") + b"1"})
-        with pytest.raises(StoreError, match=rf"^{path}: {last}, {run.name}, is damaged: {why}"):
-            unpack(path, other)
-    nested = b"[" * 100_000
-    for name, why in (
-        ("run.json", f"{last} holds no run: maximum recursion"),
-        ("result.json", f"{last}, {run.name}, is damaged: result.json: maximum recursion"),
-    ):
-        with pytest.raises(StoreError, match=f"^{path}: {why}"):
-            unpack(tar_of(path, files | {f"{last}/{name}": nested}), other)
-    assert not other.root.exists()
-
-
-def test_what_is_no_plain_file_or_there_twice_is_refused(store: Store, tmp_path: Path) -> None:
-    path = tmp_path / "runs.tar.gz"
-    pack(store, RUNS, path)
-    tar = gzip.decompress(path.read_bytes())
-    for kind in (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE, tarfile.XHDTYPE,
-                 tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_SPARSE):  # fmt: skip
-        entry = tarfile.TarInfo(f"{RUNS[0].hash}/swaps.npz")
-        entry.type, entry.linkname = kind, "/etc/passwd"
-        path.write_bytes(gzip.compress(entry.tobuf(tarfile.USTAR_FORMAT) + tar))
-        with pytest.raises(StoreError, match=rf"damaged: '{RUNS[0].hash}/swaps.npz/?' is no file, or cut$"):
-            archive.contents(path)
-    end, body = "it has no end, or more after it", tar.rstrip(b"\0")
-    body += bytes(-len(body) % 512)
-    for content, why in (
-        (body + tar, f"no archive of runs: it holds '{min(r.hash for r in RUNS[:2])}/run.json'"),
-        (body, end),
-        (tar + b"more", end),
-        (tar[:512], "is no file, or cut"),
-        (bytes(1024) + tar, end),
-        (b"", end),
-    ):
-        path.write_bytes(gzip.compress(content))
-        with pytest.raises(StoreError, match=why):
-            archive.contents(path)
-
-
-def test_an_archive_that_is_large_when_unpacked_is_refused_before_it_takes_memory(store: Store, tmp_path: Path) -> None:
-    path, other = tmp_path / "runs.tar.gz", Store(tmp_path / "elsewhere")
-    with gzip.open(path, "wb", 1) as file:
-        for _ in range(1500):
-            file.write(bytes(1_000_000))
-    assert path.stat().st_size < 7_000_000
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(StoreError) as error:
-        unpack(path, other)
-    assert str(error.value) == f"{path} unpacks to more than 100000000 bytes; an archive of runs has no more"
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000, "kB"
-    assert not other.root.exists()
-
-
-def test_more_than_is_unpacked_is_not_packed(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "MOST", 4000)
-    path = tmp_path / "runs.tar.gz"
-    with pytest.raises(StoreError) as error:
-        pack(store, RUNS, path)
-    assert str(error.value) == f"{path} would hold 10240 bytes, and archives of more than 4000 are not unpacked"
-    assert not path.exists()
-
-
-def test_a_pipe_in_place_of_an_archive_is_refused(store: Store, tmp_path: Path) -> None:
-    path = tmp_path / "runs.tar.gz"
-    os.mkfifo(path)
-    with pytest.raises(StoreError, match=f"^{path} is no archive of runs, or damaged: {path} is a pipe, not a file$"):
-        unpack(path, store)

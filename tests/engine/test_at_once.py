@@ -13,10 +13,10 @@ import torch
 
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.code import spec
-from lit_hidden.engine import train as engine
+from lit_hidden.engine.checkpoints import rate
 from lit_hidden.engine.ranks import StoppedError
 from lit_hidden.engine.store import Store
-from lit_hidden.engine.train import CHECKPOINT, Recorder, rate, together, train
+from lit_hidden.engine.train import CHECKPOINT, Recorder, together, train
 from lit_hidden.engine.work import _foreign
 from lit_hidden.run import Run
 
@@ -25,7 +25,6 @@ TINY, counted, without_time = made["TINY"], made["counted"], made["without_time"
 HIDDEN = Run(density=0.4, epochs=3, weight_decay=0.05, **TINY)  # 3 batches an epoch: a block of 2 and one of 1
 RUNS = {
     "hidden": HIDDEN,
-    "dense": Run(method="dense", epochs=2, **TINY),
     "adam": Run(method="dense", optimizer="adam", epochs=2, **TINY),
     # Weights that autocast converts: those of each step, not those of the block's first.
     "dense in bfloat16": Run(method="dense", epochs=2, precision="bf16-mixed", **TINY),
@@ -33,18 +32,18 @@ RUNS = {
 }
 
 
-@pytest.fixture
-def folders(tmp_path: Path) -> list[Path]:
-    """One for a run as it is expected, one for that which is looked at."""
-    found = [tmp_path / "expected", tmp_path / "ours"]
-    for folder in found:
-        folder.mkdir()
-    return found
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder and the result of HIDDEN, two steps at once in one go."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, counted(train(HIDDEN, folder, at_once=2))
 
 
 @pytest.mark.parametrize("kind", RUNS)
-def test_the_result_is_that_of_a_run_trained_step_by_step(kind: str, folders: list[Path]) -> None:
-    run = RUNS[kind]
+def test_the_result_is_that_of_a_run_trained_step_by_step(kind: str, tmp_path: Path) -> None:
+    run, folders = RUNS[kind], [tmp_path / "expected", tmp_path / "ours"]
+    for folder in folders:
+        folder.mkdir()
     results = [counted(train(run, folder, at_once=each)) for folder, each in zip(folders, (0, 2), strict=True)]
     expected, ours = results
     # The set is evaluated in other batches, and means are added up in another order.
@@ -61,12 +60,10 @@ def test_the_result_is_that_of_a_run_trained_step_by_step(kind: str, folders: li
     assert all(torch.equal(nets[0][name], nets[1][name]) for name in nets[0])
 
 
-@pytest.mark.parametrize("block", [0, 1, 2], ids=["the first", "at the end of an epoch", "within the second epoch"])
+@pytest.mark.parametrize("block", [1, 2], ids=["at the end of an epoch", "within the second epoch"])
 def test_sigterm_stops_after_a_block_and_the_run_goes_on_from_there(
-    block: int, folders: list[Path], monkeypatch: pytest.MonkeyPatch
+    block: int, whole: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected, ours = folders
-    whole = train(HIDDEN, expected, at_once=2)
     real, seen = LitClassifier._train, []
 
     def told(self: Any, part: Any) -> Any:
@@ -78,10 +75,10 @@ def test_sigterm_stops_after_a_block_and_the_run_goes_on_from_there(
     with monkeypatch.context() as patch:
         patch.setattr(LitClassifier, "_train", told)
         with pytest.raises(StoppedError):
-            train(HIDDEN, ours, at_once=2)
-    assert len(seen) == (block + 1 if block != 1 else 3)
-    assert counted(train(HIDDEN, ours, at_once=2)) == counted(whole)
-    assert without_time(ours) == without_time(expected)
+            train(HIDDEN, tmp_path, at_once=2)
+    assert len(seen) == 3
+    assert counted(train(HIDDEN, tmp_path, at_once=2)) == whole[1]
+    assert without_time(tmp_path) == without_time(whole[0])
 
 
 def test_epochs_shorter_than_the_pause_write_no_file_but_the_last_does(
@@ -109,14 +106,10 @@ def test_epochs_shorter_than_the_pause_write_no_file_but_the_last_does(
 
 @pytest.mark.parametrize("told", [False, True], ids=["killed", "SIGTERM in the next epoch"])
 def test_a_run_stopped_between_two_checkpoints_ends_as_one_never_stopped(
-    told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    told: bool, whole: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = replace(HIDDEN, epochs=4)
-    store = Store(tmp_path / "ours")
-    folder, expected = store.folder(run), tmp_path / "expected"
-    expected.mkdir()
-    folder.mkdir(parents=True)
-    whole = train(run, expected, at_once=2)
+    folder = Store(tmp_path).folder(HIDDEN)
+    folder.mkdir()
     real, block = Recorder.on_train_epoch_end, LitClassifier._train
 
     def end(self: Any, trainer: Any, module: Any) -> None:
@@ -134,39 +127,35 @@ def test_a_run_stopped_between_two_checkpoints_ends_as_one_never_stopped(
         patch.setattr(Recorder, "on_train_epoch_end", end)
         patch.setattr(LitClassifier, "_train", step)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
-            train(run, folder, at_once=2)
+            train(HIDDEN, folder, at_once=2)
     done = 2 if told else 1
     rows = torch.load(folder / CHECKPOINT, weights_only=True)["callbacks"]["Recorder"]["rows"]
     assert [row["epoch"] for row in rows] == list(range(done + 1))
-    assert store.progress(run)[0] == done
+    assert Store(tmp_path).progress(HIDDEN)[0] == done
     assert _foreign(folder) is None
-    assert counted(train(run, folder, at_once=2)) == counted(whole)
-    assert without_time(folder) == without_time(expected)
+    assert counted(train(HIDDEN, folder, at_once=2)) == whole[1]
+    assert without_time(folder) == without_time(whole[0])
 
 
 @pytest.mark.parametrize("kind", ["hidden", "adam"])
 def test_a_checkpoint_of_a_gpu_is_gone_on_with_on_a_cpu(
-    kind: str, folders: list[Path], monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, (expected, ours) = RUNS[kind], folders
-    whole = train(run, expected)
-    real, epochs = Recorder.on_train_epoch_end, iter((1, 2))
+    run, real = RUNS[kind], Recorder.on_train_epoch_end
+    states = []
 
-    def killed(self: Any, trainer: Any, module: Any) -> None:
+    def keep(self: Any, trainer: Any, module: Any) -> None:
         real(self, trainer, module)
-        if next(epochs) == 1:
-            raise KeyboardInterrupt
+        states.append(torch.load(tmp_path / CHECKPOINT, weights_only=True))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "on_train_epoch_end", killed)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            train(run, ours)
-    state = torch.load(ours / CHECKPOINT, weights_only=True)
-    (group,) = state["optimizer_states"][0]["param_groups"]
+        patch.setattr(Recorder, "on_train_epoch_end", keep)
+        expected = counted(train(run, tmp_path))
+    (group,) = states[0]["optimizer_states"][0]["param_groups"]
     group |= {"lr": torch.tensor(group["lr"], dtype=torch.float64), "fused": True}
     group |= {"capturable": True} if kind == "adam" else {}
-    torch.save(state, ours / CHECKPOINT)
-    assert counted(train(run, ours)) == counted(whole)
+    torch.save(states[0], tmp_path / CHECKPOINT)
+    assert counted(train(run, tmp_path)) == expected
 
 
 def test_what_is_taken_at_once() -> None:
@@ -181,28 +170,6 @@ def test_what_is_taken_at_once() -> None:
         replace(HIDDEN, net="timm:resnet10t", width=1.0),
     ]
     assert not any(map(together, others))
-
-
-def test_on_a_cpu_lightning_takes_each_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-
-    class Asked(Exception):
-        pass
-
-    def note(*arguments: Any) -> Any:
-        asked.append(arguments[-2])
-        raise Asked
-
-    monkeypatch.setattr(engine, "_train", note)
-    for device in ("cpu", "cuda"):
-        with pytest.raises(Asked):
-            train(HIDDEN, tmp_path, device=device)
-    assert asked == [0, engine.AT_ONCE]
-
-
-def test_a_run_that_is_trained_step_by_step_takes_none_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"at_once=5: \S*-random-\S* is trained step by step, see \S*together; give 0"):
-        train(replace(HIDDEN, method="random"), tmp_path, at_once=5)
 
 
 def test_a_rate_is_written_as_it_was_given() -> None:

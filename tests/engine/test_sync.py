@@ -2,7 +2,6 @@
 
 import shutil
 import socket
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -10,18 +9,15 @@ from pathlib import Path
 import pytest
 
 from lit_hidden.cli import main
-from lit_hidden.engine import sync as sync_module
-from lit_hidden.engine.sync import SyncError, sync
 from lit_hidden.engine.tracking import show
 from lit_hidden.run import Run
 
 RUN = Run(density=0.5, net="conv2", data="digits", epochs=2, seed=3)
+FOLDERS = ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")
 FAKE = """
 import sys
 print("wandb: Syncing", *sys.argv[1:])
-if "broken" in sys.argv[-1]:
-    print("Error: the server said no.", file=sys.stderr)
-    sys.exit(3)
+sys.exit(3 if "broken" in sys.argv[-1] else 0)
 """
 
 
@@ -37,116 +33,73 @@ class Answers(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No mode, no key, no netrc, and W&B's files in a folder of the test's."""
+def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two runs, a command line in W&B's place that tells what it was given, and no mode, key or server."""
     for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+    for name in FOLDERS:
         monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a real offline run."""
-    base = tmp_path_factory.mktemp("kept")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
-            patch.setenv(name, str(base))
-        (base / "metrics.csv").write_text("epoch,step,test_top1\n1,12,55.5\n")
-        assert show(RUN, base, {}, "offline", "fig2/smoke") is None
-    return base / "wandb"
-
-
-@pytest.fixture
-def offline(nowhere: Path, kept: Path) -> Path:
-    """A copy of that folder."""
-    shutil.copytree(kept, nowhere / "wandb", symlinks=True)
-    return nowhere / "wandb"
-
-
-@pytest.fixture
-def faked(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A key, a server that answers, two runs, and a command line in W&B's place that tells what it was given."""
-    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    (nowhere / "fake").mkdir()
-    (nowhere / "fake" / "wandb.py").write_text(FAKE)
-    monkeypatch.setenv("PYTHONPATH", str(nowhere / "fake"))
+    (tmp_path / "fake").mkdir()
+    (tmp_path / "fake" / "wandb.py").write_text(FAKE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))
     for name in ("offline-run-1-abc", "offline-run-2-def", "run-3-online"):
-        (nowhere / "wandb" / name).mkdir(parents=True)
-    return nowhere / "wandb"
+        (tmp_path / "wandb" / name).mkdir(parents=True)
+    return tmp_path / "wandb"
 
 
-def test_every_offline_run_is_given_to_wandbs_own_command(
-    faked: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")  # why the runs are there, not a wish about uploading
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> ThreadingHTTPServer:
+    """A key, and a server that answers."""
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
-        main(["wandb-sync"])
-    assert capfd.readouterr().err == (
-        f"wandb: Syncing sync --yes {faked}/offline-run-1-abc {faked}/offline-run-2-def\n"
+        yield server
+        server.shutdown()
+
+
+def test_every_offline_run_is_given_to_wandbs_own_command(wandb, server, monkeypatch, capfd) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")  # why the runs are there, not a wish about uploading
+    main(["wandb-sync"])
+    assert capfd.readouterr().out == (
+        f"wandb: Syncing sync --yes {wandb}/offline-run-1-abc {wandb}/offline-run-2-def\n"
     )
+    (wandb / "offline-run-9-broken").mkdir()
+    assert refused(capfd) == "wandb sync ended with status 3; its own message stands above"
 
 
-def test_what_wandb_refuses_is_one_line(
-    faked: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    (faked / "offline-run-9-broken").mkdir()
-    monkeypatch.setattr(sync_module, "why_offline", lambda: None)
-    with pytest.raises(SyncError, match=r"^wandb sync ended with 3: the server said no\.$"):
-        sync(faked)
-    assert "Error" not in capfd.readouterr().err
-
-
-def test_nothing_to_upload_is_said(nowhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def refused(capfd, *arguments: str) -> str:
     with pytest.raises(SystemExit) as end:
-        main(["wandb-sync", "--dir", "elsewhere"])
+        main(["wandb-sync", *arguments])
     assert end.value.code == 1
-    assert capsys.readouterr().err == (
-        "lit-hidden: no offline-run-* in elsewhere, so there is nothing to upload; runs are kept there when reproduce "
-        "finds no API key or no server, or with WANDB_MODE=offline\n"
-    )
+    return capfd.readouterr().err.strip().removeprefix("lit-hidden: ")
 
 
-def test_without_a_key_a_real_offline_run_stays_and_the_way_out_is_told(
-    offline: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(["wandb-sync"])
-    login = Path(sys.executable).parent / "wandb"
-    assert end.value.code == 1
-    assert capsys.readouterr().err == (
-        f"lit-hidden: W&B: no API key is configured; nothing was uploaded. {login} login stores a key (or set "
-        "WANDB_API_KEY); WANDB_BASE_URL names another server\n"
-    )
-
-
-def test_without_a_key_wandbs_own_refusal_is_passed_on(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sync_module, "why_offline", lambda: None)
-    with pytest.raises(SyncError, match=r"^wandb sync ended with 1: No API key configured\."):
-        sync(offline)
-
-
-def test_a_server_that_does_not_answer_is_told_at_once(faked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_runs_key_or_server_nothing_is_uploaded_and_the_way_out_is_told(wandb, monkeypatch, capfd) -> None:
+    told = refused(capfd, "--dir", "elsewhere")
+    assert told.startswith("no offline-run-* in elsewhere, so there is nothing to upload; ")
+    told = refused(capfd)
+    assert told.startswith("W&B: no API key is configured; nothing was uploaded. ")
+    assert "wandb login stores a key (or set WANDB_API_KEY)" in told
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound and not listening: it refuses
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
-        with pytest.raises(SyncError, match=r"^W&B: 127\.0\.0\.1 does not answer; nothing was uploaded"):
-            sync(faked)
+        assert refused(capfd).startswith("W&B: 127.0.0.1 does not answer; nothing was uploaded")
 
 
-def test_a_dry_run_lists_what_was_not_uploaded_without_key_or_server(
-    offline: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    (run,) = offline.glob("offline-run-*")
-    uploaded = shutil.copytree(run, offline / "offline-run-20261122_000000-uploaded")
+def test_a_dry_run_of_the_real_command_lists_what_was_not_uploaded(wandb, monkeypatch, capfd) -> None:
+    shutil.rmtree(wandb)
+    monkeypatch.delenv("PYTHONPATH")
+    (wandb.parent / "metrics.csv").write_text("epoch,step,test_top1\n1,12,55.5\n")
+    assert show(RUN, wandb.parent, {}, "offline", "fig2/smoke") is None
+    (run,) = wandb.glob("offline-run-*")
+    uploaded = shutil.copytree(run, wandb / "offline-run-20261122_000000-uploaded")
     (uploaded / f"run-{RUN.hash}.wandb.synced").touch()  # what W&B leaves
     main(["wandb-sync", "--dry-run"])
-    told = capfd.readouterr().err
+    told = "".join(capfd.readouterr())
     assert f"{run.name}/run-{RUN.hash}.wandb" in told
     assert uploaded.name not in told
     assert "Skipped 1 synced run" in told

@@ -3,31 +3,35 @@
 import json
 import runpy
 import signal
-import sys
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as L
 import numpy as np
 import pytest
 import torch
 
 from lit_hidden import __version__
+from lit_hidden.callbacks import RunCallback
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.code import spec
 from lit_hidden.data import DataError
-from lit_hidden.edge_popup import EdgePopup, hide, reveal
+from lit_hidden.edge_popup import EdgePopup, maskers, reveal
 from lit_hidden.engine.network import make_data, make_module
+from lit_hidden.engine.provenance import commit, in_tf32
 from lit_hidden.engine.ranks import StoppedError
 from lit_hidden.engine.reproduce import rows
 from lit_hidden.engine.store import Store
-from lit_hidden.engine.train import SCORES, SUBNETWORK, commit, in_tf32, train
+from lit_hidden.engine.train import SCORES, SUBNETWORK, train
 from lit_hidden.modules import LitSubnetwork
 from lit_hidden.nets import build, initialise
+from lit_hidden.recipes import FINDERS
 from lit_hidden.results import Results
 from lit_hidden.run import Run
-from lit_hidden.subnetwork import fingerprint, load_subnetwork, masks, save_subnetwork
+from lit_hidden.subnetwork import fingerprint, load_subnetwork, masks
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
 TINY, HIDDEN, undisturbed = made["TINY"], made["HIDDEN"], made["undisturbed"]
@@ -44,36 +48,30 @@ def test_a_hidden_run_reports_what_its_claims_need(undisturbed):
     assert result["edges"] == sum(layer["numel"] for layer in result["layers"])
     assert result["swapped"] == result["entered"] + result["reentered"] > 0
     assert result["steps"] == 4 * 3
+    assert not {"density_sampled", "density_rounded", "accuracy_rounded", "accuracy_before"} & result.keys()
     assert sorted(p.name for p in folder.iterdir()) == [
         "last.ckpt", "metrics.csv", "run.json", "subnetwork.safetensors", "trace.npz"
     ]  # fmt: skip
 
 
-DIVERGES = Run(lr=1e9, epochs=4, **TINY)
+def test_training_ends_with_the_epoch_in_which_the_loss_is_not_finite_and_does_not_go_on(tmp_path):
+    run, store = Run(lr=1e9, epochs=4, **TINY), Store(tmp_path)
+    with store.claim(run) as folder:
+        result = train(run, folder)
+        assert (result["diverged"], result["steps"]) == (1, 3)
+        assert np.isnan(result["loss"])
+        again = train(run, folder)  # from its checkpoint
+        assert counted(again) == pytest.approx(counted(result), nan_ok=True)
+        assert [row["epoch"] for row in without_time(folder)] == ["0", "1"]
+        store.finish(run, again)
+    assert store.damage(run) is None
+    assert store.result(run)["diverged"] == 1
 
 
-def test_training_ends_with_the_epoch_in_which_the_loss_is_not_finite(tmp_path):
-    result = train(DIVERGES, tmp_path)
-    assert (result["diverged"], result["steps"]) == (1, 3)
-    assert np.isnan(result["loss"])
-    assert [row["epoch"] for row in without_time(tmp_path)] == ["0", "1"]
-    (tmp_path / "runs").mkdir()
-    store = Store(tmp_path / "runs")
-    with store.claim(DIVERGES) as folder:
-        store.finish(DIVERGES, train(DIVERGES, folder))
-    assert store.damage(DIVERGES) is None
-    assert store.result(DIVERGES)["diverged"] == 1
-
-
-def test_what_diverged_and_was_stopped_is_not_trained_further(tmp_path):
-    whole = train(DIVERGES, tmp_path)
-    again = train(DIVERGES, tmp_path)  # from its checkpoint
-    assert [row["epoch"] for row in without_time(tmp_path)] == ["0", "1"]
-    assert counted(again) == pytest.approx(counted(whole), nan_ok=True)
-
-
-def test_a_result_says_what_computed_it(undisturbed):
+def test_a_result_says_what_computed_it(undisturbed, monkeypatch):
     provenance = undisturbed[1]["provenance"]
+    monkeypatch.setenv("LIT_HIDDEN_COMMIT", "0123456789ab")
+    assert commit() == "0123456789ab", "a copy without history is told it"
     assert provenance["versions"]["lit_hidden"] == __version__
     assert provenance["cpu"] == torch.backends.cpu.get_cpu_capability()
     assert provenance["tf32"] == []
@@ -97,11 +95,6 @@ def test_what_computes_in_tf32_on_a_gpu_is_said(monkeypatch, convolutions, produ
     assert in_tf32("cpu") == []
 
 
-def test_a_copy_without_history_is_told_its_commit(monkeypatch):
-    monkeypatch.setenv("LIT_HIDDEN_COMMIT", "0123456789ab")
-    assert commit() == "0123456789ab"
-
-
 def test_the_curve_starts_before_training_and_ends_at_the_reported_accuracy(undisturbed):
     folder, result = undisturbed
     steps, values = Results([(HIDDEN, result, folder)]).curve("test_top1")
@@ -109,38 +102,6 @@ def test_the_curve_starts_before_training_and_ends_at_the_reported_accuracy(undi
     assert values[0, -1] == result["accuracy"]
     rates = [float(row["lr"]) for row in without_time(folder)[1:]]
     assert rates == pytest.approx([0.05 * (1 + np.cos(np.pi * e / 4)) for e in range(4)])
-
-
-def test_only_supermasks_are_sampled_and_only_tickets_have_a_before(undisturbed):
-    assert not {"density_sampled", "density_rounded", "accuracy_rounded", "accuracy_before"} & undisturbed[1].keys()
-
-
-def test_a_killed_run_goes_on_and_ends_bit_equal_to_one_never_stopped(undisturbed, tmp_path, forked):
-    folder, result = undisturbed
-    code = (
-        "import os, signal, sys; from pathlib import Path\n"
-        "from lit_hidden.engine.train import train; from lit_hidden.run import Run\n"
-        "from lit_hidden.modules import LitSubnetwork\n"
-        "real = LitSubnetwork.training_step\n"
-        "def step(self, *batch):\n"
-        "    if self.global_step == 7: os.kill(os.getpid(), signal.SIGKILL)\n"  # inside the third epoch
-        "    return real(self, *batch)\n"
-        "LitSubnetwork.training_step = step\n"
-        f"train(Run.from_json(sys.stdin.read()), Path({str(tmp_path)!r}))\n"
-    )
-    child = forked([sys.executable, "-c", code], stdin=-1, stdout=-1, stderr=-1, text=True)
-    _, said = child.communicate(HIDDEN.to_json())
-    assert child.returncode == -signal.SIGKILL, said
-    assert len(without_time(tmp_path)) == 3, "the row before training and two epochs"
-    resumed = train(HIDDEN, tmp_path)
-    ours, theirs = dict(resumed), dict(result)
-    del ours["provenance"], theirs["provenance"]
-    assert ours == theirs
-    assert without_time(tmp_path) == without_time(folder)
-    with np.load(tmp_path / "trace.npz") as a, np.load(folder / "trace.npz") as b:
-        assert a.files == b.files
-        for name in a.files:
-            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +137,6 @@ def test_the_same_seed_trains_the_same_subnetwork_in_another_process_with_other_
         "from lit_hidden.engine.train import train; from lit_hidden.run import Run\n"
         f"run = Run.from_json({HIDDEN.to_json()!r})\n"
         "result = train(run, Path(tempfile.mkdtemp())); del result['provenance']\n"
-        "assert torch.get_num_threads() == 2, 'the caller has its threads back'\n"
         "print('RESULT' + json.dumps(result))\n"
     )
     printed = python(code, OMP_NUM_THREADS="2", PYTHONHASHSEED="7")
@@ -187,7 +147,7 @@ def test_the_same_seed_trains_the_same_subnetwork_in_another_process_with_other_
 # --- subnetworks are kept -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["edge_popup", "random", "supermask"])
+@pytest.mark.parametrize("method", ["edge_popup", "supermask"])
 def test_the_subnetwork_in_the_folder_is_the_one_whose_accuracy_is_reported(method, tmp_path):
     run = Run(density=0.4, method=method, net="cifar_resnet18", width=0.05, data="digits", train_images=300, epochs=1)
     result = train(run, tmp_path)
@@ -220,55 +180,27 @@ def test_a_run_trains_on_a_part_of_imagenet(tmp_path):
     assert 0 <= result["accuracy"] <= 100
 
 
-def test_conv4s_subnetwork_is_a_third_of_a_megabyte(tmp_path):
-    size = save_subnetwork(hide(build("conv4")), tmp_path / SUBNETWORK).stat().st_size
-    assert size == pytest.approx(2_425_024 / 8, abs=2000)
+class Halved(RunCallback):
+    """Change a weight, so that no seed gives the net back."""
+
+    def on_run_start(self, trainer, module, data, parent):
+        module.net[0].parametrizations.weight.original.data[0] /= 2
 
 
-def test_a_net_whose_subnetwork_cannot_be_kept_is_trained_all_the_same(tmp_path, monkeypatch):
-    def refuse(net, path):
-        raise ValueError("not this one")
+class Strange(Halved):
+    """Add a buffer too, of a dtype that safetensors has not."""
 
-    monkeypatch.setattr("lit_hidden.engine.train.save_subnetwork", refuse)
-    run = Run(density=0.4, epochs=1, **TINY)
-    (tmp_path / "all").mkdir()
-    assert train(run, tmp_path / "all")["accuracy"] > 0
-    assert [path.name for path in (tmp_path / "all").glob("*.safetensors")] == [SCORES]
-    monkeypatch.setattr("lit_hidden.engine.train.save_net", refuse)
-    (tmp_path / "nothing").mkdir()
-    with pytest.warns(UserWarning, match=r"^scores\.safetensors is left out: not this one$"):
-        assert train(run, tmp_path / "nothing")["accuracy"] > 0
-    assert not list((tmp_path / "nothing").glob("*.safetensors"))
+    def on_run_start(self, trainer, module, data, parent):
+        super().on_run_start(trainer, module, data, parent)
+        module.net.register_buffer("odd", torch.zeros(3, dtype=torch.complex128))
 
 
-# --- what the engine may do to a run --------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "run", [HIDDEN, Run(method="supermask", density=0.5, epochs=1, held_out=50, **TINY)], ids=lambda run: run.method
-)
-def test_a_run_killed_after_its_last_epoch_ends_as_one_never_stopped(run, tmp_path, monkeypatch):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    whole = train(run, tmp_path / "a")
-
-    def stop(net, path):
-        raise RuntimeError("stopped here")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("lit_hidden.engine.train.save_subnetwork", stop)
-        with pytest.raises(RuntimeError, match="stopped here"):
-            train(run, tmp_path / "b")
-    resumed = train(run, tmp_path / "b")
-    del whole["provenance"], resumed["provenance"]
-    assert resumed == whole
-
-
-def test_held_out_images_are_watched_and_the_test_set_is_read_once_at_the_end(tmp_path):
-    run = Run(density=0.5, epochs=1, held_out=100, **TINY)
-    result = train(run, tmp_path)
-    assert "val_top1" in without_time(tmp_path)[0]
-    assert 0 <= result["accuracy"] <= 100
+@pytest.mark.parametrize(("kind", "files"), [(Halved, [SCORES]), (Strange, [])])
+def test_what_no_seed_gives_back_is_kept_whole_and_what_no_file_holds_is_left_out(kind, files, tmp_path, monkeypatch):
+    monkeypatch.setattr("lit_hidden.engine.train._made", lambda run: [kind()])
+    with pytest.warns(UserWarning, match="^scores.safetensors is left out: ") if not files else nullcontext():
+        assert train(Run(density=0.4, epochs=1, **TINY), tmp_path)["accuracy"] > 0
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == files
 
 
 def test_missing_data_end_a_run_before_anything_is_trained(tmp_path):
@@ -359,10 +291,106 @@ def test_the_counts_are_those_of_the_weights_used_and_would_show_a_wrong_one(tmp
         assert layer["kept_max"] == expected + 1  # at the end
 
 
-def test_two_threads_train_the_same_subnetwork_to_rounding(undisturbed, tmp_path):
-    folder, result = undisturbed
-    again = train(HIDDEN, tmp_path, threads=2)
-    assert again["accuracy"] == result["accuracy"]
-    with np.load(tmp_path / "trace.npz") as a, np.load(folder / "trace.npz") as b:
-        np.testing.assert_array_equal(a["chosen_after"][-1], b["chosen_after"][-1])
-        np.testing.assert_allclose(a["after"], b["after"], atol=1e-5)
+# --- tickets and supermasks -------------------------------------------------------------------------------
+
+
+TICKET = Run(density=0.4, method="ticket", epochs=3, **TINY)
+
+
+@pytest.fixture(scope="module")
+def runs_dir(tmp_path_factory):
+    """A folder of runs with the parents that TICKET may have, and their results."""
+    folder, results = tmp_path_factory.mktemp("runs"), {}
+    for finder in FINDERS:
+        parent = replace(TICKET, found_by=finder).parent
+        (folder / parent.hash).mkdir()
+        results[finder] = train(parent, folder / parent.hash)
+    return folder, results
+
+
+def train_in(runs_dir, run, name=""):
+    """Train a run where it belongs, and again under another name beside its parent."""
+    folder = runs_dir / (name or run.hash)
+    folder.mkdir(exist_ok=True)
+    return folder, train(run, folder)
+
+
+@pytest.mark.parametrize("finder", FINDERS)
+def test_before_its_weights_are_trained_a_ticket_is_as_good_as_its_parent(finder, runs_dir):
+    runs, parents = runs_dir
+    folder, result = train_in(runs, replace(TICKET, found_by=finder))
+    metric = "accuracy_rounded" if finder == "supermask" else "accuracy"
+    assert result["accuracy_before"] == parents[finder][metric]
+    _, values = Results([(TICKET, result, folder)]).curve("test_top1")
+    assert (values[0, 0], values[0, -1]) == (result["accuracy_before"], result["accuracy"])
+    assert result["weights_before"] == parents[finder]["weights_after"] != result["weights_after"]
+    kept = {layer["name"]: layer["kept_min"] for layer in parents[finder]["layers"]}
+    assert {layer["name"]: layer["kept_max"] for layer in result["layers"]} == kept
+    assert not (folder / SUBNETWORK).exists()
+
+
+@pytest.mark.parametrize(("held_out", "passes"), [(0, 0), (100, 2)])
+def test_accuracy_before_is_the_test_sets_which_is_read_again_only_if_no_epoch_reads_it(
+    held_out, passes, tmp_path, monkeypatch
+):
+    ticket, tested, real = replace(TICKET, epochs=1, held_out=held_out), [], L.Trainer.test
+    train_in(tmp_path, ticket.parent)
+    data = make_data(ticket, "data")
+    (measured,) = evaluate(make_module(ticket, data, tmp_path), data)
+    monkeypatch.setattr(L.Trainer, "test", lambda *args, **named: tested.append(args) or real(*args, **named))
+    _, result = train_in(tmp_path, ticket)
+    assert result["accuracy_before"] == round(100 * measured["test/top1"], 5)
+    assert len(tested) == passes
+
+
+def test_a_ticket_leaves_the_last_layer_before_and_after(runs_dir):
+    folder, _ = train_in(runs_dir[0], replace(TICKET, callbacks=(spec("trace.Trace", updates=1),), weight_decay=0.0))
+    with np.load(folder / "trace.npz") as trace:
+        kept = trace["chosen_before"][0]
+        np.testing.assert_array_equal(trace["weight"][~kept], trace["trained"][~kept])
+        assert (trace["weight"][kept] != trace["trained"][kept]).any()
+
+
+def test_a_ticket_without_its_parent_says_what_to_train(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        train(TICKET, tmp_path)
+    begins = (
+        f"{TICKET.name} begins with the net of {TICKET.parent.name}, and {tmp_path.parent / TICKET.parent.hash} has"
+    )
+    assert str(error.value).startswith(f"{begins} no {SUBNETWORK} or scores.safetensors; ")
+
+
+def test_a_supermask_killed_after_its_last_epoch_ends_as_one_never_stopped(tmp_path, monkeypatch):
+    run = Run(method="supermask", density=0.5, epochs=1, held_out=50, **TINY)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole = train(run, tmp_path / "a")
+    assert "val_top1" in without_time(tmp_path / "a")[0]
+
+    def stop(net, path):
+        raise RuntimeError("stopped here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lit_hidden.engine.train.save_subnetwork", stop)
+        with pytest.raises(RuntimeError, match="stopped here"):
+            train(run, tmp_path / "b")
+    assert counted(train(run, tmp_path / "b")) == counted(whole)
+
+
+def test_a_supermask_reports_what_it_keeps_sampled_and_rounded(tmp_path, monkeypatch):
+    # A rate at which some probabilities cross one half within two epochs.
+    run = Run(method="supermask", density=0.4, epochs=2, lr=2000.0, **TINY)
+    seen = {}
+
+    def keep(net, path):
+        seen["scores"] = [masker.scores.detach().clone() for masker in maskers(net).values()]
+
+    monkeypatch.setattr("lit_hidden.engine.train.save_subnetwork", keep)
+    result = train(run, tmp_path)
+    p = torch.cat([1 / (1 + torch.exp(-scores.double().flatten())) for scores in seen["scores"]])
+    assert result["density_sampled"] == pytest.approx(p.mean().item(), abs=1e-6)
+    assert result["density_rounded"] == pytest.approx((p >= 0.5).double().mean().item(), abs=1e-6)
+    assert 0 < result["density_rounded"] < 1
+    assert result["density_rounded"] != result["density_sampled"]
+    assert sum(layer["kept_min"] for layer in result["layers"]) == (p >= 0.5).sum()
+    assert 0 <= result["accuracy_rounded"] <= 100

@@ -1,0 +1,54 @@
+"""What computed a result: the device, the versions, the commit."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+
+from lit_hidden import __version__
+
+
+def provenance(device: str, threads: int, ranks: int) -> dict[str, Any]:
+    """Describe what computes in this process, on `cpu` or `cuda`."""
+    kind = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {threads} thread(s)"
+    return {
+        "device": kind if ranks == 1 else f"{ranks} x {kind}",
+        "tf32": in_tf32(device),
+        "machine": platform.machine(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),  # other instructions round otherwise
+        "versions": {
+            "lit_hidden": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "lightning": lightning.__version__,
+        },
+        "installed": sorted({f"{found.name}=={found.version}" for found in distributions()}, key=str.lower),
+        "commit": commit(),
+    }
+
+
+def in_tf32(device: str) -> list[str]:
+    """Name what computes in TF32 (10 bits of fraction, not 23) although its tensors are float32; nothing on a CPU."""
+    if device != "cuda" or os.environ.get("NVIDIA_TF32_OVERRIDE") == "0":
+        return []
+    convolutions = ["convolutions"] if torch.backends.cudnn.allow_tf32 else []
+    return convolutions + (["products"] if torch.get_float32_matmul_precision() != "highest" else [])
+
+
+def commit() -> str | None:
+    """Name the commit of this package's checkout, or LIT_HIDDEN_COMMIT for a copy without history; else None."""
+    if told := os.environ.get("LIT_HIDDEN_COMMIT"):
+        return told
+    checkout = Path(__file__).parents[2]
+    command = ["git", f"--git-dir={checkout / '.git'}", f"--work-tree={checkout}", "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(
+            [*command, "--abbrev=12"], capture_output=True, text=True, timeout=5, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
