@@ -183,13 +183,13 @@ def test_runs_are_trained_in_the_plans_order_as_soon_as_their_parents_are_done(s
 def test_a_job_says_where_and_on_what(store, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     grid, _ = grid_of(Store("runs"), Workers(store), OTHER)
-    job = grid._describe(OTHER)
+    job = grid.describe(OTHER)
     assert job == {
         "run": json.loads(OTHER.to_json()), "name": OTHER.name, "runs_dir": "runs", "data_dir": "data",
         "device": "cpu", "threads": 1, "devices": 1, "decoders": None,
     }  # fmt: skip
     grid.pool.elsewhere = True  # with another working directory
-    assert grid._describe(OTHER) == job | {"runs_dir": f"{tmp_path}/runs", "data_dir": f"{tmp_path}/data"}
+    assert grid.describe(OTHER) == job | {"runs_dir": f"{tmp_path}/runs", "data_dir": f"{tmp_path}/data"}
 
 
 def test_a_failed_parents_children_are_not_trained_and_the_others_are(store):
@@ -200,7 +200,7 @@ def test_a_failed_parents_children_are_not_trained_and_the_others_are(store):
     assert pool.starts == [[PARENTS[0], PARENTS[1]], [TICKETS[1], OTHER]]
     assert grid.failures == [
         Failure(PARENTS[0], "ValueError: no", str(store.folder(PARENTS[0]) / "log.txt"), "run"),
-        Failure(TICKETS[0], f"not trained, for {PARENTS[0].name}, with whose net it begins, failed", ""),
+        Failure(TICKETS[0], f"skipped: its parent {PARENTS[0].name} failed"),
     ]
     assert grid.done == 3
 
@@ -212,7 +212,7 @@ def test_a_failure_on_data_stops_the_runs_on_them_alone(store):
     assert pool.starts == [on_mnist[:2], [OTHER]]
     assert [(f.run, f.error) for f in grid.failures] == [
         (on_mnist[0], "no MNIST"),
-        *((run, f"not tried: {on_mnist[0].name} failed on the same data") for run in on_mnist[2:]),
+        *((run, f"skipped: {on_mnist[0].name} failed on the same data") for run in on_mnist[2:]),
     ]
     assert grid.done == 2
 
@@ -410,7 +410,6 @@ def test_the_bar_says_what_is_done_running_and_left_and_for_how_long(store):
         screen.print(grid._bars.get_renderable())
         return screen.file.getvalue()
 
-    assert "starting workers" in shown()
     leave(store, runs[0])
     leave(store, runs[1], 5)
     grid.running = {0: runs[1], 1: runs[2]}

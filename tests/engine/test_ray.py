@@ -140,7 +140,7 @@ def test_how_tasks_end_is_told(cores, tmp_path):
     assert ends(one, 1) == {0: None}
     assert {threads for _, _, threads in begun(tmp_path)} == {"1"}
     one.start(jobs(tmp_path, *runs(1, net="raises")), [], never)
-    with pytest.raises(LauncherError, match=r"^Ray cannot have runs trained: MemoryError: too much$"):
+    with pytest.raises(LauncherError, match=r"^Ray cannot train runs: MemoryError: too much$"):
         ends(one, 1)
 
 

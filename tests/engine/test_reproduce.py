@@ -215,7 +215,7 @@ def test_a_grid_can_be_cut_to_its_first_seeds(checkout):
     assert [v.seeds for v in verdicts] == [3, 3, 3]
     with pytest.raises(UsageError) as error:
         reproduce("fig0", preset="smoke", seeds=0, console=quiet)
-    assert str(error.value) == "--seeds 0 trains nothing; it is a number of seeds, at least 1"
+    assert str(error.value) == "--seeds 0: give a number of seeds, at least 1"
 
 
 def test_runs_are_trained_in_their_experiments_orders_side_by_side_and_among_equals_the_longest_first(
@@ -234,9 +234,7 @@ def test_minutes_that_are_no_time_are_refused(checkout):
     for minutes in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(UsageError) as error:
             printed(minutes=minutes)
-        assert str(error.value) == (
-            f"--minutes {minutes:g} is no time to train in; it is a number above 0, such as 30 or 0.5"
-        )
+        assert str(error.value) == (f"--minutes {minutes:g}: give a number above 0, such as 30 or 0.5")
 
 
 def test_when_the_time_is_up_failures_are_told_and_what_was_not_begun_is_not_drawn(checkout, workers, monkeypatch):
@@ -433,7 +431,7 @@ def test_runs_that_were_not_tried_are_counted(checkout, workers):
     assert str(error.value).splitlines()[:3] == [
         "4 of 4 runs failed:",
         f"  {runs[0].name}: no data; its log is runs/{runs[0].hash}/log.txt",
-        f"  3 more: not tried: {runs[0].name} failed on the same data",
+        f"  3 more: skipped: {runs[0].name} failed on the same data",
     ]
 
 
@@ -744,7 +742,7 @@ def test_a_summary_is_refused_that_is_too_large_or_of_an_experiment_that_has_non
     (checkout / "experiments" / "fig0.py").write_text(
         REDUCED.replace("np.array([x**2 for x in results.values()])", random)
     )
-    with pytest.raises(ReproduceError, match=r"what reduce\(results\) of fig0 returns takes 2\.3 MB; 2 MB is the most"):
+    with pytest.raises(ReproduceError, match=r"the arrays of reduce\(results\) of fig0 take 2\.3 MB; 2 MB is the most"):
         reproduce("fig0", preset="smoke")
     with pytest.raises(ValueError, match="have no summary: it is what an experiment's reduce"):
         Results([]).summary  # noqa: B018

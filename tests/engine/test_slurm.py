@@ -104,7 +104,7 @@ def test_each_job_begins_with_a_run_of_its_own_and_goes_on_with_the_others(prete
     assert [[each["run"]["seed"] for each in made.task.jobs[:1]] for made in jobs] == [[0], [1]]
     assert all({each["run"]["seed"] for each in made.task.jobs} == {0, 1, 2, 3} for made in jobs)
     assert one.ended(0) == []
-    slurm._began(one._folder, "1", now=True)
+    slurm._began(one._folder, "1").touch()
     jobs[0].state, jobs[1].state = "NODE_FAIL", "COMPLETED"
     assert one.ended(0) == [(0, "ended with SLURM's job 1 (NODE_FAIL)"), (2, None)]
     assert one.ended(0) == []
@@ -115,7 +115,8 @@ def test_jobs_that_somebody_cancels_or_that_never_begin_are_not_replaced(state, 
     one, jobs = pretended
     one.start(dict(enumerate(named(tmp_path, *RUNS[:2]))), [], lambda: None)
     for each in jobs:
-        slurm._began(one._folder, each.job_id, now=began)
+        if began:
+            slurm._began(one._folder, each.job_id).touch()
     jobs[0].state = state
     assert one.ended(0) == [], "the other one is there"
     jobs[1].state = state

@@ -95,14 +95,13 @@ def spoil_checkpoint(folder: Path) -> None:
 def test_a_worker_sets_a_damaged_checkpoint_aside_says_so_and_begins_anew(harm, why, begun, capfd):
     run, store = begun
     harm(store.folder(run))
-    logs = []
-    assert work(job(run, store.root), logs.append) == 0
+    assert work(job(run, store.root), log=True) == 0
     assert store.done(run)
     (note,) = store.notes(run)
     assert note.startswith(f"{store.folder(run)} is damaged: {why}")
     assert note.endswith(f"; set aside as {run.hash}.damaged-1, {run.name} is trained again")
-    assert logs == [store.folder(run) / "log.txt"]
-    printed = capfd.readouterr().out
+    assert capfd.readouterr() == ("", "")
+    printed = (store.folder(run) / "log.txt").read_text()
     assert note in printed
     assert f"trains {run.name}, after epoch 0\n" in printed
     assert (store.root / f"{run.hash}.damaged-1" / "last.ckpt").exists()
@@ -119,7 +118,7 @@ def test_a_result_that_could_not_be_believed_is_a_failure(tmp_path, monkeypatch)
     run = Run(density=0.5, **TINY)
     assert work(job(run, tmp_path)) == 0
     assert Store(tmp_path).failure(run) == {
-        "error": "what it left cannot be used: result.json: its accuracy is nan, not a number",
+        "error": "the files that it left cannot be used: result.json: its accuracy is nan, not a number",
         "stops": "run",
     }
 
@@ -149,7 +148,7 @@ def test_an_error_of_a_full_disk_stops_the_grid_whoever_raises_it(error, free, t
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": free}))
     run = Run(density=0.5, **TINY)
     assert work(job(run, tmp_path)) == 0
-    mend = "what is done is kept: mend that, and the same command goes on"
+    mend = "finished runs are kept: mend that, and the same command goes on"
     told = f"{tmp_path / run.hash} cannot be written to: {text}; {mend}" if text else f"{type(error).__name__}: {error}"
     assert Store(tmp_path).failure(run) == {"error": told, "stops": stops}
     assert not Store(tmp_path).done(run)
