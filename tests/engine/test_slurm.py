@@ -32,6 +32,7 @@ RUNS = [Run(density=0.5, seed=seed, **TINY) for seed in range(4)]
 @pytest.mark.slow
 def test_runs_of_jobs_killed_and_requeued_end_as_if_nothing_had_been(tmp_path, monkeypatch, forked):
     monkeypatch.setattr(slurm, "_ASK", 0.2)
+    monkeypatch.setattr(subprocess, "Popen", forked)
     store, first, second = Store(tmp_path / "runs"), RUNS[0], Run(density=0.5, **{**TINY, "epochs": 1})
     bad = Run(density=0.5, **{**TINY, "net": "no_such_module:net"})
     one = Slurm(store.root, 1, options={"cluster": "local", "gpus_per_node": "0"})
@@ -44,9 +45,7 @@ def test_runs_of_jobs_killed_and_requeued_end_as_if_nothing_had_been(tmp_path, m
             if not killed and log.exists():  # the job is submitit's process, which has started the one that trains
                 (begun,) = one._jobs.values()
                 killed.append(begun.job_id)
-                of = ["ps", "-o", "pid=", "--ppid", begun.job_id]
-                os.kill(int(subprocess.run(of, capture_output=True, text=True, check=True).stdout), signal.SIGKILL)
-                monkeypatch.setattr(subprocess, "Popen", forked)  # the next ones are quicker
+                os.kill(int(Path(f"/proc/{begun.job_id}/task/{begun.job_id}/children").read_text()), signal.SIGKILL)
             elif not requeued and store.progress(first)[0] >= 2:  # what SLURM sends before it stops a job
                 requeued.extend(re.findall(r"process (\d+) on", log.read_text())[-1:])
                 os.kill(int(requeued[0]), signal.SIGUSR2)

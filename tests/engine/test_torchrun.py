@@ -80,7 +80,7 @@ class Torchrun:
 def seen(forked, tmp_path_factory):
     """What runs of two processes left, and of one."""
     work = tmp_path_factory.mktemp("torchrun")
-    found: dict[str, Any] = {"together": Torchrun(subprocess.Popen, POPUP, work / "together").train()}
+    found: dict[str, Any] = {"together": Torchrun(forked, POPUP, work / "together").train()}
     for name, run in (("one", POPUP), ("sampled", SAMPLED)):
         assert do(job(run, work / name)) == 0
         found[name] = Store(work / name).folder(run)
