@@ -62,11 +62,7 @@ def places(devices: int, per_run: float) -> int:
 
 
 def at_a_time(devices: int, per_run: float) -> int:
-    """Count the runs that `devices`, a number the user gave, train at a time.
-
-    Raises:
-        LauncherError: no device, or some would be left over.
-    """
+    """Count the runs that `devices`, a number the user gave, train at a time; none may be left over."""
     if devices < 1 or (per_run > 1 and devices % per_run):
         least = max(1, per_run)
         raise LauncherError(f"--devices {devices}, --per-run {per_run:g}: give {least:g} or a multiple of it")
@@ -76,12 +72,8 @@ def at_a_time(devices: int, per_run: float) -> int:
 def environments(devices: int | None, per_run: float = 1) -> tuple[str, list[dict[str, str]]]:
     """Choose what each worker sees: return `cuda` or `cpu`, and each worker's extra environment.
 
-    Args:
-        devices: how many; None takes all GPUs, or without one as many CPU workers as fit.
-        per_run: how many of them a worker has; below 1, which part of a GPU.
-
-    Raises:
-        LauncherError: this machine has no such devices.
+    `devices`: None takes all GPUs, or without one as many CPU workers as fit. Each worker has `per_run` of them, or
+    below 1 such a part of a GPU. `LauncherError`: this machine has no such devices.
     """
     there = gpus()
     if there and (asked := max(devices or 1, per_run)) > there:

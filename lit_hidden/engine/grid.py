@@ -28,26 +28,17 @@ _BARS = 8  # for single runs, so that many workers do not fill the screen
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be trained.
+    """What is to be trained, by hash."""
 
-    Args:
-        missing: the runs to train, by hash, in the order of the grid; before each, the parents that it lacks.
-        parents: the hash of a missing run's parent, if that is missing too.
-        damaged: why folders of missing runs cannot be used, by hash.
-    """
-
-    missing: dict[str, Run]
-    parents: dict[str, str]
-    damaged: dict[str, str]
+    missing: dict[str, Run]  # in the order of the grid; before each run, the parents that it lacks
+    parents: dict[str, str]  # of missing runs whose parent is missing too, the parent's hash
+    damaged: dict[str, str]  # why folders of missing runs cannot be used
 
 
 def plan(runs: Iterable[Run], store: Store, mended: Callable[[str], None] | None = None) -> Plan:
     """Find what is missing of `runs`, and which parents that needs.
 
-    Args:
-        runs: the grid.
-        store: where runs live.
-        mended: takes a line for each damaged folder, which is set aside; None leaves all as it is.
+    Damaged folders are set aside, and `mended` takes a line for each; without it all stays as it is.
 
     Raises:
         StoreError: a folder cannot be read or set aside.

@@ -32,15 +32,7 @@ Ended = tuple[int, str | None]  # a place, and how its worker died; None: it end
 
 
 class Pool(ABC):
-    """Places, each of which trains a run at a time.
-
-    Args:
-        per_run: how many devices train each run together, or which part of a GPU each run takes.
-
-    Attributes:
-        device: `cuda` or `cpu`.
-        places: how many runs are trained at a time.
-        decoders: processes that decode images for a device; None: as many as its process has CPUs for.
+    """Places, each of which trains a run at a time, by `per_run` devices together or by such a part of a GPU.
 
     Raises:
         LauncherError: this launcher has no such places.
@@ -48,9 +40,9 @@ class Pool(ABC):
 
     shares = False  # whether several runs may be trained on one device
     elsewhere = False  # whether workers may have another working directory, and their files be seen late
-    decoders: int | None = None
-    device: str
-    places: int
+    decoders: int | None = None  # processes that decode images for a device; None: as many as its process has CPUs for
+    device: str  # `cuda` or `cpu`
+    places: int  # how many runs are trained at a time
 
     def __init__(self, per_run: float = 1) -> None:
         self.per_run = per_run
@@ -70,15 +62,10 @@ class Pool(ABC):
 
     @abstractmethod
     def start(self, jobs: Mapping[int, Job], others: Sequence[Job], poll: Callable[[], None]) -> None:
-        """Begin jobs at free places.
+        """Begin jobs at free places; raise OSError or LauncherError if nothing can be started.
 
-        Args:
-            jobs: by place.
-            others: for workers that do not end with their first job.
-            poll: called again and again by a pool that trains in this process.
-
-        Raises:
-            OSError, LauncherError: nothing can be started.
+        Workers that do not end with their first job go on with `others`. A pool that trains in this process calls
+        `poll` again and again.
         """
 
     @abstractmethod
@@ -91,12 +78,9 @@ class Pool(ABC):
 
 
 class Local(Pool):
-    """Train each run in a process of this machine, forked from one that has imported torch.
+    """Train each run in a process of this machine, forked from one that has imported torch; see `environments`.
 
-    Args:
-        devices: how many devices, see `environments`.
-        per_run: how many of them train each run together, by torchrun; below 1, a run's share of a GPU. Nothing
-            enforces the share: runs compete for the GPU and its memory.
+    Torchrun starts runs on several devices. Nothing enforces a run's part of a GPU: runs compete for its memory.
     """
 
     shares = True

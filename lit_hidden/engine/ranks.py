@@ -34,19 +34,12 @@ COMPARE = 100  # steps between two comparisons of the networks; each reads all s
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where a process stands among those that train a run together.
+    """Where a process stands among those that train a run together."""
 
-    Args:
-        rank: its number, from 0, the leader.
-        size: how many processes there are.
-        local: its number on its machine.
-        here: how many there are on its machine, and on each other.
-    """
-
-    rank: int = 0
-    size: int = 1
-    local: int = 0
-    here: int = 1
+    rank: int = 0  # its number; 0 leads
+    size: int = 1  # how many processes there are
+    local: int = 0  # its number on its machine
+    here: int = 1  # how many there are on each machine
 
     @property
     def nodes(self) -> int:
@@ -61,14 +54,8 @@ class Group:
     """The processes that torchrun or SLURM has started together, as one of them sees them.
 
     The leader sends jobs to the others through torch's key-value store. Each run has a process group of its own:
-    torchmetrics would otherwise wait for the others when the leader trains a run alone.
-
-    Args:
-        ranks: where this process stands.
-        whole: whether they train a grid and not one run: then a run that fails ends all of it.
-
-    Attributes:
-        broken: whether this process must end, because others may wait for it in vain.
+    torchmetrics would otherwise wait for the others when the leader trains a run alone. `whole`: they train a grid, all
+    of which ends with a run that fails. `broken`: this process must end, because others may wait for it in vain.
     """
 
     def __init__(self, ranks: Ranks, whole: bool) -> None:
@@ -167,13 +154,9 @@ class RanksDifferError(RuntimeError):
 
 
 class SameNetwork(L.Callback):
-    """Compare masks and scores (of dense nets, the weights) of all ranks during training, bit by bit, cheaply.
+    """Compare masks and scores (of dense nets, the weights) of all ranks, by `bits`; all raise `RanksDifferError`.
 
-    Each layer's scores and its mask are summed to an integer, see `bits`. They are compared every `COMPARE` steps and
-    at each epoch's end: a rank that drew other weights, missed an update or lost a bit is found there.
-
-    Raises:
-        RanksDifferError: they differ; on all ranks.
+    Every `COMPARE` steps and at each epoch's end this finds a rank that drew other weights or missed an update.
     """
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
@@ -257,19 +240,12 @@ class Interruption(L.Callback):
 
     @staticmethod
     def instead_of_lightning(trainer: L.Trainer) -> None:
-        """Keep Lightning from the signal: it would stop one rank alone, in the middle of a collective.
-
-        Lightning also asks rank 0 at every step whether it got the signal, and each question waits for the device.
-        """
+        """Keep Lightning from the signal: it would stop one rank in a collective, and wait for the device each step."""
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
     def stop(self, several: bool) -> None:
-        """End if any rank got the signal after the last step; the checkpoint is then the last epoch's.
-
-        Raises:
-            StoppedError: so it was.
-        """
+        """Raise StoppedError if any rank got the signal after the last step; the checkpoint is the last epoch's."""
         told = torch.tensor(self.told, dtype=torch.int32)
         if several:
             dist.all_reduce(told)

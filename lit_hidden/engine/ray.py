@@ -25,12 +25,8 @@ _DEATHS = {
 class Ray(Pool):
     """Train runs as Ray tasks, on the cluster that `RAY_ADDRESS` names or the Ray there is, else on one started here.
 
-    Ray itself retries nothing: the grid starts a new task for a run whose worker died. A machine that joins later gets
-    runs of later reproductions.
-
-    Args:
-        number: how many GPUs, or cores of a cluster without any; None takes all there are now.
-        per_run: how many of them train each run together, or which part of a GPU. Cores are not shared.
+    `number` counts GPUs, or cores of a cluster without any; None takes all there are now. `per_run` of them train each
+    run together, or it is which part of a GPU each run has. Ray retries nothing: the grid starts a new task.
 
     Raises:
         LauncherError: Ray is not installed, does not answer, or has no such devices.
@@ -82,11 +78,7 @@ class Ray(Pool):
         self._tasks |= {self._task.options(name=job["name"]).remote(job): place for place, job in jobs.items()}
 
     def ended(self, seconds: float) -> list[Ended]:
-        """Wait at most so long for a task to end.
-
-        Raises:
-            LauncherError: an error that is not a worker's death; Ray cannot train any run.
-        """
+        """Wait at most so long for a task to end; an error of Ray's own, `LauncherError`, ends the grid."""
         found: list[Ended] = []
         for task in self._ray.wait(list(self._tasks), timeout=seconds)[0]:
             try:
@@ -132,11 +124,7 @@ class Ray(Pool):
 
 
 def _imported(address: str) -> Any:
-    """Import Ray, which reads its settings at that moment: one that is started here sends no usage statistics.
-
-    Raises:
-        LauncherError: it is not installed.
-    """
+    """Import Ray, which reads its settings at that moment: one that is started here sends no usage statistics."""
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # Its ports are open to others, so it has a token; Ray would write one into ~/.ray.

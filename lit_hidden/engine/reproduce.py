@@ -105,7 +105,7 @@ def reproduce(
         runs_dir: where runs live; equal runs of other experiments there are used.
         out: where `<name>/<preset>/` is written.
         data_dir: where the data sets lie.
-        where: what trains the runs: this machine's devices, several machines, Ray or SLURM.
+        where: what trains the runs.
         seeds: only the first so many seeds of each experiment.
         only: such as `net=conv4`; only the runs that have all of them.
         minutes: stop training so long after this call; what is done is judged and drawn.
@@ -180,20 +180,14 @@ def reproduce(
         mode()  # told before the first run
         followed = [(run, run.parent) for run in (grid | todo.missing).values()]
         kept = {before.hash for run, before in followed if before is not None and SCORES in needed(run)[:1]}
+
+        def job(run: Run) -> dict[str, Any]:
+            return {"data_dir": str(data_dir), "keep": run.hash in kept}
+
         pool = where.start(store.root, todo.missing.values())
         clock = Clock.read(store, pool.device, pool.device_name)
         until = math.inf if minutes is None else began + 60 * minutes
-        whole_grid = Grid(
-            todo,
-            store,
-            pool,
-            lambda run: {"data_dir": str(data_dir), "keep": run.hash in kept},
-            show_run,
-            clock,
-            console,
-            until,
-        )
-        problems, late = _train(whole_grid, say)
+        problems, late = _train(Grid(todo, store, pool, job, show_run, clock, console, until), say)
         if late:
             ending = TimeUpError
             problems.insert(0, f"time is up after {minutes:g} minutes: {late}")
@@ -232,7 +226,7 @@ def reproduce(
 
 
 def _train(grid: Grid, say: Say) -> tuple[list[str], str | None]:
-    """Train a grid; return what to say of runs that failed and, if the time was up before the end, of that."""
+    """Train a grid; return lines about runs that failed and, if the time was up before the end, about that."""
     missing = grid.plan.missing.values()
     left = ((run, run.epochs - grid.store.progress(run)[0]) for run in missing)
     say(f"estimated time: {grid.clock.estimate(left, grid.pool.places)}")
@@ -289,8 +283,7 @@ def _finish(
 ) -> tuple[list[Verdict], str | None]:
     """Judge the claims, write the folder, show both; a table that is new is shown in W&B too.
 
-    Returns:
-        the verdicts, and a problem: part of a grid is judged even if the experiment cannot draw it.
+    Return the verdicts, and a problem: part of a grid is judged even if the experiment cannot draw it.
     """
     experiment, target, say = chosen.experiment, chosen.target, partial(_say, console)
     if experiment.reduce is not None:

@@ -5,10 +5,10 @@ tells jobs, as everybody, which runs are free.
 """
 
 import json
+import secrets
 import shlex
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,13 +26,7 @@ if TYPE_CHECKING:
 _MOST = 1000  # jobs of an array; SLURM takes 1001 unless it is configured otherwise
 _ASK = 5.0  # seconds between two questions whether jobs have ended
 _SHARED = {"name", "timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node", "stderr_to_stdout"}  # submitit's words
-_OURS = {  # options that follow from ours
-    "time": "give timeout_min, in minutes",
-    "nodes": "give --num-nodes",
-    "tasks_per_node": "it follows from --per-run",
-    "ntasks_per_node": "it follows from --per-run",
-    "array_parallelism": "it follows from --devices",
-}
+_OURS = {"time", "nodes", "tasks_per_node", "ntasks_per_node", "array_parallelism"}  # they follow from other options
 
 
 class Slurm(Pool):
@@ -53,28 +47,22 @@ class Slurm(Pool):
 
     elsewhere = True
 
-    def __init__(
-        self,
-        root: Path,
-        devices: int | None,
-        per_run: float = 1,
-        nodes: int = 1,
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, root: Path, devices: int | None, per_run: float, nodes: int, options: Mapping[str, Any]) -> None:
         super().__init__(per_run)
         try:
             import submitit
         except ImportError as error:
             raise LauncherError("--launcher slurm needs submitit: pip install 'lit-hidden[slurm]'") from error
         self._submitit: Any = submitit
-        given = {name: _value(value) for name, value in (options or {}).items()}
+        given = {name: _value(value) for name, value in options.items()}
         self._cluster = given.pop("cluster", "slurm")
         if self._cluster == "slurm" and shutil.which("srun") is None:
             raise LauncherError("--launcher slurm: there is no srun here; run this where SLURM is, as on a login node")
         if nodes < 1 or per_run % nodes:
             raise LauncherError(f"--num-nodes {nodes}: {per_run:g} devices a run cannot be shared out evenly")
-        if taken := given.keys() & _OURS.keys():
-            raise LauncherError("; ".join(f"--slurm {name}: {_OURS[name]}" for name in sorted(taken)))
+        if taken := given.keys() & _OURS:
+            follows = "it follows from timeout_min, --num-nodes, --per-run and --devices"
+            raise LauncherError(f"--slurm {', '.join(sorted(taken))}: {follows}")
         each = int(per_run) // nodes  # on a machine; on one machine alone, the first process starts the others
         self._settings = {"name": "lit-hidden", "timeout_min": 240, "slurm_signal_delay_s": 300, "nodes": nodes}
         self._settings |= {"tasks_per_node": each if nodes > 1 else 1}
@@ -89,7 +77,7 @@ class Slurm(Pool):
         self._executor(self._root)  # refuses unknown options now
         self.places = _MOST if devices is None else at_a_time(devices, per_run)
         self._jobs: dict[int, Any] = {}  # by place
-        self._folder: Path | None = None
+        self._folder = self._root / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{secrets.token_hex(4)}"  # of jobs and logs
         self._asked = 0.0
 
     def _gpu(self) -> str:
@@ -97,9 +85,7 @@ class Slurm(Pool):
 
     def start(self, jobs: Mapping[int, Job], others: Sequence[Job], poll: Callable[[], None]) -> None:
         """Submit an array, a job a place, each of which begins with its run and goes on with the others."""
-        if self._folder is None:
-            self._root.mkdir(parents=True, exist_ok=True)
-            self._folder = Path(tempfile.mkdtemp(prefix=time.strftime("%Y-%m-%d-%H%M%S-"), dir=self._root))
+        self._folder.mkdir(parents=True, exist_ok=True)
         tasks = [Task([job, *jobs.values(), *others], self._folder, self.nodes > 1) for job in jobs.values()]
         try:
             sent = self._executor(self._folder, slurm_array_parallelism=len(tasks)).submit_array(tasks)
@@ -110,10 +96,7 @@ class Slurm(Pool):
     def ended(self, seconds: float) -> list[Ended]:
         """Wait, ask SLURM from time to time, and say which jobs have ended.
 
-        A job that somebody cancelled, or that never looked for runs, is not replaced: it keeps its place.
-
-        Raises:
-            LauncherError: all places are lost like this.
+        A job that was cancelled, or never looked for runs, is not replaced; if all are like this, `LauncherError`.
         """
         time.sleep(seconds)
         if time.monotonic() < self._asked + _ASK:
@@ -142,7 +125,7 @@ class Slurm(Pool):
                 job.cancel(check=False)
         self._wait(3)
         self._jobs = {}
-        if well and self._folder is not None:
+        if well:
             shutil.rmtree(self._folder, ignore_errors=True)  # else the logs are needed
 
     def _wait(self, seconds: float) -> None:
@@ -151,11 +134,7 @@ class Slurm(Pool):
             time.sleep(0.1)
 
     def _executor(self, folder: Path, **more: Any) -> Any:
-        """Make submitit's executor.
-
-        Raises:
-            LauncherError: an option is unknown or wrong.
-        """
+        """Make submitit's executor; refuse options that are unknown or wrong."""
         try:
             executor = self._submitit.AutoExecutor(folder, self._cluster, slurm_max_num_timeout=10**6)
             executor.update_parameters(**self._settings, **more)
@@ -165,12 +144,9 @@ class Slurm(Pool):
 
 
 class Task:
-    """What a SLURM job does: train one run after the other that is free; of several processes the first leads.
+    """A SLURM job: train one of `jobs` after the other that is free; a file in `folder` says that it has begun.
 
-    Args:
-        jobs: the runs, and how they are trained; those that have failed are left.
-        folder: where a file says that the job has begun.
-        together: whether SLURM starts all processes that train a run.
+    `together`: SLURM starts all processes that train a run, and the first leads.
     """
 
     def __init__(self, jobs: list[Job], folder: Path, together: bool) -> None:
@@ -220,9 +196,8 @@ def _free(job: Job) -> bool:
     return not (waits or store.done(run) or store.failure(run) or store.held(run))
 
 
-def _began(folder: Path | None, job: str) -> Path:
+def _began(folder: Path, job: str) -> Path:
     """Return the file that a job makes when it begins to look for runs."""
-    assert folder is not None
     return folder / f"{job}.began"
 
 

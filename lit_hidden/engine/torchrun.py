@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 
 
 def placed() -> "Ranks | None":
-    """Say where torchrun or SLURM (srun) has placed this process among several; None if it stands alone.
-
-    Raises:
-        LauncherError: the machines have different numbers of processes.
-    """
+    """Say where torchrun or SLURM (srun) has placed this process among several; None if it stands alone."""
     given = os.environ
     if "TORCHELASTIC_RUN_ID" in given:
         rank, size, local, here = (int(given[n]) for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
@@ -92,11 +88,7 @@ def _follow(group: "Group") -> None:
 class Lockstep(Pool):
     """Train runs one after the other in this process, which leads a group, and in the followers.
 
-    A run that fails stops the grid and this process, because followers may wait for it. The same command goes on from
-    the last checkpoint.
-
-    Raises:
-        LauncherError: there are GPUs, and fewer than processes.
+    A run that fails stops the grid and this process, because followers may wait for it.
     """
 
     places = 1

@@ -36,10 +36,9 @@ _failed: set[str] = set()  # modes that this process has given up
 
 
 def choose_mode() -> tuple[str, str | None]:
-    """Choose W&B's mode: `WANDB_MODE` if set; else online with a key and a server that answers; else offline.
+    """Choose W&B's mode, and say why in a line for the user where that is needed.
 
-    Returns:
-        the mode, one of `MODES`, and a line for the user or None.
+    It is `WANDB_MODE` if set; else online with a key and a server that answers; else offline.
     """
     if importlib.util.find_spec("wandb") is None:
         return "disabled", "W&B: not installed, so nothing is shown there; runs/ is the record all the same"
@@ -83,17 +82,9 @@ def why_offline() -> str | None:
 
 
 def show(run: Run, folder: Path, result: Mapping[str, Any], mode: str, group: str) -> str | None:
-    """Show a finished run, with the curves in its folder.
+    """Show a finished run with the curves in its folder; the result's numbers become the W&B run's summary.
 
-    Args:
-        run: what was trained.
-        folder: where its `metrics.csv` lies.
-        result: its numbers become the W&B run's summary.
-        mode: see `choose_mode`.
-        group: experiment/preset.
-
-    Returns:
-        a line for the user or None: what failed, once for each process.
+    Return what failed, as a line for the user, once for each process and mode.
     """
     run = run.resolved
     kind = "hidden" if run.method == "edge_popup" else str(run.method)

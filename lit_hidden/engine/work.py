@@ -44,13 +44,8 @@ def log_of(job: Job) -> Path:
 def work(job: Job, group: "Group | None" = None, log: bool = False) -> int:
     """Train one job's run, unless it is done or another process holds it, and write down what became of it.
 
-    Args:
-        job: see above.
-        group: the processes that train it together, of which this one leads.
-        log: print into the run's log.
-
-    Returns:
-        the exit status: above 0 if a failure could not be written down.
+    The `group` that this process leads trains it together. What is printed goes into the run's log if `log` is set.
+    Return the exit status, above 0 if a failure could not be written down.
     """
     run, store = run_of(job), Store(job["runs_dir"])
     with ExitStack() as stack:
@@ -75,10 +70,7 @@ def work(job: Job, group: "Group | None" = None, log: bool = False) -> int:
 
 
 def failed(run: Run, store: Store, error: Exception, group: "Group | None" = None) -> int:
-    """Write down why a run failed and what that stops; return the exit status, as of `work`.
-
-    Of several processes the first to fail writes.
-    """
+    """Write down why a run failed and what that stops, unless another rank was first; return `work`'s exit status."""
     kinds = {kind.__name__ for kind in type(error).__mro__}  # by name: torch may be what cannot be imported
     stops = "data" if "DataError" in kinds else "grid" if "StoreError" in kinds else "run"
     told = str(error) if kinds & {"DataError", "StoreError", "_UnusableError"} else f"{type(error).__name__}: {error}"
@@ -123,9 +115,9 @@ def _train(run: Run, store: Store, folder: Path, job: Job, group: "Group | None"
         if group is not None:  # the others are in the middle of the run
             raise
         _tell(run, store, str(error))
-        return _train(run, store, folder, job, group)
-    store.finish(run, result)
-    return None
+        _train(run, store, folder, job, group)
+    else:
+        store.finish(run, result)
 
 
 def _foreign(folder: Path) -> str | None:
