@@ -140,15 +140,3 @@ def test_a_library_that_cannot_be_imported_is_the_runs_failure(error, tmp_path):
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == f"[(0, None)] {error}: no libcudart\n"
-
-
-def test_the_device_is_named_as_provenance_names_it(monkeypatch, tmp_path, pool):
-    assert pool().device_name == "CPU, 1 thread(s)"
-    monkeypatch.setattr("lit_hidden.engine.devices.gpus", lambda: 2)
-    both = pool()
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho NVIDIA H100\necho NVIDIA H100\n")
-    (tmp_path / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert both.device_name == "NVIDIA H100"
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
-    assert both.device_name == ""

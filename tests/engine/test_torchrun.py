@@ -169,21 +169,23 @@ def test_equal_ranks_pass():
     compared(*(LitDense("conv2", width=0.1, seed=3) for _ in range(2)))
 
 
-def test_a_layer_that_differs_in_the_last_bit_of_one_score_is_named():
-    first, second = (LitSubnetwork("conv2", width=0.1, density=0.5) for _ in range(2))
-    name, masker = list(maskers(second.net).items())[2]
-    masker.scores.data.view(torch.int32).view(-1)[5] += 1
-    with pytest.raises(RanksDifferError, match=f"step 100 the scores of {name} on rank 1 are not those of rank 0"):
-        compared(first, second)
+def change_a_bit(scores: torch.Tensor) -> None:
+    scores.view(torch.int32)[5] += 1
 
 
-def test_exchanged_scores_are_found_and_so_is_a_mask():
-    first, second = (LitSubnetwork("conv2", width=0.1, density=0.5) for _ in range(2))
-    name, masker = list(maskers(second.net).items())[2]
-    scores = masker.scores.data.view(-1)
+def exchange_the_weakest_and_the_strongest(scores: torch.Tensor) -> None:
     order = scores.abs().argsort()
-    scores[order[[0, -1]]] = scores[order[[-1, 0]]].clone()  # the weakest and the strongest
-    with pytest.raises(RanksDifferError, match=f"the scores and mask of {name} on"):
+    scores[order[[0, -1]]] = scores[order[[-1, 0]]].clone()
+
+
+@pytest.mark.parametrize(
+    ("harm", "what"), [(change_a_bit, "scores"), (exchange_the_weakest_and_the_strongest, "scores and mask")]
+)
+def test_a_layer_that_differs_is_named(harm, what):
+    first, second = (LitSubnetwork("conv2", width=0.1, density=0.5) for _ in range(2))
+    name, masker = list(maskers(second.net).items())[2]
+    harm(masker.scores.data.view(-1))
+    with pytest.raises(RanksDifferError, match=f"step 100 the {what} of {name} on rank 1 are not those of rank 0"):
         compared(first, second)
 
 
@@ -226,43 +228,29 @@ def test_a_run_without_learning_or_looked_into_is_one_devices(run, by_itself, tm
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
-        ({}, None),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, None),  # a batch script, not started by srun
-        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, None),
+        ("", None),
+        ("SLURM_PROCID=0 SLURM_NTASKS=8", None),  # a batch script, not started by srun
+        ("SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=1", None),
         (
-            {
-                "SLURM_PROCID": "5",
-                "SLURM_STEP_NUM_TASKS": "8",
-                "SLURM_LOCALID": "1",
-                "SLURM_STEP_TASKS_PER_NODE": "4(x2)",
-            },
+            "SLURM_PROCID=5 SLURM_STEP_NUM_TASKS=8 SLURM_LOCALID=1 SLURM_STEP_TASKS_PER_NODE=4(x2)",
             Ranks(5, 8, 1, 4),
         ),
-        (
-            {"TORCHELASTIC_RUN_ID": "x", "RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "8"},
-            Ranks(9, 16, 1, 8),
-        ),
-        (
-            {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"},
-            None,
-        ),
+        ("SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=7 SLURM_LOCALID=0 SLURM_STEP_TASKS_PER_NODE=4,3", LauncherError),
+        ("TORCHELASTIC_RUN_ID=x RANK=9 WORLD_SIZE=16 LOCAL_RANK=1 LOCAL_WORLD_SIZE=8", Ranks(9, 16, 1, 8)),
+        ("TORCHELASTIC_RUN_ID=x RANK=0 WORLD_SIZE=1 LOCAL_RANK=0 LOCAL_WORLD_SIZE=1", None),
     ],
 )
 def test_torchrun_and_slurm_say_where_a_process_stands(variables, expected, monkeypatch):
     for name in [name for name in os.environ if name.startswith(("SLURM_", "TORCHELASTIC_"))]:
         monkeypatch.delenv(name)
-    for name, value in variables.items():
+    for name, _, value in (variable.partition("=") for variable in variables.split()):
         monkeypatch.setenv(name, value)
+    if expected is LauncherError:
+        with pytest.raises(LauncherError, match="tasks per node are 4,3; every machine must have the same number"):
+            placed()
+        return
     assert placed() == expected
     assert expected is None or (expected.nodes, expected.rank // expected.here) == (2, 1)
-
-
-def test_machines_with_different_numbers_of_processes_are_refused(monkeypatch):
-    given = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "7", "SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "4,3"}
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(LauncherError, match="tasks per node are 4,3; every machine must have the same number"):
-        placed()
 
 
 # --- two machines ------------------------------------------------------------------------------------------
