@@ -132,9 +132,7 @@ def _foreign(folder: Path) -> str | None:
         for name, then in recorded.get("code", {}).items():
             if code.fingerprint(name) != then:
                 return f"last.ckpt: it is stale: the code of {name} has changed since"
-        rows = [
-            {k: "" if v != v else str(v) for k, v in row.items()} for row in recorded["rows"]
-        ]  # NaN is an empty cell
+        rows = [{k: "" if v != v else str(v) for k, v in row.items()} for row in recorded["rows"]]  # NaN: ""
         with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
             # A run that is killed between the two has written an epoch more than it goes on from.
             if list(csv.DictReader(file))[: len(rows)] != rows:
@@ -157,11 +155,11 @@ def _full(error: Exception, root: Path) -> str | None:
         if free >= _ROOM:
             return None
         why = f"{type(error).__name__}: {error}; {free / 1e6:.0f} MB are free there"
-    return f"cannot be written to: {why}; finished runs are kept: mend that, and the same command goes on"
+    return f"cannot be written to: {why}; what is done is kept: mend that, and the same command goes on"
 
 
 def _tell(run: Run, store: Store, note: str) -> None:
-    """Say something in the log and to the user."""
+    """Print a line, and leave it for the user."""
     _say(note)
     store.note(run, note)
 

@@ -40,13 +40,35 @@ def draw(results, figure):
 '''
 
 
+COMMAND = """
+import os, signal, sys
+from multiprocessing import util
+from lit_hidden.cli import main
+
+def fork(path, arguments, files):
+    '''Start multiprocessing's fork server from this process, where torch is imported, and not from a new one.'''
+    if child := os.fork():
+        return child
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for first, last in zip([2, *sorted(files)], [*sorted(files), os.sysconf("SC_OPEN_MAX")]):
+            os.closerange(first + 1, last)
+        exec(arguments[-1])
+    finally:
+        os._exit(0)
+
+util.spawnv_passfds = fork
+main(sys.argv[1:])
+"""
+
+
 class Engine:
     """`lit-hidden reproduce grid` with one worker, in a process group of its own."""
 
     def __init__(self, checkout: Path, start: Callable[..., Any]) -> None:
         settings = {"PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "COLUMNS": "160", "CUDA_VISIBLE_DEVICES": ""}
         self.process = start(
-            [sys.executable, "-m", "lit_hidden", "reproduce", "grid", "--preset", "smoke", "--devices", "1"],
+            [sys.executable, "-c", COMMAND, "reproduce", "grid", "--preset", "smoke", "--devices", "1"],
             cwd=checkout,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -148,7 +148,7 @@ def test_an_error_of_a_full_disk_stops_the_grid_whoever_raises_it(error, free, t
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": free}))
     run = Run(density=0.5, **TINY)
     assert work(job(run, tmp_path)) == 0
-    mend = "finished runs are kept: mend that, and the same command goes on"
+    mend = "what is done is kept: mend that, and the same command goes on"
     told = f"{tmp_path / run.hash} cannot be written to: {text}; {mend}" if text else f"{type(error).__name__}: {error}"
     assert Store(tmp_path).failure(run) == {"error": told, "stops": stops}
     assert not Store(tmp_path).done(run)
