@@ -16,25 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Where:
-    """What a grid is trained on.
+    """What a grid is trained on."""
 
-    Args:
-        launcher: `local`, `ray` or `slurm`.
-        devices: how many devices, of several machines on each; None takes all GPUs, or without one as many CPU workers
-            as fit.
-        per_run: how many of them train each run together; a fraction has several runs share a GPU (local and ray). None
-            is all of them where all runs are on ImageNet or its subsets and there are GPUs, else 1.
-        num_nodes: on how many machines each run is trained; None is 1, or as many as torchrun or SLURM has started.
-        slurm: options of SLURM, such as `partition=gpu`.
-        group: the processes that torchrun or SLURM has started, if they have; this one leads.
-    """
-
-    launcher: str = "local"
-    devices: int | None = None
+    launcher: str = "local"  # or ray, or slurm
+    devices: int | None = None  # of each machine; None: all GPUs, or without one as many CPU workers as fit
+    # How many devices train each run together; a fraction has runs share a GPU (local and ray). None: all devices
+    # where all runs are on ImageNet or its subsets and there are GPUs, else 1.
     per_run: float | None = None
-    num_nodes: int | None = None
-    slurm: Sequence[str] = ()
-    group: "Group | None" = None
+    num_nodes: int | None = None  # machines for each run; None: 1, or as many as torchrun or SLURM has started
+    slurm: Sequence[str] = ()  # options of SLURM, such as `partition=gpu`
+    group: "Group | None" = None  # the processes that torchrun or SLURM has started, if this process leads such
 
     def start(self, root: Path, runs: Collection[Run]) -> Pool:
         """Make the pool for some runs, which live in the folder `root`.
