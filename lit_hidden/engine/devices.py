@@ -1,11 +1,10 @@
 """The devices of this machine, and how runs share them."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
-# Activations of megabytes come and go at every step; glibc would give each back to the kernel and ask for it again.
+# glibc would give the activations' megabytes back to the kernel and ask for them again at every step.
 # Keeping them took a Conv4 x0.25 run of 2 epochs on one core from 6.0 to 4.5 s (medians of 3).
 CPU = {
     "CUDA_VISIBLE_DEVICES": "",
@@ -23,23 +22,23 @@ class LauncherError(ValueError):
 
 def gpus() -> int:
     """Count the NVIDIA GPUs that this process may use, without importing torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return len([d for d in visible.split(",") if d.strip() and d.strip() != "-1"])
-    if shutil.which("nvidia-smi") is None:
-        return 0
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    return sum(line.startswith("GPU ") for line in _ask_nvidia("-L"))
 
 
 def gpu_name() -> str:
-    """Name the GPUs of this machine as torch does; empty if there are several kinds."""
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    """Name the GPUs of this machine as torch does; empty if there are none or several kinds."""
+    kinds = set(_ask_nvidia("--query-gpu=name", "--format=csv,noheader"))
+    return kinds.pop().strip() if len(kinds) == 1 else ""
+
+
+def _ask_nvidia(*options: str) -> list[str]:
+    """Return the lines that the driver prints; none without one."""
     try:
-        names = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+        return subprocess.run(["nvidia-smi", *options], capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
-        return ""
-    return names[0].strip() if len(set(names)) == 1 else ""
+        return []
 
 
 def cores() -> int:
@@ -58,16 +57,12 @@ def fitting() -> int:
 
 
 def places(devices: int, per_run: float) -> int:
-    """Count the runs that so many devices of a machine train at a time; some may be left over."""
+    """Count the runs that so many devices of one machine train at a time; devices may be left over."""
     return int(devices // per_run) if per_run >= 1 else devices * int(1 / per_run + 1e-9)
 
 
 def at_a_time(devices: int, per_run: float) -> int:
-    """Count the runs that a given number of devices train at a time.
-
-    Raises:
-        LauncherError: they cannot be shared out like this.
-    """
+    """Count the runs that `devices`, a number the user gave, train at a time; none may be left over."""
     if devices < 1 or (per_run > 1 and devices % per_run):
         least = max(1, per_run)
         raise LauncherError(f"--devices {devices}, --per-run {per_run:g}: give {least:g} or a multiple of it")
@@ -75,28 +70,16 @@ def at_a_time(devices: int, per_run: float) -> int:
 
 
 def environments(devices: int | None, per_run: float = 1) -> tuple[str, list[dict[str, str]]]:
-    """Choose what each worker sees.
+    """Choose what each worker sees: return `cuda` or `cpu`, and each worker's extra environment.
 
-    Args:
-        devices: how many devices; None takes all GPUs, or without one as many workers on CPU as fit.
-        per_run: how many of them a worker has; below 1, which part of a GPU.
-
-    Returns:
-        `cuda` or `cpu`, and a worker's extra environment each.
-
-    Raises:
-        LauncherError: fewer than 1 device, more than there are GPUs, or not a multiple of `per_run`; parts of a GPU
-            where there is none.
+    `devices`: None takes all GPUs, or without one as many CPU workers as fit. Each worker has `per_run` of them, or
+    below 1 such a part of a GPU. `LauncherError`: this machine has no such devices.
     """
     there = gpus()
-    if devices is not None and (devices < 1 or (there and devices > there)):
-        has = f"this machine has {there or cores()} {'GPUs' if there else 'cores'}"
-        raise LauncherError(f"--devices {devices}: {has}{'; 1 is the least' if devices < 1 else ''}")
-    if there and per_run > there:
-        raise LauncherError(f"--per-run {per_run:g}: this machine has {there} GPUs")
+    if there and (asked := max(devices or 1, per_run)) > there:
+        raise LauncherError(f"--devices or --per-run asks for {asked:g} GPUs, and this machine has {there}")
     if not there and per_run < 1:
         raise LauncherError(f"--per-run {per_run:g}: runs share a GPU, and this machine has none; leave it out")
-    # Of all there are, some may be left over; of a number that was given, none.
     workers = places(there or max(int(per_run), fitting()), per_run) if devices is None else at_a_time(devices, per_run)
     if not there:
         return "cpu", [CPU] * workers
@@ -104,5 +87,5 @@ def environments(devices: int | None, per_run: float = 1) -> tuple[str, list[dic
     if per_run < 1:  # one GPU after the other, so that few runs have one each
         visible, per_run = visible[: devices or there] * workers, 1
     each = int(per_run)
-    ours = [",".join(d.strip() for d in visible[n * each : (n + 1) * each]) for n in range(workers)]
-    return "cuda", [{"CUDA_VISIBLE_DEVICES": own} for own in ours]
+    owned = [visible[n * each : (n + 1) * each] for n in range(workers)]
+    return "cuda", [{"CUDA_VISIBLE_DEVICES": ",".join(d.strip() for d in own)} for own in owned]

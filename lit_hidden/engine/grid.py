@@ -1,4 +1,4 @@
-"""Train a grid: each missing run once, parents first, whoever else is at work in the same folder."""
+"""Train a grid: each missing run once, parents first, whoever else works in the same folder."""
 
 import json
 import math
@@ -22,51 +22,42 @@ from lit_hidden.report.tables import score
 from lit_hidden.run import Run
 
 _OTHERS = 2000  # runs that a worker may go on with
-_SEEN = 60.0  # seconds until a file of another machine must have come in sight: as long as NFS remembers a folder
-_BARS = 8  # of single runs, so that a machine of many workers does not fill the screen
+_SEEN = 60.0  # seconds until another machine's file must be visible here: as long as NFS caches a folder
+_BARS = 8  # for single runs, so that many workers do not fill the screen
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be trained.
+    """What is to be trained, by hash."""
 
-    Args:
-        missing: the runs to train, by hash, in the order of the grid; before each, the parents that it lacks.
-        parents: the hash of a missing run's parent, if that is missing too.
-        damaged: why folders of missing runs cannot be believed, by hash.
-    """
-
-    missing: dict[str, Run]
-    parents: dict[str, str]
-    damaged: dict[str, str]
+    missing: dict[str, Run]  # in the order of the grid; before each run, the parents that it lacks
+    parents: dict[str, str]  # of missing runs whose parent is missing too, the parent's hash
+    damaged: dict[str, str]  # why folders of missing runs cannot be used
 
 
 def plan(runs: Iterable[Run], store: Store, mended: Callable[[str], None] | None = None) -> Plan:
     """Find what is missing of `runs`, and which parents that needs.
 
-    Args:
-        runs: the grid.
-        store: where runs live.
-        mended: takes a line for each damaged folder, which is set aside; None leaves all as it is.
+    Damaged folders are set aside, and `mended` takes a line for each; without it all stays as it is.
 
     Raises:
-        StoreError: a folder may not be read, or not be set aside.
-        CodeError: a run names code of which there is no source.
+        StoreError: a folder cannot be read or set aside.
+        CodeError: a run names code that has no source here.
     """
     found = Plan({}, {}, {})
 
     def add(run: Run, child: Run | None = None) -> str | None:
-        name = store.folder(run).name
+        """Add a run and its parents; return its hash if it is missing."""
         if why := store.damage(run, child):
-            found.damaged[name] = why
+            found.damaged[run.hash] = why
             if mended and (line := store.mend(run, child)):
                 mended(line)
-        elif name in found.missing or store.done(run):
-            return name if name in found.missing else None
+        elif run.hash in found.missing or store.done(run):
+            return run.hash if run.hash in found.missing else None
         if (parent := run.parent) is not None and (needed := add(parent, run)):
-            found.parents[name] = needed
-        found.missing[name] = run
-        return name
+            found.parents[run.hash] = needed
+        found.missing[run.hash] = run
+        return run.hash
 
     for run in runs:
         add(run)
@@ -81,7 +72,7 @@ class Failure:
 
     run: Run
     error: str
-    log: str
+    log: str = ""
     stops: str = "run"
 
 
@@ -89,61 +80,42 @@ class _TimeUp(Exception):
     """Runs are left, and the time is up."""
 
 
+@dataclass
 class Grid:
-    """Train what a plan says, in its order, and show how far it is: a progress bar on a terminal, else a line a run.
+    """Train a plan in its order, and show the progress: bars on a terminal, else a line a run.
 
-    A worker that dies (killed, out of memory) is replaced, and its run goes on from its last checkpoint. The run has
-    failed when a worker dies again without having got any further.
-
-    Args:
-        plan: what is to be trained.
-        store: where runs live.
-        pool: trains runs.
-        job: gives what a run's job says besides: the data folder, and whether its net is kept for runs after it.
-        show: shows a run that is done, with its result, in W&B; returns a line for the user or None.
-        clock: estimates the time left, and takes what is measured.
-        console: where to print.
-        until: when to stop, by `time.monotonic()`.
-
-    Attributes:
-        left: by hash, the runs that are neither done nor have failed; after `train`, those it had no time for.
-        done: how many are done.
-        failures: the runs that failed, and those not trained because their parent or their data failed.
+    A worker that dies (killed, out of memory) is replaced, and its run goes on from its last checkpoint. The run fails
+    when a second worker dies without any progress since the first.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        store: Store,
-        pool: Pool,
-        job: Callable[[Run], Job],
-        show: Callable[[Run, dict[str, Any]], str | None],
-        clock: Clock,
-        console: Console,
-        until: float = math.inf,
-    ) -> None:
-        self.plan, self.store, self.pool, self.job, self.clock, self.console = plan, store, pool, job, clock, console
-        self.until, self.show = until, show
+    plan: Plan
+    store: Store
+    pool: Pool
+    job: Callable[[Run], Job]  # gives the rest of a run's job: the data folder, and whether to keep its net
+    show: Callable[[Run, dict[str, Any]], str | None]  # shows a finished run in W&B; returns a line for the user
+    clock: Clock
+    console: Console
+    until: float = math.inf  # when to stop, by `time.monotonic()`
+
+    def __post_init__(self) -> None:
+        self.left = dict(self.plan.missing)  # the runs that are neither done nor failed
+        self.done, self.failures = 0, list[Failure]()  # failures of parents and data count for each run they stop
+        self.running: dict[int, Run] = {}  # by place
         self._shows = ThreadPoolExecutor(1)  # so that nothing waits for W&B
         self._shown: list[Future[str | None]] = []
-        self.left = dict(plan.missing)
-        self.done = 0
-        self.failures: list[Failure] = []
-        self.running: dict[int, Run] = {}  # by place
-        self._died: dict[str, tuple[int, int]] = {}  # how far those were whose worker died
-        self._unseen: dict[str, float] = {}  # until when something must have come in sight
-        self._told: dict[str, int] = {}  # how many of a run's notes were told
-        self._stopped = False
-        self._epochs = dict.fromkeys(plan.missing, 0)
+        self._deaths: dict[str, tuple[int, int]] = {}  # progress at the last worker death, per run
+        self._unseen: dict[str, float] = {}  # until when a finished run's files must be visible here
+        self._told = dict.fromkeys(self.left, 0)  # how many of a run's notes were printed
+        self._epochs = dict.fromkeys(self.left, 0)
+        self._waiting, self._stopped = 0, False
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"))
-        self._bars = Progress(*columns, console=console, disable=not console.is_terminal)
-        epochs = sum(run.epochs for run in self.left.values())
-        self._whole = self._bars.add_task("starting workers", total=epochs, left="")
-        self._each = [self._bars.add_task("", visible=False, left="") for _ in range(min(_BARS, pool.places))]
+        self._bars = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+        self._whole = self._bars.add_task("", total=sum(run.epochs for run in self.left.values()), left="")
+        places = range(min(_BARS, self.pool.places))
+        self._each = [self._bars.add_task("", visible=False, left="") for _ in places]
 
     def train(self, every: float = 0.5) -> None:
         """Train until every run is done or has failed, a failure stops the grid, or the time is up."""
-        waiting = 0
         for run in self.left.values():
             if not self.store.held(run):
                 self.store.forgive(run)
@@ -151,13 +123,8 @@ class Grid:
             with self._bars:
                 self._poll()
                 while self.running or (self.left and not self._stopped):
-                    ready = [] if self._stopped else [run for run in self.left.values() if self._ready(run)]
-                    free = [run for run in ready if not self.store.held(run)][: self.pool.places + _OTHERS]
-                    if free and len(self.running) < self.pool.places:
-                        self._start(free)
-                    elif ready and not self.running and len(ready) != waiting:
-                        waiting = len(ready)  # or take over when the other engine lets go
-                        self._say(f"waiting for {waiting} runs that another engine trains in this folder")
+                    if not self._stopped:
+                        self._start()
                     self._end(every)
                     self._poll()
         except _TimeUp:
@@ -172,35 +139,38 @@ class Grid:
         self._shows.shutdown()
         self.look()
 
-    def _ready(self, run: Run) -> bool:
-        """Tell whether a run can be trained now, unless another engine holds it."""
-        busy = run.hash in self._unseen or run in self.running.values()
-        return not busy and self.plan.parents.get(run.hash) not in self.left
-
-    def _start(self, free: list[Run]) -> None:
+    def _start(self) -> None:
         """Start runs where there is room."""
         places = [place for place in range(self.pool.places) if place not in self.running]
+        busy = self._unseen.keys() | {run.hash for run in self.running.values()}
+        blocked = busy | {child for child, parent in self.plan.parents.items() if parent in self.left}
+        ready = [run for name, run in self.left.items() if places and name not in blocked]
+        free = [run for run in ready if not self.store.held(run)][: self.pool.places + _OTHERS]
+        if not free:
+            if ready and not self.running and len(ready) != self._waiting:
+                self._waiting = len(ready)
+                self._say(f"waiting for {len(ready)} runs that another engine trains in this folder")
+            return
         begun = dict(zip(places, free, strict=False))
         for run in begun.values():
             self.store.forgive(run)
             self._told[run.hash] = 0
         self.running |= begun
-        jobs = {place: self._describe(run) for place, run in begun.items()}
+        jobs = {place: self.describe(run) for place, run in begun.items()}
         try:
-            self.pool.start(jobs, [self._describe(run) for run in free[len(begun) :]], self._poll)
+            self.pool.start(jobs, [self.describe(run) for run in free[len(begun) :]], self._poll)
         except OSError as error:
-            self._fail(Failure(free[0], f"no worker can be started: {error}", "", "grid"))
+            self._fail(Failure(free[0], f"no worker can be started: {error}", stops="grid"))
             for place in begun:  # the others train on
                 del self.running[place]
 
-    def _describe(self, run: Run) -> Job:
-        """Write down a run's job."""
+    def describe(self, run: Run) -> Job:
+        """Return a run's whole job."""
         pool = self.pool
         job = {**self.job(run), "name": run.name, "run": json.loads(run.to_json()), "runs_dir": str(self.store.root)}
         job |= {"device": pool.device, "threads": 1, "devices": max(1, int(pool.per_run)), "decoders": pool.decoders}
-        if pool.elsewhere:
-            job |= {name: os.path.abspath(job[name]) for name in ("runs_dir", "data_dir") if name in job}
-        return job
+        # A worker may have another working directory.
+        return job | ({name: os.path.abspath(job[name]) for name in ("runs_dir", "data_dir")} if pool.elsewhere else {})
 
     def _end(self, seconds: float) -> None:
         """Wait so long for workers to end, and see what becomes of their runs."""
@@ -208,7 +178,7 @@ class Grid:
             time.sleep(seconds)
             return
         for place, how in self.pool.ended(seconds):
-            if (run := self.running.pop(place, None)) is None:  # begun beside one that could not be
+            if (run := self.running.pop(place, None)) is None:  # started together with a worker that could not be
                 continue
             self._tell(run)
             if self.store.done(run) or self.store.failure(run) or (how is None and self.store.held(run)):
@@ -219,22 +189,22 @@ class Grid:
                 self._after_death(run, how or "ended without a result")
 
     def _after_death(self, run: Run, how: str) -> None:
-        """Say what follows from the death of a run's worker: it is trained on, or it has failed."""
+        """Let a new worker go on with a run, or let it fail."""
         epochs, _ = self.store.progress(run)
         try:
-            written = os.stat(self.store.folder(run) / CHECKPOINT).st_mtime_ns  # in the middle of an epoch too
+            written = os.stat(self.store.folder(run) / CHECKPOINT).st_mtime_ns  # progress within an epoch
         except OSError:
             written = 0
         try:
             self.store.check_writable()
         except StoreError as error:  # the worker could not even write down why it failed
-            self._fail(Failure(run, str(error), "", "grid"))
+            self._fail(Failure(run, str(error), stops="grid"))
             return
-        if self._died.get(run.hash, (-1, -1)) >= (epochs, written):
+        if self._deaths.get(run.hash, (-1, -1)) >= (epochs, written):
             why = f"its worker {how}, and so did the next one, after epoch {epochs}"
             self._fail(Failure(run, why, str(self.store.folder(run) / "log.txt")))
         else:
-            self._died[run.hash] = (epochs, written)
+            self._deaths[run.hash] = epochs, written
             self._say(f"the worker of {run.name} {how} after epoch {epochs}; a new one goes on with it")
 
     def _poll(self) -> None:
@@ -243,7 +213,7 @@ class Grid:
             raise _TimeUp
 
     def look(self) -> None:
-        """Look at what is left, and show what has changed."""
+        """Look at the runs that are left, and show what has changed."""
         for run in self.running.values():
             self._tell(run)
         for name, run in list(self.left.items()):
@@ -261,59 +231,53 @@ class Grid:
         while self._shown and self._shown[0].done():
             if line := self._shown.pop(0).result():
                 self._say(line)
-        for name, run in list(self.left.items()):  # after results: one may be on data that others fail for want of
+        for name, run in list(self.left.items()):  # after all results: a failure may take other runs with it
             if failure := self.store.failure(run):
                 log = self.store.folder(run) / "log.txt"
                 self._fail(Failure(run, failure["error"], str(log) if log.exists() else "", failure["stops"]))
             elif time.monotonic() > self._unseen.get(name, math.inf):
                 why = f"a worker has finished it, but {self.store.folder(run)} here has no result"
-                self._fail(Failure(run, f"{why}: --runs-dir must be a folder that all machines share", "", "grid"))
+                self._fail(Failure(run, f"{why}: --runs-dir must be a folder that all machines share", stops="grid"))
         if self.console.is_terminal:
-            self._show()
+            self._draw()
 
-    def _show(self) -> None:
-        running = list(self.running.values())
-        done = sum(self._epochs.values())
-        if done or any((self.store.folder(run) / "metrics.csv").exists() for run in running):
-            waiting = max(0, len(self.left) - len(running))
-            state = f"{self.done} of {len(self.plan.missing)} runs done, {len(running)} running, {waiting} left"
-        else:
-            state = "starting workers"
+    def _draw(self) -> None:
+        """Bring the bars up to date."""
+        running, waiting = len(self.running), max(0, len(self.left) - len(self.running))
+        state = f"{self.done} of {len(self.plan.missing)} runs done, {running} running, {waiting} left"
         left = ((run, run.epochs - self._epochs[name]) for name, run in self.left.items())
         needed = self.clock.estimate(left, self.pool.places)
         text = "time left unknown" if needed.seconds is None else f"{duration(needed.seconds)} left{needed.more}"
         text = f"{timedelta(seconds=int(self._bars.tasks[0].elapsed or 0))}, {text}"
-        self._bars.update(self._whole, completed=done, description=state, left=text)
+        self._bars.update(self._whole, completed=sum(self._epochs.values()), description=state, left=text)
         for place, bar in enumerate(self._each):
-            if (run := self.running.get(place)) is None:
-                self._bars.update(bar, visible=False)
-            else:
-                epochs = self._epochs.get(self.store.folder(run).name, 0)
-                text = f"{epochs} of {run.epochs} epochs"
-                self._bars.update(bar, visible=True, completed=epochs, total=run.epochs, description=run.name)
-                self._bars.update(bar, left=text)
+            self._bars.update(bar, visible=place in self.running)
+            if run := self.running.get(place):
+                epochs = self._epochs[run.hash]
+                self._bars.update(bar, completed=epochs, total=run.epochs, description=run.name)
+                self._bars.update(bar, left=f"{epochs} of {run.epochs} epochs")
 
     def _fail(self, failure: Failure) -> None:
-        """Take a failure, and with it those of the run's children, and of all on data that are at fault."""
+        """Record a failure, and with it those of the run's children and of other runs on the same missing data."""
         name = failure.run.hash
         if self.left.pop(name, None) is None or (failure.stops == "grid" and self._stopped):
             return
         self.failures.append(failure)
         self._stopped |= failure.stops == "grid"
-        why = f"not trained, for {failure.run.name}, with whose net it begins, failed"
         for child in [self.left[child] for child, parent in self.plan.parents.items() if parent == name]:
-            self._fail(Failure(child, why, ""))
+            self._fail(Failure(child, f"skipped: its parent {failure.run.name} failed"))
         if failure.stops == "data":
-            why = f"not tried: {failure.run.name} failed on the same data"
+            why = f"skipped: {failure.run.name} failed on the same data"
             begun = self.running.values()
             for run in [run for run in self.left.values() if run.data == failure.run.data and run not in begun]:
                 self._fail(replace(failure, run=run, error=why, log="", stops="run"))
 
     def _tell(self, run: Run) -> None:
-        """Show what a run's worker has noted since."""
-        for line in self.store.notes(run)[self._told.get(run.hash, 0) :]:
-            self._told[run.hash] = self._told.get(run.hash, 0) + 1
+        """Print the new notes of a run's worker."""
+        notes = self.store.notes(run)
+        for line in notes[self._told[run.hash] :]:
             self._say(line)
+        self._told[run.hash] = len(notes)
 
     def _say(self, line: str) -> None:
         self.console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)

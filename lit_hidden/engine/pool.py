@@ -1,7 +1,7 @@
-"""What a run is trained by: a process of this machine, forked from one that has imported torch.
+"""Pools of workers, and the pool of this machine's processes.
 
-A `Pool` starts jobs and says which have ended. What became of a run its folder says, and what follows from that is the
-same under all pools: see `lit_hidden.engine.grid`.
+A `Pool` starts jobs and says which have ended. What became of a run stands in its folder, and what follows from that
+is the same under all pools: see `lit_hidden.engine.grid`.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from lit_hidden.engine.devices import CPU, LauncherError, cores, environments, gpu_name
-from lit_hidden.engine.work import Job, work, write_to
+from lit_hidden.engine.work import Job, log_of, printing_into, work
 
 if TYPE_CHECKING:
     from lit_hidden.engine.ranks import Group
@@ -32,15 +32,7 @@ Ended = tuple[int, str | None]  # a place, and how its worker died; None: it end
 
 
 class Pool(ABC):
-    """Places, each of which trains a run at a time.
-
-    Args:
-        per_run: how many devices train each run together, or which part of one.
-
-    Attributes:
-        device: `cuda` or `cpu`.
-        places: how many runs are trained at a time.
-        decoders: processes that decode images for a device; None: as many as its process has CPUs for.
+    """Places, each of which trains a run at a time, by `per_run` devices together or by such a part of a GPU.
 
     Raises:
         LauncherError: this launcher has no such places.
@@ -48,15 +40,15 @@ class Pool(ABC):
 
     shares = False  # whether several runs may be trained on one device
     elsewhere = False  # whether workers may have another working directory, and their files be seen late
-    decoders: int | None = None
-    device: str
-    places: int
+    decoders: int | None = None  # processes that decode images for a device; None: as many as its process has CPUs for
+    device: str  # `cuda` or `cpu`
+    places: int  # how many runs are trained at a time
 
     def __init__(self, per_run: float = 1) -> None:
         self.per_run = per_run
-        part = "" if self.shares else "; only local and ray have several runs share a GPU"
-        if per_run <= 0 or (per_run < 1 and not self.shares) or (per_run > 1 and per_run != int(per_run)):
-            raise LauncherError(f"--per-run {per_run:g}: devices a run are 1 or another whole number{part}")
+        if not (per_run >= 1 and per_run % 1 == 0) and not (self.shares and 0 < per_run < 1):
+            allowed = "a whole number, or a part of a GPU" if self.shares else "a whole number"
+            raise LauncherError(f"--per-run {per_run:g}: this launcher takes {allowed}; local and ray share GPUs")
 
     @property
     def device_name(self) -> str:
@@ -70,33 +62,25 @@ class Pool(ABC):
 
     @abstractmethod
     def start(self, jobs: Mapping[int, Job], others: Sequence[Job], poll: Callable[[], None]) -> None:
-        """Begin jobs at free places.
+        """Begin jobs at free places; raise OSError or LauncherError if nothing can be started.
 
-        Args:
-            jobs: by place.
-            others: for workers that do not end with their first job.
-            poll: called meanwhile by a pool that has only this process, and does the job here.
-
-        Raises:
-            OSError, LauncherError: nothing can be started.
+        Workers that do not end with their first job go on with `others`. A pool that trains in this process calls
+        `poll` again and again.
         """
 
     @abstractmethod
     def ended(self, seconds: float) -> list[Ended]:
-        """Wait so long at most until a worker has ended, and say which have."""
+        """Wait at most so long until a worker has ended, and say which have."""
 
     @abstractmethod
     def close(self) -> None:
-        """End what trains: those that can write a checkpoint first."""
+        """Stop all workers; those that can write a checkpoint first."""
 
 
 class Local(Pool):
-    """Train runs on this machine's devices, a process each.
+    """Train each run in a process of this machine, forked from one that has imported torch; see `environments`.
 
-    Args:
-        devices: how many devices, see `environments`.
-        per_run: how many of them train each run together, which torchrun then starts; below 1, which part of a GPU a
-            run has to itself. Nothing keeps it from more: the GPU's work and memory are whose who asks first.
+    Torchrun starts runs on several devices. Nothing enforces a run's part of a GPU: runs compete for its memory.
     """
 
     shares = True
@@ -113,24 +97,19 @@ class Local(Pool):
         for place, job in jobs.items():
             environment = {**os.environ, **self.environments[place]}
             process = multiprocessing.get_context("forkserver").Process(target=_work, args=(job, environment))
-            with _without_main():
-                _make_ready(self.environments[place])
+            with _fork_server(self.environments[place]):
                 process.start()
             self._processes[place] = process
 
     def ended(self, seconds: float) -> list[Ended]:
-        """Wait so long at most until a process has ended."""
-        if not self._processes:
-            time.sleep(seconds)
+        """Wait at most so long until a process has ended."""
         connection.wait([process.sentinel for process in self._processes.values()], seconds)
-        found = [(place, process) for place, process in self._processes.items() if process.exitcode is not None]
-        for place, process in found:
-            process.join()
-            del self._processes[place]
-        return [(place, _death(process.exitcode or 0)) for place, process in found]
+        codes = {place: process.exitcode for place, process in self._processes.items()}
+        self._processes = {place: process for place, process in self._processes.items() if codes[place] is None}
+        return [(place, _death(code)) for place, code in codes.items() if code is not None]
 
     def close(self) -> None:
-        """End the processes; they write a checkpoint first, unless Ctrl-C is pressed once more."""
+        """Stop the processes; they write a checkpoint first, unless Ctrl-C is pressed once more."""
         for process in self._processes.values():
             process.terminate()
         until = time.monotonic() + _CHECKPOINT
@@ -144,24 +123,20 @@ class Local(Pool):
 
 
 @contextmanager
-def _without_main() -> Iterator[None]:
-    """Keep a new process from importing this one's main module: a user's script would begin anew there."""
-    main = sys.modules["__main__"]
+def _fork_server(environment: Mapping[str, str]) -> Iterator[None]:
+    """Have the process that workers are forked from; glibc reads its part of the environment when that starts.
+
+    The main module is hidden meanwhile: a worker would import it, and a user's script begin anew there.
+    """
+    main, before = sys.modules["__main__"], dict(os.environ)
     sys.modules["__main__"] = ModuleType("__main__")
+    os.environ |= {"OMP_NUM_THREADS": CPU["OMP_NUM_THREADS"], **environment}
+    forkserver.set_forkserver_preload(["lit_hidden.engine.preload"])
     try:
+        forkserver.ensure_running()
         yield
     finally:
         sys.modules["__main__"] = main
-
-
-def _make_ready(environment: Mapping[str, str]) -> None:
-    """See to it that the process to fork from is there; glibc reads its part of the environment when that starts."""
-    forkserver.set_forkserver_preload(["lit_hidden.engine.preload"])
-    before = dict(os.environ)
-    os.environ |= {"OMP_NUM_THREADS": CPU["OMP_NUM_THREADS"], **environment}
-    try:
-        forkserver.ensure_running()
-    finally:
         os.environ.clear()
         os.environ |= before
 
@@ -170,12 +145,11 @@ def _death(code: int) -> str | None:
     """Say how a process died, from its exit status; None if it did not."""
     if code >= 0:
         return f"ended with exit status {code}" if code else None
-    names = {int(s): s.name for s in signal.Signals}
-    return f"was killed by {names.get(-code, f'signal {-code}')}"
+    return f"was killed by {signal.Signals(-code).name}"
 
 
 def _work(job: Job, environment: dict[str, str]) -> None:
-    """Do a job in a new process: deaf to Ctrl-C, whose engine stops it in order, and no longer than that engine."""
+    """Do a job in a new process, which ignores Ctrl-C (its engine stops it in order) and ends with its engine."""
     os.environ.clear()
     os.environ |= environment
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -191,30 +165,15 @@ def _work(job: Job, environment: dict[str, str]) -> None:
 
 
 def do(job: Job, group: "Group | None" = None) -> int:
-    """Do a job here, leading a group, or by torchrun in as many processes as it has devices; they print into its log.
-
-    Returns:
-        the exit status.
-    """
-    if job["devices"] > 1 and group is None:
-        return _together(job)
-    kept = [os.dup(1), os.dup(2)]
-    try:
-        return work(job, write_to, group)
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for number, copy in enumerate(kept, start=1):
-            os.dup2(copy, number)
-            os.close(copy)
-
-
-def _together(job: Job) -> int:
+    """Do a job here, with a group, or by torchrun on as many devices as it asks for; return the exit status."""
+    if job["devices"] == 1 or group is not None:
+        return work(job, group, log=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(job["devices"])]
     command += ["-m", "lit_hidden.engine.torchrun", json.dumps(job)]
     libc = ctypes.CDLL(None)
-    # Told to end when this process is gone, however it went; the processes that train end with torchrun.
-    process = subprocess.Popen(command, preexec_fn=lambda: libc.prctl(1, signal.SIGTERM), start_new_session=True)
+    # prctl(PR_SET_PDEATHSIG): torchrun ends when this process is gone, however it went, and its ranks with it.
+    with printing_into(log_of(job)):
+        process = subprocess.Popen(command, preexec_fn=lambda: libc.prctl(1, signal.SIGTERM), start_new_session=True)
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         status = process.wait()

@@ -1,9 +1,9 @@
-"""What a worker imports, in the process that workers are forked from; what cannot be imported each says for itself."""
+"""What workers have imported: the process that they are forked from imports this file."""
 
 import gc
 from contextlib import suppress
 
-gc.disable()  # a tenth of the time that imports take went into looking for garbage among what they make
-with suppress(Exception):
+gc.disable()  # a tenth of the imports' time was spent on looking for garbage
+with suppress(Exception):  # each worker imports it again, and says in its log what is wrong
     import lit_hidden.engine.train  # noqa: F401
 gc.enable()

@@ -4,7 +4,6 @@ import os
 import secrets
 import socket
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -14,7 +13,7 @@ from lit_hidden.engine.devices import LauncherError, at_a_time
 from lit_hidden.engine.pool import Ended, Pool, do
 from lit_hidden.engine.work import Job
 
-_OBJECTS = 80 * 2**20  # bytes of shared memory, nearly Ray's least: what goes to and fro are descriptions
+_OBJECTS = 80 * 2**20  # bytes of shared memory, nearly Ray's least: tasks exchange descriptions alone
 _DEATHS = {
     "WorkerCrashedError": "died",
     "OutOfMemoryError": "was ended by Ray, for its machine ran out of memory",
@@ -26,12 +25,8 @@ _DEATHS = {
 class Ray(Pool):
     """Train runs as Ray tasks, on the cluster that `RAY_ADDRESS` names or the Ray there is, else on one started here.
 
-    A machine that joins later gets runs of later reproductions. Ray itself tries nothing again: a new task goes on with
-    a run whose worker died, on whatever machine has room.
-
-    Args:
-        number: how many GPUs, or cores of a cluster without any; None takes all there are when it is made.
-        per_run: how many of them train each run together, or which part of a GPU. Cores are not shared.
+    `number` counts GPUs, or cores of a cluster without any; None takes all there are now. `per_run` of them train each
+    run together, or it is which part of a GPU each run has. Ray retries nothing: the grid starts a new task.
 
     Raises:
         LauncherError: Ray is not installed, does not answer, or has no such devices.
@@ -43,12 +38,13 @@ class Ray(Pool):
         super().__init__(per_run)
         self._address = os.environ.get("RAY_ADDRESS") or "local"
         self._ray: Any = _imported(self._address)
-        self._flying: dict[Any, int] = {}  # tasks, and the place that each has
+        self._tasks: dict[Any, int] = {}  # and the place that each has
         self._connected = False  # by this pool
         self._alone = self._address == "local" and not self._ray.is_initialized()
         cores = max(1, int(per_run))
-        machines = [{"GPU": devices.gpus(), "CPU": number or max(cores, devices.fitting())}]
-        if not self._alone:
+        if self._alone:
+            machines = [{"GPU": devices.gpus(), "CPU": number or max(cores, devices.fitting())}]
+        else:
             self._connect()
             machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         gpus, cpus = ([int(has.get(kind, 0)) for has in machines] for kind in ("GPU", "CPU"))
@@ -60,15 +56,16 @@ class Ray(Pool):
             what = f"{sum(there)} {'GPUs' if any(gpus) else 'cores'} on {len(there)} machine(s)"
             raise LauncherError(f"{given}--per-run {each:g}: Ray has {what}, room for {room} run(s)")
         self._cpus = sum(cpus)
-        environment = dict(devices.CPU) if self.device == "cpu" else {}
-        # As with the local launcher: nets of one's own are found from here, and W&B's files lie here.
+        on_gpu = self.device == "cuda"
+        environment = {} if on_gpu else dict(devices.CPU)
+        # As with the local launcher, your own code is found from here, and W&B's files are written here.
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
         environment["WANDB_DIR"] = os.path.abspath(os.environ.get("WANDB_DIR") or ".")
         self._task = self._ray.remote(
             max_retries=0,
-            max_calls=1 if self.device == "cuda" else 0,  # a process that has begun on a GPU cannot change to another
-            num_cpus=0 if self.device == "cuda" else each,
-            num_gpus=each if self.device == "cuda" else 0,
+            max_calls=int(on_gpu),  # a process that has used a GPU cannot change to another; 0 has no limit
+            num_cpus=0 if on_gpu else each,
+            num_gpus=each if on_gpu else 0,
             runtime_env={"env_vars": environment},
         )(do)
 
@@ -78,43 +75,34 @@ class Ray(Pool):
     def start(self, jobs: Mapping[int, Job], others: Sequence[Job], poll: Callable[[], None]) -> None:
         """Give Ray a task for each job."""
         self._connect()
-        self._flying |= {self._task.options(name=job["name"]).remote(job): place for place, job in jobs.items()}
+        self._tasks |= {self._task.options(name=job["name"]).remote(job): place for place, job in jobs.items()}
 
     def ended(self, seconds: float) -> list[Ended]:
-        """Wait so long at most for a task to end."""
-        if not self._flying:
-            time.sleep(seconds)
-            return []
-        ended = self._ray.wait(list(self._flying), timeout=seconds)[0]
-        return [(self._flying.pop(task), self._death(task)) for task in ended]
+        """Wait at most so long for a task to end; an error of Ray's own, `LauncherError`, ends the grid."""
+        found: list[Ended] = []
+        for task in self._ray.wait(list(self._tasks), timeout=seconds)[0]:
+            try:
+                status = self._ray.get(task)
+                how = f"ended with exit status {status}" if status else None
+            except self._ray.exceptions.RayError as error:
+                if (how := _DEATHS.get(type(error).__name__)) is None:
+                    cause = getattr(error, "cause", None) or error
+                    raise LauncherError(f"Ray cannot train runs: {type(cause).__name__}: {cause}") from error
+            found.append((self._tasks.pop(task), how))
+        return found
 
     def close(self) -> None:
         """End the tasks, and Ray if it was started here."""
-        for task in self._flying:
-            with suppress(self._ray.exceptions.RayError):  # it may be Ray that has died
+        for task in self._tasks:
+            with suppress(self._ray.exceptions.RayError):  # Ray itself may have died
                 self._ray.cancel(task, force=True)
-        self._flying = {}
+        self._tasks = {}
         if self._connected:
             self._ray.shutdown()
             self._connected = False
 
-    def _death(self, task: Any) -> str | None:
-        """Say how a task died; None if it did not.
-
-        Raises:
-            LauncherError: Ray can have nothing trained.
-        """
-        try:
-            status = self._ray.get(task)
-        except self._ray.exceptions.RayError as error:
-            if how := _DEATHS.get(type(error).__name__):
-                return how
-            cause = getattr(error, "cause", None) or error
-            raise LauncherError(f"Ray cannot have runs trained: {type(cause).__name__}: {cause}") from error
-        return f"ended with exit status {status}" if status else None
-
     def _connect(self) -> None:
-        """Connect to the cluster, or start a small Ray of one's own; nothing if this process has one."""
+        """Connect to the cluster, or start a small Ray here; do nothing if this process has one."""
         if self._ray.is_initialized():
             return
         settings: dict[str, Any] = {"address": self._address, "log_to_driver": False, "logging_level": "error"}
@@ -123,10 +111,10 @@ class Ray(Pool):
             settings |= {"object_store_memory": _OBJECTS}
         try:
             host, _, port = self._address.rpartition("/")[2].rpartition(":")
-            if port.isdigit():  # asked first: Ray itself waits for minutes
+            if port.isdigit():  # Ray itself would wait for minutes
                 socket.create_connection((host, int(port)), 5).close()
-            # Whatever log_to_driver says, Ray prints what its daemons have logged when a worker or a machine is lost.
-            self._ray._private.worker.print_to_stdstream = _ignore
+            # Whatever log_to_driver says, Ray prints its daemons' logs when a worker or a machine is lost.
+            self._ray._private.worker.print_to_stdstream = lambda *_, **__: None
             self._ray.init(**settings)
         except Exception as error:  # of many kinds
             self._ray.shutdown()
@@ -135,19 +123,11 @@ class Ray(Pool):
         self._connected = True
 
 
-def _ignore(*_: Any, **__: Any) -> None:
-    pass
-
-
 def _imported(address: str) -> Any:
-    """Import Ray, which reads its settings at that moment; one that is started here is a user's own and tells nobody.
-
-    Raises:
-        LauncherError: it is not installed.
-    """
+    """Import Ray, which reads its settings at that moment: one that is started here sends no usage statistics."""
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # Its ports are open to others, so it has a token; here, or Ray would write one into ~/.ray.
+        # Its ports are open to others, so it has a token; Ray would write one into ~/.ray.
         if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
             os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     try:

@@ -36,10 +36,9 @@ _failed: set[str] = set()  # modes that this process has given up
 
 
 def choose_mode() -> tuple[str, str | None]:
-    """Choose W&B's mode: `WANDB_MODE` if set; else online with a key and a server that answers; else offline.
+    """Choose W&B's mode, and say why in a line for the user where that is needed.
 
-    Returns:
-        the mode (`online`, `offline`, `disabled`, `shared`), and a line for the user or None.
+    It is `WANDB_MODE` if set; else online with a key and a server that answers; else offline.
     """
     if importlib.util.find_spec("wandb") is None:
         return "disabled", "W&B: not installed, so nothing is shown there; runs/ is the record all the same"
@@ -47,7 +46,7 @@ def choose_mode() -> tuple[str, str | None]:
         mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)  # W&B's old names
         if mode not in MODES:
             return "disabled", f"W&B: WANDB_MODE={mode} is unknown, so nothing is shown; modes are {', '.join(MODES)}"
-        os.environ["WANDB_MODE"] = mode  # W&B itself reads it too, and takes small letters alone
+        os.environ["WANDB_MODE"] = mode  # W&B itself reads it too, in small letters only
         return mode, None
     if why := why_offline():
         return "offline", f"W&B: {why}, so runs are kept offline in wandb/; {SYNC}"
@@ -58,11 +57,15 @@ def why_offline() -> str | None:
     """Say why nothing can be uploaded: there is no key, or the server does not answer; None if it can."""
     server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
     host = urlsplit(server).hostname or server
-    if not (os.environ.get("WANDB_API_KEY") or _in_netrc(host)):
+    try:
+        logged_in = netrc.netrc(os.environ.get("NETRC")).authenticators(host)  # `wandb login` writes its key there
+    except (OSError, netrc.NetrcParseError):
+        logged_in = None
+    if not (os.environ.get("WANDB_API_KEY") or logged_in):
         return "no API key is configured"
     found: list[str | None] = [f"{host} does not answer"]
 
-    def ask() -> None:  # a request and no connection alone: some servers, and what stands before them, never answer
+    def ask() -> None:  # with a request: some servers and proxies take connections and never answer
         try:
             urlopen(server, timeout=1.5).close()
             found[0] = None
@@ -74,30 +77,14 @@ def why_offline() -> str | None:
 
     asking = Thread(target=ask, daemon=True)
     asking.start()
-    asking.join(2)  # urlopen's own limit is of each read: an answer of a byte a second would last
+    asking.join(2)  # urlopen's timeout holds for each read: an answer of a byte a second would last
     return found[0]
 
 
-def _in_netrc(host: str) -> bool:
-    """Tell whether `wandb login` has left a key: it writes one to the netrc file."""
-    try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
 def show(run: Run, folder: Path, result: Mapping[str, Any], mode: str, group: str) -> str | None:
-    """Show a run that is done, with the curves in its folder.
+    """Show a finished run with the curves in its folder; the result's numbers become the W&B run's summary.
 
-    Args:
-        run: what was trained.
-        folder: where its `metrics.csv` lies.
-        result: its numbers become the W&B run's summary.
-        mode: see `choose_mode`.
-        group: experiment/preset.
-
-    Returns:
-        a line for the user or None: what failed, once for each process.
+    Return what failed, as a line for the user, once for each process and mode.
     """
     run = run.resolved
     kind = "hidden" if run.method == "edge_popup" else str(run.method)
@@ -117,7 +104,7 @@ def show(run: Run, folder: Path, result: Mapping[str, Any], mode: str, group: st
         job_type=kind,
         tags=[name[-64:] for name in (run.net, kind, run.data)],
         config=json.loads(run.to_json()),
-        resume="allow" if mode == "online" else None,  # one that was trained again is the same run
+        resume="allow" if mode == "online" else None,  # a run that is trained again is the same run
     )
 
 
@@ -142,13 +129,13 @@ def show_summary(
 
 
 def _shown(mode: str, fill: Callable[[Any], None], **about: Any) -> str | None:
-    """Make a W&B run; what fails online is kept offline, and what fails there too is not shown."""
+    """Make a W&B run: if online fails, offline; if that fails too, none."""
     told = None
     for chosen in {"online": ("online", "offline"), "disabled": ()}.get(mode, (mode,)):
         if chosen in _failed:
             continue
-        folder = Path(os.environ.get("WANDB_DIR") or ".").absolute()  # read now: W&B remembers what it was at first
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # which waits for a dead server at the process' end
+        folder = Path(os.environ.get("WANDB_DIR") or ".").absolute()  # read now: W&B keeps the first value
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it waits for a dead server when the process ends
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder) as file:
@@ -156,27 +143,18 @@ def _shown(mode: str, fill: Callable[[Any], None], **about: Any) -> str | None:
             import wandb
 
             settings = wandb.Settings(console="off", silent=True, x_disable_stats=True, **LIMITS)  # type: ignore[arg-type]
-            shown = wandb.init(
-                project=PROJECT,
-                mode=chosen,  # type: ignore[arg-type]
-                settings=settings,
-                dir=folder,
-                reinit="finish_previous",
-                **about | ({"resume": None} if chosen == "offline" else {}),
-            )
+            about |= {"mode": chosen, "settings": settings, "dir": folder}
+            about |= {"resume": None} if chosen == "offline" else {}
+            shown = wandb.init(project=PROJECT, reinit="finish_previous", **about)
             fill(shown)
             shown.finish()
             return told
         except Exception as error:
             _failed.add(chosen)
-            why = f"W&B: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            kept = (
-                f"runs are kept offline in wandb/; {SYNC}"
-                if chosen == "online"
-                else f"nothing is kept in {folder}/wandb"
-            )
-            told = f"{why}, so {kept}"
-            with suppress(Exception):  # its own process still has the run; another one begins anew
+            offline = f"runs are kept offline in wandb/; {SYNC}"
+            kept = offline if chosen == "online" else f"nothing is kept in {folder}/wandb"
+            told = f"W&B: {type(error).__name__}: {str(error).partition(chr(10))[0]}, so {kept}"
+            with suppress(Exception):  # its service still has the run; end that too
                 sys.modules["wandb"].teardown()
     return told
 

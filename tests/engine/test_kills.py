@@ -172,7 +172,7 @@ def phase(store: Store) -> str:
 def test_workers_killed_at_random_moments_leave_what_undisturbed_ones_leave(nursery, undisturbed, tmp_path):
     expected, seconds = undisturbed
     moments, kills, grids = random.Random(0), Counter(), []
-    while sum(kills.values()) < 16 or min(kills["before the first checkpoint"], kills["after a checkpoint"]) < 4:
+    while sum(kills.values()) < 10 or min(kills["before the first checkpoint"], kills["after a checkpoint"]) < 3:
         store = Store(tmp_path / f"grid-{len(grids)}")
         grids.append(store)
         ended, most = None, seconds / 8
@@ -187,7 +187,6 @@ def test_workers_killed_at_random_moments_leave_what_undisturbed_ones_leave(nurs
     for store in grids:
         assert [outcome(run, store) for run in GRID] == expected
         assert {path.name for path in store.root.iterdir()} == {run.hash for run in GRID}, "nothing was set aside"
-    assert sum(kills.values()) >= 16, kills
 
 
 def test_a_worker_killed_before_each_of_its_file_operations_leaves_what_an_undisturbed_one_leaves(nursery, tmp_path):

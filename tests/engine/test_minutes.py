@@ -93,46 +93,34 @@ class TimeIsUpError(Exception):
     """What a poll raises."""
 
 
-@pytest.fixture
-def lockstep(monkeypatch):
-    """A pool of this process alone, which leads nobody."""
-    monkeypatch.setattr(torchrun, "gpus", lambda: 0)
-    return torchrun.Lockstep(SimpleNamespace(ranks=Ranks(0, 2, 0, 2)))
-
-
-@pytest.mark.parametrize("takes", ["training", "preparing", "ending"])
-def test_what_a_poll_raises_stops_the_leader_where_it_trains_and_is_raised_there(takes, lockstep, monkeypatch):
+@pytest.mark.parametrize("takes", ["training", "preparing", "ending", "another's"])
+def test_what_a_poll_raises_stops_the_leader_where_it_trains_and_is_raised_there(takes, monkeypatch):
     told = threading.Event()
 
     def before(*_: Any) -> None:
         raise KeyboardInterrupt
 
     def work(job: dict[str, Any], group: Any) -> int:
+        if takes == "another's":  # a SIGTERM that no poll asked for
+            raise StoppedError
         if takes != "preparing":
             signal.signal(signal.SIGTERM, lambda *_: told.set())
         while not told.is_set():
             time.sleep(0.01)
         signal.signal(signal.SIGTERM, before)
         if takes == "training":
-            raise StoppedError(128 + signal.SIGTERM)
+            raise StoppedError
         return 0
 
     def poll() -> None:
         raise TimeIsUpError
 
     monkeypatch.setattr(torchrun, "work", work)
+    monkeypatch.setattr(torchrun, "gpus", lambda: 0)
+    lockstep = torchrun.Lockstep(SimpleNamespace(ranks=Ranks(0, 2, 0, 2)))  # it leads nobody
     kept = signal.signal(signal.SIGTERM, before)
     try:
-        with pytest.raises(TimeIsUpError):
+        with pytest.raises(StoppedError if takes == "another's" else TimeIsUpError):
             lockstep.start({0: {}}, [], poll)
     finally:
         signal.signal(signal.SIGTERM, kept)
-
-
-def test_a_stop_that_no_poll_asked_for_goes_through(lockstep, monkeypatch):
-    def stopped(job: dict[str, Any], group: Any) -> int:
-        raise StoppedError(128 + signal.SIGTERM)
-
-    monkeypatch.setattr(torchrun, "work", stopped)
-    with pytest.raises(StoppedError):
-        lockstep.start({0: {}}, [], lambda: None)

@@ -17,6 +17,7 @@ from lit_hidden.engine import pool as pools
 from lit_hidden.engine.pool import Local
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import train
+from lit_hidden.engine.work import log_of
 from lit_hidden.run import Run
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
@@ -113,12 +114,15 @@ def test_a_process_that_does_not_end_is_killed_in_the_end(tmp_path, pool, monkey
 
 
 @pytest.mark.parametrize(("command", "status"), [("exit 3", 3), ("kill -9 $$", 137)])
-def test_torchruns_end_is_the_jobs_and_its_signal_handler_goes_with_it(command, status, tmp_path, monkeypatch):
-    (tmp_path / "python").write_text(f"#!/bin/sh\n{command}\n")
+def test_torchruns_end_is_the_jobs_and_its_signal_handler_goes_with_it(command, status, tmp_path, monkeypatch, capfd):
+    (tmp_path / "python").write_text(f"#!/bin/sh\necho its words\n{command}\n")
     (tmp_path / "python").chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     before = signal.getsignal(signal.SIGTERM)
-    assert pools.do({"devices": 2}) == status
+    order = job(Run(), tmp_path, devices=2)
+    assert pools.do(order) == status
+    assert log_of(order).read_text() == "its words\n"
+    assert capfd.readouterr() == ("", "")
     assert signal.getsignal(signal.SIGTERM) == before
 
 
@@ -136,15 +140,3 @@ def test_a_library_that_cannot_be_imported_is_the_runs_failure(error, tmp_path):
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == f"[(0, None)] {error}: no libcudart\n"
-
-
-def test_the_device_is_named_as_provenance_names_it(monkeypatch, tmp_path, pool):
-    assert pool().device_name == "CPU, 1 thread(s)"
-    monkeypatch.setattr("lit_hidden.engine.devices.gpus", lambda: 2)
-    both = pool()
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho NVIDIA H100\necho NVIDIA H100\n")
-    (tmp_path / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert both.device_name == "NVIDIA H100"
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
-    assert both.device_name == ""

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import runpy
+import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,7 +23,6 @@ from lit_hidden.cli import main
 from lit_hidden.engine.pool import Pool
 from lit_hidden.engine.reproduce import (
     ReproduceError,
-    Stopped,
     TimeUpError,
     UsageError,
     conditions,
@@ -130,33 +130,20 @@ def printed(*experiments: str, **kwargs) -> str:
 
 
 def test_verdicts_are_printed_and_written(checkout):
+    words = {"fifty": ('"above fifty"', '"above [50] in [red]"'), "kind": ("every=True", 'every=True, kind="check"')}
+    add(checkout, "fig0", **words)
     text = printed(preset="short")
     judged = json.loads((checkout / "results" / "fig0" / "short" / "verdicts.json").read_text())
     assert [claim["verdict"] for claim in judged["claims"]] == ["supported", "contradicted", "supported"]
     first = judged["claims"][0]
     assert first["margin"] == 21.0
     assert first["low"] == pytest.approx(21 - 4.302653 / 3**0.5, abs=1e-5)  # Student's t with 2 degrees of freedom
-    for word in ("above fifty", "supported", "contradicted", "figure.svg", "3 runs: 3 done, 0 to train"):
+    assert [claim["kind"] for claim in judged["claims"]] == ["primary", "primary", "check"]
+    assert re.search(r"never below sixty +│ check +│ supported", text)
+    for word in ("above [50] in [red]", "contradicted", "figure.svg", "3 runs: 3 done, 0 to train"):
         assert word in text
     with (checkout / "results" / "fig0" / "short" / "results.csv").open(newline="") as file:
         assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [70.0, 71.0, 72.0]
-
-
-def test_strict_fails_a_contradicted_claim_of_the_paper_preset_alone(checkout):
-    printed(preset="short", strict=True)
-    with pytest.raises(ReproduceError) as error:
-        printed(preset="paper", strict=True)
-    assert str(error.value) == "contradicted at the paper preset: above ninety"
-
-
-def test_an_experiment_that_lacks_a_part_is_named(checkout):
-    (checkout / "experiments" / "fig9.py").write_text('"""Nothing."""\nCLAIMS = []\n')
-    with pytest.raises(ReproduceError) as error:
-        load("fig9")
-    assert str(error.value) == (
-        f"{checkout}/experiments/fig9.py lacks runs, draw; an experiment has runs(preset), CLAIMS and draw; "
-        "the name of a helper begins with _"
-    )
 
 
 def test_a_preset_on_an_imagenet_subset_can_be_trained_on_another(checkout):
@@ -167,25 +154,50 @@ def test_a_preset_on_an_imagenet_subset_can_be_trained_on_another(checkout):
     assert [replace(run, data="imagenet", image_size=None, augment=None) for run in chosen] == given
     small = load("fig8").grid("paper-tiny-imagenet-100")
     assert {(run.data, run.image_size) for run in small} == {("tiny-imagenet-100", 64)}, "at the size of its images"
-    with pytest.raises(UsageError, match="no data 'cifar10' to choose; there are imagenet, imagenet100"):
-        load("fig8").grid("paper-cifar10")
-    with pytest.raises(UsageError, match=r"fig0 \(quick\) is on digits; data can be chosen where"):
-        load("fig0").grid("quick-imagenet100")
 
 
-def test_unknown_experiments_and_presets_are_refused_with_what_there_is(checkout):
-    with pytest.raises(UsageError) as error:
-        load("fig7")
-    assert str(error.value) == "no experiment 'fig7'; experiments are fig0"
-    with pytest.raises(UsageError) as error:
-        printed(preset="large")
-    assert str(error.value) == "no preset 'large'; presets are smoke, quick, short, paper"
-    assert (ReproduceError.status, UsageError.status, Stopped.status) == (1, 2, 130)
+LACKS = '"""Nothing."""\nCLAIMS = []\n'
 
 
-def test_a_grid_is_resolved_and_has_each_run_once(checkout):
-    add(checkout, "fig1", seeds=("range(3)", "(0, 1, 0)"))
-    assert [(run.seed, run.method) for run in load("fig1").grid("quick")] == [(0, "edge_popup"), (1, "edge_popup")]
+@pytest.mark.parametrize(
+    ("said", "kind", "message"),
+    [
+        ({"name": "fig7"}, UsageError, r"^no experiment 'fig7'; experiments are fig0, fig9$"),
+        ({"name": "fig9"}, ReproduceError, "fig9.py lacks runs, draw; .* the name of a helper begins with _$"),
+        ({"preset": "large"}, UsageError, "^no preset 'large'; presets are smoke, quick, short, paper$"),
+        ({"preset": "paper-cifar10"}, UsageError, "no data 'cifar10' to choose; there are imagenet, imagenet100"),
+        ({"preset": "quick-imagenet100"}, UsageError, r"fig0 \(quick\) is on digits; data can be chosen where"),
+        ({"minutes": 0.0}, UsageError, "^--minutes 0: give a number above 0, such as 30 or 0.5$"),
+        ({"minutes": math.nan}, UsageError, "^--minutes nan: "),
+        ({"minutes": math.inf}, UsageError, "^--minutes inf: "),
+        ({"seeds": 0}, UsageError, "^--seeds 0: give a number of seeds, at least 1$"),
+        (
+            {"out": "file"},
+            ReproduceError,
+            r"^file/fig0/quick cannot be written to: \[Errno 20\] .* with --out$",
+        ),
+    ],
+)
+def test_what_cannot_be_reproduced_is_refused_before_training(checkout, said, kind, message):
+    (checkout / "experiments" / "fig9.py").write_text(LACKS)
+    (checkout / "file").touch()
+    with pytest.raises(kind, match=message) as error:
+        printed(said.pop("name", "fig0"), **said)
+    assert error.value.status == (2 if kind is UsageError else 1)
+
+
+def test_strict_fails_a_contradicted_claim_of_the_paper_preset_alone(checkout):
+    printed(preset="short", strict=True)
+    with pytest.raises(ReproduceError, match=r"^contradicted at the paper preset: above ninety$"):
+        printed(preset="paper", strict=True)
+
+
+def test_a_grid_has_each_run_once_and_can_be_cut_to_its_first_seeds(checkout):
+    add(checkout, "fig1", seeds=("range(3)", "(0, 1, 0, 2)"))
+    quiet = Console(file=io.StringIO())
+    for seeds, number in ((2, 2), (9, 3)):
+        verdicts = reproduce("fig1", preset="smoke", seeds=seeds, console=quiet)["fig1"]
+        assert [v.seeds for v in verdicts] == [number] * 3
 
 
 def test_experiments_are_listed_by_number(checkout):
@@ -208,16 +220,6 @@ def test_several_experiments_are_one_grid_and_each_is_drawn(checkout, workers):
         assert f"results/{name}/quick/figure.svg" in text
 
 
-def test_a_grid_can_be_cut_to_its_first_seeds(checkout):
-    quiet = Console(file=io.StringIO())
-    assert [v.seeds for v in reproduce("fig0", preset="smoke", seeds=2, console=quiet)["fig0"]] == [2, 2, 2]
-    verdicts = reproduce("fig0", preset="smoke", seeds=9, console=quiet)["fig0"]
-    assert [v.seeds for v in verdicts] == [3, 3, 3]
-    with pytest.raises(UsageError) as error:
-        reproduce("fig0", preset="smoke", seeds=0, console=quiet)
-    assert str(error.value) == "--seeds 0 trains nothing; it is a number of seeds, at least 1"
-
-
 def test_runs_are_trained_in_their_experiments_orders_side_by_side_and_among_equals_the_longest_first(
     checkout, workers
 ):
@@ -228,15 +230,6 @@ def test_runs_are_trained_in_their_experiments_orders_side_by_side_and_among_equ
     assert [run.seed for run, _ in workers.jobs] == [7, 3, 5, 6, 4]  # 3 is fig2's too
     with (checkout / "results" / "fig1" / "quick" / "results.csv").open(newline="") as file:
         assert [row["seed"] for row in csv.DictReader(file)] == ["3", "4", "5"], "the grid's own order"
-
-
-def test_minutes_that_are_no_time_are_refused(checkout):
-    for minutes in (0.0, -1.0, float("inf"), float("nan")):
-        with pytest.raises(UsageError) as error:
-            printed(minutes=minutes)
-        assert str(error.value) == (
-            f"--minutes {minutes:g} is no time to train in; it is a number above 0, such as 30 or 0.5"
-        )
 
 
 def test_when_the_time_is_up_failures_are_told_and_what_was_not_begun_is_not_drawn(checkout, workers, monkeypatch):
@@ -263,15 +256,54 @@ def test_when_the_time_is_up_failures_are_told_and_what_was_not_begun_is_not_dra
     assert (checkout / "results" / "fig1" / "quick" / "figure.svg").exists()
 
 
-def test_all_stands_for_every_experiment_and_what_needs_no_training_is_drawn(checkout, workers):
-    add(checkout, "fig1")
-    add(checkout, "fig2", seeds=("[Run(", "[] and [Run("), claims=("CLAIMS = [", "CLAIMS = [][:0] and ["),
-        draw=("figure.add_subplot().plot(results.seeds, results.values(), label=\"accuracy\")",
+@pytest.mark.parametrize(
+    ("fails", "lines"),
+    [
+        (("no data", "data"), ["3 of 3 runs failed:", "  {run}: no data; its log is runs/{hash}/log.txt",
+                               "  2 more: skipped: {run} failed on the same data",
+                               "fig1 is neither judged nor drawn: none of its 3 runs is done"]),
+        (("no room", "grid"), ["no room", "stopped: 0 of 3 runs are done"]),
+    ],
+)  # fmt: skip
+def test_a_failure_on_data_or_of_the_whole_grid_is_told_once(checkout, workers, fails, lines):
+    add(checkout, "fig1", seeds=("range(3)", "range(5, 8)"))
+    run = load("fig1").runs("quick")[0]
+    workers.fails[run] = fails
+    with pytest.raises(ReproduceError) as error:
+        printed("fig0", "fig1")
+    assert str(error.value).splitlines() == [line.format(run=run.name, hash=run.hash) for line in lines]
+    assert not list((checkout / "results" / "fig1" / "quick").iterdir())
+    assert bool(list((checkout / "results" / "fig0" / "quick").iterdir())) == (fails[1] == "data")
+
+
+@pytest.mark.parametrize(("sign", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_say_how_far_it_was_and_how_to_go_on(checkout, workers, capsys, sign, status):
+    add(checkout, "fig1", seeds=SEEDS_2_TO_4)
+    workers.after = lambda run: signal.raise_signal(sign) if len(workers.jobs) == 2 else None
+    with pytest.raises(SystemExit) as end:
+        main(["reproduce", "fig1"])
+    assert end.value.code == status
+    told = "lit-hidden: stopped: 1 of 2 runs are done; the same command goes on where this one was\n"
+    assert capsys.readouterr().err == told
+
+
+def test_an_experiment_that_cannot_be_drawn_keeps_its_old_files_and_all_others_are_drawn(checkout, capfd):
+    add(checkout, "bad")
+    printed("bad")
+    folder = checkout / "results" / "bad" / "quick"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(before) == {"figure.png", "figure.svg", "results.csv", "verdicts.json"}
+    leave(Run(density=0.5, net="conv2", data="digits", epochs=1, seed=9))
+    add(checkout, "bad", seeds=("range(3)", "(0, 1, 9)"), draw=("results.values()", "results.values('none')"))
+    # An experiment without runs and claims needs no training.
+    add(checkout, "sketch", seeds=("[Run(", "[] and [Run("), claims=("CLAIMS = [", "CLAIMS = [][:0] and ["),
+        draw=('figure.add_subplot().plot(results.seeds, results.values(), label="accuracy")',
               "figure.text(0.5, 0.5, 'a sketch')"))  # fmt: skip
-    console = Console(file=io.StringIO())
-    assert {k: len(v) for k, v in reproduce("all", console=console).items()} == {"fig0": 3, "fig1": 3, "fig2": 0}
-    assert workers.jobs == []
-    for name in ("fig0", "fig1", "fig2"):
+    with pytest.raises(ReproduceError, match=r"^bad cannot be judged or drawn: ValueError: the result of "):
+        printed("all")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert "Traceback" in capfd.readouterr().err
+    for name in ("fig0", "sketch"):
         assert (checkout / "results" / name / "quick" / "figure.svg").exists()
 
 
@@ -337,15 +369,6 @@ def test_a_grid_cut_by_where_is_judged_as_a_part_of_the_whole_one_and_names_abse
     assert "  judged by 3 of 6 runs; absent cells: 1, named in verdicts.json\n" in text
     assert len(re.findall("undecided +│ none ", text)) == 2, "no margin, and not one that is called nan"
     assert (checkout / "results" / "fig1" / "quick" / "figure.png").exists()
-
-
-def test_of_a_grid_without_a_single_run_nothing_is_judged(checkout, workers):
-    add(checkout, "fig1", seeds=("range(3)", "range(5, 8)"))
-    for run in load("fig1").runs("quick"):
-        workers.fails[run] = ("no room", "run")
-    with pytest.raises(ReproduceError, match=r"fig1 is neither judged nor drawn: none of its 3 runs is done$"):
-        printed("fig1")
-    assert not list((checkout / "results" / "fig1" / "quick").iterdir())
 
 
 def test_a_part_of_a_grid_that_cannot_be_drawn_is_judged_and_no_older_drawing_stands_beside_it(checkout, capfd):
@@ -417,107 +440,18 @@ def test_the_best_epoch_is_the_largest_after_training_began_and_of_the_test_imag
     assert rows(Results([(runs[0], {"accuracy": 9.0}, None)]))[0]["best_accuracy"] is None
 
 
-def test_the_kind_of_a_claim_stands_in_the_table_and_the_file(checkout):
-    add(checkout, "fig1", every=("every=True", 'every=True, kind="check"'))
-    text = printed("fig1")
-    assert [claim["kind"] for claim in judged("fig1")["claims"]] == ["primary", "primary", "check"]
-    assert re.search(r"never below sixty +│ check +│ supported", text)
-
-
-def test_runs_that_were_not_tried_are_counted(checkout, workers):
-    add(checkout, "fig1", seeds=("range(3)", "range(5, 9)"))
-    runs = load("fig1").runs("quick")
-    workers.fails[runs[0]] = ("no data", "data")
-    with pytest.raises(ReproduceError) as error:
-        printed("fig1")
-    assert str(error.value).splitlines()[:3] == [
-        "4 of 4 runs failed:",
-        f"  {runs[0].name}: no data; its log is runs/{runs[0].hash}/log.txt",
-        f"  3 more: not tried: {runs[0].name} failed on the same data",
-    ]
-
-
-def test_a_failure_of_the_whole_grid_ends_it(checkout, workers):
-    add(checkout, "fig1", seeds=SEEDS_2_TO_4)
-    bad = load("fig1").runs("quick")[2]
-    workers.fails[bad] = ("runs/abc cannot be written to: no room", "grid")
-    with pytest.raises(ReproduceError) as error:
-        printed("fig0", "fig1")
-    assert str(error.value) == "runs/abc cannot be written to: no room\nstopped: 1 of 2 runs are done"
-
-
-def test_ctrl_c_says_how_far_it_was_and_how_to_go_on(checkout, workers, monkeypatch):
-    add(checkout, "fig1", seeds=SEEDS_2_TO_4)
-
-    def stop(run: Run) -> None:
-        if len(workers.jobs) == 2:
-            raise KeyboardInterrupt
-
-    workers.after = stop
-    with pytest.raises(Stopped) as error:
-        printed("fig1")
-    assert str(error.value) == "stopped: 1 of 2 runs are done; the same command goes on where this one was"
-
-
-def test_an_experiment_that_cannot_be_drawn_does_not_keep_the_others_from_it(checkout, capfd):
-    add(checkout, "bad", draw=("results.values()", "results.values('no such number')"))
-    with pytest.raises(ReproduceError) as error:
-        printed("bad", "fig0")
-    assert str(error.value).startswith("bad cannot be judged or drawn: ValueError: the result of ")
-    assert "Traceback" in capfd.readouterr().err
-    assert (checkout / "results" / "fig0" / "quick" / "figure.svg").exists()
-
-
-def test_what_there_was_stays_together_if_drawing_fails(checkout, capfd):
-    printed()
-    folder = checkout / "results" / "fig0" / "quick"
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert set(before) == {"figure.png", "figure.svg", "results.csv", "verdicts.json"}
-    leave(Run(density=0.5, net="conv2", data="digits", epochs=1, seed=9))
-    add(checkout, "fig0", seeds=("range(3)", "(0, 1, 9)"), draw=("results.values()", "results.values('none')"))
-    with pytest.raises(ReproduceError, match="fig0 cannot be judged or drawn"):
-        printed()
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert "Traceback" in capfd.readouterr().err
-
-
-def test_brackets_of_a_claims_sentence_are_printed(checkout):
-    add(checkout, "fig1", claim=('"above fifty"', '"above [50] in [red]"'))
-    assert "above [50] in [red]" in printed("fig1")
-
-
-@pytest.fixture
-def summaries(monkeypatch):
-    """The groups of the summaries that were shown in W&B."""
-    shown = []
-    monkeypatch.setenv("WANDB_MODE", "offline")
-
-    def show(group, table, drawing, verdicts, mode):
-        shown.append((mode, group))
-
-    monkeypatch.setattr("lit_hidden.engine.reproduce.show_summary", show)
-    return shown
-
-
-def test_a_summary_is_shown_when_the_table_is_new_whoever_trained_its_runs(checkout, summaries, workers):
+def test_a_summary_is_shown_when_the_table_is_new_whoever_trained_its_runs(checkout, workers, monkeypatch):
+    shown, modes = [], []
+    monkeypatch.setattr("lit_hidden.engine.reproduce.choose_mode", lambda: modes.append(1) or ("offline", None))
+    monkeypatch.setattr("lit_hidden.engine.reproduce.show", lambda *_: None)
+    monkeypatch.setattr("lit_hidden.engine.reproduce.show_summary", lambda *said: shown.append((said[0], said[-1])))
     printed()  # nothing is missing: the runs are an archive's, or a command's that was killed before it drew
-    assert summaries == [("offline", "fig0/quick")]
+    assert shown == [("fig0/quick", "offline")]
     printed()
-    assert len(summaries) == 1, "drawing again shows nothing new"
+    assert (len(shown), len(modes)) == (1, 1), "where nothing is new, W&B is not asked for"
     add(checkout, "fig0", seeds=SEEDS_2_TO_4)
     printed()
-    assert summaries == [("offline", "fig0/quick")] * 2
-    assert len(workers.jobs) > 0
-
-
-def test_w_and_b_is_not_asked_for_when_there_is_nothing_new(checkout, monkeypatch):
-    printed()
-
-    def never():
-        raise AssertionError("asked")
-
-    monkeypatch.setattr("lit_hidden.engine.reproduce.choose_mode", never)
-    printed()
+    assert shown == [("fig0/quick", "offline")] * 2
 
 
 def test_a_disk_that_is_full_when_it_is_drawn_is_told(checkout, monkeypatch):
@@ -566,19 +500,6 @@ def test_without_training_a_damaged_run_is_named_and_left_out(checkout, workers)
     assert workers.jobs == []
 
 
-def test_a_damaged_run_is_named_set_aside_and_trained_again(checkout, workers):
-    run = load("fig0").runs("quick")[1]
-    folder = Store("runs").folder(run)
-    (folder / "result.json").write_text('{"accuracy": ')
-    text = printed()
-    assert text.startswith(
-        f"{folder} is damaged: result.json: Expecting value: line 1 column 14 (char 13); "
-        f"set aside as {run.hash}.damaged-1, {run.name} is trained again\n"
-    )
-    assert [r for r, _ in workers.jobs] == [run]
-    assert "3 runs: 2 done, 1 to train" in text
-
-
 DRY = """\
 fig1 (quick): Figure 0: a figure of three seeds.
 6 runs: 1 done, 5 to train
@@ -596,6 +517,7 @@ estimated time: about 4 min on 2 workers; from 1 run measured here
 
 
 HARM = {
+    "no JSON": ("edge_popup", None, "Expecting value: line 1 column 14 (char 13); set aside as {hash}.damaged-1"),
     "no density_sampled": ("supermask", lambda result: result.pop("density_sampled"), "its density_sampled is None"),
     "provenance no dictionary": ("edge_popup", lambda r: r.update(provenance=3), "it is not what its checksum is of"),
 }
@@ -611,10 +533,14 @@ def test_a_result_that_is_json_and_not_what_was_left_is_trained_again(kind, chec
         leave(run)
     path = Store("runs").folder(runs[1]) / "result.json"
     result = json.loads(path.read_text())
-    harm(result)
-    path.write_text(json.dumps(result if checksums else {k: v for k, v in result.items() if k != "checksums"}))
+    if harm is None:
+        path.write_text('{"accuracy": ')
+    else:
+        harm(result)
+        path.write_text(json.dumps(result if checksums else {k: v for k, v in result.items() if k != "checksums"}))
     text = printed("fig1")
-    assert text.startswith(f"{path.parent} is damaged: result.json: {why}")
+    assert text.startswith(f"{path.parent} is damaged: result.json: {why.format(hash=runs[1].hash)}")
+    assert "3 runs: 2 done, 1 to train" in text
     assert [r for r, _ in workers.jobs] == [runs[1]]
 
 
@@ -634,44 +560,47 @@ def test_a_dry_run_prints_the_grid_and_the_time_and_changes_nothing(checkout, mo
     assert sorted(path for path in checkout.rglob("*")) == before
 
 
-def test_a_dry_run_of_what_is_done_estimates_nothing(checkout):
-    assert printed(dry_run=True).splitlines()[-1] == "3 runs: 3 done"
-
-
 def test_a_dry_run_of_hundreds_is_quick(checkout):
     add(checkout, "fig1", seeds=("range(3)", "range(600)"))
     began = time.process_time()
     text = printed("fig1", dry_run=True)
     assert text.count("to train  ") == 597
+    assert printed(dry_run=True).splitlines()[-1] == "3 runs: 3 done", "nothing is estimated"
     assert time.process_time() - began < 10, "it was 182 seconds once"
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_training(checkout):
-    (checkout / "results").write_text("a file where the folder should be")
-    with pytest.raises(ReproduceError) as error:
-        printed()
-    assert str(error.value) == (
-        "results/fig0/quick cannot be written to: [Errno 20] Not a directory: 'results/fig0/quick'; "
-        "choose another with --out"
-    )
+DIGITS = {"net": "conv4", "width": 0.25, "data": "digits", "epochs": 10}
 
 
-def test_the_conditions_say_what_was_cut():
-    runs = [Run(density=0.5, net="conv4", width=0.25, data="digits", epochs=10, seed=s) for s in range(3)]
-    runs += [Run(density=0.5, method="random", net="conv4", width=0.25, data="digits", seed=0)]
-    results = Results((run, {}, None) for run in runs)
-    assert conditions("quick", results) == (
-        "preset quick; data digits; 3 seeds (0, 1, 2); net conv4; "
-        "cut: width x0.25, 10 of 100 epochs, scikit-learn's digits for CIFAR-10"
-    )
-    small = Results([(Run(density=0.5, batch_size=32), {}, None), (Run(optimizer="adam"), {}, None)])
-    assert conditions("paper", small).endswith("cut: batches of 32")
-    wide = Results((Run(density=0.5, width=width), {}, None) for width in (2, 0.5))
-    assert conditions("paper", wide) == (
-        "preset paper; data cifar10; 1 seed (0); net conv4; widths x0.5, x2; nothing cut"
-    )
-    whole = Results([(Run(density=0.5), {}, None)])
-    assert conditions("paper", whole) == "preset paper; data cifar10; 1 seed (0); net conv4; nothing cut"
+@pytest.mark.parametrize(
+    ("preset", "runs", "told"),
+    [
+        (
+            "quick",
+            [Run(density=0.5, seed=seed, **DIGITS) for seed in range(3)]
+            + [Run(density=0.5, method="random", **DIGITS)],
+            "preset quick; data digits; 3 seeds (0, 1, 2); net conv4; "
+            "cut: width x0.25, 10 of 100 epochs, scikit-learn's digits for CIFAR-10",
+        ),
+        (
+            "paper",
+            [Run(density=0.5, batch_size=32), Run(optimizer="adam")],
+            "preset paper; data cifar10; 1 seed (0); net conv4; cut: batches of 32",
+        ),
+        (
+            "paper",
+            [Run(density=0.5, width=width) for width in (2, 0.5)],
+            "preset paper; data cifar10; 1 seed (0); net conv4; widths x0.5, x2; nothing cut",
+        ),
+        ("paper", [Run(density=0.5)], "preset paper; data cifar10; 1 seed (0); net conv4; nothing cut"),
+    ],
+)
+def test_the_conditions_say_what_was_cut_and_what_a_gpu_computed_in_tf32(preset, runs, told):
+    assert conditions(preset, Results((run, {}, None) for run in runs)) == told
+    tf32 = [["convolutions"], [], ["convolutions", "products"], []][: len(runs)]
+    results = Results((run, {"provenance": {"tf32": found}}, None) for run, found in zip(runs, tf32, strict=True))
+    if len(runs) == 4:
+        assert conditions(preset, results) == f"{told}; convolutions, products in TF32 in 2 of 4 runs"
 
 
 def test_the_commit_of_the_claims_and_the_first_run_are_named(checkout, monkeypatch):
@@ -688,14 +617,6 @@ def test_the_commit_of_the_claims_and_the_first_run_are_named(checkout, monkeypa
     found = judged("fig0")
     assert (found["claims_commit"], found["claims_changed"]) == known(checkout / "experiments" / "fig0.py")
     assert found["first_run"] == "2026-01-02T11:00:00+00:00"
-
-
-def test_the_conditions_say_what_a_gpu_computed_in_tf32():
-    told = [["convolutions"], [], ["convolutions", "products"]]
-    results = Results(
-        (Run(density=0.5, seed=seed), {"provenance": {"tf32": tf32}}, None) for seed, tf32 in enumerate(told)
-    )
-    assert conditions("paper", results).endswith("nothing cut; convolutions, products in TF32 in 2 of 3 runs")
 
 
 def test_without_training_what_is_done_is_judged_and_drawn(checkout):
@@ -744,7 +665,7 @@ def test_a_summary_is_refused_that_is_too_large_or_of_an_experiment_that_has_non
     (checkout / "experiments" / "fig0.py").write_text(
         REDUCED.replace("np.array([x**2 for x in results.values()])", random)
     )
-    with pytest.raises(ReproduceError, match=r"what reduce\(results\) of fig0 returns takes 2\.3 MB; 2 MB is the most"):
+    with pytest.raises(ReproduceError, match=r"the arrays of reduce\(results\) of fig0 take 2\.3 MB; 2 MB is the most"):
         reproduce("fig0", preset="smoke")
     with pytest.raises(ValueError, match="have no summary: it is what an experiment's reduce"):
         Results([]).summary  # noqa: B018

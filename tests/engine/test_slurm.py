@@ -32,9 +32,10 @@ RUNS = [Run(density=0.5, seed=seed, **TINY) for seed in range(4)]
 @pytest.mark.slow
 def test_runs_of_jobs_killed_and_requeued_end_as_if_nothing_had_been(tmp_path, monkeypatch, forked):
     monkeypatch.setattr(slurm, "_ASK", 0.2)
+    monkeypatch.setattr(subprocess, "Popen", forked)
     store, first, second = Store(tmp_path / "runs"), RUNS[0], Run(density=0.5, **{**TINY, "epochs": 1})
     bad = Run(density=0.5, **{**TINY, "net": "no_such_module:net"})
-    one = Slurm(store.root, 1, options={"cluster": "local", "gpus_per_node": "0"})
+    one = Slurm(store.root, 1, 1, 1, {"cluster": "local", "gpus_per_node": "0"})
     assert (one.device, one.device_name, one.places) == ("cpu", "CPU, 1 thread(s)", 1)
     log, killed, requeued, out = store.folder(first) / "log.txt", [], [], io.StringIO()
 
@@ -44,9 +45,7 @@ def test_runs_of_jobs_killed_and_requeued_end_as_if_nothing_had_been(tmp_path, m
             if not killed and log.exists():  # the job is submitit's process, which has started the one that trains
                 (begun,) = one._jobs.values()
                 killed.append(begun.job_id)
-                of = ["ps", "-o", "pid=", "--ppid", begun.job_id]
-                os.kill(int(subprocess.run(of, capture_output=True, text=True, check=True).stdout), signal.SIGKILL)
-                monkeypatch.setattr(subprocess, "Popen", forked)  # the next ones are quicker
+                os.kill(int(Path(f"/proc/{begun.job_id}/task/{begun.job_id}/children").read_text()), signal.SIGKILL)
             elif not requeued and store.progress(first)[0] >= 2:  # what SLURM sends before it stops a job
                 requeued.extend(re.findall(r"process (\d+) on", log.read_text())[-1:])
                 os.kill(int(requeued[0]), signal.SIGUSR2)
@@ -83,7 +82,7 @@ class Job:
 def pretended(tmp_path, monkeypatch):
     """A pool with the list of jobs that it submits; a job does nothing by itself."""
     monkeypatch.setattr(slurm, "_ASK", 0.0)
-    one, jobs = Slurm(tmp_path, 3, options={"cluster": "local"}), []
+    one, jobs = Slurm(tmp_path, 3, 1, 1, {"cluster": "local"}), []
 
     def submit_array(tasks: list[Task]) -> list[Job]:
         jobs.extend([Job(len(jobs) + number, task) for number, task in enumerate(tasks, start=1)])
@@ -104,7 +103,7 @@ def test_each_job_begins_with_a_run_of_its_own_and_goes_on_with_the_others(prete
     assert [[each["run"]["seed"] for each in made.task.jobs[:1]] for made in jobs] == [[0], [1]]
     assert all({each["run"]["seed"] for each in made.task.jobs} == {0, 1, 2, 3} for made in jobs)
     assert one.ended(0) == []
-    slurm._began(one._folder, "1", now=True)
+    slurm._began(one._folder, "1").touch()
     jobs[0].state, jobs[1].state = "NODE_FAIL", "COMPLETED"
     assert one.ended(0) == [(0, "ended with SLURM's job 1 (NODE_FAIL)"), (2, None)]
     assert one.ended(0) == []
@@ -115,7 +114,8 @@ def test_jobs_that_somebody_cancels_or_that_never_begin_are_not_replaced(state, 
     one, jobs = pretended
     one.start(dict(enumerate(named(tmp_path, *RUNS[:2]))), [], lambda: None)
     for each in jobs:
-        slurm._began(one._folder, each.job_id, now=began)
+        if began:
+            slurm._began(one._folder, each.job_id).touch()
     jobs[0].state = state
     assert one.ended(0) == [], "the other one is there"
     jobs[1].state = state
@@ -181,7 +181,7 @@ def cluster(tmp_path, monkeypatch):
 
 def test_slurm_is_told_what_is_needed(cluster):
     options = {"partition": "gpu", "account": "me", "timeout_min": "60", "mem_gb": "1.5", "constraint": "h100"}
-    one = Slurm(cluster / "runs", 4, 2, options=options)
+    one = Slurm(cluster / "runs", 4, 2, 1, options)
     assert (one.device, one.device_name, one.places) == ("cuda", "", 2)
     one.start(dict(enumerate(named(cluster / "runs", *RUNS[:2]))), [], lambda: None)
     with pytest.raises(LauncherError) as error:
@@ -203,7 +203,7 @@ def test_on_cpu_each_process_has_one_thread_and_on_several_machines_slurm_starts
     assert (told["nodes"], told["ntasks_per_node"], told["cpus_per_task"]) == (2, 2, 1)
     assert "export OMP_NUM_THREADS=1" in told["setup"]
     # Not every SLURM takes --gpus-per-node.
-    told = Slurm(Path("runs"), 1, options={"gres": "gpu:a100:1"})._executor(cluster).parameters
+    told = Slurm(Path("runs"), 1, 1, 1, {"gres": "gpu:a100:1"})._executor(cluster).parameters
     assert "gpus_per_node" not in told
     assert told["gres"] == "gpu:a100:1"
 
@@ -213,24 +213,26 @@ def test_on_cpu_each_process_has_one_thread_and_on_several_machines_slurm_starts
     [
         ({"options": {"colour": "red"}}, "--launcher slurm: Unknown argument 'colour' for executor 'slurm'"),
         ({"options": {"timeout_min": "an hour"}}, '--launcher slurm: Parameter "timeout_min" expected type'),
-        ({"options": {"time": "1:00:00"}}, "--slurm time: give timeout_min, in minutes"),
-        ({"options": {"nodes": "2"}}, "--slurm nodes: give --num-nodes"),
+        (
+            {"options": {"time": "1:00:00", "nodes": "2"}},
+            "--slurm nodes, time: it follows from",
+        ),
         ({"per_run": 3, "nodes": 2}, "--num-nodes 2: 3 devices a run cannot be shared out evenly"),
-        ({"per_run": 0.5}, "--per-run 0.5: devices a run are 1 or another whole number; only local and ray"),
+        ({"per_run": 0.5}, "--per-run 0.5: this launcher takes a whole number; local and ray"),
         ({"per_run": 4, "devices": 6}, "--devices 6, --per-run 4: give 4 or a multiple of it"),
         ({"options": {"cluster": "nowhere"}}, "--launcher slurm: AutoExecutor doesn't know any executor named nowhere"),
     ],
 )
 def test_what_slurm_would_not_understand_is_refused_at_once(arguments, error, cluster):
     with pytest.raises(LauncherError) as raised:
-        Slurm(**{"root": Path("runs"), "devices": None, **arguments})
+        Slurm(**{"root": Path("runs"), "devices": None, "per_run": 1, "nodes": 1, "options": {}, **arguments})
     assert str(raised.value).startswith(error)
     assert not (cluster / "submitted").exists()
 
 
 def test_jobs_that_slurm_does_not_take_are_an_error_in_its_words(cluster):
     (cluster / "sbatch").write_text("#!/bin/sh\necho sbatch: error: invalid partition >&2\nexit 1\n")
-    one = Slurm(cluster / "runs", 1)
+    one = Slurm(cluster / "runs", 1, 1, 1, {})
     with pytest.raises(LauncherError) as error:
         one.start({0: job(RUNS[0], cluster)}, [], lambda: None)
     assert str(error.value).startswith("--launcher slurm: the jobs cannot be submitted: ")
@@ -246,5 +248,5 @@ def test_without_slurm_or_submitit_it_says_so(tmp_path, monkeypatch):
         for name, nothing in gone.items():
             monkeypatch.setitem(sys.modules, name, nothing)
         with pytest.raises(LauncherError) as raised:
-            Slurm(tmp_path, 1)
+            Slurm(tmp_path, 1, 1, 1, {})
         assert str(raised.value) == error

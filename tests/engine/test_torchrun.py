@@ -76,15 +76,57 @@ class Torchrun:
         return sorted(int(child) for path in children for child in path.read_text().split())
 
 
+EXPERIMENT = f"""'''Two runs.'''
+from lit_hidden.run import Run
+from lit_hidden.judge import Claim
+
+def runs(preset):
+    return [Run.from_json({POPUP.to_json()!r}), Run.from_json({SAMPLED.to_json()!r})]
+
+CLAIMS = [Claim("they learn", lambda results: results.mean() - 10)]
+
+def draw(results, figure):
+    figure.subplots().plot(results.values())
+"""
+
+
 @pytest.fixture(scope="module")
-def seen(forked, tmp_path_factory):
+def trained(forked, tmp_path_factory):
+    """What the two agents printed, and the folder they worked in."""
+    work = tmp_path_factory.mktemp("lockstep")
+    (work / "experiments").mkdir()
+    (work / "experiments" / "fig0.py").write_text(EXPERIMENT)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1",
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test",
+        "--local-addr", "127.0.0.1",
+        "-m", "lit_hidden", "reproduce", "fig0", "--preset", "smoke", "--runs-dir", "runs",
+    ]  # fmt: skip
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NUM_NODES": "2"}
+    settings |= {"WANDB_MODE": "disabled", "CUDA_VISIBLE_DEVICES": ""}
+    agents = [
+        forked(command, cwd=work, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [agent.communicate(timeout=200) for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], said
+    return work, [out for out, _ in said]
+
+
+@pytest.fixture(scope="module")
+def seen(forked, trained, tmp_path_factory):
     """What runs of two processes left, and of one."""
-    work = tmp_path_factory.mktemp("torchrun")
-    found: dict[str, Any] = {"together": Torchrun(subprocess.Popen, POPUP, work / "together").train()}
+    work, (grid, _) = tmp_path_factory.mktemp("torchrun"), trained
+    found: dict[str, Any] = {
+        "together": Store(grid / "runs").folder(POPUP),
+        "whole": Store(grid / "runs").folder(SAMPLED),
+    }
     for name, run in (("one", POPUP), ("sampled", SAMPLED)):
         assert do(job(run, work / name)) == 0
         found[name] = Store(work / name).folder(run)
-    found["whole"] = Torchrun(forked, SAMPLED, work / "whole").train()
     stopped = Torchrun(forked, SAMPLED, work / "stopped")
     stopped.until(3)
     stopped.process.terminate()
@@ -145,6 +187,26 @@ def test_a_killed_follower_ends_all_so_that_a_new_worker_goes_on(seen):
     assert (seen.killed / "last.ckpt").exists()
 
 
+def test_each_run_is_trained_by_the_processes_of_both_machines(trained):
+    work, _ = trained
+    for run, steps in ((POPUP, 12), (SAMPLED, 72)):
+        result = Store(work / "runs").result(run)
+        assert result is not None
+        assert result["provenance"]["device"] == "2 x CPU, 1 thread(s)"
+        assert result["steps"] == steps
+
+
+def test_one_of_them_judges_draws_and_tells(trained):
+    work, said = trained
+    told, silent = sorted(said, key=lambda out: "2 runs: 0 done, 2 to train" not in out)
+    assert "2/2" in told
+    assert "supported" in told or "undecided" in told
+    assert "runs" not in silent
+    judged = json.loads((work / "results" / "fig0" / "smoke" / "verdicts.json").read_text())
+    assert [claim["sentence"] for claim in judged["claims"]] == ["they learn"]
+    assert (work / "results" / "fig0" / "smoke" / "figure.svg").exists()
+
+
 # --- one network -------------------------------------------------------------------------------------------
 
 
@@ -169,21 +231,23 @@ def test_equal_ranks_pass():
     compared(*(LitDense("conv2", width=0.1, seed=3) for _ in range(2)))
 
 
-def test_a_layer_that_differs_in_the_last_bit_of_one_score_is_named():
-    first, second = (LitSubnetwork("conv2", width=0.1, density=0.5) for _ in range(2))
-    name, masker = list(maskers(second.net).items())[2]
-    masker.scores.data.view(torch.int32).view(-1)[5] += 1
-    with pytest.raises(RanksDifferError, match=f"step 100 the scores of {name} on rank 1 are not those of rank 0"):
-        compared(first, second)
+def change_a_bit(scores: torch.Tensor) -> None:
+    scores.view(torch.int32)[5] += 1
 
 
-def test_exchanged_scores_are_found_and_so_is_a_mask():
-    first, second = (LitSubnetwork("conv2", width=0.1, density=0.5) for _ in range(2))
-    name, masker = list(maskers(second.net).items())[2]
-    scores = masker.scores.data.view(-1)
+def exchange_the_weakest_and_the_strongest(scores: torch.Tensor) -> None:
     order = scores.abs().argsort()
-    scores[order[[0, -1]]] = scores[order[[-1, 0]]].clone()  # the weakest and the strongest
-    with pytest.raises(RanksDifferError, match=f"the scores and mask of {name} on"):
+    scores[order[[0, -1]]] = scores[order[[-1, 0]]].clone()
+
+
+@pytest.mark.parametrize(
+    ("harm", "what"), [(change_a_bit, "scores"), (exchange_the_weakest_and_the_strongest, "scores and mask")]
+)
+def test_a_layer_that_differs_is_named(harm, what):
+    first, second = (LitSubnetwork("conv2", width=0.1, density=0.5) for _ in range(2))
+    name, masker = list(maskers(second.net).items())[2]
+    harm(masker.scores.data.view(-1))
+    with pytest.raises(RanksDifferError, match=f"step 100 the {what} of {name} on rank 1 are not those of rank 0"):
         compared(first, second)
 
 
@@ -226,108 +290,26 @@ def test_a_run_without_learning_or_looked_into_is_one_devices(run, by_itself, tm
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
-        ({}, None),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, None),  # a batch script, not started by srun
-        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, None),
+        ("", None),
+        ("SLURM_PROCID=0 SLURM_NTASKS=8", None),  # a batch script, not started by srun
+        ("SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=1", None),
         (
-            {
-                "SLURM_PROCID": "5",
-                "SLURM_STEP_NUM_TASKS": "8",
-                "SLURM_LOCALID": "1",
-                "SLURM_STEP_TASKS_PER_NODE": "4(x2)",
-            },
+            "SLURM_PROCID=5 SLURM_STEP_NUM_TASKS=8 SLURM_LOCALID=1 SLURM_STEP_TASKS_PER_NODE=4(x2)",
             Ranks(5, 8, 1, 4),
         ),
-        (
-            {"TORCHELASTIC_RUN_ID": "x", "RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "8"},
-            Ranks(9, 16, 1, 8),
-        ),
-        (
-            {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"},
-            None,
-        ),
+        ("SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=7 SLURM_LOCALID=0 SLURM_STEP_TASKS_PER_NODE=4,3", LauncherError),
+        ("TORCHELASTIC_RUN_ID=x RANK=9 WORLD_SIZE=16 LOCAL_RANK=1 LOCAL_WORLD_SIZE=8", Ranks(9, 16, 1, 8)),
+        ("TORCHELASTIC_RUN_ID=x RANK=0 WORLD_SIZE=1 LOCAL_RANK=0 LOCAL_WORLD_SIZE=1", None),
     ],
 )
 def test_torchrun_and_slurm_say_where_a_process_stands(variables, expected, monkeypatch):
     for name in [name for name in os.environ if name.startswith(("SLURM_", "TORCHELASTIC_"))]:
         monkeypatch.delenv(name)
-    for name, value in variables.items():
+    for name, _, value in (variable.partition("=") for variable in variables.split()):
         monkeypatch.setenv(name, value)
+    if expected is LauncherError:
+        with pytest.raises(LauncherError, match="tasks per node are 4,3; every machine must have the same number"):
+            placed()
+        return
     assert placed() == expected
     assert expected is None or (expected.nodes, expected.rank // expected.here) == (2, 1)
-
-
-def test_machines_with_different_numbers_of_processes_are_refused(monkeypatch):
-    given = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "7", "SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "4,3"}
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(LauncherError, match="tasks per node are 4,3; every machine must have the same number"):
-        placed()
-
-
-# --- two machines ------------------------------------------------------------------------------------------
-
-
-RUNS = [
-    Run(net="conv2", width=0.1, data="digits", train_images=301, batch_size=60, epochs=1, density=0.5, seed=seed)
-    for seed in range(2)
-]
-EXPERIMENT = f"""'''Two runs.'''
-from dataclasses import replace
-from lit_hidden.run import Run
-from lit_hidden.judge import Claim
-
-def runs(preset):
-    return [Run.from_json({RUNS[0].to_json()!r}), Run.from_json({RUNS[1].to_json()!r})]
-
-CLAIMS = [Claim("they learn", lambda results: results.mean() - 10)]
-
-def draw(results, figure):
-    figure.subplots().plot(results.values())
-"""
-
-
-@pytest.fixture(scope="module")
-def trained(forked, tmp_path_factory):
-    """What the two agents printed, and the folder they worked in."""
-    work = tmp_path_factory.mktemp("lockstep")
-    (work / "experiments").mkdir()
-    (work / "experiments" / "fig0.py").write_text(EXPERIMENT)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1",
-        "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test",
-        "--local-addr", "127.0.0.1",
-        "-m", "lit_hidden", "reproduce", "fig0", "--preset", "smoke", "--runs-dir", "runs",
-    ]  # fmt: skip
-    settings = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NUM_NODES": "2"}
-    settings |= {"WANDB_MODE": "disabled", "CUDA_VISIBLE_DEVICES": ""}
-    agents = [
-        start(command, cwd=work, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for start in (subprocess.Popen, forked)
-    ]
-    said = [agent.communicate(timeout=200) for agent in agents]
-    assert [agent.returncode for agent in agents] == [0, 0], said
-    return work, [out for out, _ in said]
-
-
-def test_each_run_is_trained_by_the_processes_of_both_machines(trained):
-    work, _ = trained
-    for run in RUNS:
-        result = Store(work / "runs").result(run)
-        assert result is not None
-        assert result["provenance"]["device"] == "2 x CPU, 1 thread(s)"
-        assert result["steps"] == 6
-
-
-def test_one_of_them_judges_draws_and_tells(trained):
-    work, said = trained
-    told, silent = sorted(said, key=lambda out: "2 runs: 0 done, 2 to train" not in out)
-    assert "2/2" in told
-    assert "supported" in told or "undecided" in told
-    assert "runs" not in silent
-    judged = json.loads((work / "results" / "fig0" / "smoke" / "verdicts.json").read_text())
-    assert [claim["sentence"] for claim in judged["claims"]] == ["they learn"]
-    assert (work / "results" / "fig0" / "smoke" / "figure.svg").exists()
