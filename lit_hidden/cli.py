@@ -81,7 +81,7 @@ def _add_ours(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     table.add_argument("--csv", dest="as_csv", action="store_true", help="write CSV to standard output")
 
     speed = add("bench", "measure selection, training steps, input, an epoch, and start")
-    sections = "with commas: selection, steps, input, feeding, epoch, runs, start; all, or with --data ... feeding"
+    sections = "with commas: selection, steps, input, feeding, epoch, start; all, or with --data ... feeding"
     speed.add_argument("--only", metavar="SECTIONS", help=sections, **unset)
     speed.add_argument("--device", help="cpu or cuda: both, where there is a GPU", **unset)
     speed.add_argument("--data", help="a set by name, not generated files like ImageNet's and small sets", **unset)
