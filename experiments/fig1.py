@@ -7,35 +7,19 @@ the accuracies that were measured.
 Source: Ramanujan et al., arXiv:1911.13299, figure 1. Cost: figure 2's, and nothing after figure 2.
 """
 
-from dataclasses import replace
-
 import numpy as np
 from matplotlib.figure import Figure
 
 from experiments import _diagram as diagram
-from lit_hidden.code import spec
+from experiments.fig2 import DENSITY
+from experiments.fig2 import runs as runs  # the same runs
 from lit_hidden.judge import Claim
 from lit_hidden.report import panels, style
 from lit_hidden.results import Results
-from lit_hidden.run import Run, vary
 
-DENSITY = 0.5
-TRACE = (spec("trace.Trace", updates=600),)
-PRESETS = {  # figure 2's, to the letter, or they would be trained again; a test compares them
-    "smoke": (Run(density=DENSITY, data="digits", net="conv2", width=0.1, epochs=2, callbacks=TRACE), 3),
-    "quick": (Run(density=DENSITY, data="digits", net="conv4", width=0.25, epochs=12, callbacks=TRACE), 3),
-    "short": (Run(density=DENSITY, net="conv4", width=0.5, epochs=10, train_images=20_000, callbacks=TRACE), 3),
-    "paper": (Run(density=DENSITY, net="conv4", callbacks=TRACE), 5),
-}
 # "Competitive accuracy" is a sentence in the paper, which prints no accuracy on CIFAR-10. A third party's single runs
 # of the authors' code have Conv4, Conv6 and Conv8 with signed constants at 50% within a point of dense SGD.
 MARGIN = 1.0
-
-
-def runs(preset: str) -> list[Run]:
-    hidden, seeds = PRESETS[preset]
-    methods = [hidden, replace(hidden, method="random", callbacks=()), replace(hidden, density=None)]
-    return vary(methods, seed=range(seeds))
 
 
 def behind(results: Results) -> float:

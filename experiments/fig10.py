@@ -34,8 +34,7 @@ def runs(preset: str) -> list[Run]:
 CLAIMS = [
     Claim("in every net signed constants beat Kaiming normal weights", margins.constants_ahead),
     Claim(
-        f"in every net by at least {LEAST:g} points",
-        lambda r: [gain - LEAST for gain in margins.constants_ahead(r)],
+        f"in every net by at least {LEAST:g} points", lambda r: [gain - LEAST for gain in margins.constants_ahead(r)]
     ),
 ]
 

@@ -26,12 +26,7 @@ DENSITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
 NET = Run(net="cifar_resnet18")
 PRESETS = {  # a run, the densities, whether scaled too, and how many seeds
     "smoke": (replace(NET, data="digits", width=0.0625, epochs=1), (0.5,), (False,), 1),
-    "quick": (
-        replace(NET, data="digits", width=0.0625, epochs=4, batch_size=32),
-        (0.1, 0.5, 0.9),
-        (False,),
-        3,
-    ),
+    "quick": (replace(NET, data="digits", width=0.0625, epochs=4, batch_size=32), (0.1, 0.5, 0.9), (False,), 3),
     "short": (replace(NET, width=0.125, epochs=10), (0.3, 0.5, 0.7), (False,), 3),
     "paper": (NET, DENSITIES, (False, True, "authors"), 5),
 }

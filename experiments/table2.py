@@ -17,7 +17,6 @@ from math import nan
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from experiments import _imagenet as imagenet_grid
 from lit_hidden.judge import Claim
@@ -29,17 +28,10 @@ from lit_hidden.run import Run
 
 NEAR = 1.0  # points
 METHODS = {"dense": "dense, trained", "random": "random mask", "edge_popup": "edge-popup"}
-COLUMNS = (  # where each is, in inches, its side, and its heading
-    (0.15, "left", "net"),
-    (1.5, "left", "method"),
-    (2.85, "left", "random weights"),
-    (5.35, "right", "kept"),
-    (6.4, "right", "parameters"),
-    (7.5, "right", "accuracy (%)"),
-    (9.7, "right", "over seeds that train"),
-    (11.1, "right", "authors' README"),
-)
-LINE, MARGIN, FOOT = 0.26, 0.15, 0.45  # inches
+HEADINGS = (
+    "net", "method", "random weights", "kept", "parameters", "accuracy (%)", "over seeds that train", "authors' README"
+)  # fmt: skip
+LINE, FOOT = 0.26, 0.45  # inches
 
 
 def runs(preset: str) -> list[Run]:
@@ -78,35 +70,38 @@ def off(results: Results) -> list[float]:
 
 CLAIMS = [
     Claim(
-        f"by the authors' protocol, each accuracy is within {NEAR:g} point of the one in their README",
-        off,
+        f"by the authors' protocol, each accuracy is within {NEAR:g} point of the one in their README", off,
         floor=lambda r: [cell.mean() for cell in cells(r.select(method="edge_popup"))],
     ),
-]
+]  # fmt: skip
 
 
 def draw(results: Results, figure: Figure) -> None:
     parts = cells(results)
-    columns = COLUMNS if any(published(part) is not None for part in parts) else COLUMNS[:-1]
+    nets = [part.runs[0].net for part in parts]
+    lines = [line(part, net != above) for part, net, above in zip(parts, nets, ["", *nets], strict=False)]
+    known = any(published(part) is not None for part in parts)
+    headings = HEADINGS if known else HEADINGS[:-1]
     height = FOOT + LINE * (len(parts) + 1)
-    figure.set_size_inches(columns[-1][0] + MARGIN, height)
-    write(figure, height - LINE, [heading for *_, heading in columns], "bold")
-    for row, part in enumerate(parts, start=1):
-        words, net = line(part), part.rows[0][0].net
-        if row > 1 and net == parts[row - 2].rows[0][0].net:
-            words[0] = ""
-        else:
-            rule(figure, height - LINE * row, 0.4 if row > 1 else 1.0)
-        write(figure, height - LINE * (row + 1), words[: len(columns)])
-    rule(figure, height - LINE * (len(parts) + 1), 1.0)
+    figure.set_size_inches(11.25, height)
+    axes = figure.add_axes((0.01, FOOT / height, 0.98, 1 - FOOT / height))
+    axes.axis("off")
+    rows = [words[: len(headings)] for words in lines]
+    table = axes.table(rows, colLabels=headings, cellLoc="right", loc="center", edges="", bbox=(0, 0, 1, 1))
+    table.auto_set_font_size(False)
+    table.auto_set_column_width(range(len(headings)))
+    for (row, column), cell in table.get_celld().items():
+        cell.set_text_props(weight="bold" if row == 0 else "normal", ha="left" if column < 3 else "right")
+        cell.visible_edges = "B" if row in (0, len(lines)) or nets[row - 1 : row] != nets[row : row + 1] else ""
+        cell.set_edgecolor(style.COLORS["ink"])
 
 
-def line(cell: Results) -> list[str]:
-    """Write one line's cells."""
-    run, known, found = cell.rows[0][0], published(cell), panels.trained(cell)
+def line(cell: Results, first: bool) -> list[str]:
+    """Write one line's cells; the net is named in its first line."""
+    run, known, found = cell.runs[0], published(cell), panels.trained(cell)
     spread = f"{min(found.values()):.2f} to {max(found.values()):.2f}" if len(found) else ""
     return [
-        imagenet_grid.NETS[run.net],
+        imagenet_grid.NETS[run.net] if first else "",
         METHODS[str(run.method)],
         "" if run.method == "dense" else panels.weights(str(run.distribution), bool(run.scaled)).label,
         f"{100 * (run.density or 1):g}%",
@@ -115,17 +110,3 @@ def line(cell: Results) -> list[str]:
         "; ".join(filter(None, (panels.lost(cell), spread))),
         "\u2013" if known is None else f"{known:g}",
     ]
-
-
-def write(figure: Figure, at: float, words: list[str], weight: str = "normal") -> None:
-    """Write a line so many inches above the foot."""
-    width, height = figure.get_size_inches()
-    for (x, side, _), text in zip(COLUMNS, words, strict=False):  # the last column may be left out
-        figure.text(x / width, at / height, text, ha=side, va="baseline", weight=weight)
-
-
-def rule(figure: Figure, at: float, thickness: float) -> None:
-    """Draw a line from side to side, just below the words so many inches above the foot."""
-    width, height = figure.get_size_inches()
-    ends, y = (MARGIN / width, 1 - MARGIN / width), (at - 0.09) / height
-    figure.add_artist(Line2D(ends, (y, y), color=style.COLORS["ink"], linewidth=thickness))

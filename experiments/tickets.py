@@ -86,10 +86,7 @@ CLAIMS = [
         "a found subnetwork trains at most 1 point better than a random one times 1/sqrt(k), on average",
         lambda r: 1 - mean(ahead(r, RESCALED)), floor=lambda r: [average(r, FOUND), average(r, RESCALED)],
     ),
-    Claim(
-        "training its weights makes a found subnetwork better at every density",
-        lambda r: ahead(r, UNTRAINED),
-    ),
+    Claim("training its weights makes a found subnetwork better at every density", lambda r: ahead(r, UNTRAINED)),
 ]  # fmt: skip
 
 
