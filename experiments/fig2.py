@@ -141,18 +141,18 @@ def draw_swap(figure: Figure, trace: diagram.Trace, swap: diagram.Swap | None) -
     axes.legend(loc="upper center", bbox_to_anchor=(0.36, -0.4), ncols=3, fontsize=7.5, columnspacing=1.2)
     edges = (swap.entered, swap.died)
     moves = [diagram.move(trace, swap.record, edge) for edge in edges]
-    rows = [
-        ("edge", *(f"{i} \u2192 {o}, {verb}" for (o, i), verb in zip(edges, (comes, "dies"), strict=True))),
-        ("weight $w$, never changes", *(diagram.number(m.weight, 4) for m in moves)),
-        ("straight-through gradient $1000\\,g$", *(diagram.number(1e3 * m.gradient) for m in moves)),
-        ("score $1000\\,s$ before", *(diagram.number(1e3 * m.before) for m in moves)),
-        (
-            rf"$+$ gradient step $-1000\,\alpha g$, $\alpha={trace['lr'][swap.record]:.4g}$",
-            *(diagram.number(1e3 * m.by_gradient) for m in moves),
-        ),
-        ("$+$ momentum, weight decay", *(diagram.number(1e3 * m.by_rest) for m in moves)),
-        ("$=$ score $1000\\,s$ after", *(diagram.number(1e3 * m.after) for m in moves)),
-    ]
+    words = {
+        "weight": "weight $w$, never changes",
+        "gradient": "straight-through gradient $1000\\,g$",
+        "before": "score $1000\\,s$ before",
+        "by_gradient": rf"$+$ gradient step $-1000\,\alpha g$, $\alpha={trace['lr'][swap.record]:.4g}$",
+        "by_rest": "$+$ momentum, weight decay",
+        "after": "$=$ score $1000\\,s$ after",
+    }
+    rows = [("edge", *(f"{i} \u2192 {o}, {verb}" for (o, i), verb in zip(edges, (comes, "dies"), strict=True)))]
+    for name, said in words.items():
+        times, digits = (1, 4) if name == "weight" else (1000, 3)
+        rows.append((said, *(diagram.number(times * getattr(m, name), digits) for m in moves)))
     for row, texts in enumerate(rows):
         y = 0.65 - 0.0235 * row
         figure.text(0.655, y, texts[0], fontsize=8.5)

@@ -17,6 +17,7 @@ from math import nan
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from experiments import _imagenet as imagenet_grid
 from lit_hidden.judge import Claim
@@ -87,7 +88,7 @@ def draw(results: Results, figure: Figure) -> None:
     axes = figure.add_axes((0.01, FOOT / height, 0.98, 1 - FOOT / height))
     axes.axis("off")
     rows = [words[: len(headings)] for words in lines]
-    table = axes.table(rows, colLabels=headings, cellLoc="right", loc="center", edges="", bbox=(0, 0, 1, 1))
+    table = axes.table(rows, colLabels=headings, cellLoc="right", loc="center", edges="", bbox=Bbox.unit())
     table.auto_set_font_size(False)
     table.auto_set_column_width(range(len(headings)))
     for (row, column), cell in table.get_celld().items():

@@ -19,10 +19,8 @@ from experiments.bench.rows import Bench, Section
 from experiments.bench.selection import selection
 from experiments.bench.start import start
 from experiments.bench.steps import steps
-from experiments.bench.training import made
-from lit_hidden.data import DataError, ImageData
+from lit_hidden.data import DataError
 from lit_hidden.engine.reproduce import ReproduceError, UsageError
-from lit_hidden.recipes import IMAGENET_SIZES
 
 SECTIONS = ("selection", "steps", "input", "feeding", "epoch", "start")
 
@@ -67,8 +65,11 @@ def bench(
     with set_torch_threads(1), tried, tempfile.TemporaryDirectory(prefix="lit-hidden-bench-") as folder:
         scratch = Path(folder)
         try:
-            # Before anything is measured: the arguments may be wrong.
-            feeds = _feeds(data, root, scratch, net, image_size, batch_size, last.device) if "feeding" in wanted else []
+            try:  # before anything is measured
+                small = {"image_size": image_size, "batch_size": batch_size}
+                feeds = inputs.sets(data, net, root, scratch, last.device, **small) if "feeding" in wanted else []
+            except ValueError as error:
+                raise UsageError(str(error)) from error
             pictures = inputs.pictures(root) if "input" in wanted else None
             out.mkdir(parents=True, exist_ok=True)
             found = page.machine(last.device)
@@ -102,23 +103,3 @@ def asked_for(only: str | None, of_feeding: list[str]) -> list[str]:
     if of_feeding and "feeding" not in names:
         raise UsageError(f"--{of_feeding[0]} is for feeding, which --only {only} leaves out")
     return [name for name in SECTIONS if name in names]
-
-
-def _feeds(
-    data: str | None,
-    root: Path,
-    scratch: Path,
-    net: str | None,
-    image_size: int | None,
-    batch_size: int | None,
-    device: torch.device,
-) -> list[tuple[ImageData, str]]:
-    """List the sets of `feeding` with the nets that they feed."""
-    try:
-        found = []
-        for each in inputs.sets(data, root, scratch, image_size, batch_size, device):
-            found.append((each, net or ("resnet50" if each.name in IMAGENET_SIZES else "conv4")))
-            made(found[-1][1], 0.3, each, device)  # there may be no such net
-        return found
-    except ValueError as error:
-        raise UsageError(str(error)) from error

@@ -130,24 +130,32 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
 
 def sets(
-    data: str | None, root: Path, scratch: Path, image_size: int | None, batch_size: int | None, device: torch.device
-) -> list[ImageData]:
-    """Make the data modules of `feeding`: `data`, or else ImageNet to be generated in `scratch`, digits and CIFAR-10.
+    data: str | None,
+    net: str | None,
+    root: Path,
+    scratch: Path,
+    device: torch.device,
+    image_size: int | None = None,
+    batch_size: int | None = None,
+) -> list[tuple[ImageData, str]]:
+    """Make the sets of `feeding` with their nets: `data`, or ImageNet to be generated in `scratch`, digits, CIFAR-10.
 
     Raises:
-        ValueError: the data or a number is unknown or out of bounds.
+        ValueError: the data, the net or a number is unknown or out of bounds.
         DataError: the data are missing or damaged.
     """
     there = ["digits", "cifar10"] if find(root, DATA["cifar10"].layouts) else ["digits"]
-    modules: list[ImageData] = []
+    found: list[tuple[ImageData, str]] = []
     for name in [data] if data else ["imagenet", *there]:
-        options: dict[str, Any] = {"root": str(root), "batch_size": BATCH}
-        if name in IMAGENET_SIZES:
-            options = {"root": str(root if data else scratch), "batch_size": 256 if device.type == "cuda" else 8}
-            options |= {"image_size": image_size, "cache_gib": 0.0, "workers": cores()}
+        large, size = name in IMAGENET_SIZES, BATCH
+        options: dict[str, Any] = {}
+        if large:
+            size = 256 if device.type == "cuda" else 8
+            options = {"image_size": image_size, "cache_gib": 0.0, "workers": cores()}
         elif data and image_size is not None:
             raise ValueError(f"--image-size {image_size} is for ImageNet and its subsets; the data are {data}")
-        module = data_module(name, held_out=0, **options | ({} if batch_size is None else {"batch_size": batch_size}))
+        folder, size = scratch if large and not data else root, size if batch_size is None else batch_size
+        module = data_module(name, root=str(folder), batch_size=size, held_out=0, **options)
         # All that a data module reads from its trainer; without one it stays on the CPU.
         device_of = SimpleNamespace(root_device=device)
         module.trainer = SimpleNamespace(strategy=device_of, global_rank=0, world_size=1, overfit_batches=0)  # type: ignore[assignment]
@@ -156,8 +164,9 @@ def sets(
             module.setup("fit")
         elif data:
             _ = module.tree  # prepare_data would decode every image
-        modules.append(module)
-    return modules
+        found.append((module, net or ("resnet50" if large else "conv4")))
+        made(found[-1][1], 0.3, module, device)  # there may be no such net
+    return found
 
 
 def feeding(bench: Bench, data: ImageData, net: str, scratch: Path) -> Section:

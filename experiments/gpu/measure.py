@@ -34,6 +34,7 @@ from lit_hidden.steps import Steps
 dev, out, until = torch.device(sys.argv[1]), Path(sys.argv[2]), time.time() + float(sys.argv[3])
 gpu = dev.type == "cuda"
 nets, width, batch_size = (("conv2", "conv8", "conv4", "conv6"), 1.0, 128) if gpu else (("conv2",), 0.125, 8)
+turn = 0.3 if gpu else 0.0  # seconds of a measurement at least
 torch.set_num_threads(1)
 torch.backends.cudnn.benchmark = True  # as the engine's Trainer sets it
 warnings.filterwarnings("ignore", module="lightning")
@@ -98,7 +99,7 @@ def facts() -> None:
     ):  # fmt: skip
         torch.set_float32_matmul_precision(precision)
         factors = torch.randn(2, size, size, device=dev).to(dtype)
-        ms = timed(partial(torch.mm, *factors), 0.1)()
+        ms = timed(partial(torch.mm, *factors), turn)()
         say(product=name, tflops=round(2 * size**3 / ms / 1e9, 1))
     torch.set_float32_matmul_precision("highest")
 
@@ -125,7 +126,7 @@ def steps_of(net: str, kind: str, precision: str) -> None:
         try:
             losses = [round(float(steps.train(block).loss), 4) for _ in range(2)]
             first = time.perf_counter() - began
-            ms = timed(partial(steps.train, block), 0.5, many)()
+            ms = timed(partial(steps.train, block), turn, many)()
         finally:
             torch.set_float32_matmul_precision("highest")
             torch.backends.cudnn.allow_tf32 = True
@@ -143,7 +144,7 @@ def selection() -> None:
         scores = torch.empty(n).uniform_(-1, 1).to(dev)
         ways = {"us": partial(top_k_mask, scores, n // 2)}
         ways["by_topk_us"] = partial(_select_torch, scores.view(torch.int32), n // 2)
-        say(selection=n, **{way: round(1000 * timed(graphed(one, 10), 0.1, 10)(), 2) for way, one in ways.items()})
+        say(selection=n, **{way: round(1000 * timed(graphed(one, 10), turn, 10)(), 2) for way, one in ways.items()})
 
 
 def kernels(net: str) -> None:
