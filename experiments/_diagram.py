@@ -147,7 +147,7 @@ def draw_layer(
         for special in (False, True):
             if not (drawn := [edge for edge in kinds.get(kind, []) if (edge[0] in highlight) == special]):
                 continue
-            if special:  # a white edging, so that it is seen to lie above the others
+            if special:  # a white rim sets it off from the others
                 halo = LineCollection([d[1] for d in drawn], colors="white", linewidths=[d[2] + 3 for d in drawn])
                 halo.set_zorder(3.9)
                 axes.add_collection(halo)
@@ -174,7 +174,7 @@ def draw_layer(
     axes.axis("off")
     for (o, i), label in highlight.items():
         y_in, y_out = height["in"][list(inputs).index(i)], height["out"][list(outputs).index(o)]
-        at = 0.62 if chosen[o, i] else 0.3  # apart, where the two share a unit
+        at = 0.62 if chosen[o, i] else 0.3  # two labels on edges of one unit stay apart
         axes.text(
             at, y_in + at * (y_out - y_in), label, ha="center", va="center", fontsize=8, zorder=7,
             bbox={"facecolor": "white", "edgecolor": COLORS["ink"], "linewidth": 0.6, "boxstyle": "round,pad=0.2"},
@@ -209,7 +209,7 @@ def draw_scores(axes: Axes, trace: Trace, swap: Swap) -> None:
                 "shrinkA": 0, "shrinkB": 0, "mutation_scale": 8,
             }  # fmt: skip
             axes.annotate("", (x1, y + dy), (x0, y + dy), zorder=3, arrowprops=arrow)
-            if y:  # an empty line, for the legend cannot name an annotation
+            if y:  # the legend cannot name an annotation
                 axes.plot([], [], color=COLORS["ink"], linestyle=dashes, linewidth=1.3, label=f"by {share}")
     pad = 0.06 * (max(reach) - min(reach) or 1.0)
     axes.set(xlim=(min(reach) - pad, max(reach) + pad), ylim=(-0.6, 1.6), xlabel=r"$1000\,|s|$")

@@ -1,8 +1,7 @@
 """Figure 1: a random network hides a subnetwork that is as good as a trained network.
 
-The paper's figure is a sketch: a trained dense network; a random one; within it, untrained, a subnetwork with
-competitive accuracy. Here it is drawn from the last layers of the runs of figure 2 (nothing more is trained), with
-the accuracies that were measured.
+The paper's figure is a sketch: a trained dense network, a random network, and in it an untrained subnetwork with
+competitive accuracy. Here the last layers of figure 2's runs are drawn, with the accuracies measured.
 
 Source: Ramanujan et al., arXiv:1911.13299, figure 1. Cost: figure 2's, and nothing after figure 2.
 """
@@ -45,9 +44,9 @@ def draw(results: Results, figure: Figure) -> None:
     seeds = panels.there(results, method="edge_popup").seeds
     hidden = results.arrays("trace.npz", method="edge_popup", seed=seeds[0]) if seeds else None
     dense = None
-    if seeds and len(panels.there(results, method="dense", seed=seeds[0])):  # of one seed, or the layers differ
+    if seeds and len(panels.there(results, method="dense", seed=seeds[0])):  # the same seed, so the same layer
         dense = results.arrays("trace.npz", method="dense", seed=seeds[0])
-    words = [  # title, the trace, method whose accuracy stands below, what that is, what the width shows
+    words = [  # title, trace, the method whose accuracy stands below, its description, what the width shows
         ("a dense network, trained", dense, "dense", "trained", "$|w|$"),
         ("a random network", hidden, "random", f"a random {percent} of every layer", "$|w|$"),
         (f"its subnetwork: {percent} of every layer", hidden, "edge_popup", "chosen, no weight trained", "$|s|$"),
@@ -79,7 +78,7 @@ def draw(results: Results, figure: Figure) -> None:
 
 
 def shown(trace: diagram.Trace, method: str) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], float]:
-    """Give weights, what the width shows and which edges are there, as `method` leaves them; and the largest width."""
+    """Return a method's weights, what the widths show, which edges there are; and the largest width."""
     weight, every = trace["weight"], np.ones(trace["weight"].shape, bool)
     if method == "dense":
         return (trace["trained"], trace["trained"], every), 3.5

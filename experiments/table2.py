@@ -2,7 +2,7 @@
 
 The appendix's table has, for 30% of ResNet-50, ResNet-101 and Wide ResNet-50, of Kaiming normal and of signed constant
 weights, the number of weights kept and ImageNet's top-1 accuracy; the authors' README prints it too. The runs are
-figure 8's. Adds to it: the dense nets, a random mask, and the range over seeds; at the paper preset also ResNet-50 with
+figure 8's. Added here: the dense nets, a random mask, and the range over seeds; at the paper preset also ResNet-50 with
 the authors' settings of `resnet50-sc`, whose constants are scaled as in their code and whose rate is 0.1.
 
 Source: Ramanujan et al., arXiv:1911.13299, appendix A (the table as in the README; its heading from memory, to be

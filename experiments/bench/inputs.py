@@ -36,7 +36,7 @@ class Source:
     make: Callable[[], Iterable[Batch]]
     device: torch.device
     workers: int = 0
-    epochs: Iterator[int] = field(default_factory=count)  # each measurement draws others
+    epochs: Iterator[int] = field(default_factory=count)  # each measurement takes the next ones: other images
 
     def rate(self, seconds: float) -> float:
         """Count the images that arrive on the device in a second, without the first turn of workers."""
