@@ -17,7 +17,7 @@ from math import nan
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
+from matplotlib.lines import Line2D
 
 from experiments import _imagenet as imagenet_grid
 from lit_hidden.judge import Claim
@@ -29,10 +29,12 @@ from lit_hidden.run import Run
 
 NEAR = 1.0  # points
 METHODS = {"dense": "dense, trained", "random": "random mask", "edge_popup": "edge-popup"}
-HEADINGS = (
-    "net", "method", "random weights", "kept", "parameters", "accuracy (%)", "over seeds that train", "authors' README"
+COLUMNS = (  # where each is, in inches, its side, and its heading
+    (0.15, "left", "net"), (1.5, "left", "method"), (2.85, "left", "random weights"), (5.35, "right", "kept"),
+    (6.4, "right", "parameters"), (7.5, "right", "accuracy (%)"), (9.7, "right", "over seeds that train"),
+    (11.1, "right", "authors' README"),
 )  # fmt: skip
-LINE, FOOT = 0.26, 0.45  # inches
+LINE, MARGIN, FOOT = 0.26, 0.15, 0.45  # inches
 
 
 def runs(preset: str) -> list[Run]:
@@ -79,22 +81,20 @@ CLAIMS = [
 
 def draw(results: Results, figure: Figure) -> None:
     parts = cells(results)
-    nets = [part.runs[0].net for part in parts]
-    lines = [line(part, net != above) for part, net, above in zip(parts, nets, ["", *nets], strict=False)]
-    known = any(published(part) is not None for part in parts)
-    headings = HEADINGS if known else HEADINGS[:-1]
-    height = FOOT + LINE * (len(parts) + 1)
-    figure.set_size_inches(11.25, height)
-    axes = figure.add_axes((0.01, FOOT / height, 0.98, 1 - FOOT / height))
-    axes.axis("off")
-    rows = [words[: len(headings)] for words in lines]
-    table = axes.table(rows, colLabels=headings, cellLoc="right", loc="center", edges="", bbox=Bbox.unit())
-    table.auto_set_font_size(False)
-    table.auto_set_column_width(range(len(headings)))
-    for (row, column), cell in table.get_celld().items():
-        cell.set_text_props(weight="bold" if row == 0 else "normal", ha="left" if column < 3 else "right")
-        cell.visible_edges = "B" if row in (0, len(lines)) or nets[row - 1 : row] != nets[row : row + 1] else ""
-        cell.set_edgecolor(style.COLORS["ink"])
+    columns = COLUMNS if any(published(part) is not None for part in parts) else COLUMNS[:-1]
+    width, height = columns[-1][0] + MARGIN, FOOT + LINE * (len(parts) + 1)
+    figure.set_size_inches(width, height)
+    nets = ["", *(part.runs[0].net for part in parts), ""]
+    lines = [[heading for *_, heading in columns]]
+    lines += [line(part, net != above) for part, net, above in zip(parts, nets[1:], nets, strict=False)]
+    for row, words in enumerate(lines):
+        y = height - LINE * (row + 1)
+        for (x, side, _), text in zip(columns, words, strict=False):  # the last column may be left out
+            figure.text(x / width, y / height, text, ha=side, va="baseline", weight="normal" if row else "bold")
+        if nets[row] != nets[row + 1] or row == 0:  # a rule below
+            ends, thickness = (MARGIN / width, 1 - MARGIN / width), 1.0 if row in (0, len(parts)) else 0.4
+            rule = Line2D(ends, [(y - 0.09) / height] * 2, color=style.COLORS["ink"], linewidth=thickness)
+            figure.add_artist(rule)
 
 
 def line(cell: Results, first: bool) -> list[str]:
