@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from rich.console import Console
 from torch import nn
 
 from experiments.bench import command, environment, epoch, inputs, selection, start, steps
 from experiments.bench.command import SECTIONS, asked_for, bench
 from experiments.bench.inputs import Source, generate, sets, ways
-from experiments.bench.page import judged, markdown
+from experiments.bench.page import judged, markdown, paint
 from experiments.bench.rows import Bench, Section, timed, written
 from experiments.bench.steps import PlainConv, PlainStep, plain
 from experiments.bench.training import EDGE, Watched, drawn, fit, like, made, step_of
@@ -111,6 +112,18 @@ def test_the_right_number_is_held_against_the_right_limit(key, device, what, num
     assert said.startswith(verdict)
     section.key = "start"
     assert judged([section]).findings == [], "what was not measured has no verdict"
+
+
+def test_a_panel_shows_the_medians_in_its_unit():
+    section, axes = Section("steps", "cpu", ""), Figure().subplots(1, 2)
+    section.add("ms", {"hidden": [3.0, 1.0, 2.0], "dense": [4.0, 8.0]}, "conv2")
+    section.ratio("dense", "hidden", "conv2")
+    paint(axes[0], "steps", section)
+    assert [text.get_text() for text in axes[0].texts] == ["4.67"]
+    section.add("ratio", {"ours / pass": [5.0, 7.0], "sort / pass": [90.0]}, "4.2 million, tied")
+    paint(axes[1], "tied", section)
+    assert [text.get_text() for text in axes[1].texts] == ["6"]
+    assert [line.get_ydata()[0] for line in axes[1].get_lines()][:2] == [6, 90]
 
 
 # --- selection and steps ---------------------------------------------------------------------------------------
