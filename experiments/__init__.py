@@ -1,1 +1,1 @@
-"""The paper's figures and what follows from them, a file each; names that begin with _ are what files share."""
+"""The paper's figures and what follows from them, a file each; files with a leading _ are shared helpers."""

@@ -23,34 +23,24 @@ _DASHES = (0, (4, 3))
 
 @dataclass(frozen=True)
 class Swap:
-    """One edge that came in and one that went out, at the same recorded update.
+    """One edge that came in and one that went out, at the same recorded update."""
 
-    Args:
-        record: index of the update in the trace's arrays.
-        step: index of the update in training.
-        entered: the edge that came in.
-        died: the edge that went out.
-        rule: how it was found, in words, for the drawing.
-        again: `entered` had been chosen before, and had died.
-    """
-
-    record: int
-    step: int
+    record: int  # index of the update in the trace's arrays
+    step: int  # index of the update in training
     entered: Edge
     died: Edge
-    rule: str
-    again: bool
+    rule: str  # how it was found, for the drawing
+    again: bool  # `entered` had been chosen before, and had died
 
 
 def find_swap(trace: Trace) -> Swap | None:
     """Find the swap to draw, by rule and not by eye; None if no recorded update swapped an edge of the layer.
 
-    The first recorded update at which an edge that had been chosen and had died comes back while another dies, and
-    the gradient did both: it is the larger part of either's move, and without momentum and weight decay, in the top k
-    of `before - lr * gradient`, the one would have come and the other gone as well. If there is no such update, the
-    gradient need not be the larger part; else it need only have moved both |s| the way they went; else an edge that
-    was never chosen before will do; else any swap, whatever made it. Of several edges the first, row by row, is taken;
-    of those that die, one of the same output if there is one, as in the paper's section 3.1.
+    Wanted is the first recorded update at which an edge that had died comes back while another dies, both by the
+    gradient: in the top k of `before - lr * gradient`, without momentum and weight decay, the same happens, and the
+    gradient is the larger part of both moves. If there is none, the smaller part will do; else any swap. Of several
+    edges the first, row by row, is taken; of those that die, one of the same output if there is one, as in the paper's
+    section 3.1.
     """
     before, after = trace["chosen_before"], trace["chosen_after"]
     by_gradient = -trace["lr"][:, None, None] * trace["gradient"]
@@ -58,19 +48,14 @@ def find_swap(trace: Trace) -> Swap | None:
     alone = np.abs(trace["before"] + by_gradient)
     drop = before[0].size - int(before[0].sum())
     alone = alone >= np.sort(alone.reshape(len(alone), -1))[:, drop, None, None]
-    push = by_gradient * np.sign(trace["before"])
-    enters, dies, back = after & ~before, before & ~after, after & ~before & trace["seen"]
+    enters, dies = after & ~before, before & ~after
+    back, gone, wanted = enters & trace["seen"] & alone, dies & ~alone, "a dead edge re-enters and another dies"
     rules = [
-        (back & alone & larger, dies & ~alone & larger, "first recorded update at which a dead edge re-enters and "
-         "another dies, both moved by the gradient more than by momentum"),
-        (back & alone, dies & ~alone, "first recorded update at which a dead edge re-enters and another dies, "
-         "both by the gradient alone"),
-        (back & (push > 0), dies & (push < 0), "first recorded update at which a dead edge re-enters and another "
-         "dies, both by momentum and the gradient together"),
-        (enters & alone, dies & ~alone, "no recorded update has one edge re-enter and another die with their "
-         "gradients; this is the first at which one enters for the first time by its gradient alone"),
-        (enters, dies, "no recorded update has one edge enter and another die by their gradients alone; this is "
-         "the first swap of all, made with momentum"),
+        (back & larger, gone & larger, f"first recorded update at which {wanted}, both moved by the gradient more than "
+         "by momentum"),
+        (back, gone, f"first recorded update at which {wanted}, both by the gradient alone"),
+        (enters, dies, f"first swap of all, made with momentum: at no recorded update {wanted} by their gradients "
+         "alone"),
     ]  # fmt: skip
     for comes, goes, rule in rules:
         both = comes.any((1, 2)) & goes.any((1, 2))
@@ -78,22 +63,19 @@ def find_swap(trace: Trace) -> Swap | None:
             r = int(both.argmax())
             entered = _edges(comes[r])[0]
             died = min(_edges(goes[r]), key=lambda edge: (edge[0] != entered[0], edge))
-            return Swap(r, int(trace["step"][r]), entered, died, rule, bool(back[r][entered]))
+            return Swap(r, int(trace["step"][r]), entered, died, rule, bool(trace["seen"][r][entered]))
     return None
 
 
 @dataclass(frozen=True)
 class Move:
-    """What one update did to the score of one edge: `before + by_gradient + by_rest == after`.
-
-    `by_gradient` is `-lr * gradient`; `by_rest` is what momentum and weight decay add.
-    """
+    """What one update did to the score of one edge: `before + by_gradient + by_rest == after`."""
 
     weight: float
     before: float
     gradient: float
-    by_gradient: float
-    by_rest: float
+    by_gradient: float  # -lr * gradient
+    by_rest: float  # what momentum and weight decay add
     after: float
 
 
@@ -101,8 +83,7 @@ def move(trace: Trace, record: int, edge: Edge) -> Move:
     """Read from the trace how its update number `record` moved the score of `edge`."""
     before, after, gradient = (float(trace[name][record][edge]) for name in ("before", "after", "gradient"))
     by_gradient = -float(trace["lr"][record]) * gradient
-    rest = after - before - by_gradient
-    return Move(float(trace["weight"][edge]), before, gradient, by_gradient, rest, after)
+    return Move(float(trace["weight"][edge]), before, gradient, by_gradient, after - before - by_gradient, after)
 
 
 def threshold(scores: np.ndarray, chosen: np.ndarray) -> float:
@@ -113,16 +94,15 @@ def threshold(scores: np.ndarray, chosen: np.ndarray) -> float:
 def window(
     shape: tuple[int, int], edges: Iterable[Edge] = (), outputs: int = 5, inputs: int = 7
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Choose the units to draw: those of `edges`, filled up with the units that follow; indices, ascending.
+    """Choose the outputs and inputs to draw: those of `edges`, filled up with the units that follow; ascending.
 
-    Units that follow are those after the first one needed, then, past the last unit, those before it.
+    These are the units after the first one needed, then, past the last unit, those before it.
     """
     ends = list(edges)
 
     def fill(needed: set[int], count: int, total: int) -> np.ndarray:
         start = min(needed, default=0)
-        following = [*range(start, total), *range(start - 1, -1, -1)]
-        rest = [unit for unit in following if unit not in needed]
+        rest = [unit for unit in (*range(start, total), *range(start - 1, -1, -1)) if unit not in needed]
         return np.array(sorted([*needed, *rest[: max(count - len(needed), 0)]]))
 
     return fill({o for o, _ in ends}, outputs, shape[0]), fill({i for _, i in ends}, inputs, shape[1])
@@ -140,16 +120,16 @@ def draw_layer(
 ) -> None:
     """Draw the edges between the output and input `units` of a layer, the inputs on the left.
 
-    Chosen edges are solid, coloured by the sign of `weight` `(O, I)`, their width in proportion to |size|; the
-    others are dashed, thin and grey. Nothing else of the layer is drawn: marks say that it goes on.
+    Chosen edges are solid, coloured by the sign of `weight`; the others are dashed, thin and grey. Edges in `highlight`
+    are drawn above the others, with their labels. `weight`, `size` and `chosen` (bool) are `(O, I)`.
 
     Args:
         axes: where to draw.
-        weight: `(O, I)`.
-        size: `(O, I)`, what the widths show: scores or weights.
-        chosen: bool `(O, I)`.
+        weight: random or trained weights.
+        size: scores or weights, which the widths of chosen edges show.
+        chosen: the edges that are in the network.
         units: indices of the outputs and of the inputs, as from `window`.
-        highlight: edges that stand out, with their labels; the others step back.
+        highlight: edges with their labels.
         widest: width in points of the largest |size| among these edges.
     """
     outputs, inputs = units
@@ -165,10 +145,9 @@ def draw_layer(
             kinds.setdefault(kind, []).append((edge, [(0.0, y_in), (1.0, y_out)], width))
     for z, kind in enumerate(("absent", "negative", "positive"), start=1):
         for special in (False, True):
-            drawn = [edge for edge in kinds.get(kind, []) if (edge[0] in highlight) == special]
-            if not drawn:
+            if not (drawn := [edge for edge in kinds.get(kind, []) if (edge[0] in highlight) == special]):
                 continue
-            if special:  # a white edging, so that it is seen to lie above the others
+            if special:  # a white rim sets it off from the others
                 halo = LineCollection([d[1] for d in drawn], colors="white", linewidths=[d[2] + 3 for d in drawn])
                 halo.set_zorder(3.9)
                 axes.add_collection(halo)
@@ -195,7 +174,7 @@ def draw_layer(
     axes.axis("off")
     for (o, i), label in highlight.items():
         y_in, y_out = height["in"][list(inputs).index(i)], height["out"][list(outputs).index(o)]
-        at = 0.62 if chosen[o, i] else 0.3  # apart, where the two share a unit
+        at = 0.62 if chosen[o, i] else 0.3  # two labels on edges of one unit stay apart
         axes.text(
             at, y_in + at * (y_out - y_in), label, ha="center", va="center", fontsize=8, zorder=7,
             bbox={"facecolor": "white", "edgecolor": COLORS["ink"], "linewidth": 0.6, "boxstyle": "round,pad=0.2"},
@@ -230,7 +209,7 @@ def draw_scores(axes: Axes, trace: Trace, swap: Swap) -> None:
                 "shrinkA": 0, "shrinkB": 0, "mutation_scale": 8,
             }  # fmt: skip
             axes.annotate("", (x1, y + dy), (x0, y + dy), zorder=3, arrowprops=arrow)
-            if y:  # an empty line, for the legend cannot name an annotation
+            if y:  # the legend cannot name an annotation
                 axes.plot([], [], color=COLORS["ink"], linestyle=dashes, linewidth=1.3, label=f"by {share}")
     pad = 0.06 * (max(reach) - min(reach) or 1.0)
     axes.set(xlim=(min(reach) - pad, max(reach) + pad), ylim=(-0.6, 1.6), xlabel=r"$1000\,|s|$")

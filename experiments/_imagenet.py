@@ -20,34 +20,13 @@ NETS = {
     "resnet101": "ResNet-101",
     "wide_resnet50_2": "Wide ResNet-50",
 }
+DIGITS = Run(data="digits", width=0.125)
+TINY = Run(data="tiny-imagenet-100", classes="first-10", image_size=64, width=0.25)
+FEW, SMALL = ("resnet50", "wide_resnet50_2"), ("resnet18", "resnet34", "resnet50")
 PRESETS = {  # a run, the hidden nets, the dense nets, and how many seeds
-    "smoke": (
-        Run(data="digits", width=0.125, epochs=1, batch_size=64, lr=0.064, warmup_epochs=0),
-        ("resnet50", "wide_resnet50_2"),
-        ("resnet34",),
-        1,
-    ),
-    "quick": (
-        Run(data="digits", width=0.125, epochs=3, batch_size=32, lr=0.032, warmup_epochs=1),
-        ("resnet50", "wide_resnet50_2"),
-        ("resnet18", "resnet34", "resnet50"),
-        3,
-    ),
-    "short": (
-        Run(
-            data="tiny-imagenet-100",
-            classes="first-10",
-            image_size=64,
-            width=0.25,
-            epochs=10,
-            batch_size=64,
-            lr=0.064,
-            warmup_epochs=1,
-        ),
-        ("resnet50", "wide_resnet50_2"),
-        ("resnet18", "resnet34", "resnet50"),
-        3,
-    ),
+    "smoke": (replace(DIGITS, epochs=1, batch_size=64, lr=0.064, warmup_epochs=0), FEW, ("resnet34",), 1),
+    "quick": (replace(DIGITS, epochs=3, batch_size=32, lr=0.032, warmup_epochs=1), FEW, SMALL, 3),
+    "short": (replace(TINY, epochs=10, batch_size=64, lr=0.064, warmup_epochs=1), FEW, SMALL, 3),
     "paper": (Run(data="imagenet"), ("resnet50", "resnet101", "wide_resnet50_2"), tuple(NETS), 3),
 }
 

@@ -18,7 +18,7 @@ from lit_hidden.results import Results
 from lit_hidden.run import Run
 
 OUTPUTS, INPUTS = 10, 16
-FRAMES = 400  # of one seed at most; beyond that they are thinned evenly, or five seeds would be megabytes
+FRAMES = 400  # of one seed at most; more are thinned evenly: five seeds would take megabytes
 
 
 def page(results: Results) -> str:
@@ -38,7 +38,7 @@ def page(results: Results) -> str:
 
 
 def _curve(results: Results, method: str) -> dict[str, Any]:
-    """Give the accuracies of each seed; a random mask learns nothing, so it has its last one alone."""
+    """Return the accuracies of each seed; of a random mask, which learns nothing, the last one."""
     steps, values = results.curve("test_top1", method=method)
     if method == "random":
         steps, values = steps[-1:], values[:, -1:]
@@ -46,7 +46,7 @@ def _curve(results: Results, method: str) -> dict[str, Any]:
 
 
 def _frames(run: Run, trace: diagram.Trace) -> dict[str, Any]:
-    """Describe a window of the layer before the first recorded update, and after each: F frames of E edges."""
+    """Describe a window of the layer before the first recorded update and after each: F frames of E edges."""
     total = len(trace["step"])
     rows = np.unique(np.linspace(0, total - 1, min(total, FRAMES)).round().astype(int))
     swap = diagram.find_swap(trace)

@@ -1,41 +1,24 @@
 """Figure 1: a random network hides a subnetwork that is as good as a trained network.
 
-The paper's figure is a sketch: a trained dense network; a random one; within it, untrained, a subnetwork with
-competitive accuracy. Here it is drawn from the last layers of the runs of figure 2 (nothing more is trained), with
-the accuracies that were measured.
+The paper's figure is a sketch: a trained dense network, a random network, and in it an untrained subnetwork with
+competitive accuracy. Here the last layers of figure 2's runs are drawn, with the accuracies measured.
 
 Source: Ramanujan et al., arXiv:1911.13299, figure 1. Cost: figure 2's, and nothing after figure 2.
 """
-
-from dataclasses import replace
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from experiments import _diagram as diagram
-from lit_hidden.code import spec
+from experiments.fig2 import DENSITY
+from experiments.fig2 import runs as runs  # the same runs
 from lit_hidden.judge import Claim
 from lit_hidden.report import panels, style
 from lit_hidden.results import Results
-from lit_hidden.run import Run, vary
 
-DENSITY = 0.5
-TRACE = (spec("trace.Trace", updates=600),)
-PRESETS = {  # figure 2's, to the letter, or they would be trained again; a test compares them
-    "smoke": (Run(density=DENSITY, data="digits", net="conv2", width=0.1, epochs=2, callbacks=TRACE), 3),
-    "quick": (Run(density=DENSITY, data="digits", net="conv4", width=0.25, epochs=12, callbacks=TRACE), 3),
-    "short": (Run(density=DENSITY, net="conv4", width=0.5, epochs=10, train_images=20_000, callbacks=TRACE), 3),
-    "paper": (Run(density=DENSITY, net="conv4", callbacks=TRACE), 5),
-}
 # "Competitive accuracy" is a sentence in the paper, which prints no accuracy on CIFAR-10. A third party's single runs
 # of the authors' code have Conv4, Conv6 and Conv8 with signed constants at 50% within a point of dense SGD.
 MARGIN = 1.0
-
-
-def runs(preset: str) -> list[Run]:
-    hidden, seeds = PRESETS[preset]
-    methods = [hidden, replace(hidden, method="random", callbacks=()), replace(hidden, density=None)]
-    return vary(methods, seed=range(seeds))
 
 
 def behind(results: Results) -> float:
@@ -61,9 +44,9 @@ def draw(results: Results, figure: Figure) -> None:
     seeds = panels.there(results, method="edge_popup").seeds
     hidden = results.arrays("trace.npz", method="edge_popup", seed=seeds[0]) if seeds else None
     dense = None
-    if seeds and len(panels.there(results, method="dense", seed=seeds[0])):  # of one seed, or the layers differ
+    if seeds and len(panels.there(results, method="dense", seed=seeds[0])):  # the same seed, so the same layer
         dense = results.arrays("trace.npz", method="dense", seed=seeds[0])
-    words = [  # title, the trace, method whose accuracy stands below, what that is, what the width shows
+    words = [  # title, trace, the method whose accuracy stands below, its description, what the width shows
         ("a dense network, trained", dense, "dense", "trained", "$|w|$"),
         ("a random network", hidden, "random", f"a random {percent} of every layer", "$|w|$"),
         (f"its subnetwork: {percent} of every layer", hidden, "edge_popup", "chosen, no weight trained", "$|s|$"),
@@ -95,7 +78,7 @@ def draw(results: Results, figure: Figure) -> None:
 
 
 def shown(trace: diagram.Trace, method: str) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], float]:
-    """Give weights, what the width shows and which edges are there, as `method` leaves them; and the largest width."""
+    """Return a method's weights, what the widths show, which edges there are; and the largest width."""
     weight, every = trace["weight"], np.ones(trace["weight"].shape, bool)
     if method == "dense":
         return (trace["trained"], trace["trained"], every), 3.5

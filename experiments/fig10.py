@@ -1,7 +1,7 @@
 """Figure 10: on ImageNet too, signed constants hide better subnetworks than Kaiming normal weights.
 
 The paper's figure has the effect of signed constants on ResNet-50, ResNet-101 and Wide ResNet-50, of which 30% are
-kept. The runs are figure 8's. Adds to it: the gain seed by seed. At one seed both distributions have the same scores to
+kept. The runs are figure 8's. Added here: the gain seed by seed. At one seed both distributions have the same scores to
 begin with, and the same order of images.
 
 Source: Ramanujan et al., arXiv:1911.13299, figure 10 (the caption from memory, to be checked); hyper-parameters from
@@ -34,8 +34,7 @@ def runs(preset: str) -> list[Run]:
 CLAIMS = [
     Claim("in every net signed constants beat Kaiming normal weights", margins.constants_ahead),
     Claim(
-        f"in every net by at least {LEAST:g} points",
-        lambda r: [gain - LEAST for gain in margins.constants_ahead(r)],
+        f"in every net by at least {LEAST:g} points", lambda r: [gain - LEAST for gain in margins.constants_ahead(r)]
     ),
 ]
 

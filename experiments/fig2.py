@@ -4,7 +4,7 @@ The paper's figure is a diagram: on the forward pass the edges with the top k% o
 pass the score of every edge gets a straight-through gradient, so that dead edges re-enter; weights never change. Here
 every line, width and number is read from a traced run, and panel (c) asks whether the subnetwork is any good.
 
-Source: Ramanujan et al., arXiv:1911.13299, figure 2 and section 3. Adds to it: panel (c).
+Source: Ramanujan et al., arXiv:1911.13299, figure 2 and section 3. Added here: panel (c).
 Cost: quick 9 runs, 2 minutes on two cores; short 9, an hour or more; paper 15 of 100 epochs, on a GPU.
 """
 
@@ -24,7 +24,7 @@ from lit_hidden.results import Results
 from lit_hidden.run import Run, vary
 
 DENSITY = 0.5
-TRACE = (spec("trace.Trace", updates=600),)  # evenly spread: all of them where there are fewer
+TRACE = (spec("trace.Trace", updates=600),)  # evenly spread
 PRESETS = {  # a run, and how many seeds of it. Figure 1 draws the same runs.
     "smoke": (Run(density=DENSITY, data="digits", net="conv2", width=0.1, epochs=2, callbacks=TRACE), 3),
     "quick": (Run(density=DENSITY, data="digits", net="conv4", width=0.25, epochs=12, callbacks=TRACE), 3),
@@ -42,7 +42,7 @@ def runs(preset: str) -> list[Run]:
 
 
 def kept_wrongly(results: Results) -> float:
-    """Count the weights too many or too few, in the worst layer at the worst step; NaN if no layer was looked at."""
+    """Count the weights too many or too few in the worst layer at the worst step; NaN without layers."""
     errors = []
     for method in ("edge_popup", "random"):
         for _, result in results.select(method=method):
@@ -54,7 +54,7 @@ def kept_wrongly(results: Results) -> float:
 
 
 def changed(results: Results) -> float:
-    """Count the runs whose random weights are not, bit for bit, what they were before training; NaN without hashes."""
+    """Count the runs whose random weights changed in any bit during training; NaN without hashes."""
     before, after = (
         [h for method in ("edge_popup", "random") for h in results.values(f"weights_{when}", method=method)]
         for when in ("before", "after")
@@ -141,18 +141,18 @@ def draw_swap(figure: Figure, trace: diagram.Trace, swap: diagram.Swap | None) -
     axes.legend(loc="upper center", bbox_to_anchor=(0.36, -0.4), ncols=3, fontsize=7.5, columnspacing=1.2)
     edges = (swap.entered, swap.died)
     moves = [diagram.move(trace, swap.record, edge) for edge in edges]
-    rows = [
-        ("edge", *(f"{i} \u2192 {o}, {verb}" for (o, i), verb in zip(edges, (comes, "dies"), strict=True))),
-        ("weight $w$, never changes", *(diagram.number(m.weight, 4) for m in moves)),
-        ("straight-through gradient $1000\\,g$", *(diagram.number(1e3 * m.gradient) for m in moves)),
-        ("score $1000\\,s$ before", *(diagram.number(1e3 * m.before) for m in moves)),
-        (
-            rf"$+$ gradient step $-1000\,\alpha g$, $\alpha={trace['lr'][swap.record]:.4g}$",
-            *(diagram.number(1e3 * m.by_gradient) for m in moves),
-        ),
-        ("$+$ momentum, weight decay", *(diagram.number(1e3 * m.by_rest) for m in moves)),
-        ("$=$ score $1000\\,s$ after", *(diagram.number(1e3 * m.after) for m in moves)),
-    ]
+    words = {
+        "weight": "weight $w$, never changes",
+        "gradient": "straight-through gradient $1000\\,g$",
+        "before": "score $1000\\,s$ before",
+        "by_gradient": rf"$+$ gradient step $-1000\,\alpha g$, $\alpha={trace['lr'][swap.record]:.4g}$",
+        "by_rest": "$+$ momentum, weight decay",
+        "after": "$=$ score $1000\\,s$ after",
+    }
+    rows = [("edge", *(f"{i} \u2192 {o}, {verb}" for (o, i), verb in zip(edges, (comes, "dies"), strict=True)))]
+    for name, said in words.items():
+        times, digits = (1, 4) if name == "weight" else (1000, 3)
+        rows.append((said, *(diagram.number(times * getattr(m, name), digits) for m in moves)))
     for row, texts in enumerate(rows):
         y = 0.65 - 0.0235 * row
         figure.text(0.655, y, texts[0], fontsize=8.5)
@@ -173,7 +173,7 @@ def draw_accuracy(axes: Axes, results: Results) -> None:
             style.band(axes, steps, values, method, label=style.NAMES[method] + fails)
             last = steps[-1]
     if len(random := panels.there(results, method="random")):
-        still = np.array(random.values())[:, None]  # nothing learns: one number a seed
+        still = np.array(random.values())[:, None]  # a random mask learns nothing: one number a seed
         style.band(axes, [0, last], still.repeat(2, 1), "random", label="random mask, same density")
     axes.set(xlabel="update", ylabel="test accuracy (%)", xlim=(0, last), ylim=(0, 101))
     axes.grid(axis="y")
@@ -182,7 +182,7 @@ def draw_accuracy(axes: Axes, results: Results) -> None:
 
 
 def draw_swaps(axes: Axes, results: Results) -> None:
-    """Draw how many edges each update swapped in all layers, and how many of those came back from the dead."""
+    """Draw how many edges each update swapped in all layers, and how many of these re-entered."""
     hidden = results.select(method="edge_popup")
     traces = [hidden.arrays("trace.npz", seed=run.seed) for run, _ in hidden]
     smooth = max(len(traces[0]["swapped"]) // 150, 1)

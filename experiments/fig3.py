@@ -1,8 +1,8 @@
 """Figure 3: the deeper the random network, the closer its best subnetwork comes to the trained network.
 
 The paper's figure has a panel per net, Conv2 to Conv8: test accuracy over the percentage of weights kept, for Kaiming
-normal and signed constant weights, with the dense net trained with SGD and with Adam as lines. Adds to it: a random
-mask of half the weights, which says what is found and not just there.
+normal and signed constant weights, with the dense net trained with SGD and with Adam as lines. Added here: a random
+mask of half the weights, as a control.
 
 Source: Ramanujan et al., arXiv:1911.13299, figure 3 and section 4.2; hyper-parameters from the authors' configs.
 Short cuts the width (x0.25) and the epochs (the whole cosine in 10), not the images: half of the weights, dense nets
@@ -48,7 +48,7 @@ def runs(preset: str) -> list[Run]:
 
 
 def order(run: Run) -> tuple[int, int]:
-    """Train seed by seed, and of a seed first what most claims read."""
+    """Train seed by seed; in each seed come first the runs that most claims read."""
     half = run.density == HALF and run.method == "edge_popup"
     stages = (
         (half and run.distribution == "signed_constant") or (run.method == "dense" and run.optimizer == "sgd"),
@@ -66,7 +66,7 @@ def hidden(results: Results, net: str, distribution: str, density: float = HALF)
 
 
 def trained(results: Results, net: str) -> float:
-    """Give the accuracy of the better trained network; in cut presets SGD's, for Adam there makes twice the updates."""
+    """Give the better trained network's accuracy; in cut presets SGD's, because Adam there makes twice the updates."""
     dense = results.select(net=net, method="dense")
     uncut = dense.each("epochs") == [Run().epochs]
     return max(dense.mean(optimizer=optimizer) for optimizer in (("sgd", "adam") if uncut else ("sgd",)))
@@ -79,7 +79,7 @@ def best(results: Results, net: str, distribution: str) -> float:
 
 
 def slope(values: list[float]) -> float:
-    """Give by how much a value grows from one net to the next: the least-squares slope over the four."""
+    """Give the growth of a value from one net to the next: the least-squares slope over the four."""
     return float(np.polyfit(range(len(NETS)), values, 1)[0])
 
 
@@ -154,7 +154,7 @@ CLAIMS = [
     ),
     Claim(
         "at 10% Kaiming normal weights are ahead in Conv2, Conv4 and Conv6, on average",
-        lambda r: -constants_ahead(r, NETS[:3], 0.1), kind="exploratory",  # one third party's run each says so
+        lambda r: -constants_ahead(r, NETS[:3], 0.1), kind="exploratory",  # one third party's single runs say so
     ),
 ]  # fmt: skip
 
@@ -172,7 +172,7 @@ def draw(results: Results, figure: Figure) -> None:
             panels.level(ax, results, look, net=net, method="dense", optimizer=optimizer)
             aside = 1.03 if optimizer == "sgd" else 1.07
             panels.others(ax, results, look.color, margin=aside, net=net, method="dense", optimizer=optimizer)
-    for ax, net in zip(axes, NETS, strict=True):  # when all else is drawn, since all share the axis
+    for ax, net in zip(axes, NETS, strict=True):  # last: the panels share an axis
         panels.random(ax, results, net=net)
         panels.density_axis(ax, results.each("density"))
         ax.set_title(net.capitalize())

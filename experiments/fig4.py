@@ -76,8 +76,7 @@ def closing(results: Results) -> list[float]:
 CLAIMS = [
     Claim("in both nets and at every density, wider is better", wider, "points per doubling"),
     Claim(
-        "in both nets the gap of the 50% subnetwork to the trained network shrinks with width",
-        closing,
+        "in both nets the gap of the 50% subnetwork to the trained network shrinks with width", closing,
         "points per doubling",
     ),
     Claim(
@@ -85,7 +84,7 @@ CLAIMS = [
         lambda r: 1 - gap(r, "conv6", r.each("width")[-1]),
         floor=lambda r: [widest(r).mean(density=HALF), widest(r).mean(method="dense", optimizer="sgd")],
     ),
-]
+]  # fmt: skip
 
 
 def draw(results: Results, figure: Figure) -> None:

@@ -25,11 +25,7 @@ DENSITIES = (0.3, 0.5, 0.7)  # at the first width of all
 HIDDEN = Run(density=0.5, distribution="kaiming_normal", net="conv4")
 PRESETS = {  # a run of the first width, the other widths as its multiples, and how many seeds
     "smoke": (replace(HIDDEN, data="digits", width=0.0625, epochs=1), (2.0,), 1),
-    "quick": (
-        replace(HIDDEN, data="digits", width=0.125, epochs=4, batch_size=32),
-        (1.5, 2.0, 3.0),
-        3,
-    ),
+    "quick": (replace(HIDDEN, data="digits", width=0.125, epochs=4, batch_size=32), (1.5, 2.0, 3.0), 3),
     "short": (replace(HIDDEN, width=0.25, epochs=10), (1.5, 2.0), 3),
     "paper": (HIDDEN, (1.5, 2.0, 3.0), 5),
 }

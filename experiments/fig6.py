@@ -13,6 +13,7 @@ Cost: quick 66 runs, 3 minutes on two busy cores; short 39, of Conv4 on all imag
 third of it figure 3's; paper 620, of 100 epochs, 220 of them figure 3's.
 """
 
+from dataclasses import replace
 from statistics import mean
 
 from matplotlib.figure import Figure
@@ -26,15 +27,10 @@ from lit_hidden.run import Run, vary
 POPUP = ("kaiming_normal", "signed_constant")
 ZHOU = (*POPUP, "xavier_normal", "signed_xavier")
 DENSITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
+DIGITS = Run(data="digits", width=0.125)
 PRESETS = {  # a run, the nets, the densities of edge-popup and where supermasks start, and how many seeds
-    "smoke": (Run(data="digits", width=0.125, epochs=1), ("conv2",), (0.1, 0.5, 0.9), (0.5,), 1),
-    "quick": (
-        Run(data="digits", width=0.125, epochs=4, batch_size=32),
-        ("conv2", "conv4"),
-        (0.1, 0.5, 0.9),
-        (0.5,),
-        3,
-    ),
+    "smoke": (replace(DIGITS, epochs=1), ("conv2",), (0.1, 0.5, 0.9), (0.5,), 1),
+    "quick": (replace(DIGITS, epochs=4, batch_size=32), ("conv2", "conv4"), (0.1, 0.5, 0.9), (0.5,), 3),
     "short": (Run(width=0.25, epochs=10), ("conv4",), (0.3, 0.5, 0.7), (0.3, 0.5, 0.7), 3),
     "paper": (Run(), ("conv2", "conv4", "conv6", "conv8"), DENSITIES, DENSITIES, 5),
 }

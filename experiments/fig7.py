@@ -1,7 +1,7 @@
 """Figure 7: the distribution of the random weights matters, and signed constants are best.
 
 The paper's figure has Conv4: test accuracy over the percentage of weights kept, for Kaiming normal and signed constant
-weights, each unscaled and scaled (times 1/sqrt(k)), and for Kaiming uniform and Xavier normal weights. Adds to it: a
+weights, each unscaled and scaled (times 1/sqrt(k)), and for Kaiming uniform and Xavier normal weights. Added here: a
 control. A net without biases whose weights shrink by a factor has logits that shrink, and the same best subnetwork; so
 Xavier normal weights, whose product over Conv4's layers is 24 times smaller, are also searched at 24 times the rate.
 
@@ -38,10 +38,10 @@ CONTROL = panels.Look("Xavier normal, rate raised to match", "#ddb3d0", (0, (1.2
 
 
 def compensated(run: Run) -> Run:
-    """Raise the learning rate as Xavier normal's weights are smaller than Kaiming normal's, multiplied over layers.
+    """Raise the learning rate by the factor that Xavier normal's weights are smaller, multiplied over the layers.
 
-    The ratio of their standard deviations is `sqrt(fan_in / (fan_in + fan_out))`. The decay falls as the rate grows, so
-    that what it takes off a score at a step stays.
+    The ratio of their standard deviations is `sqrt(fan_in / (fan_in + fan_out))`. The weight
+    decay falls by the same factor, so that its effect on a score at a step stays.
     """
     narrow, wide, full = (int(channels * run.width) for channels in (64, 128, 256))
     fans = [(9 if run.data == "digits" else 27, 9 * narrow), (9 * narrow, 9 * narrow)]
@@ -74,18 +74,18 @@ def accuracy(results: Results, distribution: str, lr: float = 0.1, **where: Any)
 
 
 def kaiming_ahead(results: Results) -> list[float]:
-    """List the points by which each of the Kaiming normal and constant weights, scaled or not, beats each other."""
+    """List the points by which Kaiming normal and signed constants, scaled or not, beat each of the others."""
     pairs = product(KAIMING, (False, True), OTHERS)
     return [accuracy(results, kaiming, scaled=scaled) - accuracy(results, other) for kaiming, scaled, other in pairs]
 
 
 def within_a_point(difference: float) -> list[float]:
-    """List the points to a difference of 1 either way."""
+    """List the points left to a difference of 1, either way."""
     return [1 - difference, 1 + difference]
 
 
 def scaling(results: Results) -> list[float]:
-    """List the points to 1 by which scaling may move the accuracy either way, by distribution."""
+    """List the points left to a change of 1 by scaling, either way, by distribution."""
     moved = (accuracy(results, kaiming, scaled=True) - accuracy(results, kaiming) for kaiming in KAIMING)
     return [margin for difference in moved for margin in within_a_point(difference)]
 
@@ -96,7 +96,7 @@ def raised(results: Results) -> float:
 
 
 def control(results: Results) -> list[float]:
-    """List the points to a difference of 1 between Xavier normal at the raised rate and Kaiming normal weights."""
+    """List the points left to a difference of 1 between Xavier normal at the raised rate and Kaiming normal."""
     return within_a_point(raised(results) - accuracy(results, "kaiming_normal"))
 
 

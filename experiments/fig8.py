@@ -1,7 +1,7 @@
 """Figure 8: on ImageNet too, 30% of a random ResNet is as good as a smaller ResNet, trained.
 
 The paper's figure has ImageNet's top-1 accuracy over the number of parameters: subnetworks of 30% of ResNet-50,
-ResNet-101 and Wide ResNet-50, of Kaiming normal and of signed constant weights, beside dense ResNets. Adds to it: the
+ResNet-101 and Wide ResNet-50, of Kaiming normal and of signed constant weights, beside dense ResNets. Added here: the
 range over seeds, and a random 30% of ResNet-50. What the presets are is said in `experiments/_imagenet.py`.
 
 Source: Ramanujan et al., arXiv:1911.13299, figure 8 and section 5 (caption and dense nets from memory, to be checked);

@@ -2,7 +2,7 @@
 
 Test accuracy over the percentage of weights kept, for Kaiming normal and signed constant weights, with the dense net
 trained with SGD and with Adam as lines: figure 3's question on the one net of the authors' code that a laptop trains at
-the published settings. Adds to it: a random mask of half the weights, and Zhou et al.'s sampled supermask, begun at
+the published settings. Added here: a random mask of half the weights, and Zhou et al.'s sampled supermask, begun at
 half; for it the authors publish no setting on this net, so its rate of 200 (theirs on Conv2 to Conv6) is our choice.
 
 Source: hyper-parameters from the authors' configs (Ramanujan et al., arXiv:1911.13299); the paper has no such figure.

@@ -2,7 +2,7 @@
 
 Test accuracy over the percentage of weights kept, for Kaiming normal and signed constant weights, each unscaled and
 scaled (the four that the authors' configs have), with the dense net as a line. Norm layers have no parameters while
-hidden; the dense net's have. Adds to it: a random mask of half the weights.
+hidden; the dense net's have. Added here: a random mask of half the weights.
 
 Source: Ramanujan et al., arXiv:1911.13299, appendix C.1 (figure number from memory, to be checked; no accuracy is
 printed); hyper-parameters from the authors' configs.
@@ -26,12 +26,7 @@ DENSITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
 NET = Run(net="cifar_resnet18")
 PRESETS = {  # a run, the densities, whether scaled too, and how many seeds
     "smoke": (replace(NET, data="digits", width=0.0625, epochs=1), (0.5,), (False,), 1),
-    "quick": (
-        replace(NET, data="digits", width=0.0625, epochs=4, batch_size=32),
-        (0.1, 0.5, 0.9),
-        (False,),
-        3,
-    ),
+    "quick": (replace(NET, data="digits", width=0.0625, epochs=4, batch_size=32), (0.1, 0.5, 0.9), (False,), 3),
     "short": (replace(NET, width=0.125, epochs=10), (0.3, 0.5, 0.7), (False,), 3),
     "paper": (NET, DENSITIES, (False, True, "authors"), 5),
 }
@@ -59,7 +54,7 @@ def best(results: Results) -> float:
 
 
 def below(results: Results, accuracy: float) -> float:
-    """Give the points to 1 by which an accuracy may lie below the trained network's."""
+    """Give the points left until an accuracy lies 1 below the trained network's."""
     return 1 - (results.mean(method="dense") - accuracy)
 
 

@@ -2,7 +2,7 @@
 
 The appendix's table has, for 30% of ResNet-50, ResNet-101 and Wide ResNet-50, of Kaiming normal and of signed constant
 weights, the number of weights kept and ImageNet's top-1 accuracy; the authors' README prints it too. The runs are
-figure 8's. Adds to it: the dense nets, a random mask, and the range over seeds; at the paper preset also ResNet-50 with
+figure 8's. Added here: the dense nets, a random mask, and the range over seeds; at the paper preset also ResNet-50 with
 the authors' settings of `resnet50-sc`, whose constants are scaled as in their code and whose rate is 0.1.
 
 Source: Ramanujan et al., arXiv:1911.13299, appendix A (the table as in the README; its heading from memory, to be
@@ -30,15 +30,10 @@ from lit_hidden.run import Run
 NEAR = 1.0  # points
 METHODS = {"dense": "dense, trained", "random": "random mask", "edge_popup": "edge-popup"}
 COLUMNS = (  # where each is, in inches, its side, and its heading
-    (0.15, "left", "net"),
-    (1.5, "left", "method"),
-    (2.85, "left", "random weights"),
-    (5.35, "right", "kept"),
-    (6.4, "right", "parameters"),
-    (7.5, "right", "accuracy (%)"),
-    (9.7, "right", "over seeds that train"),
+    (0.15, "left", "net"), (1.5, "left", "method"), (2.85, "left", "random weights"), (5.35, "right", "kept"),
+    (6.4, "right", "parameters"), (7.5, "right", "accuracy (%)"), (9.7, "right", "over seeds that train"),
     (11.1, "right", "authors' README"),
-)
+)  # fmt: skip
 LINE, MARGIN, FOOT = 0.26, 0.15, 0.45  # inches
 
 
@@ -78,35 +73,36 @@ def off(results: Results) -> list[float]:
 
 CLAIMS = [
     Claim(
-        f"by the authors' protocol, each accuracy is within {NEAR:g} point of the one in their README",
-        off,
+        f"by the authors' protocol, each accuracy is within {NEAR:g} point of the one in their README", off,
         floor=lambda r: [cell.mean() for cell in cells(r.select(method="edge_popup"))],
     ),
-]
+]  # fmt: skip
 
 
 def draw(results: Results, figure: Figure) -> None:
     parts = cells(results)
     columns = COLUMNS if any(published(part) is not None for part in parts) else COLUMNS[:-1]
-    height = FOOT + LINE * (len(parts) + 1)
-    figure.set_size_inches(columns[-1][0] + MARGIN, height)
-    write(figure, height - LINE, [heading for *_, heading in columns], "bold")
-    for row, part in enumerate(parts, start=1):
-        words, net = line(part), part.rows[0][0].net
-        if row > 1 and net == parts[row - 2].rows[0][0].net:
-            words[0] = ""
-        else:
-            rule(figure, height - LINE * row, 0.4 if row > 1 else 1.0)
-        write(figure, height - LINE * (row + 1), words[: len(columns)])
-    rule(figure, height - LINE * (len(parts) + 1), 1.0)
+    width, height = columns[-1][0] + MARGIN, FOOT + LINE * (len(parts) + 1)
+    figure.set_size_inches(width, height)
+    nets = ["", *(part.runs[0].net for part in parts), ""]
+    lines = [[heading for *_, heading in columns]]
+    lines += [line(part, net != above) for part, net, above in zip(parts, nets[1:], nets, strict=False)]
+    for row, words in enumerate(lines):
+        y = height - LINE * (row + 1)
+        for (x, side, _), text in zip(columns, words, strict=False):  # the last column may be left out
+            figure.text(x / width, y / height, text, ha=side, va="baseline", weight="normal" if row else "bold")
+        if nets[row] != nets[row + 1] or row == 0:  # a rule below
+            ends, thickness = (MARGIN / width, 1 - MARGIN / width), 1.0 if row in (0, len(parts)) else 0.4
+            rule = Line2D(ends, [(y - 0.09) / height] * 2, color=style.COLORS["ink"], linewidth=thickness)
+            figure.add_artist(rule)
 
 
-def line(cell: Results) -> list[str]:
-    """Write one line's cells."""
-    run, known, found = cell.rows[0][0], published(cell), panels.trained(cell)
+def line(cell: Results, first: bool) -> list[str]:
+    """Write one line's cells; the net is named in its first line."""
+    run, known, found = cell.runs[0], published(cell), panels.trained(cell)
     spread = f"{min(found.values()):.2f} to {max(found.values()):.2f}" if len(found) else ""
     return [
-        imagenet_grid.NETS[run.net],
+        imagenet_grid.NETS[run.net] if first else "",
         METHODS[str(run.method)],
         "" if run.method == "dense" else panels.weights(str(run.distribution), bool(run.scaled)).label,
         f"{100 * (run.density or 1):g}%",
@@ -115,17 +111,3 @@ def line(cell: Results) -> list[str]:
         "; ".join(filter(None, (panels.lost(cell), spread))),
         "\u2013" if known is None else f"{known:g}",
     ]
-
-
-def write(figure: Figure, at: float, words: list[str], weight: str = "normal") -> None:
-    """Write a line so many inches above the foot."""
-    width, height = figure.get_size_inches()
-    for (x, side, _), text in zip(COLUMNS, words, strict=False):  # the last column may be left out
-        figure.text(x / width, at / height, text, ha=side, va="baseline", weight=weight)
-
-
-def rule(figure: Figure, at: float, thickness: float) -> None:
-    """Draw a line from side to side, just below the words so many inches above the foot."""
-    width, height = figure.get_size_inches()
-    ends, y = (MARGIN / width, 1 - MARGIN / width), (at - 0.09) / height
-    figure.add_artist(Line2D(ends, (y, y), color=style.COLORS["ink"], linewidth=thickness))

@@ -1,15 +1,15 @@
 """Theorem 1: swapping one edge lowers the loss of the mini-batch that asked for it, if the step is small enough.
 
-The paper argues it to first order. Here the loss is measured, in float64, before and after
-swaps at some steps of ordinary trainings: one swap alone, all swaps of a layer, all swaps of the network, as plain
-gradient descent would make them at learning rates from 1e-4 to 1; and the very first swap of each layer, at the
-smallest rate that swaps anything. The protocol is that of `lit_hidden.callbacks.swaps`. Two limits are told apart: a
-small learning rate swaps fewer edges at once, but one swap stays as large as its weights, and it is a wide net that
-makes it small. So the claims about rates are the theorem as it is read, the one about width is what its proof asks for.
+The paper argues it to first order. Here the loss is measured, in float64, before and after swaps at some steps of
+ordinary trainings: one swap alone, all swaps of a layer, all swaps of the network, as plain gradient descent would make
+them at learning rates from 1e-4 to 1; and the first swap of each layer, at the smallest rate that swaps anything. The
+protocol is that of `lit_hidden.callbacks.swaps`. There are two limits. A small learning rate swaps fewer edges at once,
+but a single swap stays as large as its weights. A wide net makes a single swap small, which is what the proof needs.
+The claims about rates test the theorem as read; the claim about width tests its proof.
 
-At small rates large layers alone swap, so panel (a) has other layers at other rates; the claims about rates compare a
-layer with itself at the same step. Bars are Wilson's 95% intervals, as though swaps of one step were independent; they
-are not quite, so claims are judged by seeds.
+At small rates only large layers swap, so panel (a) has different layers at different rates; the claims about rates
+compare a layer with itself at the same step. Bars are Wilson's 95% intervals, which take swaps of one step as
+independent; they are not quite, so claims are judged by seeds.
 
 Source: Ramanujan et al., arXiv:1911.13299, theorem 1, section 3 and appendix B.
 Cost: quick 15 runs, 3 minutes on two busy cores; short 15, an estimated half hour; paper 15, of 100 epochs, on a GPU.
@@ -87,7 +87,7 @@ def trend(results: Results, kind: str) -> float:
     _, cell = np.unique(np.stack([rows["step"], rows["layer"]])[:, of], axis=1, return_inverse=True)
     x, y = np.log10(rows["rate"][of]), 100.0 * (rows["measured"][of] < 0)
     x = x - (np.bincount(cell, x) / np.bincount(cell))[cell]
-    # Rounded: a share that never changes must not seem to.
+    # Rounded, so that a constant share has no trend.
     return round(-float(x @ y / (x @ x)), 6) if np.abs(x).max(initial=0) > 1e-9 else math.nan
 
 
@@ -180,7 +180,7 @@ def bars(axes: Axes, x: np.ndarray, counted: np.ndarray, look: Look, **more: Any
 def draw_shares(axes: Axes, results: Results) -> None:
     """Draw the percentage of changes that lower the loss over the learning rate."""
     rates = np.array(results.values("swaps")[0]["rates"])
-    for kind, aside in zip(KINDS[1:], (0.88, 0.96, 1.04, 1.13), strict=True):  # so that bars stand beside each other
+    for kind, aside in zip(KINDS[1:], (0.88, 0.96, 1.04, 1.13), strict=True):  # bars stand beside each other
         counted = counts(results, kind)
         there = counted[0] > 0
         bars(axes, aside * rates[there], counted[:, there], LOOKS[kind])

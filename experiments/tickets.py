@@ -4,12 +4,12 @@ The paper's appendix asks whether found subnetworks are lottery tickets, on Imag
 learn. Here it is asked on Conv4 and Conv6, which have none: in a random subnetwork the signal shrinks by sqrt(k) from
 layer to layer and may be too faint to train. So there are two controls: a random subnetwork as it is, and one whose
 weights are multiplied by 1/sqrt(k), which keeps the signal's variance. All three start from the same random weights,
-but for that factor, and are trained as the dense net is; what a mask drops stays 0.
+but for that factor, and are trained as the dense net is; dropped weights stay 0.
 
 Source: Ramanujan et al., arXiv:1911.13299, appendix C.2 (from memory, to be checked); the authors' `FixedSubnetConv`.
 Its configs, `configs/largescale/fixedsubnet`, are in their history alone: commits f622058, adca30f and bd6977f at a
 rate of 0.256, 7b22bba at 0.01. What these call `prune_rate` is the share that is dropped: their 0.3, on a subnetwork of
-30%, trains 70% of the weights. Here a ticket keeps what its subnetwork keeps. Adds to it: nets without norm layers, the
+30%, trains 70% of the weights. Here a ticket keeps what its subnetwork keeps. Added here: nets without norm layers, the
 densities, the second control.
 Cost: quick 57 runs, 2 minutes on two busy cores; short 57, all images and 10 epochs, 3 core-hours, a quarter of it
 figure 3's; paper 190, of which 130 of 100 epochs, the others of one.
@@ -64,7 +64,7 @@ def ahead(results: Results, other: dict[str, Any]) -> list[float]:
 
 
 def short_of_dense(results: Results) -> list[float]:
-    """List the points by which it stays below the dense net, by net and density."""
+    """List the points by which that subnetwork stays below the dense net, by net and density."""
     found = results.select(**FOUND)
     cells = product(found.each("net"), found.each("density"))
     return [results.mean(net=net, method="dense") - found.mean(net=net, density=k) for net, k in cells]
@@ -86,10 +86,7 @@ CLAIMS = [
         "a found subnetwork trains at most 1 point better than a random one times 1/sqrt(k), on average",
         lambda r: 1 - mean(ahead(r, RESCALED)), floor=lambda r: [average(r, FOUND), average(r, RESCALED)],
     ),
-    Claim(
-        "training its weights makes a found subnetwork better at every density",
-        lambda r: ahead(r, UNTRAINED),
-    ),
+    Claim("training its weights makes a found subnetwork better at every density", lambda r: ahead(r, UNTRAINED)),
 ]  # fmt: skip
 
 
@@ -103,7 +100,7 @@ def draw(results: Results, figure: Figure) -> None:
         for where, look in SERIES:
             panels.curve(ax, results, "density", look, net=net, **where)
         panels.density_axis(ax, results.each("density"))
-        # At chance, so far below that the others would lie on one another.
+        # In words: at chance, far below, it would press the other curves together.
         if len(still := panels.there(results, net=net, method="random", scaled=False)):
             low, high = min(still.values()), max(still.values())
             ax.set_xlabel(f"{ax.get_xlabel()}\n(random, no weight trained: {low:.1f} to {high:.1f}%)")

@@ -96,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
 
     measures = "measure selection, training steps, input, an epoch, and start-up"
     speed = add("bench", "experiments.bench.command:bench", measures, data_dir)
-    sections = "with commas: selection, steps, input, feeding, epoch, runs, start; all, or with --data ... feeding"
+    sections = "with commas: selection, steps, input, feeding, epoch, start; all, or with --data ... feeding"
     speed.add_argument("--only", metavar="SECTIONS", help=sections, **unset)
     speed.add_argument("--device", help="cpu or cuda; both, if there is a GPU", **unset)
     speed.add_argument("--data", help="a set by name, in place of generated images and small sets", **unset)

@@ -31,7 +31,7 @@ SMALL = {
     "TESTS": "",
     "MEASURE": "60",
     "BENCH": "60",
-    "NETS": "conv2",
+    "NETS": "lenet",
     "ROUNDS": "1",
 }
 
@@ -65,7 +65,7 @@ def test_the_scripts_check_measure_and_train_without_what_a_gpus_machine_may_lac
     assert [row for row in rows if "failed" in row or "left_out" in row] == []
     assert {"torch", "step", "selection", "kernels", "epochs"} <= {name for row in rows for name in row}
     measured = json.loads((tmp_path / "out" / "bench" / "bench.json").read_text())
-    assert {row["group"] for row in measured["sections"][0]["rows"]} == {"conv2"}
+    assert {row["group"] for row in measured["sections"][0]["rows"]} == {"lenet"}
 
     assert "unpacked cifar10" in said[1]
     assert (tmp_path / "keep" / "half").exists(), "of both halves of the data"

@@ -1,1 +1,1 @@
-"""What this machine does: `lit-hidden bench` measures each part of the suite beside what else there is for it."""
+"""`lit-hidden bench` measures each part of the suite beside its alternatives on this machine."""

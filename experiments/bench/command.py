@@ -13,18 +13,16 @@ from rich.console import Console
 from rich.markdown import Markdown
 from torch.utils.benchmark.utils.common import set_torch_threads
 
-from experiments.bench import epoch, inputs, page
+from experiments.bench import inputs, page
+from experiments.bench.epoch import epoch
 from experiments.bench.rows import Bench, Section
 from experiments.bench.selection import selection
 from experiments.bench.start import start
 from experiments.bench.steps import steps
-from experiments.bench.training import made
-from lit_hidden.data import CIFAR10Data, DataError
-from lit_hidden.data.files import find
+from lit_hidden.data import DataError
 from lit_hidden.engine.reproduce import ReproduceError, UsageError
-from lit_hidden.recipes import IMAGENET_SIZES
 
-SECTIONS = ("selection", "steps", "input", "feeding", "epoch", "runs", "start")
+SECTIONS = ("selection", "steps", "input", "feeding", "epoch", "start")
 
 
 def bench(
@@ -43,83 +41,65 @@ def bench(
 ) -> None:
     """Measure each section `rounds` times, print it, and write `bench.json`, `.md`, `.svg` and `.png` into `out`.
 
-    `lit-hidden bench --help` says what the arguments are. All sections are measured, or `feeding` alone where its
-    `data`, `net`, `image_size` or `batch_size` is given; `runs` only where there are a GPU and CIFAR-10.
+    `lit-hidden bench --help` explains the arguments. All sections are measured, or `feeding` alone where its `data`,
+    `net`, `image_size` or `batch_size` is given.
 
     Raises:
-        UsageError: `seconds` is not above 0; a section, the device, the data, the net or a number is unknown, out of
-            bounds, or for nothing that is measured.
+        UsageError: an argument is unknown, out of bounds, or for a section that is not measured.
         ReproduceError: the data are missing or damaged, or `out` cannot be written to.
     """
-    console = console or Console(highlight=False)
+    console, root, out = console or Console(highlight=False), Path(data_dir), Path(out)
+    feeding: dict[str, Any] = {"data": data, "net": net, "image-size": image_size, "batch-size": batch_size}
+    given = {"only": only, "device": device, **feeding, "data-dir": data and data_dir}
+    given = {name: value for name, value in given.items() if value is not None}
+    wanted = asked_for(only, [name for name in feeding if name in given])
+    there = ("cpu", "cuda")[: 1 + torch.cuda.is_available()]
+    if device is not None and device not in there:
+        raise UsageError(f"--device {device} is not there; there is {', '.join(there)}")
     if not 0 < seconds < math.inf:
         raise UsageError(f"--seconds {seconds:g} measures nothing; it must be more than 0")
-    of_feeding: dict[str, Any] = {"data": data, "data-dir": data and data_dir, "net": net}
-    of_feeding |= {"image-size": image_size, "batch-size": batch_size}
-    given = {name: value for name, value in {"only": only, "device": device, **of_feeding}.items() if value is not None}
-    places = ("cpu", "cuda")[: 1 + torch.cuda.is_available()]
-    if device is not None and device not in places:
-        raise UsageError(f"--device {device} is not there; there is {', '.join(places)}")
-    benches = [Bench(torch.device(each), seconds, rounds, console) for each in places if device in (None, each)]
-    last, root = benches[-1], Path(data_dir)
-    wanted = asked_for(only, [name for name in of_feeding if name in given], last.device.type, root)
+    benches = [Bench(torch.device(each), seconds, rounds, console) for each in there if device in (None, each)]
+    last = benches[-1]
     # As in the engine: one thread, and on a GPU the quickest algorithm of each convolution.
     tried = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=torch.backends.cudnn.allow_tf32)
     with set_torch_threads(1), tried, tempfile.TemporaryDirectory(prefix="lit-hidden-bench-") as folder:
         scratch = Path(folder)
-        try:  # before anything expensive, all that may be wrong with the arguments
-            feeds = []
-            if "feeding" in wanted:
-                for each in inputs.sets(data, root, scratch, image_size, batch_size, last.device):
-                    feeds.append((each, net or ("resnet50" if each.name in IMAGENET_SIZES else "conv4")))
-                    made(feeds[-1][1], 0.3, each, last.device)
-            pictures = inputs.pictures(root) if "input" in wanted else None
-            Path(out).mkdir(parents=True, exist_ok=True)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-        except (DataError, OSError) as error:
-            raise ReproduceError(str(error)) from error
-        found = page.machine(last.device)
-        console.print(found["said"], markup=False, soft_wrap=True)
-        measures: dict[str, list[Callable[[], Section]]] = {
-            "selection": [partial(selection, each) for each in benches],
-            "steps": [partial(steps, each) for each in benches],
-            "input": [partial(inputs.inputs, each, *pictures) for each in benches if pictures],
-            "feeding": [partial(inputs.feeding, last, *each, scratch) for each in feeds],
-            "epoch": [partial(epoch.epoch, each, scratch) for each in benches],
-            "runs": [partial(epoch.runs, last, root)],
-            "start": [partial(start, last)],
-        }
-        sections: list[Section] = []
         try:
-            for measure in (each for name in wanted for each in measures[name]):
-                sections.append(measure())
-                console.print("", Markdown(page.markdown(sections[-1])))
-            if (verdict := page.judged(sections)).findings:
-                console.print("", Markdown(page.markdown(verdict)))
-                sections.append(verdict)
+            try:  # before anything is measured
+                small = {"image_size": image_size, "batch_size": batch_size}
+                feeds = inputs.sets(data, net, root, scratch, last.device, **small) if "feeding" in wanted else []
+            except ValueError as error:
+                raise UsageError(str(error)) from error
+            pictures = inputs.pictures(root) if "input" in wanted else None
+            out.mkdir(parents=True, exist_ok=True)
+            found = page.machine(last.device)
+            console.print(found["said"], markup=False, soft_wrap=True)
+            measures: dict[str, list[Callable[[], Section]]] = {
+                "selection": [partial(selection, each) for each in benches],
+                "steps": [partial(steps, each) for each in benches],
+                "input": [partial(inputs.inputs, each, *pictures) for each in benches if pictures],
+                "feeding": [partial(inputs.feeding, last, *each, scratch) for each in feeds],
+                "epoch": [partial(epoch, each, scratch) for each in benches],
+                "start": [partial(start, last)],
+            }
+            sections: list[Section] = []
+            measures["targets"] = [partial(page.judged, sections)]
+            for measure in (each for name in [*wanted, "targets"] for each in measures[name]):
+                if (section := measure()).rows or section.findings:
+                    sections.append(section)
+                    console.print("", Markdown(page.markdown(section)))
             words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-            command = shlex.join(["lit-hidden", "bench", *words, "--seconds", f"{seconds:g}"])
-            page.write(sections, found, command, Path(out))
+            page.write(sections, found, shlex.join(["lit-hidden", "bench", *words, "--seconds", f"{seconds:g}"]), out)
         except (DataError, OSError) as error:
             raise ReproduceError(str(error)) from error
-    console.print(f"\nwritten: {Path(out) / 'bench.md'}, and bench.json beside it", markup=False, soft_wrap=True)
+    console.print(f"\nwritten: {out / 'bench.md'}, and bench.json beside it", markup=False, soft_wrap=True)
 
 
-def asked_for(only: str | None, of_feeding: list[str], device: str, data_dir: Path) -> list[str]:
-    """List the sections that are asked for, in their order."""
+def asked_for(only: str | None, of_feeding: list[str]) -> list[str]:
+    """List the sections that are asked for, in their order; `of_feeding` names the arguments for feeding alone."""
     names = only.split(",") if only is not None else ["feeding"] if of_feeding else [*SECTIONS]
     if unknown := [name for name in names if name not in SECTIONS]:
         raise UsageError(f"--only {only} names no section {unknown[0]!r}; sections are {', '.join(SECTIONS)}")
     if of_feeding and "feeding" not in names:
         raise UsageError(f"--{of_feeding[0]} is for feeding, which --only {only} leaves out")
-    if "runs" in names:
-        data, why = CIFAR10Data(str(data_dir)), ""
-        if device != "cuda":
-            why = "runs are whole trainings, measured on a GPU, and none is there or asked for"
-        elif not find(data.root, data.layouts):
-            why = f"runs train on CIFAR-10, which is not in {data_dir}"
-        if why and only is not None:
-            raise UsageError(f"--only {only}: {why}")
-        names = [name for name in names if not why or name != "runs"]
     return [name for name in SECTIONS if name in names]

@@ -26,19 +26,17 @@ from lit_hidden.data.files import find
 from lit_hidden.engine.devices import cores
 from lit_hidden.recipes import IMAGENET_SIZES
 
-FILES, CLASSES = 128, 1000  # generated; a tree has more names, which lead to the same files
+FILES, CLASSES = 128, 1000  # generated; a tree has more names, which are links to these files
 
 
 @dataclass
 class Source:
     """Whatever yields batches, made anew for each measurement; `workers` processes decode them, or none."""
 
-    name: str
     make: Callable[[], Iterable[Batch]]
     device: torch.device
     workers: int = 0
-    after: Callable[[Tensor], Tensor] = lambda images: images
-    epochs: Iterator[int] = field(default_factory=count)  # each measurement draws others
+    epochs: Iterator[int] = field(default_factory=count)  # each measurement takes the next ones: other images
 
     def rate(self, seconds: float) -> float:
         """Count the images that arrive on the device in a second, without the first turn of workers."""
@@ -52,18 +50,17 @@ class Source:
     def turns(self) -> Iterator[int]:
         """Count the images of each turn of the workers, a batch of each, epoch after epoch.
 
-        Workers that began together come together: between two batches of a burst lies no time in which they were
-        decoded, so a rate is right only from turn to turn.
+        Workers that start together deliver together, so a rate is right only over whole turns.
         """
-        loader = self.make()
+        loader, workers = self.make(), max(1, self.workers)
         for epoch in self.epochs:
             if hasattr(loader, "set_epoch"):
                 loader.set_epoch(epoch)
             turn = 0
             for seen, (images, labels) in enumerate(loader, 1):
-                self.after(images.to(self.device)), labels.to(self.device)
+                images.to(self.device), labels.to(self.device)
                 turn += len(images)
-                if seen % max(1, self.workers) == 0:
+                if seen % workers == 0:
                     yield turn
                     turn = 0
             if turn:
@@ -80,20 +77,20 @@ def inputs(bench: Bench, images: Batch, kind: str) -> Section:
         f"Medians of {bench.rounds} rounds, {bench.seconds:g} s a measurement; the first batch is not counted."
     )
     section, sources = Section("input", bench.device.type, about), ways(*images, bench.device)
-    measures = {source.name: partial(source.rate, bench.seconds) for source in sources}
+    measures = {name: partial(source.rate, bench.seconds) for name, source in sources.items()}
     section.add("images/s", bench.turns(section.title, measures, bench.rounds))
-    for source in sources[1:]:
-        section.ratio("ours", source.name)
+    for name in [*sources][1:]:
+        section.ratio("ours", name)
     if "kornia" not in measures:
         section.findings.append("kornia is not installed and was left out: pip install 'lit-hidden[bench]'")
     return section
 
 
 def pictures(data_dir: Path) -> tuple[Batch, str]:
-    """Read CIFAR-10's training set, or draw images of its size where it is not there; say which.
+    """Read CIFAR-10's training set, or draw images of its size where it is absent; and say which.
 
     Raises:
-        DataError: it is there and damaged.
+        DataError: it is damaged.
     """
     data = CIFAR10Data(str(data_dir))
     if find(data.root, data.layouts):
@@ -101,19 +98,19 @@ def pictures(data_dir: Path) -> tuple[Batch, str]:
     return drawn(50_000), "random: CIFAR-10 is not in the data folder"
 
 
-def ways(images: Tensor, labels: Tensor, device: torch.device) -> list[Source]:
-    """Make the sources, ours first, of images uint8 `(N, 3, 32, 32)` and labels int64 `(N,)` on the CPU."""
+def ways(images: Tensor, labels: Tensor, device: torch.device) -> dict[str, Source]:
+    """Make the sources, ours first, from images uint8 `(N, 3, 32, 32)` and labels int64 `(N,)` on the CPU."""
     mean, std, single = CIFAR10Data.mean, CIFAR10Data.std, Pictures(images, labels)
     batches = partial(BatchLoader, images.to(device), labels.to(device), BATCH, mean, std, seed=0)
-    found = [Source("ours", partial(batches, crop=4, flip=True), device)]
+    found = {"ours": Source(partial(batches, crop=4, flip=True), device)}
     for workers in (0, cores()):
         loader = partial(DataLoader, single, BATCH, shuffle=True, num_workers=workers)
-        found.append(Source(f"torchvision, {workers} worker{'s'[: workers != 1]}", loader, device, workers))
+        found[f"torchvision, {workers} worker{'s'[: workers != 1]}"] = Source(loader, device, workers)
     if importlib.util.find_spec("kornia"):
         from kornia.augmentation import RandomCrop, RandomHorizontalFlip
 
         augment = nn.Sequential(RandomCrop((32, 32), padding=4, cropping_mode="slice"), RandomHorizontalFlip())
-        found.append(Source("kornia", batches, device, after=augment))
+        found["kornia"] = Source(lambda: ((augment(images), labels) for images, labels in batches()), device)
     return found
 
 
@@ -133,69 +130,72 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
 
 def sets(
-    data: str | None, root: Path, scratch: Path, image_size: int | None, batch_size: int | None, device: torch.device
-) -> list[ImageData]:
-    """Make the data modules of `feeding`; without `data` one to be generated in `scratch`, digits and CIFAR-10.
+    data: str | None,
+    net: str | None,
+    root: Path,
+    scratch: Path,
+    device: torch.device,
+    image_size: int | None = None,
+    batch_size: int | None = None,
+) -> list[tuple[ImageData, str]]:
+    """Make the sets of `feeding` with their nets: `data`, or ImageNet to be generated in `scratch`, digits, CIFAR-10.
 
     Raises:
-        ValueError: the data or a number is unknown or out of bounds.
+        ValueError: the data, the net or a number is unknown or out of bounds.
         DataError: the data are missing or damaged.
     """
     there = ["digits", "cifar10"] if find(root, DATA["cifar10"].layouts) else ["digits"]
-    modules: list[ImageData] = []
+    found: list[tuple[ImageData, str]] = []
     for name in [data] if data else ["imagenet", *there]:
         large, size = name in IMAGENET_SIZES, BATCH
-        options: dict[str, Any] = {"image_size": image_size, "cache_gib": 0.0, "workers": cores()} if large else {}
+        options: dict[str, Any] = {}
         if large:
             size = 256 if device.type == "cuda" else 8
-        folder = scratch if large and not data else root
-        size = size if batch_size is None else batch_size
+            options = {"image_size": image_size, "cache_gib": 0.0, "workers": cores()}
+        elif data and image_size is not None:
+            raise ValueError(f"--image-size {image_size} is for ImageNet and its subsets; the data are {data}")
+        folder, size = scratch if large and not data else root, size if batch_size is None else batch_size
         module = data_module(name, root=str(folder), batch_size=size, held_out=0, **options)
-        # All that a data module asks of its trainer: without one it would stay on the CPU.
-        placed = SimpleNamespace(
-            strategy=SimpleNamespace(root_device=device), global_rank=0, world_size=1, overfit_batches=0
-        )
-        module.trainer = placed  # type: ignore[assignment]
-        if data and image_size is not None and not large:
-            raise ValueError(
-                f"--image-size {image_size}: images of {data} have {module.shape[1]} pixels; "
-                "it is for ImageNet and its subsets"
-            )
+        # All that a data module reads from its trainer; without one it stays on the CPU.
+        device_of = SimpleNamespace(root_device=device)
+        module.trainer = SimpleNamespace(strategy=device_of, global_rank=0, world_size=1, overfit_batches=0)  # type: ignore[assignment]
         if not isinstance(module, ImageNetData):
             module.prepare_data()
             module.setup("fit")
         elif data:
-            _ = module.tree  # not prepare_data, which would decode all of it
-        modules.append(module)
-    return modules
+            _ = module.tree  # prepare_data would decode every image
+        found.append((module, net or ("resnet50" if large else "conv4")))
+        made(found[-1][1], 0.3, module, device)  # there may be no such net
+    return found
 
 
 def feeding(bench: Bench, data: ImageData, net: str, scratch: Path) -> Section:
-    """Measure images a second of a set's loader, and of the nets that it is to feed, hidden and dense.
+    """Measure images a second of a set's loader, and of the nets that it feeds, hidden and dense.
 
     Raises:
-        DataError: an image cannot be decoded, or `scratch` cannot take the files that are generated.
+        DataError: an image cannot be decoded, or `scratch` cannot take the generated files.
     """
     device, large, files = bench.device, isinstance(data, ImageNetData), ""
     if data.root == scratch:
-        # More than are decoded in a measurement: at the end of an epoch workers would wait.
+        # More than a measurement decodes: at the end of an epoch workers wait.
         files = generate(scratch, cores() * math.ceil(500 * bench.seconds + 4 * data.batch_size))
-    loader = Source("loader", data.train_dataloader, device, cores() if large else 0)
     batch = next(iter(data.train_dataloader()))
     about = (
         f"{files}The loader reads {f'files by {cores()} processes' if large else 'memory'}. Training: {net}, hidden at "
-        f"density 0.3 and dense, on one batch of {len(batch[1])} images of {data.shape[1]}x{data.shape[2]} pixels that "
-        f"is on the device. Medians of {bench.few} rounds, {bench.seconds:g} s a measurement. "
+        f"density 0.3 and dense, on one batch of {len(batch[1])} images of {data.shape[1]}x{data.shape[2]} pixels on "
+        f"the device. Medians of {bench.few} rounds, {bench.seconds:g} s a measurement. "
         "On a CPU loader and training share it; each was measured alone."
     )
     section = Section("feeding", device.type, about, title=f"Loader and training: {data.name}")
-    nets = {name: made(net, density, data, device) for name, density in (("hidden", 0.3), ("dense", None))}
-    trained = [Source(f"training, {n}", partial(forever, step_of(each), batch), device) for n, each in nets.items()]
-    measures = {each.name: partial(each.rate, bench.seconds) for each in (loader, *trained)}
+    sources = {"loader": Source(data.train_dataloader, device, cores() if large else 0)}
+    for name, density in (("hidden", 0.3), ("dense", None)):
+        step = step_of(made(net, density, data, device))
+        sources[f"training, {name}"] = Source(partial(forever, step, batch), device)
+    measures = {name: partial(source.rate, bench.seconds) for name, source in sources.items()}
     section.add("images/s", bench.turns(section.title, measures, bench.few))
-    for each in trained:
-        section.ratio("loader", each.name)
-    gives, *takes = (row.numbers["median"] for row in section.rows[:3])
+    gives, *takes = (row.numbers["median"] for row in section.rows)
+    for name in [*sources][1:]:
+        section.ratio("loader", name)
     verdict = "keeps up" if gives >= max(takes) else "starves the device"
     section.findings.append(f"the loader {verdict}: {written(gives)} images/s, training takes {written(max(takes))}")
     return section
@@ -209,7 +209,7 @@ def forever(step: Callable[[Batch], object], batch: Batch) -> Iterator[Batch]:
 
 
 def generate(folder: Path, names: int) -> str:
-    """Write a tree like ImageNet's of at least so many training images, links to few files, and say what it is."""
+    """Write a tree like ImageNet's of at least `names` training images, links to few files, and describe it."""
     files, random, each = folder / "files", np.random.default_rng(0), math.ceil(names / CLASSES)
     files.mkdir(parents=True)
     for number in range(FILES):

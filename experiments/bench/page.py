@@ -11,7 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.bench.environment import as_workers
+from experiments.bench.environment import wanted
 from experiments.bench.rows import Section, written
 from experiments.bench.selection import KINDS
 from lit_hidden.engine.devices import cores
@@ -28,9 +28,6 @@ TARGETS: list[tuple[str, str, str, str, str, float]] = [  # section, device, row
     ("input", "cpu", "ours / kornia", "", "at least", 1),
     ("epoch", "cpu", "Lightning's share", "conv", "at most", 2),
     *(("steps", "cuda", "hidden / dense", net, "at most", 1.15) for net in NETS),
-    ("runs", "cuda", "100 epochs", "conv2", "at most", 15),
-    ("runs", "cuda", "100 epochs", "conv8", "at most", 40),
-    ("runs", "cuda", "figure 3, one run after another", "", "at most", 90),
 ]
 WAYS: dict[str, tuple[str, str, Any, str]] = {  # name, colour, line and marker
     "ours": ("ours", NAVY, "-", "o"),
@@ -39,11 +36,12 @@ WAYS: dict[str, tuple[str, str, Any, str]] = {  # name, colour, line and marker
     "topk": ("torch.topk", ORANGE, "-.", "^"),
     "sort": ("torch.sort", GREY, "-", "v"),
 }
+BARS = {"steps": "ratio", "input": "images/s", "epoch": "%", "start": "s"}  # the unit that a section's panel shows
 PANELS = (tuple(KINDS), ("steps", "input"), ("epoch", "start"))  # beside each other
 
 
 def judged(sections: list[Section]) -> Section:
-    """Hold what was measured against the targets."""
+    """Compare the medians with the targets."""
     found = Section("targets", "", "Medians, of several groups the worst. Nothing fails if one is missed.")
     for key, device, what, group, word, limit in TARGETS:
         there = [section.medians(what) for section in sections if (section.key, section.device) == (key, device)]
@@ -57,11 +55,11 @@ def judged(sections: list[Section]) -> Section:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Say on what was measured: in parts, and in one line, `said`."""
+    """Describe where it was measured: in parts, and in one line, `said`."""
     info = Path("/proc/cpuinfo")  # of Linux
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    load, kept = os.getloadavg()[0], as_workers()  # processes that wanted a core in the last minute
+    load, kept = os.getloadavg()[0], wanted().items() <= os.environ.items()
     found = {
         "cpu": [*models, platform.processor() or platform.machine()][0],
         "cores": cores(),
@@ -73,8 +71,8 @@ def machine(device: torch.device) -> dict[str, Any]:
         "environment": "a worker's" if kept else "not a worker's",
     }
     told = "{cpu}: cores {cores}, threads {threads}; training on {device}; torch {torch}; load {load} at the start"
-    told += " (busy: of a quiet machine expect more)" if load > cores() / 2 else ""
-    told += "" if kept else "; memory is not kept between steps as workers keep it (lit-hidden bench sees to that)"
+    told += " (busy: a quiet machine is faster)" if load > cores() / 2 else ""
+    told += "" if kept else "; memory is not kept between steps as workers keep it (run lit-hidden bench for that)"
     return {**found, "said": told.format(**found)}
 
 
@@ -96,25 +94,20 @@ def markdown(section: Section) -> str:
 
 
 def write(sections: list[Section], found: dict[str, Any], command: str, out: Path) -> None:
-    """Write `bench.json` and, of the same numbers, `bench.md` and the drawing; `found` is the machine."""
+    """Write `bench.json` and, from the same numbers, `bench.md` and the drawing; `found` is the machine."""
     finished = datetime.now(UTC).isoformat(timespec="seconds")
     plain = [
         {**vars(each), "section": each.key, "rows": [vars(row) | row.numbers for row in each.rows]} for each in sections
     ]
     record = {"command": command, "finished": finished, "machine": found, "sections": plain}
     write_atomically(out / "bench.json", json.dumps(record, indent=1) + "\n")
-    picture = ["![What was measured](bench.svg)"] if draw(sections, found["said"], out) else []
-    page = [
-        "# What this machine does",
-        f"{found['said']}. `{command}`, {finished}.",
-        *picture,
-        *map(markdown, sections),
-    ]
-    write_atomically(out / "bench.md", "\n\n".join(page) + "\n")
+    parts = ["# What this machine does", f"{found['said']}. `{command}`, {finished}."]
+    parts += ["![What was measured](bench.svg)"] if draw(sections, found["said"], out) else []
+    write_atomically(out / "bench.md", "\n\n".join([*parts, *map(markdown, sections)]) + "\n")
 
 
 def draw(sections: list[Section], said: str, out: Path) -> bool:
-    """Draw `bench.svg` and `bench.png` in `out`, with the machine at the foot; tell whether there was anything."""
+    """Draw `bench.svg` and `bench.png` in `out`, with the machine at the foot; return whether any panel was drawn."""
     lines = []
     for device in ("cpu", "cuda"):
         there = {section.key: section for section in sections if section.device == device}
@@ -136,39 +129,25 @@ def draw(sections: list[Section], said: str, out: Path) -> bool:
 
 
 def paint(axes: Axes, name: str, section: Section) -> None:
-    """Draw a panel: a section, or of `selection` a kind of scores."""
-    if name in KINDS:
-        for way, (label, color, line, marker) in WAYS.items():
-            found = {group: n for group, n in section.medians(f"{way} / pass").items() if group.endswith(name)}
-            at, wide = [float(group.split()[0]) for group in found], 2.2 if way == "ours" else 1.4
-            if found:  # numpy's is of CPUs alone
-                axes.plot(at, list(found.values()), c=color, ls=line, marker=marker, ms=4, lw=wide, label=label)
-            for size, number in zip(at, found.values(), strict=True) if way == "ours" else ():
-                axes.text(size, number / 2, written(number), color=NAVY, fontsize=7.5, ha="center")
-        axes.axhline(3, color=COLORS["muted"], lw=0.8, ls=(0, (4, 3)), label="target: 3")
-        axes.set(xscale="log", yscale="log", ylim=(0.6, 20_000), xlabel="million scores", title=f"Selection: {name}")
-        sizes = sorted({float(group.split()[0]) for group in section.medians("ours")})
-        axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
-        axes.set_ylabel(f"passes over the memory, {section.device}")
-        axes.legend(fontsize=7.5, ncols=2, loc="upper left", borderaxespad=0, columnspacing=1)
-        axes.minorticks_off()
-    elif name == "steps":
-        dense = section.medians("dense")
-        for shift, what, color in ((-0.2, "hidden / dense", NAVY), (0.2, "plain / hidden", GREY)):
-            heights = list(section.medians(what).values())
-            bars = axes.bar([i + shift for i in range(len(heights))], heights, 0.38, color=color, label=what)
-            axes.bar_label(bars, [f"{height:.2f}" for height in heights], fontsize=8)
-        axes.axhline(1, color=ORANGE, lw=1.2)
-        axes.set_xticks(range(len(dense)), [f"{net}\n{written(ms)} ms" for net, ms in dense.items()])
-        axes.set(ylabel=f"ratio of steps, {section.device}", title="A training step; plain: as published")
-        axes.set_xlabel("net, and its dense step")
-        axes.legend(fontsize=7.5, loc="upper left")
-    else:
-        unit = {"input": "images/s", "epoch": "%", "start": "s"}[name]
+    """Draw a panel: of `selection` one kind of scores, of other sections the medians in one unit as bars."""
+    if name in BARS:
+        unit = BARS[name]
         rows = [row for row in section.rows if row.unit == unit and not row.group.startswith("tiny")]
-        names = [": ".join(filter(None, (row.group, row.what))).replace(": ", ":\n") for row in rows]
+        names = [": ".join(filter(None, (row.group, row.what))) for row in rows]
         numbers = [row.numbers["median"] for row in rows]
         axes.bar_label(axes.barh(names, numbers, 0.6, color=NAVY), list(map(written, numbers)), padding=3, fontsize=8)
         axes.set(xlabel=f"{unit}, {section.device}", title=section.title)
         axes.invert_yaxis()
         axes.margins(x=0.14)
+        return
+    for way, (label, color, line, marker) in WAYS.items():
+        found = {group: n for group, n in section.medians(f"{way} / pass").items() if group.endswith(name)}
+        at, wide = [float(group.split()[0]) for group in found], 2.2 if way == "ours" else 1.4
+        if found:  # numpy's is measured on CPUs alone
+            axes.plot(at, list(found.values()), c=color, ls=line, marker=marker, ms=4, lw=wide, label=label)
+        for size, number in zip(at, found.values(), strict=True) if way == "ours" else ():
+            axes.text(size, number / 2, written(number), color=NAVY, fontsize=7.5, ha="center")
+    axes.axhline(3, color=COLORS["muted"], lw=0.8, ls=(0, (4, 3)), label="target: 3")
+    axes.set(xscale="log", yscale="log", ylim=(0.6, 20_000), xlabel="million scores", title=f"Selection: {name}")
+    axes.set_ylabel(f"passes over the memory, {section.device}")
+    axes.legend(fontsize=7.5, ncols=2, loc="upper left", borderaxespad=0, columnspacing=1)

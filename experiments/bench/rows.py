@@ -2,13 +2,14 @@
 
 import math
 import time
+import timeit
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 
 import torch
 from rich.console import Console
-from torch.utils.benchmark import Timer
+from torch.utils.benchmark import Timer, timer
 
 
 @dataclass(frozen=True)
@@ -48,25 +49,20 @@ class Section:
         """Append a row for each name in `found`."""
         self.rows += [Row(what, unit, tuple(rounds), group) for what, rounds in found.items()]
 
-    def ratio(self, above: str, below: str, group: str = "", what: str = "") -> None:
-        """Append one row divided by another, round by round as long as both have them: a busy round slows both."""
-        pairs = zip(
-            *(next(r.rounds for r in self.of(group) if r.what == each) for each in (above, below)), strict=False
-        )
-        self.add("ratio", {what or f"{above} / {below}": [x / y for x, y in pairs]}, group)
-
-    def of(self, group: str) -> list[Row]:
-        """List a group's rows."""
-        return [row for row in self.rows if row.group == group]
+    def ratio(self, above: str, below: str, group: str = "") -> None:
+        """Append one row divided by another, by the rounds that both have: a busy round slows both."""
+        rounds = {row.what: row.rounds for row in self.rows if row.group == group}
+        pairs = zip(rounds[above], rounds[below], strict=False)
+        self.add("ratio", {f"{above} / {below}": [x / y for x, y in pairs]}, group)
 
     def medians(self, what: str) -> dict[str, float]:
-        """Give the medians of the rows called so, by group."""
+        """Give the medians of the rows with this name, by group."""
         return {row.group: row.numbers["median"] for row in self.rows if row.what == what}
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Where to measure, how long (at least, in seconds) and how often; `console` shows how far it is."""
+    """Where to measure, how long (at least, in seconds) and how often; `console` shows the progress."""
 
     device: torch.device
     seconds: float
@@ -75,15 +71,15 @@ class Bench:
 
     @property
     def few(self) -> int:
-        """The number of rounds of what takes long, such as ResNet-50 on a CPU."""
+        """The number of rounds of slow measurements, such as ResNet-50 on a CPU."""
         return min(3, self.rounds)
 
     def turns(
         self, title: str, measures: Mapping[str, Callable[[], float]], rounds: int, slow: float = math.inf
     ) -> dict[str, list[float]]:
-        """Measure everything once a round, every other round backwards, so that slow changes fall on all alike.
+        """Measure everything once a round, every other round backwards, so that drifts are shared by all.
 
-        What took longer than `slow` seconds has two rounds.
+        A measurement that takes longer than `slow` seconds has two rounds.
         """
         found: dict[str, list[float]] = {what: [] for what in measures}
         took = dict.fromkeys(measures, 0.0)
@@ -97,9 +93,23 @@ class Bench:
         return found
 
 
-def timed(work: Callable[[], object], seconds: float, many: int = 1) -> float:
-    """Give the median milliseconds of a call, by each of `many` steps in it: on one thread, the device waited for."""
-    return 1000 / many * Timer("work()", globals={"work": work}).blocked_autorange(min_run_time=seconds).median
+def timed(work: Callable[[], object], seconds: float, many: int = 1) -> Callable[[], float]:
+    """Give a measurement: the median milliseconds of a call, divided by the `many` steps in it.
+
+    The first measurement warms up and chooses how many calls fill `seconds`: torch's Timer needs at least two. The
+    next ones repeat these calls, so of a slow step each measurement is one call, close to the step it is compared with.
+    """
+    chosen: list[tuple[int, int]] = []
+
+    def measure() -> float:
+        if not chosen:
+            first = Timer("work()", globals={"work": work}).blocked_autorange(min_run_time=seconds)
+            chosen.append((len(first.times), first.number_per_run))
+            return 1000 / many * first.median
+        blocks, calls = chosen[0]
+        return 1000 / many * median(timeit.repeat(work, timer=timer, repeat=blocks, number=calls)) / calls
+
+    return measure
 
 
 def written(number: float) -> str:

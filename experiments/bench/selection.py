@@ -1,7 +1,6 @@
-"""Selection alone: the mask of the largest scores, ours and what else finds it, in passes over the memory."""
+"""Selection alone: the mask of the largest scores, by our code and by others, in passes over the memory."""
 
 from collections.abc import Callable
-from functools import partial
 from itertools import product
 
 import numpy as np
@@ -12,7 +11,7 @@ from experiments.bench.rows import Bench, Section, timed
 from lit_hidden.selection import kept, top_k_mask
 
 SIZES = (600_000, 2_400_000, 4_200_000, 25_000_000)
-KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # of scores in [-1, 1] and draws in [0, 1]
+KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # from scores in [-1, 1] and draws in [0, 1]
     "random": lambda scores, draw: scores,
     "tied": lambda scores, draw: (16 * scores).trunc(),
     "90% zeros": lambda scores, draw: scores * (draw < 0.1),
@@ -20,23 +19,22 @@ KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # of scores in [-1, 1]
 
 
 def selection(bench: Bench) -> Section:
-    """Measure every way to select, of every size and kind: milliseconds, and ratios paired by round."""
-    others = ("sort", "topk", "kthvalue", "partition")[: 3 if bench.device.type == "cuda" else 4]
+    """Measure every way to select, at every size and kind of scores: milliseconds, and ratios by round."""
     about = (
-        "The mask of the larger half by magnitude, from float32 scores: random (uniform in [-1, 1]), tied (of 16 "
+        "The mask of the larger half by magnitude, from float32 scores: random (uniform in [-1, 1]), tied (16 "
         "magnitudes) and 90% zeros. A pass reads every score and writes every byte of an existing mask (on a CPU by "
         "numpy: torch.ge takes longer). Ours, torch.sort and torch.topk(sorted=False) keep exactly half; "
         "torch.kthvalue and numpy.partition keep all that reach the threshold, too many where scores are equal. "
         f"Medians of {bench.rounds} rounds; what takes longer than {bench.seconds:g} s has 2."
     )
+    others = ("sort", "topk", "kthvalue", *(("partition",) if bench.device.type == "cpu" else ()))
     columns = ("pass", "copy", "ours", "ours / pass", *(f"{way} / ours" for way in others))
     section = Section("selection", bench.device.type, about, columns)
     for size, kind in product(SIZES, KINDS):
         group, work = f"{size / 1e6:g} million, {kind}", ways(scores_of(kind, size).to(bench.device), kept(size, 0.5))
-        measures = {way: partial(timed, one, bench.seconds / 40) for way, one in work.items()}
+        measures = {way: timed(one, bench.seconds / 40) for way, one in work.items()}
         section.add("ms", bench.turns(f"selection of {group}", measures, bench.rounds, bench.seconds), group)
-        pairs = [("ours", "pass"), ("ours", "copy"), *((way, by) for by in ("ours", "pass") for way in others)]
-        for above, below in pairs:
+        for above, below in [("ours", "pass"), ("ours", "copy"), *product(others, ("ours", "pass"))]:
             section.ratio(above, below, group)
     return section
 
@@ -48,28 +46,28 @@ def scores_of(kind: str, size: int) -> Tensor:
 
 
 def ways(scores: Tensor, keep: int) -> dict[str, Callable[[], Tensor]]:
-    """Map each way to select the `keep` largest of `scores` `(N,)` by magnitude to what gives the mask: bool `(N,)`.
+    """Map each way to select the `keep` largest of `scores` `(N,)` by magnitude to a function: the mask, bool `(N,)`.
 
-    `pass` and `copy` select nothing: they are what the others are measured by, and give what they write.
+    `pass` and `copy` select nothing: they are the yardsticks, and return what they write.
     """
     drop, half, cpu = scores.numel() - keep, scores.abs().median(), not scores.is_cuda
     ready, other = torch.empty_like(scores, dtype=torch.bool), torch.empty_like(scores)
 
     def compared() -> Tensor:
-        np.greater_equal(scores.numpy(), half.numpy(), out=ready.numpy())
-        return ready
-
-    def by(places: Tensor) -> Tensor:
-        mask = torch.zeros_like(scores, dtype=torch.bool)
-        mask[places] = True
-        return mask
+        if cpu:
+            np.greater_equal(scores.numpy(), half.numpy(), out=ready.numpy())
+            return ready
+        return torch.ge(scores, half, out=ready)
 
     def partition() -> Tensor:
         magnitudes = scores.abs().numpy()
         return torch.from_numpy(magnitudes >= np.partition(magnitudes, drop)[drop])
 
+    def by(places: Tensor) -> Tensor:
+        return torch.zeros_like(scores, dtype=torch.bool).index_fill_(0, places, True)
+
     return {
-        "pass": compared if cpu else partial(torch.ge, scores, half, out=ready),
+        "pass": compared,
         "copy": lambda: other.copy_(scores),
         "ours": lambda: top_k_mask(scores, keep),
         "sort": lambda: by(scores.abs().sort().indices[drop:]),

@@ -1,7 +1,7 @@
 """How long one waits: for `lit-hidden --help`, for `import lit_hidden`, for the first training step.
 
-As a program (`python -m experiments.bench.start cpu`) it trains one step of hidden Conv2 on drawn images and prints
-when it began, had imported all, had made net and data, and had taken the step: seconds since 1970, as JSON.
+As a program (`python -m experiments.bench.start cpu`) it trains one step of hidden Conv2 on drawn images. It prints as
+JSON, in seconds since 1970, when it began, when imports, net and data were ready, and when the step ended.
 """
 
 import json
@@ -14,11 +14,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # as a program it measures these imports
+if TYPE_CHECKING:  # the program measures these imports
     from experiments.bench.rows import Bench, Section
 
 FIRST = "first training step"
-STAGES = ("Python", "imports", "net and data", "Trainer and step")  # what ends at each of its times
+STAGES = ("Python", "imports", "net and data", "Trainer and step")
 
 
 def start(bench: "Bench") -> "Section":
@@ -30,9 +30,9 @@ def start(bench: "Bench") -> "Section":
     from experiments.bench.rows import Section
 
     about = (
-        "From the start of a process, its files in the disk's cache, to its end; of hidden Conv2's first step, to the "
-        "end of that: Python's start, imports, making the net and drawn data, and Trainer and step, without the "
-        f"evaluation that runs begin with. Medians of {bench.few} rounds."
+        "From the start of a process, its files in the disk's cache, to its end. The first step of hidden Conv2: "
+        "Python's start, imports, making net and drawn data, Trainer and step, without the evaluation before it. "
+        f"Medians of {bench.few} rounds."
     )
     section = Section("start", bench.device.type, about)
     stages: list[list[float]] = []
@@ -43,10 +43,9 @@ def start(bench: "Bench") -> "Section":
         return time.time() - began
 
     def first() -> float:
-        began = time.time()
-        times = [began, *json.loads(ended("-m", "experiments.bench.start", bench.device.type))]
+        times = [time.time(), *json.loads(ended("-m", "experiments.bench.start", bench.device.type))]
         stages.append([after - before for before, after in pairwise(times)])
-        return float(times[-1]) - began
+        return float(times[-1] - times[0])
 
     words = {"lit-hidden --help": ("-m", "lit_hidden", "--help"), "import lit_hidden": ("-c", "import lit_hidden")}
     measures = {what: partial(whole, *each) for what, each in words.items()}
@@ -56,10 +55,10 @@ def start(bench: "Bench") -> "Section":
 
 
 def ended(*words: str) -> str:
-    """Run this Python with `words` and give what it prints.
+    """Run this Python with `words` and return what it prints.
 
     Raises:
-        OSError: it failed; with the end of what it said.
+        OSError: it failed; with the end of its standard error.
     """
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -68,7 +67,7 @@ def ended(*words: str) -> str:
 
 
 def main() -> None:
-    """Train a step, print the times, and end at once: nothing is evaluated before, and nothing written after."""
+    """Train a step, print the times, and exit: nothing is evaluated before, and nothing written after."""
     times = [time.time()]
     import torch
 

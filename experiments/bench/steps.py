@@ -25,42 +25,42 @@ LARGE = {"cpu": (64, 8), "cuda": (224, 64)}  # of resnet50: pixels, and images i
 
 
 def steps(bench: Bench) -> Section:
-    """Measure a training step of each net: milliseconds, and ratios paired by round."""
-    device, (pixels, batch_size) = bench.device, LARGE[bench.device.type]
+    """Measure a training step of each net: milliseconds, and ratios by round."""
+    device, large = bench.device, LARGE[bench.device.type]
     about = (
-        "Forward, backward and update on one batch of noise that is on the device, in float32, hidden at density 0.5 "
-        f"and dense: Conv2 to Conv8 on {BATCH} images of 32x32 pixels, ResNet-50 on {batch_size} of {pixels}x{pixels}. "
-        "Plain: the published algorithm as the authors formulate it (full sort, masks of floats, 1x1 convolutions for "
+        "Forward, backward and update on one batch of noise on the device, in float32, hidden at density 0.5 and "
+        f"dense: Conv2 to Conv8 on {BATCH} images of 32x32 pixels, ResNet-50 on {large[1]} of {large[0]}x{large[0]}. "
+        "Plain: the published algorithm as the authors write it (full sort, masks of floats, 1x1 convolutions for "
         "linear layers, NCHW, three numbers read at each step), with the same weights and scores. Medians; ratios are "
-        f"paired by round; plain has the first {bench.few} rounds alone. On a GPU, Conv2 to Conv8 hidden and dense "
+        f"by round; plain has the first {bench.few} rounds alone. On a GPU, Conv2 to Conv8 hidden and dense "
         f"take {AT_ONCE} steps at once from a CUDA graph, augmentation included, as in the engine."
     )
     columns = ("dense", "hidden", "plain", "hidden / dense", "plain / hidden")
     section = Section("steps", device.type, about, columns)
-    turn = bench.seconds / 8  # short: what disturbs one step then disturbs the others too, which are near in time
+    turn = bench.seconds / 8  # short, so that a disturbance slows all that is compared
     for net in NETS:
         small = net.startswith("conv")
         many = AT_ONCE if device.type == "cuda" and small else 0
-        data = like(net, *((32, BATCH) if small else (pixels, batch_size)))
+        data = like(net, *((32, BATCH) if small else large))
         batch = noise(data, device)
         block = next(iter(Watched(1, BATCH, device, many))) if many else batch
         modules = {name: made(net, density, data, device) for name, density in (("hidden", 0.5), ("dense", None))}
-        plain = {"plain": partial(timed, partial(PlainStep(modules["hidden"]), batch), turn)}
+        plain = {"plain": timed(partial(PlainStep(modules["hidden"]), batch), turn)}
         work = {name: partial(step_of(module, many), block) for name, module in modules.items()}
-        measures = {name: partial(timed, step, turn, many or 1) for name, step in work.items()}
+        measures = {name: timed(step, turn, many or 1) for name, step in work.items()}
         began = time.perf_counter()
         found = bench.turns(net, measures | plain, bench.few)
-        rounds = min(40, int(40 * bench.seconds * bench.few / (time.perf_counter() - began)))
-        for name, numbers in bench.turns(net, measures, max(bench.rounds, rounds) - bench.few).items():
+        more = min(40, int(40 * bench.seconds * bench.few / (time.perf_counter() - began)))
+        for name, numbers in bench.turns(net, measures, max(bench.rounds, more) - bench.few).items():
             found[name] += numbers
         section.add("ms", found, net)
-        for above, below in (("hidden", "dense"), ("plain", "hidden"), ("plain", "dense")):
-            section.ratio(above, below, net)
+        section.ratio("hidden", "dense", net)
+        section.ratio("plain", "hidden", net)
     return section
 
 
 class _Sorted(torch.autograd.Function):
-    """The mask of the largest, as floats; its gradient is passed on as it comes."""
+    """The mask of the largest, as floats; the gradient passes unchanged."""
 
     @staticmethod
     def forward(ctx: Any, ranked: Tensor, density: float) -> Tensor:
@@ -75,7 +75,7 @@ class _Sorted(torch.autograd.Function):
 
 
 class PlainConv(nn.Module):
-    """A convolution with frozen weights, or a linear layer as one on images of a pixel; scores choose the weights."""
+    """A convolution with frozen weights, or a linear layer as a 1x1 convolution; scores choose the weights."""
 
     def __init__(self, layer: nn.Module, weight: Tensor, scores: Tensor, density: float) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class PlainConv(nn.Module):
 
 
 def plain(net: nn.Module) -> nn.Module:
-    """Give the plain form of a hidden net of linear and zero-padded 2d layers, with weights and scores of its own."""
+    """Copy a hidden net of linear and zero-padded 2d layers into its plain form."""
     found, names = copy.deepcopy(net), {module: name for name, module in net.named_modules()}
     for layer, (module, _) in hidden_layers(net).items():
         weight, masker = original_weight(net, layer), maskers(net)[layer]
@@ -112,7 +112,7 @@ class PlainStep:
         self.optimizer = torch.optim.SGD(learned, rate, momentum=self.recipe.momentum, weight_decay=decay)
 
     def __call__(self, batch: Batch) -> tuple[float, float, float]:
-        """Give the batch's mean loss, and its top-1 and top-5 accuracy in percent."""
+        """Return the batch's mean loss, and its top-1 and top-5 accuracy in percent."""
         images, labels = batch
         logits = self.net(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)

@@ -25,23 +25,23 @@ from lit_hidden.steps import Steps
 
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) and labels (B,)
 BATCH = 128  # of 32x32 images
-EDGE = 3  # steps of an epoch whose time is not taken: two to start with, and the last
+EDGE = 3  # steps of an epoch that are not timed: the first two, and the last
 
 
 def like(net: str, image_size: int, batch_size: int) -> ImageData:
-    """Describe the set that a net is for, ImageNet or CIFAR-10; nothing is read."""
+    """Describe the data set of a net, ImageNet or CIFAR-10; nothing is read."""
     return ImageNetData("", batch_size, image_size=image_size) if net in IMAGENET else CIFAR10Data("", batch_size)
 
 
 def made(net: str, density: float | None, data: ImageData, device: torch.device) -> LitClassifier:
-    """Build a net as runs do, hidden at `density` or, without one, dense; on the device."""
-    # A cosine schedule would have to know how long training lasts.
+    """Build a net on the device as runs do, hidden at `density` or, without one, dense."""
+    # A cosine schedule needs the length of the training.
     run = Run(net=net, density=density, data=data.name, batch_size=data.batch_size, schedule="constant")
     return make_module(run, data).to(device)
 
 
 def noise(data: ImageData, device: torch.device) -> Batch:
-    """Draw a batch of a set's shape: normal pixels, any labels."""
+    """Draw a batch of a set's shape: normal pixels, uniform labels."""
     labels = torch.randint(data.num_classes, (data.batch_size,))
     return torch.randn(data.batch_size, *data.shape).to(device), labels.to(device)
 
@@ -64,9 +64,9 @@ def step_of(module: LitClassifier, at_once: int = 0) -> Callable[[Any], object]:
 
 
 class Watched(BatchLoader):
-    """`steps` batches of drawn images, or blocks of `at_once` batches; it notes when each was asked for.
+    """`steps` batches of drawn images, or blocks of `at_once` batches, with the time of each `next()`.
 
-    A step is the time between two `next()` calls: no callback is needed, which Lightning would have to call.
+    A step is the time between two `next()` calls. A callback would be one more for Lightning to call.
     """
 
     def __init__(self, steps: int, batch_size: int, device: torch.device, at_once: int = 0) -> None:
@@ -76,18 +76,18 @@ class Watched(BatchLoader):
         self.asked: list[float] = []
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield the epoch's batches or blocks, and forget the times of the last epoch."""
+        """Yield the epoch's batches or blocks, and forget the times of the epoch before."""
         self.asked = []
         batches = super().__iter__()
         for number in range(len(self)):
-            # Between these two steps all that was asked of the device is done: `timer` waits for it.
+            # `timer` waits for the device: the work between these two steps is then complete.
             self.asked.append((timer if number in (EDGE - 1, len(self) - 1) else time.perf_counter)())
             yield next(batches)
 
     def steps(self) -> list[float]:
-        """Milliseconds of each step but the first two and the last (of blocks, a step's mean); on a GPU their mean."""
+        """Milliseconds of each timed step (in blocks, their mean); on a GPU, which runs behind the host, their mean."""
         there, scale = self.asked[EDGE - 1 :], 1000 / (self.at_once or 1)
-        if self.device.type == "cuda":  # runs behind the host
+        if self.device.type == "cuda":
             return [scale * (there[-1] - there[0]) / (len(there) - 1)]
         return [scale * (after - before) for before, after in pairwise(there)]
 
@@ -96,7 +96,7 @@ def fit(module: LitClassifier, loader: BatchLoader, folder: Path) -> None:
     """Train an epoch as the engine does, checkpoint and callbacks of a plain run included; nothing is evaluated."""
     kind, interruption = loader.device.type, Interruption(folder)
     recorder = Recorder(folder, "test", pause=train.PAUSE if kind == "cuda" else 0.0)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # what it says of devices is for a run's log
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its notes on devices
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")  # its advice, as in the engine
         module.automatic_optimization = not loader.at_once
