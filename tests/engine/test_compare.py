@@ -366,6 +366,5 @@ def test_damaged_committed_results_are_named(committed: Path, capsys: pytest.Cap
         main(["compare", "mine"])
     assert end.value.code == 1
     assert capsys.readouterr().err == (
-        "lit-hidden: experiments/results/mine/quick/results.csv is damaged: it is no table of runs with their "
-        "accuracy and seconds\n"
+        "lit-hidden: experiments/results/mine/quick/results.csv is damaged: it lacks run, seconds\n"
     )
