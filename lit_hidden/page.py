@@ -9,7 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from lit_hidden.report import tables
 from lit_hidden.report.published import POINTS, SOURCES, Published
 from lit_hidden.report.tables import Cell, ResultsError, Row
 from lit_hidden.results import diverged
-from lit_hidden.run import PRESETS, Run
+from lit_hidden.run import PRESETS
 
 VERDICTS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
 VERSIONS = ("lit_hidden", "python", "torch", "lightning")
@@ -143,14 +143,18 @@ def build(folders: Sequence[Folder], simulated: Sequence[Row] = ()) -> str:
         loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"several": _several, "margin": _margin, "field": _field}
-    last = max((str(row["finished"])[:10] for f in folders for row in f.rows if row.get("finished")), default="unknown")
     once = {row["run"]: row for folder in folders for row in folder.rows}.values()  # experiments share runs
+    last = max((str(row["finished"])[:10] for row in once if row.get("finished")), default="unknown")
     return environment.get_template("page.html").render(
         experiments=[list(group) for _, group in groupby(folders, lambda folder: folder.name)],
         summary=f"{_summary(folders)}. {_several(len(once), 'run')}, {_took(once)} of training; the newest: {last}.",
         bounded=_bounded(folders), false_support=FALSE_SUPPORT, simulated=simulated, rates=RATES, marks=VERDICTS,
         reason=tables.reason, beside=_beside, ours=_ours, provenance=_provenance,
     )  # fmt: skip
+
+
+def _took(rows: Iterable[Row]) -> str:
+    return elapsed(sum(float(row["seconds"] or 0) for row in rows))
 
 
 def _several(count: int, word: str) -> str:
@@ -168,10 +172,6 @@ def _summary(folders: Sequence[Folder]) -> str:
 def _bounded(folders: Sequence[Folder]) -> int:
     """Count the claims that are judged by intervals, without checks."""
     return sum(not claim.every and claim.kind != "check" for folder in folders for claim in folder.claims)
-
-
-def _took(rows: Iterable[Row]) -> str:
-    return elapsed(sum(float(row["seconds"] or 0) for row in rows))
 
 
 def _margin(value: float | None) -> str:
@@ -207,33 +207,25 @@ def _accuracy(cell: Cell) -> tuple[Any, ...]:
     return _field(cell.mean(cell.metric), cell.metric), spread, len(cell.trained)
 
 
-def match(point: Published, found: Sequence[Cell]) -> int | None:
+def match(point: Published, found: Sequence[Cell]) -> Cell | None:
     """Find the cell that a published number belongs to: of those that fit the least cut, among equals the best."""
-    # A number without a density is the best of several, or of a dense net.
-    names = ["net", "method", "optimizer", "data"]
-    names += [name for name in ("density", "distribution") if getattr(point, name) is not None]
+    # A number without a density is the best of several, or of a dense net; parts of ImageNet are another problem.
+    wanted = {name: value for name, value in asdict(point).items() if value is not None} | {"scaled": False}
+    del wanted["source"], wanted["accuracy"]
+    fitting = [cell for cell in found if wanted.items() <= vars(cell.run).items() and tables.same_images(cell.run)]
 
-    def fits(run: Run) -> bool:
-        same = run.scaled is False and all(getattr(run, name) == getattr(point, name) for name in names)
-        return same and tables.same_images(run)  # a part of ImageNet is another problem
+    def least_cut(cell: Cell) -> tuple[float, ...]:
+        run, images = cell.run, cell.run.train_images or float("inf")
+        return -len(tables.departures([run])), run.width, run.epochs, images, cell.mean("accuracy") or 0.0
 
-    def size(i: int) -> tuple[float, ...]:
-        run = found[i].run
-        images = run.train_images or float("inf")
-        return -len(tables.departures([run])), run.width, run.epochs, images, found[i].mean("accuracy") or 0.0
-
-    return max((i for i, cell in enumerate(found) if fits(cell.run)), key=size, default=None)
+    return max(fitting, key=least_cut, default=None)
 
 
-def _beside(folder: Folder) -> dict[str, Any] | None:
-    """Put ours beside others' numbers; None if nobody reports one for these nets, data and methods."""
-    theirs: dict[int, dict[str, Published]] = {}  # by the index of our cell, and the source
-    for point in POINTS:
-        if (found := match(point, folder.cells)) is not None:
-            theirs.setdefault(found, {})[point.source] = point
-    if not theirs:
-        return None
-    pairs = [(folder.cells[i], theirs[i]) for i in sorted(theirs)]
+def _beside(folder: Folder) -> dict[str, Any]:
+    """Put ours beside others' numbers, a row for each cell that has one."""
+    matched = [(point, match(point, folder.cells)) for point in POINTS]
+    pairs = [(cell, {point.source: point for point, found in matched if found is cell}) for cell in folder.cells]
+    pairs = [(cell, points) for cell, points in pairs if points]
     sources = [name for name in SOURCES if any(name in points for _, points in pairs)]
     cut = tables.departures(cell.run for cell, _ in pairs)
     rows = []

@@ -327,11 +327,11 @@ def test_a_published_number_belongs_to_the_run_that_is_least_cut(tmp_path: Path)
     some = cells(read(made["folder"](tmp_path, "fig3", "quick", made["results"](runs)) / "results.csv"))
     point = Published("third party", "conv4", "edge_popup", 86.07, "signed_constant", 0.5)
     best = next(p for p in POINTS if p.source == "quoted" and p.net == "conv4")  # the best of several densities
-    at, best_at = match(point, some), match(best, some)
-    assert at is not None
-    assert best_at is not None
-    assert some[at].run == Run(density=0.5)
-    assert (some[best_at].run.width, some[best_at].run.epochs, some[best_at].run.density) == (1, 100, 0.5)
+    ours, best_of_ours = match(point, some), match(best, some)
+    assert ours is not None
+    assert best_of_ours is not None
+    assert ours.run == Run(density=0.5)
+    assert (best_of_ours.run.width, best_of_ours.run.epochs, best_of_ours.run.density) == (1, 100, 0.5)
     for change in ({"density": 0.3}, {"data": "imagenet"}, {"distribution": None, "method": "dense", "density": None}):
         assert match(replace(point, **change), some) is None
 

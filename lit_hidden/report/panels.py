@@ -5,9 +5,8 @@ foot. Results that are not there yet are not drawn: half a grid is a figure too.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -17,7 +16,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox, ScaledTranslation, Transform
 
 from lit_hidden.judge import failed
@@ -26,7 +25,6 @@ from lit_hidden.report import style
 from lit_hidden.report.published import SOURCES, Published, points
 from lit_hidden.report.tables import departures, same_images
 from lit_hidden.results import Results
-from lit_hidden.run import Run
 
 
 @dataclass(frozen=True)
@@ -63,10 +61,6 @@ FAILED = "1"
 ROW = 10.0  # points: the height of a row of notes at the foot
 NARROWEST = 4.0  # points of accuracy that a panel spans at least
 _OPEN: dict[str, Any] = {"linestyle": "", "markersize": 5.5, "markerfacecolor": "none", "markeredgewidth": 0.9}
-
-# Where a text stands beside a point: right or left, above or below, how far in points; the first are preferred.
-SIDES = ((0, 1), (1, 0), (-1, 0), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
-PLACES = [(right, up, away) for away in (6, 10, 16) for right, up in SIDES]
 
 
 def weights(distribution: str, scaled: bool | str = False, words: str = "") -> Look:
@@ -182,8 +176,8 @@ def _heights(axes: Axes) -> tuple[float, float]:
     return float(min(low for low, _ in drawn)), float(max(high for _, high in drawn))
 
 
-def _stack(panels: Collection[Axes]) -> None:
-    """Stack the notes at the foot of each panel and make room for them below the data."""
+def stack(panels: Collection[Axes]) -> None:
+    """Stack the notes at the foot of each panel, and make room for them below the data."""
     for axes in panels:
         rows = max(_rows(panel) for panel in axes.get_shared_y_axes().get_siblings(axes))
         bottom, top = _heights(axes)
@@ -285,80 +279,9 @@ def hollow_point(axes: Axes, x: float, y: float, source: str, color: str) -> Non
               **_OPEN)  # fmt: skip
 
 
-def sizes(axes: Axes, results: Results, name: Callable[[Run], str]) -> None:
-    """Draw accuracy over the number of parameters, one point per net; `name` names a net from any of its runs.
-
-    A subnetwork has the number of weights kept.
-    """
-    axes.set_xscale("log")
-    axes.set_autoscalex_on(False)  # it cannot show a single size
-    axes.margins(y=0.12)
-    looks = {d: weights(d, words="edge-popup, ") for d in DISTRIBUTIONS}
-    series = [(look, there(results, method="edge_popup", distribution=d)) for d, look in looks.items()]
-    series.append((replace(DENSE["sgd"], marker="D"), there(results, method="dense")))
-    named: dict[float, tuple[float, str]] = {}  # the highest point at each x
-    for look, same in series:
-        nets = _by_size(same)
-        for x, net in nets.items():
-            run = net.rows[0][0]
-            for accuracy in trained(net).values() if len(trained(net)) else []:
-                named[x] = max(named.get(x, (0.0, "")), (accuracy, name(run)))
-            if run.width == 1:  # others' nets have the published width
-                fields = ("optimizer",) if run.density is None else ("distribution", "density")
-                others(axes, net, look.color, at=x, **{f: getattr(run, f) for f in ("net", "method", *fields)})
-        cells(axes, nets, look)
-    control(axes, _by_size(there(results, method="random")))
-    low, high = axes.dataLim.intervalx
-    room = max((high / low) ** 0.14, math.sqrt(4.8 * low / high))  # for names; two ticks around a single size
-    axes.set_xlim(low / room, high * room)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
-    axes.set_xlabel("parameters; of a subnetwork, the weights kept")
-    axes.grid(axis="y")
-    _stack([axes])
-    _beside(axes, [(x, y, words) for x, (y, words) in named.items()])
-
-
-def _by_size(results: Results) -> dict[float, Results]:
-    """Group results by net and width, in the order of their number of parameters."""
-    nets = dict.fromkeys((run.net, run.width) for run, _ in results)
-    parts = [results.select(net=net, width=width) for net, width in nets]
-    return dict(sorted(((part.mean("parameters"), part) for part in parts), key=lambda item: item[0]))
-
-
 def count(number: float) -> str:
     """Write a number of weights: `7.65M`, `214k`."""
     return f"{number / 1e6:.3g}M" if number >= 999_500 else f"{number / 1e3:.3g}k"
-
-
-def _beside(axes: Axes, texts: Iterable[tuple[float, float, str]]) -> None:
-    """Write texts beside points `(x, y, text)`: not on other texts, hardly on markers, on few lines, and near."""
-    axes.autoscale_view()
-    taken = [text.get_window_extent() for text in axes.texts]
-    paths = [(line.get_xydata(), line.get_transform()) for line in axes.get_lines()]
-    paths += [(path.vertices, bars.get_transform()) for bars in axes.collections for path in bars.get_paths()]
-    corners = [transform.transform(vertices) for vertices, transform in paths]
-    ends = [pair for path in corners for pair in pairwise(path)]
-    dots = [np.linspace(one, other, 2 + int(np.hypot(*(other - one)) / 3)) for one, other in ends]
-    markers, lines = np.concatenate(corners), np.concatenate([np.empty((0, 2)), *dots])
-    for x, y, words in texts:
-        text = axes.annotate(
-            words, (x, y), (0, 0), textcoords="offset points", fontsize=7.5, color=style.COLORS["muted"]
-        )
-        at, size = axes.transData.transform((x, y)), text.get_window_extent().size
-
-        def cost(place: tuple[int, int, int], at: Any = at, size: Any = size) -> int:
-            *side, away = place
-            corner = at + np.multiply(side, away * axes.figure.dpi / 72) + np.subtract(side, 1) / 2 * size
-            room = Bbox.from_bounds(*corner, *size).padded(4)  # half a marker
-            bad = (axes.bbox.count_contains(room.corners()) < 4) + room.count_overlaps(taken)
-            return int(1000 * bad + 50 * room.count_contains(markers) + room.count_contains(lines) + away)
-
-        right, up, away = min(PLACES, key=cost)
-        text.set(position=(away * right, away * up))
-        text.set(ha=("center", "left", "right")[right], va=("center", "bottom", "top")[up])
-        taken.append(text.get_window_extent())
 
 
 def density_axis(axes: Axes, densities: Iterable[float]) -> None:
@@ -386,7 +309,7 @@ def width_axis(axes: Axes, widths: Iterable[float]) -> None:
 
 def finish(figure: Figure, axes: Collection[Axes], **place: Any) -> None:
     """Stack the notes of all panels and name each series, mark and source once; call it last."""
-    _stack(axes)
+    stack(axes)
     handles: dict[str, Artist] = {}
     sources: dict[str, None] = {}
     for ax in axes:
