@@ -91,7 +91,7 @@ def filtered(rows: list[RowOrRun], where: Iterable[str]) -> list[RowOrRun]:
             raise ResultsError(
                 f"where {wanted!r} is no FIELD=VALUE; fields are {', '.join(FIELDS)}, and of callbacks Class.option"
             )
-        found = [(row, _values_of(row, name)) for row in rows]
+        found = [(row, options(describe(row) if isinstance(row, dict) else row, name)) for row in rows]
         kept = [row for row, values in found if number(value) in values]
         if not kept:
             known = ", ".join(map(text, sorted({one for _, values in found for one in values}, key=order)))
@@ -101,15 +101,10 @@ def filtered(rows: list[RowOrRun], where: Iterable[str]) -> list[RowOrRun]:
     return rows
 
 
-def _values_of(row: Row | Run, name: str) -> list[Any]:
-    if "." in name:
-        return options(describe(row) if isinstance(row, dict) else row, name)
-    return [(row if isinstance(row, dict) else row.row).get(name)]
-
-
 def options(run: Run, name: str) -> list[Any]:
-    """List the values of a callback option, `Class.option`, in a run; lists are text, as in a table's cell."""
-    return [str(value) if isinstance(value, tuple) else value for value in run.option(name)]
+    """List the values of a field or a callback's option, `Class.option`, of a run, as a table's cell has them."""
+    values = run.option(name) if "." in name else [run.row.get(name)]
+    return [str(value) if isinstance(value, tuple) else value for value in values]
 
 
 def lines(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
