@@ -256,7 +256,7 @@ def _theirs(point: Published, cell: Cell) -> str:
 
 def _ours(folder: Folder) -> dict[str, Any]:
     """Give a row for each cell: the fields that differ, the accuracy, other numbers; and what all cells share."""
-    runs, failures = [cell.run for cell in folder.cells], folder.judged.get("failures", {})
+    runs, failures = [cell.run for cell in folder.cells], folder.judged["failures"]
     names, first = tables.varying(runs), folder.cells[0]
     numbers = [name for name in NUMBERS if any(cell.values(name) for cell in folder.cells)]
     rows = [
