@@ -170,8 +170,8 @@ def draw(results: Results, figure: Figure) -> None:
             panels.others(ax, results, look.color, net=net, distribution=distribution)
         for optimizer, look in panels.DENSE.items():
             panels.level(ax, results, look, net=net, method="dense", optimizer=optimizer)
-            aside = 1.03 if optimizer == "sgd" else 1.07
-            panels.others(ax, results, look.color, margin=aside, net=net, method="dense", optimizer=optimizer)
+            aside = 0.07 if optimizer == "sgd" else 0.12
+            panels.others(ax, results, look.color, beyond=aside, net=net, method="dense", optimizer=optimizer)
     for ax, net in zip(axes, NETS, strict=True):  # last: the panels share an axis
         panels.random(ax, results, net=net)
         panels.density_axis(ax, results.each("density"))

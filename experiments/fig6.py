@@ -97,7 +97,7 @@ def draw(results: Results, figure: Figure) -> None:
             look = panels.weights(distribution, words="Zhou et al., ")
             panels.supermasks(ax, same, look, distribution=distribution)
         panels.level(ax, same, panels.DENSE["sgd"], method="dense")
-        panels.others(ax, same, panels.DENSE["sgd"].color, margin=1.02, net=net, method="dense", optimizer="sgd")
+        panels.others(ax, same, panels.DENSE["sgd"].color, beyond=0.07, net=net, method="dense", optimizer="sgd")
         panels.density_axis(ax, panels.each(results, "density", method="edge_popup"))
         ax.set_title(net.capitalize())
     axes[0].set_ylabel("test accuracy (%)")

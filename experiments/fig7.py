@@ -138,7 +138,7 @@ def draw(results: Results, figure: Figure) -> None:
     raised = hidden.where(lambda run: run.lr != 0.1)
     panels.curve(axes, raised, "density", CONTROL, distribution="xavier_normal")
     panels.level(axes, results, panels.DENSE["sgd"], method="dense")
-    panels.others(axes, results, panels.DENSE["sgd"].color, margin=1.015, net="conv4", method="dense", optimizer="sgd")
+    panels.others(axes, results, panels.DENSE["sgd"].color, beyond=0.07, net="conv4", method="dense", optimizer="sgd")
     panels.density_axis(axes, results.each("density"))
     axes.set(ylabel="test accuracy (%)")
     axes.set_title("Conv4")

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from experiments import _imagenet as imagenet_grid
 from experiments import _margins as margins
 from lit_hidden.judge import Claim
-from lit_hidden.report import panels
+from lit_hidden.report import panels, sizes
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 
@@ -57,7 +57,7 @@ CLAIMS = [
 def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(8.6, 5.6)
     axes = figure.add_axes((0.075, 0.3, 0.905, 0.64))
-    panels.sizes(axes, results, lambda run: imagenet_grid.NETS[run.net])
+    sizes.draw(axes, results, lambda run: imagenet_grid.NETS[run.net])
     axes.set_ylabel("test accuracy (%)")
     axes.set_title(f"{KEPT} of random ResNets, and ResNets trained")
     panels.finish(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.07))

@@ -80,7 +80,7 @@ def draw(results: Results, figure: Figure) -> None:
         panels.others(axes, same, look.color, net="resnet50", distribution=distribution)
         panels.supermasks(axes, same, panels.weights(distribution, words="Zhou et al., "))
     panels.level(axes, results, panels.DENSE["sgd"], method="dense")
-    panels.others(axes, results, panels.DENSE["sgd"].color, margin=1.015, net="resnet50", method="dense")
+    panels.others(axes, results, panels.DENSE["sgd"].color, beyond=0.07, net="resnet50", method="dense")
     panels.density_axis(axes, panels.each(results, "density", method="edge_popup"))
     axes.set_ylabel("test accuracy (%)")
     axes.set_title("ResNet-50")

@@ -1,51 +1,37 @@
-"""One HTML page of all committed results: drawings, verdicts, ours beside others' numbers, where each is from.
+"""One HTML page of all committed results: drawings, verdicts, ours beside others' numbers, where the numbers are from.
 
 It reads `<results>/<experiment>/<preset>/` (`figure.svg` or `figure.png`, `results.csv`, `verdicts.json`) and
-`<results>/calibration/calibration.csv`, and nothing else: no runs, no torch, no network. Equal results are equal bytes.
+`<results>/calibration/calibration.csv`; no runs, no torch, no network. Equal results give equal bytes.
 """
 
 import base64
-import csv
-import html
 import json
 import re
-import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lit_hidden.engine import beforehand
 from lit_hidden.engine.estimate import elapsed
 from lit_hidden.engine.store import write_atomically
-from lit_hidden.judge import KINDS
+from lit_hidden.judge import KINDS, Verdict
 from lit_hidden.recipes import method
+from lit_hidden.report import tables
 from lit_hidden.report.published import POINTS, SOURCES, Published
-from lit_hidden.report.tables import (
-    Cell,
-    ResultsError,
-    Row,
-    cells,
-    common,
-    departures,
-    like_for_like,
-    number,
-    order,
-    read,
-    reason,
-    same_images,
-    setting,
-    varying,
-)
+from lit_hidden.report.tables import Cell, ResultsError, Row
 from lit_hidden.results import diverged
-from lit_hidden.run import PRESETS, Run
+from lit_hidden.run import PRESETS
 
 VERDICTS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
 VERSIONS = ("lit_hidden", "python", "torch", "lightning")
-FALSE_SUPPORT = 0.03  # at most, of a claim that is not true: what every well-posed row of the calibration keeps
-RATES = {  # of `experiments/_calibration.py`
-    "coverage": "interval holds the truth (%)",
+FALSE_SUPPORT = 0.03  # an upper bound on how often a false claim is supported, from the well-posed calibration rows
+RATES = {  # columns of `calibration.csv`
+    "coverage": "interval contains the truth (%)",
     "false_support": "supported falsely (%)",
     "false_contradiction": "contradicted falsely (%)",
     "power": "true and supported (%)",
@@ -60,63 +46,29 @@ NUMBERS = {  # beside the accuracy, where runs have them
     "parameters": "weights kept, or trained",
     "seconds": "time per run",
 }
-HEADINGS = {
-    "density": "kept",
-    "train_images": "training images",
-    "batch_size": "batch size",
-    "images_per_class": "images per class",
-    "image_size": "pixels",
-}
 
 
 @dataclass(frozen=True)
 class Folder:
-    """The results of one experiment at one preset."""
+    """One experiment at one preset; `told` says when its claims were last changed, `late` if that was after a run."""
 
     name: str
     preset: str
     judged: dict[str, Any]
+    claims: list[Verdict]
     rows: list[Row]
     cells: list[Cell]
     drawing: str
+    told: str
+    late: bool
 
-    @property
-    def id(self) -> str:
-        """Name its place in the page."""
-        return f"{self.name}-{self.preset}"
-
-    @property
-    def title(self) -> str:
-        """What the experiment is about."""
-        return str(self.judged["title"])
-
-    @property
-    def conditions(self) -> str:
-        """Under what conditions the results were obtained."""
-        return str(self.judged["conditions"])
-
-    @property
-    def claims(self) -> list[dict[str, Any]]:
-        """Its claims, judged; checks, which are no findings, among them."""
-        return list(self.judged["claims"])
-
-    @property
-    def counts(self) -> Counter[str]:
-        """Count the verdicts on its findings."""
-        return Counter(claim["verdict"] for claim in self.claims if claim["kind"] != "check")
-
-    @property
-    def checks(self) -> Counter[str]:
-        """Count the verdicts on its checks."""
-        return Counter(claim["verdict"] for claim in self.claims if claim["kind"] == "check")
+    def count(self, checks: bool) -> Counter[str]:
+        """Count the verdicts on checks, or on all other claims."""
+        return Counter(claim.verdict for claim in self.claims if (claim.kind == "check") is checks)
 
 
 def report(results: str | Path = "experiments/results", out: str | Path = "report.html") -> str:
-    """Write the page, and return a line that says what is in it.
-
-    Raises:
-        ResultsError: there are no results, one of their files is missing or damaged, or `out` cannot be written.
-    """
+    """Write the page and return a line that sums it up; ResultsError if results are damaged or `out` is unwritable."""
     folders, out = load(Path(results)), Path(out)
     page = build(folders, calibration(Path(results)))
     try:
@@ -128,166 +80,81 @@ def report(results: str | Path = "experiments/results", out: str | Path = "repor
 
 
 def load(results: Path) -> list[Folder]:
-    """Read every experiment and preset, in the order of the page.
-
-    Raises:
-        ResultsError: there are none, or a file is missing or damaged.
-    """
-    # A folder without files, or with packed runs alone, is a reproduction that has not ended yet.
+    """Read every experiment and preset in the order of the page; ResultsError if there is none or one is damaged."""
+    # A folder that is empty, or holds packed runs alone, belongs to a reproduction that has not ended yet.
     found = {path.parent for path in results.glob("[!.]*/[!.]*/[!.]*") if path.name != "runs.tar.gz"}
     if not found:
         raise ResultsError(f"no results in {results}; make reproduce-fig2 OUT={results} writes some")
     return [_folder(path) for path in sorted(found, key=_place)]
 
 
-def calibration(results: Path) -> list[Row]:
-    """Read how often verdicts are wrong in simulated grids; empty if nobody has simulated any.
-
-    Raises:
-        ResultsError: the file is damaged.
-    """
-    path = results / "calibration" / "calibration.csv"
-    if not path.exists():
-        return []
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ResultsError(f"{path} is damaged: {error}; make calibration writes it again") from error
-    names = ("claim", "noise", "seeds", *RATES, "well_posed")
-    if lacking := [name for name in names if not lines or lines[0].get(name) is None]:
-        raise ResultsError(f"{path} is damaged: it lacks {', '.join(lacking)}; make calibration writes it again")
-    return [{name: line[name] if name in names[:2] else number(line[name]) for name in names} for line in lines]
-
-
 def _place(path: Path) -> tuple[Any, ...]:
-    """Sort figures first, then tables, then what the paper has not; 2 before 10; the most telling preset first."""
+    """Sort figures before tables before the rest, 2 before 10, and the paper's preset before those that are cut."""
     name, preset = path.parent.name, path.name
     kind = next((i for i, word in enumerate(("fig", "table")) if re.fullmatch(rf"{word}\d+", name)), 2)
-    base = preset.partition("-")[0]  # of one on other data
-    return kind, order(name), -PRESETS.index(base) if base in PRESETS else 1, preset
+    base = preset.partition("-")[0]  # without the name of other data
+    return kind, tables.order(name), -PRESETS.index(base) if base in PRESETS else 1, preset
 
 
 def _folder(path: Path) -> Folder:
     name, preset = path.parent.name, path.name
     try:
-        rows = read(path / "results.csv")
-        judged = _judged(path / "verdicts.json", name, preset)
-        drawing = _drawing(path)
-    except ResultsError as error:
-        again = f"make reproduce-{name} PRESET={preset} OUT={path.parents[1]}"
-        raise ResultsError(f"{error}; {again} writes it again") from error
-    return Folder(name, preset, judged, rows, cells(rows), drawing)
-
-
-def _judged(path: Path, name: str, preset: str) -> dict[str, Any]:
-    try:
-        judged = json.loads(path.read_text(encoding="utf-8"))
+        rows = tables.read(path / "results.csv")
+        judged = {"failures": {}, "absent": []} | json.loads((path / "verdicts.json").read_text(encoding="utf-8"))
         if (judged["experiment"], judged["preset"]) != (name, preset):
-            raise ResultsError(f"{path} is of {judged['experiment']}/{judged['preset']}, not of {name}/{preset}")
-        texts = [judged["title"], judged["conditions"]]
-        judged = {"failures": {}, "absent": []} | judged  # results of before there were kinds have none of these
-        judged["claims"] = [
-            {"kind": "check" if claim.get("every") else "primary", "failed": {}} | claim for claim in judged["claims"]
-        ]
-        for claim in judged["claims"]:
-            texts += [claim["sentence"], claim["unit"], claim["why"]]
-            numbers = [claim["margin"], claim["low"], claim["high"], claim["seeds"], claim["every"]]
-            known = claim["verdict"] in VERDICTS and claim["kind"] in KINDS and isinstance(claim["failed"], dict)
-            if not known or not all(isinstance(n, int | float | None) for n in numbers):
-                raise TypeError(f"no verdict: {claim}")
-        if not all(isinstance(text, str) for text in texts):
-            raise TypeError("a text is none")
-        bounds = [rate[side] for rate in dict(judged["failures"]).values() for side in ("low", "high")]
-        if not all(isinstance(bound, int | float) for bound in bounds):
-            raise TypeError(f"no failure rates: {judged['failures']}")
-        beforehand.told(*_when(judged))
-    except FileNotFoundError:
-        raise ResultsError(f"{path} is missing") from None
+            raise ValueError(f"verdicts.json is of {judged['experiment']}/{judged['preset']}")
+        claims = [Verdict(**claim) for claim in judged["claims"]]
+        if strange := [claim for claim in claims if claim.verdict not in VERDICTS or claim.kind not in KINDS]:
+            raise ValueError(f"verdicts.json has an unknown verdict or kind: {strange[0]}")
+        times = [judged.get(name) for name in ("claims_commit", "claims_changed", "first_run")]
+        told, late = beforehand.told(*times), beforehand.late(*times)
+        drawing = _drawing(path)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, ResultsError):
-            raise
-        raise ResultsError(f"{path} is damaged: {type(error).__name__}: {error}") from error
-    found: dict[str, Any] = judged
-    return found
+        again = f"make reproduce-{name} PRESET={preset} OUT={path.parents[1]} writes it again"
+        raise ResultsError(f"{path} is damaged: {type(error).__name__}: {error}; {again}") from error
+    return Folder(name, preset, judged, claims, rows, tables.cells(rows), drawing, told, late)
 
 
 def _drawing(folder: Path) -> str:
-    """Give the drawing as a data URI: of its own, so that the ids within two drawings cannot meet."""
+    """Give the drawing as a data URI: an image of its own, so that ids within two drawings cannot clash."""
     svg, png = folder / "figure.svg", folder / "figure.png"
-    path, kind = (svg, "svg+xml") if svg.exists() else (png, "png")
-    try:
-        data = path.read_bytes()
-        if path is svg:
-            ET.fromstring(data)
-        elif not (data.startswith(b"\x89PNG") and b"IEND" in data[-12:]):
-            raise ResultsError(f"{png} is damaged: it is no whole PNG")
-    except FileNotFoundError:
-        raise ResultsError(f"{svg} is missing, and so is figure.png") from None
-    except (OSError, ET.ParseError) as error:
-        raise ResultsError(f"{path} is damaged: {error}") from error
+    path, kind, end = (svg, "svg+xml", b"</svg>") if svg.exists() else (png, "png", b"IEND\xaeB`\x82")
+    data = path.read_bytes()
+    if not data.rstrip().endswith(end):
+        raise ValueError(f"{path.name} is cut short")
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-class Html(str):
-    """Text that is markup already; all other text is escaped."""
-
-    __slots__ = ()
-
-
-def tag(name: str, *inside: object, **attributes: str) -> Html:
-    """Write an element; `class_` is `class`, `aria_label` is `aria-label`."""
-    given = "".join(f' {k.rstrip("_").replace("_", "-")}="{html.escape(v)}"' for k, v in attributes.items())
-    return Html(f"<{name}{given}>{_join(inside)}</{name}>")
-
-
-def _join(parts: Iterable[object], between: str = "") -> Html:
-    return Html(between.join(part if isinstance(part, Html) else html.escape(str(part)) for part in parts))
-
-
-def _table(
-    caption: str, heading: Sequence[str], rows: Iterable[Sequence[object]], text: int = 1, class_: str = ""
-) -> Html:
-    """Write a table whose first cells name the row; after the first `text` columns come numbers, to the right."""
-
-    def side(column: int) -> dict[str, str]:
-        return {} if column < text else {"class_": "n"}
-
-    head = (tag("th", name, scope="col", **side(i)) for i, name in enumerate(heading))
-    body = (
-        tag("tr", *(tag("td", cell, **side(i)) if i else tag("th", cell, scope="row") for i, cell in enumerate(row)))
-        for row in rows
-    )
-    inner = _join((tag("caption", caption), tag("thead", tag("tr", *head)), Html("<tbody>\n"), _join(body, "\n")))
-    # A wide table scrolls in a frame of its own; the keyboard reaches it, so it needs a name.
-    table = tag("table", inner, Html("</tbody>"), **({"class_": class_} if class_ else {}))
-    return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=caption)
-
-
-def _pairs(pairs: Iterable[tuple[object, object]]) -> Html:
-    """Write names and what they mean or are."""
-    return tag("dl", *(_join((tag("dt", name), tag("dd", value))) for name, value in pairs), class_="pairs")
-
-
-def _verdict(word: str) -> Html:
-    return tag("span", tag("span", f"{VERDICTS[word]} ", aria_hidden="true"), word, class_=f"verdict {word}")
+def calibration(results: Path) -> list[Row]:
+    """Read how often verdicts are wrong in simulated grids; empty if none were simulated, ResultsError if damaged."""
+    path = results / "calibration" / "calibration.csv"
+    names = ("claim", "noise", "seeds", *RATES, "well_posed")
+    try:
+        found = tables.lines(path, names) if path.exists() else []
+    except ResultsError as error:
+        raise ResultsError(f"{error}; make calibration writes it again") from error
+    return [{name: tables.number(line[name]) for name in names} for line in found]
 
 
 def build(folders: Sequence[Folder], simulated: Sequence[Row] = ()) -> str:
-    """Write the page of `folders`, and of what `calibration` gave."""
-    page = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
-    names = dict.fromkeys(folder.name for folder in folders)
-    link = tag("a", "How often verdicts are wrong, by simulation.", href="#calibration") if simulated else ""
-    parts = {
-        "summary": html.escape(f"{_summary(folders)}. {_newest(folders)}"),
-        "contents": _contents(folders),
-        "chance": f"{_chance(folders)} {link}",
-        "calibration": _calibration(simulated),
-        "experiments": "\n".join(_experiment([f for f in folders if f.name == name]) for name in names),
-        **{word: _verdict(word) for word in VERDICTS},
-    }
-    # In one pass: what is put in may hold braces of its own.
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], page)
+    """Write the page of `folders` and of what `calibration` gave."""
+    here = Path(__file__).with_name("report")
+    environment = Environment(
+        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"several": _several, "margin": _margin, "field": _field}
+    once = {row["run"]: row for folder in folders for row in folder.rows}.values()  # experiments share runs
+    last = max((str(row["finished"])[:10] for row in once if row.get("finished")), default="unknown")
+    return environment.get_template("page.html").render(
+        experiments=[list(group) for _, group in groupby(folders, lambda folder: folder.name)],
+        summary=f"{_summary(folders)}. {_several(len(once), 'run')}, {_took(once)} of training; the newest: {last}.",
+        bounded=_bounded(folders), false_support=FALSE_SUPPORT, simulated=simulated, rates=RATES, marks=VERDICTS,
+        reason=tables.reason, beside=_beside, ours=_ours, provenance=_provenance,
+    )  # fmt: skip
+
+
+def _took(rows: Iterable[Row]) -> str:
+    return elapsed(sum(float(row["seconds"] or 0) for row in rows))
 
 
 def _several(count: int, word: str) -> str:
@@ -295,291 +162,130 @@ def _several(count: int, word: str) -> str:
 
 
 def _summary(folders: Sequence[Folder]) -> str:
-    counts = sum((folder.counts for folder in folders), Counter[str]())
-    judged = ", ".join(f"{counts[word]} {word}" for word in VERDICTS)
-    experiments = _several(len({folder.name for folder in folders}), "experiment")
-    told = f"{experiments}, {_several(counts.total(), 'claim')} judged: {judged}"
-    checks = sum((folder.checks for folder in folders), Counter[str]())
-    told += f"; {_held(checks)}" if checks else ""
-    bounded = _bounded(folders)
-    return f"{told}; at most {FALSE_SUPPORT * bounded:.1f} would be supported by chance if none were true"
-
-
-def _held(checks: Counter[str]) -> str:
-    return f"{checks['supported']} of {_several(checks.total(), 'check')} hold"
+    counts, checks = (sum((f.count(kind) for f in folders), Counter[str]()) for kind in (False, True))
+    told = f"{_several(len({folder.name for folder in folders}), 'experiment')}, "
+    told += f"{_several(counts.total(), 'claim')} judged: {', '.join(f'{counts[word]} {word}' for word in VERDICTS)}"
+    told += f"; {checks['supported']} of {_several(checks.total(), 'check')} hold" if checks else ""
+    return f"{told}; at most {FALSE_SUPPORT * _bounded(folders):.1f} would be supported by chance if none were true"
 
 
 def _bounded(folders: Sequence[Folder]) -> int:
-    """Count the claims that are judged by intervals, but for checks."""
-    return sum(not claim["every"] and claim["kind"] != "check" for folder in folders for claim in folder.claims)
+    """Count the claims that are judged by intervals, without checks."""
+    return sum(not claim.every and claim.kind != "check" for folder in folders for claim in folder.claims)
 
 
-def _chance(folders: Sequence[Folder]) -> Html:
-    """Say how many claims chance would support if nothing were true, and how that is computed."""
-    bounded = _bounded(folders)
-    return _join(
-        [
-            f"A claim that is not true is supported in at most {100 * FALSE_SUPPORT:g}% of cases that are well posed. "
-            f"{_several(bounded, 'claim')} here are judged by intervals, checks and exact claims left out. If none "
-            f"were true, at most {FALSE_SUPPORT:g} times {bounded}, or {FALSE_SUPPORT * bounded:.1f}, would be "
-            "supported on average."
-        ]
-    )
-
-
-def _calibration(simulated: Sequence[Row]) -> Html:
-    """Write how often verdicts are wrong, what the method is made for first."""
-    if not simulated:
-        return Html()
-    parts = [
-        tag("h2", "How often verdicts are wrong", id="calibration"),
-        tag(
-            "p",
-            "Grids of known truth were simulated and judged as the results here are. A row is a kind of claim, of "
-            "noise and a number of seeds. Supported falsely: one part of the claim is exactly at 0, the others hold "
-            "by far. Contradicted falsely: every part is at 0. True and supported: every part holds by 3 standard "
-            "deviations of the difference of two runs. Beside that stands what pairing seeds and testing each part "
-            "alone would support.",
-        ),
-    ]
-    told = {
-        True: (
-            "Well posed",
-            "No run fails; the noise of both arms is of one family, of equal variances if skewed; no maximum has ties.",
-        ),
-        False: ("Outside", "What happens where that is not so. Such verdicts can be wrong more often."),
-    }
-    for well_posed, (title, what) in told.items():
-        rows = [
-            (*(row[name] for name in ("claim", "noise", "seeds")), *(_percent(row[name]) for name in RATES))
-            for row in simulated
-            if row["well_posed"] is well_posed
-        ]
-        heading = ("claim", "noise", "seeds", *RATES.values())
-        parts += [tag("h3", title), tag("p", what, class_="muted")]
-        parts.append(_table(f"How often verdicts are wrong: {title.lower()}", heading, rows, text=2))
-    return tag("section", _join(parts, "\n"), aria_labelledby="calibration")
-
-
-def _percent(rate: float | None) -> str:
-    return "–" if rate is None else f"{100 * rate:.1f}"
-
-
-def _newest(folders: Sequence[Folder]) -> str:
-    """Say how long all runs took, each counted once however many experiments share it, and when the last one ended."""
-    rows = {row["run"]: row for folder in folders for row in folder.rows}.values()
-    last = max((str(row["finished"])[:10] for row in rows if row.get("finished")), default="an unknown day")
-    return f"{_several(len(rows), 'run')}, {_took(rows)} of training; the newest is of {last}."
-
-
-def _took(rows: Iterable[Row]) -> str:
-    """Write how long runs took together."""
-    return elapsed(sum(float(row["seconds"] or 0) for row in rows))
-
-
-def _contents(folders: Sequence[Folder]) -> Html:
-    rows, told = [], set()
-    for folder in folders:
-        words = folder.title.partition(":")[0] if folder.name in told else folder.title.rstrip(".")
-        told.add(folder.name)
-        first = tag("a", words, href=f"#{folder.id}")
-        data = ", ".join(dict.fromkeys(row["data"] for row in folder.rows))
-        counts = (folder.counts[word] or "–" for word in VERDICTS)
-        checks = f"{folder.checks['supported']} of {folder.checks.total()} hold" if folder.checks else "–"
-        rows.append((first, folder.preset, data, len(folder.rows), *counts, checks))
-    heading = ("experiment", "preset", "data", "runs", *VERDICTS, "checks")
-    return _table("Experiments and verdicts", heading, rows, text=3, class_="contents")
-
-
-def _experiment(folders: Sequence[Folder]) -> Html:
-    name, heading = folders[0].name, f"{folders[0].name}-title"
-    back = tag("p", tag("a", "back to the contents", href="#contents"), class_="top")
-    title = tag("h2", folders[0].title.rstrip("."), id=heading)
-    return tag("section", title, *map(_article, folders), back, id=name, aria_labelledby=heading)
-
-
-def _article(folder: Folder) -> Html:
-    name = f"{folder.name}, {folder.preset}"
-    cut = folder.conditions.removeprefix(f"preset {folder.preset}; ")
-    alt = f"The drawing of {folder.name}: {folder.title.rstrip('.')}. {cut}. Its numbers are in the tables below."
-    # A drawing is too fine for a phone: there it keeps its size and is moved sideways.
-    frame = tag(
-        "div",
-        Html(f'<img src="{folder.drawing}" alt="{html.escape(alt)}">'),
-        class_="scroll", tabindex="0", role="region", aria_label=f"Drawing: {name}",
-    )  # fmt: skip
-    caption = tag("figcaption", tag("strong", "Conditions: "), cut, ".")
-    parts = [
-        tag("h3", f"Preset {folder.preset}"),
-        tag("figure", frame, caption),
-        tag("h4", "Claims"),
-        *_beforehand(folder),
-        _claims(folder, name),
-        *_beside(folder, name),
-        tag("details", tag("summary", f"All {_several(len(folder.rows), 'run')}"), *_ours(folder, name), open=""),
-        tag("h4", "Where the numbers are from"),
-        _provenance(folder),
-    ]
-    return tag("article", _join(parts, "\n"), id=folder.id)
-
-
-def _number(value: float) -> str:
-    """Write a margin: to 2 decimals, but whole numbers whole and small ones to 2 digits; with a true minus sign."""
+def _margin(value: float | None) -> str:
+    """Write a margin with 2 decimals, whole and large ones with none, small ones to 2 digits."""
+    if value is None:
+        return "none"
     whole = float(value).is_integer() or abs(value) >= 1000
     return f"{value:{'.0f' if whole else '.2f' if abs(value) >= 0.1 else '.2g'}}".replace("-", "−")
 
 
-def _beforehand(folder: Folder) -> list[Html]:
-    """Say when the claims were last changed, and which cells no run is done of."""
-    times = _when(folder.judged)
-    line = beforehand.told(*times)
-    told = [tag("p", f"{line[0].upper()}{line[1:]}.", class_="note" if beforehand.late(*times) else "muted")]
-    if absent := folder.judged["absent"]:
-        summary = tag("summary", f"No run is done of {_several(len(absent), 'cell')}")
-        told.append(tag("details", summary, tag("p", ", ".join(absent)), class_="note"))
-    return told
-
-
-def _when(judged: dict[str, Any]) -> list[str | None]:
-    """Give the commit at which claims were last changed, its date, and when the first run began."""
-    return [judged.get(name) for name in ("claims_commit", "claims_changed", "first_run")]
-
-
-def _claims(folder: Folder, name: str) -> Html:
-    rows = []
-    for claim in folder.claims:
-        low, high = claim["low"], claim["high"]
-        interval = "none" if low is None or high is None else f"{_number(low)} to {_number(high)}"
-        bounds = _join((f"{interval} ", Html("<br>"), tag("span", reason(claim["why"], claim["failed"]), class_="why")))
-        kind = tag("span", f" {claim['kind']}{', exact' if claim['every'] else ''}", class_="why")
-        margin = "none" if claim["margin"] is None else f"{_number(claim['margin'])} {claim['unit']}"
-        rows.append((_join((claim["sentence"], kind)), _verdict(claim["verdict"]), margin, bounds, claim["seeds"]))
-    heading = ("claim", "verdict", "margin", "95% interval", "seeds")
-    return _table(f"{name}: claims", heading, rows, text=4, class_="claims")
-
-
-def _beside(folder: Folder, name: str) -> list[Html]:
-    """Put ours beside the numbers that others report, where there are any of the same net, data and method."""
-    title = tag("h4", "Ours beside others' numbers")
-    theirs: dict[int, dict[str, Published]] = {}  # by our cell and the source
-    for point in POINTS:
-        if (found := match(point, folder.cells)) is not None:
-            theirs.setdefault(found, {})[point.source] = point
-    if not theirs:
-        return [title, tag("p", "No number that others report is of these nets, data and methods.", class_="muted")]
-    sources = [source for source in SOURCES if any(source in points for points in theirs.values())]
-    cut = departures(folder.cells[i].run for i in sorted(theirs))
-    rows = []
-    for i in sorted(theirs):
-        cell, points = folder.cells[i], theirs[i]
-        run = cell.run
-        described = (run.net, run.method, run.optimizer if run.density is None else run.distribution)
-        numbers = (_field("density", run.density), _field(cell.metric, cell.mean(cell.metric)), _range(cell))
-        beside = (_theirs(points.get(source), cell) for source in sources)
-        rows.append((*described, *numbers, len(cell.trained), *beside))
-    ours = ("ours, cut (%)" if cut else "ours (%)", "from – to", "seeds")
-    heading = ("net", "method", "weights or optimizer", "kept", *ours, *(SOURCES[source].name for source in sources))
-    parts = [title]
-    if cut:
-        text = (
-            f"Ours were cut ({'; '.join(cut.values())}). The authors' protocol is nets at full width, trained for 100 "
-            "epochs on all training images. Read them side by side for the shape, not for the level."
-        )
-        parts.append(tag("p", tag("strong", "Not like for like. "), text, class_="note"))
-    alike = any(like_for_like(point, folder.cells[i].run) for i, points in theirs.items() for point in points.values())
-    brackets = " In brackets: ours minus theirs, where they are like for like." if alike else ""
-    parts.append(
-        tag("p", f"Test accuracy in percent; ours are means over the seeds that train.{brackets}", class_="muted")
-    )
-    parts.append(_table(f"{name}: ours beside others' numbers", heading, rows, text=3))
-    return [*parts, _pairs((SOURCES[source].name, SOURCES[source].what) for source in sources)]
-
-
-def _theirs(point: Published | None, cell: Cell) -> str:
-    """Write a number of others, and how far ours is from it if it is like for like."""
-    if point is None:
-        return ""
-    text, ours = f"{point.accuracy:.2f}", cell.mean("accuracy")
-    if method(point.method).hides and point.density is None:
-        text += ", its best"
-    if ours is not None and like_for_like(point, cell.run):
-        text += f" ({ours - point.accuracy:+.2f})".replace("-", "−")
-    return text
-
-
-def match(point: Published, found: Sequence[Cell]) -> int | None:
-    """Find the cell that a published number belongs to: of those that fit the one least cut, and of equals the best."""
-    # The source took the best where it names no density; a dense net has none.
-    names = ["net", "method", "optimizer", "data"]
-    names += [name for name in ("density", "distribution") if getattr(point, name) is not None]
-
-    def fits(run: Run) -> bool:
-        same = run.scaled is False and all(getattr(run, name) == getattr(point, name) for name in names)
-        return same and same_images(run)  # a part of ImageNet is another problem
-
-    def size(i: int) -> tuple[float, ...]:
-        run = found[i].run
-        images = run.train_images or float("inf")
-        return -len(departures([run])), run.width, run.epochs, images, found[i].mean("accuracy") or 0.0
-
-    return max((i for i, cell in enumerate(found) if fits(cell.run)), key=size, default=None)
-
-
-def _field(name: str, value: Any) -> str:
-    """Write a field of a run, or a number of its result, for people."""
+def _field(value: Any, name: str) -> str:
+    """Write a field of a run or a number of its result for people."""
     if value is None:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if name.startswith("density"):
-        return f"{100 * value:.4g}%"
-    if "accuracy" in name:
-        return f"{value:.2f}"
-    if name == "parameters":
-        return f"{value:,.0f}"
     if name == "seconds":
         return elapsed(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if name.startswith("density"):
+        return f"{100 * value:.4g}%"
+    form = ".2f" if "accuracy" in name else ",.0f" if name == "parameters" else "g" if isinstance(value, float) else ""
+    return f"{value:{form}}"
 
 
-def _range(cell: Cell) -> str:
+def _heading(name: str) -> str:
+    return {"density": "kept", "image_size": "pixels"}.get(name, name.replace("_", " "))
+
+
+def _accuracy(cell: Cell) -> tuple[Any, ...]:
+    """Give the mean, the range and the number of seeds of a cell's primary metric."""
     values = cell.values(cell.metric)
-    return f"{min(values):.2f} – {max(values):.2f}" if len(values) > 1 else "–"
+    spread = f"{min(values):.2f} – {max(values):.2f}" if len(values) > 1 else "–"
+    return _field(cell.mean(cell.metric), cell.metric), spread, len(cell.trained)
 
 
-def _ours(folder: Folder, name: str) -> list[Html]:
-    """Write what came out, a line for each setting."""
-    runs = [cell.run for cell in folder.cells]
-    names, same = varying(runs), common(runs)
-    numbers = [n for n in NUMBERS if any(cell.values(n) for cell in folder.cells)]
-    failing = bool(folder.judged["failures"])
-    first = folder.cells[0]
-    measure = f"{first.metric} ({first.rows[0].get('unit') or '%'})"
+def match(point: Published, found: Sequence[Cell]) -> Cell | None:
+    """Find the cell that a published number belongs to: of those that fit the least cut, among equals the best."""
+    # A number without a density is the best of several, or of a dense net; parts of ImageNet are another problem.
+    wanted = {name: value for name, value in asdict(point).items() if value is not None} | {"scaled": False}
+    del wanted["source"], wanted["accuracy"]
+    fitting = [cell for cell in found if wanted.items() <= vars(cell.run).items() and tables.same_images(cell.run)]
+
+    def least_cut(cell: Cell) -> tuple[float, ...]:
+        run, images = cell.run, cell.run.train_images or float("inf")
+        return -len(tables.departures([run])), run.width, run.epochs, images, cell.mean("accuracy") or 0.0
+
+    return max(fitting, key=least_cut, default=None)
+
+
+def _beside(folder: Folder) -> dict[str, Any]:
+    """Put ours beside others' numbers, a row for each cell that has one."""
+    matched = [(point, match(point, folder.cells)) for point in POINTS]
+    pairs = [(cell, {point.source: point for point, found in matched if found is cell}) for cell in folder.cells]
+    pairs = [(cell, points) for cell, points in pairs if points]
+    sources = [name for name in SOURCES if any(name in points for _, points in pairs)]
+    cut = tables.departures(cell.run for cell, _ in pairs)
     rows = []
-    for cell in folder.cells:
-        described = [_field(n, setting(cell.run, n)) for n in names]
-        mean = [_field(cell.metric, cell.mean(cell.metric)), _range(cell), len(cell.trained)]
-        mean += [_failing(cell, folder.judged["failures"])] if failing else []
-        rows.append((*described, *mean, *(_field(n, cell.mean(n)) for n in numbers)))
-    heading = [HEADINGS.get(n, n) for n in names] + [measure, "from – to", "seeds"]
-    heading += [*(["fail to train"] if failing else []), *(NUMBERS[n] for n in numbers)]
-    told = ", ".join(f"{HEADINGS.get(n, n)} {_field(n, value)}" for n, value in same.items())
-    line = f"Means over the seeds that train. In all of them: {told}. What is not named is as the authors have it."
-    table = _table(f"{name}: all runs", heading, rows, text=len(names))
-    return [tag("p", line, class_="muted"), table]
+    for cell, points in pairs:
+        run = cell.run
+        described = run.net, run.method, run.optimizer if run.density is None else run.distribution
+        numbers = (_theirs(points[name], cell) if name in points else "" for name in sources)
+        rows.append((*described, _field(run.density, "density"), *_accuracy(cell), *numbers))
+    ours = ("net", "method", "weights or optimizer", "kept", f"ours{', cut' if cut else ''} (%)", "from – to", "seeds")
+    return {
+        "heading": (*ours, *(SOURCES[name].name for name in sources)),
+        "rows": rows,
+        "text": 3,
+        "cut": "; ".join(cut.values()),
+        "alike": any(tables.like_for_like(point, cell.run) for cell, points in pairs for point in points.values()),
+        "sources": [(SOURCES[name].name, SOURCES[name].what) for name in sources],
+    }
+
+
+def _theirs(point: Published, cell: Cell) -> str:
+    """Write a number of others, and in brackets how far ours is from it if both follow the authors' protocol."""
+    ours = cell.mean("accuracy")
+    best = ", its best" if method(point.method).hides and point.density is None else ""
+    alike = ours is not None and tables.like_for_like(point, cell.run)
+    difference = f" ({ours - point.accuracy:+.2f})".replace("-", "−") if ours is not None and alike else ""
+    return f"{point.accuracy:.2f}{best}{difference}"
+
+
+def _ours(folder: Folder) -> dict[str, Any]:
+    """Give a row for each cell: the fields that differ, the accuracy, other numbers; and what all cells share."""
+    runs, failures = [cell.run for cell in folder.cells], folder.judged["failures"]
+    names, first = tables.varying(runs), folder.cells[0]
+    numbers = [name for name in NUMBERS if any(cell.values(name) for cell in folder.cells)]
+    rows = [
+        (
+            *(_field(tables.setting(cell.run, name), name) for name in names),
+            *_accuracy(cell),
+            *([_failing(cell, failures)] if failures else []),
+            *(_field(cell.mean(name), name) for name in numbers),
+        )
+        for cell in folder.cells
+    ]
+    heading = [*map(_heading, names), f"{first.metric} ({first.rows[0].get('unit') or '%'})", "from – to", "seeds"]
+    heading += [*(["fail to train"] if failures else []), *(NUMBERS[name] for name in numbers)]
+    shared = (f"{_heading(name)} {_field(value, name)}" for name, value in tables.common(runs).items())
+    return {"heading": heading, "rows": rows, "text": len(names), "shared": ", ".join(shared)}
 
 
 def _failing(cell: Cell, failures: dict[str, dict[str, Any]]) -> str:
-    """Write how many seeds of a cell fail to train, with the 95% interval of their rate where there is one."""
+    """Write how many seeds fail to train, how many diverge, and the 95% interval of the rate."""
+    if not method(str(cell.run.method)).learns:
+        return "–"
     told = f"{len(cell.rows) - len(cell.trained)} of {len(cell.rows)}"
     told += f", {lost} diverged" if (lost := sum(map(diverged, cell.rows))) else ""
-    if (rate := failures.get(cell.run.cell)) is None:  # a random mask, or results of before there were rates
-        return told if method(str(cell.run.method)).learns else "–"
-    return f"{told} ({100 * rate['low']:.0f}% – {100 * rate['high']:.0f}%)"
+    rate = failures.get(cell.run.cell)
+    return f"{told} ({100 * rate['low']:.0f}% – {100 * rate['high']:.0f}%)" if rate else told
 
 
-def _provenance(folder: Folder) -> Html:
-    """Say which code, on what and when, made the results, and how long it took."""
+def _provenance(folder: Folder) -> list[tuple[str, str]]:
+    """Say which code made the results, on what and when, and how long it took."""
     rows = folder.rows
 
     def several(name: str) -> str:
@@ -588,18 +294,13 @@ def _provenance(folder: Folder) -> Html:
             return next(iter(counted), "unknown")
         return "; ".join(f"{value} ({_several(count, 'run')})" for value, count in sorted(counted.items()))
 
-    finished = sorted(str(row["finished"])[:10] for row in rows if row.get("finished"))
-    commits = several("commit") + (" (dirty: with changes not committed)" if "-dirty" in several("commit") else "")
-    versions = [name for name in VERSIONS if name in rows[0]]
-    dates = dict.fromkeys((finished[0], finished[-1])) if finished else ["unknown"]
-    return _pairs(
-        [
-            ("command", tag("code", f"make reproduce-{folder.name} PRESET={folder.preset}")),
-            ("commit", commits),
-            ("device", several("device")),
-            ("versions", ", ".join(f"{name} {several(name)}" for name in versions) or "unknown"),
-            ("seeds", ", ".join(str(seed) for seed in sorted({row["seed"] for row in rows}))),
-            ("finished", " to ".join(dates)),
-            ("training took", f"{_took(rows)} in all, for {_several(len(rows), 'run')}"),
-        ]
-    )
+    commits, days = several("commit"), sorted(str(row["finished"])[:10] for row in rows if row.get("finished"))
+    return [
+        ("command", f"make reproduce-{folder.name} PRESET={folder.preset}"),
+        ("commit", commits + (" (dirty: with changes that are not committed)" if "-dirty" in commits else "")),
+        ("device", several("device")),
+        ("versions", ", ".join(f"{name} {several(name)}" for name in VERSIONS if name in rows[0]) or "unknown"),
+        ("seeds", ", ".join(map(str, sorted({row["seed"] for row in rows})))),
+        ("finished", " to ".join(dict.fromkeys(days[:1] + days[-1:])) or "unknown"),
+        ("training took", f"{_took(rows)} in all, for {_several(len(rows), 'run')}"),
+    ]

@@ -33,7 +33,7 @@ def test_the_wheel_is_named_and_holds_every_module_and_the_typing_marker(wheel):
     assert wheel.name == "lit_hidden-0.1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:
         held = set(archive.namelist())
-    files = [path for name in PACKAGES for path in (ROOT / name).rglob("*") if path.suffix in {".py", ".html"}]
+    files = [path for name in PACKAGES for path in (ROOT / name).rglob("*") if path.suffix in {".py", ".html", ".css"}]
     ours = {str(path.relative_to(ROOT)) for path in files if not {"results", "gpu"} & {*path.parts}}
     assert ours <= held
     assert "lit_hidden/py.typed" in held

@@ -1,13 +1,12 @@
 """Panels that several figures share: accuracy over a field of the Run, baselines as lines, others' points hollow.
 
-A mean is of the seeds that train, a bar from the smallest to the largest of them; how many fail stands at the foot.
-What has no results yet is not drawn: half a grid is a figure too.
+Means are over the seeds that train, bars from the smallest to the largest of them; the number that fail stands at the
+foot. Results that are not there yet are not drawn: half a grid is a figure too.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -17,7 +16,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox, ScaledTranslation, Transform
 
 from lit_hidden.judge import failed
@@ -26,7 +25,6 @@ from lit_hidden.report import style
 from lit_hidden.report.published import SOURCES, Published, points
 from lit_hidden.report.tables import departures, same_images
 from lit_hidden.results import Results
-from lit_hidden.run import Run
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Look:
     color: str
     linestyle: Any = "-"
     marker: str = "o"
-    face: str | None = None  # of the marker; None is its colour
+    face: str | None = None  # of the marker; None is `color`
 
 
 DISTRIBUTIONS = {
@@ -47,7 +45,7 @@ DISTRIBUTIONS = {
     "xavier_normal": Look(r"Xavier normal, $N_x$", style.PURPLE, (0, (6, 1.2, 1.2, 1.2)), "D"),
     "signed_xavier": Look(r"signed Xavier constant, $U_x$", "#4b5500", (0, (3, 1, 1, 1, 1, 1)), "^"),
 }
-KEPT = {  # densities told apart within a panel
+KEPT = {  # densities within a panel
     0.3: Look("30%", "#8cc0f0", (0, (1.2, 1.2)), "v"),
     0.5: Look("50%", style.NAVY, "-", "o"),
     0.7: Look("70%", "#2f6fb5", (0, (4, 1.2)), "s"),
@@ -57,25 +55,16 @@ DENSE = {
     "adam": Look("dense, trained with Adam", "#7d4c14", (0, (1.2, 1.2)), ""),
 }
 RANDOM = Look("random mask, same density", style.COLORS["random"], "", "x")
-HOLLOW = {
-    "digitised": "<",
-    "third party": ">",
-    "by eye": "X",
-    "quoted": "*",
-    "authors": "P",
-    "torchvision": "p",
-}  # a source's marker; no Look's
-FAILED = "1"  # the marker of seeds that fail to train; no Look's
-ROW = 10.0  # points: the height of a line of words at the foot
+# Markers of sources and of seeds that fail to train; no series has them.
+HOLLOW = {"digitised": "<", "third party": ">", "by eye": "X", "quoted": "*", "authors": "P", "torchvision": "p"}
+FAILED = "1"
+ROW = 10.0  # points: the height of a row of notes at the foot
 NARROWEST = 4.0  # points of accuracy that a panel spans at least
-
-# Of a text beside a point: to the right or left, above or below, and how far in points; the first are preferred.
-SIDES = ((0, 1), (1, 0), (-1, 0), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
-PLACES = [(right, up, away) for away in (6, 10, 16) for right, up in SIDES]
+_OPEN: dict[str, Any] = {"linestyle": "", "markersize": 5.5, "markerfacecolor": "none", "markeredgewidth": 0.9}
 
 
 def weights(distribution: str, scaled: bool | str = False, words: str = "") -> Look:
-    """Give the look of a distribution, its markers white where it is scaled; `words` come before its name."""
+    """Give the look of a distribution, with white markers where it is scaled; `words` come before its name."""
     look = DISTRIBUTIONS[distribution]
     if scaled:
         look = replace(look, label=f"{look.label}, scaled", face="white")
@@ -90,31 +79,37 @@ def there(results: Results, **where: Any) -> Results:
 
 
 def each(results: Results, x: str, **where: Any) -> dict[Any, Results]:
-    """Part the runs that have `where` by the values of field `x`, ascending; a run that has None is in no part."""
+    """Group the runs with `where` by field `x`, ascending; runs with None are left out."""
     same = there(results, **where)
     return {value: there(same, **{x: value}) for value in (same.each(x) if len(same) else [])}
 
 
 def trained(results: Results) -> Results:
-    """Keep the runs that train, see `lit_hidden.judge.failed`; maybe none."""
+    """Keep the runs that did not fail to train, see `lit_hidden.judge.failed`; maybe none."""
     return Results(row for row in results.rows if not failed(row[0], row[1]))
 
 
+def lost(results: Results) -> str:
+    """Say how many runs fail to train: `2/3 fail`; nothing if none does."""
+    fails = len(results) - len(trained(results))
+    return f"{fails}/{len(results)} fail" if fails else ""
+
+
 def curve(axes: Axes, results: Results, x: str, look: Look, **where: Any) -> None:
-    """Draw accuracy over field `x`, a little aside of the curves that are there, so that no bar hides another."""
+    """Draw accuracy over field `x`, shifted a little so that its bars do not hide those of other curves."""
     number = len(axes.collections)
     cells(axes, each(results, x, **where), look, aside=2.5 * ((number + 1) // 2) * (-1) ** number)
 
 
 def cells(axes: Axes, parts: Mapping[float, Results], look: Look, *, aside: float = 0.0) -> None:
-    """Draw the accuracy of runs that differ by their seeds, over x, `aside` points beside it."""
+    """Draw the accuracy of runs that differ by their seeds, over x, shifted by `aside` points."""
     for x, part in parts.items():
-        failures(axes, x, part, look)
+        _note(axes, x, lost(part), look.color)
     bars(axes, {x: kept.values() for x, part in parts.items() if len(kept := trained(part))}, look, aside=aside)
 
 
 def bars(axes: Axes, values: Mapping[float, list[float]], look: Look, *, aside: float = 0.0) -> None:
-    """Draw means over seeds, each with a bar from the smallest to the largest seed, all `aside` points beside x."""
+    """Draw means over seeds with bars from the smallest to the largest, shifted by `aside` points."""
     if not values:
         return
     ranges = axes.vlines(list(values), [min(v) for v in values.values()], [max(v) for v in values.values()],
@@ -123,15 +118,14 @@ def bars(axes: Axes, values: Mapping[float, list[float]], look: Look, *, aside: 
         list(values), [float(np.mean(v)) for v in values.values()], color=look.color, linestyle=look.linestyle,
         marker=look.marker, markersize=4.5, markerfacecolor=look.face or look.color, label=look.label,
     )  # fmt: skip
-    for artist in (ranges, means):  # moved when the limits are known, which are those of the data
-        moved = ScaledTranslation(aside / 72, 0, axes.figure.dpi_scale_trans)
-        artist.set_transform(axes.transData + moved)
+    for artist in (ranges, means):  # shifted after they have set the limits of the data
+        artist.set_transform(axes.transData + ScaledTranslation(aside / 72, 0, axes.figure.dpi_scale_trans))
 
 
 def level(axes: Axes, results: Results, look: Look, **where: Any) -> None:
-    """Draw a baseline as a line across, with a bar from the smallest to the largest seed near its right end."""
+    """Draw a baseline as a horizontal line, with a bar from the smallest to the largest seed near its right end."""
     same = there(results, **where)
-    failures(axes, 1.0, same, look, axes.transAxes)
+    _note(axes, 1.0, lost(same), look.color, place=axes.transAxes)
     if len(kept := trained(same)):
         low, high = min(kept.values()), max(kept.values())
         axes.axhline(kept.mean(), color=look.color, linestyle=look.linestyle, label=look.label, gid="level")
@@ -148,9 +142,9 @@ def random(axes: Axes, results: Results, **where: Any) -> None:
 
 
 def control(axes: Axes, parts: Mapping[float, Results]) -> None:
-    """Draw random masks over x; where they lie far below all else, at the foot with their accuracy in words.
+    """Draw random masks over x, or note their accuracy at the foot if they lie far below everything else.
 
-    To be called last: what is drawn so far sets the scale, so that chance does not press the curves together.
+    Call it last: what is drawn before sets the scale, so that chance does not press the curves together.
     """
     means = {x: part.mean() for x, part in parts.items()}
     bottom, top = _heights(axes)
@@ -158,61 +152,47 @@ def control(axes: Axes, parts: Mapping[float, Results]) -> None:
         cells(axes, parts, RANDOM)
         return
     for x, mean in means.items():
-        words = note(axes, x, f"{mean:.1f}% \u2193", RANDOM.color, RANDOM.marker, RANDOM.label)
-        words.set_color(style.COLORS["muted"])
+        _note(axes, x, f"{mean:.1f}% \u2193", RANDOM.color, RANDOM.marker, RANDOM.label)
+        axes.texts[-1].set_color(style.COLORS["muted"])
 
 
-def failures(axes: Axes, x: float, results: Results, look: Look, place: Transform | None = None) -> None:
-    """Say at the foot how many seeds of a point fail to train, if any does."""
-    if words := lost(results):
-        note(axes, x, words, look.color, FAILED, "_failed", place)
-
-
-def lost(results: Results) -> str:
-    """Say how many of these runs fail to train: `2/3 fail`; nothing if none does."""
-    fails = len(results) - len(trained(results))
-    return f"{fails}/{len(results)} fail" if fails else ""
-
-
-def note(
-    axes: Axes, x: float, words: str, color: str, marker: str, label: str, place: Transform | None = None
-) -> Annotation:
-    """Put a mark and words at the foot of a panel; `finish` stacks those that would lie on one another."""
+def _note(
+    axes: Axes, x: float, words: str, color: str, marker: str = FAILED, label: str = "_failed",
+    place: Transform | None = None,
+) -> None:  # fmt: skip
+    """Put a mark and words, if there are any, at the foot of a panel; `finish` stacks those that would overlap."""
+    if not words:
+        return
     place = place or axes.get_xaxis_transform()  # x in data, y as a fraction of the axes
     axes.plot([x], [0], color=color, linestyle="", marker=marker, markersize=4.5, label=label, transform=place,
               gid="foot")  # fmt: skip
-    return axes.annotate(words, (x, 0), (0, 0), xycoords=place, textcoords="offset points", va="center", fontsize=7.5,
-                         color=color, gid="foot")  # fmt: skip
+    axes.annotate(words, (x, 0), (0, 0), xycoords=place, textcoords="offset points", va="center", fontsize=7.5,
+                  color=color, gid="foot")  # fmt: skip
 
 
 def _heights(axes: Axes) -> tuple[float, float]:
-    """Give the lowest and the highest y of what is drawn in all panels that share the axis; inf, -inf of nothing."""
+    """Give the lowest and highest y drawn in all panels that share the axis; inf, -inf if there is nothing."""
     drawn = [panel.dataLim.intervaly for panel in axes.get_shared_y_axes().get_siblings(axes)]
     return float(min(low for low, _ in drawn)), float(max(high for _, high in drawn))
 
 
-def _stack(panels: Collection[Axes]) -> None:
-    """Stack what stands at the foot of each panel, with its words on the inner side, and make room for it below."""
+def stack(panels: Collection[Axes]) -> None:
+    """Stack the notes at the foot of each panel, and make room for them below the data."""
     for axes in panels:
-        siblings = axes.get_shared_y_axes().get_siblings(axes)
-        rows = max(_rows(panel) for panel in siblings)
+        rows = max(_rows(panel) for panel in axes.get_shared_y_axes().get_siblings(axes))
         bottom, top = _heights(axes)
         if bottom > top:
             axes.set_ylim(0, 100)  # nothing is drawn: percent
         elif rows or top - bottom < NARROWEST:
-            middle, span = (bottom + top) / 2, max(top - bottom, NARROWEST)
-            bottom, top, share = (
-                middle - span / 2,
-                middle + span / 2,
-                rows * ROW * axes.figure.dpi / 72 / axes.bbox.height,
-            )
-            bottom, top = bottom - 0.05 * span, top + 0.05 * span
+            middle, half = (bottom + top) / 2, 0.55 * max(top - bottom, NARROWEST)
+            bottom, top = middle - half, middle + half
+            share = rows * ROW * axes.figure.dpi / 72 / axes.bbox.height
             axes.set_ylim(top - (top - bottom) / (1 - share), top)
             axes.set_yticks([tick for tick in axes.get_yticks() if bottom <= tick <= top])
 
 
 def _rows(axes: Axes) -> int:
-    """Stack what stands at the foot of a panel, and give the number of rows that it takes."""
+    """Put each note of a panel into the lowest row where it overlaps no other; give the number of rows."""
     row = ROW * axes.figure.dpi / 72 / axes.bbox.height  # as a fraction of the axes
     marks = [line for line in axes.get_lines() if line.get_gid() == "foot"]
     words = [text for text in axes.texts if isinstance(text, Annotation) and text.get_gid() == "foot"]
@@ -222,9 +202,8 @@ def _rows(axes: Axes) -> int:
         left = mark.get_transform().transform((x, 0))[0] > (axes.bbox.x0 + axes.bbox.x1) / 2
         text.set(position=(-5 if left else 5, 0), ha="right" if left else "left")
         for place in range(len(marks)):
-            y = (place + 0.6) * row
-            mark.set_ydata([y])
-            text.xy = (x, y)
+            text.xy = (x, (place + 0.6) * row)
+            mark.set_ydata([text.xy[1]])
             box = Bbox.union([text.get_window_extent(), mark.get_window_extent()])
             if not box.count_overlaps(taken):
                 break
@@ -233,13 +212,13 @@ def _rows(axes: Axes) -> int:
 
 
 def supermasks(axes: Axes, results: Results, look: Look, **where: Any) -> None:
-    """Draw sampled supermasks where they ended, joined by where they began: both coordinates are results.
+    """Draw sampled supermasks at the density where they ended, which is a result, joined by where they began.
 
-    A small point is a seed, a large one the mean, a cross the mean of the most probable masks, as rounding gives them.
+    A small point is a seed, a large one the mean, a cross the mean of the most probable (rounded) masks.
     """
     ends = []
     for start in each(results, "density", method="supermask", **where).values():
-        failures(axes, start.mean("density_sampled"), start, look)
+        _note(axes, start.mean("density_sampled"), lost(start), look.color)
         if len(kept := trained(start)):
             axes.plot(kept.values("density_sampled"), kept.values(), linestyle="", marker=look.marker, markersize=2.2,
                       color=look.color, alpha=0.6, label="Zhou et al., a seed")  # fmt: skip
@@ -254,139 +233,55 @@ def supermasks(axes: Axes, results: Results, look: Look, **where: Any) -> None:
 
 
 def others(
-    axes: Axes, results: Results, color: str, at: float | None = None, margin: float | None = None, **where: Any
+    axes: Axes, results: Results, color: str, at: float | None = None, beyond: float | None = None, **where: Any
 ) -> None:
-    """Draw what others report on the data of `results`, hollow, a marker a source; `finish` names them.
+    """Draw others' accuracies with the fields `where`, hollow in `color`, one marker per source; `finish` names them.
 
-    Where no run of `results` is of the authors' protocol theirs are of other nets or longer trainings, and would press
-    ours together: they go into a panel of their own above.
-
-    Args:
-        axes: where.
-        results: what is drawn there.
-        color: that of the series they belong to.
-        at: where they stand; None: at their density.
-        margin: where they stand as a fraction of the axes, such as 1.03, beyond the right end.
-        where: the fields of `Published` that they have.
+    They stand at x = `at`, or `beyond` our lowest density by so much, or at their density if it lies among ours. If
+    all our trainings are cut, others' points would press ours together: they get a panel of their own above.
     """
     if not (known := theirs(results, **where)):
         return
-    if all(departures([run]) for run, _ in results if method(str(run.method)).learns):  # else no training is cut
+    if all(departures([run]) for run, _ in results if method(str(run.method)).learns):
         axes = _inset(axes)
-    place = axes.transData if margin is None else axes.get_yaxis_transform()
+    ours = [run.density for run, _ in results if run.density is not None] or [0.0]
+    x = at if beyond is None else min(ours) - beyond
     for point in known:
-        x = next((x for x in (margin, at, point.density) if x is not None), None)
         if x is not None:
-            hollow_point(axes, x, point.accuracy, point.source, color, place)
+            hollow_point(axes, x, point.accuracy, point.source, color)
+        elif point.density is not None and min(ours) <= point.density <= max(ours):
+            hollow_point(axes, point.density, point.accuracy, point.source, color)
 
 
 def _inset(axes: Axes) -> Axes:
-    """Give the panel above for others' points, on the full range; the first time room is made for it."""
+    """Give the panel above for others' points, which all panels of the figure scale alike; make it the first time."""
     if not axes.child_axes:
         box = axes.get_position()
         axes.set_position((box.x0, box.y0, box.width, 0.68 * box.height))
-        inset = axes.inset_axes((0.0, 1.12, 1.0, 0.35), sharex=axes)
-        inset.set(ylim=(0, 100), yticks=(0, 50, 100))
+        first = next((inset for panel in axes.figure.axes for inset in panel.child_axes), None)
+        inset = axes.inset_axes((0.0, 1.12, 1.0, 0.35), sharex=axes, sharey=first)
+        inset.margins(y=0.15)
+        inset.locator_params(axis="y", nbins=3)
         inset.tick_params(labelbottom=False, labelleft=axes.yaxis.get_tick_params()["labelleft"], labelsize=7.5)
         inset.grid(axis="y")
     return cast(Axes, axes.child_axes[0])
 
 
 def theirs(results: Results, **where: Any) -> list[Published]:
-    """List what others report on the data of `results`; nothing where those are but a part of it, or not there."""
+    """List what others report on the data of `results`; nothing if our data are only a part of theirs."""
     run = next((run for run, _ in results), None)
     return list(points(data=run.data, **where)) if run and same_images(run) else []
 
 
-def hollow_point(axes: Axes, x: float, y: float, source: str, color: str, place: Transform | None = None) -> None:
-    """Draw one point of others', its coordinates those of `place`: the data's, if not given."""
-    axes.plot(
-        [x], [y], linestyle="", marker=HOLLOW[source], markersize=5.5, markerfacecolor="none", markeredgecolor=color,
-        markeredgewidth=0.9, zorder=1.9, clip_on=False, label=f"_{source}", transform=place or axes.transData,
-    )  # fmt: skip
-
-
-def sizes(axes: Axes, results: Results, name: Callable[[Run], str]) -> None:
-    """Draw accuracy over the number of parameters, a point a net: subnetworks (their weights kept), dense, random.
-
-    Points above one another are of one net; `name` gives its name, from any of its runs.
-    """
-    axes.set_xscale("log")
-    axes.set_autoscalex_on(False)  # which cannot show a single size
-    axes.margins(y=0.12)
-    looks = {d: weights(d, words="edge-popup, ") for d in DISTRIBUTIONS}
-    series = [(look, there(results, method="edge_popup", distribution=d)) for d, look in looks.items()]
-    series.append((replace(DENSE["sgd"], marker="D"), there(results, method="dense")))
-    named: dict[float, tuple[float, str]] = {}  # at the highest of its points
-    for look, nets in [(look, _by_size(same)) for look, same in series]:
-        for x, net in nets.items():
-            run = net.rows[0][0]
-            for accuracy in trained(net).values() if len(trained(net)) else []:
-                named[x] = max(named.get(x, (0.0, "")), (accuracy, name(run)))
-            if run.width == 1:  # others' nets have the published width
-                fields = ("optimizer",) if run.density is None else ("distribution", "density")
-                others(axes, net, look.color, at=x, **{f: getattr(run, f) for f in ("net", "method", *fields)})
-        cells(axes, nets, look)
-    control(axes, _by_size(there(results, method="random")))
-    low, high = axes.dataLim.intervalx
-    beyond = max((high / low) ** 0.14, math.sqrt(4.8 * low / high))  # room for names; two ticks around a single size
-    axes.set_xlim(low / beyond, high * beyond)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
-    axes.set_xlabel("parameters; of a subnetwork, the weights kept")
-    axes.grid(axis="y")
-    _stack([axes])
-    beside(axes, [(x, y, words) for x, (y, words) in named.items()])
-
-
-def _by_size(results: Results) -> dict[float, Results]:
-    """Part results by net and width, and order them by their number of parameters."""
-    nets = dict.fromkeys((run.net, run.width) for run, _ in results)
-    parts = [results.select(net=net, width=width) for net, width in nets]
-    return dict(sorted(((part.mean("parameters"), part) for part in parts), key=lambda item: item[0]))
+def hollow_point(axes: Axes, x: float, y: float, source: str, color: str) -> None:
+    """Draw one accuracy of others."""
+    axes.plot([x], [y], marker=HOLLOW[source], markeredgecolor=color, zorder=1.9, clip_on=False, label=f"_{source}",
+              **_OPEN)  # fmt: skip
 
 
 def count(number: float) -> str:
     """Write a number of weights: `7.65M`, `214k`."""
     return f"{number / 1e6:.3g}M" if number >= 999_500 else f"{number / 1e3:.3g}k"
-
-
-def beside(axes: Axes, texts: Iterable[tuple[float, float, str]]) -> None:
-    """Write texts beside points `(x, y, text)`: on no other text, hardly on markers, on few lines, and near.
-
-    To be called last, when the axes have their size and limits and all else is drawn.
-    """
-    axes.autoscale_view()
-    pixels = float(axes.figure.dpi) / 72  # of a point
-    (markers, lines), taken = _pixels(axes), [text.get_window_extent() for text in axes.texts]
-    for x, y, words in texts:
-        text = axes.annotate(
-            words, (x, y), (0, 0), textcoords="offset points", fontsize=7.5, color=style.COLORS["muted"]
-        )
-        at, size = axes.transData.transform((x, y)), text.get_window_extent().size
-
-        def cost(place: tuple[int, int, int], at: Any = at, size: Any = size) -> int:
-            *side, away = place
-            corner = at + np.multiply(side, away * pixels) + np.subtract(side, 1) / 2 * size
-            room = Bbox.from_bounds(*corner, *size).padded(4)  # half a marker
-            bad = (axes.bbox.count_contains(room.corners()) < 4) + room.count_overlaps(taken)
-            return int(1000 * bad + 50 * room.count_contains(markers) + room.count_contains(lines) + away)
-
-        right, up, away = min(PLACES, key=cost)
-        text.set(position=(away * right, away * up))
-        text.set(ha=("center", "left", "right")[right], va=("center", "bottom", "top")[up])
-        taken.append(text.get_window_extent())
-
-
-def _pixels(axes: Axes) -> tuple[np.ndarray, np.ndarray]:
-    """Give pixels `(N, 2)` of markers and corners, and a few apart on lines and bars."""
-    paths = [(line.get_xydata(), line.get_transform(), line.get_linestyle() != "None") for line in axes.get_lines()]
-    paths += [(path.vertices, bars.get_transform(), True) for bars in axes.collections for path in bars.get_paths()]
-    corners = [transform.transform(vertices) for vertices, transform, _ in paths]
-    ends = [pair for at, (_, _, joined) in zip(corners, paths, strict=True) if joined for pair in pairwise(at)]
-    dots = [np.linspace(one, other, 2 + int(np.hypot(*(other - one)) / 3)) for one, other in ends]
-    return np.concatenate(corners), np.concatenate([np.empty((0, 2)), *dots])
 
 
 def density_axis(axes: Axes, densities: Iterable[float]) -> None:
@@ -413,11 +308,8 @@ def width_axis(axes: Axes, widths: Iterable[float]) -> None:
 
 
 def finish(figure: Figure, axes: Collection[Axes], **place: Any) -> None:
-    """Stack what stands at the foot of the panels and name each series, mark and source once, for all of them.
-
-    To be called last.
-    """
-    _stack(axes)
+    """Stack the notes of all panels and name each series, mark and source once; call it last."""
+    stack(axes)
     handles: dict[str, Artist] = {}
     sources: dict[str, None] = {}
     for ax in axes:
@@ -426,13 +318,11 @@ def finish(figure: Figure, axes: Collection[Axes], **place: Any) -> None:
         if ax.child_axes:
             _ours(ax, _inset(ax))
         lines = [line for panel in (ax, *ax.child_axes) for line in panel.get_lines()]
-        sources |= dict.fromkeys(str(line.get_label()).removeprefix("_") for line in lines)  # it hides them elsewhere
+        sources |= dict.fromkeys(str(line.get_label()).removeprefix("_") for line in lines)  # "_" keeps it from legends
     grey = style.COLORS["muted"]
     for source in [source for source in sources if source in SOURCES]:
-        handles[f"hollow: {SOURCES[source].name}"] = Line2D(
-            [], [], linestyle="", marker=HOLLOW[source], markersize=5.5, markerfacecolor="none",
-            markeredgecolor=style.COLORS["ink"], markeredgewidth=0.9,
-        )  # fmt: skip
+        label = f"hollow: {SOURCES[source].name}"
+        handles[label] = Line2D([], [], marker=HOLLOW[source], markeredgecolor=style.COLORS["ink"], **_OPEN)
     if any(isinstance(collection, LineCollection) for ax in axes for collection in ax.collections):
         handles["bar: smallest to largest seed"] = Line2D([], [], linestyle="", marker="|", color=grey)
     if "failed" in sources:
@@ -444,6 +334,6 @@ def _ours(axes: Axes, inset: Axes) -> None:
     """Draw the curves and levels of a panel thin in the one above it, which takes its title."""
     inset.set_title(axes.get_title(loc="left"), loc="left")
     axes.set_title("", loc="left")
-    for line in axes.get_lines():
+    for line in [line for line in axes.get_lines() if line.get_gid() != "foot"]:
         place = inset.get_yaxis_transform() if line.get_gid() == "level" else inset.transData
         inset.plot(*line.get_data(), color=line.get_color(), ls=line.get_linestyle(), linewidth=0.8, transform=place)

@@ -1,21 +1,17 @@
-"""Accuracies that others report, with where each is from: hollow markers in drawings, and beside ours in the report.
+"""Accuracies that others report, and the source of each: hollow markers in drawings, a column in the report.
 
-The paper prints no CIFAR-10 accuracy as a number: all it shows there are curves. So each point here says who read or
-measured it. All are test top-1 in percent, of nets at full width, on whole data sets; and where the source is of the
-authors' protocol, after its 100 epochs.
+The paper prints no CIFAR-10 accuracy as a number, only curves; so each point says who read or measured it. All are
+test top-1 in percent, of nets of full width on whole data sets.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Source:
-    """Who reports accuracies: a name for legends, what they are, and whether they are of the authors' protocol.
-
-    Only of those that are (`alike`) can ours be like for like.
-    """
+    """Who reports accuracies: a name for legends, what they are, and whether they follow the authors' protocol."""
 
     name: str
     what: str
@@ -42,14 +38,14 @@ SOURCES = {
     "zhou": Source(
         "Zhou et al., own protocol",
         "their best supermask per net, as third-party notes give it (arXiv:1905.01067): no augmentation, other weights "
-        "and schedule, so that ours, in the authors' protocol, are not to be subtracted",
+        "and schedule, so ours, in the authors' protocol, must not be subtracted",
         alike=False,
     ),
     "authors": Source("the authors' README", "ImageNet top-1 printed in the README of the authors' code"),
     "torchvision": Source(
         "torchvision's weights",
-        "what torchvision states for its first weights of each net (IMAGENET1K_V1), trained by its own recipe, so that "
-        "ours, in the authors' protocol, are not to be subtracted; from memory, to be checked: the paper's figure 8 "
+        "what torchvision states for its first weights of each net (IMAGENET1K_V1), trained by its own recipe, so "
+        "ours, in the authors' protocol, must not be subtracted; from memory, to be checked: the paper's figure 8 "
         "has 73.3 for ResNet-34 too",
         alike=False,
     ),
@@ -58,10 +54,7 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class Published:
-    """One accuracy from elsewhere, and the fields of a Run that it belongs to.
-
-    `density` of a hidden net is None where the source took the best of several.
-    """
+    """An accuracy and the fields of its Run; `density` of a hidden net is None where it is the best of several."""
 
     source: str
     net: str
@@ -75,15 +68,20 @@ class Published:
 
 def _curve(source: str, net: str, distribution: str, *accuracies: float | None) -> list[Published]:
     """Pair accuracies with evenly spaced densities, 10% to 90%; None where there is no number."""
-    densities = [round(0.1 + 0.8 * i / (len(accuracies) - 1), 1) for i in range(len(accuracies))]
+    step = 0.8 / (len(accuracies) - 1)
     return [
-        Published(source, net, "edge_popup", accuracy, distribution, density)
-        for density, accuracy in zip(densities, accuracies, strict=True)
+        Published(source, net, "edge_popup", accuracy, distribution, round(0.1 + step * i, 1))
+        for i, accuracy in enumerate(accuracies)
         if accuracy is not None
     ]
 
 
-# Of the paper's own panel of Conv8 the two trained networks are left out: 88.0 and 88.3, but not which is which.
+def _nets(source: str, method: str, accuracies: dict[str, float], **more: Any) -> list[Published]:
+    return [Published(source, net, method, accuracy, **more) for net, accuracy in accuracies.items()]
+
+
+_AUTHORS: dict[str, Any] = {"density": 0.3, "data": "imagenet"}
+# Left out: the two dense nets of the paper's panel of Conv8, 88.0 and 88.3; which is which is not known.
 POINTS: tuple[Published, ...] = (
     *_curve("by eye", "conv2", "kaiming_normal", 65.0, 73.1, 74.9, 75.9, 75.8, 74.7, 71.2, 65.4, 52.3),
     *_curve("by eye", "conv2", "signed_constant", 61.2, 72.9, 76.3, 77.4, 77.9, 76.8, 74.5, 70.0, 56.4),
@@ -98,46 +96,19 @@ POINTS: tuple[Published, ...] = (
     *_curve("third party", "conv8", "signed_constant", None, 87.87, 89.20, 87.57, None),  # its run at 10% failed
     *_curve("digitised", "conv8", "kaiming_normal", 71.7, 87.2, 87.7, 84.85, None),  # at 90%: below the axis, 65
     *_curve("digitised", "conv8", "signed_constant", 67.9, 87.9, 89.15, 87.6, 71.3),
-    *(
-        Published("third party", net, "dense", accuracy, optimizer=optimizer)
-        for (net, optimizer), accuracy in zip(
-            product(("conv2", "conv4", "conv6", "conv8"), ("adam", "sgd")),
-            (79.16, 78.13, 86.66, 86.21, 87.82, 88.43, 88.81, 89.05),
-            strict=True,
-        )
-    ),
-    *(
-        Published("quoted", net, "edge_popup", accuracy)
-        for net, accuracy in (("conv2", 77.7), ("conv4", 85.8), ("conv6", 88.1))
-    ),
-    *(
-        Published("zhou", net, "supermask", accuracy)
-        for net, accuracy in (("conv2", 66.0), ("conv4", 72.5), ("conv6", 76.5))
-    ),
-    *(
-        Published("authors", net, "edge_popup", accuracy, distribution, 0.3, data="imagenet")
-        for net, distribution, accuracy in (
-            ("resnet50", "kaiming_normal", 61.7),
-            ("resnet50", "signed_constant", 68.6),
-            ("resnet101", "kaiming_normal", 66.15),
-            ("resnet101", "signed_constant", 72.3),
-            ("wide_resnet50_2", "kaiming_normal", 67.9),
-            ("wide_resnet50_2", "signed_constant", 73.3),
-        )
-    ),
-    *(
-        Published("torchvision", net, "dense", accuracy, data="imagenet")
-        for net, accuracy in (
-            ("resnet18", 69.758),
-            ("resnet34", 73.314),
-            ("resnet50", 76.130),
-            ("resnet101", 77.374),
-            ("wide_resnet50_2", 78.468),
-        )
-    ),
-)
+    *_nets("third party", "dense", {"conv2": 79.16, "conv4": 86.66, "conv6": 87.82, "conv8": 88.81}, optimizer="adam"),
+    *_nets("third party", "dense", {"conv2": 78.13, "conv4": 86.21, "conv6": 88.43, "conv8": 89.05}),
+    *_nets("quoted", "edge_popup", {"conv2": 77.7, "conv4": 85.8, "conv6": 88.1}),
+    *_nets("zhou", "supermask", {"conv2": 66.0, "conv4": 72.5, "conv6": 76.5}),
+    *_nets("authors", "edge_popup", {"resnet50": 61.7, "resnet101": 66.15, "wide_resnet50_2": 67.9},
+           distribution="kaiming_normal", **_AUTHORS),
+    *_nets("authors", "edge_popup", {"resnet50": 68.6, "resnet101": 72.3, "wide_resnet50_2": 73.3},
+           distribution="signed_constant", **_AUTHORS),
+    *_nets("torchvision", "dense", {"resnet18": 69.758, "resnet34": 73.314, "resnet50": 76.130, "resnet101": 77.374,
+                                    "wide_resnet50_2": 78.468}, data="imagenet"),
+)  # fmt: skip
 
 
 def points(**where: object) -> Iterator[Published]:
     """Give the published points whose fields equal `where`."""
-    return (p for p in POINTS if all(getattr(p, name) == value for name, value in where.items()))
+    return (p for p in POINTS if where.items() <= vars(p).items())

@@ -9,8 +9,7 @@ import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Blue, orange and purple stay apart for the colour-blind; within a drawing they differ in lightness too, so that a
-# grey copy reads the same.
+# Blue, orange and purple stay apart for the colour-blind, and differ in lightness in a grey copy.
 NAVY, SKY, PURPLE, ORANGE, GREY, BLACK = "#0b3c7a", "#6aaae4", "#b33d88", "#cc6d12", "#8c8c8c", "#1a1a1a"
 COLORS = {
     "edge_popup": NAVY,
@@ -73,21 +72,14 @@ def context() -> AbstractContextManager[None]:
 
 
 def footer(figure: Figure, text: str) -> None:
-    """Write `text` at the foot of `figure`, on as many lines as its width asks for."""
+    """Write `text` at the foot of `figure`, wrapped to its width."""
     width = int(figure.get_figwidth() * 72 / (6.8 * 0.56)) - 2
     lines = "\n".join(textwrap.wrap(text, width))
     figure.text(0.006, 0.006, lines, fontsize=6.8, color=COLORS["muted"], va="bottom", gid="footer")
 
 
-def line(method: str, **overrides: Any) -> dict[str, Any]:
-    """Give the keyword arguments of `Axes.plot` for a method: its colour, line style and name."""
-    return {
-        "color": COLORS[method], "linestyle": LINESTYLES[method], "label": NAMES[method], **overrides
-    }  # fmt: skip
-
-
 def band(axes: Axes, x: Any, runs: Any, method: str, **overrides: Any) -> None:
     """Draw the mean of `runs` `(runs, E)` over `x` `(E,)` and shade from the smallest to the largest run."""
-    look = line(method, **overrides)
+    look = {"color": COLORS[method], "linestyle": LINESTYLES[method], "label": NAMES[method], **overrides}
     axes.fill_between(x, runs.min(0), runs.max(0), color=look["color"], alpha=0.22, linewidth=0)
     axes.plot(x, runs.mean(0), **look)

@@ -261,7 +261,7 @@ def test_what_it_cannot_show_is_one_line_with_what_there_is(status, arguments, m
 
 def test_damaged_runs_and_committed_results_are_named(committed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (committed / "results.csv").write_text("{}")
-    assert refused(capsys)[1].startswith("experiments/results/mine/quick/results.csv is damaged: it is no table of ")
+    assert refused(capsys)[1].startswith("experiments/results/mine/quick/results.csv is damaged: it lacks run, seconds")
     finish(GRID[:1])
     (Path("runs") / GRID[0].hash / "result.json").write_text("{")
     assert refused(capsys)[1].startswith(f"runs/{GRID[0].hash} is damaged: ")
