@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_hidden.recipes import method
+from lit_hidden.recipes import IMAGES, method
 from lit_hidden.results import NoRunsError, Results, Row, diverged, quality
 from lit_hidden.run import Run
 
@@ -118,8 +118,10 @@ def failed(run: Run, result: Mapping[str, Any]) -> bool:
         return False
     from scipy.special import bdtrik
 
-    least = math.ceil(bdtrik(0.999, run.test_images, 1 / run.num_classes))
-    return bool(round(accuracy * run.test_images / 100) < least)
+    _, _, _, images, classes = IMAGES[run.data]
+    images = round(images * run.num_classes / classes)
+    least = math.ceil(bdtrik(0.999, images, 1 / run.num_classes))
+    return bool(round(accuracy * images / 100) < least)
 
 
 def confidence_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:

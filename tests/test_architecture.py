@@ -16,6 +16,7 @@ PACKAGE = ROOT / "lit_hidden"
 FLOORS = [
     {"code", "files"},
     {"selection", "distributions", "recipes", "steps"},
+    {"checks"},
     {"edge_popup", "run"},
     {"results"},
     {"judge"},
@@ -101,7 +102,7 @@ def test_the_hot_kernel_stands_alone() -> None:
 
 
 def test_descriptions_know_no_framework() -> None:
-    for name in ("run", "results", "judge", "recipes", "code"):
+    for name in ("run", "checks", "results", "judge", "recipes", "code"):
         packages = {module.split(".")[0] for module in imports(PACKAGE / f"{name}.py")}
         assert packages - sys.stdlib_module_names <= {"numpy", "scipy", "lit_hidden"}
 
