@@ -3,7 +3,6 @@
 import csv
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +69,8 @@ class Results:
         self._summaries: dict[frozenset[str], Arrays] = {}  # by what is left out
 
     def _but(self, **attributes: Any) -> "Results":
-        other = copy(self)
-        vars(other).update(attributes)
+        other = object.__new__(Results)
+        vars(other).update(vars(self) | attributes)
         return other
 
     @property
