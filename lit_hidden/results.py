@@ -3,6 +3,7 @@
 import csv
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,8 @@ class Results:
     def __init__(self, rows: Iterable[Row]) -> None:
         self._rows = [(run.resolved, result, folder) for run, result, folder in rows]
         self._left_out: frozenset[str] = frozenset()  # hashes
-        self._all = self  # what these were selected from
         self._selected: dict[str, Results] = {}  # by `where`, with nothing left out
-        self._reduce: Callable[[Results], Arrays] | None = None
-        self._summaries: dict[frozenset[str], Arrays] = {}  # by what is left out
+        self._summary: Callable[[frozenset[str]], Arrays] | None = None  # of all but those left out
 
     def _but(self, **attributes: Any) -> "Results":
         other = object.__new__(Results)
@@ -180,18 +179,15 @@ class Results:
             return dict(arrays)
 
     def reduce_by(self, reduce: Callable[["Results"], Arrays]) -> None:
-        """Set the function that makes `summary`."""
-        self._reduce = reduce
+        """Set the function that makes `summary`, before anything is selected."""
+        self._summary = cache(lambda left_out: reduce(self.without(left_out)))
 
     @property
     def summary(self) -> Arrays:
         """What the experiment's `reduce` returns for all its results but those left out; made once."""
-        whole = self._all
-        if whole._reduce is None:
+        if self._summary is None:
             raise ValueError("these results have no summary: it is what an experiment's reduce(results) returns")
-        if self._left_out not in whole._summaries:
-            whole._summaries[self._left_out] = whole._reduce(whole.without(self._left_out))
-        return whole._summaries[self._left_out]
+        return self._summary(self._left_out)
 
     def network(self, run: Run) -> Any:
         """Build the net that a run ended with, in eval mode: see `lit_hidden.engine.network`."""
