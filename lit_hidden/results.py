@@ -64,7 +64,7 @@ class Results:
     def __init__(self, rows: Iterable[Row]) -> None:
         self._rows = [(run.resolved, result, folder) for run, result, folder in rows]
         self._left_out: frozenset[str] = frozenset()  # hashes
-        self._selected: dict[str, Results] = {}  # by `where`, with nothing left out
+        self._selected: dict[str, Results] = {}  # by `where`, whatever is left out
         self._summary: Callable[[frozenset[str]], Arrays] | None = None  # of all but those left out
 
     def _but(self, **attributes: Any) -> "Results":
@@ -118,7 +118,7 @@ class Results:
             dotted = {name: code.canonical(value) for name, value in where.items() if name not in plain}.items()
             self._selected[key] = self.where(
                 lambda run: plain.items() <= vars(run).items() and all(value in run.option(n) for n, value in dotted)
-            )._but(_left_out=frozenset())
+            )
         chosen = self._selected[key]._but(_left_out=self._left_out)
         if not len(chosen):
             raise NoRunsError(f"no run has {where}; there are {len(self)} runs")

@@ -13,7 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lit_hidden.judge import Claim, Verdict, clopper_pearson, confidence_interval, decide, judge, more_scatter
+from lit_hidden.judge import (
+    Claim,
+    Verdict,
+    clopper_pearson,
+    confidence_interval,
+    decide,
+    half_widths,
+    judge,
+    more_scatter,
+)
 from lit_hidden.results import Results
 from lit_hidden.run import Run, vary
 
@@ -163,6 +172,8 @@ def test_a_part_that_scatters_little_by_luck_borrows_from_the_others() -> None:
     r = table({1: (50.2, 49.9, 50.1)})  # two parts of one scatter borrow nothing
     v = judge(Claim("within a point", lambda r: [1 - (r.mean() - 50), 1 + (r.mean() - 50)]), r)
     assert v.low == pytest.approx(1 - (confidence_interval(r.values())[1] - 50), abs=1e-6)
+    two = np.full(3, 2.0)  # degrees of freedom of two parts and a floor, which borrows nothing
+    assert half_widths(np.array([1.0, 4.0, 0.01]), two, parts=2)[2] == pytest.approx(0.1 * stats.t.ppf(0.975, 2))
 
 
 def test_one_part_contradicts_a_claim_by_an_interval_widened_for_their_number() -> None:
