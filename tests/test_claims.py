@@ -133,6 +133,8 @@ def test_an_exact_claim_holds_where_every_seed_and_every_part_does() -> None:
     v = alone(55.0, 49.9, 57.0, 58.0, every=True)
     assert (v.verdict, v.why) == ("contradicted", "held for 3 of 4 seeds")
     assert (v.low, v.high) == pytest.approx((-0.1, 8.0))
+    v = alone(60.0, 61.0, 10.0, every=True)
+    assert (v.verdict, v.why) == ("contradicted", "held for 2 of 3 seeds"), "a seed at chance counts"
     v = parts((1.0, 2.0, 3.0), (5.0, -1.0, 0.0), every=True)
     assert (v.verdict, v.why, v.low, v.high) == ("contradicted", "held for 2 of 3 seeds", -1.0, 1.0)
 
@@ -235,7 +237,11 @@ def test_an_arm_that_fails_more_often_than_the_other_is_not_ahead(up: bool) -> N
         "0 of 7 where it is not"
     )
     # The other way about, the arm that fails is behind all the same.
-    assert against((*(80.0 + i for i in range(7)),), good).verdict == "supported"
+    best = (*(80.0 + i for i in range(7)),)
+    assert against(best, good).verdict == "supported"
+    # A cell that moves no margin is in no arm.
+    beside = Claim("ahead", lambda r: wider(r) + 0 * r.mean(width=3))
+    assert judge(beside, table({1: best, 2: worse, 3: good})).verdict == "contradicted"
 
 
 def test_failures_are_counted_over_all_parts_of_a_claim() -> None:
