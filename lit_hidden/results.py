@@ -1,149 +1,115 @@
-"""What came out of runs: which ran well, and how they are selected."""
+"""Runs with their results, selected by fields and averaged over seeds."""
 
 import csv
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lit_hidden import code
+from lit_hidden import code, recipes
 from lit_hidden.run import Run
+
+Row = tuple[Run, dict[str, Any], Path | None]  # a run, its result, the folder of its curves and arrays
+Arrays = dict[str, np.ndarray]
 
 
 def primary(result: Mapping[str, Any]) -> str:
-    """Name the metric that a result, or a row of results, is about: `accuracy`, unless its task has another."""
+    """Name the primary metric of a result, or of its row of a table: `accuracy`, unless its task has another."""
     return result.get("metric") or "accuracy"
 
 
 def quality(result: Mapping[str, Any]) -> float:
-    """Give the primary metric, negated where lower is better; NaN if it is not there."""
+    """Give the primary metric, negated where lower is better; NaN if it is missing."""
     value = float(result.get(primary(result), math.nan))
     return -value if result.get("better") == "lower" else value
 
 
 def diverged(result: Mapping[str, Any]) -> bool:
-    """Tell whether a run's loss was not finite, in training or of the test set; of a result or its row of a table."""
+    """Tell whether a training or test loss was not finite; of a result, or of its row of a table."""
     return result.get("diverged") is not None or not math.isfinite(result.get("loss") or 0.0)
 
 
+def failed(run: Run, result: Mapping[str, Any]) -> bool:
+    """Tell whether a resolved run did not learn: it diverged, or its test accuracy is no better than chance.
+
+    That is below the .999 quantile of a guesser's: of 10,000 images of 10 classes, 10.94%. A random mask does not learn
+    and so cannot fail. The guesser's accuracy is unknown for tasks and data of your own. `result` may be a row of
+    `results.csv`.
+    """
+    accuracy = quality(result)
+    if recipes.method(str(run.method)).learns is None:
+        return False
+    if diverged(result) or not math.isfinite(accuracy):
+        return True
+    if run.task is not None or not run.num_classes:
+        return False
+    from scipy.special import bdtrik
+
+    _, _, _, images, classes = recipes.IMAGES[run.data]
+    images = round(images * run.num_classes / classes)
+    least = math.ceil(bdtrik(0.999, images, 1 / run.num_classes))
+    return bool(round(accuracy * images / 100) < least)
+
+
 class NoRunsError(ValueError):
-    """Runs were selected of which there are none."""
-
-
-Row = tuple[Run, dict[str, Any], Path | None]  # a run, its result, the folder of its curves and traces
-
-
-@dataclass
-class _View:
-    """What results and all that is selected from them share: runs left out for a while, runs that were read."""
-
-    left_out: frozenset[str] = frozenset()  # hashes
-    read: set[str] | None = None  # hashes; None: nobody asks
-    reduce: Callable[[], dict[str, np.ndarray]] | None = None  # the experiment's, of all its results
-    summaries: dict[frozenset[str], tuple[dict[str, np.ndarray], set[str]]] = field(default_factory=dict)
+    """A selection is empty."""
 
 
 class Results:
-    """What came out of some runs: pairs of a Run and its result, with the folders their curves and traces are in."""
+    """Pairs of a Run and its result, with the folders of their curves and arrays."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self._rows = [(run.resolved, result, folder) for run, result, folder in rows]
-        self._view = _View()
-        self._selected: dict[str, Results] = {}
+        self._left_out: frozenset[str] = frozenset()  # hashes
+        self._selected: dict[str, Results] = {}  # by `where`, whatever is left out
+        self._summary: Callable[[frozenset[str]], Arrays] | None = None  # of all but those left out
+
+    def _but(self, **attributes: Any) -> "Results":
+        other = object.__new__(Results)
+        vars(other).update(vars(self) | attributes)
+        return other
 
     @property
     def rows(self) -> list[Row]:
         """The runs with their results and folders."""
-        rows = self._there()
-        if self._view.read is not None:
-            self._view.read.update(run.hash for run, _, _ in rows)
-        return rows
+        return [row for row in self._rows if row[0].hash not in self._left_out]
 
     @property
     def runs(self) -> list[Run]:
-        """The runs alone, whose results are not read."""
-        return [run for run, _, _ in self._there()]
-
-    def _there(self) -> list[Row]:
-        left_out = self._view.left_out
-        return [row for row in self._rows if row[0].hash not in left_out] if left_out else self._rows
-
-    @contextmanager
-    def without(self, hashes: Iterable[str]) -> Iterator[None]:
-        """Leave runs out of these results, and of all that is selected from them, for a while."""
-        before, self._view.left_out = self._view.left_out, frozenset(hashes)
-        try:
-            yield
-        finally:
-            self._view.left_out = before
-
-    @contextmanager
-    def reading(self) -> Iterator[set[str]]:
-        """Note the hashes of the runs whose results are read meanwhile."""
-        self._view.read = set()
-        try:
-            yield self._view.read
-        finally:
-            self._view.read = None
-
-    def reduce_by(self, reduce: Callable[["Results"], dict[str, np.ndarray]]) -> None:
-        """Set what `summary` is made by."""
-        self._view.reduce = lambda: reduce(self)
-
-    @property
-    def summary(self) -> dict[str, np.ndarray]:
-        """What the experiment's `reduce` makes of all its results, without the runs that are left out for a while.
-
-        Raises:
-            ValueError: the experiment has none.
-        """
-        view = self._view
-        if view.reduce is None:
-            raise ValueError("these results have no summary: it is what an experiment's reduce(results) returns")
-        if view.left_out not in view.summaries:
-            outer, view.read = view.read, set()
-            try:
-                view.summaries[view.left_out] = view.reduce(), view.read
-            finally:
-                view.read = outer
-        arrays, read = view.summaries[view.left_out]
-        if view.read is not None:
-            view.read |= read
-        return arrays
-
-    def where(self, keep: Callable[[Run], bool]) -> "Results":
-        """Keep the runs that `keep` says; maybe none."""
-        kept = Results([])
-        kept._rows = [row for row in self._rows if keep(row[0])]  # resolved already, which costs more than selecting
-        kept._view = self._view
-        return kept
+        """The runs alone."""
+        return [run for run, _, _ in self.rows]
 
     def __len__(self) -> int:
-        return len(self._there())
+        return len(self.rows)
 
     def __iter__(self) -> Iterator[tuple[Run, dict[str, Any]]]:
         return ((run, result) for run, result, _ in self.rows)
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds there are, ascending."""
+        """The seeds, ascending."""
         return sorted({run.seed for run in self.runs})
 
-    def select(self, **where: Any) -> "Results":
-        """Keep the runs whose fields equal `where`; of callbacks `Class.option`, as in `{"Lesion.epoch": 25}`.
+    def without(self, hashes: Iterable[str]) -> "Results":
+        """Leave runs out, also of what is selected from the rest and of `summary`."""
+        return self._but(_left_out=self._left_out.union(hashes))
 
-        Raises:
-            ValueError: a name that is no field of Run.
-            NoRunsError: nothing is left.
+    def where(self, keep: Callable[[Run], bool]) -> "Results":
+        """Keep the runs for which `keep` is true; maybe none."""
+        return self._but(_rows=[row for row in self._rows if keep(row[0])], _selected={})
+
+    def select(self, **where: Any) -> "Results":
+        """Keep the runs whose fields equal `where`; options of callbacks are `Class.option`: `{"Lesion.epoch": 25}`.
+
+        Raises a NoRunsError if nothing is left, a ValueError for a name that is no field of Run.
         """
         key = repr(where)  # values may be lists
-        if key not in self._selected:  # judging selects the same runs again for every run that it leaves out
+        if key not in self._selected:  # judging makes the same selection for every run that it leaves out
             plain = {
-                name: code.real(value) if isinstance(value, float) else value  # as where it entered a run
+                name: code.real(value) if isinstance(value, float) else value  # rounded as in a run
                 for name, value in where.items()
                 if "." not in name
             }
@@ -153,29 +119,28 @@ class Results:
             self._selected[key] = self.where(
                 lambda run: plain.items() <= vars(run).items() and all(value in run.option(n) for n, value in dotted)
             )
-        chosen = self._selected[key]
+        chosen = self._selected[key]._but(_left_out=self._left_out)
         if not len(chosen):
             raise NoRunsError(f"no run has {where}; there are {len(self)} runs")
         return chosen
 
     def each(self, name: str, **where: Any) -> list[Any]:
-        """List the values of a field that occur among the selected runs, ascending, without None."""
+        """List the values that a field or an option has among the selected runs, ascending, without None."""
         runs = self.select(**where).runs
-        values = (run.option(name) if "." in name else [getattr(run, name)] for run in runs)
-        found = {value for there in values for value in there} - {None}
-        return sorted(found, key=lambda value: (isinstance(value, str), value))  # `scaled` has both
+        found = {value for run in runs for value in (run.option(name) if "." in name else [getattr(run, name)])}
+        return sorted(found - {None}, key=lambda value: (isinstance(value, str), value))  # `scaled` has both
 
     def values(self, metric: str | None = None, /, **where: Any) -> list[Any]:
         """List a metric of the selected runs, by seed.
 
-        None is the primary one of their task: `accuracy`, test top-1 after the last epoch, in percent.
+        None is the primary metric of their task: `accuracy`, test top-1 after the last epoch, in percent.
         """
-        rows = sorted(self.select(**where).rows, key=lambda row: row[0].seed)
-        names = [metric or primary(result) for _, result, _ in rows]
-        for name, (run, result, _) in zip(names, rows, strict=True):
-            if name not in result:
+        found = []
+        for run, result, _ in sorted(self.select(**where).rows, key=lambda row: row[0].seed):
+            if (name := metric or primary(result)) not in result:
                 raise ValueError(f"the result of {run.name} has no {name!r}; it has {', '.join(result)}")
-        return [row[1][name] for name, row in zip(names, rows, strict=True)]
+            found.append(result[name])
+        return found
 
     def mean(self, metric: str | None = None, /, **where: Any) -> float:
         """Average a metric over the selected runs."""
@@ -183,16 +148,14 @@ class Results:
         return sum(values) / len(values)
 
     def curve(self, metric: str, **where: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Read a column of `metrics.csv`: steps `(E,)` and values `(runs, E)`, by seed, of runs that did not diverge.
+        """Read a column of `metrics.csv` of the selected runs that did not diverge.
 
-        Raises:
-            ValueError: the runs have different steps, or no such column; all have diverged.
+        Returns steps `(E,)`, and values by seed `(runs, E)`; raises a ValueError where steps differ between runs.
         """
         steps, values = [], []
-        chosen = [row for row in self.select(**where).rows if not diverged(row[1])]
-        if not chosen:
-            raise ValueError(f"all runs with {where} diverged; their curves end where they did")
-        for _, _, folder in sorted(chosen, key=lambda row: row[0].seed):
+        for _, result, folder in sorted(self.select(**where).rows, key=lambda row: row[0].seed):
+            if diverged(result):
+                continue
             assert folder is not None
             with (folder / "metrics.csv").open(newline="") as file:
                 rows = list(csv.DictReader(file))
@@ -200,31 +163,36 @@ class Results:
                 raise ValueError(f"{folder}/metrics.csv has no column {metric!r}; it has {', '.join(rows[0])}")
             steps.append([int(row["step"]) for row in rows])
             values.append([float(row[metric] or "nan") for row in rows])
+        if not steps:
+            raise ValueError(f"all runs with {where} diverged; their curves end early")
         if any(s != steps[0] for s in steps):
             raise ValueError(f"the runs with {where} were measured at different steps; select runs of one length")
         return np.array(steps[0]), np.array(values)
 
-    def arrays(self, name: str, **where: Any) -> dict[str, np.ndarray]:
-        """Load a file of arrays, such as `trace.npz`, from the folder of the one run selected.
-
-        Raises:
-            ValueError: not exactly one run, or it left no such file.
-        """
+    def arrays(self, name: str, **where: Any) -> Arrays:
+        """Load a file of arrays, such as `trace.npz`, from the folder of the one run selected."""
         rows = self.select(**where).rows
         folder = rows[0][2]
         if len(rows) != 1 or folder is None or not (folder / name).exists():
-            raise ValueError(f"{len(rows)} runs have {where}; {name} is one run's, whose callbacks leave it behind")
+            raise ValueError(f"{len(rows)} runs have {where}; select one run whose callbacks leave {name}")
         with np.load(folder / name) as arrays:
             return dict(arrays)
 
-    def network(self, run: Run) -> Any:
-        """Build the net of a run that is done, as it was at its end, in eval mode: see `lit_hidden.engine.network`.
+    def reduce_by(self, reduce: Callable[["Results"], Arrays]) -> None:
+        """Set the function that makes `summary`, before anything is selected."""
+        self._summary = cache(lambda left_out: reduce(self.without(left_out)))
 
-        Raises:
-            ValueError: the run is not among these, or left no net behind.
-        """
+    @property
+    def summary(self) -> Arrays:
+        """What the experiment's `reduce` returns for all its results but those left out; made once."""
+        if self._summary is None:
+            raise ValueError("these results have no summary: it is what an experiment's reduce(results) returns")
+        return self._summary(self._left_out)
+
+    def network(self, run: Run) -> Any:
+        """Build the net that a run ended with, in eval mode: see `lit_hidden.engine.network`."""
         folders = {known.hash: folder for known, _, folder in self.rows}
         if (folder := folders.get(run.hash)) is None:
             raise ValueError(f"{run.name} is not among these {len(folders)} runs, or its folder is not here")
-        # By name: building nets is the engine's, which lies above and waits for torch.
+        # By name: the engine lies above, and imports torch.
         return code.load("lit_hidden.engine.network.network")(run, folder)

@@ -1,7 +1,7 @@
 """Runs, traces and results made by hand and by numpy, as the engine leaves them. Loaded by path: no package."""
 
 import csv
-import importlib.util
+import importlib
 import zipfile
 from collections.abc import Callable, Collection, Iterable
 from functools import cache
@@ -20,17 +20,10 @@ from lit_hidden.report import style
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 
-ROOT = Path(__file__).parent.parent
-
 
 def experiment(name: str) -> ModuleType:
-    """Load `experiments/<name>.py`."""
-    spec = importlib.util.spec_from_file_location(f"experiments.{name}", ROOT / "experiments" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """Import `experiments/<name>.py`."""
+    return importlib.import_module(f"experiments.{name}")
 
 
 def leave(store: Store, run: Run, epochs: int | None = None, **result: Any) -> Path:

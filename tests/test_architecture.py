@@ -16,6 +16,7 @@ PACKAGE = ROOT / "lit_hidden"
 FLOORS = [
     {"code", "files"},
     {"selection", "distributions", "recipes", "steps"},
+    {"checks"},
     {"edge_popup", "run"},
     {"results"},
     {"judge"},
@@ -91,7 +92,7 @@ KNOWS = {  # room -> packages and rooms that it may import, besides the standard
     "selection": KERNEL | {"triton"},  # comes with torch where there are GPUs
     "distributions": KERNEL | {"lit_hidden.code"},  # a distribution may be one of your own, called by its name
     **{name: KERNEL | {"lit_hidden"} for name in ("steps", "edge_popup", "supermask", "ticket")},
-    **{name: {"numpy", "scipy", "lit_hidden"} for name in ("run", "results", "judge")},
+    **{name: {"numpy", "scipy", "lit_hidden"} for name in ("run", "checks", "results", "judge")},
 }
 
 

@@ -91,39 +91,29 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
-@pytest.mark.parametrize("change", [CLAIM, BOUND], ids=["a sentence", "what a claim calls"])
-@pytest.mark.parametrize("later", APART)
-def test_claims_changed_at_the_last_commit_that_changed_a_claim(
-    path: Path, change: tuple[str, str], later: str
-) -> None:
-    edit(path, *change)
-    there = commit(path, "2026-01-02")
-    edit(path, *APART[later])
-    assert known(path) == (there, "2026-01-02")
-    commit(path, "2026-01-03")
-    assert known(path) == (there, "2026-01-02")
+@pytest.mark.parametrize("change", [None, CLAIM, BOUND], ids=["none", "a sentence", "what a claim calls"])
+def test_claims_changed_at_the_last_commit_that_changed_a_claim(path: Path, change: tuple[str, str] | None) -> None:
+    there, day = git(path, "rev-parse", "--short=12", "HEAD"), "2026-01-01"
+    if change:
+        edit(path, *change)
+        assert known(path) == ("uncommitted", None)
+        there, day = commit(path, "2026-01-02"), "2026-01-02"
+    text = path.read_text()
+    for what, (old, new) in APART.items():
+        path.write_text(text)
+        edit(path, old, new)
+        assert known(path) == (there, day), what
+        commit(path, "2026-01-03")
+        assert known(path) == (there, day), what
+        git(path, "reset", "--quiet", there)
 
 
-def test_claims_that_never_changed_are_of_the_first_commit(path: Path) -> None:
-    first = git(path, "rev-parse", "--short=12", "HEAD")
-    edit(path, *APART["runs"])
-    commit(path, "2026-01-02")
-    assert known(path) == (first, "2026-01-01")
-
-
-def test_claims_changed_back_are_of_the_commit_that_changed_them_back(path: Path) -> None:
-    edit(path, *CLAIM)
-    commit(path, "2026-01-02")
-    edit(path, *reversed(CLAIM))
-    assert known(path) == ("uncommitted", None)
-    there = commit(path, "2026-01-03")
-    assert known(path) == (there, "2026-01-03")
-
-
-def test_a_commit_that_was_no_python_is_another(path: Path) -> None:
-    path.write_text("def")
+@pytest.mark.parametrize("between", [FILE.replace(*CLAIM), "def"], ids=["another claim", "no Python"])
+def test_claims_changed_back_are_of_the_commit_that_changed_them_back(path: Path, between: str) -> None:
+    path.write_text(between)
     commit(path, "2026-01-02")
     path.write_text(FILE)
+    assert known(path) == ("uncommitted", None)
     there = commit(path, "2026-01-03")
     assert known(path) == (there, "2026-01-03")
 

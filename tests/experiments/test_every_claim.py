@@ -151,18 +151,17 @@ def test_some_results_support_and_some_contradict_each_claim(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("accuracy", [at_chance, just_above_chance], ids=["chance", "above"])
-@pytest.mark.parametrize("spread", [0.0, 0.02])
+@pytest.mark.parametrize(
+    ("accuracy", "spread"), [(at_chance, 0.0), (at_chance, 0.02), (just_above_chance, 0.02)], ids=["0", "some", "above"]
+)
 def test_nothing_that_stays_at_chance_supports_anything_but_checks(
     name: str, accuracy: Accuracy, spread: float
 ) -> None:
-    ahead = ("beats a random", "beats one chosen at random")
     for claim, verdict in zip(experiment(name).CLAIMS, verdicts(name, accuracy, spread), strict=True):
-        if verdict == "supported":
-            # 16% do beat a random mask's 10%, and that is all that this claim says.
-            assert claim.kind == "check" or (
-                accuracy is just_above_chance and any(words in claim.sentence for words in ahead)
-            ), claim.sentence
+        # 16% do beat a random mask's 10%, and that is all that such a claim says.
+        ahead = "beats a random" in claim.sentence or "beats one chosen at random" in claim.sentence
+        allowed = claim.kind == "check" or (accuracy is just_above_chance and ahead)
+        assert verdict != "supported" or allowed, claim.sentence
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
