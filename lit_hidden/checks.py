@@ -53,6 +53,8 @@ def faults(run: Any) -> Iterator[str]:
     lists = (*recipes.CLASS_LISTS, "first-N")
     if run.classes is not None and not re.fullmatch("|".join(lists).replace("N", "[1-9][0-9]*"), run.classes):
         yield f"classes={run.classes!r} is no list that a hash can stand for; there are {', '.join(lists)}"
+    if run.after is not None:
+        yield from _faults_after(run, run.after)
     if run.found_by not in (finders := recipes.FINDERS if run.method == "ticket" else (None,)):
         yield f"found_by={run.found_by!r} with method={run.method!r}; it must be {' or '.join(map(str, finders))}"
     if run.method == "ticket" and run.precision in ("bf16-true", "16-true", "64-true"):
@@ -62,8 +64,6 @@ def faults(run: Any) -> Iterator[str]:
         yield f"callbacks={strange[0]!r} is no callback; give spec('module.Class', option=1)"
     if len(set(run.callbacks)) < len(run.callbacks):
         yield f"callbacks={', '.join(one.short for one in run.callbacks)}: one of them is listed twice"
-    if run.after is not None:
-        yield from _faults_after(run, run.after)
 
 
 def _faults_after(run: Any, before: Any) -> Iterator[str]:

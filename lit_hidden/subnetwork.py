@@ -80,11 +80,18 @@ def _checksum(found: dict[str, Any], tensors: dict[str, Tensor]) -> str:
 
 
 def serialised(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
-    """Give the bytes of a safetensors file of tensors on any device; they may share memory."""
+    """Give the bytes of a safetensors file of tensors on any device; they may share memory.
+
+    Raises:
+        ValueError: the format lacks a tensor's dtype.
+    """
     # Cloned, since safetensors refuses tensors that share memory.
     layout = torch.contiguous_format
     whole = {name: tensor.detach().cpu().clone(memory_format=layout) for name, tensor in tensors.items()}
-    data: bytes = save(whole, metadata)
+    try:
+        data: bytes = save(whole, metadata)
+    except KeyError as error:
+        raise ValueError(f"safetensors files hold no tensors of {error}") from error
     return data
 
 

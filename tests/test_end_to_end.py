@@ -106,4 +106,4 @@ def test_a_dry_run_prints_the_grid_and_trains_nothing(again, tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         again("fig2", tmp_path, "--devices", "0")
     assert end.value.code == 1
-    assert capsys.readouterr().err.startswith("lit-hidden: --devices 0: this machine has ")
+    assert capsys.readouterr().err.startswith("lit-hidden: --devices 0, --per-run 1: give 1 or ")

@@ -115,10 +115,7 @@ def save_net(net: nn.Module, path: Path) -> None:
     Raises:
         ValueError: a dtype that safetensors has not.
     """
-    # Cloned, since safetensors refuses tensors that share memory.
-    contiguous = torch.contiguous_format
-    state = {name: t.detach().cpu().clone(memory_format=contiguous) for name, t in net.state_dict().items()}
-    write_atomically(path, serialised(state))
+    write_atomically(path, serialised(net.state_dict()))
 
 
 def transform(data: ImageData) -> Callable[[Any], Tensor]:
