@@ -125,6 +125,7 @@ def save_subnetwork(model: nn.Module, path: str | Path) -> Path:
     }
     found["checksum"] = _checksum(found, tensors)
     try:
+        data = serialised(tensors, {_KEY: json.dumps(found, sort_keys=True)})
         fresh = _restored(reveal(copy.deepcopy(model)), found, tensors, _MASKERS.get(name, hiding.masker))
         for layer, masker in maskers(model).items():
             weight = original(model, layer)
@@ -133,7 +134,7 @@ def save_subnetwork(model: nn.Module, path: str | Path) -> Path:
     except ValueError as error:
         raise ValueError(f"this {type(model).__name__} could not be loaded again: {error}; {instead}") from error
     part = Path(f"{path}.part")  # a file under its final name is whole
-    part.write_bytes(serialised(tensors, {_KEY: json.dumps(found, sort_keys=True)}))
+    part.write_bytes(data)
     return part.replace(path)
 
 
