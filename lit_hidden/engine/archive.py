@@ -115,6 +115,9 @@ def contents(path: Path) -> dict[Run, dict[str, bytes]]:
                 if data is None or name in known or not re.fullmatch(r"\w[\w.-]*", name):  # nothing leads outside
                     raise StoreError(f"{path} is no archive of runs: it holds {entry.name!r}")
                 known[name] = data.read()
+            # tarfile takes a bad header for the end.
+            if len(content) < tar.offset + 2 * tarfile.BLOCKSIZE or any(content[tar.offset :]):
+                raise tarfile.ReadError("its end is missing, or something follows it")
     except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
         raise StoreError(f"{path} is no archive of runs, or damaged: {error}") from error
     found: dict[Run, dict[str, bytes]] = {}

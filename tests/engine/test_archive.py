@@ -215,6 +215,20 @@ def zeros(path: Path) -> None:
 
 
 ANOTHER = "it is not the one whose checksum is in result.json"
+
+
+def rewritten(change: Callable[[bytes, int], bytes]) -> Callable[[Path], None]:
+    """Change the tar inside, given it and where its last entry begins; gzip's checksum is right again."""
+
+    def harm(path: Path) -> None:
+        content = gzip.decompress(path.read_bytes())
+        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+            last = tar.getmembers()[-1].offset
+        path.write_bytes(gzip.compress(change(content, last)))
+
+    return harm
+
+
 DAMAGED, NO_ARCHIVE = f"{LAST.hash} is damaged: ", "is no archive of runs"
 REFUSED = [
     (planted("../../evil"), f"{NO_ARCHIVE}: it holds '../../evil'"),
@@ -236,6 +250,15 @@ REFUSED = [
     (changed({"trace.npz": b"1"}), f"{DAMAGED}trace.npz: {ANOTHER}"),
     (lambda path: path.write_bytes(path.read_bytes()[:-40]), f"{NO_ARCHIVE}, or damaged: "),
     (lambda path: path.write_bytes(gzip.compress(b"")), f"{NO_ARCHIVE}, or damaged: "),
+    *(
+        (rewritten(change), f"{NO_ARCHIVE}, or damaged: its end is missing, or something follows it")
+        for change in (
+            lambda tar, last: tar[:last] + b"x" + tar[last + 1 :],  # a header whose checksum is wrong
+            lambda tar, last: tar[:last],
+            lambda tar, last: tar + b"x",
+            lambda tar, last: tar + tar,
+        )
+    ),
     (lambda path: path.unlink(), f"{NO_ARCHIVE}, or damaged: [Errno 2] No such file"),
     (piped, " is a pipe, not a file"),
     (zeros, "unpacks to more than 100000000 bytes; an archive of runs has no more"),
