@@ -131,7 +131,7 @@ def save_subnetwork(model: nn.Module, path: str | Path) -> Path:
             weight = original(model, layer)
             if not torch.equal(masker.baked(weight), maskers(fresh)[layer].baked(weight)):
                 raise ValueError(f"{name} gives {layer} weights that its mask does not tell")
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # torch's, of a buffer that cannot be written to
         raise ValueError(f"this {type(model).__name__} could not be loaded again: {error}; {instead}") from error
     part = Path(f"{path}.part")  # a file under its final name is whole
     part.write_bytes(data)

@@ -233,6 +233,10 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Act, str]] = {
         lambda: changed(hide(mixed_net()), lambda net: original_weight(net, "4").neg_()), saving,
         "could not be loaded again: the weights drawn from weight_seed=0",
     ),
+    "save an expanded buffer": (
+        lambda: changed(hide(mixed_net()), lambda net: net.register_buffer("all", torch.zeros(1).expand(4))), saving,
+        "could not be loaded again: ",
+    ),
     "save a norm": (lambda: changed(hide(mixed_net()), lambda net: net[1].weight.fill_(2)), saving, "fingerprint"),
     "save more than a mask": (
         lambda: changed(hide(mixed_net(), masker=Gained), lambda net: maskers(net)["4"].gain.fill_(3)), saving,
