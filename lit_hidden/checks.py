@@ -8,8 +8,6 @@ from typing import Any
 from lit_hidden import recipes
 from lit_hidden.code import Spec
 
-SUBSET = ("classes", "images_per_class", "image_size")  # which part of ImageNet, and how large its images
-
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "distribution": recipes.DISTRIBUTIONS, "precision": recipes.PRECISIONS, "schedule": recipes.SCHEDULES,
     "scaled": (False, True, "authors"), "augment": (None, False, True, "square"),
@@ -44,7 +42,7 @@ def faults(run: Any) -> Iterator[str]:
         yield f"method={run.method!r} with density={run.density}: {needs}"
     if run.scaled == "authors" and run.distribution in recipes.UNSCALED:
         yield f"scaled='authors': the authors' code never scales {run.distribution}; use False, or True as in the paper"
-    subset = {name: getattr(run, name) for name in (*SUBSET, "augment")}
+    subset = {name: getattr(run, name) for name in (*recipes.SUBSET, "augment")}
     given = [f"{name}={value!r}" for name, value in subset.items() if not isinstance(value, bool | None)]
     if given and run.data not in recipes.IMAGENET_SIZES:
         yield f"data={run.data!r} takes no {', '.join(given)}; {', '.join(recipes.IMAGENET_SIZES)} do"

@@ -19,7 +19,7 @@ LIGHTNING = {
     "test": "evaluate a checkpoint on the test images",
 }
 _USERS_ERRORS = (  # the user can mend these, so they are told without a traceback
-    "code.CodeError", "engine.devices.LauncherError", "engine.reproduce.ReproduceError", "engine.store.StoreError",
+    "code.CodeError", "engine.devices.LauncherError", "engine.experiment.ReproduceError", "engine.store.StoreError",
     "engine.sync.SyncError", "report.tables.ResultsError",
 )  # fmt: skip
 

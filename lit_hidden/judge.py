@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from lit_hidden.recipes import method
-from lit_hidden.results import NoRunsError, Results, Row, diverged, quality
-from lit_hidden.results import failed as failed
+from lit_hidden.results import NoRunsError, Results, Row, diverged, failed, quality
 from lit_hidden.run import Run
 
 MIN_SEEDS = 3

@@ -59,6 +59,7 @@ IMAGES = {  # channels, size, training images, test images, classes
 }
 # ImageNet and its subsets, and the default size of their images in pixels.
 IMAGENET_SIZES = {name: size for name, (_, size, *_) in IMAGES.items() if name not in ("cifar10", "mnist", "digits")}
+SUBSET = ("classes", "images_per_class", "image_size")  # fields of a run: which part of ImageNet, how large its images
 AUGMENTED = ("cifar10", *IMAGENET_SIZES)  # the sets that the authors augment, and our subsets of ImageNet
 # The oldest runs on these sets cropped from the middle square of an image, decoded once; now the whole image is the
 # default. Both are the same for images that have this size themselves.

@@ -14,7 +14,6 @@ from numbers import Real
 from typing import Any, Literal
 
 from lit_hidden import code, recipes
-from lit_hidden.checks import SUBSET as SUBSET
 from lit_hidden.checks import faults
 from lit_hidden.code import Spec
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from lit_hidden.engine.reproduce import rows
+from lit_hidden.engine.written import rows
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from lit_hidden.engine.reproduce import conditions
 from lit_hidden.engine.store import SUBNETWORK, Store
+from lit_hidden.engine.written import conditions
 from lit_hidden.judge import judge
 from lit_hidden.recipes import IMAGENET, IMAGES
 from lit_hidden.report import style

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lit_hidden.cli import main, parser
-from lit_hidden.engine.reproduce import load
+from lit_hidden.engine.experiment import load
 from lit_hidden.engine.store import Store
 from lit_hidden.report.tables import filtered
 

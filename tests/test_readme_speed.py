@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from lit_hidden.engine.reproduce import load
+from lit_hidden.engine.experiment import load
 
 ROOT = Path(__file__).parent.parent
 GPU = ROOT / "experiments" / "results" / "gpu"

@@ -13,8 +13,8 @@ import pytest
 
 from lit_hidden.code import Spec, spec
 from lit_hidden.engine.archive import contents, pack
-from lit_hidden.engine.reproduce import rows
 from lit_hidden.engine.store import Store
+from lit_hidden.engine.written import rows
 from lit_hidden.report.published import Published
 from lit_hidden.report.tables import (
     ResultsError,

@@ -20,7 +20,7 @@ from experiments.bench.selection import selection
 from experiments.bench.start import start
 from experiments.bench.steps import steps
 from lit_hidden.data import DataError
-from lit_hidden.engine.reproduce import ReproduceError, UsageError
+from lit_hidden.engine.experiment import ReproduceError, UsageError
 
 SECTIONS = ("selection", "steps", "input", "feeding", "epoch", "start")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from lit_hidden.engine.reproduce import ReproduceError, load
+from lit_hidden.engine.experiment import ReproduceError, load
 from lit_hidden.engine.store import (
     CHECKPOINT,
     NETS,

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_hidden.code import text
-from lit_hidden.engine.reproduce import load
-from lit_hidden.engine.reproduce import rows as make_rows
+from lit_hidden.engine.experiment import load
 from lit_hidden.engine.store import Store
+from lit_hidden.engine.written import rows as make_rows
 from lit_hidden.judge import confidence_interval
 from lit_hidden.report import tables
 from lit_hidden.report.tables import FIELDS, SEEDS, ResultsError, Row, describe

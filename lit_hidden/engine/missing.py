@@ -5,7 +5,8 @@ from pathlib import Path
 
 from lit_hidden.engine.archive import NAME, contents
 from lit_hidden.engine.estimate import Clock, Estimate, duration
-from lit_hidden.engine.reproduce import HERE, load, names
+from lit_hidden.engine.experiment import load, names
+from lit_hidden.engine.reproduce import HERE
 from lit_hidden.engine.store import Store
 from lit_hidden.report.tables import read
 from lit_hidden.results import diverged

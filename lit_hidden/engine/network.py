@@ -16,8 +16,8 @@ from lit_hidden.data.imagenet import resize_to
 from lit_hidden.edge_popup import EdgePopup, hide, maskers
 from lit_hidden.engine.store import SCORES, SUBNETWORK, WEIGHTS, Store, needed, write_atomically
 from lit_hidden.nets import build
-from lit_hidden.recipes import IMAGENET_SIZES, method
-from lit_hidden.run import SUBSET, Run
+from lit_hidden.recipes import IMAGENET_SIZES, SUBSET, method
+from lit_hidden.run import Run
 from lit_hidden.subnetwork import load_subnetwork, serialised
 from lit_hidden.supermask import Supermask
 from lit_hidden.ticket import fix_masks

@@ -17,18 +17,12 @@ from rich.table import Table
 
 from lit_hidden.engine import beforehand
 from lit_hidden.engine.estimate import Clock
-from lit_hidden.engine.experiment import Experiment as Experiment
-from lit_hidden.engine.experiment import ReproduceError as ReproduceError
-from lit_hidden.engine.experiment import UsageError as UsageError
-from lit_hidden.engine.experiment import load as load
-from lit_hidden.engine.experiment import names as names
+from lit_hidden.engine.experiment import Experiment, ReproduceError, UsageError, load, names
 from lit_hidden.engine.grid import Grid, Plan, plan
 from lit_hidden.engine.store import SCORES, Store, needed, write_atomically
 from lit_hidden.engine.tracking import choose_mode, show, show_summary
 from lit_hidden.engine.where import Where
-from lit_hidden.engine.written import as_csv, draw, failures, judged
-from lit_hidden.engine.written import conditions as conditions
-from lit_hidden.engine.written import rows as rows
+from lit_hidden.engine.written import as_csv, conditions, draw, failures, judged, rows
 from lit_hidden.judge import Verdict, judge
 from lit_hidden.report.tables import filtered, reason
 from lit_hidden.results import Results, diverged

@@ -11,10 +11,10 @@ import numpy as np
 
 from lit_hidden.engine import beforehand
 from lit_hidden.engine.experiment import Experiment, ReproduceError
-from lit_hidden.judge import Verdict, clopper_pearson, failed
+from lit_hidden.judge import Verdict, clopper_pearson
 from lit_hidden.recipes import method
 from lit_hidden.report.tables import cells, departures, in_tf32, listed
-from lit_hidden.results import Results, diverged
+from lit_hidden.results import Results, diverged, failed
 from lit_hidden.run import Run
 
 SUMMARY = 2_000_000  # bytes of summary.npz

@@ -19,12 +19,11 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox, ScaledTranslation, Transform
 
-from lit_hidden.judge import failed
 from lit_hidden.recipes import method
 from lit_hidden.report import style
 from lit_hidden.report.published import SOURCES, Published, points
 from lit_hidden.report.tables import departures, same_images
-from lit_hidden.results import Results
+from lit_hidden.results import Results, failed
 
 
 @dataclass(frozen=True)

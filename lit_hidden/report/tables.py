@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lit_hidden.code import text
-from lit_hidden.recipes import AUGMENTED, IMAGENET, IMAGENET_SIZES, Recipe, method, recipe
+from lit_hidden.recipes import AUGMENTED, IMAGENET, IMAGENET_SIZES, SUBSET, Recipe, method, recipe
 from lit_hidden.report.published import SOURCES, Published
 from lit_hidden.results import diverged, primary
-from lit_hidden.run import SUBSET, Run
+from lit_hidden.run import Run
 
 Row = dict[str, Any]
 RowOrRun = TypeVar("RowOrRun", Row, Run)

@@ -10,8 +10,8 @@ import pytest
 
 from lit_hidden.cli import main
 from lit_hidden.engine.archive import pack
+from lit_hidden.engine.experiment import UsageError
 from lit_hidden.engine.missing import missing
-from lit_hidden.engine.reproduce import UsageError
 from lit_hidden.engine.store import Store, StoreError
 from lit_hidden.run import Run, vary
 

@@ -23,9 +23,9 @@ from lit_hidden.edge_popup import EdgePopup, maskers, reveal
 from lit_hidden.engine.network import make_data, make_module
 from lit_hidden.engine.provenance import commit, in_tf32
 from lit_hidden.engine.ranks import StoppedError
-from lit_hidden.engine.reproduce import rows
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import SCORES, SUBNETWORK, train
+from lit_hidden.engine.written import rows
 from lit_hidden.modules import LitSubnetwork
 from lit_hidden.nets import build, initialise
 from lit_hidden.recipes import FINDERS

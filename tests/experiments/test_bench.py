@@ -30,7 +30,7 @@ from lit_hidden import build
 from lit_hidden.cli import main
 from lit_hidden.data import CIFAR10Data
 from lit_hidden.edge_popup import maskers
-from lit_hidden.engine.reproduce import ReproduceError
+from lit_hidden.engine.experiment import ReproduceError
 from lit_hidden.modules import LitSubnetwork
 
 pytestmark = [

@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from lit_hidden.engine.reproduce import load
+from lit_hidden.engine.experiment import load
 
 PRESETS = ("quick", "short", "paper")
 GRIDS = {  # by preset, without what is traced or whose swaps are measured: how many runs, a hash of their sorted hashes
