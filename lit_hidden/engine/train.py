@@ -1,6 +1,7 @@
 """Train one Run in a folder; resumable at every epoch, on a CPU bit-equal to a run that was never stopped."""
 
 import inspect
+import json
 import math
 import shutil
 import warnings
@@ -77,7 +78,7 @@ def train(
         StoppedError: SIGTERM; the checkpoint is written.
         UnfitError: the checkpoint does not fit and is set aside; the next call begins the run anew.
         RanksDifferError: the ranks no longer train one network.
-        ValueError: the run allows one process only, or its batches are too small for so many ranks.
+        ValueError: the run allows one process only, or no blocks; or its batches are too small for so many ranks.
         DataError: the data are missing or damaged.
         FileNotFoundError: the parent has not left its net.
     """
@@ -87,6 +88,8 @@ def train(
         raise ValueError(f"{run.name} is trained by one process and not by {ranks.size}: see `alone` in {__name__}")
     if at_once is None:
         at_once = AT_ONCE if device == "cuda" and not several and together(run) else 0
+    if at_once and (several or not together(run)):
+        raise ValueError(f"at_once={at_once}: {run.name} is trained step by step, see `together` in {__name__}; give 0")
     started, interruption = _now(), Interruption(folder)
     torch.set_num_threads(threads)
     with warnings.catch_warnings(), interruption.ready():
@@ -152,11 +155,10 @@ def together(run: Run) -> bool:
 def _class(spec: Spec) -> type[RunCallback]:
     """Import a callback's class."""
     found: type[RunCallback] = code.load(spec.class_path)
-    if (version := getattr(found, "version", None)) != spec.version:
-        raise ValueError(
-            f"{spec.class_path} has version {version} here, and the run asks for version {spec.version}; "
-            "a subclass of lit_hidden.callbacks.RunCallback has one"
-        )
+    if not (isinstance(found, type) and issubclass(found, RunCallback)):
+        raise ValueError(f"{spec.class_path} is no subclass of lit_hidden.callbacks.RunCallback")
+    if found.version != spec.version:
+        raise ValueError(f"{spec.class_path} has version {found.version} here; the run asks for version {spec.version}")
     return found
 
 
@@ -281,10 +283,15 @@ class _Training:
         numbers = {f"{key}{suffix}": v for key, v in (idea.on_run_end(self.trainer, self.module, place) or {}).items()}
         if wrong := [key for key in numbers if key in RESERVED or key in taken or key.endswith("_rounded")]:
             raise ValueError(f"{name} gives {wrong[0]}, which the result has already")
+        numbers = {key: value.item() if hasattr(value, "item") else value for key, value in numbers.items()}
+        try:
+            json.dumps(numbers)
+        except TypeError as error:
+            raise ValueError(f"{name} gives {numbers}: give numbers, text, or lists of these ({error})") from error
         for path in place.iterdir() if self.trainer.is_global_zero else ():
             path.replace(folder / f"{path.stem}{suffix}{path.suffix}")
         shutil.rmtree(place)
-        return {key: value.item() if hasattr(value, "item") else value for key, value in numbers.items()}
+        return numbers
 
     def rounded(self) -> dict[str, float]:
         """Measure the density of a supermask's samples, and its most probable mask, which the net then keeps."""

@@ -172,6 +172,11 @@ def test_what_is_taken_at_once() -> None:
     assert not any(map(together, others))
 
 
+def test_a_run_that_is_trained_step_by_step_takes_none_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"at_once=5: \S*-random-\S* is trained step by step, see .*; give 0"):
+        train(replace(HIDDEN, method="random"), tmp_path, at_once=5)
+
+
 def test_a_rate_is_written_as_it_was_given() -> None:
     cosine = 0.05 * (1 + np.cos(np.pi / 3))
     assert (rate(0.1), rate(cosine)) == (0.1, cosine)

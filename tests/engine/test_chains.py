@@ -290,6 +290,11 @@ class Named(RunCallback):
         return {"density": 0.1}
 
 
+class Unwritable(RunCallback):
+    def on_run_end(self, trainer, module, folder):
+        return {"numbers": {1, 2}}
+
+
 class Counted(RunCallback):
     several_devices = True
 
@@ -427,8 +432,9 @@ def test_code_that_was_changed_after_it_was_loaded_is_known_as_it_ran(mine, tmp_
     [
         (("Odd", 2), "Odd gives accuracy, which the result has already"),
         (("Named", 1), "Named gives density, which the result has already"),
-        (("Odd", 1), "{mine}.Odd has version 2 here, and the run asks for version 1"),
-        (("NoRun", 1), "{mine}.NoRun has version None here, and the run asks for version 1; a subclass of lit_hidden."),
+        (("Odd", 1), "{mine}.Odd has version 2 here; the run asks for version 1"),
+        (("NoRun", 1), "{mine}.NoRun is no subclass of lit_hidden.callbacks.RunCallback"),
+        (("Unwritable", 1), "Unwritable gives {{'numbers': {{1, 2}}}}: give numbers, text, or lists of these"),
         (("Nothing", 1), "{mine}.Nothing cannot be imported: module '{mine}' has no attribute 'Nothing'; "
          "give package.module.name"),
     ],
