@@ -9,18 +9,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lit_hidden.report.tables import order
 from lit_hidden.run import PRESETS
 
 ROOT = Path(__file__).parent.parent
+Claims = dict[str, dict[str, list[tuple[str, dict[str, Any]]]]]  # by experiment, by sentence: presets with verdicts
 SIGNS = {"supported": "**supported**", "contradicted": "**contradicted**", "undecided": "undecided"}
 
 
-def found(results: Path) -> dict[str, dict[str, list[tuple[str, dict[str, Any]]]]]:
-    """Collect the claims by experiment and sentence, each with its presets from the smallest to the largest."""
-    claims: dict[str, dict[str, list[tuple[str, dict[str, Any]]]]] = {}
+def found(results: Path) -> Claims:
+    """Collect the committed claims, the presets of each from the smallest to the largest."""
+    claims: Claims = {}
     paths = [path for preset in PRESETS for path in results.glob(f"*/{preset}/verdicts.json")]
-    paths.sort(key=lambda path: (not path.parts[-3].startswith("fig"), len(path.parts[-3]), path.parts[-3]))
-    for path in paths:
+    for path in sorted(paths, key=lambda path: order(path.parts[-3])):
         verdicts = json.loads(path.read_text())
         for claim in verdicts["claims"]:
             by_sentence = claims.setdefault(verdicts["experiment"], {})
@@ -39,7 +40,7 @@ def row(experiment: str, presets: list[tuple[str, dict[str, Any]]]) -> str:
     return f"| {experiment} | {claim['sentence']} | {SIGNS[claim['verdict']]} | {margin} | {preset} |"
 
 
-def table(claims: dict[str, dict[str, list[tuple[str, dict[str, Any]]]]], whole: bool) -> str:
+def table(claims: Claims, whole: bool) -> str:
     """Write the claims as Markdown: all of them, or the first primary one of each experiment."""
     rows = ["| | claim | verdict | margin (95% interval) | preset |", "| --- | --- | --- | --- | --- |"]
     for experiment, by_sentence in claims.items():
@@ -50,11 +51,11 @@ def table(claims: dict[str, dict[str, list[tuple[str, dict[str, Any]]]]], whole:
 
 def main(results: Path, root: Path) -> None:
     """Replace what stands between the marks in both files."""
+    claims = found(results)
     for name, whole in (("README.md", False), ("docs/results.md", True)):
         head, _, rest = (root / name).read_text().partition("<!-- findings -->\n")
         _, _, tail = rest.partition("<!-- end -->")
-        rows = table(found(results), whole)
-        (root / name).write_text(f"{head}<!-- findings -->\n{rows}\n<!-- end -->{tail}")
+        (root / name).write_text(f"{head}<!-- findings -->\n{table(claims, whole)}\n<!-- end -->{tail}")
 
 
 if __name__ == "__main__":
