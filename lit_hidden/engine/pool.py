@@ -1,7 +1,7 @@
 """Pools of workers, and the pool of this machine's processes.
 
-A `Pool` starts jobs and says which have ended. What became of a run stands in its folder, and what follows from that
-is the same under all pools: see `lit_hidden.engine.grid`.
+A `Pool` starts jobs and says which have ended. The folder of a run says what became of it, and `lit_hidden.engine.grid`
+acts on that in the same way for every pool.
 """
 
 import ctypes

@@ -84,7 +84,7 @@ def each(results: Results, x: str, **where: Any) -> dict[Any, Results]:
 
 
 def trained(results: Results) -> Results:
-    """Keep the runs that did not fail to train, see `lit_hidden.judge.failed`; maybe none."""
+    """Keep the runs that did not fail to train, see `lit_hidden.results.failed`; maybe none."""
     return Results(row for row in results.rows if not failed(row[0], row[1]))
 
 
