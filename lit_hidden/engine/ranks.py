@@ -223,11 +223,13 @@ class Interruption(L.Callback):
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Handle the signal meanwhile; Lightning must not, see `instead_of_lightning`."""
+        """Handle the signal meanwhile: Lightning must not, see `instead_of_lightning`. Restore all handlers after it."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "told", True))
+        # After a Ctrl-C Lightning would leave this process deaf to the next.
+        before = {sign: signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)}
+        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "told", True))
         try:
             yield
         except Exception:
@@ -236,7 +238,8 @@ class Interruption(L.Callback):
             traceback.print_exc()  # other ranks got the signal too, ended first, and left this one in a collective
             raise StoppedError from None
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for sign, handler in before.items():
+                signal.signal(sign, handler)
 
     @staticmethod
     def instead_of_lightning(trainer: L.Trainer) -> None:

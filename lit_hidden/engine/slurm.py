@@ -1,7 +1,7 @@
 """SLURM: an array of jobs, submitted by submitit, each of which trains whatever runs of the grid are free.
 
-A job takes a while to start (SLURM's queue, then some 10 seconds for torch), so it trains many runs. It sees in the runs'
-folder which of them are free.
+A job takes a while to start (SLURM's queue, then some 10 seconds for torch), so it trains many runs. It sees in the
+runs' folder which of them are free.
 """
 
 import json

@@ -126,8 +126,10 @@ def test_a_run_stopped_between_two_checkpoints_ends_as_one_never_stopped(
     with monkeypatch.context() as patch:
         patch.setattr(Recorder, "on_train_epoch_end", end)
         patch.setattr(LitClassifier, "_train", step)
+        handlers = [signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)]
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             train(HIDDEN, folder, at_once=2)
+    assert [signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)] == handlers
     done = 2 if told else 1
     rows = torch.load(folder / CHECKPOINT, weights_only=True)["callbacks"]["Recorder"]["rows"]
     assert [row["epoch"] for row in rows] == list(range(done + 1))
