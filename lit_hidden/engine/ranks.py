@@ -223,7 +223,7 @@ class Interruption(L.Callback):
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Handle the signal meanwhile: Lightning must not, see `instead_of_lightning`. Restore all handlers after it."""
+        """Handle the signal meanwhile: Lightning must not, see `instead_of_lightning`. Restore all handlers then."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
