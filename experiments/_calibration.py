@@ -6,8 +6,7 @@ A row is a kind of claim, a kind of noise and a number of seeds. An accuracy is 
 deviation of 1 point, unless the row says otherwise (0.3 for the best of five densities). "Coverage" is how often the
 95% interval of a part holds the truth. "False support": one part of the claim is exactly at 0, and the others hold by
 far. "False contradiction": every part is at 0. "Power": every part holds by 3 standard deviations of the difference of
-two runs (F test: one cell scatters 4 times as much); how often the claim is supported. "Power paired" is that of the
-earlier method: seeds paired across cells, a t test for each part.
+two runs (F test: one cell scatters 4 times as much); how often the claim is supported.
 
 The method is made for well-posed rows: no run fails, the noise of both arms is of one family, of equal variances if it
 is skewed, and a maximum has no ties. The other rows show what happens outside. Where runs fail, false support is rare
@@ -26,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
 from lit_hidden.engine.store import write_atomically
 from lit_hidden.judge import Array, Claim, decide, half_widths, judge, more_scatter, spread
@@ -39,7 +37,7 @@ NOISE: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Array]] = {  #
     "skewed": lambda random, shape: random.exponential(size=shape) - 1,
 }
 SEEDS = (3, 5)
-RATES = ("coverage", "false_support", "false_contradiction", "power", "power_paired")
+RATES = ("coverage", "false_support", "false_contradiction", "power")
 
 
 @dataclass(frozen=True)
@@ -67,15 +65,6 @@ def leave_out(values: Array, statistic: Callable[[Array], Array]) -> tuple[Array
     at = np.arange(cells)
     means[at, :, at] = (values.sum(1, keepdims=True) - values) / (n - 1)
     return statistic(values.mean(1)), list(statistic(means))
-
-
-def paired(values: Array, statistic: Callable[[Array], Array]) -> bool:
-    """Judge by the earlier method: the jackknife over seeds that pair cells, a t interval for each part."""
-    n = values.shape[1]
-    without = np.stack([statistic(np.delete(values, i, 1).mean(1)) for i in range(n)])
-    shares = n * statistic(values.mean(1)) - (n - 1) * without
-    half = stdtrit(n - 1, 0.975) * shares.std(0, ddof=1) / np.sqrt(n)
-    return bool((shares.mean(0) - half > 0).all())
 
 
 def differences(
@@ -140,15 +129,14 @@ def rates(at: int, grids: int) -> dict[str, Any]:
     random, truth = np.random.default_rng(at), case.statistic(case.holds)
     found = np.zeros(len(RATES))
     for _ in range(grids):
-        values = [case.draw(random, means, n) for means in (case.edge, case.null, case.holds)]
-        edge, null, (margins, left_out) = (leave_out(each, case.statistic) for each in values)
+        drawn = (case.draw(random, means, n) for means in (case.edge, case.null, case.holds))
+        edge, null, (margins, left_out) = (leave_out(values, case.statistic) for values in drawn)
         estimate, variance, free = spread(margins, left_out)
         found += (
             (np.abs(estimate - truth) <= half_widths(variance, free, len(margins))).mean(),
             decide(*edge).word == "supported",
             decide(*null).word == "contradicted",
             decide(margins, left_out).word == "supported",
-            paired(values[-1], case.statistic),
         )
     noise = "mixed" if len(case.noise) > 1 else case.noise[0]
     return row(case.name, noise, n, case.well_posed, dict(zip(RATES, (found / grids).tolist(), strict=True)))

@@ -6,6 +6,8 @@ Weights, scores and masks are `(O, I)`: outputs by inputs. An edge is `(output, 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -118,65 +120,54 @@ def draw_layer(
     highlight: Mapping[Edge, str] | None = None,
     widest: float = WIDEST,
 ) -> None:
-    """Draw the edges between the output and input `units` of a layer, the inputs on the left.
+    """Draw the edges between the output and input `units` of a layer, as from `window`, the inputs on the left.
 
-    Chosen edges are solid, coloured by the sign of `weight`; the others are dashed, thin and grey. Edges in `highlight`
-    are drawn above the others, with their labels. `weight`, `size` and `chosen` (bool) are `(O, I)`.
-
-    Args:
-        axes: where to draw.
-        weight: random or trained weights.
-        size: scores or weights, which the widths of chosen edges show.
-        chosen: the edges that are in the network.
-        units: indices of the outputs and of the inputs, as from `window`.
-        highlight: edges with their labels.
-        widest: width in points of the largest |size| among these edges.
+    `weight`, `size` and `chosen` (bool) are `(O, I)`. Chosen edges are solid, coloured by the sign of `weight`; their
+    widths show |size|, the largest of these edges `widest` points. The others are dashed, thin and grey. Edges in
+    `highlight` are drawn above the others, with their labels.
     """
     outputs, inputs = units
     highlight = highlight or {}
-    height = {"in": _spread(len(inputs)), "out": _spread(len(outputs))}
+    y_in: dict[int, float] = dict(zip(inputs.tolist(), _spread(len(inputs)), strict=True))
+    y_out: dict[int, float] = dict(zip(outputs.tolist(), _spread(len(outputs)), strict=True))
     largest = float(np.abs(size[np.ix_(outputs, inputs)]).max()) or 1.0
-    kinds: dict[str, list[tuple[Edge, list[tuple[float, float]], float]]] = {}
-    for y_out, o in zip(height["out"], outputs, strict=True):
-        for y_in, i in zip(height["in"], inputs, strict=True):
-            edge = (int(o), int(i))
-            kind = "absent" if not chosen[edge] else "positive" if weight[edge] > 0 else "negative"
-            width = widest * abs(float(size[edge])) / largest if chosen[edge] else 0.7
-            kinds.setdefault(kind, []).append((edge, [(0.0, y_in), (1.0, y_out)], width))
-    for z, kind in enumerate(("absent", "negative", "positive"), start=1):
-        for special in (False, True):
-            if not (drawn := [edge for edge in kinds.get(kind, []) if (edge[0] in highlight) == special]):
-                continue
-            if special:  # a white rim sets it off from the others
-                halo = LineCollection([d[1] for d in drawn], colors="white", linewidths=[d[2] + 3 for d in drawn])
-                halo.set_zorder(3.9)
-                axes.add_collection(halo)
-            dashed = kind == "absent"
-            artist = LineCollection(
-                [d[1] for d in drawn],
-                colors="black" if dashed and special else COLORS[kind],
-                linewidths=[1.4 if dashed and special else d[2] for d in drawn],
-                linestyles=[_DASHES] if dashed else "solid",
-                alpha=0.3 if highlight and not special else 0.75 if dashed else 0.9,
-                zorder=4 if special else z,
-                capstyle="butt",
-            )
-            artist.set_gid(f"{kind}-highlight" if special else kind)
-            axes.add_collection(artist)
-    for x, ys, indices, side in ((0, height["in"], inputs, "in"), (1, height["out"], outputs, "out")):
-        axes.scatter([x] * len(ys), ys, s=150, color="white", edgecolor=COLORS["ink"], zorder=5, clip_on=False)
-        for y, index in zip(ys, indices, strict=True):
+    kinds: dict[tuple[str, bool], list[Edge]]
+    kinds = {each: [] for each in product(("absent", "negative", "positive"), (False, True))}
+    for edge in product(y_out, y_in):
+        kind = "absent" if not chosen[edge] else "positive" if weight[edge] > 0 else "negative"
+        kinds[kind, edge in highlight].append(edge)
+    for order, ((kind, special), edges) in enumerate(kinds.items()):
+        if not edges:
+            continue
+        lines = [[(0.0, y_in[i]), (1.0, y_out[o])] for o, i in edges]
+        if kind == "absent":
+            looks: dict[str, Any] = {"linestyles": [_DASHES], "alpha": 0.75, "linewidths": 1.4 if special else 0.7}
+        else:
+            looks = {"alpha": 0.9, "linewidths": [widest * abs(float(size[edge])) / largest for edge in edges]}
+        if special:  # a white rim sets it off from the others
+            rims = 3 + np.array(looks["linewidths"]) if kind != "absent" else 3.7
+            axes.add_collection(LineCollection(lines, colors="white", linewidths=rims, zorder=3.9))
+        elif highlight:
+            looks["alpha"] = 0.3
+        color = "black" if special and kind == "absent" else COLORS[kind]
+        gid = f"{kind}-highlight" if special else kind
+        axes.add_collection(
+            LineCollection(lines, colors=color, zorder=4 if special else order / 2, capstyle="butt", gid=gid, **looks)
+        )
+    for x, ys, side in ((0, y_in, "in"), (1, y_out, "out")):
+        axes.scatter(
+            [x] * len(ys), list(ys.values()), s=150, color="white", edgecolor=COLORS["ink"], zorder=5, clip_on=False
+        )
+        for index, y in ys.items():
             axes.text(x, y, str(index), ha="center", va="center", fontsize=6.8, zorder=6, gid=f"unit-{side}")
-        total = weight.shape[1 if side == "in" else 0]
-        if len(indices) < total:
+        if len(ys) < weight.shape[1 - x]:
             axes.text(x, -0.075, "\u22ee", ha="center", va="center", fontsize=11, color=COLORS["muted"])
     axes.set(xlim=(-0.06, 1.06), ylim=(-0.1, 1.05))
     axes.axis("off")
     for (o, i), label in highlight.items():
-        y_in, y_out = height["in"][list(inputs).index(i)], height["out"][list(outputs).index(o)]
         at = 0.62 if chosen[o, i] else 0.3  # two labels on edges of one unit stay apart
         axes.text(
-            at, y_in + at * (y_out - y_in), label, ha="center", va="center", fontsize=8, zorder=7,
+            at, y_in[i] + at * (y_out[o] - y_in[i]), label, ha="center", va="center", fontsize=8, zorder=7,
             bbox={"facecolor": "white", "edgecolor": COLORS["ink"], "linewidth": 0.6, "boxstyle": "round,pad=0.2"},
         )  # fmt: skip
 

@@ -83,11 +83,9 @@ def bench(
                 "start": [partial(start, last)],
             }
             sections: list[Section] = []
-            measures["targets"] = [partial(page.judged, sections)]
-            for measure in (each for name in [*wanted, "targets"] for each in measures[name]):
-                if (section := measure()).rows or section.findings:
-                    sections.append(section)
-                    console.print("", Markdown(page.markdown(section)))
+            for measure in (each for name in wanted for each in measures[name]):
+                sections.append(measure())
+                console.print("", Markdown(page.markdown(sections[-1])))
             words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
             page.write(sections, found, shlex.join(["lit-hidden", "bench", *words, "--seconds", f"{seconds:g}"]), out)
         except (DataError, OSError) as error:

@@ -1,4 +1,4 @@
-"""How the bench's numbers are shown: held against targets, as a page, as JSON, as one drawing; and the machine."""
+"""How the bench's numbers are shown: as a page, as JSON, as one drawing; and the machine."""
 
 import json
 import os
@@ -11,24 +11,12 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.bench.environment import wanted
 from experiments.bench.rows import Section, written
 from experiments.bench.selection import KINDS
 from lit_hidden.engine.devices import cores
 from lit_hidden.engine.store import write_atomically
 from lit_hidden.report.style import COLORS, GREY, NAVY, ORANGE, PURPLE, SKY, context, footer
 
-NETS = ("conv2", "conv4", "conv6", "conv8")
-TARGETS: list[tuple[str, str, str, str, str, float]] = [  # section, device, row, how its group begins, limit
-    *(("steps", "cpu", "hidden / dense", net, "at most", 1.08 if net == "conv2" else 1.05) for net in NETS),
-    ("steps", "cpu", "plain / hidden", "conv2", "at least", 3.5),
-    ("steps", "cpu", "plain / hidden", "conv4", "at least", 2.5),
-    ("selection", "cpu", "ours / pass", "4.2 million", "at most", 3),
-    ("selection", "cpu", "ours / copy", "4.2 million", "at most", 3),
-    ("input", "cpu", "ours / kornia", "", "at least", 1),
-    ("epoch", "cpu", "Lightning's share", "conv", "at most", 2),
-    *(("steps", "cuda", "hidden / dense", net, "at most", 1.15) for net in NETS),
-]
 WAYS: dict[str, tuple[str, str, Any, str]] = {  # name, colour, line and marker
     "ours": ("ours", NAVY, "-", "o"),
     "partition": ("numpy.partition", SKY, (0, (5, 1.5)), "s"),
@@ -40,26 +28,12 @@ BARS = {"steps": "ratio", "input": "images/s", "epoch": "%", "start": "s"}  # th
 PANELS = (tuple(KINDS), ("steps", "input"), ("epoch", "start"))  # beside each other
 
 
-def judged(sections: list[Section]) -> Section:
-    """Compare the medians with the targets."""
-    found = Section("targets", "", "Medians, of several groups the worst. Nothing fails if one is missed.")
-    for key, device, what, group, word, limit in TARGETS:
-        there = [section.medians(what) for section in sections if (section.key, section.device) == (key, device)]
-        if numbers := [number for each in there for name, number in each.items() if name.startswith(group)]:
-            worst, sign = (max(numbers), 1) if word == "at most" else (min(numbers), -1)
-            # Three digits behind the point: 1.084 of at most 1.08 would look reached.
-            here = f"{what} {worst:.3f}" if worst < 10 else f"{what} {written(worst)}"
-            verdict = "reached" if sign * worst <= sign * limit else "missed"
-            found.findings.append(f"{verdict}: {', '.join(filter(None, (device, group, here)))}, {word} {limit:g}")
-    return found
-
-
 def machine(device: torch.device) -> dict[str, Any]:
     """Describe where it was measured: in parts, and in one line, `said`."""
     info = Path("/proc/cpuinfo")  # of Linux
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    load, kept = os.getloadavg()[0], wanted().items() <= os.environ.items()
+    load = os.getloadavg()[0]
     found = {
         "cpu": [*models, platform.processor() or platform.machine()][0],
         "cores": cores(),
@@ -68,11 +42,9 @@ def machine(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "load": round(load, 2),
-        "environment": "a worker's" if kept else "not a worker's",
     }
     told = "{cpu}: cores {cores}, threads {threads}; training on {device}; torch {torch}; load {load} at the start"
     told += " (busy: a quiet machine is faster)" if load > cores() / 2 else ""
-    told += "" if kept else "; memory is not kept between steps as workers keep it (run lit-hidden bench for that)"
     return {**found, "said": told.format(**found)}
 
 
