@@ -1,4 +1,4 @@
-"""What a GPU does with lit_hidden: facts, steps, selection, kernels; a line of JSON each, written as it comes.
+"""What a GPU takes for a step of lit_hidden, by net, precision and kernel; a line of JSON each, written as it comes.
 
     python3 measure.py cuda OUT SECONDS      (cpu: tries the script itself, on tiny nets)
 
@@ -11,9 +11,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,6 @@ from torch.profiler import ProfilerActivity, profile
 from experiments.bench.rows import timed
 from experiments.bench.training import Watched
 from lit_hidden.modules import LitDense, LitSubnetwork
-from lit_hidden.selection import _select_torch, top_k_mask
 from lit_hidden.steps import Steps
 
 dev, out, until = torch.device(sys.argv[1]), Path(sys.argv[2]), time.time() + float(sys.argv[3])
@@ -52,24 +49,6 @@ def section(work: Callable[..., None], *arguments: str) -> None:
         if gpu:
             torch.cuda.set_stream(torch.cuda.default_stream())  # a capture that failed leaves its own
     say(section=name, seconds=round(time.perf_counter() - began, 1))
-
-
-def facts() -> None:
-    """Versions, and the rate of large matrix products."""
-    versions = {}
-    for name in ("torch", "triton", "lightning"):
-        with suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    say(**versions, python=sys.version.split()[0], device=torch.cuda.get_device_name() if gpu else "CPU")
-    size = 8192 if gpu else 256
-    for name, precision, dtype in (
-        ("float32", "highest", torch.float32), ("TF32", "high", torch.float32), ("bf16", "highest", torch.bfloat16),
-    ):  # fmt: skip
-        torch.set_float32_matmul_precision(precision)
-        factors = torch.randn(2, size, size, device=dev).to(dtype)
-        ms = timed(partial(torch.mm, *factors), turn)()
-        say(product=name, tflops=round(2 * size**3 / ms / 1e9, 1))
-    torch.set_float32_matmul_precision("highest")
 
 
 def prepared(net: str, kind: str, at_once: int) -> tuple[Steps, Any]:
@@ -101,26 +80,6 @@ def step(net: str, kind: str, precision: str) -> None:
     steps.forget()
 
 
-def selection() -> None:
-    """Microseconds of a selection; on a GPU 10 in a graph."""
-    for n in (1728, 2560, 36_864, 65_536, 147_456, 589_824, 1_179_648, 2_359_296, 4_194_304) if gpu else (1728,):
-        scores = torch.empty(n).uniform_(-1, 1).to(dev)
-        for way, work in (
-            ("us", partial(top_k_mask, scores, n // 2)),
-            ("by_topk_us", partial(_select_torch, scores.view(torch.int32), n // 2)),
-        ):
-            work()  # compiles
-            if gpu:
-                graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph):
-                    kept = [work() for _ in range(10)]  # its memory is the graph's
-                ms = timed(graph.replay, turn, 10)()
-                del kept
-            else:
-                ms = timed(work, turn)()
-            say(selection=n, **{way: round(1000 * ms, 2)})
-
-
 def kernels(net: str) -> None:
     """The kernels of a step and how long each takes, from an eager one: the graph holds the same."""
     steps, block = prepared(net, "hidden", 8)
@@ -143,11 +102,9 @@ torch.set_num_threads(1)
 torch.backends.cudnn.benchmark = True  # as the engine's Trainer sets it
 warnings.filterwarnings("ignore", module="lightning")
 out.mkdir(parents=True, exist_ok=True)
-section(facts)
 for net in nets[:2]:
     for kind, precision in (("hidden", "default"), ("hidden", "float32"), ("dense", "default")):
         section(step, net, kind, precision)
-section(selection)
 for net in nets[:2]:
     section(kernels, net)
 for net in nets[:2]:
