@@ -19,8 +19,10 @@ from experiments.bench.rows import Bench, Section
 from experiments.bench.selection import selection
 from experiments.bench.start import start
 from experiments.bench.steps import steps
+from experiments.bench.training import made
 from lit_hidden.data import DataError
 from lit_hidden.engine.experiment import ReproduceError, UsageError
+from lit_hidden.recipes import IMAGENET_SIZES
 
 SECTIONS = ("selection", "steps", "input", "feeding", "epoch", "start")
 
@@ -65,20 +67,23 @@ def bench(
     with set_torch_threads(1), tried, tempfile.TemporaryDirectory(prefix="lit-hidden-bench-") as folder:
         scratch = Path(folder)
         try:
-            try:  # before anything is measured
-                small = {"image_size": image_size, "batch_size": batch_size}
-                feeds = inputs.sets(data, net, root, scratch, last.device, **small) if "feeding" in wanted else []
-            except ValueError as error:
-                raise UsageError(str(error)) from error
+            measures: dict[str, list[Callable[[], Section]]] = {}
+            if "feeding" in wanted:
+                try:  # before anything is measured
+                    fed = inputs.fed(data, root if data else scratch, last.device, image_size, batch_size)
+                    net = net or ("resnet50" if data is None or data in IMAGENET_SIZES else "conv4")
+                    made(net, 0.3, fed, last.device)  # there may be no such net
+                except ValueError as error:
+                    raise UsageError(str(error)) from error
+                measures["feeding"] = [partial(inputs.feeding, last, fed, net, data is None)]
             pictures = inputs.pictures(root) if "input" in wanted else None
             out.mkdir(parents=True, exist_ok=True)
             found = page.machine(last.device)
             console.print(found["said"], markup=False, soft_wrap=True)
-            measures: dict[str, list[Callable[[], Section]]] = {
+            measures |= {
                 "selection": [partial(selection, each) for each in benches],
                 "steps": [partial(steps, each) for each in benches],
                 "input": [partial(inputs.inputs, each, *pictures) for each in benches if pictures],
-                "feeding": [partial(inputs.feeding, last, *each, scratch) for each in feeds],
                 "epoch": [partial(epoch, each, scratch) for each in benches],
                 "start": [partial(start, last)],
             }

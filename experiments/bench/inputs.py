@@ -21,7 +21,7 @@ from torchvision import transforms
 
 from experiments.bench.rows import Bench, Section, written
 from experiments.bench.training import BATCH, Batch, drawn, made, step_of
-from lit_hidden.data import DATA, BatchLoader, CIFAR10Data, ImageData, ImageNetData, data_module
+from lit_hidden.data import BatchLoader, CIFAR10Data, ImageData, ImageNetData, data_module
 from lit_hidden.data.files import find
 from lit_hidden.engine.devices import cores
 from lit_hidden.recipes import IMAGENET_SIZES
@@ -129,56 +129,43 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.images[index])), self.labels[index]
 
 
-def sets(
-    data: str | None,
-    net: str | None,
-    root: Path,
-    scratch: Path,
-    device: torch.device,
-    image_size: int | None = None,
-    batch_size: int | None = None,
-) -> list[tuple[ImageData, str]]:
-    """Make the sets of `feeding` with their nets: `data`, or ImageNet to be generated in `scratch`, digits, CIFAR-10.
+def fed(
+    data: str | None, root: Path, device: torch.device, image_size: int | None, batch_size: int | None
+) -> ImageData:
+    """Make the set that `feeding` reads; without `data`, ImageNet as `generate` will write it into `root`.
 
     Raises:
-        ValueError: the data, the net or a number is unknown or out of bounds.
+        ValueError: the data or a number is unknown or out of bounds.
         DataError: the data are missing or damaged.
     """
-    there = ["digits", "cifar10"] if find(root, DATA["cifar10"].layouts) else ["digits"]
-    found: list[tuple[ImageData, str]] = []
-    for name in [data] if data else ["imagenet", *there]:
-        large, size = name in IMAGENET_SIZES, BATCH
-        options: dict[str, Any] = {}
-        if large:
-            size = 256 if device.type == "cuda" else 8
-            options = {"image_size": image_size, "cache_gib": 0.0, "workers": cores()}
-        elif data and image_size is not None:
-            raise ValueError(f"--image-size {image_size} is for ImageNet and its subsets; the data are {data}")
-        folder, size = scratch if large and not data else root, size if batch_size is None else batch_size
-        module = data_module(name, root=str(folder), batch_size=size, held_out=0, **options)
-        # All that a data module reads from its trainer; without one it stays on the CPU.
-        device_of = SimpleNamespace(root_device=device)
-        module.trainer = SimpleNamespace(strategy=device_of, global_rank=0, world_size=1, overfit_batches=0)  # type: ignore[assignment]
-        if not isinstance(module, ImageNetData):
-            module.prepare_data()
-            module.setup("fit")
-        elif data:
-            _ = module.tree  # prepare_data would decode every image
-        found.append((module, net or ("resnet50" if large else "conv4")))
-        made(found[-1][1], 0.3, module, device)  # there may be no such net
-    return found
+    name, options = data or "imagenet", dict[str, Any](batch_size=batch_size or BATCH)
+    if name in IMAGENET_SIZES:
+        options = {"image_size": image_size, "cache_gib": 0.0, "workers": cores()}
+        options["batch_size"] = batch_size or (256 if device.type == "cuda" else 8)
+    elif image_size is not None:
+        raise ValueError(f"--image-size {image_size} is for ImageNet and its subsets; the data are {data}")
+    module = data_module(name, root=str(root), held_out=0, **options)
+    # All that a data module reads from its trainer; without one it stays on the CPU.
+    device_of = SimpleNamespace(root_device=device)
+    module.trainer = SimpleNamespace(strategy=device_of, global_rank=0, world_size=1, overfit_batches=0)  # type: ignore[assignment]
+    if not isinstance(module, ImageNetData):
+        module.prepare_data()
+        module.setup("fit")
+    elif data:
+        _ = module.tree  # prepare_data would decode every image
+    return module
 
 
-def feeding(bench: Bench, data: ImageData, net: str, scratch: Path) -> Section:
+def feeding(bench: Bench, data: ImageData, net: str, generated: bool) -> Section:
     """Measure images a second of a set's loader, and of the nets that it feeds, hidden and dense.
 
     Raises:
-        DataError: an image cannot be decoded, or `scratch` cannot take the generated files.
+        DataError: an image cannot be decoded, or the generated files cannot be written.
     """
     device, large, files = bench.device, isinstance(data, ImageNetData), ""
-    if data.root == scratch:
+    if generated:
         # More than a measurement decodes: at the end of an epoch workers wait.
-        files = generate(scratch, cores() * math.ceil(500 * bench.seconds + 4 * data.batch_size))
+        files = generate(data.root, cores() * math.ceil(500 * bench.seconds + 4 * data.batch_size))
     batch = next(iter(data.train_dataloader()))
     about = (
         f"{files}The loader reads {f'files by {cores()} processes' if large else 'memory'}. Training: {net}, hidden at "
