@@ -23,6 +23,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from scipy.stats import binomtest
 
 from lit_hidden.code import Spec, spec
 from lit_hidden.judge import Claim
@@ -127,14 +128,6 @@ CLAIMS = [
 ]  # fmt: skip
 
 
-def wilson(lowered: np.ndarray, measured: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bound the percentages `lowered / measured` with 95% confidence (Wilson 1927)."""
-    z2 = 1.959964**2
-    centre = (lowered + z2 / 2) / (measured + z2)
-    half = np.sqrt(z2) * np.sqrt(lowered * (measured - lowered) / measured + z2 / 4) / (measured + z2)
-    return 100 * (centre - half), 100 * (centre + half)
-
-
 def table(results: Results) -> dict[str, np.ndarray]:
     """Load the rows of `swaps.npz` of all runs; see `lit_hidden.callbacks.swaps` for its columns."""
     tables = []
@@ -170,7 +163,8 @@ def draw(results: Results, figure: Figure) -> None:
 def bars(axes: Axes, x: np.ndarray, counted: np.ndarray, look: Look, **more: Any) -> None:
     """Draw percentages of `(2, X)` changes measured and lowering, with their intervals."""
     measured, lowered = counted
-    at, (low, high) = 100 * lowered / measured, wilson(lowered, measured)
+    bounds = [binomtest(int(k), int(n)).proportion_ci(method="wilson") for n, k in counted.T]
+    at, low, high = 100 * lowered / measured, *(100 * np.transpose(bounds))
     axes.errorbar(
         x, at, yerr=np.maximum([at - low, high - at], 0), color=look.color, linestyle=look.linestyle, linewidth=1.3,
         elinewidth=0.9, marker=look.marker, label=look.label, **{"markersize": 4.5} | more,
@@ -199,16 +193,13 @@ def draw_shares(axes: Axes, results: Results) -> None:
 
 def draw_numbers(axes: Axes, results: Results) -> None:
     """Draw how many edges an update swaps, over the learning rate; steps at which nothing swaps count as 0."""
-    rows, rates = table(results), np.array(results.values("swaps")[0]["rates"])
+    rows, first = table(results), results.values("swaps")[0]
     steps = sum(run.option("Swaps.updates")[0] for run, _ in results)
-    layers = len(results.values("swaps")[0]["layer"]["measured"][0])
-    for kind, times in (("layer", steps * layers), ("network", steps)):
+    for kind, times in (("layer", steps * len(first["layer"]["measured"][0])), ("network", steps)):
         of, look = rows["kind"] == KINDS.index(kind), LOOKS[kind]
-        numbers = np.array([rows["swaps"][of & (rows["rate"] == rate)].sum() / times for rate in rates])
-        axes.plot(
-            rates[numbers > 0], numbers[numbers > 0], color=look.color, linestyle=look.linestyle, marker=look.marker,
-            markersize=4.5,
-        )  # fmt: skip
+        numbers = {rate: rows["swaps"][of & (rows["rate"] == rate)].sum() / times for rate in first["rates"]}
+        drawn = {rate: number for rate, number in numbers.items() if number > 0}
+        axes.plot(*zip(*drawn.items(), strict=True), color=look.color, ls=look.linestyle, marker=look.marker, ms=4.5)
     axes.set_yscale("log")
     rate_axis(axes, results)
     axes.set_ylabel("edges that enter, mean")
