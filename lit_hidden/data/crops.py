@@ -15,17 +15,16 @@ DRAWS = 2 * ATTEMPTS + 2  # random numbers of a box
 def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, *, padding: int) -> Tensor:
     """Pad each image with zeros, cut its size out at (`top`, `left`), then mirror it where `flip` is 1.
 
-    For the same draws, the pictures of torchvision's `RandomCrop(size, padding)` and `RandomHorizontalFlip`.
-    `images` and the result are `(B, C, H, W)`, the draws int64 `(B,)`, `top` and `left` in [0, 2 * padding].
+    As torchvision's `RandomCrop(size, padding)` and `RandomHorizontalFlip` for the same draws. `images` and the result
+    are `(B, C, H, W)`, the draws int64 `(B,)`, `top` and `left` in [0, 2 * padding].
     """
     batch, channels, height, width = images.shape
     padded = F.pad(images, (padding, padding, padding, padding))
-    # The crop at `left`, mirrored, is the mirror image's crop at `2 * padding - left`.
     both = torch.cat([padded, padded.flip(-1)])
     image = torch.arange(batch, device=images.device) + batch * flip
+    # The crop at `left`, mirrored, is the mirror image's crop at `2 * padding - left`.
     column = torch.where(flip == 1, 2 * padding - left, left)
-    channel = torch.arange(channels, device=images.device)
-    row = torch.arange(height, device=images.device)
+    channel, row = (torch.arange(size, device=images.device) for size in (channels, height))
     # A row of the result is `width` consecutive pixels: one index_select of rows is faster than indexing pixels.
     line = (image[:, None] * channels + channel)[:, :, None] * both.shape[2] + top[:, None, None] + row
     start = line * both.shape[3] + column[:, None, None]
@@ -35,9 +34,8 @@ def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, *, pa
 def crop_boxes(draws: np.ndarray, height: int, width: int) -> np.ndarray:
     """Make boxes from random numbers, as torchvision's `RandomResizedCrop.get_params` does from its own.
 
-    The first of `ATTEMPTS` boxes that fits into the image: its area uniform in `SCALE` times the image's, its shape
-    log-uniform in `RATIO`, its position uniform. If none fits, the middle of the image, as much as `RATIO` allows.
-    `draws` are `(B, DRAWS)`, uniform in [0, 1): areas, shapes, and the position from above and from the left. The
+    `draws` are `(B, DRAWS)`, uniform in [0, 1): areas and shapes of `ATTEMPTS` boxes, of which the first that fits into
+    the image is taken (if none does, the middle of the image), and its position from above and from the left. The
     boxes are int64 `(4, B)`: top, left, height and width in pixels.
     """
     draws = draws.astype(np.float64)
@@ -55,12 +53,11 @@ def crop_boxes(draws: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def resized_crops(images: Tensor, boxes: Tensor, flips: Tensor, *, size: int) -> Tensor:
-    """Cut a box out of each image, resize it to `size` pixels, then mirror it where `flips` is 1.
+    """Cut a box of `crop_boxes` out of each image, resize it to `size` pixels, then mirror it where `flips` is 1.
 
-    The pictures of torchvision's `resized_crop(..., antialias=True)` and `hflip` for the same boxes, except that pixels
-    are not rounded to whole numbers. A picture does not depend on the other images of its batch, to the bit. `images`
-    are uint8 `(B, C, S, S)`, `boxes` those of `crop_boxes`, `flips` int64 `(B,)`; the result is float32
-    `(B, C, size, size)`, from 0 to 255.
+    As torchvision's `resized_crop(..., antialias=True)` and `hflip`, except that pixels are not rounded to whole
+    numbers. `images` are uint8 `(B, C, S, S)`, `flips` int64 `(B,)`; the result is float32 `(B, C, size, size)`, from 0
+    to 255, and each picture to the bit the same in any batch.
     """
     top, left, height, width = boxes.to(torch.float32)
     count = math.ceil(2 * max(1.0, images.shape[-1] / size))  # pixels under the widest triangle
@@ -70,10 +67,7 @@ def resized_crops(images: Tensor, boxes: Tensor, flips: Tensor, *, size: int) ->
 
 
 def _taps(start: Tensor, extent: Tensor, size: int, count: int) -> tuple[Tensor, Tensor]:
-    """Which pixels a resized pixel is made of, `(B, size, count)`, and their weights: a triangle around its centre.
-
-    Source: the bilinear filter of Pillow's resize, and of torch's `interpolate` with `antialias`.
-    """
+    """Pixels that make a resized one, `(B, size, count)`, and their weights: Pillow's bilinear filter, a triangle."""
     scale = (extent / size)[:, None]
     reach = scale.clamp(min=1)  # antialiasing: the triangle grows when the picture shrinks
     centre = start[:, None] + (torch.arange(size, device=start.device) + 0.5) * scale

@@ -12,16 +12,12 @@ import torchvision
 
 from lit_hidden.files import regular
 
-TIMEOUT = 30  # seconds without an answer, after which a download gives up
+TIMEOUT = 30  # seconds without an answer, after which a download gives up; torchvision would wait for ever
 SET_ROOT = "set DATA_DIR (--data-dir; of fit: --data.root) to the folder"
 
 
 class DataError(RuntimeError):
     """A data set is missing or damaged. The message names the file and says what to do."""
-
-
-class Unfit(Exception):
-    """What is wrong with a file, worded to follow its path; `checked` turns it into a `DataError`."""
 
 
 @contextmanager
@@ -30,19 +26,13 @@ def checked(path: Path, mend: str) -> Iterator[None]:
     try:
         regular(path)
         yield
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; {mend}") from error
-    except Unfit as error:
-        raise DataError(f"{path} {error}; {mend}") from error
-    except Exception as error:  # a damaged archive or pickle may raise anything
-        raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}); {mend}") from error
+    except Exception as error:  # a damaged archive, pickle or image may raise anything
+        raise DataError(f"{path} cannot be used ({type(error).__name__}: {error}); {mend}") from error
 
 
-def find(root: Path, layouts: Sequence[str]) -> list[tuple[Path, str]]:
-    """List the non-empty folders that match a layout, in `root` or one level deeper, each with its layout."""
-    parents = [root, *sorted(root.glob("[!.]*"))]  # a hidden folder may be an unfinished download
-    pairs = [(parent / layout, layout) for parent in parents for layout in layouts]
-    return [(folder, layout) for folder, layout in pairs if folder.is_dir() and any(folder.iterdir())]
+def find(root: Path, layouts: Sequence[str]) -> Path | None:
+    """The first of these folders of `root` that is there."""
+    return next((root / layout for layout in layouts if (root / layout).is_dir()), None)
 
 
 def download(root: Path, layout: str, archives: Mapping[str, str], source: str, **options: object) -> None:
@@ -53,7 +43,7 @@ def download(root: Path, layout: str, archives: Mapping[str, str], source: str, 
     at once, the first to finish wins. A failure leaves nothing but `root`.
     """
     timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)  # torchvision sets none, and a network that drops packets would block for ever
+    socket.setdefaulttimeout(TIMEOUT)
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as new:
@@ -68,11 +58,10 @@ def download(root: Path, layout: str, archives: Mapping[str, str], source: str, 
                 if not find(root, [layout]):  # otherwise another process was first
                     raise
     except (OSError, RuntimeError, HTTPException) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
         wanted = ", ".join(f"{root / archive} (MD5 {md5})" for archive, md5 in archives.items())
         raise DataError(
-            f"{source} is not in {root} and cannot be downloaded ({reason}); place {wanted} and run again, "
-            f"or {SET_ROOT} that holds {layout}/; the quick preset needs no download"
+            f"{source} is not in {root} and cannot be downloaded ({type(error).__name__}: {error}); place {wanted} and "
+            f"run again, or {SET_ROOT} that holds {layout}/; the quick preset needs no download"
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)

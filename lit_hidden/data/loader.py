@@ -21,11 +21,8 @@ class EpochLoader:
     """The base of all loaders: the order of an epoch, each rank's images, and where to continue.
 
     An iteration yields `(images, labels)`: float32 `(B, C, H, W)`, scaled to [0, 1], then normalised; and int64 `(B,)`.
-    The last batch may be short: the paper's code drops nothing. Lightning sets the epoch, through `sampler`, and saves
-    and loads `state_dict`; a plain loop calls `set_epoch`.
-
-    Each of several ranks takes every `world_size`-th image of the same batch: together they see what one process
-    would. If the last batch has fewer images than there are ranks, the others repeat one, which `share` does not count.
+    Lightning sets the epoch; a plain loop calls `set_epoch`. Each of several ranks takes every `world_size`-th image of
+    the same batch. Ranks for which a last batch has no image repeat one, which `share` does not count.
     """
 
     images: Any
@@ -44,15 +41,11 @@ class EpochLoader:
 
     def __post_init__(self) -> None:
         if self.batch_size < self.world_size:
-            raise ValueError(
-                f"batch_size={self.batch_size} leaves a rank without images; "
-                f"it is the total over all ranks and must be at least world_size={self.world_size}"
-            )
+            raise ValueError(f"batch_size={self.batch_size} leaves a rank without images: there are {self.world_size}")
         self.count, self.device, self.epoch = len(self.labels), self.to or self.labels.device, 0
         self.batches = -(-self.count // self.batch_size)  # in an epoch, the same on every rank
-        self._scale = [
-            torch.tensor(x, dtype=torch.float32, device=self.device).view(-1, 1, 1) for x in (self.mean, self.std)
-        ]
+        scale = (torch.tensor(x, dtype=torch.float32, device=self.device) for x in (self.mean, self.std))
+        self._mean, self._std = (x.view(-1, 1, 1) for x in scale)
         self._batches_seen, self._resumed = 0, False
 
     def __len__(self) -> int:
@@ -75,8 +68,15 @@ class EpochLoader:
         raise NotImplementedError
 
     def _normalised(self, images: Tensor) -> Tensor:
-        mean, std = self._scale
-        return images.to(torch.float32).div_(255).sub_(mean).div_(std) if mean.numel() else images
+        return images.to(torch.float32).div_(255).sub_(self._mean).div_(self._std) if self.mean else images
+
+    def mine(self, batch: int) -> slice:
+        """The positions in the epoch that this rank takes of a batch, from 0."""
+        start, stop = batch * self.batch_size, min((batch + 1) * self.batch_size, self.count)
+        if self.rank < stop - start:
+            return slice(start + self.rank, stop, self.world_size)
+        repeated = start + self.rank % (stop - start)
+        return slice(repeated, repeated + 1)
 
     def share(self, batch: int) -> tuple[int, int]:
         """How many images of an epoch's `batch`, from 0, count for this rank, and how many for all ranks together."""
@@ -101,11 +101,8 @@ class EpochLoader:
         """Continue where `state_dict` was taken, unless another epoch is set first."""
         before = state.get("at_once", 0)
         if before != self.at_once and 0 < state["batches_seen"] < self.batches:
-            raise ValueError(
-                f"the checkpoint was written after {state['batches_seen']} of {self.batches} batches of an epoch, "
-                f"yielded {before or 1} at a time and not {self.at_once or 1}; go on with it on a device of the kind "
-                "that wrote it (CPU or GPU), or delete it to train the run anew"
-            )
+            seen = f"{state['batches_seen']} of {self.batches} batches of an epoch, yielded {before or 1} at a time"
+            raise ValueError(f"the checkpoint was written after {seen} and not {self.at_once or 1}; delete it")
         self.epoch, self._batches_seen, self._resumed = state["epoch"], state["batches_seen"], True
 
     def order(self) -> Tensor:
@@ -119,15 +116,6 @@ class EpochLoader:
         # Hashed, not added: seed 0 in epoch 1 must not be seed 1 in epoch 0.
         digest = hashlib.sha256(f"{self.seed}/{self.epoch}/{use}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
-
-    def mine(self, batch: int) -> slice:
-        """The positions in the epoch that this rank takes of a batch."""
-        start = batch * self.batch_size
-        stop = min(start + self.batch_size, self.count)
-        if self.rank >= stop - start:
-            place = start + self.rank % (stop - start)
-            return slice(place, place + 1)
-        return slice(start + self.rank, stop, self.world_size)
 
 
 @dataclass(eq=False, repr=False)
@@ -147,19 +135,11 @@ class BatchLoader(EpochLoader):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.at_once < 0 or (self.at_once and self.world_size > 1):
-            raise ValueError(
-                f"at_once={self.at_once} of {self.world_size} ranks cannot be: it is a number of batches, and several "
-                "ranks take them one by one (0)"
-            )
+            raise ValueError(f"at_once={self.at_once} of {self.world_size} ranks: several take batches one by one (0)")
         channels = self.images.shape[1] if self.images.dtype == torch.uint8 else 0
-        kinds = self.images.dim() == 4, self.labels.dim() == 1, self.labels.dtype == torch.int64
-        fit = len(self.mean) == len(self.std) == channels and 0 < len(self.images) == self.count
-        if not fit or (channels and not all(kinds)):
-            images, labels = (f"{x.dtype} {tuple(x.shape)}" for x in (self.images, self.labels))
-            raise ValueError(
-                f"images {images}, labels {labels}, mean {self.mean} and std {self.std} do not fit together; they must "
-                "be uint8 (N, C, H, W), int64 (N,), C and C numbers; or inputs of another dtype, targets and no numbers"
-            )
+        if len(self.images) != self.count or not len(self.mean) == len(self.std) == channels:
+            given = f"{self.images.dtype} {tuple(self.images.shape)}, {self.count} labels, {self.mean} and {self.std}"
+            raise ValueError(f"{given} do not fit: mean and std are of each channel of uint8 images, else ()")
         self._drawn: tuple[Tensor, ...] = ()  # of the present epoch, always in the same memory
 
     def _batches(self, start: int) -> Iterator[Any]:

@@ -8,21 +8,13 @@ from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lit_hidden.data.files import SET_ROOT, DataError, download, find
+from lit_hidden.data.files import download, find
 from lit_hidden.data.loader import BatchLoader, EpochLoader
-from lit_hidden.recipes import IMAGES
 
 EVALUATED = 2000  # images in a batch of evaluation where steps are taken many at once
 Split = tuple[Tensor, Tensor]  # images, uint8 (N, C, H, W), and labels, int64 (N,)
-
-
-def facts(name: str) -> tuple[tuple[int, int, int], tuple[int, int]]:
-    """The shape of a set's images, and how many are for training and for testing."""
-    channels, size, train, test, _ = IMAGES[name]
-    return (channels, size, size), (train, test)
 
 
 class ImageData(L.LightningDataModule):
@@ -76,19 +68,16 @@ class ImageData(L.LightningDataModule):
         """How many training images are set aside for validation."""
         return -(-self.sizes[0] // 10) if self._held_out is None else self._held_out
 
-    def check_taken(self) -> None:
-        """Raise a `ValueError` unless there are as many training images as are to be held out and used."""
-        count, used = self.sizes[0], 1 if self.train_images is None else self.train_images
-        if self.held_out < 0 or not 1 <= used <= count - self.held_out:
-            raise ValueError(
-                f"held_out={self.held_out} and train_images={self.train_images} cannot be taken from {self.name}'s "
-                f"{count} training images: held_out must be at least 0, and leave at least 1 to train on"
-            )
-
     def choose(self, labels: Tensor, used: int | None) -> tuple[Tensor, Tensor]:
-        """Indices of the training images to train on, at most `used`, and of those held out."""
+        """Indices of the training images to train on, `used` or all that are left, and of those held out."""
+        count, held_out, least = len(labels), self.held_out, 1 if used is None else used
+        if held_out < 0 or not 1 <= least <= count - held_out:
+            raise ValueError(
+                f"held_out={held_out} and {least} images to train on cannot be taken from {self.name}'s {count}: "
+                "held_out must be at least 0, and leave at least 1 to train on"
+            )
         order = balanced_order(labels)
-        return order[self.held_out :][:used], order[: self.held_out]
+        return order[held_out:][:used], order[:held_out]
 
     def state_dict(self) -> dict[str, Any]:
         """Remember in checkpoints how many images were not trained on."""
@@ -97,10 +86,7 @@ class ImageData(L.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raise a `ValueError` if a checkpoint was trained on some of the images that are held out here."""
         if (then := state_dict["held_out"]) < self.held_out:
-            raise ValueError(
-                f"held_out={self.held_out} here, but the checkpoint was trained with held_out={then} and has seen some "
-                f"of these images; give held_out={then}"
-            )
+            raise ValueError(f"the checkpoint has seen some images of held_out={self.held_out}; give held_out={then}")
 
     def train_dataloader(self) -> EpochLoader:
         """Shuffled and perhaps augmented batches of the training images; `overfit_batches` promises neither."""
@@ -109,8 +95,14 @@ class ImageData(L.LightningDataModule):
 
     def val_dataloader(self) -> EpochLoader:
         """The held-out images in a fixed order; if none are held out, the test images."""
-        if self.trainer:
-            self._check_selection(self.trainer)
+        trainer: Any = self.trainer
+        if trainer and trainer.state.fn == "fit" and not self.held_out:  # callbacks and schedulers exist by now
+            for one in [*trainer.callbacks, *trainer.lr_scheduler_configs]:
+                if str(monitor := getattr(one, "monitor", None)).startswith("val"):
+                    raise ValueError(
+                        f"{type(getattr(one, 'scheduler', one)).__name__} monitors {monitor}, which with held_out=0 is "
+                        "measured on the test set, and nothing may be selected on that; give held_out=None"
+                    )
         return self._loader("val", None)
 
     def test_dataloader(self) -> EpochLoader:
@@ -119,20 +111,6 @@ class ImageData(L.LightningDataModule):
 
     def _loader(self, split: str, seed: int | None) -> EpochLoader:
         raise NotImplementedError
-
-    def _check_selection(self, trainer: Any) -> None:
-        """Say what is validated on. Called before training, when callbacks and schedulers exist."""
-        if self.held_out:
-            rank_zero_info(f"validated on {self.held_out:,} held-out training images")
-            return
-        rank_zero_info("validated on the TEST set, as the authors do: nothing may be selected on it")
-        for one in [*trainer.callbacks, *trainer.lr_scheduler_configs] if trainer.state.fn == "fit" else []:
-            if str(monitor := getattr(one, "monitor", None)).startswith("val"):
-                raise ValueError(
-                    f"{type(getattr(one, 'scheduler', one)).__name__} monitors {monitor}, which with held_out=0 is "
-                    "measured on the test set, and nothing may be selected on that; hold images out (held_out=None: a "
-                    "tenth of the training images), or monitor train/..."
-                )
 
     @property
     def device(self) -> torch.device:
@@ -166,10 +144,8 @@ class ImageTensorsData(ImageData):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.check_taken()
         if self.augment == "square" or (self.augment and not (self.crop or self.flip)):
-            allowed = "True, False or None" if self.crop or self.flip else "False or None"
-            raise ValueError(f"augment={self.augment!r} is not defined for {self.name}; it must be {allowed}")
+            raise ValueError(f"augment={self.augment!r} is not defined for {self.name}; give False or None")
         self.splits: dict[str, Split] = {}  # after `setup`, of `train`, `val` and `test`; a callback may change them
 
     def prepare_data(self) -> None:
@@ -183,29 +159,14 @@ class ImageTensorsData(ImageData):
             (images, labels), test = self.read()
             self.splits = {"train": (images, labels), "val": test, "test": test}
             if self.held_out or self.train_images is not None:
-                used, held = self.choose(labels, self.train_images)
-                self.splits["train"] = (images[used], labels[used])
-                if self.held_out:
-                    self.splits["val"] = (images[held], labels[held])
+                for split, chosen in zip(("train", "val"), self.choose(labels, self.train_images), strict=True):
+                    if len(chosen):
+                        self.splits[split] = (images[chosen], labels[chosen])
         for split, (images, labels) in self.splits.items():
             self.splits[split] = (images.to(self.device), labels.to(self.device))
 
     def read(self) -> tuple[Split, Split]:
-        """Read and verify the training and the test set, on the CPU, from the first folder that is whole."""
-        first = None
-        for folder, layout in find(self.root, self.layouts):
-            mend = f"delete {folder} and run again to download it anew, or {SET_ROOT} that holds a whole {layout}/"
-            try:
-                return self.read_folder(folder, mend)
-            except DataError as error:
-                first = first or error
-        raise first or DataError(
-            f"{self.root} holds no {'/ or '.join(self.layouts)}/; call prepare_data() to download {self.source}, "
-            f"or {SET_ROOT} that does"
-        )
-
-    def read_folder(self, folder: Path, mend: str) -> tuple[Split, Split]:
-        """Read and verify both sets from a folder of one of the layouts; errors say how to `mend` it."""
+        """Read and verify the training and the test set, on the CPU."""
         raise NotImplementedError
 
     def _loader(self, split: str, seed: int | None) -> BatchLoader:

@@ -5,7 +5,6 @@ import os
 import runpy
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -46,12 +45,16 @@ def test_it_holds_the_middle_squares_of_all_images_in_their_order(images, folder
         assert np.array_equal(squares[i].numpy(), expected)
 
 
-def test_it_is_decoded_once_and_the_whole_set_may_be_moved(images, folder, monkeypatch, tmp_path):
+def test_it_is_decoded_once_wherever_the_set_is_and_one_process_s_writes_reach_no_other(
+    images, folder, monkeypatch, tmp_path
+):
     first = open_cache(images, 24, folder, 0)
+    before = first.clone()
+    first[0, 0, 0, 0] ^= 255
     shutil.copytree(tmp_path / "set", tmp_path / "moved", copy_function=shutil.copy2)
-    monkeypatch.setattr(cache, "decoder", None)
-    assert open_cache(images, 24, folder, 0).equal(first)
-    assert open_cache(read_tree(tmp_path / "moved").train, 24, folder, 0).equal(first)
+    monkeypatch.setattr(cache, "DecodingLoader", None)
+    assert open_cache(images, 24, folder, 0).equal(before)
+    assert open_cache(read_tree(tmp_path / "moved").train, 24, folder, 0).equal(before)
 
 
 def test_another_size_other_files_and_changed_files_have_caches_of_their_own(images, folder):
@@ -64,28 +67,14 @@ def test_another_size_other_files_and_changed_files_have_caches_of_their_own(ima
     assert len(list(folder.iterdir())) == 4
 
 
-def test_one_process_s_writes_reach_no_other(images, folder):
-    first, second = open_cache(images, 24, folder, 0), open_cache(images, 24, folder, 0)
-    before = int(second[0, 0, 0, 0])
-    first[0, 0, 0, 0] = before ^ 255
-    assert int(second[0, 0, 0, 0]) == before
-    assert int(open_cache(images, 24, folder, 0)[0, 0, 0, 0]) == before
+def test_two_processes_may_decode_at_once_and_one_that_is_killed_leaves_no_cache(images, folder, monkeypatch):
+    fsync, others = os.fsync, []
 
+    def later(file):
+        monkeypatch.setattr(os, "fsync", fsync)
+        others.append(open_cache(images, 24, folder, 0))  # another process, which is faster
+        fsync(file)
 
-def test_two_processes_may_decode_at_once(images, folder, monkeypatch):
-    decoder, others = cache.decoder, []
-
-    def slower(*arguments, **options):
-        monkeypatch.setattr(cache, "decoder", decoder)
-        others.append(open_cache(images, 24, folder, 0))  # another process
-        return decoder(*arguments, **options)
-
-    monkeypatch.setattr(cache, "decoder", slower)
-    assert open_cache(images, 24, folder, 0).equal(others[0])
-    assert len(list(folder.iterdir())) == 1
-
-
-def test_a_killed_process_leaves_no_cache_and_what_it_leaves_is_swept(images, folder, monkeypatch):
     def die(_):
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -95,12 +84,7 @@ def test_a_killed_process_leaves_no_cache_and_what_it_leaves_is_swept(images, fo
         child.start()
         child.join()
     assert child.exitcode == -signal.SIGKILL
-    (unfinished,) = folder.iterdir()
-    assert unfinished.name.startswith(".building-")
-    assert len(open_cache(images, 24, folder, 0)) == 90
-    assert unfinished.exists()  # it might be a living process's
-    for path in (unfinished, *unfinished.rglob("*")):
-        os.utime(path, (time.time() - 2 * cache.STALE,) * 2)
-    open_cache(images, 20, folder, 0)
-    assert not unfinished.exists()
-    assert len(list(folder.iterdir())) == 2
+    assert not list(folder.glob("*.npy"))
+    monkeypatch.setattr(os, "fsync", later)
+    assert open_cache(images, 24, folder, 0).equal(others[0])
+    assert len(list(folder.glob("*.npy"))) == 1

@@ -1,3 +1,5 @@
+"""Crops are torchvision's for the same random numbers."""
+
 import math
 from types import SimpleNamespace
 
@@ -37,28 +39,27 @@ class Scripted:
         return torch.tensor([low + math.floor((high - low) * self.places.pop(0))])
 
 
-@settings(deadline=None, max_examples=80)
+def torchvisions(draws: np.ndarray, height: int, width: int) -> list[int]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transforms, "torch", Scripted(draws))
+        return list(RandomResizedCrop.get_params(torch.empty(3, height, width), list(SCALE), list(RATIO)))
+
+
+@settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 10**6), height=st.integers(1, 400), width=st.integers(1, 400))
 def test_boxes_are_torchvisions_for_the_same_draws(seed, height, width):
     draws = draws_of(1, seed)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transforms, "torch", Scripted(draws[0]))
-        expected = RandomResizedCrop.get_params(torch.empty(3, height, width), list(SCALE), list(RATIO))
     box = crop_boxes(draws, height, width)[:, 0].tolist()
     # torchvision takes logarithms in float32, so a side may round to the other of two whole numbers.
-    assert all(abs(a - b) <= 1 for a, b in zip(box, expected, strict=True))
+    assert all(abs(a - b) <= 1 for a, b in zip(box, torchvisions(draws[0], height, width), strict=True))
     assert box[0] + box[2] <= height
     assert box[1] + box[3] <= width
 
 
 def test_most_boxes_are_torchvisions_to_the_pixel():
-    draws, same = draws_of(500), 0
+    draws = draws_of(500)
     boxes = crop_boxes(draws, 375, 500).T.tolist()
-    for each, box in zip(draws, boxes, strict=True):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(transforms, "torch", Scripted(each))
-            same += list(RandomResizedCrop.get_params(torch.empty(3, 375, 500), list(SCALE), list(RATIO))) == box
-    assert same >= 499
+    assert sum(torchvisions(each, 375, 500) == box for each, box in zip(draws, boxes, strict=True)) >= 499
 
 
 @pytest.mark.parametrize(("height", "width", "expected"), [
@@ -75,9 +76,9 @@ def images_of(count: int, size: int, seed: int = 1) -> torch.Tensor:
     return torch.randint(256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
 
 
-@pytest.mark.parametrize(("full", "size"), [(64, 64), (72, 64), (37, 32), (16, 40), (256, 224), (90, 30)])
+@pytest.mark.parametrize(("full", "size"), [(64, 64), (37, 32), (16, 40), (90, 30)])
 def test_pictures_are_torchvisions_for_the_same_boxes(full, size):
-    count = 24
+    count = 12
     images, boxes = images_of(count, full), torch.from_numpy(crop_boxes(draws_of(count), full, full))
     flips = torch.arange(count) % 2
     ours = resized_crops(images, boxes, flips, size=size)
@@ -94,19 +95,12 @@ def test_pictures_are_torchvisions_for_the_same_boxes(full, size):
         assert (ours[i] - rounded).abs().max() <= 1.01
 
 
-def test_the_whole_image_at_its_size_stays_as_it_is():
-    images, boxes = images_of(3, 20), torch.tensor([[0] * 3, [0] * 3, [20] * 3, [20] * 3])
-    found = resized_crops(images, boxes, torch.tensor([0, 0, 1]), size=20)
-    assert torch.equal(found, torch.cat([images[:2], images[2:].flip(-1)]).float())
-
-
-@pytest.mark.parametrize(("full", "size"), [(64, 64), (72, 64)])
-def test_a_picture_does_not_depend_on_its_batch(full, size):
-    images, boxes = images_of(13, full), torch.from_numpy(crop_boxes(draws_of(13), full, full))
+def test_a_picture_does_not_depend_on_its_batch():
+    images, boxes = images_of(13, 72), torch.from_numpy(crop_boxes(draws_of(13), 72, 72))
     flips = torch.arange(13) % 2
-    together = resized_crops(images, boxes, flips, size=size)
+    together = resized_crops(images, boxes, flips, size=64)
     for some in (slice(4, 5), slice(1, 13, 3), slice(0, 0)):
-        assert torch.equal(resized_crops(images[some], boxes[:, some], flips[some], size=size), together[some])
+        assert torch.equal(resized_crops(images[some], boxes[:, some], flips[some], size=64), together[some])
 
 
 @settings(deadline=None, max_examples=40)

@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import os
-import shutil
 import socket
 import tarfile
 import urllib.request
@@ -25,9 +24,8 @@ PY = "cifar-10-batches-py"
 
 
 @pytest.mark.parametrize(("layout", "each"), [("cifar_bin", 10_000), ("cifar_py", 20)])
-def test_both_layouts_of_cifar_10_are_read_also_one_folder_deeper(request, tmp_path, layout, each):
-    (tmp_path / "deeper").symlink_to(request.getfixturevalue(layout).parent)
-    (train, train_labels), (test, test_labels) = CIFAR10Data(str(tmp_path)).read()
+def test_both_layouts_of_cifar_10_are_read(request, layout, each):
+    (train, train_labels), (test, test_labels) = CIFAR10Data(str(request.getfixturevalue(layout).parent)).read()
     assert (train.shape, test.shape) == ((5 * each, 3, 32, 32), (each, 3, 32, 32))
     assert (train.dtype, train_labels.dtype) == (torch.uint8, torch.int64)
     assert train_labels.tolist() == [i % 10 for i in range(each)] * 5
@@ -38,17 +36,8 @@ def test_both_layouts_of_cifar_10_are_read_also_one_folder_deeper(request, tmp_p
     assert test[:, 2, 31, 31].unique().tolist() == [5]
 
 
-def test_of_two_layouts_the_first_that_is_whole_is_read(linked, cifar_py, cifar_bin, tmp_path):
-    broken = linked(cifar_py)
-    linked(cifar_bin)
-    assert len(CIFAR10Data(str(tmp_path)).read()[0][0]) == 100
-    os.unlink(broken / "data_batch_2")
-    assert len(CIFAR10Data(str(tmp_path)).read()[0][0]) == 50_000
-
-
-@pytest.mark.parametrize("deeper", ["MNIST", "deeper/MNIST"])
-def test_mnists_files_are_read_plain_or_packed(linked, mnist, tmp_path, deeper):
-    packed = linked(mnist, deeper) / "t10k-images-idx3-ubyte"
+def test_mnists_files_are_read_plain_or_packed(linked, mnist, tmp_path):
+    packed = linked(mnist, "MNIST") / "t10k-images-idx3-ubyte"
     packed.with_name(f"{packed.name}.gz").write_bytes(gzip.compress(packed.read_bytes(), 1))
     packed.unlink()
     (train, train_labels), (test, test_labels) = MNISTData(str(tmp_path)).read()
@@ -89,22 +78,16 @@ def test_the_digits_are_pinned_and_their_mean_and_std_are_those_of_the_training_
         digest.update(images.numpy().tobytes() + labels.numpy().tobytes())
     assert digest.hexdigest() == "000f1f1208ab4ea5eb116b48211bac33031a84401858a7b094d6f03b2e6f2ddf"
     pixels = digits[0][0].double() / 255
-    assert (DigitsData.mean, DigitsData.std) == (
-        (round(pixels.mean().item(), 4),),
-        (round(pixels.std().item(), 4),),
-    )
+    assert (*DigitsData.mean, *DigitsData.std) == (round(pixels.mean().item(), 4), round(pixels.std().item(), 4))
 
 
-def test_the_real_cifar_10(real_data):
-    data = CIFAR10Data(str(real_data), held_out=5_000)
-    data.prepare_data()
-    pixels = data.val_dataloader().images / 255
-    assert pixels.mean((0, 2, 3)).tolist() == pytest.approx(data.mean, abs=5e-3)
-    counts = {split: labels.bincount().unique().tolist() for split, (_, labels) in data.splits.items()}
+def test_the_real_sets_have_the_means_given(real_data):
+    cifar = CIFAR10Data(str(real_data), held_out=5_000)
+    cifar.prepare_data()
+    pixels = cifar.val_dataloader().images / 255
+    assert pixels.mean((0, 2, 3)).tolist() == pytest.approx(cifar.mean, abs=5e-3)
+    counts = {split: labels.bincount().unique().tolist() for split, (_, labels) in cifar.splits.items()}
     assert counts == {"train": [4500], "val": [500], "test": [1000]}
-
-
-def test_the_real_mnist_has_the_mean_and_std_given(real_data):
     (train, labels), (test, _) = MNISTData(str(real_data)).read()
     pixels = train.float() / 255
     assert pixels.mean().item() == pytest.approx(MNISTData.mean[0], abs=5e-5)
@@ -123,11 +106,6 @@ def offline(monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
 
 
-def torchvisions(monkeypatch, name, fetch):
-    """Puts `fetch(folder)` in place of torchvision's download."""
-    monkeypatch.setattr(torchvision.datasets, name, lambda root, **options: fetch(Path(root)))
-
-
 def test_nothing_is_downloaded_where_files_are_or_none_are_needed(linked, cifar_bin, tmp_path, offline):
     linked(cifar_bin)
     for kind in (CIFAR10Data, DigitsData):
@@ -138,10 +116,7 @@ def test_nothing_is_downloaded_where_files_are_or_none_are_needed(linked, cifar_
 @pytest.mark.parametrize(
     ("data", "wanted"),
     [
-        (
-            CIFAR10Data,
-            ["CIFAR10 is not in", "/cifar-10-python.tar.gz (MD5 c58f30108f71", f"{PY}/;"],
-        ),
+        (CIFAR10Data, ["CIFAR10 is not in", "/cifar-10-python.tar.gz (MD5 c58f30108f71", f"{PY}/;"]),
         (MNISTData, ["MNIST is not in", "/MNIST/raw/t10k-labels-idx1-ubyte.gz (MD5 ec29112dd5", "holds MNIST/raw/;"]),
         (ImagenetteData, ["Imagenette is not in", "/imagenette2-320.tgz (MD5 3df6f0d01a2c", "imagenette2-320/;"]),
     ],
@@ -149,31 +124,24 @@ def test_nothing_is_downloaded_where_files_are_or_none_are_needed(linked, cifar_
 def test_offline_the_archives_and_their_place_are_named_and_nothing_is_left(tmp_path, offline, data, wanted):
     with pytest.raises(DataError) as error:
         data(str(tmp_path)).prepare_data()
-    for text in [*wanted, "urlopen error no route to host", "the quick preset needs no download"]:
+    for text in [*wanted, "no route to host", "the quick preset needs no download"]:
         assert text in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("size", "folder"), [(64, "imagenette2-160"), (224, "imagenette2-320"), (320, "imagenette2")])
-def test_the_smallest_imagenette_that_need_not_be_enlarged_is_downloaded(tmp_path, offline, size, folder):
-    with pytest.raises(DataError, match=f"/{folder}.tgz "):
-        ImagenetteData(str(tmp_path), image_size=size).prepare_data()
+def test_imagenettes_archive_is_torchvisions():
+    url, md5 = torchvision.datasets.Imagenette._ARCHIVES["320px"]
+    assert ImagenetteData.archives == {Path(url).name: md5}
 
 
-def test_imagenettes_archives_are_torchvisions():
-    theirs = {Path(url).stem: (size, md5) for size, (url, md5) in torchvision.datasets.Imagenette._ARCHIVES.items()}
-    assert ImagenetteData.archives == theirs
-
-
-@pytest.mark.parametrize("error", [TimeoutError("timed out"), RuntimeError("File not found\n or corrupted.")])
-def test_a_download_that_breaks_off_leaves_nothing(tmp_path, monkeypatch, error):
-    def broken(root):
+def test_a_download_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
+    def broken(root, **options):
         assert socket.getdefaulttimeout() == 30
-        (root / "cifar-10-python.tar.gz").write_bytes(b"half")
-        raise error
+        Path(root, "cifar-10-python.tar.gz").write_bytes(b"half")
+        raise TimeoutError("timed out")
 
-    torchvisions(monkeypatch, "CIFAR10", broken)
-    with pytest.raises(DataError, match=f"{type(error).__name__}: {' '.join(str(error).split())}"):
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", broken)
+    with pytest.raises(DataError, match="TimeoutError: timed out"):
         CIFAR10Data(str(tmp_path)).prepare_data()
     assert list(tmp_path.iterdir()) == []
     assert socket.getdefaulttimeout() is None
@@ -193,23 +161,12 @@ def test_a_placed_archive_is_unpacked_without_a_network(tmp_path, offline, monke
 
 
 def test_of_two_downloads_at_once_the_first_to_finish_wins(tmp_path, monkeypatch, cifar_py, linked):
-    def slower(root):
+    def slower(root, **options):
         linked(cifar_py)  # another process was faster
-        (root / PY).mkdir()
-        (root / PY / "slower").touch()
+        (Path(root) / PY).mkdir()
+        (Path(root) / PY / "slower").touch()
 
-    torchvisions(monkeypatch, "CIFAR10", slower)
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", slower)
     CIFAR10Data(str(tmp_path)).prepare_data()
     assert [path.name for path in tmp_path.iterdir()] == [PY]
     assert not (tmp_path / PY / "slower").exists()
-
-
-def test_unfinished_downloads_are_no_data(tmp_path, monkeypatch, linked, cifar_bin, mnist, offline):
-    linked(cifar_bin, ".download-x")  # another process's, on its way
-    with pytest.raises(DataError, match="CIFAR10 is not in"):
-        CIFAR10Data(str(tmp_path)).prepare_data()
-    torchvisions(monkeypatch, "MNIST", lambda root: shutil.copytree(mnist, root / "MNIST" / "raw"))
-    (tmp_path / "MNIST" / "raw").mkdir(parents=True)  # a broken one's
-    data = MNISTData(str(tmp_path))
-    data.prepare_data()
-    assert len(data.read()[1][1]) == 10_000
