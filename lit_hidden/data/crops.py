@@ -40,7 +40,7 @@ def crop_boxes(draws: np.ndarray, height: int, width: int) -> np.ndarray:
     """
     draws = draws.astype(np.float64)
     area = height * width * (SCALE[0] + (SCALE[1] - SCALE[0]) * draws[:, :ATTEMPTS])
-    low, high = math.log(RATIO[0]), math.log(RATIO[1])
+    low, high = np.log(RATIO)
     shape = np.exp(low + (high - low) * draws[:, ATTEMPTS : 2 * ATTEMPTS])
     w, h = np.sqrt(area * shape).round(), np.sqrt(area / shape).round()
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)

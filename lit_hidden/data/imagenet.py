@@ -28,11 +28,10 @@ from lit_hidden.recipes import IMAGES
 class ImageNetData(ImageData):
     """ILSVRC-2012's 1000 classes, or any subset, in batches of images `(B, 3, image_size, image_size)`.
 
-    Read from the first of `folders` in `root`, or `root` itself, that has `train/` and `val/`. Labels count the classes
-    in the order of their wnids. Training images are augmented by default.
+    Read from the first of `folders` in `root`, or `root` itself, that has `train/` and `val/`. Augmented by default.
 
     Args:
-        *args: as of `ImageData`, from `root` on. `augment="square"`: see above.
+        *args: as of `ImageData`, as are other keywords. `augment="square"`: see above.
         classes: `imagenette`, `imagewoof`, `tiny-imagenet-100`, `first-N` (ordered by wnid), or `all` that are there;
             None is the set's own classes, and an error if others are there.
         images_per_class: number of training images used of each class; None is all. Not together with `train_images`.
@@ -40,7 +39,6 @@ class ImageNetData(ImageData):
         cache_gib: images that decoded take more GiB than this are decoded by workers in every epoch; 0: all are.
             Decoded images lie in the folder CACHE_DIR, or else in `.lit_hidden-cache` in `root`.
         workers: processes that decode, of each device; None is as many as there are CPUs for it.
-        **kwargs: as of `ImageData`.
     """
 
     name = "imagenet"
@@ -65,7 +63,7 @@ class ImageNetData(ImageData):
         _, custom, _, _, count = IMAGES[self.name]
         size = custom if image_size is None else image_size
         if size < 1:
-            raise ValueError(f"image_size={size} has no pixels; it must be at least 1")
+            raise ValueError(f"image_size={size} must be at least 1")
         if images_per_class is not None and (images_per_class < 1 or self.train_images is not None):
             raise ValueError(f"images_per_class={images_per_class} must be at least 1, without train_images")
         self.shape, self.images_per_class = (3, size, size), images_per_class
@@ -99,7 +97,7 @@ class ImageNetData(ImageData):
         )
 
     def prepare_data(self) -> None:
-        """Choose the images of each split, and decode or open what is decoded once; nothing if that was done."""
+        """Choose the images of each split, and decode or open what is decoded once."""
         if self._images:
             return
         train, test, each = self.tree.train, self.tree.val, self.images_per_class
@@ -128,10 +126,9 @@ class ImageNetData(ImageData):
 
     @property
     def _workers(self) -> int:
-        if self.workers is not None:
-            return self.workers
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cpus // (self.trainer.num_devices if self.trainer else 1))
+        share = max(1, cpus // (self.trainer.num_devices if self.trainer else 1))
+        return share if self.workers is None else self.workers
 
     def _loader(self, split: str, seed: int | None) -> CropLoader | DecodingLoader:
         self.setup()

@@ -1,7 +1,6 @@
 """Batches of images that live, as uint8 tensors, on the training device: shuffled, augmented, normalised.
 
-The random numbers of an epoch are drawn on the CPU from (seed, epoch), so a run sees the same pictures on every device,
-in any number of processes, and after a resume.
+The random numbers of an epoch are drawn on the CPU from (seed, epoch): the same pictures anywhere and after a resume.
 """
 
 import hashlib
@@ -52,8 +51,7 @@ class EpochLoader:
         """The length of a whole iteration."""
         return -(-self.batches // (self.at_once or 1))
 
-    # A generator on purpose: Lightning calls iter() first and sets the epoch later, and a generator reads the epoch
-    # only when its first batch is asked for.
+    # A generator: Lightning calls iter() first and sets the epoch later, before it asks for the first batch.
     def __iter__(self) -> Iterator[Any]:
         """Yield the batches of the present epoch, or blocks of them; after a resume only those not yet seen."""
         start = self._batches_seen if self._resumed else 0
@@ -73,10 +71,8 @@ class EpochLoader:
     def mine(self, batch: int) -> slice:
         """The positions in the epoch that this rank takes of a batch, from 0."""
         start, stop = batch * self.batch_size, min((batch + 1) * self.batch_size, self.count)
-        if self.rank < stop - start:
-            return slice(start + self.rank, stop, self.world_size)
-        repeated = start + self.rank % (stop - start)
-        return slice(repeated, repeated + 1)
+        first = start + self.rank % (stop - start)
+        return slice(first, stop if start + self.rank < stop else first + 1, self.world_size)
 
     def share(self, batch: int) -> tuple[int, int]:
         """How many images of an epoch's `batch`, from 0, count for this rank, and how many for all ranks together."""
@@ -120,10 +116,9 @@ class EpochLoader:
 
 @dataclass(eq=False, repr=False)
 class BatchLoader(EpochLoader):
-    """Batches of `images` and `labels`, normalised and, for training, shuffled and augmented.
+    """Batches of `images`, uint8 `(N, C, H, W)`, and `labels`, int64 `(N,)`; for training shuffled and augmented.
 
-    `images` are uint8 `(N, C, H, W)` and `labels` int64 `(N,)`. Inputs of another dtype with any targets, both
-    `(N, ...)`, have no mean and std.
+    Inputs of another dtype with any targets, both `(N, ...)`, have no mean and std.
     """
 
     images: Tensor
@@ -150,7 +145,7 @@ class BatchLoader(EpochLoader):
                 yield Block(self, first, min(first + self.at_once, self.batches))
             return
         for mine in map(self.mine, range(start, self.batches)):
-            picked = self.images.index_select(0, order[mine]), self.labels.index_select(0, order[mine])
+            picked = (whole.index_select(0, order[mine]) for whole in (self.images, self.labels))
             images, labels = to_device(self.device, *picked)
             yield self._normalised(self._augmented(images, *(draw[..., mine] for draw in draws))), labels
 
@@ -194,8 +189,8 @@ class CropLoader(BatchLoader):
         if self.seed is None or not self.augment:
             return ()
         draws, flips = draw_crops(self)
-        side = self.images.shape[-1]
-        return to_device(self.device, torch.from_numpy(crop_boxes(draws.numpy(), side, side)), flips)
+        boxes = crop_boxes(draws.numpy(), *self.images.shape[-2:])
+        return to_device(self.device, torch.from_numpy(boxes), flips)
 
     def _augmented(self, images: Tensor, *draws: Tensor) -> Tensor:
         if draws:

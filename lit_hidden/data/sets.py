@@ -49,9 +49,7 @@ class CIFAR10Data(ImageTensorsData):
         images, labels = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*parts, strict=True))
         with checked(path, MEND):  # a download cut short can leave zeros in a file of the right size
             if labels.bincount(minlength=10).tolist() != [len(labels) // 10] * 10:
-                raise ValueError(
-                    f"not {len(labels) // 10} images of each of the 10 classes in {files[0][0]} and others"
-                )
+                raise ValueError(f"{files[0][0]} and on: not {len(labels) // 10} images of each of the 10 classes")
         return images.view(-1, *self.shape), labels.long()
 
 

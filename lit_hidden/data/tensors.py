@@ -20,9 +20,9 @@ Split = tuple[Tensor, Tensor]  # images, uint8 (N, C, H, W), and labels, int64 (
 class ImageData(L.LightningDataModule):
     """Batches of normalised images `(B, C, H, W)` and labels `(B,)`.
 
-    Validation is on held-out training images. Which these are, and which of the others are used, follows from their
-    order in the files alone, for every seed alike; they are as many of each class as possible. With `held_out=0`
-    validation is on the test set, as the authors do, and callbacks and schedulers that monitor `val/...` are refused.
+    Validation is on held-out training images. Which these are, and which of the others are used, is the same for every
+    seed; they are as many of each class as possible. With `held_out=0` validation is on the test set, as the authors
+    do, and callbacks and schedulers that monitor `val/...` are refused.
 
     Args:
         root: folder of the data; None is DATA_DIR, or else `data`.
@@ -72,10 +72,8 @@ class ImageData(L.LightningDataModule):
         """Indices of the training images to train on, `used` or all that are left, and of those held out."""
         count, held_out, least = len(labels), self.held_out, 1 if used is None else used
         if held_out < 0 or not 1 <= least <= count - held_out:
-            raise ValueError(
-                f"held_out={held_out} and {least} images to train on cannot be taken from {self.name}'s {count}: "
-                "held_out must be at least 0, and leave at least 1 to train on"
-            )
+            taken = f"held_out={held_out} and {least} images to train on, at least 0 and 1,"
+            raise ValueError(f"{taken} cannot be taken from {self.name}'s {count}")
         order = balanced_order(labels)
         return order[held_out:][:used], order[:held_out]
 
@@ -99,10 +97,8 @@ class ImageData(L.LightningDataModule):
         if trainer and trainer.state.fn == "fit" and not self.held_out:  # callbacks and schedulers exist by now
             for one in [*trainer.callbacks, *trainer.lr_scheduler_configs]:
                 if str(monitor := getattr(one, "monitor", None)).startswith("val"):
-                    raise ValueError(
-                        f"{type(getattr(one, 'scheduler', one)).__name__} monitors {monitor}, which with held_out=0 is "
-                        "measured on the test set, and nothing may be selected on that; give held_out=None"
-                    )
+                    watcher = f"{type(getattr(one, 'scheduler', one)).__name__} monitors {monitor}"
+                    raise ValueError(f"{watcher}, which with held_out=0 is of the test set; give held_out=None")
         return self._loader("val", None)
 
     def test_dataloader(self) -> EpochLoader:
@@ -144,7 +140,7 @@ class ImageTensorsData(ImageData):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.augment == "square" or (self.augment and not (self.crop or self.flip)):
+        if self.augment and (self.augment == "square" or not (self.crop or self.flip)):
             raise ValueError(f"augment={self.augment!r} is not defined for {self.name}; give False or None")
         self.splits: dict[str, Split] = {}  # after `setup`, of `train`, `val` and `test`; a callback may change them
 

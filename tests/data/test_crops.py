@@ -62,15 +62,6 @@ def test_most_boxes_are_torchvisions_to_the_pixel():
     assert sum(torchvisions(each, 375, 500) == box for each, box in zip(draws, boxes, strict=True)) >= 499
 
 
-@pytest.mark.parametrize(("height", "width", "expected"), [
-    (90, 30, [25, 0, 40, 30]), (30, 90, [0, 25, 30, 40]), (1, 1, [0, 0, 1, 1])
-])  # fmt: skip
-def test_where_no_box_fits_the_middle_is_taken(height, width, expected):
-    draws = np.full((1, DRAWS), 1 - 2**-24, dtype=np.float32)  # the whole area, at the widest
-    draws[:, ATTEMPTS : 2 * ATTEMPTS] = 0.5 if height == 1 else draws[0, 0]
-    assert crop_boxes(draws, height, width)[:, 0].tolist() == expected
-
-
 def images_of(count: int, size: int, seed: int = 1) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(256, (count, 3, size, size), generator=generator, dtype=torch.uint8)

@@ -169,7 +169,7 @@ WATCHING = {
 @pytest.mark.parametrize("says", WATCHING)
 def test_nothing_is_selected_on_the_test_set(says, tmp_path):
     (callbacks, kind), seen = WATCHING[says], Seen()
-    with pytest.raises(ValueError, match=f"^{says}, which with held_out=0 is measured on the test set"):
+    with pytest.raises(ValueError, match=f"^{says}, which with held_out=0 is of the test set"):
         fit(tmp_path, DigitsData(held_out=0), *callbacks, seen, kind=kind)
     assert not seen.epochs  # before anything is trained
 

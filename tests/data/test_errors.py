@@ -49,15 +49,18 @@ def abc(root, **options):
 
 ARGUMENTS = [
     (lambda root: data_module("svhn"), "no data called 'svhn'; there is cifar10, mnist, digits, imagenet, "),
-    (lambda root: DigitsData(held_out=1437).setup(), "held_out=1437 and 1 images to train on cannot be taken from"),
-    (lambda root: DigitsData(held_out=-1).setup(), "held_out must be at least 0"),
+    (
+        lambda root: DigitsData(held_out=1437).setup(),
+        "held_out=1437 and 1 images to train on, at least 0 and 1, cannot be taken from digits",
+    ),
+    (lambda root: DigitsData(held_out=-1).setup(), "held_out=-1 and"),
     (lambda root: DigitsData(held_out=100, train_images=1338).setup(), "held_out=100 and 1338 images to train on"),
-    (lambda root: DigitsData(train_images=0).setup(), "leave at least 1 to train on"),
+    (lambda root: DigitsData(train_images=0).setup(), "held_out=144 and 0 images to train on"),
     (lambda root: abc(root, held_out=12).prepare_data(), "cannot be taken from imagenet's 12"),
     (lambda root: MNISTData(augment=True), "augment=True is not defined for mnist"),
     (lambda root: DigitsData(augment="square"), "augment='square' is not defined for digits"),
     (lambda root: DigitsData(batch_size=0), "batch_size=0 holds no image"),
-    (lambda root: ImageNetData(image_size=0), "image_size=0 has no pixels"),
+    (lambda root: ImageNetData(image_size=0), "image_size=0 must be at least 1"),
     (lambda root: ImageNetData(images_per_class=0), "images_per_class=0 must be at least 1"),
     (lambda root: ImageNetData(images_per_class=5, train_images=50), "images_per_class=5 must be"),
     (lambda root: abc(root, images_per_class=4, held_out=2).setup(), "held_out=2 and 12 images to train on"),

@@ -11,7 +11,6 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torch.utils.data import RandomSampler
 from torchvision.transforms import Normalize
 from torchvision.transforms import functional as TF
 
@@ -129,18 +128,6 @@ def test_an_epoch_of_squares_and_of_files_is_torchvisions_by_the_seeds_draws(dec
         assert torch.equal(torch.cat([y for _, y in found]), order)
 
 
-def test_every_crop_and_both_flips_occur_equally_often():
-    count = 20_000
-    images, labels = torch.zeros(count, 1, 1, 1, dtype=torch.uint8), torch.arange(count)
-    draws = BatchLoader(images, labels, 1, [0], [1], seed=0, crop=2, flip=True).draw()
-    for draw, kinds in zip(draws, (5, 5, 2), strict=True):
-        counts = draw.bincount()
-        # 5 standard deviations of a binomial count
-        margin = 5 * (count * (1 / kinds) * (1 - 1 / kinds)) ** 0.5
-        assert len(counts) == kinds
-        assert (counts - count / kinds).abs().max() < margin
-
-
 def test_workers_change_nothing_and_an_epoch_left_early_does_not_reach_into_the_next(decoded):
     before = set(multiprocessing.active_children())
     alone, helped = decoded(seed=0, augment=True), decoded(seed=0, augment=True, workers=2)
@@ -178,7 +165,7 @@ def test_order_and_augmentation_depend_on_seed_and_epoch_and_nothing_else(loader
     state = torch.get_rng_state()
     list(loader(seed=0, augment=True))
     assert torch.equal(torch.get_rng_state(), state)
-    different = [epoch(seed, e) for seed in (0, 1, -1) for e in (0, 1)]
+    different = [epoch(seed, e) for seed in (0, -1) for e in (0, 1)]
     assert not any(torch.equal(a, b) for i, a in enumerate(different) for b in different[:i])
 
 
@@ -194,20 +181,17 @@ def assert_share(alone, ranks):
             assert ranks[r].share(i) == (len(labels[r::world_size]), len(labels))
 
 
-@pytest.mark.parametrize(("world_size", "seed"), [(3, 0), (5, 0), (5, None)])
-def test_ranks_together_see_what_one_process_sees(loader, world_size, seed):
-    ranks = [loader(seed=seed, augment=True, rank=r, world_size=world_size) for r in range(world_size)]
+@pytest.mark.parametrize("seed", [0, None])
+def test_ranks_together_see_what_one_process_sees(loader, seed):
+    ranks = [loader(seed=seed, augment=True, rank=r, world_size=3) for r in range(3)]
     assert_share(loader(seed=seed, augment=True), ranks)  # 50 images: the last batch has 2
 
 
-@settings(deadline=None, max_examples=40)
-@given(
-    count=st.integers(1, 40), world_size=st.integers(1, 6), extra=st.integers(0, 10),
-    seed=st.none() | st.integers(0, 3),
-)  # fmt: skip
-@example(count=7, world_size=5, extra=0, seed=0)
-def test_any_number_of_ranks_share_any_number_of_images(count, world_size, extra, seed):
-    options = {"batch_size": world_size + extra, "augment": True, "seed": seed}
+@settings(deadline=None, max_examples=30)
+@given(count=st.integers(1, 40), world_size=st.integers(1, 6), extra=st.integers(0, 10))
+@example(count=7, world_size=5, extra=0)
+def test_any_number_of_ranks_share_any_number_of_images(count, world_size, extra):
+    options = {"batch_size": world_size + extra, "augment": True, "seed": 0}
     ranks = [tensors(count, **options, rank=r, world_size=world_size) for r in range(world_size)]
     assert_share(tensors(count, **options), ranks)
 
@@ -229,19 +213,6 @@ def test_state_taken_after_any_batch_goes_on_with_the_next(loader, stop):
     assert len(list(second)) == 4  # another epoch forgets it
 
 
-def test_lightning_sets_the_epoch_of_an_iterator_it_has_and_takes_the_loader_for_one_that_resumes():
-    from lightning.fabric.utilities.data import _set_sampler_epoch
-    from lightning.fabric.utilities.types import _Stateful
-
-    training, other = tensors(seed=0), tensors(seed=0)
-    batches = iter(training)
-    _set_sampler_epoch(training, 7)
-    other.set_epoch(7)
-    assert same(batches, other)
-    assert isinstance(training, _Stateful)
-    assert not isinstance(training.sampler, RandomSampler)
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_damaged_image_is_an_error_that_names_it(tmp_path, decoded, workers):
     images = read_tree(plant(tmp_path, tree(["n1", "n2"]) | {"train/n1/n1_0.JPEG": b""})).train
@@ -251,7 +222,5 @@ def test_a_damaged_image_is_an_error_that_names_it(tmp_path, decoded, workers):
 
 def test_inputs_that_are_no_images_are_yielded_as_they_are():
     inputs, targets = torch.randn(7, 2), torch.rand(7)
-    batches = list(BatchLoader(inputs, targets, 4, (), ()))
-    assert torch.equal(torch.cat([x for x, _ in batches]), inputs)
-    assert torch.equal(torch.cat([y for _, y in batches]), targets)
-    assert [len(x) for x, _ in batches] == [4, 3]
+    batches = BatchLoader(inputs, targets, 4, (), ())
+    assert same(batches, [(inputs[:4], targets[:4]), (inputs[4:], targets[4:])])
