@@ -72,7 +72,7 @@ class ImageData(L.LightningDataModule):
         """Indices of the training images to train on, `used` or all that are left, and of those held out."""
         count, held_out, least = len(labels), self.held_out, 1 if used is None else used
         if held_out < 0 or not 1 <= least <= count - held_out:
-            taken = f"held_out={held_out} and {least} images to train on, at least 0 and 1,"
+            taken = f"held_out={held_out} (at least 0) and {least} images to train on (at least 1)"
             raise ValueError(f"{taken} cannot be taken from {self.name}'s {count}")
         order = balanced_order(labels)
         return order[held_out:][:used], order[:held_out]

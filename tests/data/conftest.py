@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10
 
-BIN, PY = "cifar-10-batches-bin", "cifar-10-batches-py"
+NAMES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
 
 
-def records(file: int, count: int = 10_000) -> tuple[np.ndarray, np.ndarray]:
+def records(file: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Content of the n-th CIFAR-10 file: pixels tell file and record, labels are balanced."""
     pixels = np.full((count, 3072), file, dtype=np.uint8)
     pixels[:, 0] = np.arange(count) % 251
@@ -37,21 +37,21 @@ def python_2_pickle(pixels: np.ndarray, labels: list[int]) -> bytes:
 
 @pytest.fixture(scope="session")
 def cifar_bin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bin") / BIN
+    folder = tmp_path_factory.mktemp("bin") / "cifar-10-batches-bin"
     folder.mkdir()
-    for i, name in enumerate([*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]):
-        pixels, labels = records(i)
-        np.hstack([labels[:, None], pixels]).tofile(folder / name)
+    for i, name in enumerate(NAMES):
+        pixels, labels = records(i, 10_000)
+        np.hstack([labels[:, None], pixels]).tofile(folder / f"{name}.bin")
     return folder
 
 
 @pytest.fixture(scope="session")
 def cifar_py(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A set of 20 images a file, which pass for the publisher's."""
-    folder = tmp_path_factory.mktemp("py") / PY
+    folder = tmp_path_factory.mktemp("py") / "cifar-10-batches-py"
     folder.mkdir()
     sums = []
-    for i, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
+    for i, name in enumerate(NAMES):
         pixels, labels = records(i, 20)
         content = python_2_pickle(pixels, labels.tolist())
         (folder / name).write_bytes(content)
@@ -91,15 +91,7 @@ def linked(tmp_path: Path):
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of the real sets."""
+    """The folder of the real sets: CIFAR-10, MNIST, Tiny ImageNet-100."""
     if "LIT_HIDDEN_TEST_DATA" not in os.environ:
-        pytest.skip("LIT_HIDDEN_TEST_DATA is not set to a folder that holds the real CIFAR-10 and MNIST")
+        pytest.skip("LIT_HIDDEN_TEST_DATA is not set to a folder that holds the real sets")
     return Path(os.environ["LIT_HIDDEN_TEST_DATA"])
-
-
-@pytest.fixture(scope="session")
-def real_tiny(real_data: Path) -> Path:
-    """The folder of the real Tiny ImageNet-100."""
-    if not (real_data / "tiny-imagenet-100" / "train").is_dir():
-        pytest.skip(f"LIT_HIDDEN_TEST_DATA={real_data} holds no tiny-imagenet-100/")
-    return real_data / "tiny-imagenet-100"

@@ -149,12 +149,12 @@ def test_the_trainer_gives_device_ranks_and_a_share_of_the_cpus(root):
     assert (loader.rank, loader.world_size, loader.batch_size, data._workers) == (1, 2, 8, 1)
 
 
-def test_the_real_tiny_imagenet_100(real_tiny, tmp_path, monkeypatch):
+def test_the_real_tiny_imagenet_100(real_data, tmp_path, monkeypatch):
     monkeypatch.setenv("CACHE_DIR", str(tmp_path))
-    data = TinyImageNet100Data(str(real_tiny.parent), images_per_class=4, classes="first-20")
-    train, test = data.train_dataloader(), data.test_dataloader()
-    assert (train.images.shape, test.images.shape) == ((80, 3, 64, 64), (1000, 3, 64, 64))
-    assert train.labels.bincount().tolist() == [4] * 20
-    assert (test.images / 255).mean((0, 2, 3)).tolist() == pytest.approx(data.mean, abs=0.05)
-    one = data._images["test"].path(123)
-    assert np.array_equal(test.images[123].permute(1, 2, 0), np.asarray(load(one)))
+    data = TinyImageNet100Data(str(real_data))
+    assert data.tree.classes == CLASS_LISTS["tiny-imagenet-100"]
+    assert data.tree.train.labels.bincount().tolist() == [500] * 100
+    assert data.tree.val.labels.bincount().tolist() == [50] * 100
+    test = TinyImageNet100Data(str(real_data), images_per_class=4, classes="first-20").test_dataloader().images
+    assert (test / 255).mean((0, 2, 3)).tolist() == pytest.approx(data.mean, abs=0.05)
+    assert np.array_equal(test[123].permute(1, 2, 0), np.asarray(load(data.tree.val.path(123))))

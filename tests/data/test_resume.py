@@ -13,8 +13,6 @@ from torch import nn
 from lit_hidden.data import DigitsData
 
 pytestmark = [
-    # Lightning 2.6 calls what newer versions of torch rename; nothing of it is ours.
-    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"),
     # Said of every resume that goes on writing to the folder it resumed from.
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning"),
 ]

@@ -127,9 +127,6 @@ def test_offline_the_archives_and_their_place_are_named_and_nothing_is_left(tmp_
     for text in [*wanted, "no route to host", "the quick preset needs no download"]:
         assert text in str(error.value)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_imagenettes_archive_is_torchvisions():
     url, md5 = torchvision.datasets.Imagenette._ARCHIVES["320px"]
     assert ImagenetteData.archives == {Path(url).name: md5}
 

@@ -79,10 +79,3 @@ def test_the_first_classes_are_taken_and_some_images_keep_the_order_of_the_files
     assert [label for name, label in listed(read.train) if "n04" in name] == [1] * 4
     kept = read.train.take(torch.tensor([7, 0, 5]))
     assert listed(kept) == [listed(read.train)[i] for i in (0, 5, 7)]
-
-
-def test_the_real_tiny_imagenet_100(real_tiny):
-    read = read_tree(real_tiny)
-    assert read.classes == CLASS_LISTS["tiny-imagenet-100"]
-    assert read.train.labels.bincount().tolist() == [500] * 100
-    assert read.val.labels.bincount().tolist() == [50] * 100
