@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-Content = tuple[int, int] | Image.Image | str | bytes
+Content = tuple[int, int] | str | bytes
 
 
 def picture(name: str, width: int, height: int) -> Image.Image:
@@ -22,14 +22,12 @@ def tree(classes: list[str], train: int = 4, val: int = 2, size: tuple[int, int]
 
 
 def plant(root: Path, files: dict[str, Content]) -> Path:
-    """Write files: pictures of a width and a height, pictures given, text or bytes."""
+    """Write files: pictures of a width and a height, text or bytes."""
     for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, tuple):
-            content = picture(name, *content)
-        if isinstance(content, Image.Image):
-            content.save(path, "PNG" if path.suffix == ".png" else "JPEG", quality=95)
+            picture(name, *content).save(path, "JPEG", quality=95)
         else:
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return root

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from torchvision.transforms import functional as TF
 
 from lit_hidden.data.decode import load
 from lit_hidden.data.files import DataError
@@ -66,14 +65,8 @@ def test_what_cannot_be_decoded_to_its_end_is_named(tmp_path, content):
         load(path)
 
 
-@pytest.mark.parametrize("size", [32, 64, 160, 224])
-def test_the_middle_of_the_middle_is_the_middle(size):
-    assert (resize_to(size) - size) % 4 == 0
-    assert abs(resize_to(size) - size * 8 / 7) <= 2
+def test_the_square_that_is_decoded_once_is_an_eighth_larger_by_a_multiple_of_4():
     assert resize_to(224) == 256
-    margin = (resize_to(size) - size) // 2
-    for long in range(resize_to(size), resize_to(size) + 5):
-        image = picture(str(long), long, resize_to(size))
-        square = np.asarray(TF.center_crop(image, resize_to(size)))
-        cut = square[margin : margin + size, margin : margin + size]
-        assert np.array_equal(np.asarray(TF.center_crop(image, size)), cut)
+    for size in range(8, 300):
+        assert (resize_to(size) - size) % 4 == 0
+        assert abs(resize_to(size) - size * 8 / 7) <= 2

@@ -37,7 +37,7 @@ def images_of(count: int, size: int) -> torch.Tensor:
     return torch.randint(256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
 
 
-def tensors(count=COUNT, batch_size=16, augment=False, **kwargs) -> BatchLoader:
+def tensors(batch_size=16, augment=False, count=COUNT, **kwargs) -> BatchLoader:
     """A label names its image."""
     kwargs |= {"crop": 2, "flip": True} if augment else {}
     return BatchLoader(images_of(count, 8), torch.arange(count), batch_size, MEAN, STD, **kwargs)
@@ -58,19 +58,16 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def decoded(files):
-    def make(batch_size=16, augment=False, workers=0, images=files, **kwargs) -> DecodingLoader:
-        sizes = {"size": 16, "resize": 20}
-        return DecodingLoader(
-            images, images.labels, batch_size, MEAN, STD, **sizes, workers=workers, augment=augment, **kwargs
-        )
+    def make(batch_size=16, images=files, **kwargs) -> DecodingLoader:
+        options = {"size": 16, "resize": 20, "workers": 0, "augment": False} | kwargs
+        return DecodingLoader(images, images.labels, batch_size, MEAN, STD, **options)
 
     return make
 
 
-@pytest.fixture(params=["tensors", "squares", "decoded"])
+@pytest.fixture(params=[tensors, squares, "decoded"])
 def loader(request):
-    made = {"tensors": lambda batch_size=16, **kwargs: tensors(COUNT, batch_size, **kwargs), "squares": squares}
-    return made.get(request.param) or request.getfixturevalue("decoded")
+    return request.getfixturevalue("decoded") if request.param == "decoded" else request.param
 
 
 def labels_of(batches):
@@ -149,7 +146,7 @@ def test_evaluation_keeps_the_order_and_the_short_last_batch(loader):
 
 
 def test_the_order_of_seed_0_is_pinned():
-    assert labels_of(tensors(10, seed=0)) == [[1, 7, 8, 5, 6, 3, 9, 4, 2, 0]]
+    assert labels_of(tensors(count=10, seed=0)) == [[1, 7, 8, 5, 6, 3, 9, 4, 2, 0]]
 
 
 def test_order_and_augmentation_depend_on_seed_and_epoch_and_nothing_else(loader):
@@ -192,8 +189,8 @@ def test_ranks_together_see_what_one_process_sees(loader, seed):
 @example(count=7, world_size=5, extra=0)
 def test_any_number_of_ranks_share_any_number_of_images(count, world_size, extra):
     options = {"batch_size": world_size + extra, "augment": True, "seed": 0}
-    ranks = [tensors(count, **options, rank=r, world_size=world_size) for r in range(world_size)]
-    assert_share(tensors(count, **options), ranks)
+    ranks = [tensors(count=count, **options, rank=r, world_size=world_size) for r in range(world_size)]
+    assert_share(tensors(count=count, **options), ranks)
 
 
 @pytest.mark.parametrize("stop", [0, 1, 3, 4])

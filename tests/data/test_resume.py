@@ -55,13 +55,12 @@ class At(Callback):
             self.act(trainer)
 
 
-def digits():
-    return DigitsData(augment=True, held_out=100, train_images=200, batch_size=64)
+DIGITS = {"augment": True, "held_out": 100, "train_images": 200, "batch_size": 64}
 
 
 @pytest.fixture(scope="module")
 def data():
-    return digits()
+    return DigitsData(**DIGITS)
 
 
 def fit(data, *callbacks, ckpt_path=None, **kwargs):
@@ -91,13 +90,10 @@ NEVER, TWICE = {"limit_val_batches": 0}, {"val_check_interval": 0.5}
 @pytest.mark.parametrize(
     ("hook", "step", "validation"),
     [
-        ("on_train_batch_end", 3, {}),
-        ("on_train_batch_end", 6, TWICE),
-        ("on_train_batch_end", 4, NEVER),
-        ("on_train_epoch_end", 4, {}),
-        ("on_validation_end", 6, TWICE),
+        ("on_train_batch_end", 3, {}), ("on_train_batch_end", 6, TWICE), ("on_train_batch_end", 4, NEVER),
+        ("on_train_epoch_end", 4, {}), ("on_validation_end", 6, TWICE),
     ],
-)
+)  # fmt: skip
 def test_resumed_from_a_checkpoint(tmp_path, data, uninterrupted, hook, step, validation):
     file, options = tmp_path / "a.ckpt", validation | {"num_sanity_val_steps": 0}
     fit(data, At(hook, step, lambda trainer: trainer.save_checkpoint(file)), **options)
@@ -105,10 +101,11 @@ def test_resumed_from_a_checkpoint(tmp_path, data, uninterrupted, hook, step, va
 
 
 def test_resumed_from_model_checkpoint_with_a_fresh_datamodule_after_a_sanity_check(tmp_path, uninterrupted):
-    every_3_steps = {"every_n_train_steps": 3, "save_top_k": -1}
-    fit(digits(), ModelCheckpoint(tmp_path, "{step}", **every_3_steps))
-    resumed = fit(digits(), ModelCheckpoint(tmp_path, "{step}", **every_3_steps), ckpt_path=tmp_path / "step=6.ckpt")
-    assert_goes_on(resumed, uninterrupted, 6)
+    def save():
+        return ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=3, save_top_k=-1)
+
+    fit(DigitsData(**DIGITS), save())
+    assert_goes_on(fit(DigitsData(**DIGITS), save(), ckpt_path=tmp_path / "step=6.ckpt"), uninterrupted, 6)
 
 
 def test_resumed_after_a_termination_signal(tmp_path, data, uninterrupted):
