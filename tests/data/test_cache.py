@@ -12,7 +12,6 @@ import pytest
 import torch
 from torchvision.transforms import functional as TF
 
-from lit_hidden.data import cache
 from lit_hidden.data.cache import open_cache
 from lit_hidden.data.decode import load
 from lit_hidden.data.trees import read_tree
@@ -45,26 +44,23 @@ def test_it_holds_the_middle_squares_of_all_images_in_their_order(images, folder
         assert np.array_equal(squares[i].numpy(), expected)
 
 
-def test_it_is_decoded_once_wherever_the_set_is_and_one_process_s_writes_reach_no_other(
-    images, folder, monkeypatch, tmp_path
-):
+def test_one_process_s_writes_reach_no_other(images, folder):
     first = open_cache(images, 24, folder, 0)
     before = first.clone()
     first[0, 0, 0, 0] ^= 255
-    shutil.copytree(tmp_path / "set", tmp_path / "moved", copy_function=shutil.copy2)
-    monkeypatch.setattr(cache, "DecodingLoader", None)
     assert open_cache(images, 24, folder, 0).equal(before)
-    assert open_cache(read_tree(tmp_path / "moved").train, 24, folder, 0).equal(before)
 
 
-def test_another_size_other_files_and_changed_files_have_caches_of_their_own(images, folder):
-    open_cache(images, 24, folder, 0)
-    open_cache(images, 20, folder, 0)
-    assert len(open_cache(images.take(torch.arange(45)), 24, folder, 0)) == 45
-    assert len(list(folder.iterdir())) == 3
+def test_a_cache_serves_the_set_wherever_it_lies_but_no_other_size_nor_other_or_changed_files(images, folder, tmp_path):
+    def caches(images, size=24) -> int:
+        open_cache(images, size, folder, 0)
+        return len(list(folder.iterdir()))
+
+    shutil.copytree(tmp_path / "set", tmp_path / "moved", copy_function=shutil.copy2)
+    assert caches(images) == caches(read_tree(tmp_path / "moved").train) == 1
+    assert (caches(images, 20), caches(images.take(torch.arange(45)))) == (2, 3)
     os.utime(images.path(0), ns=(0, 0))
-    open_cache(images, 24, folder, 0)
-    assert len(list(folder.iterdir())) == 4
+    assert caches(images) == 4
 
 
 def test_two_processes_may_decode_at_once_and_one_that_is_killed_leaves_no_cache(images, folder, monkeypatch):
