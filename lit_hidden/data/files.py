@@ -38,9 +38,8 @@ def find(root: Path, layouts: Sequence[str]) -> Path | None:
 def download(root: Path, layout: str, archives: Mapping[str, str], source: str, **options: object) -> None:
     """Let torchvision download into a hidden folder of `root`, then move `layout` into place in one step.
 
-    `source` is the set's class in `torchvision.datasets`, `options` are its arguments. `archives` are the publisher's
-    files and their MD5; those that the user placed in `root` are used instead of the network. If two processes download
-    at once, the first to finish wins. A failure leaves nothing but `root`.
+    `source` is the set's class in `torchvision.datasets`, `options` are its arguments. `archives` (and their MD5) that
+    the user placed in `root` are used instead of the network. Of two downloads at once the first to finish wins.
     """
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)

@@ -36,7 +36,7 @@ class EpochLoader:
     world_size: int = 1
 
     batch_sampler = None  # Lightning asks what has a sampler for this too
-    at_once = 0  # batches in each `Block` that an iteration yields; 0 yields the batches themselves
+    at_once = 0  # batches in each `Block` that an iteration yields, for `lit_hidden.steps.Steps`; 0 yields batches
 
     def __post_init__(self) -> None:
         if self.batch_size < self.world_size:
@@ -62,8 +62,7 @@ class EpochLoader:
             yield batch
 
     def _batches(self, start: int) -> Iterator[Any]:
-        """Yield this rank's batches, or blocks of batches, from batch number `start` on."""
-        raise NotImplementedError
+        raise NotImplementedError  # this rank's batches, or blocks of batches, from batch number `start` on
 
     def _normalised(self, images: Tensor) -> Tensor:
         return images.to(torch.float32).div_(255).sub_(self._mean).div_(self._std) if self.mean else images
@@ -108,8 +107,7 @@ class EpochLoader:
         return torch.randperm(self.count, generator=self.generator("order"))
 
     def generator(self, use: str) -> torch.Generator:
-        """A generator for this epoch, another for each `use`: crops do not depend on whether images are flipped."""
-        # Hashed, not added: seed 0 in epoch 1 must not be seed 1 in epoch 0.
+        """A generator for each epoch and `use`. Hashed, not added: seed 0 in epoch 1 must not be seed 1 in epoch 0."""
         digest = hashlib.sha256(f"{self.seed}/{self.epoch}/{use}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
 
@@ -123,9 +121,9 @@ class BatchLoader(EpochLoader):
 
     images: Tensor
     _: KW_ONLY
-    crop: int = 0  # pixels of zero padding around an image, of which a random part of its size is cut; 0: no crop
+    crop: int = 0  # pixels of zero padding around an image, of which a random part of its size is cut
     flip: bool = False  # mirror an image, left to right, with probability 1/2
-    at_once: int = 0  # yield `Block`s of so many batches, for `lit_hidden.steps.Steps`; 0 yields batches
+    at_once: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -169,7 +167,7 @@ class BatchLoader(EpochLoader):
         if self.seed is None or not (self.crop or self.flip):
             return ()
         crops = torch.randint(2 * self.crop + 1, (2, self.count), generator=self.generator("crop"))
-        flips = torch.randint(2 if self.flip else 1, (self.count,), generator=self.generator("flip"))
+        flips = torch.randint(1 + self.flip, (self.count,), generator=self.generator("flip"))
         return to_device(self.device, *crops, flips)
 
     def _augmented(self, images: Tensor, *draws: Tensor) -> Tensor:
