@@ -70,8 +70,7 @@ class EpochLoader:
     def mine(self, batch: int) -> slice:
         """The positions in the epoch that this rank takes of a batch, from 0."""
         start, stop = batch * self.batch_size, min((batch + 1) * self.batch_size, self.count)
-        first = start + self.rank % (stop - start)
-        return slice(first, stop if start + self.rank < stop else first + 1, self.world_size)
+        return slice(start + self.rank % (stop - start), stop, self.world_size)
 
     def share(self, batch: int) -> tuple[int, int]:
         """How many images of an epoch's `batch`, from 0, count for this rank, and how many for all ranks together."""

@@ -204,6 +204,7 @@ def test_state_taken_after_any_batch_goes_on_with_the_next(loader, stop):
     second.load_state_dict(first.state_dict() if stop else {"epoch": 3, "batches_seen": 0})
     second.set_epoch(3)
     assert same(list(second), whole[stop:])
+    assert second.state_dict() == first.state_dict() | {"batches_seen": 4}, "it may be stopped again"
     assert len(list(second)) == 4  # a resume happens once
     second.load_state_dict({"epoch": 3, "batches_seen": 3})
     second.set_epoch(4)
