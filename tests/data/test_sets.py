@@ -42,7 +42,6 @@ def test_mnists_files_are_read_plain_or_packed(linked, mnist, tmp_path):
     packed.unlink()
     (train, train_labels), (test, test_labels) = MNISTData(str(tmp_path)).read()
     assert (train.shape, test.shape) == ((60_000, 1, 28, 28), (10_000, 1, 28, 28))
-    assert (train.dtype, train_labels.dtype) == (torch.uint8, torch.int64)
     assert test[:, 0, 0, 1].tolist() == [i % 256 for i in range(10_000)]
     assert train_labels.tolist() == [i % 10 for i in range(60_000)]
     assert test_labels.tolist() == [i % 10 for i in range(10_000)]
