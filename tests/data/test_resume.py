@@ -1,13 +1,9 @@
 """A run that was stopped and resumed ends, on the CPU, with the very weights of one that was not."""
 
-import os
-import signal
-
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from lit_hidden.data import DigitsData
@@ -106,16 +102,6 @@ def test_resumed_from_model_checkpoint_with_a_fresh_datamodule_after_a_sanity_ch
 
     fit(DigitsData(**DIGITS), save())
     assert_goes_on(fit(DigitsData(**DIGITS), save(), ckpt_path=tmp_path / "step=6.ckpt"), uninterrupted, 6)
-
-
-def test_resumed_after_a_termination_signal(tmp_path, data, uninterrupted):
-    def last():
-        return ModelCheckpoint(tmp_path, save_last=True, save_on_exception=True)
-
-    kill = At("on_train_batch_end", 5, lambda trainer: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(SIGTERMException):
-        fit(data, last(), kill)
-    assert_goes_on(fit(data, last(), ckpt_path=tmp_path / "last.ckpt"), uninterrupted, 5)
 
 
 def test_a_second_fit_on_the_same_data_starts_again_with_epoch_0(data, uninterrupted):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.datasets import ImageFolder, Imagenette
 
-from lit_hidden.data.trees import Images, find_tree, read_tree
+from lit_hidden.data.trees import Images, read_tree
 from lit_hidden.data.wnids import CLASS_LISTS
 from lit_hidden.recipes import CLASS_LISTS as NAMES
 
@@ -53,14 +53,6 @@ def test_tiny_imagenet_as_it_is_published_and_with_its_test_images_sorted_into_c
         (tmp_path / "val" / "images" / name).rename(tmp_path / "val" / wnid / name)
     read = read_tree(tmp_path)
     assert listed(read.val) == [(f"val/{c}/val_{i}.JPEG", y) for y, c in enumerate(ABC) for i in (y, y + 3)]
-
-
-def test_a_tree_is_found_in_the_first_folder_that_has_train_and_val(tmp_path):
-    assert find_tree(tmp_path, ["a", "b"]) is None
-    (tmp_path / "a" / "train").mkdir(parents=True)  # its val/ is still to come
-    plant(tmp_path / "b", tree(ABC))
-    assert find_tree(tmp_path, ["a", "b"]) == tmp_path / "b"
-    assert find_tree(tmp_path / "b", ["a", "b"]) == tmp_path / "b"
 
 
 def test_known_lists_are_of_their_length_and_of_wnids_in_order():
