@@ -57,7 +57,7 @@ def folder(
     judged = {
         "experiment": name, "title": title or f"{name.capitalize()}: what {name} shows.", "preset": preset,
         "conditions": f"preset {preset}; data digits; nothing cut", "claims": list(claims),
-        **more,
+        **dict.fromkeys(("claims_commit", "claims_changed", "first_run")), "failures": {}, "absent": [], **more,
     }  # fmt: skip
     (path / "verdicts.json").write_text(json.dumps(judged))
     (path / "figure.svg").write_text(SVG)
