@@ -65,22 +65,20 @@ class ResultsError(ValueError):
 
 def order(value: Any) -> tuple[Any, ...]:
     """Give a sort key for values of a field: None first, then numbers, then names, conv2 before conv10."""
-    if value is None:
-        return (0,)
-    if isinstance(value, int | float):
-        return 1, value
-    return 2, [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", value)]
+    if isinstance(value, str):
+        return 2, [(letters, int(digits or 0)) for letters, digits in re.findall(r"(\D*)(\d*)", value)]
+    return (0,) if value is None else (1, value)
 
 
-def number(text: str) -> Any:
+def number(cell: str) -> Any:
     """Read a table's cell or an argument: None (or nothing), a truth value, a number, or else text."""
     words: dict[str, Any] = {"": None, "none": None, "true": True, "false": False}
-    if text.lower() in words:
-        return words[text.lower()]
+    if cell.lower() in words:
+        return words[cell.lower()]
     for kind in (int, float):
         with suppress(ValueError):
-            return kind(text)
-    return text
+            return kind(cell)
+    return cell
 
 
 def filtered(rows: list[RowOrRun], where: Iterable[str]) -> list[RowOrRun]:
@@ -88,16 +86,12 @@ def filtered(rows: list[RowOrRun], where: Iterable[str]) -> list[RowOrRun]:
     for wanted in where:
         name, equals, value = wanted.partition("=")
         if not equals or (name not in FIELDS and "." not in name):
-            raise ResultsError(
-                f"where {wanted!r} is no FIELD=VALUE; fields are {', '.join(FIELDS)}, and of callbacks Class.option"
-            )
+            raise ResultsError(f"where {wanted!r} is no FIELD=VALUE; fields are {', '.join(FIELDS)}, or Class.option")
         found = [(row, options(describe(row) if isinstance(row, dict) else row, name)) for row in rows]
-        kept = [row for row, values in found if number(value) in values]
-        if not kept:
-            known = ", ".join(map(text, sorted({one for _, values in found for one in values}, key=order)))
-            told = f"there are {name}={known}" if known else f"none has a callback {name.rpartition('.')[0]}"
-            raise ResultsError(f"no run has {wanted}; {told}")
-        rows = kept
+        rows = [row for row, values in found if number(value) in values]
+        if not rows:
+            known = sorted({one for _, values in found for one in values}, key=order)
+            raise ResultsError(f"no run has {wanted}; there are {name}={', '.join(map(text, known))}")
     return rows
 
 
@@ -113,13 +107,11 @@ def lines(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
         with path.open(newline="", encoding="utf-8") as file:
             found = list(csv.DictReader(file, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        state = "missing" if isinstance(error, FileNotFoundError) else f"damaged: {error}"
-        raise ResultsError(f"{path} is {state}") from error
+        raise ResultsError(f"{path} is missing or damaged: {error}") from error
     if lacking := [name for name in columns if not found or name not in found[0]]:
         raise ResultsError(f"{path} is damaged: it lacks {', '.join(lacking)}")
-    for count, line in enumerate(found, start=2):
-        if None in line or None in line.values():
-            raise ResultsError(f"{path} is damaged: line {count} has more or fewer cells than the heading")
+    if any(None in line or None in line.values() for line in found):
+        raise ResultsError(f"{path} is damaged: a line has more or fewer cells than the heading")
     return found
 
 
@@ -127,14 +119,12 @@ def read(path: Path) -> list[Row]:
     """Read a `results.csv`; ResultsError if it is missing or damaged, or a row's hash is not its description's."""
     rows = []
     for count, line in enumerate(lines(path, ("run", "seconds")), start=2):
-        row = {name: (cell or None) if name in _TEXT else number(cell) for name, cell in line.items()}
+        row: Row = {name: (cell or None) if name in _TEXT else number(cell) for name, cell in line.items()}
         try:
             if (found := describe(row).hash) != row["run"]:
                 raise ValueError(f"its hash is {row['run']}, but it describes {found}")
-            for name, allowed in ((primary(row), int | float), ("seconds", int | float | None)):
-                if not isinstance(row.get(name), allowed):
-                    raise ValueError(f"{name} {row.get(name)!r} is no number")
-        except (ValueError, TypeError) as error:
+            float(row[primary(row)]), float(row["seconds"] or 0)
+        except (ValueError, TypeError, KeyError) as error:
             raise ResultsError(f"{path} is damaged: line {count} is no run: {error}") from error
         rows.append(row)
     return rows
@@ -170,8 +160,7 @@ class Cell:
 
     def values(self, name: str) -> list[float]:
         """List a number of each trained run that has it."""
-        found = (row.get(name) for row in self.trained)
-        return [float(value) for value in found if isinstance(value, int | float)]
+        return [float(row[name]) for row in self.trained if isinstance(row.get(name), int | float)]
 
     def mean(self, name: str) -> float | None:
         """Average a number over the trained runs; None if none has it."""
@@ -193,10 +182,9 @@ def cells(rows: Iterable[Row]) -> list[Cell]:
 
 def score(result: Mapping[str, Any]) -> str:
     """Write the primary metric of a result, `97.1% test accuracy` or `12.3 degrees test error`, or that it diverged."""
-    name = primary(result)
     if diverged(result):
-        epoch = result.get("diverged")
-        return f"diverged{'' if epoch is None else f' in epoch {epoch}'}, its test loss is {result.get('loss')}"
+        return f"diverged, its test loss is {result.get('loss')}"
+    name = primary(result)
     return f"{result[name]:.1f}{'%' if name == 'accuracy' else ' ' + result['unit']} test {name}"
 
 
@@ -225,27 +213,23 @@ def departures(runs: Iterable[Run]) -> dict[str, str]:
 
     TF32 does not count, see `in_tf32`; nor does the distribution of the weights, which is a choice.
     """
-    pairs = [(run, _published(run)) for run in runs]
-    found = {}
+    pairs, found = [(run, _published(run)) for run in runs], {}
+    scaled = [_in_proportion(run, theirs) for run, theirs in pairs]
     for name, words in _DEPARTURES.items():
-        apart = [(run, theirs) for run, theirs in pairs if setting(run, name) != theirs[name]]
-        if name == "lr":  # a rate in proportion to the batches is mentioned with these
-            apart = [(run, theirs) for run, theirs in apart if not _in_proportion(run, theirs)]
-        if not apart:
-            continue
-        # Nets of full width are listed too: they are what the narrow ones are compared with.
-        ours = listed(_named(setting(run, name)) for run, _ in (pairs if name == "width" else apart))
-        found[name] = words.format(ours=ours, theirs=listed(_named(theirs[name]) for _, theirs in apart))
-        if name == "batch_size" and any(_in_proportion(run, theirs) for run, theirs in apart):
-            found[name] += ", rates in proportion"
+        apart = [(run, theirs) for (run, theirs), rate in zip(pairs, scaled, strict=True)
+                 if setting(run, name) != theirs[name] and not (name == "lr" and rate)]  # fmt: skip
+        if apart:  # nets of full width are listed too: they are what the narrow ones are compared with
+            ours = listed(_named(setting(run, name)) for run, _ in (pairs if name == "width" else apart))
+            found[name] = words.format(ours=ours, theirs=listed(_named(theirs[name]) for _, theirs in apart))
+    if any(scaled):
+        found["batch_size"] += ", rates in proportion"
     return found
 
 
 def _in_proportion(run: Run, theirs: dict[str, Any]) -> bool:
     """Tell whether the learning rate departs from the authors' by the same factor as the batch size."""
-    assert run.lr is not None
-    assert run.batch_size is not None
-    return run.lr != theirs["lr"] and isclose(run.lr * theirs["batch_size"], theirs["lr"] * run.batch_size)
+    rate, batch = run.lr or 0.0, run.batch_size or 0
+    return rate != theirs["lr"] and isclose(rate * theirs["batch_size"], theirs["lr"] * batch)
 
 
 def _named(value: Any) -> Any:
@@ -291,9 +275,9 @@ def varying(runs: Sequence[Run]) -> list[str]:
 def common(runs: Sequence[Run]) -> dict[str, Any]:
     """Give the fields that all runs share, without defaults and published settings, which say nothing."""
     telling = ("net", "data", "width", "epochs", "density", "method", "distribution")
-    silent = {f.name: {None, _PUBLISHED} | ({f.default} if f.name not in telling else set()) for f in fields(Run)}
     shared = {name: next(iter(values)) for name, values in _values(runs).items() if len(values) == 1}
-    return {name: value for name, value in shared.items() if value not in silent[name]}
+    defaults = {f.name: f.default for f in fields(Run) if f.name not in telling}
+    return {k: value for k, value in shared.items() if value not in (None, _PUBLISHED, defaults.get(k))}
 
 
 def _values(runs: Sequence[Run]) -> dict[str, set[Any]]:
