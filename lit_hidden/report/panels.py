@@ -4,7 +4,6 @@ Means are over the seeds that train, bars from the smallest to the largest of th
 foot. Results that are not there yet are not drawn: half a grid is a figure too.
 """
 
-import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -15,9 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter
-from matplotlib.transforms import Bbox, ScaledTranslation, Transform
+from matplotlib.transforms import ScaledTranslation
 
 from lit_hidden.recipes import method
 from lit_hidden.report import style
@@ -54,9 +52,8 @@ DENSE = {
     "adam": Look("dense, trained with Adam", "#7d4c14", (0, (1.2, 1.2)), ""),
 }
 RANDOM = Look("random mask, same density", style.COLORS["random"], "", "x")
-# Markers of sources and of seeds that fail to train; no series has them.
+# Markers of sources; no series has them.
 HOLLOW = {"digitised": "<", "third party": ">", "by eye": "X", "quoted": "*", "authors": "P", "torchvision": "p"}
-FAILED = "1"
 ROW = 10.0  # points: the height of a row of notes at the foot
 NARROWEST = 4.0  # points of accuracy that a panel spans at least
 _OPEN: dict[str, Any] = {"linestyle": "", "markersize": 5.5, "markerfacecolor": "none", "markeredgewidth": 0.9}
@@ -65,11 +62,9 @@ _OPEN: dict[str, Any] = {"linestyle": "", "markersize": 5.5, "markerfacecolor": 
 def weights(distribution: str, scaled: bool | str = False, words: str = "") -> Look:
     """Give the look of a distribution, with white markers where it is scaled; `words` come before its name."""
     look = DISTRIBUTIONS[distribution]
-    if scaled:
-        look = replace(look, label=f"{look.label}, scaled", face="white")
-    if scaled == "authors":
-        look = replace(look, label=f"{look.label} as authors", linestyle=(0, (1, 1.6)))
-    return replace(look, label=words + look.label)
+    kind = {False: "", True: ", scaled", "authors": ", scaled as authors"}[scaled]
+    line = (0, (1, 1.6)) if scaled == "authors" else look.linestyle
+    return replace(look, label=words + look.label + kind, linestyle=line, face="white" if scaled else None)
 
 
 def there(results: Results, **where: Any) -> Results:
@@ -102,8 +97,7 @@ def curve(axes: Axes, results: Results, x: str, look: Look, **where: Any) -> Non
 
 def cells(axes: Axes, parts: Mapping[float, Results], look: Look, *, aside: float = 0.0) -> None:
     """Draw the accuracy of runs that differ by their seeds, over x, shifted by `aside` points."""
-    for x, part in parts.items():
-        _note(axes, x, lost(part), look.color)
+    _notes(axes, {x: lost(part) for x, part in parts.items()}, look.color)
     bars(axes, {x: kept.values() for x, part in parts.items() if len(kept := trained(part))}, look, aside=aside)
 
 
@@ -124,7 +118,7 @@ def bars(axes: Axes, values: Mapping[float, list[float]], look: Look, *, aside: 
 def level(axes: Axes, results: Results, look: Look, **where: Any) -> None:
     """Draw a baseline as a horizontal line, with a bar from the smallest to the largest seed near its right end."""
     same = there(results, **where)
-    _note(axes, 1.0, lost(same), look.color, place=axes.transAxes)
+    _notes(axes, {0.95: lost(same)}, look.color, axes.transAxes)
     if len(kept := trained(same)):
         low, high = min(kept.values()), max(kept.values())
         axes.axhline(kept.mean(), color=look.color, linestyle=look.linestyle, label=look.label, gid="level")
@@ -150,23 +144,23 @@ def control(axes: Axes, parts: Mapping[float, Results]) -> None:
     if bottom - min(means.values(), default=bottom) <= top - bottom or bottom > top:
         cells(axes, parts, RANDOM)
         return
-    for x, mean in means.items():
-        _note(axes, x, f"{mean:.1f}% \u2193", RANDOM.color, RANDOM.marker, RANDOM.label)
-        axes.texts[-1].set_color(style.COLORS["muted"])
+    axes.plot([], [], color=RANDOM.color, linestyle="", marker=RANDOM.marker, markersize=4.5, label=RANDOM.label)
+    _notes(axes, {x: f"\u00d7 {mean:.1f}% \u2193" for x, mean in means.items()}, style.COLORS["muted"])
 
 
-def _note(
-    axes: Axes, x: float, words: str, color: str, marker: str = FAILED, label: str = "_failed",
-    place: Transform | None = None,
-) -> None:  # fmt: skip
-    """Put a mark and words, if there are any, at the foot of a panel; `finish` stacks those that would overlap."""
-    if not words:
-        return
-    place = place or axes.get_xaxis_transform()  # x in data, y as a fraction of the axes
-    axes.plot([x], [0], color=color, linestyle="", marker=marker, markersize=4.5, label=label, transform=place,
-              gid="foot")  # fmt: skip
-    axes.annotate(words, (x, 0), (0, 0), xycoords=place, textcoords="offset points", va="center", fontsize=7.5,
-                  color=color, gid="foot")  # fmt: skip
+def _notes(axes: Axes, words: Mapping[float, str], color: str, place: Any = None) -> None:
+    """Write words over x at the foot of a panel, those of each series in a row of their own."""
+    height = ROW * (_rows(axes) + 0.6)
+    for x, text in words.items():
+        if text:
+            axes.annotate(text, (x, 0), (0, height), xycoords=place or axes.get_xaxis_transform(), ha="center",
+                          textcoords="offset points", va="center", fontsize=7.5, color=color, gid="foot")  # fmt: skip
+            if place is None:
+                axes.update_datalim([(x, 0)], updatey=False)
+
+
+def _rows(axes: Axes) -> int:
+    return len({text.get_position() for text in axes.texts if text.get_gid() == "foot"})
 
 
 def _heights(axes: Axes) -> tuple[float, float]:
@@ -176,7 +170,7 @@ def _heights(axes: Axes) -> tuple[float, float]:
 
 
 def stack(panels: Collection[Axes]) -> None:
-    """Stack the notes at the foot of each panel, and make room for them below the data."""
+    """Make room for the notes at the foot of each panel, below the data."""
     for axes in panels:
         rows = max(_rows(panel) for panel in axes.get_shared_y_axes().get_siblings(axes))
         bottom, top = _heights(axes)
@@ -184,30 +178,9 @@ def stack(panels: Collection[Axes]) -> None:
             axes.set_ylim(0, 100)  # nothing is drawn: percent
         elif rows or top - bottom < NARROWEST:
             middle, half = (bottom + top) / 2, 0.55 * max(top - bottom, NARROWEST)
-            bottom, top = middle - half, middle + half
             share = rows * ROW * axes.figure.dpi / 72 / axes.bbox.height
-            axes.set_ylim(top - (top - bottom) / (1 - share), top)
-            axes.set_yticks([tick for tick in axes.get_yticks() if bottom <= tick <= top])
-
-
-def _rows(axes: Axes) -> int:
-    """Put each note of a panel into the lowest row where it overlaps no other; give the number of rows."""
-    row = ROW * axes.figure.dpi / 72 / axes.bbox.height  # as a fraction of the axes
-    marks = [line for line in axes.get_lines() if line.get_gid() == "foot"]
-    words = [text for text in axes.texts if isinstance(text, Annotation) and text.get_gid() == "foot"]
-    taken: list[Bbox] = []
-    for mark, text in zip(marks, words, strict=True):
-        x = float(np.asarray(mark.get_xdata())[0])
-        left = mark.get_transform().transform((x, 0))[0] > (axes.bbox.x0 + axes.bbox.x1) / 2
-        text.set(position=(-5 if left else 5, 0), ha="right" if left else "left")
-        for place in range(len(marks)):
-            text.xy = (x, (place + 0.6) * row)
-            mark.set_ydata([text.xy[1]])
-            box = Bbox.union([text.get_window_extent(), mark.get_window_extent()])
-            if not box.count_overlaps(taken):
-                break
-        taken.append(box)
-    return math.ceil(max((box.y1 - axes.bbox.y0 for box in taken), default=0) / (row * axes.bbox.height))
+            axes.set_ylim(middle + half - 2 * half / (1 - share), middle + half)
+            axes.set_yticks([tick for tick in axes.get_yticks() if middle - half <= tick <= middle + half])
 
 
 def supermasks(axes: Axes, results: Results, look: Look, **where: Any) -> None:
@@ -215,9 +188,10 @@ def supermasks(axes: Axes, results: Results, look: Look, **where: Any) -> None:
 
     A small point is a seed, a large one the mean, a cross the mean of the most probable (rounded) masks.
     """
+    starts = each(results, "density", method="supermask", **where).values()
+    _notes(axes, {start.mean("density_sampled"): lost(start) for start in starts}, look.color)
     ends = []
-    for start in each(results, "density", method="supermask", **where).values():
-        _note(axes, start.mean("density_sampled"), lost(start), look.color)
+    for start in starts:
         if len(kept := trained(start)):
             axes.plot(kept.values("density_sampled"), kept.values(), linestyle="", marker=look.marker, markersize=2.2,
                       color=look.color, alpha=0.6, label="Zhou et al., a seed")  # fmt: skip
@@ -244,12 +218,10 @@ def others(
     if all(departures([run]) for run, _ in results if method(str(run.method)).learns):
         axes = _inset(axes)
     ours = [run.density for run, _ in results if run.density is not None] or [0.0]
-    x = at if beyond is None else min(ours) - beyond
+    at = at if beyond is None else min(ours) - beyond
     for point in known:
-        if x is not None:
-            hollow_point(axes, x, point.accuracy, point.source, color)
-        elif point.density is not None and min(ours) <= point.density <= max(ours):
-            hollow_point(axes, point.density, point.accuracy, point.source, color)
+        if at is not None or min(ours) <= (point.density or -1) <= max(ours):
+            hollow_point(axes, cast(float, point.density if at is None else at), point.accuracy, point.source, color)
 
 
 def _inset(axes: Axes) -> Axes:
@@ -286,11 +258,10 @@ def count(number: float) -> str:
 def density_axis(axes: Axes, densities: Iterable[float]) -> None:
     """Label the axis as the paper does: percent of weights kept, from many to few."""
     ticks = sorted(densities)
-    drawn = [x for panel in (axes, *axes.child_axes) for x in panel.dataLim.intervalx]
-    shown = [*ticks, *(float(x) for x in drawn if np.isfinite(x))]
+    drawn = [x for panel in (axes, *axes.child_axes) for x in panel.dataLim.intervalx if np.isfinite(x)]
     axes.set_xticks(ticks)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
-    axes.set_xlim(max(shown, default=1) + 0.06, min(shown, default=0) - 0.06)
+    axes.set_xlim(max([*ticks, *drawn], default=1) + 0.06, min([*ticks, *drawn], default=0) - 0.06)
     axes.set_xlabel("% of weights kept")
     axes.grid(axis="y")
 
@@ -310,22 +281,18 @@ def finish(figure: Figure, axes: Collection[Axes], **place: Any) -> None:
     """Stack the notes of all panels and name each series, mark and source once; call it last."""
     stack(axes)
     handles: dict[str, Artist] = {}
-    sources: dict[str, None] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
         if ax.child_axes:
             _ours(ax, _inset(ax))
-        lines = [line for panel in (ax, *ax.child_axes) for line in panel.get_lines()]
-        sources |= dict.fromkeys(str(line.get_label()).removeprefix("_") for line in lines)  # "_" keeps it from legends
-    grey = style.COLORS["muted"]
-    for source in [source for source in sources if source in SOURCES]:
+    panels = [panel for ax in axes for panel in (ax, *ax.child_axes)]
+    hollow = dict.fromkeys(str(line.get_label()).removeprefix("_") for panel in panels for line in panel.get_lines())
+    for source in [source for source in hollow if source in SOURCES]:
         label = f"hollow: {SOURCES[source].name}"
         handles[label] = Line2D([], [], marker=HOLLOW[source], markeredgecolor=style.COLORS["ink"], **_OPEN)
     if any(isinstance(collection, LineCollection) for ax in axes for collection in ax.collections):
-        handles["bar: smallest to largest seed"] = Line2D([], [], linestyle="", marker="|", color=grey)
-    if "failed" in sources:
-        handles["seeds that fail to train"] = Line2D([], [], linestyle="", marker=FAILED, color=grey)
+        handles["bar: smallest to largest seed"] = Line2D([], [], linestyle="", marker="|", color=style.COLORS["muted"])
     figure.legend(handles.values(), handles.keys(), **{"loc": "lower center", "ncols": 4, **place})
 
 
@@ -333,6 +300,6 @@ def _ours(axes: Axes, inset: Axes) -> None:
     """Draw the curves and levels of a panel thin in the one above it, which takes its title."""
     inset.set_title(axes.get_title(loc="left"), loc="left")
     axes.set_title("", loc="left")
-    for line in [line for line in axes.get_lines() if line.get_gid() != "foot"]:
+    for line in list(axes.get_lines()):
         place = inset.get_yaxis_transform() if line.get_gid() == "level" else inset.transData
         inset.plot(*line.get_data(), color=line.get_color(), ls=line.get_linestyle(), linewidth=0.8, transform=place)

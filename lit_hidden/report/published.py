@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Source:
@@ -19,34 +21,24 @@ class Source:
 
 
 SOURCES = {
-    "digitised": Source(
-        "the paper, digitised",
-        "read from the Conv8 panel of the paper's figure 3, y-axis taken as 65 to 90; +-0.2 points",
-    ),
+    "digitised": Source("the paper, digitised", "read from the paper's figure 3, Conv8, axis taken as 65 to 90; +-0.2"),
     "third party": Source(
-        "third party, authors' code",
-        "numbers typed into a third party's plotting script: single runs of the authors' code, it seems",
+        "third party, authors' code", "numbers typed into a third party's plotting script; single runs, it seems"
     ),
-    "by eye": Source(
-        "third party, read by eye",
-        "read off a third party's plot of Conv2, made with the authors' code; +-0.3 points",
-    ),
+    "by eye": Source("third party, read by eye", "read off a third party's plot, made with the authors' code; +-0.3"),
     "quoted": Source(
         "quoted by Slot Machines",
-        "the paper's best per net, as table 2 of Aladago & Torresani, arXiv:2101.06475, quotes it",
+        "the paper's best per net, by table 2 of Aladago & Torresani, arXiv:2101.06475",
     ),
     "zhou": Source(
         "Zhou et al., own protocol",
-        "their best supermask per net, as third-party notes give it (arXiv:1905.01067): no augmentation, other weights "
-        "and schedule, so ours, in the authors' protocol, must not be subtracted",
+        "their best supermask per net, from notes on arXiv:1905.01067: no augmentation, other weights and schedule",
         alike=False,
     ),
     "authors": Source("the authors' README", "ImageNet top-1 printed in the README of the authors' code"),
     "torchvision": Source(
         "torchvision's weights",
-        "what torchvision states for its first weights of each net (IMAGENET1K_V1), trained by its own recipe, so "
-        "ours, in the authors' protocol, must not be subtracted; from memory, to be checked: the paper's figure 8 "
-        "has 73.3 for ResNet-34 too",
+        "of IMAGENET1K_V1, trained by its own recipe; from memory: the paper's figure 8 has 73.3 for ResNet-34 too",
         alike=False,
     ),
 }
@@ -68,12 +60,9 @@ class Published:
 
 def _curve(source: str, net: str, distribution: str, *accuracies: float | None) -> list[Published]:
     """Pair accuracies with evenly spaced densities, 10% to 90%; None where there is no number."""
-    step = 0.8 / (len(accuracies) - 1)
-    return [
-        Published(source, net, "edge_popup", accuracy, distribution, round(0.1 + step * i, 1))
-        for i, accuracy in enumerate(accuracies)
-        if accuracy is not None
-    ]
+    densities = np.linspace(0.1, 0.9, len(accuracies)).round(1).tolist()
+    pairs = zip(densities, accuracies, strict=True)
+    return [Published(source, net, "edge_popup", a, distribution, density) for density, a in pairs if a is not None]
 
 
 def _nets(source: str, method: str, accuracies: dict[str, float], **more: Any) -> list[Published]:

@@ -1,10 +1,9 @@
 """A panel of accuracy over the number of parameters, with the names of the nets beside their points."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import pairwise
-from typing import Any
+from itertools import product
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,15 +14,15 @@ from lit_hidden.report import panels, style
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 
-# Where a text stands beside a point: right or left, above or below, how far in points; the first are preferred.
+# Where a text stands beside a point: how far in points, right or left, above or below; the first are preferred.
 SIDES = ((0, 1), (1, 0), (-1, 0), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
-PLACES = [(right, up, away) for away in (6, 10, 16) for right, up in SIDES]
+PLACES = list(product((6, 10, 16), SIDES))
 
 
 def draw(axes: Axes, results: Results, name: Callable[[Run], str]) -> None:
-    """Draw accuracy over the number of parameters, one point per net; `name` names a net from any of its runs.
+    """Draw accuracy over the number of parameters (of a subnetwork, weights kept), one point per net.
 
-    A subnetwork has the number of weights kept.
+    `name` names a net from any of its runs.
     """
     axes.set_xscale("log")
     axes.set_autoscalex_on(False)  # it cannot show a single size
@@ -36,8 +35,8 @@ def draw(axes: Axes, results: Results, name: Callable[[Run], str]) -> None:
         nets = _by_size(same)
         for x, net in nets.items():
             run = net.rows[0][0]
-            for accuracy in panels.trained(net).values() if len(panels.trained(net)) else []:
-                named[x] = max(named.get(x, (0.0, "")), (accuracy, name(run)))
+            for row in panels.trained(net).rows:
+                named[x] = max(named.get(x, (0.0, "")), (row[1]["accuracy"], name(run)))
             if run.width == 1:  # others' nets have the published width
                 fields = ("optimizer",) if run.density is None else ("distribution", "density")
                 panels.others(axes, net, look.color, at=x, **{f: getattr(run, f) for f in ("net", "method", *fields)})
@@ -52,7 +51,7 @@ def draw(axes: Axes, results: Results, name: Callable[[Run], str]) -> None:
     axes.set_xlabel("parameters; of a subnetwork, the weights kept")
     axes.grid(axis="y")
     panels.stack([axes])
-    _beside(axes, [(x, y, words) for x, (y, words) in named.items()])
+    _beside(axes, named)
 
 
 def _by_size(results: Results) -> dict[float, Results]:
@@ -62,30 +61,23 @@ def _by_size(results: Results) -> dict[float, Results]:
     return dict(sorted(((part.mean("parameters"), part) for part in parts), key=lambda item: item[0]))
 
 
-def _beside(axes: Axes, texts: Iterable[tuple[float, float, str]]) -> None:
-    """Write texts beside points `(x, y, text)`: not on other texts, hardly on markers, on few lines, and near."""
+def _beside(axes: Axes, named: Mapping[float, tuple[float, str]]) -> None:
+    """Write names beside points `x: (y, name)`: inside the panel, not on other texts or markers, and near."""
     axes.autoscale_view()
     taken = [text.get_window_extent() for text in axes.texts]
-    paths = [(line.get_xydata(), line.get_transform()) for line in axes.get_lines()]
-    paths += [(path.vertices, bars.get_transform()) for bars in axes.collections for path in bars.get_paths()]
-    corners = [transform.transform(vertices) for vertices, transform in paths]
-    ends = [pair for path in corners for pair in pairwise(path)]
-    dots = [np.linspace(one, other, 2 + int(np.hypot(*(other - one)) / 3)) for one, other in ends]
-    markers, lines = np.concatenate(corners), np.concatenate([np.empty((0, 2)), *dots])
-    for x, y, words in texts:
-        text = axes.annotate(
-            words, (x, y), (0, 0), textcoords="offset points", fontsize=7.5, color=style.COLORS["muted"]
-        )
+    drawn = [(line.get_xydata(), line.get_transform()) for line in axes.get_lines()]
+    drawn += [(path.vertices, bars.get_transform()) for bars in axes.collections for path in bars.get_paths()]
+    markers = np.concatenate([transform.transform(points) for points, transform in drawn])
+    for x, (y, words) in named.items():
+        text = axes.annotate(words, (x, y), (0, 0), textcoords="offset points", fontsize=7.5)
         at, size = axes.transData.transform((x, y)), text.get_window_extent().size
-
-        def cost(place: tuple[int, int, int], at: Any = at, size: Any = size) -> int:
-            *side, away = place
+        costs = []
+        for away, side in PLACES:
             corner = at + np.multiply(side, away * axes.figure.dpi / 72) + np.subtract(side, 1) / 2 * size
-            room = Bbox.from_bounds(*corner, *size).padded(4)  # half a marker
-            bad = (axes.bbox.count_contains(room.corners()) < 4) + room.count_overlaps(taken)
-            return int(1000 * bad + 50 * room.count_contains(markers) + room.count_contains(lines) + away)
-
-        right, up, away = min(PLACES, key=cost)
-        text.set(position=(away * right, away * up))
+            box = Bbox([corner, corner + size]).padded(4)  # half a marker
+            bad = (axes.bbox.count_contains(box.corners()) < 4) + box.count_overlaps(taken)
+            costs.append(1000 * bad + 50 * box.count_contains(markers) + away)
+        away, (right, up) = PLACES[int(np.argmin(costs))]
+        text.set(position=(away * right, away * up), color=style.COLORS["muted"])
         text.set(ha=("center", "left", "right")[right], va=("center", "bottom", "top")[up])
         taken.append(text.get_window_extent())

@@ -443,7 +443,7 @@ def test_random_masks_far_below_all_else_stand_at_the_foot_in_words(name: str) -
     )
     for axes, net in zip(figure.axes, nets, strict=True):
         chance, (low, high) = results.mean(net=net, method="random"), axes.get_ylim()
-        assert [text.get_text() for text in axes.texts if "%" in text.get_text()] == [f"{chance:.1f}% ↓"]
+        assert [text.get_text() for text in axes.texts if "%" in text.get_text()] == [f"× {chance:.1f}% ↓"]
         assert chance < low < min(every) < max(every) < high
         assert max(every) - min(every) > 0.8 * (high - low) or name == "fig8"  # whose names take room
 
