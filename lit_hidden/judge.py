@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from lit_hidden.results import NoRunsError, Results, Row, diverged, failed, qual
 from lit_hidden.run import Run
 
 MIN_SEEDS = 3
-KINDS = ("primary", "secondary", "exploratory", "check")
 DIGITS = 9  # of a margin: rounding errors in the difference of equals must not decide
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -36,7 +35,7 @@ class Claim:
     unit: str = "points"
     # `primary`; `secondary`, such as the best of several settings; `exploratory`, such as what a single run of a third
     # party suggests; `check`: it holds by construction, and says nothing of nature.
-    kind: str = "primary"
+    kind: Literal["primary", "secondary", "exploratory", "check"] = "primary"
     every: bool = False  # exact: it must hold for every seed; `margin` is given one seed's results at a time
     # Accuracies, in percent, that must beat chance by 10 points (by 3 from 100 classes on) for the claim to be
     # supported: nets that learn nothing are alike, and that supports nothing.
@@ -44,10 +43,6 @@ class Claim:
     # Gives margin, low and high itself, from the runs that train; in place of `margin`.
     interval: Callable[[Results], tuple[float, float, float]] | None = None
     seeds: int = MIN_SEEDS  # fewer in a cell decide nothing, except for exact claims
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"kind={self.kind!r} of a claim is unknown; kinds are {', '.join(KINDS)}")
 
     def margins(self, results: Results) -> list[float]:
         """Give the margin of each part."""
@@ -66,9 +61,9 @@ class Claim:
 class Verdict:
     """A claim judged: `supported`, `contradicted` or `undecided`, and why.
 
-    `low` and `high` bound the margin with 95% confidence over seeds; for an exact claim they are the smallest and the
-    largest margin. Of several parts they are those of the part that decided. `seeds` is the smallest number of seeds
-    that train in a cell. `failed` gives failures and seeds of the cells in which some seeds fail, but not all.
+    `low` and `high` bound the margin with 95% confidence over seeds, that of the part that decided; of an exact claim
+    they are the smallest and the largest. `seeds` is the smallest number of seeds that train in a cell. `failed` gives
+    failures and seeds of the cells in which some seeds fail, but not all.
     """
 
     sentence: str
@@ -118,10 +113,9 @@ def clopper_pearson(failures: int, of: int) -> tuple[float, float]:
 
 
 def more_scatter(few: Sequence[float], others: Sequence[Sequence[float]]) -> tuple[float, float, float]:
-    """Compare the standard deviation of `few` with that pooled over `others`, by the F test.
+    """Give the log2 ratio, with 95% bounds, of the standard deviation of `few` to that pooled over `others` (F test).
 
-    Returns the logarithm to base 2 of their ratio and its 95% bounds, NaN where a side does not scatter. The test
-    assumes normal noise: with skewed noise it supports equals in 9% of cases instead of 2.5%.
+    NaN where a side does not scatter. With skewed noise the test supports equals in 9% of cases instead of 2.5%.
     """
     from scipy.special import fdtri
 
@@ -138,10 +132,9 @@ def spread(whole: Array, left_out: Iterable[Array]) -> tuple[Array, Array, Array
     """Estimate statistics, their variance over seeds and its degrees of freedom: the jackknife, cell by cell.
 
     `whole` are the P statistics of all runs `(P,)`, `left_out` for each cell the same without each of its n runs
-    `(n, P)`. Returns three arrays `(P,)`; a variance is 0 where nothing moves. Of a difference of two means these are
-    the difference and Welch's. Of a maximum, a slope or a logarithm they say how much hangs on each run, and remove the
-    bias that this shows. Source: Miller, Biometrika 61 (1974), 1-15; Satterthwaite, Biometrics Bulletin 2 (1946),
-    110-114.
+    `(n, P)`. Returns three arrays `(P,)`; of a difference of two means these are the difference and Welch's. The bias
+    of a maximum, as far as this shows it, is removed.
+    Source: Miller, Biometrika 61 (1974), 1-15; Satterthwaite, Biometrics Bulletin 2 (1946), 110-114.
     """
     estimate, variance, below = whole.copy(), np.zeros_like(whole), np.zeros_like(whole)
     for values in left_out:
@@ -158,9 +151,9 @@ def spread(whole: Array, left_out: Iterable[Array]) -> tuple[Array, Array, Array
 def half_widths(own: Array, freedom: Array, parts: int, among: int = 1) -> Array:
     """Give half of the 95% interval of each part of a claim, and of each floor behind the parts.
 
-    `own` are variances `(parts + floors,)`, `freedom` their degrees of freedom; the interval is widened for `among`
-    parts (Bonferroni). With few seeds a part may scatter less than the others by luck: each variance below the median
-    borrows from it with one degree of freedom (after Smyth 2004).
+    `own` are variances `(parts + floors,)` with degrees of freedom `freedom`; the interval is widened for `among` parts
+    (Bonferroni). A part that scatters less than the median part borrows from it, with one degree of freedom (after
+    Smyth 2004): with few seeds that may be luck.
     """
     from scipy.special import stdtrit
 
@@ -174,10 +167,9 @@ def half_widths(own: Array, freedom: Array, parts: int, among: int = 1) -> Array
 def decide(whole: Array, left_out: Sequence[Array], floors: int = 0) -> Decision:
     """Judge the parts of a claim by their intervals; shapes as in `spread`.
 
-    It is supported if every part's interval lies above 0: that needs no correction, since all must. One part is enough
-    to contradict it, which chance gives more readily the more parts there are. For that the intervals are widened, so
-    that a true claim is contradicted at most as often as one of a single part. An interval of no width decides nothing.
-    The last `floors` margins are no parts: a floor contradicts nothing.
+    It is supported if every part's interval lies above 0. One part alone contradicts it; since chance does that more
+    readily the more parts there are, its interval is widened. An interval of no width decides nothing. The last
+    `floors` margins are no parts: a floor contradicts nothing.
     """
     parts = len(whole) - floors
     margins, own, freedom = spread(whole, left_out)
@@ -204,10 +196,9 @@ def decide(whole: Array, left_out: Sequence[Array], floors: int = 0) -> Decision
 def judge(claim: Claim, results: Results, grid: Iterable[Run] | None = None) -> Verdict:
     """Judge a claim by results: an exact one seed by seed, the others by confidence intervals over seeds.
 
-    Each run is left out in turn within its cell; see `spread` and `decide`. Claims about accuracies are about seeds
-    that train (see `failed`), but survivors alone decide nothing: not where fewer than `claim.seeds` of a cell train,
-    nor where the arm that is ahead fails more often than the other (Fisher's exact test, 10%). `grid` are the runs
-    there should be, by default those done; a claim some of whose cells are absent is undecided.
+    Claims about accuracies are about seeds that train (see `failed`), but survivors alone decide nothing: not where
+    fewer than `claim.seeds` of a cell train, nor where the arm that is ahead fails more often than the other (Fisher's
+    exact test, 10%). `grid` are the runs there should be, by default those done: absent cells leave a claim undecided.
     """
     if not len(results):
         raise ValueError(f"no run is done that could judge {claim.sentence!r}; train some first")
@@ -229,8 +220,8 @@ def judge(claim: Claim, results: Results, grid: Iterable[Run] | None = None) -> 
     found = _found(claim, results, cells, counted)
     total, there = (sum(map(len, each.values())) for each in (cells, finite))
     why = found.why + (f"; diverged: {total - there} of {total} runs" if there < total else "")
-    failures = {name: (len(rows) - len(trains[name]), len(rows)) for name, rows in cells.items()}
-    mixed = {name: (bad, of) for name, (bad, of) in failures.items() if 0 < bad < of}
+    mixed = {name: (len(rows) - len(trains[name]), len(rows)) for name, rows in cells.items()
+             if 0 < len(trains[name]) < len(rows)}  # fmt: skip
     seeds = min(map(len, counted.values()))
     return verdict(found.word, found.margin, found.low, found.high, seeds, why=why, failed=mixed)
 
@@ -251,24 +242,21 @@ def _found(claim: Claim, results: Results, cells: Cells, trains: Cells) -> Decis
     training = results.without(there - good)
     if claim.interval is not None:
         return _by_interval(*claim.interval(training))
+
+    def statistics(without: Iterable[str] = ()) -> Array:
+        left = training.without(without)
+        return np.array(claim.margins(left) + claim.floors(left)).round(DIGITS)
+
     try:
-        return _by_leaving_out(claim, training, cells, trains)
+        whole, floors = statistics(), len(claim.floors(training))
+        left_out = [np.stack([statistics([run.hash]) for run, _, _ in rows]) for rows in trains.values()]
     except NoRunsError as error:
         return _undecided(f"too few runs to leave any out: {error}")
-
-
-def _by_leaving_out(claim: Claim, results: Results, cells: Cells, trains: Cells) -> Decision:
-    def statistics(without: Iterable[str] = ()) -> Array:
-        there = results.without(without)
-        return np.array(claim.margins(there) + claim.floors(there)).round(DIGITS)
-
-    whole, floors = statistics(), len(claim.floors(results))
-    left_out = [np.stack([statistics([run.hash]) for run, _, _ in rows]) for rows in trains.values()]
     if bad := [float(value) for values in (whole, *left_out) for value in values.flat if not math.isfinite(value)]:
         return _undecided(f"a margin is {bad[0]}", float(np.min(whole)), bad[0], bad[0])
     found = decide(whole, left_out, floors)
-    if found.word != "undecided" and (told := _survivors(found, len(whole) - floors, cells, trains, left_out)):
-        return replace(found, word="undecided", why=f"only among survivors, {found.why}: {told}")
+    if found.word != "undecided" and (fails := _survivors(found, len(whole) - floors, cells, trains, left_out)):
+        return replace(found, word="undecided", why=f"only among survivors, {found.why}: {fails}")
     return found
 
 
@@ -299,9 +287,10 @@ def _survivors(found: Decision, parts: int, cells: Cells, trains: Cells, left_ou
 def _by_interval(margin: float, low: float, high: float) -> Decision:
     if not all(map(math.isfinite, (margin, low, high))):
         return _undecided(f"a margin is {margin}", margin, low, high)
-    word = "supported" if low > 0 else "contradicted" if high < 0 else "undecided"
-    side = {"supported": "lies above 0", "contradicted": "lies below 0", "undecided": "holds 0"}[word]
-    return Decision(word, f"the 95% interval {side}", margin, low, high)
+    if low <= 0 <= high:
+        return _undecided("the 95% interval holds 0", margin, low, high)
+    word, side = ("supported", "above") if low > 0 else ("contradicted", "below")
+    return Decision(word, f"the 95% interval lies {side} 0", margin, low, high)
 
 
 def _exact(claim: Claim, results: Results, finite: Cells) -> Decision:
@@ -317,10 +306,10 @@ def _exact(claim: Claim, results: Results, finite: Cells) -> Decision:
 
 
 class _MadeUp(dict[str, Any]):
-    """A result that has every number, and notes that its cell is read."""
+    """A result that has every number, and calls `note` when one is read."""
 
-    def __init__(self, cell: str, read: set[str]) -> None:
-        self._note = partial(read.add, cell)
+    def __init__(self, note: Callable[[], None]) -> None:
+        self._note = note
 
     def __contains__(self, key: object) -> bool:
         return True
@@ -332,8 +321,9 @@ class _MadeUp(dict[str, Any]):
 
 def _cells_read(claim: Claim, grid: Sequence[Run]) -> list[str]:
     """List the cells whose results a claim reads, by having it judge made-up results of the whole grid."""
-    cells, read = list(dict.fromkeys(run.cell for run in grid)), set[str]()
-    made_up = Results((run, _MadeUp(run.cell, read), None) for run in grid)
+    read: set[str] = set()
+    made_up = Results((run, _MadeUp(partial(read.add, run.cell)), None) for run in grid)
+    cells = list(dict.fromkeys(run.cell for run in grid))
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         try:

@@ -35,9 +35,8 @@ def diverged(result: Mapping[str, Any]) -> bool:
 def failed(run: Run, result: Mapping[str, Any]) -> bool:
     """Tell whether a resolved run did not learn: it diverged, or its test accuracy is no better than chance.
 
-    That is below the .999 quantile of a guesser's: of 10,000 images of 10 classes, 10.94%. A random mask does not learn
-    and so cannot fail. The guesser's accuracy is unknown for tasks and data of your own. `result` may be a row of
-    `results.csv`.
+    That is below the .999 quantile of a guesser's: of 10,000 images of 10 classes, 10.94%. It is unknown for tasks and
+    data of your own. A random mask does not learn and so cannot fail. `result` may be a row of `results.csv`.
     """
     accuracy = quality(result)
     if recipes.method(str(run.method)).learns is None:
@@ -50,8 +49,7 @@ def failed(run: Run, result: Mapping[str, Any]) -> bool:
 
     _, _, _, images, classes = recipes.IMAGES[run.data]
     images = round(images * run.num_classes / classes)
-    least = math.ceil(bdtrik(0.999, images, 1 / run.num_classes))
-    return bool(round(accuracy * images / 100) < least)
+    return bool(round(accuracy * images / 100) < math.ceil(bdtrik(0.999, images, 1 / run.num_classes)))
 
 
 class NoRunsError(ValueError):
@@ -104,21 +102,15 @@ class Results:
     def select(self, **where: Any) -> "Results":
         """Keep the runs whose fields equal `where`; options of callbacks are `Class.option`: `{"Lesion.epoch": 25}`.
 
-        Raises a NoRunsError if nothing is left, a ValueError for a name that is no field of Run.
+        Raises a NoRunsError if nothing is left, an AttributeError for a name that is no field of Run.
         """
         key = repr(where)  # values may be lists
         if key not in self._selected:  # judging makes the same selection for every run that it leaves out
-            plain = {
-                name: code.real(value) if isinstance(value, float) else value  # rounded as in a run
+            wanted = {  # rounded as in a run
+                name: code.canonical(value) if "." in name else code.real(value) if isinstance(value, float) else value
                 for name, value in where.items()
-                if "." not in name
             }
-            if unknown := sorted(plain.keys() - Run.__dataclass_fields__.keys()):
-                raise ValueError(f"Run has no field {', '.join(unknown)}")
-            dotted = {name: code.canonical(value) for name, value in where.items() if name not in plain}.items()
-            self._selected[key] = self.where(
-                lambda run: plain.items() <= vars(run).items() and all(value in run.option(n) for n, value in dotted)
-            )
+            self._selected[key] = self.where(lambda run: all(value in _of(run, n) for n, value in wanted.items()))
         chosen = self._selected[key]._but(_left_out=self._left_out)
         if not len(chosen):
             raise NoRunsError(f"no run has {where}; there are {len(self)} runs")
@@ -126,9 +118,8 @@ class Results:
 
     def each(self, name: str, **where: Any) -> list[Any]:
         """List the values that a field or an option has among the selected runs, ascending, without None."""
-        runs = self.select(**where).runs
-        found = {value for run in runs for value in (run.option(name) if "." in name else [getattr(run, name)])}
-        return sorted(found - {None}, key=lambda value: (isinstance(value, str), value))  # `scaled` has both
+        found = {value for run in self.select(**where).runs for value in _of(run, name)} - {None}
+        return sorted(found, key=lambda value: (isinstance(value, str), value))  # `scaled` has both
 
     def values(self, metric: str | None = None, /, **where: Any) -> list[Any]:
         """List a metric of the selected runs, by seed.
@@ -152,30 +143,25 @@ class Results:
 
         Returns steps `(E,)`, and values by seed `(runs, E)`; raises a ValueError where steps differ between runs.
         """
-        steps, values = [], []
+        steps: set[tuple[int, ...]] = set()
+        values = []
         for _, result, folder in sorted(self.select(**where).rows, key=lambda row: row[0].seed):
-            if diverged(result):
-                continue
-            assert folder is not None
-            with (folder / "metrics.csv").open(newline="") as file:
-                rows = list(csv.DictReader(file))
-            if metric not in rows[0]:
-                raise ValueError(f"{folder}/metrics.csv has no column {metric!r}; it has {', '.join(rows[0])}")
-            steps.append([int(row["step"]) for row in rows])
-            values.append([float(row[metric] or "nan") for row in rows])
-        if not steps:
-            raise ValueError(f"all runs with {where} diverged; their curves end early")
-        if any(s != steps[0] for s in steps):
-            raise ValueError(f"the runs with {where} were measured at different steps; select runs of one length")
-        return np.array(steps[0]), np.array(values)
+            if not diverged(result):
+                assert folder is not None
+                with (folder / "metrics.csv").open(newline="") as file:
+                    rows = list(csv.DictReader(file))
+                steps.add(tuple(int(row["step"]) for row in rows))
+                values.append([float(row[metric] or "nan") for row in rows])
+        if len(steps) != 1:
+            raise ValueError(f"the runs with {where} were measured at different steps, or all of them diverged")
+        return np.array(steps.pop()), np.array(values)
 
     def arrays(self, name: str, **where: Any) -> Arrays:
         """Load a file of arrays, such as `trace.npz`, from the folder of the one run selected."""
-        rows = self.select(**where).rows
-        folder = rows[0][2]
-        if len(rows) != 1 or folder is None or not (folder / name).exists():
-            raise ValueError(f"{len(rows)} runs have {where}; select one run whose callbacks leave {name}")
-        with np.load(folder / name) as arrays:
+        folders = [folder for _, _, folder in self.select(**where).rows if folder is not None]
+        if len(folders) != 1:
+            raise ValueError(f"{len(folders)} runs with a folder have {where}; select one whose callbacks leave {name}")
+        with np.load(folders[0] / name) as arrays:
             return dict(arrays)
 
     def reduce_by(self, reduce: Callable[["Results"], Arrays]) -> None:
@@ -196,3 +182,7 @@ class Results:
             raise ValueError(f"{run.name} is not among these {len(folders)} runs, or its folder is not here")
         # By name: the engine lies above, and imports torch.
         return code.load("lit_hidden.engine.network.network")(run, folder)
+
+
+def _of(run: Run, name: str) -> list[Any]:
+    return run.option(name) if "." in name else [getattr(run, name)]
