@@ -1,7 +1,7 @@
 """One HTML page of all committed results: drawings, verdicts, ours beside others' numbers, where the numbers are from.
 
-It reads `<results>/<experiment>/<preset>/` (`figure.svg`, `results.csv`, `verdicts.json`) and
-`<results>/calibration/calibration.csv`; no runs, no torch, no network. Equal results give equal bytes.
+It reads `<results>/<experiment>/<preset>/` (`figure.svg`, `results.csv`, `verdicts.json`); no runs, no torch, no
+network. Equal results give equal bytes.
 """
 
 import base64
@@ -28,14 +28,7 @@ from lit_hidden.results import diverged
 from lit_hidden.run import PRESETS
 
 MARKS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
-FALSE_SUPPORT = 0.03  # an upper bound on how often a false claim is supported, from the well-posed calibration rows
-RATES = {  # columns of `calibration.csv`
-    "coverage": "interval contains the truth (%)",
-    "false_support": "supported falsely (%)",
-    "false_contradiction": "contradicted falsely (%)",
-    "power": "true and supported (%)",
-    "power_paired": "the same, seeds paired (%)",
-}
+FALSE_SUPPORT = 0.03  # an upper bound on how often a false claim is supported, from results/calibration
 NUMBERS = {  # beside the accuracy, where runs have them: heading and format
     "best_accuracy": ("best epoch (chosen on the test set)", "{:.2f}"),
     "density_sampled": ("density of samples", "{:.4g}"),
@@ -64,7 +57,7 @@ class Folder:
 def report(results: str | Path = "experiments/results", out: str | Path = "report.html") -> str:
     """Write the page and return a line that sums it up; ResultsError if results are damaged or `out` is unwritable."""
     folders, out = load(Path(results)), Path(out)
-    page = build(folders, calibration(Path(results)))
+    page = build(folders)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, page)
@@ -108,15 +101,8 @@ def _folder(path: Path) -> Folder:
     return Folder(name, preset, judged, claims, rows, tables.cells(rows), drawing)
 
 
-def calibration(results: Path) -> list[Row]:
-    """Read how often verdicts are wrong in simulated grids; empty if none were simulated, ResultsError if damaged."""
-    path, names = results / "calibration" / "calibration.csv", ("claim", "noise", "seeds", *RATES, "well_posed")
-    found = tables.lines(path, names) if path.exists() else []
-    return [{name: tables.number(line[name]) for name in names} for line in found]
-
-
-def build(folders: Sequence[Folder], simulated: Sequence[Row] = ()) -> str:
-    """Write the page of `folders` and of what `calibration` gave."""
+def build(folders: Sequence[Folder]) -> str:
+    """Write the page of `folders`."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("report")), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -126,8 +112,8 @@ def build(folders: Sequence[Folder], simulated: Sequence[Row] = ()) -> str:
     once = {row["run"]: row for folder in folders for row in folder.rows}.values()  # experiments share runs
     return environment.get_template("page.html").render(
         experiments=[list(group) for _, group in groupby(folders, lambda folder: folder.name)], claims=claims,
-        runs=list(once), bounded=len(bounded), false_support=FALSE_SUPPORT, simulated=simulated, rates=RATES,
-        marks=MARKS, columns=COLUMNS, sources=SOURCES, beforehand=beforehand, tables=tables, text=text, counts=_counts,
+        runs=list(once), bounded=len(bounded), false_support=FALSE_SUPPORT, marks=MARKS, columns=COLUMNS,
+        sources=SOURCES, beforehand=beforehand, tables=tables, text=text, counts=_counts,
         beside=_beside, theirs=_theirs, known=_known, failing=_failing, told=_told, took=_took,
     )  # fmt: skip
 

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 
 from lit_hidden.engine.store import SUBNETWORK, Store
 from lit_hidden.engine.written import conditions
-from lit_hidden.judge import judge
 from lit_hidden.recipes import IMAGENET, IMAGES
 from lit_hidden.report import style
 from lit_hidden.results import Results
@@ -179,14 +178,6 @@ def measured(
             result["accuracy_rounded"] = result["accuracy"]
         rows.append((run, result, None))
     return Results(rows)
-
-
-def verdicts(
-    figure: Any, accuracy: Callable[[Run], float], preset: str = "paper", spread: Any = lambda run: 0.1, **more: Any
-) -> list[str]:
-    """Judge a figure's claims, in their order."""
-    results = measured(figure.runs(preset), accuracy, spread, **more)
-    return [judge(claim, results).verdict for claim in figure.CLAIMS]
 
 
 def drawn(figure: Any, results: Results, preset: str) -> Figure:

@@ -30,11 +30,6 @@ PAPER = vary([Run(density=0.5), Run(), Run(optimizer="adam")], seed=range(5))
 ZHOU = [Run(density=d, method="supermask", net="conv6", seed=s) for d in (0.5, 0.7) for s in range(3)]
 IMAGENET = vary([Run(net="resnet50", data="imagenet")], seed=range(3), density=[None, 0.3])
 PLACES = ["fig3-paper", "fig3-short", "fig3-quick", "fig10-quick", "theorem-quick"]
-CALIBRATION = """claim,noise,seeds,coverage,false_support,false_contradiction,power,power_paired,well_posed
-"4 differences, one arm skewed",skewed,3,0.9,0.061,0.01,0.5,0.25,False
-1 difference,normal,5,0.95,0.0246,0.025,0.9,0.875,True
-"1 difference, 10% fail",normal,3,,0.01,0.02,0.5,,False
-"""
 
 
 class Page(HTMLParser):
@@ -76,7 +71,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in ("README.md", "calibration/README.md", "gpu/bench.json", "bench/bench.svg", "fig4/short/runs.tar.gz"):
         (base / file).parent.mkdir(parents=True, exist_ok=True)
         (base / file).touch()  # these are no experiment's results, or not yet
-    (base / "calibration" / "calibration.csv").write_text(CALIBRATION)
     return base
 
 
@@ -103,7 +97,7 @@ def article(page: str, name: str) -> str:
 def test_every_experiment_is_listed_once_the_papers_preset_first(page: Page) -> None:
     assert [a["id"] for t, a in page.tags if t == "article"] == PLACES, "and nothing that is no experiment's"
     links = [a["href"] for t, a in page.tags if t == "a"]
-    assert [href for href in links if href not in ("#contents", "#calibration")] == [f"#{name}" for name in PLACES]
+    assert [href for href in links if href != "#contents"] == [f"#{name}" for name in PLACES]
     ids = page.all("id")
     assert len(ids) == len(set(ids))
     targets = {link[1:] for link in page.all("href") if link.startswith("#")}
@@ -225,15 +219,6 @@ def test_what_an_article_says_of_runs_and_verdicts(
     assert ('<p class="note">Claims' in page) == ("2026-11-26" in str(more))
 
 
-def test_simulated_verdicts_are_shown_the_well_posed_first(page: Page) -> None:
-    section = page.text.partition("How often verdicts are wrong Grids")[2].partition("Preset")[0]
-    well_posed, outside = section.partition(" Outside ")[::2]
-    assert "1 difference normal 5 95.0 2.5 2.5 90.0 87.5" in well_posed
-    assert "4 differences, one arm skewed skewed 3 90.0 6.1 1.0 50.0 25.0" in outside
-    assert "1 difference, 10% fail normal 3 – 1.0 2.0 50.0 –" in outside
-    assert "one arm skewed" not in well_posed
-
-
 def test_several_commits_are_listed_with_their_runs(results: Path) -> None:
     path = results / "fig10" / "quick" / "results.csv"
     first, second = "0123456789ab", "ba9876543210-dirty"
@@ -307,7 +292,6 @@ def changed(**change: Any) -> Callable[[bytes], bytes]:
         ("fig3/quick/verdicts.json", changed(preset="paper"), "verdicts.json is of fig3/paper"),
         ("fig3/quick/verdicts.json", changed(claims=[CLAIM | {"verdict": "maybe"}]), "unknown verdict: maybe"),
         ("fig3/quick/figure.svg", lambda data: data[:-5], "figure.svg is cut short"),
-        ("calibration/calibration.csv", lambda data: data.replace(b"power,", b"might,"), "damaged: it lacks power$"),
         ("report.html", None, "report.html cannot be written: .*; choose another with --out$"),
         ("nothing", None, "no results in .*/none; make reproduce-fig2 OUT=.*/none writes some$"),
     ],

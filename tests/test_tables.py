@@ -85,7 +85,7 @@ def test_committed_tables_are_of_committed_code() -> None:
         (lambda t: b"\xff\xfe\x00", "damaged: 'utf-8' codec"),
         (lambda t: "", "damaged: it lacks run, seconds"),
         (lambda t: t.replace("accuracy", "precisely", 1), "line 2 is no run: 'accuracy'"),
-        (lambda t: t[:-30], "a line has more or fewer cells"),
+        (lambda t: t[:-30], "line 10 is no run: it has more or fewer cells"),
         (lambda t: t.replace("conv2", "conv4", 1), "line 2 is no run: its hash is [0-9a-f]{12}, but it describes "),
         (lambda t: t.replace("edge_popup", "magic", 1), "line 2 is no run: method='magic' is unknown"),
         (lambda t: t.replace(",72.0,", ",many,", 1), "line 2 is no run: .*'many'"),

@@ -101,26 +101,21 @@ def options(run: Run, name: str) -> list[Any]:
     return [str(value) if isinstance(value, tuple) else value for value in values]
 
 
-def lines(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
-    """Read a CSV file of one line or more; ResultsError if it is missing, damaged or lacks one of `columns`."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            found = list(csv.DictReader(file, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ResultsError(f"{path} is missing or damaged: {error}") from error
-    if lacking := [name for name in columns if not found or name not in found[0]]:
-        raise ResultsError(f"{path} is damaged: it lacks {', '.join(lacking)}")
-    if any(None in line or None in line.values() for line in found):
-        raise ResultsError(f"{path} is damaged: a line has more or fewer cells than the heading")
-    return found
-
-
 def read(path: Path) -> list[Row]:
     """Read a `results.csv`; ResultsError if it is missing or damaged, or a row's hash is not its description's."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = list(csv.DictReader(file, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ResultsError(f"{path} is missing or damaged: {error}") from error
+    if lacking := [name for name in ("run", "seconds") if not lines or name not in lines[0]]:
+        raise ResultsError(f"{path} is damaged: it lacks {', '.join(lacking)}")
     rows = []
-    for count, line in enumerate(lines(path, ("run", "seconds")), start=2):
-        row: Row = {name: (cell or None) if name in _TEXT else number(cell) for name, cell in line.items()}
+    for count, line in enumerate(lines, start=2):
         try:
+            if None in line or None in line.values():
+                raise ValueError("it has more or fewer cells than the heading")
+            row: Row = {name: (cell or None) if name in _TEXT else number(cell) for name, cell in line.items()}
             if (found := describe(row).hash) != row["run"]:
                 raise ValueError(f"its hash is {row['run']}, but it describes {found}")
             float(row[primary(row)]), float(row["seconds"] or 0)
