@@ -165,12 +165,16 @@ def measured(
     spread: Callable[[Run], float] = lambda run: 0.1,
     **more: Any,
 ) -> Results:
-    """Results of `runs` with the accuracies given, scattered over seeds by `spread`, and `more`, but no folders."""
+    """Results of `runs` with the accuracies given, scattered over seeds by `spread`, but no folders.
+
+    `more` are numbers, or functions of a run that give them.
+    """
     rows = []
     for run in (run.resolved for run in runs):
         # To record something changes no accuracy.
         noise = spread(run) * np.random.default_rng(int(run.unrecorded.hash, 16)).uniform(-1, 1)
-        result = {"accuracy": accuracy(run) + noise, **more}
+        result = {"accuracy": accuracy(run) + noise}
+        result |= {name: value(run) if callable(value) else value for name, value in more.items()}
         if run.net in IMAGENET and "parameters" not in more:  # of other nets no figure asks for them
             result["parameters"] = parameters(run)
         if run.method == "supermask":  # learns to keep more, or fewer, than it began with
