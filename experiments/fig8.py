@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 
 from experiments import _imagenet as imagenet_grid
 from experiments import _margins as margins
+from experiments import _sizes as sizes
 from lit_hidden.judge import Claim
-from lit_hidden.report import panels, sizes
+from lit_hidden.report import panels
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 

@@ -16,8 +16,9 @@ from dataclasses import replace
 from matplotlib.figure import Figure
 
 from experiments import _margins as margins
+from experiments import _sizes as sizes
 from lit_hidden.judge import Claim
-from lit_hidden.report import panels, sizes
+from lit_hidden.report import panels
 from lit_hidden.results import Results
 from lit_hidden.run import Run, vary
 
