@@ -12,20 +12,26 @@ Cost: quick 60 runs, 3 minutes on two busy cores; short 36, 3.5 core-hours, a th
 epochs, on a GPU.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lit_hidden.judge import Claim
-from lit_hidden.report import panels
+from lit_hidden.report import panels, style
 from lit_hidden.results import Results
 from lit_hidden.run import Run, vary
 
 NETS = ("conv4", "conv6")
 DENSITIES = (0.3, 0.5, 0.7)
 HALF = 0.5
+KEPT = {  # of figure 5 too
+    0.3: panels.Look("30%", "#8cc0f0", (0, (1.2, 1.2)), "v"),
+    0.5: panels.Look("50%", style.NAVY, "-", "o"),
+    0.7: panels.Look("70%", "#2f6fb5", (0, (4, 1.2)), "s"),
+}
 HIDDEN = Run(density=0.5, distribution="kaiming_normal")
 PRESETS = {  # a run, widths, and how many seeds
     "smoke": (replace(HIDDEN, data="digits", epochs=1), (0.0625, 0.125), 1),
@@ -87,6 +93,17 @@ CLAIMS = [
 ]  # fmt: skip
 
 
+def width_axis(axes: Axes, widths: Iterable[float]) -> None:
+    """Label a logarithmic axis with the width multipliers."""
+    ticks = sorted(widths)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [f"x{width:g}" for width in ticks], minor=False)
+    axes.set_xlim(ticks[0] / 1.06, ticks[-1] * 1.06)
+    axes.minorticks_off()
+    axes.set_xlabel("width multiplier")
+    axes.grid(axis="y")
+
+
 def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(9.6, 4.4)
     axes = figure.subplots(1, 2)
@@ -96,11 +113,11 @@ def draw(results: Results, figure: Figure) -> None:
         for optimizer, look in panels.DENSE.items():
             panels.curve(ax, results, "width", look, net=net, method="dense", optimizer=optimizer)
             panels.others(ax, published, look.color, at=1, net=net, method="dense", optimizer=optimizer)
-        for density, look in panels.KEPT.items():
+        for density, look in KEPT.items():
             look = replace(look, label=f"subnetwork of {look.label}")
             panels.curve(ax, results, "width", look, net=net, density=density)
             panels.others(ax, published, look.color, at=1, net=net, density=density, distribution="kaiming_normal")
-        panels.width_axis(ax, results.each("width"))
+        width_axis(ax, results.each("width"))
         ax.set_title(net.capitalize())
     axes[0].set_ylabel("test accuracy (%)")
     panels.finish(figure, axes, ncols=3, bbox_to_anchor=(0.5, 0.06))

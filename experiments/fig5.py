@@ -16,6 +16,7 @@ from math import isclose
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.fig4 import KEPT, width_axis
 from lit_hidden.judge import Claim
 from lit_hidden.report import panels
 from lit_hidden.results import Results
@@ -86,14 +87,14 @@ def draw(results: Results, figure: Figure) -> None:
     axes = figure.add_axes((0.1, 0.35, 0.8, 0.57))
     hidden, published = panels.there(results, method="edge_popup"), panels.there(results, width=1.0)
     widths, dense = results.each("width"), panels.DENSE["sgd"]
-    for density, look in panels.KEPT.items():
+    for density, look in KEPT.items():
         look = replace(look, label=f"as many weights as {look.label} of the narrowest")
         panels.curve(axes, as_many(hidden, density), "width", look)
         panels.others(axes, published, look.color, at=1, net="conv4", density=density, distribution="kaiming_normal")
     narrowest = replace(dense, label="dense, the narrowest, trained with SGD")
     panels.level(axes, results, narrowest, method="dense")
     panels.others(axes, published, dense.color, at=1, net="conv4", method="dense", optimizer="sgd")
-    panels.width_axis(axes, widths)
+    width_axis(axes, widths)
     thinner = (", ".join(f"{100 * d:.3g}" for d in panels.each(hidden, "density", width=width)) for width in widths)
     axes.set_xticks(widths, [f"x{width:g}\n{percents}%" for width, percents in zip(widths, thinner, strict=True)])
     axes.set(xlabel="width multiplier; the densities of the three curves", ylabel="test accuracy (%)")

@@ -189,7 +189,7 @@ def test_others_stand_at_our_densities_and_dense_nets_beyond_the_last_of_them() 
 BOTH, DENSE = ("kaiming_normal", "signed_constant"), [look.color for look in panels.DENSE.values()]
 TOGETHER = {
     "fig3, mnist, resnet18, fig8": [*(panels.DISTRIBUTIONS[d].color for d in BOTH), *DENSE, panels.RANDOM.color],
-    "fig4, fig5": [*(look.color for look in panels.KEPT.values()), *DENSE],
+    "fig4, fig5": [*(look.color for look in FIGURES["fig4"].KEPT.values()), *DENSE],
     "fig6": [*(panels.DISTRIBUTIONS[d].color for d in FIGURES["fig6"].ZHOU), DENSE[0]],
     "fig7": [*(panels.DISTRIBUTIONS[d].color for d in (*BOTH, *FIGURES["fig7"].OTHERS)), DENSE[0],
              FIGURES["fig7"].CONTROL.color],

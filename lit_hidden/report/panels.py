@@ -42,11 +42,6 @@ DISTRIBUTIONS = {
     "xavier_normal": Look(r"Xavier normal, $N_x$", style.PURPLE, (0, (6, 1.2, 1.2, 1.2)), "D"),
     "signed_xavier": Look(r"signed Xavier constant, $U_x$", "#4b5500", (0, (3, 1, 1, 1, 1, 1)), "^"),
 }
-KEPT = {  # densities within a panel
-    0.3: Look("30%", "#8cc0f0", (0, (1.2, 1.2)), "v"),
-    0.5: Look("50%", style.NAVY, "-", "o"),
-    0.7: Look("70%", "#2f6fb5", (0, (4, 1.2)), "s"),
-}
 DENSE = {
     "sgd": Look("dense, trained with SGD", style.ORANGE, (0, (5, 1.5)), ""),
     "adam": Look("dense, trained with Adam", "#7d4c14", (0, (1.2, 1.2)), ""),
@@ -263,17 +258,6 @@ def density_axis(axes: Axes, densities: Iterable[float]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
     axes.set_xlim(max([*ticks, *drawn], default=1) + 0.06, min([*ticks, *drawn], default=0) - 0.06)
     axes.set_xlabel("% of weights kept")
-    axes.grid(axis="y")
-
-
-def width_axis(axes: Axes, widths: Iterable[float]) -> None:
-    """Label a logarithmic axis with the width multipliers."""
-    ticks = sorted(widths)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, [f"x{width:g}" for width in ticks], minor=False)
-    axes.set_xlim(ticks[0] / 1.06, ticks[-1] * 1.06)
-    axes.minorticks_off()
-    axes.set_xlabel("width multiplier")
     axes.grid(axis="y")
 
 
