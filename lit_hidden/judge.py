@@ -17,7 +17,6 @@ from lit_hidden.recipes import method
 from lit_hidden.results import NoRunsError, Results, Row, diverged, failed, quality
 from lit_hidden.run import Run
 
-MIN_SEEDS = 3
 DIGITS = 9  # of a margin: rounding errors in the difference of equals must not decide
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -29,20 +28,16 @@ class Claim:
     """A sentence, and the margin by which results bear it out: above 0, or, of exact claims, at least 0."""
 
     sentence: str
-    # From results to the margin; or to several, one for each part of a claim that holds only if every part does ("in
-    # every net", "by less than a point either way").
+    # Of a claim that holds only if every part does ("in every net"), it gives the margin of each part.
     margin: Callable[[Results], float | Iterable[float]] = lambda results: math.nan
     unit: str = "points"
-    # `primary`; `secondary`, such as the best of several settings; `exploratory`, such as what a single run of a third
-    # party suggests; `check`: it holds by construction, and says nothing of nature.
-    kind: Literal["primary", "secondary", "exploratory", "check"] = "primary"
+    kind: Literal["primary", "secondary", "exploratory", "check"] = "primary"  # see docs/judging.md
     every: bool = False  # exact: it must hold for every seed; `margin` is given one seed's results at a time
-    # Accuracies, in percent, that must beat chance by 10 points (by 3 from 100 classes on) for the claim to be
-    # supported: nets that learn nothing are alike, and that supports nothing.
+    # Accuracies (%) that must beat chance by 10 points (by 3 from 100 classes on): nets that learn nothing are alike.
     floor: Callable[[Results], Iterable[float]] | None = None
-    # Gives margin, low and high itself, from the runs that train; in place of `margin`.
+    # Gives margin, low and high, from the runs that train; in place of `margin`.
     interval: Callable[[Results], tuple[float, float, float]] | None = None
-    seeds: int = MIN_SEEDS  # fewer in a cell decide nothing, except for exact claims
+    seeds: int = 3  # fewer in a cell decide nothing, except for exact claims
 
     def margins(self, results: Results) -> list[float]:
         """Give the margin of each part."""
