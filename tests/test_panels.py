@@ -211,15 +211,6 @@ def test_series_of_one_panel_differ_in_a_grey_copy_and_from_paper(names: str) ->
     assert all(lightness(color) < 80 for color in TOGETHER[names])
 
 
-def test_methods_and_signs_differ_in_a_grey_copy() -> None:
-    grey = {name: lightness(color) for name, color in style.COLORS.items()}
-    for one, other in combinations(style.NAMES, 2):
-        assert style.LINESTYLES[one] != style.LINESTYLES[other]
-        assert abs(grey[one] - grey[other]) > 10, (one, other)
-    assert grey["negative"] - grey["positive"] > 30
-    assert max(grey.values()) < 80
-
-
 def test_the_context_ignores_and_restores_the_users_settings() -> None:
     with mpl.rc_context({"font.size": 33, "lines.linewidth": 9}):
         with style.context():
