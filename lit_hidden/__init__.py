@@ -29,12 +29,8 @@ _HOME |= dict.fromkeys(("load_subnetwork", "masks", "save_subnetwork"), "subnetw
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'lit_hidden' has no attribute {name!r}; it has {', '.join(_HOME)}")
     from importlib import import_module
 
+    if name not in _HOME:
+        raise AttributeError(f"module 'lit_hidden' has no attribute {name!r}")
     return getattr(import_module(f"lit_hidden.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__

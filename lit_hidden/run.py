@@ -198,8 +198,8 @@ class Run:
     def option(self, name: str) -> list[Any]:
         """List an option, `Class.option`, of the callbacks of that class."""
         path, _, option = name.rpartition(".")
-        found = [one for one in self.callbacks if f".{one.class_path}".endswith(f".{path}")]
-        return [one.option(option) for one in found if one.takes(option)]
+        found = [one.all_options for one in self.callbacks if f".{one.class_path}".endswith(f".{path}")]
+        return [options[option] for options in found if option in options]
 
     @property
     def name(self) -> str:

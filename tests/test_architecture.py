@@ -2,19 +2,22 @@
 
 import ast
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-import pytest
+import lit_hidden
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lit_hidden"
+FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A room may import from lower floors, and from within itself:
 # `Makefile -> cli -> engine -> modules, data -> edge_popup, nets -> selection`.
 FLOORS = [
-    {"code", "files"},
+    {"errors", "files"},
+    {"code"},
     {"selection", "distributions", "recipes", "steps"},
     {"checks"},
     {"edge_popup", "run"},
@@ -32,19 +35,27 @@ FLOORS = [
     {"__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+KERNEL, DESCRIPTIONS = {"torch", "numpy", "lit_hidden"}, {"numpy", "scipy", "lit_hidden"}
+KNOWS = {  # room -> packages that it may import, besides the standard library
+    **{name: {"lit_hidden"} for name in ("errors", "files", "code", "recipes")},
+    **dict.fromkeys(("distributions", "steps", "edge_popup", "supermask", "ticket"), KERNEL),
+    "selection": KERNEL | {"triton"},  # comes with torch where there are GPUs
+    **dict.fromkeys(("run", "checks", "results", "judge"), DESCRIPTIONS),
+}
 EXPERIMENTS_MAY = {"code", "run", "results", "judge", "recipes", "report"}
-FILES = sorted(PACKAGE.rglob("*.py"))
-EXPERIMENTS = [path for path in sorted((ROOT / "experiments").glob("*.py")) if path.name != "_calibration.py"]
 
 
-def imports(path: Path) -> Iterator[str]:
+@cache
+def imports(path: Path) -> list[str]:
     """Every module that a file imports, inside functions too; `from a import b` counts as `a.b`."""
+    found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name} imports relative to itself; write the whole name"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
 
 
 def room(name: str) -> str | None:
@@ -58,11 +69,12 @@ def home(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def test_every_file_of_the_package_has_a_floor() -> None:
-    assert {home(path) for path in FILES} - FLOOR.keys() == {"__init__"}
+def packages(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports(path)} - sys.stdlib_module_names
 
 
 def test_arrows_point_down_only() -> None:
+    assert {home(path) for path in FILES} - FLOOR.keys() == {"__init__"}, "every file has a floor"
     upward = [
         f"{path.relative_to(PACKAGE)} imports {name}"
         for path in FILES
@@ -85,78 +97,50 @@ def test_no_files_import_each_other_in_a_circle() -> None:
     assert set(TopologicalSorter(needs).static_order()) == files.keys()
 
 
-KERNEL = {"torch", "numpy"}
-KNOWS = {  # room -> packages and rooms that it may import, besides the standard library
-    "code": set(),
-    "recipes": set(),
-    "selection": KERNEL | {"triton"},  # comes with torch where there are GPUs
-    "distributions": KERNEL | {"lit_hidden.code"},  # a distribution may be one of your own, called by its name
-    **{name: KERNEL | {"lit_hidden"} for name in ("steps", "edge_popup", "supermask", "ticket")},
-    **{name: {"numpy", "scipy", "lit_hidden"} for name in ("run", "checks", "results", "judge")},
-}
+def test_rooms_know_no_more_packages_than_they_need() -> None:
+    for path in FILES:
+        if home(path) in KNOWS:
+            assert packages(path) <= KNOWS[home(path)], path.name
+        assert "wandb" not in packages(path) or path.name == "tracking.py"
+    for path in set((ROOT / "experiments").glob("*.py")) - {ROOT / "experiments" / "_calibration.py"}:
+        assert packages(path) <= {"numpy", "matplotlib", "lit_hidden", "experiments"}, path.name
+        assert {room(name) for name in imports(path) if name.startswith("lit_hidden")} <= EXPERIMENTS_MAY, path.name
 
 
-@pytest.mark.parametrize("name", KNOWS)
-def test_the_core_and_the_descriptions_know_no_framework(name: str) -> None:
-    inside = {module for path in FILES if home(path) == name for module in imports(path)}
-    packages = {module.split(".")[0] for module in inside} - sys.stdlib_module_names
-    assert packages <= {allowed.split(".")[0] for allowed in KNOWS[name]} | {"lit_hidden"}
-    if "lit_hidden" not in KNOWS[name]:
-        rooms = {room(module) for module in inside if module.startswith("lit_hidden")}
-        assert rooms <= {name, *(allowed.partition(".")[2] for allowed in KNOWS[name])}
+MINE = """
+from lit_hidden import Run, spec
+CLAIMS = []
+def draw(results, figure): pass
+def runs(preset):
+    run = Run(density=0.5, data='digits', callbacks=(spec('lesion.Lesion', epoch=2),))
+    return [run, run.then(epochs=0, callbacks=(spec('rdm.RDM'), spec('trace.Trace')))]
+"""
 
 
-def test_an_experiment_imports_descriptions_and_plotting_alone() -> None:
-    for path in EXPERIMENTS:
-        packages = {module.split(".")[0] for module in imports(path)}
-        assert packages - sys.stdlib_module_names <= {"numpy", "matplotlib", "lit_hidden", "experiments"}, path.name
-        rooms = {room(n) for n in imports(path) if n.startswith("lit_hidden")}
-        assert rooms <= EXPERIMENTS_MAY, path.name
-
-
-def test_only_the_tracking_room_knows_weights_and_biases() -> None:
-    users = {str(p.relative_to(PACKAGE)) for p in FILES if any(n.split(".")[0] == "wandb" for n in imports(p))}
-    assert users <= {"engine/tracking.py"}
-
-
-def test_planning_and_comparing_runs_with_callbacks_waits_for_no_framework(
-    python: Callable[..., str], tmp_path: Path
-) -> None:
+def test_help_planning_and_comparing_wait_for_no_framework(python: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "experiments").mkdir()
-    (tmp_path / "experiments" / "mine.py").write_text(
-        '"""Mine: lesions."""\nfrom lit_hidden import Run, spec\nCLAIMS = []\ndef draw(results, figure): pass\n'
-        "def runs(preset):\n    run = Run(density=0.5, data='digits', callbacks=(spec('lesion.Lesion', epoch=2),))\n"
-        "    return [run, run.then(epochs=0, callbacks=(spec('rdm.RDM'), spec('trace.Trace')))]\n"
-    )
+    (tmp_path / "experiments" / "mine.py").write_text(MINE)
     code = (
         "import os, sys, lit_hidden\nfrom lit_hidden.cli import main\n"
+        "def loaded(): return sorted({'torch', 'lightning', 'wandb', 'timm', 'numpy', 'rich'} & {*sys.modules})\n"
+        "try: main(['--help'])\nexcept SystemExit: print(loaded())\n"
         "lit_hidden.Run(density=0.5).hash, lit_hidden.Results([]), lit_hidden.Claim\n"
-        "assert 'matplotlib' not in sys.modules\n"
-        f"main(['reproduce', 'fig2', '--dry-run', '--runs-dir', {str(tmp_path)!r}])\n"
         f"os.chdir({str(tmp_path)!r})\n"
         "main(['reproduce', 'mine', '--dry-run'])\n"
         "try: main(['compare', 'mine'])\nexcept SystemExit as end: print(end.code)\n"
-        "print(sorted({'torch', 'torchvision', 'lightning', 'wandb', 'timm'} & set(sys.modules)))"
+        "print(loaded())"
     )
-    said = python(code).splitlines()
-    assert [line.startswith("fig2") or "Lesion(epoch=2)" in line for line in said].count(True) == 2
-    assert said[-2:] == ["1", "[]"]
+    said = python(code)
+    for name in ("fit", "validate", "test", "reproduce", "missing", "report", "compare", "bench", "pack", "unpack"):
+        assert f"\n    {name}" in said
+    assert "\n[]\n" in said, "help"
+    assert "Lesion(epoch=2)" in said, "the plan"
+    assert said.endswith("1\n['numpy', 'rich']"), "compare: no run is done"
 
 
-def test_the_public_names_are_found_and_others_refused() -> None:
-    import lit_hidden
-
+def test_the_public_names_are_found_and_are_the_type_checkers() -> None:
     for name in lit_hidden.__all__:
         assert getattr(lit_hidden, name) is not None
-    assert dir(lit_hidden) == sorted(lit_hidden.__all__)
-    assert lit_hidden.hide.__module__ == "lit_hidden.edge_popup"
-    with pytest.raises(AttributeError, match="has no attribute 'prune'; it has RunCallback, spec, "):
-        lit_hidden.prune  # noqa: B018
-
-
-def test_the_type_checkers_names_are_the_run_times() -> None:
-    import lit_hidden
-
     guarded = next(n for n in ast.parse((PACKAGE / "__init__.py").read_text()).body if isinstance(n, ast.If))
     checked = {a.name for n in guarded.body if isinstance(n, ast.ImportFrom) for a in n.names}
-    assert checked == set(lit_hidden.__all__) - {"__version__"} == lit_hidden._HOME.keys()
+    assert checked == set(lit_hidden.__all__) - {"__version__"}

@@ -10,21 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from rich.filesize import decimal
-
 from lit_hidden.engine.experiment import ReproduceError, load
-from lit_hidden.engine.store import (
-    CHECKPOINT,
-    NETS,
-    RESULT,
-    SUBNETWORK,
-    Damage,
-    Store,
-    StoreError,
-    check,
-    described,
-    write_atomically,
-)
+from lit_hidden.engine.store import RESULT, SUBNETWORK, Damage, Store, StoreError, check, described, write_atomically
 from lit_hidden.files import regular
 from lit_hidden.run import Run
 
@@ -38,46 +25,40 @@ NAME = "runs.tar.gz"  # in experiments/results/NAME/PRESET/
 def pack(store: Store, runs: Iterable[Run], path: Path) -> tuple[list[Run], list[Run]]:
     """Write those of `runs` that are done into the archive `path`; equal runs make equal bytes.
 
-    Returns:
-        The runs packed, and those left out because their arrays are larger than `LIMIT`.
-
-    Raises:
-        StoreError: the archive cannot be written or exceeds `MOST`; a run's folder is damaged or may not be read.
+    Returns the runs packed, and those left out because their arrays are larger than `LIMIT`. Raises a StoreError if a
+    run's folder is damaged.
     """
     packed, left_out, room = [], [], ROOM
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for run in sorted({run for run in runs if store.done(run)}, key=lambda run: run.hash):
             folder = store.folder(run)
-            store.check_file(run, *(name for name in NETS if (folder / name).exists()))
-            arrays = json.loads((folder / RESULT).read_bytes())["checksums"].keys() - {*RECORD, *NETS}
+            size = (folder / SUBNETWORK).stat().st_size if (folder / SUBNETWORK).exists() else 0
+            store.check_file(run, *([SUBNETWORK] if size else []))
+            listed = json.loads((folder / RESULT).read_bytes())["checksums"].keys() - {*RECORD}
+            arrays = sorted(name for name in listed if not name.endswith(".safetensors"))
             if sum((folder / name).stat().st_size for name in arrays) > LIMIT:
                 left_out.append(run)
                 continue
-            size = (folder / SUBNETWORK).stat().st_size if (folder / SUBNETWORK).exists() else 0
-            bring = 0 < size <= min(LIMIT, room)  # all other nets stay behind: they are 32 times as large
+            packed.append(run)
+            bring = [SUBNETWORK] if 0 < size <= min(LIMIT, room) else []  # other nets are 32 times as large
             room -= size if bring else 0
-            for name in (*sorted(arrays), *([SUBNETWORK] if bring else []), *RECORD):
+            for name in (*arrays, *bring, *RECORD):
                 data = (folder / name).read_bytes()
                 entry = tarfile.TarInfo(f"{run.hash}/{name}")  # no dates, no owners
                 entry.size = len(data)
                 tar.addfile(entry, io.BytesIO(data))
-            packed.append(run)
     if out.tell() > MOST:
         raise StoreError(f"{path} would hold {out.tell()} bytes; archives of more than {MOST} are not unpacked")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, gzip.compress(out.getvalue(), mtime=0))
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error}; choose another folder with --results") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, gzip.compress(out.getvalue(), mtime=0))
     return packed, left_out
 
 
 def unpack(path: Path, store: Store) -> tuple[int, int]:
     """Put the runs of an archive into `store`; return how many were new, and how many were there or are being trained.
 
-    Raises:
-        StoreError: the archive is damaged, see `contents`, and nothing is taken; or a folder cannot be written to.
+    Raises a StoreError if the archive is damaged, see `contents`; then nothing is taken.
     """
     new = known = 0
     for run, files in contents(path).items():
@@ -85,12 +66,8 @@ def unpack(path: Path, store: Store) -> tuple[int, int]:
             if folder is None or store.result(run) is not None:
                 known += 1
                 continue
-            try:
-                for name in sorted(files, key=lambda name: name == RESULT):  # the result last: it means done
-                    write_atomically(folder / name, files[name])
-                (folder / CHECKPOINT).unlink(missing_ok=True)
-            except OSError as error:
-                raise StoreError(f"{folder} cannot be written to: {error}; mend that, and unpack again") from error
+            for name in sorted(files, key=lambda name: name == RESULT):  # the result last: it means done
+                write_atomically(folder / name, files[name])
             new += 1
     return new, known
 
@@ -98,36 +75,31 @@ def unpack(path: Path, store: Store) -> tuple[int, int]:
 def contents(path: Path) -> dict[Run, dict[str, bytes]]:
     """Read an archive into memory, at most `MOST` bytes, and compare all files of its runs with their checksums.
 
-    Raises:
-        StoreError: it is damaged, larger, or holds anything but the files of whole runs.
+    Raises a StoreError if it is damaged, larger, or holds anything but the files of runs.
     """
-    runs: dict[str, dict[str, bytes]] = {}
+    runs: defaultdict[str, defaultdict[str, bytes]] = defaultdict(lambda: defaultdict(bytes))
     try:
         with gzip.open(regular(path)) as file:
             content = file.read(MOST + 1)  # to the end, where gzip's checksum is
         if len(content) > MOST:
-            raise StoreError(f"{path} unpacks to more than {MOST} bytes; an archive of runs has no more")
+            raise tarfile.ReadError(f"it unpacks to more than {MOST} bytes")
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
             for entry in tar:
                 folder, _, name = entry.name.partition("/")
                 data = tar.extractfile(entry) if entry.type == tarfile.REGTYPE and not entry.issparse() else None
-                known = runs.setdefault(folder, {})
-                if data is None or name in known or not re.fullmatch(r"\w[\w.-]*", name):  # nothing leads outside
-                    raise StoreError(f"{path} is no archive of runs: it holds {entry.name!r}")
-                known[name] = data.read()
-            # tarfile takes a bad header for the end.
-            if len(content) < tar.offset + 2 * tarfile.BLOCKSIZE or any(content[tar.offset :]):
-                raise tarfile.ReadError("its end is missing, or something follows it")
+                if data is None or not re.fullmatch(r"\w[\w.-]*", name):  # nothing leads outside
+                    raise tarfile.ReadError(f"it holds {entry.name!r}")
+                runs[folder][name] = data.read()
     except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
         raise StoreError(f"{path} is no archive of runs, or damaged: {error}") from error
     found: dict[Run, dict[str, bytes]] = {}
     for folder, files in runs.items():
-        content_of = defaultdict(bytes, files).__getitem__  # a missing file is empty, and has a wrong checksum
+        names = files.keys() - {RESULT}
         try:
-            run = described(content_of("run.json"))
+            run = described(files["run.json"])  # a missing file is empty, and has a wrong checksum
             if run.hash != folder:
                 raise Damage(f"it holds {run.name}, whose name is {run.hash}")
-            check(run, content_of, files.keys() - {RESULT})
+            check(run, files.__getitem__, names)
         except Damage as damage:
             raise StoreError(f"{path}: {folder} is damaged: {damage}; pack it again") from damage
         found[run] = files
@@ -135,26 +107,17 @@ def contents(path: Path) -> dict[Run, dict[str, bytes]]:
 
 
 def pack_experiment(name: str, preset: str, *, runs_dir: str | Path, results: str | Path) -> str:
-    """Pack the runs of an experiment that are done into `results/name/preset/`; return what to tell the user.
-
-    Raises:
-        UsageError: an unknown experiment or preset. ReproduceError: no run is done. StoreError: as `pack`.
-    """
-    runs, path = load(name).grid(preset), Path(results) / name / preset / NAME
-    store = Store(runs_dir)
+    """Pack the runs of an experiment that are done into `results/name/preset/`; return what to tell the user."""
+    runs, path, store = load(name).grid(preset), Path(results) / name / preset / NAME, Store(runs_dir)
     if not any(map(store.done, runs)):
         raise ReproduceError(f"none of the {len(runs)} runs of {name} ({preset}) is done in {runs_dir}; train some")
     packed, left_out = pack(store, runs, path)
-    told = f"{path}: {len(packed)} of {len(runs)} runs ({decimal(path.stat().st_size)})"
-    return told + (f"; {len(left_out)} left out: their arrays exceed {decimal(LIMIT)}" if left_out else "")
+    told = f"; {len(left_out)} left out: their arrays exceed {LIMIT} bytes" if left_out else ""
+    return f"{path}: {len(packed)} of {len(runs)} runs{told}"
 
 
 def unpack_all(*, runs_dir: str | Path, results: str | Path) -> str:
-    """Put the runs of every archive under `results` into `runs_dir`; return what to tell the user, a line each.
-
-    Raises:
-        ReproduceError: there is none. StoreError: as `unpack`.
-    """
+    """Put the runs of every archive under `results` into `runs_dir`; return what to tell the user, a line each."""
     paths = sorted(Path(results).glob(f"*/*/{NAME}"))
     if not paths:
         raise ReproduceError(f"{results} holds no NAME/PRESET/{NAME}; lit-hidden pack NAME writes one")

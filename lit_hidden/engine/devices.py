@@ -4,6 +4,8 @@ import os
 import subprocess
 from pathlib import Path
 
+from lit_hidden.errors import UserError
+
 # glibc would give the activations' megabytes back to the kernel and ask for them again at every step.
 # Keeping them took a Conv4 x0.25 run of 2 epochs on one core from 6.0 to 4.5 s (medians of 3).
 CPU = {
@@ -16,7 +18,7 @@ CPU = {
 _MEMORY = 2 * 2**30  # bytes of a CPU worker; with CIFAR-10 and Conv8 x0.25 it takes 1.8
 
 
-class LauncherError(ValueError):
+class LauncherError(UserError):
     """Devices that are not there, or a launcher that cannot be used here."""
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lit_hidden.errors import UserError
 from lit_hidden.judge import Claim
 from lit_hidden.recipes import IMAGENET_SIZES
 from lit_hidden.report.tables import order
@@ -15,10 +16,8 @@ from lit_hidden.results import Results
 from lit_hidden.run import PRESETS, Run
 
 
-class ReproduceError(RuntimeError):
+class ReproduceError(UserError):
     """A reproduction that cannot begin or did not end well, and what to do about it."""
-
-    status = 1  # of the command
 
 
 class UsageError(ReproduceError):

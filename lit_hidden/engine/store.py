@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_hidden import code
+from lit_hidden.errors import UserError
 from lit_hidden.files import regular
 from lit_hidden.recipes import method
 from lit_hidden.results import Results, diverged, primary
@@ -31,7 +32,7 @@ CHECKPOINT = "last.ckpt"  # of a run that was begun; not read once there is a re
 RESULT, FAILURE, NOTES = "result.json", "failure.json", "notes.txt"
 
 
-class StoreError(RuntimeError):
+class StoreError(UserError):
     """A folder cannot be used; says what to do about it."""
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lit_hidden.code import text
+from lit_hidden.errors import UserError
 from lit_hidden.recipes import AUGMENTED, IMAGENET, IMAGENET_SIZES, SUBSET, Recipe, method, recipe
 from lit_hidden.report.published import SOURCES, Published
 from lit_hidden.results import diverged, primary
@@ -59,7 +60,7 @@ _NAMES = {
 _TEXT = ("run", "commit", "device", "cpu", "tf32", "finished")  # never numbers: a commit may be called 12e45
 
 
-class ResultsError(ValueError):
+class ResultsError(UserError, ValueError):
     """Results are missing or damaged, or cannot answer the question."""
 
 

@@ -110,15 +110,12 @@ def test_subnetworks_come_along_as_far_as_there_is_room(
     assert brought() == [LAST.hash]
 
 
-def test_what_is_done_or_held_already_stays_and_what_was_begun_is_done_now(path: Path, other: Store) -> None:
+def test_what_is_done_or_held_already_stays(path: Path, other: Store) -> None:
     leave(other, RUNS[0], accuracy=99.0)
-    with other.claim(RUNS[1]) as folder:
-        assert folder is not None
-        (folder / "last.ckpt").write_text("half")
+    with other.claim(RUNS[1]):
         assert unpack(path, other) == (0, 2)
         assert other.result(RUNS[1]) is None
     assert unpack(path, other) == (1, 1)
-    assert not (other.folder(RUNS[1]) / "last.ckpt").exists()
     assert other.result(RUNS[0]) == {"accuracy": 99.0}
 
 
@@ -136,37 +133,28 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    main([*arguments, "--runs-dir", "runs", "--results", "results"])
-    return capsys.readouterr().out.strip()
-
-
-def test_a_grid_is_packed_in_pieces_and_goes_on_elsewhere(
-    store: Store, mine: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = "results/mine/short/runs.tar.gz"
-    assert told(capsys, "pack", "mine", "--preset", "short").startswith(f"{path}: 2 of 3 runs (")
+def test_a_grid_is_packed_in_pieces_and_goes_on_elsewhere(store: Store, mine: Path, capsys) -> None:
+    where = ["--runs-dir", "runs", "--results", "results"]
+    main(["pack", "mine", "--preset", "short", *where])
     store.root.rename(mine / "before")
     leave(Store("runs"), RUNS[1], accuracy=99.0)
-    assert told(capsys, "unpack") == f"{path}: 1 runs new in runs, 1 there"
+    main(["unpack", *where])
+    path = "results/mine/short/runs.tar.gz"
+    assert capsys.readouterr().out == f"{path}: 2 of 3 runs\n{path}: 1 runs new in runs, 1 there\n"
     assert [(store.result(run) or {}).get("accuracy") for run in RUNS] == [50.0, 99.0, None]
 
 
 @pytest.mark.parametrize(
-    ("status", "arguments", "message"),
+    ("arguments", "message"),
     [
-        (1, ["pack", "mine"], "results/mine/quick/runs.tar.gz cannot be written: [Errno 20] Not a directory"),
-        (2, ["pack", "yours"], "no experiment 'yours'; experiments are mine"),
-        (2, ["pack", "mine", "--preset", "long"], "no preset 'long'; presets are smoke, quick, short, paper"),
-        (1, ["pack", "mine", "--runs-dir", "none"], "none of the 3 runs of mine (quick) is done in none"),
-        (1, ["unpack"], "results holds no NAME/PRESET/runs.tar.gz; lit-hidden pack NAME writes one"),
+        (["pack", "mine"], "none of the 3 runs of mine (quick) is done in none"),
+        (["unpack"], "results holds no NAME/PRESET/runs.tar.gz; lit-hidden pack NAME writes one"),
     ],
 )
-def test_what_cannot_be_packed_or_unpacked_is_said_in_a_line(status, arguments, message, store, mine, capsys) -> None:
-    (mine / "results").write_text("a file where the folder should be")
+def test_what_cannot_be_packed_or_unpacked_is_said_in_a_line(arguments, message, mine, capsys) -> None:
     with pytest.raises(SystemExit) as end:
-        main([*arguments[:1], "--runs-dir", "runs", "--results", "results", *arguments[1:]])
-    assert end.value.code == status
+        main([*arguments, "--runs-dir", "none", "--results", "results"])
+    assert end.value.code == 1
     assert capsys.readouterr().err.startswith(f"lit-hidden: {message}")
 
 
@@ -209,36 +197,18 @@ def piped(path: Path) -> None:
 
 def zeros(path: Path) -> None:
     """600 MB of them, in less than one."""
-    with gzip.open(path, "wb", 1) as file:
-        for _ in range(60):
-            file.write(bytes(10**7))
+    path.write_bytes(gzip.compress(bytes(10**8), 1) * 6)
 
 
 ANOTHER = "it is not the one whose checksum is in result.json"
 
 
-def rewritten(change: Callable[[bytes, int], bytes]) -> Callable[[Path], None]:
-    """Change the tar inside, given it and where its last entry begins; gzip's checksum is right again."""
-
-    def harm(path: Path) -> None:
-        content = gzip.decompress(path.read_bytes())
-        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-            last = tar.getmembers()[-1].offset
-        path.write_bytes(gzip.compress(change(content, last)))
-
-    return harm
-
-
-DAMAGED, NO_ARCHIVE = f"{LAST.hash} is damaged: ", "is no archive of runs"
+DAMAGED, NO_ARCHIVE = f"{LAST.hash} is damaged: ", "is no archive of runs, or damaged: "
+KINDS = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE, tarfile.GNUTYPE_SPARSE)
 REFUSED = [
-    (planted("../../evil"), f"{NO_ARCHIVE}: it holds '../../evil'"),
-    *(
-        (planted(f"{FIRST.hash}/swaps.npz", kind), f"{NO_ARCHIVE}")
-        for kind in (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE,
-                     tarfile.GNUTYPE_SPARSE)
-    ),
-    (planted(f"{FIRST.hash}/run.json"), f"{NO_ARCHIVE}: it holds '{FIRST.hash}/run.json'"),  # twice
-    (changed({}, to="abc"), f"abc is damaged: it holds {LAST.name}, whose name is {LAST.hash}"),
+    (planted("../../evil"), f"{NO_ARCHIVE}it holds '../../evil'"),
+    (planted(f"{FIRST.hash}/..evil"), f"{NO_ARCHIVE}it holds '{FIRST.hash}/..evil'"),
+    *((planted(f"{FIRST.hash}/swaps.npz", kind), f"{NO_ARCHIVE}it holds ") for kind in KINDS),
     (changed({}, to=".."), f".. is damaged: it holds {LAST.name}, whose name is {LAST.hash}"),
     (changed({"run.json": b'{"schema": 0}'}), f"{DAMAGED}run.json: not a run description of schema"),
     (changed({"run.json": b"[" * 100_000}), f"{DAMAGED}run.json: maximum recursion"),
@@ -247,22 +217,12 @@ REFUSED = [
     (changed({"metrics.csv": None}), f"{DAMAGED}metrics.csv: {ANOTHER}"),
     (changed({"metrics.csv": b"1"}), f"{DAMAGED}metrics.csv: {ANOTHER}"),
     (changed({"last.ckpt": b"1"}), f"{DAMAGED}last.ckpt: {ANOTHER}"),
-    (changed({"trace.npz": b"1"}), f"{DAMAGED}trace.npz: {ANOTHER}"),
-    (lambda path: path.write_bytes(path.read_bytes()[:-40]), f"{NO_ARCHIVE}, or damaged: "),
-    (lambda path: path.write_bytes(gzip.compress(b"")), f"{NO_ARCHIVE}, or damaged: "),
-    *(
-        (rewritten(change), f"{NO_ARCHIVE}, or damaged: its end is missing, or something follows it")
-        for change in (
-            lambda tar, last: tar[:last] + b"x" + tar[last + 1 :],  # a header whose checksum is wrong
-            lambda tar, last: tar[:last],
-            lambda tar, last: tar + b"x",
-            lambda tar, last: tar + tar,
-        )
-    ),
-    (lambda path: path.unlink(), f"{NO_ARCHIVE}, or damaged: [Errno 2] No such file"),
+    (lambda path: path.write_bytes(path.read_bytes()[:-40]), NO_ARCHIVE),
+    (lambda path: path.write_bytes(gzip.compress(b"")), NO_ARCHIVE),
+    (lambda path: path.unlink(), f"{NO_ARCHIVE}[Errno 2] No such file"),
     (piped, " is a pipe, not a file"),
-    (zeros, "unpacks to more than 100000000 bytes; an archive of runs has no more"),
-]  # fmt: skip
+    (zeros, f"{NO_ARCHIVE}it unpacks to more than 100000000 bytes"),
+]
 
 
 @pytest.mark.parametrize(("harm", "why"), REFUSED, ids=[why for _, why in REFUSED])
