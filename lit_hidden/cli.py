@@ -8,20 +8,16 @@ import os
 import pkgutil
 import signal
 import sys
-from contextlib import suppress
 from typing import Any
 
 from lit_hidden import __version__
+from lit_hidden.errors import UserError
 
 LIGHTNING = {
     "fit": "train a subnetwork, a dense baseline or a supermask",
     "validate": "evaluate a checkpoint on the validation images",
     "test": "evaluate a checkpoint on the test images",
 }
-_USERS_ERRORS = (  # the user can mend these, so they are told without a traceback
-    "code.CodeError", "engine.devices.LauncherError", "engine.experiment.ReproduceError", "engine.store.StoreError",
-    "engine.sync.SyncError", "report.tables.ResultsError",
-)  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,31 +31,27 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command, does in LIGHTNING.items():
         commands.add_parser(command, help=does, add_help=False)
-
-    def add(command: str, run: str, does: str, *shared: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        """Add a command that calls the function `run` with its options."""
-        shows = argparse.ArgumentDefaultsHelpFormatter
-        made = commands.add_parser(command, help=does, parents=shared, formatter_class=shows)
-        made.set_defaults(run=run)
-        return made
-
-    def argument(*names: str, **settings: Any) -> argparse.ArgumentParser:
-        """Make an argument that several commands share."""
-        parent = argparse.ArgumentParser(add_help=False)
-        parent.add_argument(*names, **settings)
-        return parent
-
-    name = argument("name", help="a file of experiments/, such as fig3")
-    preset = argument("--preset", default="quick", help="smoke, quick, short or paper")
-    runs_dir = argument("--runs-dir", default=os.environ.get("RUNS_DIR", "runs"), help="folder of the runs (RUNS_DIR)")
-    data_dir = argument("--data-dir", default=os.environ.get("DATA_DIR", "data"), help="the data sets (DATA_DIR)")
-    results = argument("--results", default="experiments/results", help="the committed results, NAME/PRESET/")
-    one = (name, preset, runs_dir, results)  # what finds the runs of one experiment
     unset: dict[str, Any] = {"default": argparse.SUPPRESS}  # not passed on: the function has its own default
     several: dict[str, Any] = {"nargs": "+", "action": "extend", **unset}
+    shared: dict[str, dict[str, Any]] = {
+        "name": {"help": "a file of experiments/, such as fig3"},
+        "--preset": {"default": "quick", "help": "smoke, quick, short or paper"},
+        "--runs-dir": {"default": os.environ.get("RUNS_DIR", "runs"), "help": "folder of the runs (RUNS_DIR)"},
+        "--data-dir": {"default": os.environ.get("DATA_DIR", "data"), "help": "the data sets (DATA_DIR)"},
+        "--results": {"default": "experiments/results", "help": "the committed results, NAME/PRESET/"},
+    }
+    one = ("name", "--preset", "--runs-dir", "--results")  # what finds the runs of one experiment
+
+    def add(command: str, run: str, does: str, *names: str) -> argparse.ArgumentParser:
+        """Add a command that calls the function `run` with its options."""
+        made = commands.add_parser(command, help=does, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        made.set_defaults(run=run)
+        for name in names:
+            made.add_argument(name, **shared[name])
+        return made
 
     trains = "train the missing runs of experiments, judge their claims, draw them"
-    figure = add("reproduce", "lit_hidden.cli:_reproduce", trains, preset, runs_dir, data_dir)
+    figure = add("reproduce", "lit_hidden.cli:_reproduce", trains, "--preset", "--runs-dir", "--data-dir")
     figure.add_argument("names", nargs="+", metavar="NAME", help="files of experiments/, such as fig2; or all")
     figure.add_argument("--out", default="results", help="NAME/PRESET/ is written into this folder")
     figure.add_argument("--data", help="ImageNet or a subset, where the preset is on one", **unset)
@@ -79,10 +71,10 @@ def parser() -> argparse.ArgumentParser:
     figure.add_argument("--no-train", action="store_false", dest="train", help=done)
 
     lacking = "list the runs that committed presets still lack, and their time"
-    still = add("missing", "lit_hidden.engine.missing:missing", lacking, runs_dir, results)
+    still = add("missing", "lit_hidden.engine.missing:missing", lacking, "--runs-dir", "--results")
     still.add_argument("--preset", help="this preset of every experiment, committed or not", **unset)
 
-    page = add("report", "lit_hidden.page:report", "write one HTML page of all committed results", results)
+    page = add("report", "lit_hidden.page:report", "write one HTML page of all committed results", "--results")
     page.add_argument("--out", default="report.html", help="the page")
 
     beside = "print an experiment's runs side by side, sorted by any column"
@@ -90,12 +82,11 @@ def parser() -> argparse.ArgumentParser:
     table.add_argument("--sort", metavar="COLUMN", help="a field such as density or a number such as accuracy", **unset)
     table.add_argument("--reverse", action="store_true", help="the largest first")
     table.add_argument("--where", metavar="FIELD=VALUE", help="only these runs: net=conv4 density=0.5", **several)
-    table.add_argument("--columns", metavar="COLUMN", help="the columns to show, whatever their width", **several)
     table.add_argument("--by-seed", action="store_true", help="a line for each run instead of means over seeds")
-    table.add_argument("--csv", dest="as_csv", action="store_true", help="write CSV to standard output")
+    table.add_argument("--csv", dest="as_csv", action="store_true", help="write CSV with all numbers")
 
     measures = "measure selection, training steps, input, an epoch, and start-up"
-    speed = add("bench", "experiments.bench.command:bench", measures, data_dir)
+    speed = add("bench", "experiments.bench.command:bench", measures, "--data-dir")
     sections = "with commas: selection, steps, input, feeding, epoch, start; all, or with --data ... feeding"
     speed.add_argument("--only", metavar="SECTIONS", help=sections, **unset)
     speed.add_argument("--device", help="cpu or cuda; both, if there is a GPU", **unset)
@@ -108,12 +99,9 @@ def parser() -> argparse.ArgumentParser:
 
     archive = "lit_hidden.engine.archive:"
     add("pack", f"{archive}pack_experiment", "put an experiment's runs into one file beside its results", *one)
-    add("unpack", f"{archive}unpack_all", "take the committed runs as done: draw again, go on", runs_dir, results)
-    kept = "upload the runs that Weights & Biases kept offline"
-    upload = add("wandb-sync", "lit_hidden.engine.sync:sync", kept)
-    folder = os.path.join(os.environ.get("WANDB_DIR", ""), "wandb")
-    upload.add_argument("--dir", dest="folder", default=folder, help="the folder they are in")
-    upload.add_argument("--dry-run", action="store_true", help="list them and upload nothing")
+    done = "take the committed runs as done: draw again, go on"
+    add("unpack", f"{archive}unpack_all", done, "--runs-dir", "--results")
+    add("wandb-sync", "lit_hidden.engine.sync:sync", "upload the runs that Weights & Biases kept offline in WANDB_DIR")
     return top
 
 
@@ -126,17 +114,14 @@ def _reproduce(names: list[str], preset: str, data: str | None = None, **argumen
     def stop(*_: Any) -> None:
         raise Terminated
 
-    before = None
-    with suppress(ValueError):  # only the main thread may handle signals
-        before = signal.signal(signal.SIGTERM, stop)
+    before = signal.signal(signal.SIGTERM, stop)
     where = {name: arguments.pop(name) for name in Where.__dataclass_fields__ if name in arguments}
     try:
         with led(placed()) as group:
             preset = f"{preset}-{data}" if data else preset
             reproduce(*names, preset=preset, where=Where(**where, group=group), **arguments)
     finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -163,14 +148,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if line := pkgutil.resolve_name(function)(**arguments):
             sys.stdout.write(f"{line}\n")
-    except KeyboardInterrupt as why:
-        goes_on = "; the same command goes on where this one was" if command == "reproduce" else ""
-        message, status = f"stopped{goes_on}", getattr(why, "status", 130)
-    except Exception as error:
-        if not isinstance(error, tuple(pkgutil.resolve_name(f"lit_hidden.{name}") for name in _USERS_ERRORS)):
-            raise
-        message, status = str(error), getattr(error, "status", 1)
-    else:
-        return
-    sys.stderr.write(f"lit-hidden: {message}\n")
-    sys.exit(status)
+    except (UserError, KeyboardInterrupt) as error:
+        stopped = f"stopped{'; the same command goes on where this one was' if command == 'reproduce' else ''}"
+        sys.stderr.write(f"lit-hidden: {error if isinstance(error, UserError) else stopped}\n")
+        sys.exit(getattr(error, "status", 130))

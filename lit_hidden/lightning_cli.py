@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as L
 from jsonargparse.typing import lazy_instance
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
@@ -17,6 +16,7 @@ from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import DataError, ImageData
 from lit_hidden.hyper_parameters import hyper_parameters
 
+OURS = Path(__file__).parent
 LINKED: dict[str, Callable[[ImageData], int]] = {  # the data know these arguments of a model
     "num_classes": lambda data: data.num_classes,
     "in_channels": lambda data: data.shape[0],
@@ -32,13 +32,6 @@ class HiddenCLI(LightningCLI):
         for target, source in LINKED.items():
             parser.link_arguments("data", f"model.init_args.{target}", source, apply_on="instantiate")
 
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        parser.set_defaults({"weights_only": True})  # refuse a checkpoint that holds code
-        # 90 lines of usage would hide the error.
-        parser.print_usage = lambda file=None: None  # type: ignore[method-assign, misc]
-        return parser
-
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and keep apart what the user gave."""
         super().parse_arguments(parser, args)
@@ -50,21 +43,20 @@ class HiddenCLI(LightningCLI):
         if not path or (command == "fit" and path in ("last", "hpc")):  # Lightning looks for such a file itself
             return
         model = self._given[command].model.as_dict()
-        kind, options = model["class_path"], model.get("init_args", {}) | model.get("dict_kwargs", {})
-        options = {name: value for name, value in options.items() if value is not None}
-        try:
-            found = hyper_parameters(path, kind, {"_class_path": kind} | options)
-        except OSError as error:
-            raise ValueError(f"--ckpt_path {path} cannot be read: {error}") from error
-        options = {name: value for name, value in found.items() if name not in (*LINKED, *options, "_class_path")}
-        model = {command: {"model": {"class_path": kind, "init_args": options}}}
+        kind, given = model["class_path"], model.get("init_args", {}) | model.get("dict_kwargs", {})
+        given = {name: value for name, value in given.items() if value is not None}
+        found = hyper_parameters(path, kind, {"_class_path": kind} | given)
+        found = {name: value for name, value in found.items() if name not in (*LINKED, *given, "_class_path")}
+        model = {command: {"model": {"class_path": kind, "init_args": found}}}
         self.config = self.parser.parse_object(model, self.config)
 
     def before_instantiate_classes(self) -> None:
-        """Train for 100 epochs unless an option gives an end; a default of the parser would shorten a longer cosine."""
-        trainer = self.config[self.subcommand].trainer
-        if (trainer.max_epochs, trainer.max_steps, trainer.max_time) == (None, -1, None):
-            trainer.max_epochs = 100
+        """Train for 100 epochs unless an option gives an end; refuse a checkpoint that holds code."""
+        options = self.config[self.subcommand]
+        options.weights_only = True if options.weights_only is None else options.weights_only
+        end = options.trainer.max_epochs, options.trainer.max_steps, options.trainer.max_time
+        if end == (None, -1, None):  # a default of the parser would shorten a longer cosine
+            options.trainer.max_epochs = 100
 
 
 def run(argv: list[str] | None) -> None:
@@ -79,16 +71,14 @@ def run(argv: list[str] | None) -> None:
             subclass_mode_data=True,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
-            trainer_class=L.Trainer,
             trainer_defaults={"logger": lazy_instance(CSVLogger, save_dir=".")},
             parser_kwargs={"prog": "lit-hidden"},
             args=argv,
         )
     except (ValueError, DataError) as error:
-        cause: BaseException | None = error
-        while cause is not None:  # an error raised in this package has its own message; others keep their traceback
-            frames = traceback.extract_tb(cause.__traceback__)
-            if frames and Path(frames[-1].filename).is_relative_to(Path(__file__).parent):
-                sys.exit(f"lit-hidden: {cause}")
-            cause = cause.__cause__
-        raise
+        why: BaseException | None = error
+        while why and not Path(traceback.extract_tb(why.__traceback__)[-1].filename).is_relative_to(OURS):
+            why = why.__cause__  # jsonargparse wraps errors
+        if why is None:
+            raise
+        sys.exit(f"lit-hidden: {why}")  # it was raised in this package, and says what to do

@@ -16,7 +16,6 @@ from lit_hidden.modules import LitDense, LitSubnetwork, LitTicket
 from lit_hidden.subnetwork import save_subnetwork
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")  # its advice on loaders and logging
-NET = ["--model.net=conv2", "--model.width=0.05", "--model.density=0.3"]
 YAML = """
 model:
   class_path: LitSubnetwork
@@ -83,7 +82,8 @@ def says(trained, tmp_path):
     return write
 
 
-# --- what is taken from a checkpoint -----------------------------------------------------------------------
+def top1(capsys) -> str:
+    return re.search(r"(?:test|val)/top1\s*│\s*(\S+)", capsys.readouterr().out)[1]
 
 
 def test_what_no_option_says_is_the_checkpoints_and_its_accuracy_is_found_again(trained, capsys, monkeypatch):
@@ -91,15 +91,14 @@ def test_what_no_option_says_is_the_checkpoints_and_its_accuracy_is_found_again(
     folder = trained.parents[1]
     assert "density: 0.3" in (folder / "config.yaml").read_text()
     names, values = (line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()[:2])
-    watched = float(values[names.index("val/top1")])
+    watched = f"{float(values[names.index('val/top1')]):.8f}"[:8]
+    run("validate", "--ckpt_path", str(trained), "--model.net=conv2", "--model.density=0.3")
+    assert watched in top1(capsys)
     python = torch.load(trained, weights_only=True)  # made in Python, without the command line's `_class_path`
     python["hyper_parameters"] = dict(LitSubnetwork("conv2", 0.05, in_channels=1, density=0.3).hparams)
     torch.save(python, "b.ckpt")
-    for path, options in ((trained, []), (trained, NET), ("b.ckpt", [])):
-        run("test", "--ckpt_path", str(path), *options)
-        assert f"{watched:.8f}"[:8] in re.search(r"test/top1\s*│\s*(\S+)", capsys.readouterr().out)[1]
-    run("validate", "--ckpt_path", str(trained))
-    assert f"{watched:.8f}"[:8] in re.search(r"val/top1\s*│\s*(\S+)", capsys.readouterr().out)[1]
+    run("test", "--ckpt_path", "b.ckpt")
+    assert watched in top1(capsys)
 
 
 @pytest.mark.parametrize(
@@ -118,29 +117,24 @@ def test_an_argument_that_contradicts_the_checkpoint_is_refused(option, given, w
         LitSubnetwork.load_from_checkpoint(trained, **{option: given})
 
 
-@pytest.mark.parametrize("command", ["fit", "validate", "test"])
-def test_an_option_or_a_class_that_contradicts_the_checkpoint_is_refused(command, trained):
-    said = refusal(command, "--ckpt_path", str(trained), "--model.density=0.5")
+def test_an_option_or_a_class_that_contradicts_the_checkpoint_is_refused(trained):
+    said = refusal("test", "--ckpt_path", str(trained), "--model.density=0.5")
     assert said.startswith(f"lit-hidden: density=0.5 contradicts {trained}, which says 0.3")
-    if command == "test":
-        said = refusal(command, "--ckpt_path", str(trained), model="LitDense")
-        assert said.startswith(f"lit-hidden: class_path='lit_hidden.modules.LitDense' contradicts {trained}")
+    said = refusal("test", "--ckpt_path", str(trained), model="LitDense")
+    assert said.startswith(f"lit-hidden: class_path='lit_hidden.modules.LitDense' contradicts {trained}")
 
 
 HOSTILE = [
     ("net", "hostile:net"),
-    ("hparams.net", "hostile:net"),  # the keys of older versions of Lightning
-    ("module_arguments.net", "hostile:net"),
-    ("net", "hostile.net"),
+    ("hparams.net", "hostile:net"),  # the key of older versions of Lightning
     ("net", {"class_path": "hostile.Net"}),
     ("masker", "hostile.Masker"),
     ("distribution", "hostile.draw"),
-    ("task", "hostile.Task"),
     ("task", {"class_path": "hostile.Task", "init_args": {}}),
     ("_class_path", "hostile.Module"),
     ("net", "os:abort"),
-    *(("net", f"lit_hidden.{name}") for name in ("cli.os.abort", "data.files.suppress")),  # imported by us
-    *(("net", f"lit_hidden.{name}") for name in ("cli:main", "report.report", "engine.sync:sync")),  # makes no net
+    ("net", "lit_hidden.data.files.suppress"),  # imported by us
+    ("net", "lit_hidden.engine.sync:sync"),  # makes no net
 ]
 
 
@@ -153,7 +147,7 @@ def test_a_checkpoint_imports_no_code(name, value, says, tmp_path):
     for file in (path, io.BytesIO(Path(path).read_bytes())):
         with pytest.raises(ValueError, match=re.escape(message)):
             LitSubnetwork.load_from_checkpoint(file)
-    if value in ("hostile:net", "hostile.Module") and not key:
+    if name == "_class_path":
         assert refusal("test", "--ckpt_path", path).startswith(f"lit-hidden: {path} {message}")
     assert "hostile" not in sys.modules
 
@@ -162,7 +156,6 @@ def test_code_of_ones_own_is_found_in_the_current_folder_and_taken_from_whom_it_
     (tmp_path / "ours.py").write_text(MINE)
     run("fit", "--model.net=ours:net", "--trainer.max_epochs=1", model="ours.Mine")
     (path,) = tmp_path.rglob("*.ckpt")
-    run("test", "--ckpt_path", str(path), "--model.net=ours:net", model="ours.Mine")
     from ours import Mine
 
     for kind in (Mine, LitDense):
@@ -177,14 +170,9 @@ def test_a_checkpoint_that_would_run_code_and_a_pipe_are_refused():
     torch.save({"hyper_parameters": {}, "state_dict": {}, "code": Path("hostile")}, "a.ckpt")
     message = "a.ckpt is no checkpoint of tensors, numbers and text (UnpicklingError)"
     assert refusal("test", "--ckpt_path", "a.ckpt").startswith(f"lit-hidden: {message}")
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-        LitDense.load_from_checkpoint("a.ckpt")
     os.mkfifo("pipe")
     with pytest.raises(OSError, match="is a pipe, not a file"):
         LitSubnetwork.load_from_checkpoint("pipe")
-
-
-# --- fit ---------------------------------------------------------------------------------------------------
 
 
 def test_fit_has_100_epochs_where_no_option_says_how_long(monkeypatch):
@@ -194,9 +182,9 @@ def test_fit_has_100_epochs_where_no_option_says_how_long(monkeypatch):
         seen.append((self.trainer.max_epochs, self.trainer.max_steps))
 
     monkeypatch.setattr(lightning_cli.HiddenCLI, "fit", fit, raising=False)
-    for options in ([], ["--trainer.max_steps=7"], ["--trainer.max_time=00:00:01:00"]):
-        run("fit", *NET, *options)
-    assert seen == [(100, -1), (None, 7), (None, -1)]
+    for options in ([], ["--trainer.max_steps=7"]):
+        run("fit", *options)
+    assert seen == [(100, -1), (None, 7)]
 
 
 def test_fit_goes_on_with_more_epochs_at_the_rate_of_the_longer_cosine(trained, tmp_path):
@@ -212,19 +200,16 @@ def test_fit_goes_on_with_more_epochs_at_the_rate_of_the_longer_cosine(trained, 
 
 def test_fit_trains_a_ticket_whose_file_may_move(trained, tmp_path):
     path = save_subnetwork(LitSubnetwork.load_from_checkpoint(trained, map_location="cpu").net, tmp_path / "file")
-    run("fit", *NET[:2], f"--model.subnetwork={path}", "--trainer.max_epochs=1", model="LitTicket")
+    options = ["--model.net=conv2", "--model.width=0.05", f"--model.subnetwork={path}", "--trainer.max_epochs=1"]
+    run("fit", *options, model="LitTicket")
     (checkpoint,) = tmp_path.rglob("*.ckpt")
-    assert LitTicket.load_from_checkpoint(checkpoint, map_location="cpu").hparams["subnetwork"] == str(path)
-    moved = path.rename(tmp_path / "moved")
-    run("test", "--ckpt_path", str(checkpoint), f"--model.subnetwork={moved}", model="LitTicket")
+    moved = str(path.rename(tmp_path / "moved"))
+    loaded = LitTicket.load_from_checkpoint(checkpoint, map_location="cpu", subnetwork=moved)
+    assert loaded.hparams["subnetwork"] == moved
 
 
 def test_typing_errors_are_named_and_values_we_refuse_are_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "nothing"))
-    assert refusal("fit", "--model.densty=0.3") == "2"
-    said = capsys.readouterr().err
-    assert "densty" in said
-    assert len(said.splitlines()) < 15
     (tmp_path / "a.yaml").write_text(YAML.replace("density", "densty"))
     assert refusal("fit", "--config", "a.yaml") == "2"
     assert "Option 'densty' is not accepted" in capsys.readouterr().err

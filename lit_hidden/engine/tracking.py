@@ -6,16 +6,12 @@ hash, config the Run. A reproduction ends with a summary run that holds the tabl
 """
 
 import csv
-import importlib.util
 import json
 import netrc
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
-from http.client import HTTPException
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -26,59 +22,44 @@ from urllib.request import urlopen
 from lit_hidden.judge import Verdict
 from lit_hidden.run import Run
 
-PROJECT = "lit-hidden"
-MODES = ("online", "offline", "disabled", "shared")
-SYNC = "make wandb-sync (or lit-hidden wandb-sync) uploads them later"
+OFFLINE = "so runs are kept offline in wandb/; make wandb-sync (or lit-hidden wandb-sync) uploads them later"
 LIMITS = {"init_timeout": 5.0, "finish_timeout": 10.0, "finish_timeout_raises": True}  # seconds, of each run
-_ROOM = 2**20  # bytes that must be free for a run; on a full disk W&B's own log prints hundreds of lines
-
+COLUMNS = ("sentence", "kind", "verdict", "margin", "low", "high", "unit", "seeds", "why")  # of a verdict
 _failed: set[str] = set()  # modes that this process has given up
 
 
 def choose_mode() -> tuple[str, str | None]:
-    """Choose W&B's mode, and say why in a line for the user where that is needed.
-
-    It is `WANDB_MODE` if set; else online with a key and a server that answers; else offline.
-    """
-    if importlib.util.find_spec("wandb") is None:
-        return "disabled", "W&B: not installed, so nothing is shown there; runs/ is the record all the same"
-    if mode := os.environ.get("WANDB_MODE", "").lower():
-        mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)  # W&B's old names
-        if mode not in MODES:
-            return "disabled", f"W&B: WANDB_MODE={mode} is unknown, so nothing is shown; modes are {', '.join(MODES)}"
-        os.environ["WANDB_MODE"] = mode  # W&B itself reads it too, in small letters only
+    """Choose W&B's mode: `WANDB_MODE`, else online if that is possible, else offline, with a line that says why."""
+    if mode := os.environ.get("WANDB_MODE"):
         return mode, None
-    if why := why_offline():
-        return "offline", f"W&B: {why}, so runs are kept offline in wandb/; {SYNC}"
-    return "online", None
+    why = why_offline()
+    return ("offline", f"W&B: {why}, {OFFLINE}") if why else ("online", None)
 
 
 def why_offline() -> str | None:
     """Say why nothing can be uploaded: there is no key, or the server does not answer; None if it can."""
     server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
     host = urlsplit(server).hostname or server
-    try:
+    logged_in = None
+    with suppress(OSError, netrc.NetrcParseError):
         logged_in = netrc.netrc(os.environ.get("NETRC")).authenticators(host)  # `wandb login` writes its key there
-    except (OSError, netrc.NetrcParseError):
-        logged_in = None
     if not (os.environ.get("WANDB_API_KEY") or logged_in):
         return "no API key is configured"
-    found: list[str | None] = [f"{host} does not answer"]
+    answered = []
 
-    def ask() -> None:  # with a request: some servers and proxies take connections and never answer
+    def ask() -> None:
         try:
-            urlopen(server, timeout=1.5).close()
-            found[0] = None
-        except HTTPError as error:
+            urlopen(server, timeout=2).close()
+        except HTTPError as error:  # an answer too
             error.close()
-            found[0] = f"{host} answers with {error.code}" if error.code >= 500 else None
-        except (OSError, HTTPException, ValueError):
-            pass
+        except Exception:
+            return
+        answered.append(server)
 
-    asking = Thread(target=ask, daemon=True)
+    asking = Thread(target=ask, daemon=True)  # looking up the server's name has no timeout
     asking.start()
-    asking.join(2)  # urlopen's timeout holds for each read: an answer of a byte a second would last
-    return found[0]
+    asking.join(2)
+    return None if answered else f"{host} does not answer"
 
 
 def show(run: Run, folder: Path, result: Mapping[str, Any], mode: str, group: str) -> str | None:
@@ -95,17 +76,8 @@ def show(run: Run, folder: Path, result: Mapping[str, Any], mode: str, group: st
                 shown.log({name: float(cell) for name, cell in row.items() if cell}, step=int(row["epoch"]))
         shown.summary.update({name: value for name, value in result.items() if isinstance(value, int | float)})
 
-    return _shown(
-        mode,
-        fill,
-        id=run.hash,
-        name=run.name[-128:],  # W&B refuses longer ones, and tags above 64
-        group=group,
-        job_type=kind,
-        tags=[name[-64:] for name in (run.net, kind, run.data)],
-        config=json.loads(run.to_json()),
-        resume="allow" if mode == "online" else None,  # a run that is trained again is the same run
-    )
+    about = {"name": run.name[-128:], "tags": [name[-64:] for name in (run.net, kind, run.data)]}  # W&B's limits
+    return _show(mode, fill, id=run.hash, group=group, job_type=kind, config=json.loads(run.to_json()), **about)
 
 
 def show_summary(
@@ -116,48 +88,40 @@ def show_summary(
     def fill(shown: Any) -> None:
         import wandb
 
-        judged = [asdict(v) for v in verdicts]
-        tables = {
-            name: wandb.Table(columns=list(rows[0]), data=[[_cell(cell) for cell in row.values()] for row in rows])
-            for name, rows in (("results", table), ("verdicts", judged))
-            if rows
-        }
-        shown.log(tables | ({"drawing": wandb.Image(str(drawing))} if drawing.exists() else {}))
-        shown.summary.update({v["sentence"]: v["verdict"] for v in judged})
+        judged = [{name: getattr(verdict, name) for name in COLUMNS} for verdict in verdicts]
+        for name, rows in (("results", table), ("verdicts", judged)):
+            if rows:
+                shown.log({name: wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])})
+        if drawing.exists():
+            shown.log({"drawing": wandb.Image(str(drawing))})
+        shown.summary.update({verdict["sentence"]: verdict["verdict"] for verdict in judged})
 
-    return _shown(mode, fill, name=f"{group} summary", group=group, job_type="summary", tags=["summary"])
+    return _show(mode, fill, name=f"{group} summary", group=group, job_type="summary", tags=["summary"])
 
 
-def _shown(mode: str, fill: Callable[[Any], None], **about: Any) -> str | None:
+def _show(mode: str, fill: Callable[[Any], None], **about: Any) -> str | None:
     """Make a W&B run: if online fails, offline; if that fails too, none."""
     told = None
     for chosen in {"online": ("online", "offline"), "disabled": ()}.get(mode, (mode,)):
         if chosen in _failed:
             continue
-        folder = Path(os.environ.get("WANDB_DIR") or ".").absolute()  # read now: W&B keeps the first value
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it waits for a dead server when the process ends
+        folder = Path(os.environ.get("WANDB_DIR") or ".").absolute()  # W&B itself would take a temporary one
+        again = "allow" if chosen == "online" and "id" in about else None  # a run that is trained again is the same run
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder) as file:
-                file.write(bytes(_ROOM))
             import wandb
 
-            settings = wandb.Settings(console="off", silent=True, x_disable_stats=True, **LIMITS)  # type: ignore[arg-type]
-            about |= {"mode": chosen, "settings": settings, "dir": folder}
-            about |= {"resume": None} if chosen == "offline" else {}
-            shown = wandb.init(project=PROJECT, reinit="finish_previous", **about)
+            settings: Any = wandb.Settings(console="off", silent=True, x_disable_stats=True, **LIMITS)  # type: ignore[arg-type]
+            about |= {"mode": chosen, "settings": settings, "dir": folder, "resume": again}
+            shown = wandb.init(project="lit-hidden", reinit="finish_previous", **about)
             fill(shown)
             shown.finish()
             return told
         except Exception as error:
             _failed.add(chosen)
-            offline = f"runs are kept offline in wandb/; {SYNC}"
-            kept = offline if chosen == "online" else f"nothing is kept in {folder}/wandb"
-            told = f"W&B: {type(error).__name__}: {str(error).partition(chr(10))[0]}, so {kept}"
+            kept = OFFLINE if chosen == "online" else f"so nothing is kept in {folder}/wandb"
+            told = f"W&B: {type(error).__name__}: {str(error).partition(chr(10))[0]}, {kept}"
             with suppress(Exception):  # its service still has the run; end that too
                 sys.modules["wandb"].teardown()
     return told
-
-
-def _cell(value: Any) -> Any:
-    return value if value is None or isinstance(value, (str, int, float)) else json.dumps(value)
