@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import PathFinder
 from inspect import Parameter, Signature
 from numbers import Real
 from pathlib import Path
@@ -82,10 +82,9 @@ class Spec:
 
 
 def spec(name: str, **options: Any) -> Spec:
-    """Describe a callback for a Run by its class and its options: `spec("lesion.Lesion", epoch=25)`.
+    """Describe a callback for a Run: `spec("lesion.Lesion", epoch=25)`; CodeError: there is no such class or option.
 
-    Options are numbers, text, True, False, None, and lists of these. A CodeError says that there is no such class, or
-    that it takes other options.
+    Options are numbers, text, True, False, None, and lists of these.
     """
     path = full(name)
     check(path)
@@ -165,20 +164,17 @@ def check(name: str) -> None:
     """Raise a CodeError unless a file defines this full dotted name; nothing is imported."""
     module, _, own = name.rpartition(".")
     if _find(name)[1] is None:
-        there = next(filter(_source, (module, *(f"{room}.{module}" for room in _ROOMS))), None)
+        there = next(filter(_file, (module, *(f"{room}.{module}" for room in _ROOMS))), None)
         why = f"{there} defines no {own}" if there else f"there is no module {module}"
         raise CodeError(f"{name} cannot be found: {why}")
 
 
 def fingerprint(name: str) -> str | None:
-    """Hash the file that defines a name, without comments, docstrings and layout; None if there is no such file.
-
-    Files that this file imports do not count.
-    """
-    source = _source(_find(name)[0].rpartition(".")[0])
-    if source is None:
+    """Hash the file that defines a name, without comments, docstrings and what it imports; None if none does."""
+    file = _file(_find(name)[0].rpartition(".")[0])
+    if file is None:
         return None
-    tree = _parse(source)
+    tree = ast.parse(file.read_bytes())
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             documented = ast.get_docstring(node, clean=False) is not None
@@ -209,7 +205,7 @@ def foreign(value: Any) -> list[str]:
 
 
 @cache
-def _source(module: str) -> ModuleSpec | None:
+def _file(module: str) -> Path | None:
     """Find the Python file of a module without importing it or its packages."""
     first, *rest = module.split(".")
     try:
@@ -218,23 +214,20 @@ def _source(module: str) -> ModuleSpec | None:
             found = found and PathFinder.find_spec(f"{found.name}.{part}", found.submodule_search_locations or [])
     except (ImportError, ValueError):
         return None
-    return found if found and str(found.origin).endswith(".py") else None
-
-
-def _parse(source: ModuleSpec) -> ast.Module:
-    return ast.parse(Path(str(source.origin)).read_bytes(), str(source.origin))
+    return Path(found.origin) if found and found.origin and found.origin.endswith(".py") else None
 
 
 @cache
 def _find(name: str) -> tuple[str, ast.stmt | None]:
     """Follow a dotted name from file to file that imports it; return its name in the last and the statement there."""
     module, _, own = name.rpartition(".")
-    source = _source(module)
-    node = _bound(_parse(source)).get(own) if source else None
-    if not isinstance(node, ast.ImportFrom) or source is None:
+    file = _file(module)
+    node = _bound(ast.parse(file.read_bytes(), file)).get(own) if file else None
+    if not isinstance(node, ast.ImportFrom) or file is None:
         return name, node
     original = next(alias.name for alias in node.names if (alias.asname or alias.name) == own)
-    origin = importlib.util.resolve_name("." * node.level + (node.module or ""), source.parent)
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    origin = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
     home, further = _find(f"{origin}.{original}")
     return home, further or node
 
@@ -265,7 +258,8 @@ def _class(path: str) -> _Class:
         if isinstance(constructor := own.get("__init__"), ast.FunctionDef):
             found = found._replace(options=_options(constructor.args))
         for name in own.keys() & {"version", "records"}:
-            found = found._replace(**{name: _literal(getattr(own[name], "value", None))})
+            value: Any = getattr(own[name], "value", None)
+            found = found._replace(**{name: canonical(ast.literal_eval(value))})
     except (ValueError, TypeError) as error:
         raise CodeError(f"{path}: its version and the defaults of its options must be literals; {error}") from error
     return found
@@ -274,9 +268,5 @@ def _class(path: str) -> _Class:
 def _options(arguments: ast.arguments) -> Signature:
     names = [one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)][1:]
     defaults = zip(names[::-1], [*arguments.defaults, *arguments.kw_defaults][::-1], strict=False)
-    found = {name: _literal(value) for name, value in defaults if value is not None}
+    found = {name: canonical(ast.literal_eval(value)) for name, value in defaults if value is not None}
     return Signature([Parameter(n, Parameter.KEYWORD_ONLY, default=found.get(n, Parameter.empty)) for n in names])
-
-
-def _literal(value: Any) -> Any:
-    return canonical(ast.literal_eval(value))

@@ -16,7 +16,7 @@ from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import DataError, ImageData
 from lit_hidden.hyper_parameters import hyper_parameters
 
-OURS = Path(__file__).parent
+HERE = Path(__file__).parent
 LINKED: dict[str, Callable[[ImageData], int]] = {  # the data know these arguments of a model
     "num_classes": lambda data: data.num_classes,
     "in_channels": lambda data: data.shape[0],
@@ -61,8 +61,7 @@ class HiddenCLI(LightningCLI):
 
 def run(argv: list[str] | None) -> None:
     """Run `fit`, `validate` or `test` with `argv`; None reads the command line."""
-    # Lightning calls jsonargparse in a deprecated way; users can do nothing about it.
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of how Lightning calls it
     try:
         HiddenCLI(
             LitClassifier,
@@ -77,7 +76,7 @@ def run(argv: list[str] | None) -> None:
         )
     except (ValueError, DataError) as error:
         why: BaseException | None = error
-        while why and not Path(traceback.extract_tb(why.__traceback__)[-1].filename).is_relative_to(OURS):
+        while why and not Path(traceback.extract_tb(why.__traceback__)[-1].filename).is_relative_to(HERE):
             why = why.__cause__  # jsonargparse wraps errors
         if why is None:
             raise

@@ -48,20 +48,12 @@ def other(tmp_path: Path) -> Store:
     return Store(tmp_path / "elsewhere")
 
 
-def finish(store: Store) -> None:
-    """Write the results anew, with checksums of what lies beside them now."""
-    for run in RUNS[:2]:
-        result = store.result(run)
-        assert result is not None
-        store.finish(run, result)
-
-
 def names(path: Path) -> list[str]:
     with tarfile.open(path) as tar:
         return tar.getnames()
 
 
-def test_what_is_done_goes_in_and_comes_out(store: Store, path: Path, other: Store) -> None:
+def test_what_is_done_goes_in_and_comes_out_and_equal_runs_are_equal_bytes(store, path, other, tmp_path) -> None:
     assert {Path(name).name for name in names(path)} == {"run.json", "metrics.csv", "result.json"}
     assert unpack(path, other) == (2, 0)
     for run in RUNS[:2]:
@@ -70,44 +62,31 @@ def test_what_is_done_goes_in_and_comes_out(store: Store, path: Path, other: Sto
         for name in ("run.json", "metrics.csv"):
             assert (other.folder(run) / name).read_bytes() == (store.folder(run) / name).read_bytes()
     assert other.result(RUNS[2]) is None
-
-
-def test_equal_runs_are_equal_bytes(store: Store, path: Path, tmp_path: Path) -> None:
     pack(store, [*RUNS[::-1], RUNS[0]], tmp_path / "two.tar.gz")
     assert path.read_bytes() == (tmp_path / "two.tar.gz").read_bytes()
 
 
-def test_arrays_come_along_unless_they_are_large(
-    store: Store, tmp_path: Path, other: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    np.savez(store.folder(RUNS[0]) / "swaps.npz", a=np.arange(10))
-    np.savez(store.folder(RUNS[1]) / "trace.npz", a=np.arange(10_000))
-    finish(store)
-    monkeypatch.setattr(archive, "LIMIT", 10_000)
-    assert pack(store, RUNS, tmp_path / "runs.tar.gz") == ([RUNS[0]], [RUNS[1]])
-    assert unpack(tmp_path / "runs.tar.gz", other) == (1, 0)
-    assert np.load(other.folder(RUNS[0]) / "swaps.npz")["a"].sum() == 45
-
-
-def test_subnetworks_come_along_as_far_as_there_is_room(
-    store: Store, tmp_path: Path, other: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_arrays_and_subnetworks_come_along_unless_they_are_large(store, tmp_path, other, monkeypatch) -> None:
+    np.savez(store.folder(FIRST) / "swaps.npz", a=np.arange(10))
     for run, size in ((FIRST, 900), (LAST, 300)):
         (store.folder(run) / "subnetwork.safetensors").write_bytes(bytes(size))
-    finish(store)
+        store.finish(run, store.result(run))  # with checksums of what lies beside it now
     path = tmp_path / "runs.tar.gz"
 
     def brought() -> list[str]:
-        assert len(pack(store, RUNS, path)[0]) == 2
+        assert pack(store, RUNS, path) == ([FIRST, LAST], [])
         return [name.partition("/")[0] for name in names(path) if name.endswith("subnetwork.safetensors")]
 
     assert brought() == [FIRST.hash, LAST.hash]
     unpack(path, other)
     assert (other.folder(FIRST) / "subnetwork.safetensors").read_bytes() == bytes(900)
+    assert np.load(other.folder(FIRST) / "swaps.npz")["a"].sum() == 45
     monkeypatch.setattr(archive, "ROOM", 1000)
     assert brought() == [FIRST.hash]
     monkeypatch.setattr(archive, "LIMIT", 500)
     assert brought() == [LAST.hash]
+    monkeypatch.setattr(archive, "LIMIT", 300)
+    assert pack(store, RUNS, path) == ([LAST], [FIRST]), "its arrays are larger"
 
 
 def test_what_is_done_or_held_already_stays(path: Path, other: Store) -> None:
@@ -158,14 +137,6 @@ def test_what_cannot_be_packed_or_unpacked_is_said_in_a_line(arguments, message,
     assert capsys.readouterr().err.startswith(f"lit-hidden: {message}")
 
 
-def tar_of(path: Path, files: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w:gz") as tar:
-        for name, data in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            tar.addfile(entry, io.BytesIO(data))
-
-
 def planted(name: str, kind: bytes = tarfile.REGTYPE) -> Callable[[Path], None]:
     """Put an entry before those that are there."""
 
@@ -185,7 +156,11 @@ def changed(files: dict[str, bytes | None], to: str = LAST.hash) -> Callable[[Pa
         found = contents(path)
         last = {name: data for name, data in (found.pop(LAST) | files).items() if data is not None}
         named = {run.hash: its for run, its in found.items()} | {to: last}
-        tar_of(path, {f"{folder}/{name}": data for folder, its in named.items() for name, data in its.items()})
+        with tarfile.open(path, "w:gz") as tar:
+            for name, data in ((f"{run}/{name}", data) for run, its in named.items() for name, data in its.items()):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
 
     return harm
 
@@ -237,9 +212,7 @@ def test_an_archive_is_taken_whole_or_not_at_all(harm, why, path: Path, other: S
     assert not other.root.exists()
 
 
-def test_what_is_damaged_or_too_large_is_not_packed(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_damaged_or_too_large_is_not_packed(store, tmp_path, monkeypatch) -> None:
     path = tmp_path / "runs.tar.gz"
     monkeypatch.setattr(archive, "MOST", 4000)
     with pytest.raises(StoreError, match=r"would hold 10240 bytes; archives of more than 4000 are not unpacked"):
@@ -250,12 +223,9 @@ def test_what_is_damaged_or_too_large_is_not_packed(
     assert not path.exists()
 
 
-COMMITTED = Path(__file__).parents[2] / "experiments" / "results" / "imagenet18" / "short" / archive.NAME
-
-
-def test_a_bit_that_turns_in_an_archive_or_a_cut_is_found_or_changes_nothing(tmp_path: Path) -> None:
-    whole, path, chosen = COMMITTED.read_bytes(), tmp_path / "runs.tar.gz", random.Random(0)
-    told, kinds = contents(COMMITTED), {"refused": 0, "equal": 0}
+def test_a_bit_that_turns_in_an_archive_or_a_cut_is_found_or_changes_nothing(path: Path) -> None:
+    whole, chosen = path.read_bytes(), random.Random(0)
+    told, kinds = contents(path), {"refused": 0, "equal": 0}
     count = 8 * len(whole)
     bits = [*range(80), *(chosen.randrange(count) for _ in range(100)), *range(count - 64, count)]
     flips = [whole[: bit // 8] + bytes([whole[bit // 8] ^ 1 << bit % 8]) + whole[bit // 8 + 1 :] for bit in bits]
