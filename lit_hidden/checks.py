@@ -14,13 +14,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 _LEAST = dict.fromkeys(("lr", "momentum", "weight_decay", "label_smoothing", "held_out", "warmup_epochs"), 0)
 _LEAST |= dict.fromkeys(("train_images", "images_per_class", "image_size", "batch_size"), 1)
-_AFTER = {  # the kinds of a parent and its child, and what the child takes
-    ("hidden", "hidden"): "scores, weights and buffers",
-    ("hidden", "ticket"): "the mask and the weights",
-    ("ticket", "ticket"): "the mask and the weights",
-    ("dense", "dense"): "the weights",
-    ("dense", "hidden"): "the weights, which are frozen",
-}
+_AFTER = {"hidden": ("hidden", "ticket"), "ticket": ("ticket",), "dense": ("dense", "hidden")}  # kinds, by the parent's
 
 
 def faults(run: Any) -> Iterator[str]:
@@ -65,12 +59,12 @@ def faults(run: Any) -> Iterator[str]:
 
 
 def _faults_after(run: Any, before: Any) -> Iterator[str]:
-    pair = before.kind, run.kind
-    if pair not in _AFTER:
-        allowed = "; ".join(f"{then} after {first} (takes {what})" for (first, then), what in _AFTER.items())
-        yield f"method={run.method!r} after {before.method!r} cannot be; allowed are {allowed}"
+    if run.kind not in _AFTER[before.kind]:
+        after = f"after a {before.kind} run come {' and '.join(_AFTER[before.kind])}"
+        yield f"method={run.method!r} after {before.method!r} cannot be; {after}"
+    searches = (before.kind, run.kind) == ("hidden", "hidden")
     same = ["net", "width", "image_size", "distribution", "scaled"]
-    same += ["masker"] if pair == ("hidden", "hidden") else []
+    same += ["masker"] if searches else []
     same += ["density"] if before.density is not None and (run.kind == "ticket" or not run.epochs) else []
     if run.data in recipes.IMAGES and before.data in recipes.IMAGES:
         same += ["num_classes"]
@@ -79,7 +73,7 @@ def _faults_after(run: Any, before: Any) -> Iterator[str]:
         ours, theirs = getattr(run, name), getattr(before, name)
         if ours != theirs:
             yield f"{name}={ours!r} after a run with {name}={theirs!r}, whose net it takes; keep it"
-    if pair == ("hidden", "hidden") and run.method != before.method:
+    if searches and run.method != before.method:
         yield f"method={run.method!r} after {before.method!r}: their scores mean different things; keep the method"
     found = before.found_by or before.method
     if run.method == "ticket" and run.found_by != found:

@@ -354,7 +354,7 @@ def test_a_description_of_when_trace_and_swaps_were_fields_is_read_where_they_we
 # --- what cannot be --------------------------------------------------------------------------------------
 
 LISTS = "there are imagenette, imagewoof, tiny-imagenet-100, first-N"
-AFTER = "allowed are hidden after hidden (takes scores, weights and buffers); ticket after hidden (takes the mask"
+AFTER = "after a hidden run come hidden and ticket"
 REFUSED: list[tuple[Run, dict[str, Any], str]] = [
     (Run(), {"method": "dense", "density": 0.5}, "method='dense' with density=0.5: the dense baseline has no density"),
     *((Run(), {"method": one}, f"method='{one}' with density=None: the dense baseline has no density (None), every")
