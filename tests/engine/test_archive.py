@@ -176,8 +176,6 @@ def zeros(path: Path) -> None:
 
 
 ANOTHER = "it is not the one whose checksum is in result.json"
-
-
 DAMAGED, NO_ARCHIVE = f"{LAST.hash} is damaged: ", "is no archive of runs, or damaged: "
 KINDS = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE, tarfile.GNUTYPE_SPARSE)
 REFUSED = [
@@ -224,20 +222,15 @@ def test_what_is_damaged_or_too_large_is_not_packed(store, tmp_path, monkeypatch
 
 
 def test_a_bit_that_turns_in_an_archive_or_a_cut_is_found_or_changes_nothing(path: Path) -> None:
-    whole, chosen = path.read_bytes(), random.Random(0)
-    told, kinds = contents(path), {"refused": 0, "equal": 0}
+    whole, chosen, told, refused = path.read_bytes(), random.Random(0), contents(path), 0
     count = 8 * len(whole)
-    bits = [*range(80), *(chosen.randrange(count) for _ in range(100)), *range(count - 64, count)]
+    bits = [*range(80), *(chosen.randrange(count) for _ in range(50)), *range(count - 64, count)]
     flips = [whole[: bit // 8] + bytes([whole[bit // 8] ^ 1 << bit % 8]) + whole[bit // 8 + 1 :] for bit in bits]
     cuts = [whole[: chosen.randrange(len(whole))] for _ in range(30)]
     for damaged in [*flips, *cuts, whole[:-1], whole + b"more"]:
         path.write_bytes(damaged)
         try:
-            found = contents(path)
+            assert contents(path) == told, "the date of a gzip says nothing"
         except StoreError as error:
-            kinds["refused"] += str(error).startswith(f"{path} is no archive of runs, or damaged: ")
-        else:
-            kinds["equal"] += found == told
-    assert kinds["refused"] > 200
-    assert sum(kinds.values()) == len(flips) + len(cuts) + 2
-    assert kinds["equal"] >= 32, "the date of a gzip says nothing"
+            refused += str(error).startswith(f"{path} is no archive of runs, or damaged: ")
+    assert refused > 150
