@@ -137,14 +137,14 @@ def test_what_cannot_be_packed_or_unpacked_is_said_in_a_line(arguments, message,
     assert capsys.readouterr().err.startswith(f"lit-hidden: {message}")
 
 
-def planted(name: str, kind: bytes = tarfile.REGTYPE) -> Callable[[Path], None]:
+def planted(name: str, kind: bytes = tarfile.REGTYPE, **pax: str) -> Callable[[Path], None]:
     """Put an entry before those that are there."""
 
     def harm(path: Path) -> None:
         entry = tarfile.TarInfo(name)
-        entry.type, entry.linkname = kind, "/etc/passwd"
+        entry.type, entry.linkname, entry.pax_headers = kind, "/etc/passwd", pax
         rest = gzip.decompress(path.read_bytes())
-        path.write_bytes(gzip.compress(entry.tobuf(tarfile.USTAR_FORMAT) + rest))
+        path.write_bytes(gzip.compress(entry.tobuf(tarfile.PAX_FORMAT) + rest))
 
     return harm
 
@@ -182,6 +182,7 @@ REFUSED = [
     (planted("../../evil"), f"{NO_ARCHIVE}it holds '../../evil'"),
     (planted(f"{FIRST.hash}/..evil"), f"{NO_ARCHIVE}it holds '{FIRST.hash}/..evil'"),
     *((planted(f"{FIRST.hash}/swaps.npz", kind), f"{NO_ARCHIVE}it holds ") for kind in KINDS),
+    (planted(f"{FIRST.hash}/swaps.npz", **{"GNU.sparse.map": "0,0", "GNU.sparse.size": "10000000000"}), "it holds "),
     (changed({}, to=".."), f".. is damaged: it holds {LAST.name}, whose name is {LAST.hash}"),
     (changed({"run.json": b'{"schema": 0}'}), f"{DAMAGED}run.json: not a run description of schema"),
     (changed({"run.json": b"[" * 100_000}), f"{DAMAGED}run.json: maximum recursion"),

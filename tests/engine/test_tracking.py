@@ -128,13 +128,17 @@ def test_the_summary_run_holds_the_table_the_verdicts_and_the_drawing(nowhere):
 def test_a_failure_of_wandb_is_told_once_and_ends_nothing(nowhere, done, monkeypatch):
     import wandb
 
-    def init(**_):
+    asked = []
+
+    def init(**about):
+        asked.append((about["mode"], about["resume"]))
         raise ConnectionError("no route")
 
     monkeypatch.setattr(wandb, "init", init)
     line = f"W&B: ConnectionError: no route, so nothing is kept in {nowhere}/wandb"
     assert show(RUN, done, {}, "online", "fig2/smoke") == line
     assert show(RUN, done, {}, "online", "fig2/smoke") is None
+    assert asked == [("online", "allow"), ("offline", None)], "a run that is trained again is the same run"
     assert show_summary("fig2/smoke", [], done, [], "offline") is None
 
 
