@@ -14,14 +14,13 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from multiprocessing import connection, forkserver
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from multiprocessing import connection
 from multiprocessing.context import ForkServerProcess
-from types import ModuleType
 from typing import TYPE_CHECKING
 
-from lit_hidden.engine.devices import CPU, LauncherError, cores, environments, gpu_name
+from lit_hidden.engine.devices import LauncherError, cores, environments, gpu_name
 from lit_hidden.engine.work import Job, log_of, printing_into, work
 
 if TYPE_CHECKING:
@@ -52,13 +51,9 @@ class Pool(ABC):
 
     @property
     def device_name(self) -> str:
-        """Name what trains a run as its result's provenance does; empty if that cannot be told without torch."""
-        name = "CPU, 1 thread(s)" if self.device == "cpu" else self._gpu()
+        """What trains a run, as its result's provenance names it; empty for GPUs of other machines."""
+        name = "CPU, 1 thread(s)" if self.device == "cpu" else "" if self.elsewhere else gpu_name()
         return f"{self.per_run:g} x {name}" if name and self.per_run > 1 else name
-
-    def _gpu(self) -> str:
-        """Name the GPUs; empty if they are other machines'."""
-        return gpu_name()
 
     @abstractmethod
     def start(self, jobs: Mapping[int, Job], others: Sequence[Job], poll: Callable[[], None]) -> None:
@@ -94,19 +89,29 @@ class Local(Pool):
 
     def start(self, jobs: Mapping[int, Job], others: Sequence[Job], poll: Callable[[], None]) -> None:
         """Fork a process for each job."""
-        for place, job in jobs.items():
-            environment = {**os.environ, **self.environments[place]}
-            process = multiprocessing.get_context("forkserver").Process(target=_work, args=(job, environment))
-            with _fork_server(self.environments[place]):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["lit_hidden.engine.preload"])
+        ours = dict(os.environ)
+        os.environ |= {"OMP_NUM_THREADS": "1", **self.environments[0]}  # glibc reads its part when the server starts
+        try:
+            for place, job in jobs.items():
+                process = context.Process(target=_work, args=(job, {**ours, **self.environments[place]}))
                 process.start()
-            self._processes[place] = process
+                self._processes[place] = process
+        finally:
+            os.environ.clear()
+            os.environ |= ours
 
     def ended(self, seconds: float) -> list[Ended]:
         """Wait at most so long until a process has ended."""
         connection.wait([process.sentinel for process in self._processes.values()], seconds)
-        codes = {place: process.exitcode for place, process in self._processes.items()}
-        self._processes = {place: process for place, process in self._processes.items() if codes[place] is None}
-        return [(place, _death(code)) for place, code in codes.items() if code is not None]
+        ends = list[Ended]()
+        for place, process in list(self._processes.items()):
+            if (code := process.exitcode) is not None:
+                del self._processes[place]
+                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
+                ends.append((place, how if code else None))
+        return ends
 
     def close(self) -> None:
         """Stop the processes; they write a checkpoint first, unless Ctrl-C is pressed once more."""
@@ -122,35 +127,8 @@ class Local(Pool):
         self._processes.clear()
 
 
-@contextmanager
-def _fork_server(environment: Mapping[str, str]) -> Iterator[None]:
-    """Have the process that workers are forked from; glibc reads its part of the environment when that starts.
-
-    The main module is hidden meanwhile: a worker would import it, and a user's script begin anew there.
-    """
-    main, before = sys.modules["__main__"], dict(os.environ)
-    sys.modules["__main__"] = ModuleType("__main__")
-    os.environ |= {"OMP_NUM_THREADS": CPU["OMP_NUM_THREADS"], **environment}
-    forkserver.set_forkserver_preload(["lit_hidden.engine.preload"])
-    try:
-        forkserver.ensure_running()
-        yield
-    finally:
-        sys.modules["__main__"] = main
-        os.environ.clear()
-        os.environ |= before
-
-
-def _death(code: int) -> str | None:
-    """Say how a process died, from its exit status; None if it did not."""
-    if code >= 0:
-        return f"ended with exit status {code}" if code else None
-    return f"was killed by {signal.Signals(-code).name}"
-
-
 def _work(job: Job, environment: dict[str, str]) -> None:
     """Do a job in a new process, which ignores Ctrl-C (its engine stops it in order) and ends with its engine."""
-    os.environ.clear()
     os.environ |= environment
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     engine = multiprocessing.parent_process()

@@ -20,16 +20,15 @@ import torch.distributed as dist
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from lit_hidden.edge_popup import maskers
 from lit_hidden.engine.store import CHECKPOINT
 
 _FOREVER = timedelta(days=365)  # a follower waits while the leader draws, or another engine trains
 _GRACE = 2.0  # seconds for torchrun to end this process, because another one has died
 AGREE = 10  # steps between two questions whether to stop: each waits for the device and for all ranks
-COMPARE = 100  # steps between two comparisons of the networks; each reads all scores once
+COMPARE = 100  # steps between two comparisons of the networks
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,14 @@ class Group:
     def __init__(self, ranks: Ranks, whole: bool) -> None:
         self.ranks, self.whole, self.broken = ranks, whole, False
         if "TORCHELASTIC_RUN_ID" not in os.environ:  # then SLURM's step tells machines, and the port follows from it
-            machines = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST", "127.0.0.1")
+            machines = os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1")
             step = int(os.environ.get("SLURM_JOB_ID", "0")) + 7 * int(os.environ.get("SLURM_STEP_ID", "0"))
             os.environ.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(machines))
             os.environ.setdefault("MASTER_PORT", str(15000 + step % 10000))
         store, _, _ = next(iter(rendezvous("env://", ranks.rank, ranks.size)))
         # After a restart by torchrun the keys of the attempt before must not be read again.
-        self._store = _prefixed(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self._store = dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
         self._number = 0  # of the last job
 
     def tell(self, job: dict[str, Any] | None) -> None:
@@ -91,7 +91,7 @@ class Group:
         if device == "cuda":
             torch.cuda.set_device(self.ranks.local)
             backend = "cpu:gloo,cuda:nccl"
-        store = _prefixed(f"group/{self._number}", self._store)
+        store = dist.PrefixStore(f"group/{self._number}", self._store)  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=self.ranks.rank, world_size=self.ranks.size)
         yield self.ranks
         dist.destroy_process_group()  # not after an error: others may wait in a collective, and all processes end
@@ -109,24 +109,14 @@ class Group:
                 self._store.wait([f"left/{rank}" for rank in range(1, self.ranks.size)], timedelta(seconds=10))
 
 
-def _prefixed(prefix: str, store: Any) -> Any:
-    return dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
-
-
 class Placed(LightningEnvironment):
-    """Tell Lightning where its process stands, whatever torchrun's and SLURM's variables say.
+    """Tell Lightning where its process stands: launchers' variables are wrong for a run that a leader trains alone."""
 
-    They are wrong for a run that the leader of a group trains alone.
-    """
+    creates_processes_externally = True
 
     def __init__(self, ranks: Ranks) -> None:
         super().__init__()
         self.ranks = ranks
-
-    @property
-    def creates_processes_externally(self) -> bool:
-        """The processes are there already."""
-        return True
 
     def local_rank(self) -> int:
         """Return the number of this process on its machine."""
@@ -154,10 +144,7 @@ class RanksDifferError(RuntimeError):
 
 
 class SameNetwork(L.Callback):
-    """Compare masks and scores (of dense nets, the weights) of all ranks, by `bits`; all raise `RanksDifferError`.
-
-    Every `COMPARE` steps and at each epoch's end this finds a rank that drew other weights or missed an update.
-    """
+    """Compare what all ranks have learned, bit by bit: every `COMPARE` steps and at each epoch's end."""
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Compare from time to time."""
@@ -165,35 +152,17 @@ class SameNetwork(L.Callback):
             self.on_train_epoch_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Compare, before the epoch's checkpoint is written."""
-        net = pl_module.net
-        assert isinstance(net, nn.Module)
-        parts = learned(net)
-        mine = torch.stack([bits(part) for part in parts.values()])
-        theirs = trainer.strategy.all_gather(mine)  # (ranks, parts)
-        differ = (theirs != theirs[0]).cpu()
-        if not differ.any():
-            return
-        rank = int(differ.any(dim=1).nonzero()[0])
-        wrong = [part for part, differs in zip(parts, differ[rank].tolist(), strict=True) if differs]
-        name = wrong[0][0]
-        what = " and ".join(word for layer, word in wrong if layer == name)
-        raise RanksDifferError(
-            f"after step {trainer.global_step} the {what} of {name} on rank {rank} are not those of rank 0. The same "
-            "command goes on from the last good checkpoint; if it happens again, a device or its memory may be broken, "
-            "or your own code draws other random numbers on each rank"
-        )
-
-
-def learned(net: nn.Module) -> dict[tuple[str, str], Tensor]:
-    """Map (layer, "scores") and (layer, "mask") to each layer's tensors; of a dense net, (name, "weights")."""
-    found: dict[tuple[str, str], Tensor] = {}
-    for name, masker in maskers(net).items():
-        scores = masker.scores
-        assert isinstance(scores, Tensor)
-        found |= {(name, "scores"): scores.detach(), (name, "mask"): masker.mask()}
-    dense = ((name, p.detach()) for name, p in net.named_parameters() if p.requires_grad)
-    return found or {(name, "weights"): weights for name, weights in dense}
+        """Compare, before the epoch's checkpoint is written; all ranks raise `RanksDifferError`."""
+        learned = {name: tensor.detach() for name, tensor in pl_module.named_parameters() if tensor.requires_grad}
+        mine = torch.stack([bits(tensor) for tensor in learned.values()])
+        theirs = trainer.strategy.all_gather(mine)  # (ranks, tensors)
+        for name, differs in zip(learned, (theirs != theirs[0]).any(dim=0).tolist(), strict=True):
+            if differs:
+                raise RanksDifferError(
+                    f"after step {trainer.global_step} the ranks differ in {name}. The same command goes on from the "
+                    "last good checkpoint; if it happens again, a device may be broken, or your own code draws other "
+                    "random numbers on each rank"
+                )
 
 
 def bits(tensor: Tensor) -> Tensor:
@@ -255,11 +224,9 @@ class Interruption(L.Callback):
         if told:
             raise StoppedError
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *step: Any) -> None:
         """Stop if any rank got the signal, but not after an epoch's last step: the epoch's end belongs to it."""
-        if batch_idx + 1 == trainer.num_training_batches:
+        if step[-1] + 1 == trainer.num_training_batches:
             return
         if trainer.world_size > 1:
             if trainer.global_step % AGREE:

@@ -1,7 +1,6 @@
 """Processes that torchrun or SLURM (srun) has started together: the first leads from run to run, the others follow."""
 
 import json
-import logging
 import os
 import signal
 import sys
@@ -20,22 +19,24 @@ if TYPE_CHECKING:
     from lit_hidden.engine.ranks import Group, Ranks
 
 
+# What each launcher calls a process' number, how many there are, and the same on its machine.
+_PLACES = {
+    "TORCHELASTIC_RUN_ID": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    "SLURM_STEP_NUM_TASKS": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
+}
+
+
 def placed() -> "Ranks | None":
     """Say where torchrun or SLURM (srun) has placed this process among several; None if it stands alone."""
-    given = os.environ
-    if "TORCHELASTIC_RUN_ID" in given:
-        rank, size, local, here = (int(given[n]) for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
-    elif given.get("SLURM_STEP_NUM_TASKS", "1") != "1" and "SLURM_PROCID" in given:
-        rank, size, local = (int(given[n]) for n in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
-        each = given.get("SLURM_STEP_TASKS_PER_NODE", "1")  # such as 8(x4), or 8(x3),4
-        if "," in each:
-            raise LauncherError(f"SLURM's tasks per node are {each}; every machine must have the same number")
-        here = int(each.partition("(")[0])
-    else:
+    names = next((names for launcher, names in _PLACES.items() if launcher in os.environ), None)
+    if names is None or os.environ[names[1]] == "1":
         return None
+    rank, size, local, here = (os.environ[name] for name in names)
+    if "," in here:  # SLURM writes 8(x4), or 8(x3),4
+        raise LauncherError(f"SLURM's tasks per node are {here}; every machine must have the same number")
     from lit_hidden.engine.ranks import Ranks  # imports torch, which one process alone may not need
 
-    return Ranks(rank, size, local, here) if size > 1 else None
+    return Ranks(int(rank), int(size), int(local), int(here.partition("(")[0]))
 
 
 @contextmanager
@@ -47,8 +48,6 @@ def led(ranks: "Ranks | None", whole: bool = True) -> Iterator["Group | None"]:
     if ranks is None:
         yield None
         return
-    # Runs share the terminal here: Lightning's lines about each run's devices and its end are left out.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     from lit_hidden.engine.ranks import Group
 
     group = Group(ranks, whole)
@@ -97,10 +96,8 @@ class Lockstep(Pool):
         super().__init__(group.ranks.size)
         self.group, self.device = group, "cuda" if gpus() else "cpu"
         if 0 < gpus() < group.ranks.here:
-            raise LauncherError(
-                f"{group.ranks.here} processes were started on a machine where each sees {gpus()} GPUs: start as many "
-                "as there are GPUs, and let each see all of them (with srun, --gpu-bind=none)"
-            )
+            told = f"{group.ranks.here} processes were started on a machine where each sees {gpus()} GPUs"
+            raise LauncherError(f"{told}: let each see one for every process (with srun, --gpu-bind=none)")
 
     def start(self, jobs: Mapping[int, Job], others: Sequence[Job], poll: Callable[[], None]) -> None:
         """Train a run to its end. A thread polls meanwhile; what that raises stops training, as SIGTERM does."""
@@ -136,13 +133,7 @@ class Lockstep(Pool):
         """Leave the followers to wait: for the next grid, or the end of `led`."""
 
 
-def main(text: str) -> int:
-    """Do a job, given as JSON, with the others that torchrun has started for it."""
-    job: Job = json.loads(text)
+if __name__ == "__main__":  # do a job, given as JSON, with the others that torchrun has started for it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with led(placed(), whole=False) as group:
-        return work(job, group, log=True) or int(group is not None and group.broken)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+        sys.exit(work(json.loads(sys.argv[1]), group, log=True) or int(group is not None and group.broken))

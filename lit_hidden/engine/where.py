@@ -35,39 +35,23 @@ class Where:
         """
         if self.group:
             return self._lockstep(self.group)
-        nodes = 1 if self.num_nodes is None else self.num_nodes
-        options = dict(option.partition("=")[::2] for option in self.slurm)
-        if not all(name and value for name, value in options.items()):
-            raise LauncherError(f"--slurm {' '.join(self.slurm)}: give NAME=VALUE, such as partition=gpu")
-        if options and self.launcher != "slurm":
-            raise LauncherError(f"--slurm {', '.join(options)}: this is for --launcher slurm, not {self.launcher}")
-        if nodes != 1 and self.launcher != "slurm":
-            raise LauncherError(
-                f"--num-nodes {nodes}: one process cannot start others on other machines. On each of them: torchrun "
-                f"--nnodes {nodes} --nproc-per-node GPUS --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m lit_hidden "
-                "reproduce ...; in a SLURM job: srun lit-hidden reproduce ...; or give --launcher slurm"
-            )
+        nodes, slurm = 1 if self.num_nodes is None else self.num_nodes, self.launcher == "slurm"
+        if self.slurm and not slurm:
+            raise LauncherError(f"--slurm {' '.join(self.slurm)}: this is for --launcher slurm, not {self.launcher}")
+        if nodes != 1 and not slurm:
+            raise LauncherError(f"--num-nodes {nodes}: start the machines by torchrun or srun, or by --launcher slurm")
         each = self.per_run
         if each is None:
             large = all(run.data in IMAGENET_SIZES for run in runs)
-            on_gpus = nodes > 1 or gpus() or self.launcher == "slurm"  # several machines and SLURM mean GPUs
-            each = (self.devices or gpus() or 1) * nodes if large and on_gpus else 1
-        for run in runs:
-            if (batch := run.resolved.batch_size or 1) < each:
-                raise LauncherError(
-                    f"{each:g} devices a run: {run.name} has batches of {batch}, and each device needs an image; "
-                    "give a smaller --per-run"
-                )
+            each = (self.devices or gpus() or 1) * nodes if large and (slurm or gpus()) else 1
+        if slurm:
+            from lit_hidden.engine.slurm import Slurm
+
+            return Slurm(root, self.devices and self.devices * nodes, each, nodes, self.slurm)
         if self.launcher == "ray":
             from lit_hidden.engine.ray import Ray
 
             return Ray(self.devices, each)
-        if self.launcher == "slurm":
-            from lit_hidden.engine.slurm import Slurm
-
-            return Slurm(root, self.devices and self.devices * nodes, each, nodes, options)
-        if self.launcher != "local":
-            raise LauncherError(f"--launcher {self.launcher}: there are local, ray and slurm")
         return Local(self.devices, each)
 
     def _lockstep(self, group: "Group") -> Pool:
@@ -78,8 +62,6 @@ class Where:
         there = {"launcher": "local", "num_nodes": ranks.nodes, "devices": ranks.here, "per_run": ranks.size}
         for name, value in there.items():
             if (asked := getattr(self, name)) not in (None, value):
-                raise LauncherError(
-                    f"--{name.replace('_', '-')} {asked}: {ranks.nodes} machine(s) with {ranks.here} processes each "
-                    f"were started, and they train each run together; leave it out, or give {value}"
-                )
+                option, all_of = f"--{name.replace('_', '-')} {asked}", "every process that was started trains each run"
+                raise LauncherError(f"{option}: {all_of}; leave it out, or give {value}")
         return Lockstep(group)
