@@ -1,10 +1,11 @@
-"""Two processes on CPU: the same masks and scores on both ranks, and the metrics of one process."""
+"""Two processes of a plain Trainer on CPU: the same masks and scores on both ranks, and the metrics of one process."""
 
 import os
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 CODE = """
 import sys, torch
@@ -36,28 +37,16 @@ for devices in (1, 2):
 """
 
 
-@pytest.fixture(scope="module")
-def trained(forked, tmp_path_factory):
-    import torch
-
-    work = tmp_path_factory.mktemp("ddp")
+def test_two_processes_learn_what_one_learns_and_the_same_on_both(forked, tmp_path):
     settings = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
-    process = forked([sys.executable, "-c", CODE, str(work)], stdout=-1, stderr=-1, text=True, env=settings)
+    process = forked([sys.executable, "-c", CODE, str(tmp_path)], stdout=-1, stderr=-1, text=True, env=settings)
     _, said = process.communicate(timeout=200)
     assert process.returncode == 0, said
-    return [torch.load(work / file, weights_only=True) for file in ("1.0", "2.0", "2.1")]
-
-
-def test_both_ranks_hold_the_same_scores_masks_and_metrics_bit_for_bit(trained):
-    _, first, second = trained
+    alone, first, second = (torch.load(tmp_path / file, weights_only=True) for file in ("1.0", "2.0", "2.1"))
     for name, scores in first["scores"].items():
         assert scores.equal(second["scores"][name])
         assert first["masks"][name].equal(second["masks"][name])
     assert first["metrics"] == second["metrics"]
-
-
-def test_two_processes_learn_what_one_learns(trained):
-    alone, first, _ = trained
     # Sums over a batch are taken in another order, so equal to rounding and not bit for bit.
     for name, mask in alone["masks"].items():
         agree = (mask == first["masks"][name]).float().mean()

@@ -1,9 +1,10 @@
 """A run whose steps are taken many at once, as on a GPU: its result, its checkpoints, what is not trained so."""
 
-import os
 import runpy
 import signal
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,36 +26,38 @@ TINY, counted, without_time = made["TINY"], made["counted"], made["without_time"
 HIDDEN = Run(density=0.4, epochs=3, weight_decay=0.05, **TINY)  # 3 batches an epoch: a block of 2 and one of 1
 RUNS = {
     "hidden": HIDDEN,
-    "adam": Run(method="dense", optimizer="adam", epochs=2, **TINY),
     # Weights that autocast converts: those of each step, not those of the block's first.
-    "dense in bfloat16": Run(method="dense", epochs=2, precision="bf16-mixed", **TINY),
-    "hidden in bfloat16": replace(HIDDEN, precision="bf16-mixed", held_out=60, train_images=240),
+    "dense, Adam, bfloat16": Run(method="dense", optimizer="adam", epochs=2, precision="bf16-mixed", **TINY),
+    "hidden, held out, bfloat16": replace(HIDDEN, precision="bf16-mixed", held_out=60, train_images=240, epochs=2),
 }
+Trained = Callable[[str, int], tuple[Path, dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The folder and the result of HIDDEN, two steps at once in one go."""
-    folder = tmp_path_factory.mktemp("whole")
-    return folder, counted(train(HIDDEN, folder, at_once=2))
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Give the folder and the result of a run in one go, with so many steps at once."""
+
+    @cache
+    def once(kind: str, at_once: int) -> tuple[Path, dict[str, Any]]:
+        folder = tmp_path_factory.mktemp("trained")
+        return folder, counted(train(RUNS[kind], folder, at_once=at_once))
+
+    return once
 
 
 @pytest.mark.parametrize("kind", RUNS)
-def test_the_result_is_that_of_a_run_trained_step_by_step(kind: str, tmp_path: Path) -> None:
-    run, folders = RUNS[kind], [tmp_path / "expected", tmp_path / "ours"]
-    for folder in folders:
-        folder.mkdir()
-    results = [counted(train(run, folder, at_once=each)) for folder, each in zip(folders, (0, 2), strict=True)]
+def test_the_result_is_that_of_a_run_trained_step_by_step(kind: str, trained: Trained) -> None:
+    folders, results = zip(trained(kind, 0), trained(kind, 2), strict=True)
     expected, ours = results
     # The set is evaluated in other batches, and means are added up in another order.
     close = ("accuracy", "loss", "top5", "train_accuracy")
     assert {k: v for k, v in ours.items() if k not in close} == {k: v for k, v in expected.items() if k not in close}
     assert [ours[k] for k in close] == pytest.approx([expected[k] for k in close], abs=2e-5)
     curves = [[[float(v or "nan") for v in row.values()] for row in without_time(folder)] for folder in folders]
-    assert len(curves[0]) == run.epochs + 1
+    assert len(curves[0]) == RUNS[kind].epochs + 1
     np.testing.assert_allclose(*curves, atol=2e-5, rtol=0)
     states = [torch.load(folder / CHECKPOINT, weights_only=True) for folder in folders]
-    assert states[0]["global_step"] == states[1]["global_step"] == expected["steps"] > run.epochs
+    assert states[0]["global_step"] == states[1]["global_step"] == expected["steps"] > RUNS[kind].epochs
     nets = [{k: v for k, v in state["state_dict"].items() if k.startswith("net.")} for state in states]
     assert nets[0].keys() == nets[1].keys()
     assert all(torch.equal(nets[0][name], nets[1][name]) for name in nets[0])
@@ -62,7 +65,7 @@ def test_the_result_is_that_of_a_run_trained_step_by_step(kind: str, tmp_path: P
 
 @pytest.mark.parametrize("block", [1, 2], ids=["at the end of an epoch", "within the second epoch"])
 def test_sigterm_stops_after_a_block_and_the_run_goes_on_from_there(
-    block: int, whole: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    block: int, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, seen = LitClassifier._train, []
 
@@ -77,36 +80,14 @@ def test_sigterm_stops_after_a_block_and_the_run_goes_on_from_there(
         with pytest.raises(StoppedError):
             train(HIDDEN, tmp_path, at_once=2)
     assert len(seen) == 3
-    assert counted(train(HIDDEN, tmp_path, at_once=2)) == whole[1]
-    assert without_time(tmp_path) == without_time(whole[0])
-
-
-def test_epochs_shorter_than_the_pause_write_no_file_but_the_last_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written: list[tuple[int, bool]] = []
-    synced: list[str] = []
-    real, sync = Recorder.on_train_epoch_end, os.fsync
-
-    def note(self: Any, trainer: Any, module: Any) -> None:
-        self.pause = 1e9
-        real(self, trainer, module)
-        written.append((len(without_time(tmp_path)), (tmp_path / CHECKPOINT).exists()))
-
-    def noted(file: int) -> None:
-        synced.append(Path(os.readlink(f"/proc/self/fd/{file}")).name.rpartition(".")[0].rpartition(".")[0])
-        sync(file)
-
-    monkeypatch.setattr(Recorder, "on_train_epoch_end", note)
-    monkeypatch.setattr(os, "fsync", noted)
-    train(HIDDEN, tmp_path, at_once=2)
-    assert written == [(1, False), (1, False), (4, True)]
-    assert synced == [".run.json", ".metrics.csv", ".metrics.csv", ".last.ckpt"]
+    folder, result = trained("hidden", 2)
+    assert counted(train(HIDDEN, tmp_path, at_once=2)) == result
+    assert without_time(tmp_path) == without_time(folder)
 
 
 @pytest.mark.parametrize("told", [False, True], ids=["killed", "SIGTERM in the next epoch"])
 def test_a_run_stopped_between_two_checkpoints_ends_as_one_never_stopped(
-    told: bool, whole: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    told: bool, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Store(tmp_path).folder(HIDDEN)
     folder.mkdir()
@@ -135,36 +116,37 @@ def test_a_run_stopped_between_two_checkpoints_ends_as_one_never_stopped(
     assert [row["epoch"] for row in rows] == list(range(done + 1))
     assert Store(tmp_path).progress(HIDDEN)[0] == done
     assert _foreign(folder) is None
-    assert counted(train(HIDDEN, folder, at_once=2)) == whole[1]
-    assert without_time(folder) == without_time(whole[0])
+    whole, result = trained("hidden", 2)
+    assert counted(train(HIDDEN, folder, at_once=2)) == result
+    assert without_time(folder) == without_time(whole)
 
 
-@pytest.mark.parametrize("kind", ["hidden", "adam"])
+@pytest.mark.parametrize("kind", ["hidden", "dense, Adam, bfloat16"])
 def test_a_checkpoint_of_a_gpu_is_gone_on_with_on_a_cpu(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, real = RUNS[kind], Recorder.on_train_epoch_end
-    states = []
+    real = Recorder.on_train_epoch_end
 
-    def keep(self: Any, trainer: Any, module: Any) -> None:
+    def stop(self: Any, trainer: Any, module: Any) -> None:
         real(self, trainer, module)
-        states.append(torch.load(tmp_path / CHECKPOINT, weights_only=True))
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "on_train_epoch_end", keep)
-        expected = counted(train(run, tmp_path))
-    (group,) = states[0]["optimizer_states"][0]["param_groups"]
+        patch.setattr(Recorder, "on_train_epoch_end", stop)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            train(RUNS[kind], tmp_path)
+    state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    (group,) = state["optimizer_states"][0]["param_groups"]
     group |= {"lr": torch.tensor(group["lr"], dtype=torch.float64), "fused": True}
-    group |= {"capturable": True} if kind == "adam" else {}
-    torch.save(states[0], tmp_path / CHECKPOINT)
-    assert counted(train(run, tmp_path)) == expected
+    group |= {"capturable": True} if "Adam" in kind else {}
+    torch.save(state, tmp_path / CHECKPOINT)
+    assert counted(train(RUNS[kind], tmp_path)) == trained(kind, 0)[1]
 
 
-def test_what_is_taken_at_once() -> None:
+def test_what_is_taken_at_once(tmp_path: Path) -> None:
     assert all(together(run) for run in RUNS.values())
     others = [
         replace(HIDDEN, callbacks=(spec("trace.Trace", updates=3),)),
-        replace(HIDDEN, callbacks=(spec("swaps.Swaps", updates=1),)),
         replace(HIDDEN, method="supermask"),  # draws its masks
         replace(HIDDEN, method="random"),
         replace(HIDDEN, precision="16-mixed"),  # whose scaler is Lightning's
@@ -172,10 +154,7 @@ def test_what_is_taken_at_once() -> None:
         replace(HIDDEN, net="timm:resnet10t", width=1.0),
     ]
     assert not any(map(together, others))
-
-
-def test_a_run_that_is_trained_step_by_step_takes_none_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"at_once=5: \S*-random-\S* is trained step by step, see .*; give 0"):
+    with pytest.raises(ValueError, match=r"at_once=5: \S*-random-\S* is trained step by step"):
         train(replace(HIDDEN, method="random"), tmp_path, at_once=5)
 
 
