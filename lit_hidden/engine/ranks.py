@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -193,9 +192,6 @@ class Interruption(L.Callback):
     @contextmanager
     def ready(self) -> Iterator[None]:
         """Handle the signal meanwhile: Lightning must not, see `instead_of_lightning`. Restore all handlers then."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
         # After a Ctrl-C Lightning would leave this process deaf to the next.
         before = {sign: signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)}
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "told", True))

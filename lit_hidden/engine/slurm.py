@@ -1,7 +1,6 @@
 """SLURM: an array of jobs, submitted by submitit, each of which trains whatever runs of the grid are free.
 
-A job takes a while to start (SLURM's queue, then some 10 seconds for torch), so it trains many runs. It sees in the
-runs' folder which of them are free.
+A job waits in SLURM's queue, so it trains many runs. It sees in the runs' folder which of them are free.
 """
 
 import secrets
@@ -34,9 +33,8 @@ class Slurm(Pool):
         devices: how many GPUs (or cores, with `gpus_per_node=0`) to use at a time; None: a job for each run.
         per_run: how many of them train each run together.
         nodes: on how many machines they are.
-        options: of `sbatch`, by submitit's names: `partition=gpu`, account, qos, constraint, gpus_per_node, mem_gb,
-            cpus_per_task, timeout_min (240 unless given: after that a job is requeued, and its run goes on) ... With
-            `cluster=local` jobs run on this machine without SLURM, to try things out.
+        options: of `sbatch`, by submitit's names: `partition=gpu`, account, mem_gb, timeout_min (240 unless given: then
+            a job is requeued, and its run goes on) ... With `cluster=local` jobs run here without SLURM, as a trial.
 
     Raises:
         LauncherError: submitit is not installed, there is no SLURM here, or an option is unknown.
@@ -130,15 +128,12 @@ class Task:
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # where nothing is trained
             signal.signal(soon, stop)
             try:
-                for job in filter(_free, self.jobs):
-                    do(job, group)
-                    if told.is_set():
-                        break
-            except SystemExit:
-                if not told.is_set():
-                    raise
-            if told.is_set():
-                requeue(soon, None)
+                for job in self.jobs:
+                    if not told.is_set() and _free(job):
+                        do(job, group)
+            finally:
+                if told.is_set():
+                    requeue(soon, None)
 
     def checkpoint(self) -> "DelayedSubmission":
         """Be requeued unchanged: the runs' folders say how far they are."""
