@@ -16,7 +16,6 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
@@ -63,6 +62,8 @@ class Group:
             step = int(os.environ.get("SLURM_JOB_ID", "0")) + 7 * int(os.environ.get("SLURM_STEP_ID", "0"))
             os.environ.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(machines))
             os.environ.setdefault("MASTER_PORT", str(15000 + step % 10000))
+        # Where Lightning's own environment looks.
+        os.environ |= {"LOCAL_RANK": str(ranks.local), "NODE_RANK": str(ranks.rank // ranks.here)}
         store, _, _ = next(iter(rendezvous("env://", ranks.rank, ranks.size)))
         # After a restart by torchrun the keys of the attempt before must not be read again.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
@@ -106,27 +107,6 @@ class Group:
             self.tell(None)
             with suppress(dist.DistError):  # the store may live in this process: wait until all have read that
                 self._store.wait([f"left/{rank}" for rank in range(1, self.ranks.size)], timedelta(seconds=10))
-
-
-class Placed(LightningEnvironment):
-    """Tell Lightning where its process stands: launchers' variables are wrong for a run that a leader trains alone."""
-
-    creates_processes_externally = True
-
-    def __init__(self, ranks: Ranks) -> None:
-        super().__init__()
-        self.ranks = ranks
-
-    def local_rank(self) -> int:
-        """Return the number of this process on its machine."""
-        return self.ranks.local
-
-    def node_rank(self) -> int:
-        """Return the number of this machine."""
-        return self.ranks.rank // self.ranks.here
-
-    def teardown(self) -> None:
-        """Leave the environment's variables alone."""
 
 
 class Together(DDPStrategy):

@@ -13,6 +13,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch import distributed, nn
 
 from lit_hidden import code
@@ -24,7 +25,7 @@ from lit_hidden.edge_popup import maskers
 from lit_hidden.engine.checkpoints import Recorder, WholeCheckpoints, measured
 from lit_hidden.engine.network import make_data, make_module, save_net
 from lit_hidden.engine.provenance import provenance
-from lit_hidden.engine.ranks import ALONE, Interruption, Placed, Ranks, SameNetwork, Together
+from lit_hidden.engine.ranks import ALONE, Interruption, Ranks, SameNetwork, Together
 from lit_hidden.engine.store import CHECKPOINT, SCORES, SUBNETWORK, WEIGHTS, Store, set_aside, write_atomically
 from lit_hidden.nets import NETS
 from lit_hidden.recipes import method
@@ -196,7 +197,7 @@ def settings(
         "sync_batchnorm": several and device == "cuda",
         "precision": precision,
         "callbacks": callbacks,
-        "plugins": [WholeCheckpoints(), Placed(ranks)],
+        "plugins": [WholeCheckpoints(), LightningEnvironment()],  # not torchrun's or SLURM's: a leader may train alone
         "logger": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
