@@ -57,10 +57,9 @@ class Pool(ABC):
 
     @abstractmethod
     def start(self, jobs: Mapping[int, Job], others: Sequence[Job], poll: Callable[[], None]) -> None:
-        """Begin jobs at free places; raise OSError or LauncherError if nothing can be started.
+        """Begin jobs at free places, or raise OSError or LauncherError.
 
-        Workers that do not end with their first job go on with `others`. A pool that trains in this process calls
-        `poll` again and again.
+        Workers that do not end with their first job go on with `others`. Training in this process calls `poll`.
         """
 
     @abstractmethod
@@ -149,7 +148,7 @@ def do(job: Job, group: "Group | None" = None) -> int:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(job["devices"])]
     command += ["-m", "lit_hidden.engine.torchrun", json.dumps(job)]
     libc = ctypes.CDLL(None)
-    # prctl(PR_SET_PDEATHSIG): torchrun ends when this process is gone, however it went, and its ranks with it.
+    # prctl(PR_SET_PDEATHSIG): torchrun and its ranks end when this process is gone, however it went.
     with printing_into(log_of(job)):
         process = subprocess.Popen(command, preexec_fn=lambda: libc.prctl(1, signal.SIGTERM), start_new_session=True)
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())

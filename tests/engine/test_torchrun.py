@@ -39,6 +39,7 @@ job, without_time, counted = training["job"], training["without_time"], training
 TINY = {"net": "conv2", "width": 0.1, "data": "digits", "train_images": 301, "batch_size": 60}
 POPUP = Run(density=0.5, epochs=2, **TINY)
 SAMPLED = Run(density=0.5, epochs=12, method="supermask", **TINY)
+RANDOM = Run(density=0.5, method="random", **TINY)  # nothing learns: one process alone
 
 
 class Torchrun:
@@ -70,12 +71,12 @@ class Torchrun:
         return sorted(int(child) for path in children for child in path.read_text().split())
 
 
-EXPERIMENT = f"""'''Two runs.'''
+EXPERIMENT = f"""'''Three runs.'''
 from lit_hidden.run import Run
 from lit_hidden.judge import Claim
 
 def runs(preset):
-    return [Run.from_json({POPUP.to_json()!r}), Run.from_json({SAMPLED.to_json()!r})]
+    return [Run.from_json(text) for text in {[run.to_json() for run in (RANDOM, POPUP, SAMPLED)]!r}]
 
 CLAIMS = [Claim("they learn", lambda results: results.mean() - 10)]
 
@@ -178,19 +179,19 @@ def test_a_killed_follower_ends_all_so_that_a_new_worker_goes_on(seen):
     assert "last.ckpt" in seen.left
 
 
-def test_each_run_is_trained_by_the_processes_of_both_machines(trained):
+def test_each_run_that_learns_is_trained_by_the_processes_of_both_machines(trained):
     work, _ = trained
-    for run, steps in ((POPUP, 12), (SAMPLED, 72)):
+    for run, steps, device in ((POPUP, 12, "2 x CPU"), (SAMPLED, 72, "2 x CPU"), (RANDOM, 6, "CPU")):
         result = Store(work / "runs").result(run)
         assert result is not None
-        assert result["provenance"]["device"] == "2 x CPU, 1 thread(s)"
+        assert result["provenance"]["device"] == f"{device}, 1 thread(s)"
         assert result["steps"] == steps
 
 
 def test_one_of_them_judges_draws_and_tells(trained):
     work, said = trained
-    told, silent = sorted(said, key=lambda out: "2 runs: 0 done, 2 to train" not in out)
-    assert "2/2" in told
+    told, silent = sorted(said, key=lambda out: "3 runs: 0 done, 3 to train" not in out)
+    assert "3/3" in told
     assert "supported" in told or "undecided" in told
     assert "runs" not in silent
     judged = json.loads((work / "results" / "fig0" / "smoke" / "verdicts.json").read_text())
