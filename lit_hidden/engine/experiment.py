@@ -1,6 +1,6 @@
 """An experiment: one file of `experiments/`, found by its name."""
 
-import importlib.util
+import runpy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 from lit_hidden.errors import UserError
 from lit_hidden.judge import Claim
 from lit_hidden.recipes import IMAGENET_SIZES
-from lit_hidden.report.tables import order
+from lit_hidden.report.tables import order as by_number
 from lit_hidden.results import Results
 from lit_hidden.run import PRESETS, Run
 
@@ -28,10 +28,10 @@ class UsageError(ReproduceError):
 
 @dataclass(frozen=True)
 class Experiment:
-    """One file of `experiments/`: its runs, its claims, its drawing; a `page` beside it if it has one.
+    """One file of `experiments/`: its runs, its claims, its drawing; maybe a `page` beside it.
 
-    `order` gives a key for each run: runs of smaller keys are trained first. `reduce` compares runs, such as their
-    nets, for claims and drawing: its arrays are `results.summary` and `summary.npz`.
+    Runs of a smaller `order` are trained first. `reduce` compares runs, such as their nets: its arrays are
+    `results.summary` and `summary.npz`.
     """
 
     name: str
@@ -42,13 +42,12 @@ class Experiment:
     draw: Callable[[Results, Any], None]
     page: Callable[[Results], str] | None
     order: Callable[[Run], Any]
-    reduce: Callable[[Results], dict[str, np.ndarray]] | None = None
+    reduce: Callable[[Results], dict[str, np.ndarray]] | None
 
     def grid(self, preset: str) -> list[Run]:
         """List the runs of a preset, resolved and each once; `paper-imagenet100` is `paper` on those data.
 
-        Raises:
-            UsageError: an unknown preset, or data that this experiment's runs cannot be trained on.
+        UsageError: an unknown preset, or data that this experiment's runs cannot be trained on.
         """
         base, _, data = preset.partition("-")
         if base not in PRESETS:
@@ -57,49 +56,30 @@ class Experiment:
             runs = self.runs(base)
         except ValueError as error:
             raise UsageError(f"{self.path}: {error}") from error
-        if data:
-            if data not in IMAGENET_SIZES:
-                raise UsageError(f"no data {data!r} to choose; there are {', '.join(IMAGENET_SIZES)}")
-            if other := {run.data for run in runs} - IMAGENET_SIZES.keys():
-                raise UsageError(
-                    f"{self.name} ({base}) is on {', '.join(sorted(other))}; data can be chosen where a preset is on "
-                    "ImageNet or a subset, such as fig8's short and paper"
-                )
-            runs = [replace(run, data=data) for run in runs]
-        return list(dict.fromkeys(run.resolved for run in runs))
+        if data and not {data, *(run.data for run in runs)} <= IMAGENET_SIZES.keys():
+            raise UsageError(f"{self.name} ({base}) on {data}: both must be of {', '.join(IMAGENET_SIZES)}")
+        return list(dict.fromkeys((replace(run, data=data) if data else run).resolved for run in runs))
 
 
-def experiments_folder() -> Path:
-    """Find the folder `experiments/`: yours in the working directory, else the one that came with the package."""
+def _folder() -> Path:
+    """Find `experiments/`: yours in the working directory, else the one that came with the package."""
     own = Path.cwd() / "experiments"
     return own if list(own.glob("*.py")) else Path(__file__).parents[2] / "experiments"
 
 
 def names() -> list[str]:
     """List the experiments there are, fig2 before fig10."""
-    found = [p.stem for p in experiments_folder().glob("*.py") if not p.stem.startswith("_")]
-    return sorted(found, key=order)
+    return sorted((path.stem for path in _folder().glob("[!_]*.py")), key=by_number)
 
 
 def load(name: str) -> Experiment:
-    """Load the experiment `name`.
-
-    Raises:
-        UsageError: there is no such file.
-        ReproduceError: it lacks a part.
-    """
+    """Load the experiment `name`; UsageError: there is no such file; ReproduceError: it lacks a part."""
     if name not in names():
         raise UsageError(f"no experiment {name!r}; experiments are {', '.join(names())}")
-    path = experiments_folder() / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"experiments.{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if lacking := [part for part in ("runs", "CLAIMS", "draw") if not hasattr(module, part)]:
-        has = "an experiment has runs(preset), CLAIMS and draw; the name of a helper begins with _"
-        raise ReproduceError(f"{path} lacks {', '.join(lacking)}; {has}")
-    title = (module.__doc__ or name).strip().splitlines()[0]
-    page, order = getattr(module, "page", None), getattr(module, "order", lambda run: 0)
-    reduce = getattr(module, "reduce", None)
-    return Experiment(name, path, title, module.runs, module.CLAIMS, module.draw, page, order, reduce)
+    path = _folder() / f"{name}.py"
+    parts = runpy.run_path(str(path), run_name=f"experiments.{name}")
+    if lacking := [part for part in ("runs", "CLAIMS", "draw") if part not in parts]:
+        raise ReproduceError(f"{path} lacks {', '.join(lacking)}; names of helpers begin with _")
+    title = (parts["__doc__"] or name).strip().splitlines()[0]
+    page, order, reduce = parts.get("page"), parts.get("order", lambda run: 0), parts.get("reduce")
+    return Experiment(name, path, title, parts["runs"], parts["CLAIMS"], parts["draw"], page, order, reduce)

@@ -5,25 +5,22 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lit_hidden import code
-from lit_hidden.engine.estimate import Clock, duration
+from lit_hidden.engine.estimate import Clock
 from lit_hidden.engine.pool import Pool
-from lit_hidden.engine.store import CHECKPOINT, Store, StoreError
+from lit_hidden.engine.store import CHECKPOINT, Store
 from lit_hidden.engine.work import Job
 from lit_hidden.report.tables import score
 from lit_hidden.run import Run
 
-_OTHERS = 2000  # runs that a worker may go on with
 _SEEN = 60.0  # seconds until another machine's file must be visible here: as long as NFS caches a folder
-_BARS = 8  # for single runs, so that many workers do not fill the screen
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ def plan(runs: Iterable[Run], store: Store, mended: Callable[[str], None] | None
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that failed: why, where its log is, and what else it stops: `run`, all runs on its `data`, the `grid`."""
+    """A run that failed: why, its log (none of a run that was skipped), and whether that stops the `grid`."""
 
     run: Run
     error: str
@@ -82,7 +79,7 @@ class _TimeUp(Exception):
 
 @dataclass
 class Grid:
-    """Train a plan in its order, and show the progress: bars on a terminal, else a line a run.
+    """Train a plan in its order; print a line for each run that is done and, on a terminal, a bar for the grid.
 
     A worker that dies (killed, out of memory) is replaced, and its run goes on from its last checkpoint. The run fails
     when a second worker dies without any progress since the first.
@@ -92,7 +89,7 @@ class Grid:
     store: Store
     pool: Pool
     job: Callable[[Run], Job]  # gives the rest of a run's job: the data folder, and whether to keep its net
-    show: Callable[[Run, dict[str, Any]], str | None]  # shows a finished run in W&B; returns a line for the user
+    show: Callable[[Run, dict[str, Any]], None]  # shows a finished run in W&B
     clock: Clock
     console: Console
     until: float = math.inf  # when to stop, by `time.monotonic()`
@@ -102,17 +99,12 @@ class Grid:
         self.done, self.failures = 0, list[Failure]()  # failures of parents and data count for each run they stop
         self.running: dict[int, Run] = {}  # by place
         self._shows = ThreadPoolExecutor(1)  # so that nothing waits for W&B
-        self._shown: list[Future[str | None]] = []
         self._deaths: dict[str, tuple[int, int]] = {}  # progress at the last worker death, per run
         self._unseen: dict[str, float] = {}  # until when a finished run's files must be visible here
-        self._told = dict.fromkeys(self.left, 0)  # how many of a run's notes were printed
-        self._epochs = dict.fromkeys(self.left, 0)
-        self._waiting, self._stopped = 0, False
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"))
-        self._bars = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
-        self._whole = self._bars.add_task("", total=sum(run.epochs for run in self.left.values()), left="")
-        places = range(min(_BARS, self.pool.places))
-        self._each = [self._bars.add_task("", visible=False, left="") for _ in places]
+        self._waiting = False  # for another engine, which was told
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        self._bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+        self._task = self._bar.add_task("")
 
     def train(self, every: float = 0.5) -> None:
         """Train until every run is done or has failed, a failure stops the grid, or the time is up."""
@@ -120,7 +112,7 @@ class Grid:
             if not self.store.held(run):
                 self.store.forgive(run)
         try:
-            with self._bars:
+            with self._bar:
                 self._poll()
                 while self.running or (self.left and not self._stopped):
                     if not self._stopped:
@@ -137,7 +129,10 @@ class Grid:
             self.running.clear()
         self.look()  # a run may have ended while it was stopped
         self._shows.shutdown()
-        self.look()
+
+    @property
+    def _stopped(self) -> bool:
+        return any(failure.stops == "grid" for failure in self.failures)
 
     def _start(self) -> None:
         """Start runs where there is room."""
@@ -145,32 +140,26 @@ class Grid:
         busy = self._unseen.keys() | {run.hash for run in self.running.values()}
         blocked = busy | {child for child, parent in self.plan.parents.items() if parent in self.left}
         ready = [run for name, run in self.left.items() if places and name not in blocked]
-        free = [run for run in ready if not self.store.held(run)][: self.pool.places + _OTHERS]
+        free = [run for run in ready if not self.store.held(run)]
+        if ready and not free and not self.running and not self._waiting:
+            self._waiting = True
+            self._say(f"waiting for {len(ready)} runs that another engine trains in this folder")
         if not free:
-            if ready and not self.running and len(ready) != self._waiting:
-                self._waiting = len(ready)
-                self._say(f"waiting for {len(ready)} runs that another engine trains in this folder")
             return
         begun = dict(zip(places, free, strict=False))
         for run in begun.values():
             self.store.forgive(run)
-            self._told[run.hash] = 0
         self.running |= begun
         jobs = {place: self.describe(run) for place, run in begun.items()}
-        try:
-            self.pool.start(jobs, [self.describe(run) for run in free[len(begun) :]], self._poll)
-        except OSError as error:
-            self._fail(Failure(free[0], f"no worker can be started: {error}", stops="grid"))
-            for place in begun:  # the others train on
-                del self.running[place]
+        self.pool.start(jobs, [self.describe(run) for run in free[len(begun) :]], self._poll)
 
     def describe(self, run: Run) -> Job:
-        """Return a run's whole job."""
-        pool = self.pool
-        job = {**self.job(run), "name": run.name, "run": json.loads(run.to_json()), "runs_dir": str(self.store.root)}
-        job |= {"device": pool.device, "threads": 1, "devices": max(1, int(pool.per_run)), "decoders": pool.decoders}
-        # A worker may have another working directory.
-        return job | ({name: os.path.abspath(job[name]) for name in ("runs_dir", "data_dir")} if pool.elsewhere else {})
+        """Return a run's whole job; its paths are absolute, as a worker may have another working directory."""
+        pool, job = self.pool, self.job(run)
+        job |= {"name": run.name, "run": json.loads(run.to_json())}
+        job |= {"runs_dir": os.path.abspath(self.store.root), "data_dir": os.path.abspath(job["data_dir"])}
+        on = {"device": pool.device, "devices": max(1, int(pool.per_run)), "decoders": pool.decoders}
+        return job | on | {"threads": 1}
 
     def _end(self, seconds: float) -> None:
         """Wait so long for workers to end, and see what becomes of their runs."""
@@ -178,9 +167,9 @@ class Grid:
             time.sleep(seconds)
             return
         for place, how in self.pool.ended(seconds):
-            if (run := self.running.pop(place, None)) is None:  # started together with a worker that could not be
-                continue
-            self._tell(run)
+            run = self.running.pop(place)
+            for line in self.store.notes(run):
+                self._say(line)
             if self.store.done(run) or self.store.failure(run) or (how is None and self.store.held(run)):
                 continue
             if how is None and self.pool.elsewhere:
@@ -190,21 +179,12 @@ class Grid:
 
     def _after_death(self, run: Run, how: str) -> None:
         """Let a new worker go on with a run, or let it fail."""
-        epochs, _ = self.store.progress(run)
-        try:
-            written = os.stat(self.store.folder(run) / CHECKPOINT).st_mtime_ns  # progress within an epoch
-        except OSError:
-            written = 0
-        try:
-            self.store.check_writable()
-        except StoreError as error:  # the worker could not even write down why it failed
-            self._fail(Failure(run, str(error), stops="grid"))
-            return
-        if self._deaths.get(run.hash, (-1, -1)) >= (epochs, written):
-            why = f"its worker {how}, and so did the next one, after epoch {epochs}"
-            self._fail(Failure(run, why, str(self.store.folder(run) / "log.txt")))
+        epochs, checkpoint = self.store.progress(run)[0], self.store.folder(run) / CHECKPOINT
+        progress = epochs, checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        if self._deaths.get(run.hash, (-1, -1)) >= progress:
+            self._fail(run, f"its worker {how}, and so did the next one, after epoch {epochs}")
         else:
-            self._deaths[run.hash] = epochs, written
+            self._deaths[run.hash] = progress
             self._say(f"the worker of {run.name} {how} after epoch {epochs}; a new one goes on with it")
 
     def _poll(self) -> None:
@@ -214,70 +194,51 @@ class Grid:
 
     def look(self) -> None:
         """Look at the runs that are left, and show what has changed."""
-        for run in self.running.values():
-            self._tell(run)
         for name, run in list(self.left.items()):
             done = self.store.done(run) and self.store.damage(run) is None
             if done and (result := self.store.result(run)) is not None:
                 del self.left[name]
                 self.done += 1
-                self._epochs[name] = run.epochs
                 self.clock.result(run, result)
                 self._say(f"{self.done}/{len(self.plan.missing)}  {run.name}: {score(result)}")
-                self._shown.append(self._shows.submit(self.show, run, result))
-            elif (progress := self.store.progress(run))[0] != self._epochs[name]:
-                self._epochs[name] = progress[0]
-                self.clock.measure(run, *progress)
-        while self._shown and self._shown[0].done():
-            if line := self._shown.pop(0).result():
-                self._say(line)
+                self._shows.submit(self.show, run, result)
         for name, run in list(self.left.items()):  # after all results: a failure may take other runs with it
             if failure := self.store.failure(run):
-                log = self.store.folder(run) / "log.txt"
-                self._fail(Failure(run, failure["error"], str(log) if log.exists() else "", failure["stops"]))
+                self._fail(run, failure["error"], failure["stops"])
             elif time.monotonic() > self._unseen.get(name, math.inf):
                 why = f"a worker has finished it, but {self.store.folder(run)} here has no result"
-                self._fail(Failure(run, f"{why}: --runs-dir must be a folder that all machines share", stops="grid"))
+                self._fail(run, f"{why}: --runs-dir must be a folder that all machines share", "grid")
         if self.console.is_terminal:
             self._draw()
 
     def _draw(self) -> None:
-        """Bring the bars up to date."""
-        running, waiting = len(self.running), max(0, len(self.left) - len(self.running))
-        state = f"{self.done} of {len(self.plan.missing)} runs done, {running} running, {waiting} left"
-        left = ((run, run.epochs - self._epochs[name]) for name, run in self.left.items())
-        needed = self.clock.estimate(left, self.pool.places)
-        text = "time left unknown" if needed.seconds is None else f"{duration(needed.seconds)} left{needed.more}"
-        text = f"{timedelta(seconds=int(self._bars.tasks[0].elapsed or 0))}, {text}"
-        self._bars.update(self._whole, completed=sum(self._epochs.values()), description=state, left=text)
-        for place, bar in enumerate(self._each):
-            self._bars.update(bar, visible=place in self.running)
-            if run := self.running.get(place):
-                epochs = self._epochs[run.hash]
-                self._bars.update(bar, completed=epochs, total=run.epochs, description=run.name)
-                self._bars.update(bar, left=f"{epochs} of {run.epochs} epochs")
+        """Bring the bar up to date."""
+        left = []
+        for run in self.left.values():
+            epochs, seconds = self.store.progress(run)
+            self.clock.measure(run, epochs, seconds)
+            left.append((run, run.epochs - epochs))
+        state = f"{self.done} of {len(self.plan.missing)} runs done, {len(self.running)} running"
+        state += f", {self.clock.estimate(left, self.pool.places)} left"
+        whole = sum(run.epochs for run in self.plan.missing.values())
+        done = whole - sum(epochs for _, epochs in left)
+        self._bar.update(self._task, completed=done, total=whole, description=state)
 
-    def _fail(self, failure: Failure) -> None:
+    def _fail(self, run: Run, error: str, stops: str = "run", skipped: bool = False) -> None:
         """Record a failure, and with it those of the run's children and of other runs on the same missing data."""
-        name = failure.run.hash
-        if self.left.pop(name, None) is None or (failure.stops == "grid" and self._stopped):
+        if self.left.pop(run.hash, None) is None or (stops == "grid" and self._stopped):
             return
-        self.failures.append(failure)
-        self._stopped |= failure.stops == "grid"
-        for child in [self.left[child] for child, parent in self.plan.parents.items() if parent == name]:
-            self._fail(Failure(child, f"skipped: its parent {failure.run.name} failed"))
-        if failure.stops == "data":
-            why = f"skipped: {failure.run.name} failed on the same data"
-            begun = self.running.values()
-            for run in [run for run in self.left.values() if run.data == failure.run.data and run not in begun]:
-                self._fail(replace(failure, run=run, error=why, log="", stops="run"))
-
-    def _tell(self, run: Run) -> None:
-        """Print the new notes of a run's worker."""
-        notes = self.store.notes(run)
-        for line in notes[self._told[run.hash] :]:
-            self._say(line)
-        self._told[run.hash] = len(notes)
+        log = "" if skipped else str(self.store.folder(run) / "log.txt")
+        self.failures.append(Failure(run, error, log, stops))
+        children = (child for child, parent in self.plan.parents.items() if parent == run.hash)
+        skips = dict.fromkeys(children, f"skipped: its parent {run.name} failed")
+        if stops == "data":
+            waiting = [other for other in self.left.values() if other not in self.running.values()]
+            alike = (other.hash for other in waiting if other.data == run.data)
+            skips |= dict.fromkeys(alike, f"skipped: {run.name} failed on the same data")
+        for name, why in skips.items():
+            if name in self.left:
+                self._fail(self.left[name], why, skipped=True)
 
     def _say(self, line: str) -> None:
         self.console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)

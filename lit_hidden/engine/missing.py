@@ -4,15 +4,12 @@ import json
 from pathlib import Path
 
 from lit_hidden.engine.archive import NAME, contents
-from lit_hidden.engine.estimate import Clock, Estimate, duration
+from lit_hidden.engine.estimate import Clock
 from lit_hidden.engine.experiment import load, names
-from lit_hidden.engine.reproduce import HERE
-from lit_hidden.engine.store import Store
+from lit_hidden.engine.store import RESULT, Store
+from lit_hidden.engine.where import Where
 from lit_hidden.report.tables import read
-from lit_hidden.results import diverged
 from lit_hidden.run import PRESETS, Run
-
-TABLE = "results.csv"
 
 
 def missing(
@@ -20,49 +17,31 @@ def missing(
 ) -> str:
     """List experiments and presets with their runs that are neither done nor committed: a line each, and the total.
 
-    Runs that diverged are done. A run that several grids share is counted with the first of them. Without `preset`
-    those with committed results or runs are listed, and `short` of the same experiments.
-
-    Raises:
-        UsageError: an unknown preset, also among the committed ones.
-        ResultsError, StoreError: committed results or runs are damaged.
+    A run that several grids share is counted with the first. Without `preset` those with committed results or runs are
+    listed, and `short` of the same experiments. UsageError: an unknown preset; ResultsError, StoreError: damage.
     """
     store, results = Store(runs_dir), Path(results)
-    rows = {row["run"]: diverged(row) for path in results.glob(f"*/*/{TABLE}") for row in read(path)}
-    archived = {run: files for path in sorted(results.glob(f"*/*/{NAME}")) for run, files in contents(path).items()}
-    known = rows.keys() | {run.hash for run in archived}
-    grids = [
-        (f"{name} ({one})", load(name).grid(one))
-        for name in names()
-        for one in ([preset] if preset else _committed(results, name))
-    ]
+    archived = [pair for path in results.glob(f"*/*/{NAME}") for pair in contents(path).items()]
+    known = {row["run"] for path in results.glob("*/*/results.csv") for row in read(path)}
+    known |= {run.hash for run, _ in archived}
     found: dict[str, list[Run]] = {}
-    for title, grid in grids:
-        found[title] = [run for run in grid if run.hash not in known and not store.done(run)]
-        known |= {run.hash for run in found[title]}
+    for name in names():
+        committed = {path.parent.name for file in ("results.csv", NAME) for path in results.glob(f"{name}/*/{file}")}
+        committed |= {"short"} if committed else set()  # what a machine without a GPU trains next
+        cheap_first = sorted(committed, key=lambda one: [one.startswith(base) for base in reversed(PRESETS)])
+        for one in [preset] if preset else cheap_first:
+            grid = load(name).grid(one)
+            left = [run for run in grid if run.hash not in known and not store.done(run)]
+            known |= {run.hash for run in left}
+            found[f"{name} ({one}): {len(left)} of {len(grid)} runs missing"] = left
     everything = [run for left in found.values() for run in left]
-    pool = HERE.start(store.root, everything)
+    found[f"in all {len(everything)} runs missing"] = everything
+    pool = Where().start(store.root, everything)
     clock = Clock.read(store, pool.device, pool.device_name)
-    for run, files in archived.items():
-        clock.result(run, json.loads(files["result.json"]))
+    for run, files in archived:
+        clock.result(run, json.loads(files[RESULT]))
 
-    def cost(runs: list[Run]) -> Estimate:
+    def time(runs: list[Run]) -> str:
         return clock.estimate(((run, run.epochs - store.progress(run)[0]) for run in runs), pool.places)
 
-    lines = []
-    for title, grid in grids:
-        left, needed = found[title], cost(found[title])
-        time = "unknown" if needed.seconds is None else f"{duration(needed.seconds)}{needed.more}"
-        lost = sum(rows.get(run.hash) or diverged(store.result(run) or {}) for run in grid)
-        told = f"{title}: {len(left)} of {len(grid)} runs missing" + (f", {time}" if left else "")
-        lines.append(told + (f"; {lost} diverged" if lost else ""))
-    return "\n".join(
-        [*lines, f"in all {len(everything)} runs missing" + (f", {cost(everything)}" if everything else "")]
-    )
-
-
-def _committed(results: Path, name: str) -> list[str]:
-    """List an experiment's committed presets and `short`, the cheapest first; `paper-imagenet100` is a `paper`."""
-    found = {path.parent.name for file in (TABLE, NAME) for path in results.glob(f"{name}/*/{file}")}
-    found |= {"short"} if found else set()  # what a machine without a GPU trains next
-    return sorted(found, key=lambda one: (*(one.startswith(base) for base in PRESETS[::-1]), one))
+    return "\n".join(line + (f", {time(left)}" if left else "") for line, left in found.items())

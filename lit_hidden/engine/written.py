@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from lit_hidden.engine import beforehand
-from lit_hidden.engine.experiment import Experiment, ReproduceError
+from lit_hidden.engine.experiment import Experiment
 from lit_hidden.judge import Verdict, clopper_pearson
 from lit_hidden.recipes import method
 from lit_hidden.report.tables import cells, departures, in_tf32, listed
 from lit_hidden.results import Results, diverged, failed
 from lit_hidden.run import Run
 
-SUMMARY = 2_000_000  # bytes of summary.npz
+SUMMARY = 2_000_000  # bytes of summary.npz, which is committed
 # A foot is one line: the rates that a figure is about are told in its drawing.
 FOOT = (
     "width", "epochs", "warmup_epochs", "train_images", "images_per_class", "batch_size", "classes", "image_size",
@@ -28,20 +28,32 @@ FOOT = (
 def rows(results: Results) -> list[dict[str, Any]]:
     """Make the table of `results.csv`: a run a row, its description first, then its numbers and where they are from.
 
-    Two columns are added here: whether a run `failed` to train, and `best_accuracy`, the largest of all epochs. That is
-    chosen on the test set, so nothing is judged by it.
+    `failed`: it did not train. `best_accuracy`, of all epochs, is chosen on the test set, so no claim reads it.
     """
     table = []
     for run, result, folder in results.rows:
         provenance = result.get("provenance", {})
         row: dict[str, Any] = {"run": run.hash, **run.row}
-        row |= {k: v for k, v in result.items() if isinstance(v, (int, float, str))}
+        row |= {name: value for name, value in result.items() if isinstance(value, (int, float, str))}
         row |= {"failed": failed(run, result), "best_accuracy": _best(run, folder)}
-        row |= {k: provenance.get(k) for k in ("seconds", "device", "cpu", "commit", "finished")}
+        row |= {name: provenance.get(name) for name in ("seconds", "device", "cpu", "commit", "finished")}
         row |= {"tf32": _tf32(result), **provenance.get("versions", {})}
         table.append(row)
-    columns = list(dict.fromkeys(name for row in table for name in row))
+    columns = dict.fromkeys(name for row in table for name in row)
     return [{name: row.get(name) for name in columns} for row in table]
+
+
+def _best(run: Run, folder: Path | None) -> float | None:
+    """Return the largest test accuracy after an epoch; None without a curve of test images."""
+    if run.held_out or folder is None or not (folder / "metrics.csv").exists():
+        return None
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        _, *trained = [row.get("test_top1") for row in csv.DictReader(file)]  # the first row is the untrained net's
+    return max((float(value) for value in trained if value), default=None)
+
+
+def _tf32(result: dict[str, Any]) -> str | None:
+    return ", ".join(result.get("provenance", {}).get("tf32", [])) or None
 
 
 def as_csv(table: list[dict[str, Any]]) -> str:
@@ -53,44 +65,31 @@ def as_csv(table: list[dict[str, Any]]) -> str:
     return out.getvalue()
 
 
-def _best(run: Run, folder: Path | None) -> float | None:
-    """Return the largest test accuracy after an epoch; None without a curve of test images."""
-    if run.held_out or folder is None or not (folder / "metrics.csv").exists():
-        return None
-    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        curve = [row.get("test_top1") for row in csv.DictReader(file)][1:]  # the first row is the untrained net's
-    return max((float(value) for value in curve if value), default=None)
-
-
 def judged(
-    experiment: Experiment, preset: str, told: str, results: Results, grid: list[Run], verdicts: list[Verdict]
+    experiment: Experiment, preset: str, results: Results, grid: list[Run], verdicts: list[Verdict]
 ) -> dict[str, Any]:
     """Make the content of `verdicts.json`; `absent` lists the cells of the grid of which no run is done."""
     commit, changed = beforehand.changed(experiment.path)
+    told: dict[str, Any] = {"experiment": experiment.name, "title": experiment.title, "preset": preset}
+    told |= {"conditions": conditions(preset, results, len(grid)), "claims_commit": commit, "claims_changed": changed}
     provenance = [result.get("provenance", {}) for _, result in results]
     began = [when for known in provenance if (when := known.get("started") or known.get("finished"))]
-    return {
-        "experiment": experiment.name,
-        "title": experiment.title,
-        "preset": preset,
-        "conditions": told,
-        "claims_commit": commit,
-        "claims_changed": changed,
-        "first_run": min(began, default=None),
-        "absent": sorted({run.cell for run in grid} - {run.cell for run, _ in results}),
-        "diverged": [run.name for run, result in results if diverged(result)],
-        "claims": [{k: _plain(v) for k, v in asdict(verdict).items()} for verdict in verdicts],
-    }
+    absent = sorted({run.cell for run in grid} - {run.cell for run in results.runs})
+    lost = [run.name for run, result in results if diverged(result)]
+    claims = [{name: _plain(value) for name, value in asdict(verdict).items()} for verdict in verdicts]
+    failures = {}  # the seeds of each cell that fail to train, with the 95% interval of the rate
+    for cell in cells(rows(results)):
+        if method(str(cell.run.method)).learns:  # a random mask cannot fail
+            fail, of = len(cell.rows) - len(cell.trained), len(cell.rows)
+            low, high = clopper_pearson(fail, of)
+            failures[cell.run.cell] = {"failed": fail, "seeds": of, "low": low, "high": high}
+    told |= {"first_run": min(began, default=None), "absent": absent, "diverged": lost}
+    return told | {"claims": claims, "failures": failures}
 
 
-def failures(table: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Count the seeds of each cell that fail to train, with the 95% interval of the rate; a random mask cannot fail."""
-    found = {}
-    for cell in (cell for cell in cells(table) if method(str(cell.run.method)).learns):
-        fail, of = len(cell.rows) - len(cell.trained), len(cell.rows)
-        low, high = clopper_pearson(fail, of)
-        found[cell.run.cell] = {"failed": fail, "seeds": of, "low": low, "high": high}
-    return found
+def _plain(value: Any) -> Any:
+    """Write the bounds of an unbounded interval as null: JSON has no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def draw(experiment: Experiment, results: Results, told: str) -> dict[str, str | bytes]:
@@ -114,27 +113,14 @@ def draw(experiment: Experiment, results: Results, told: str) -> dict[str, str |
         out = io.BytesIO()
         np.savez_compressed(out, **results.summary)  # type: ignore[arg-type]
         if out.tell() > SUMMARY:
-            size = f"{out.tell() / 1e6:.1f} MB; {SUMMARY / 1e6:g} MB is the most that is committed"
-            raise ReproduceError(f"the arrays of reduce(results) of {experiment.name} take {size}")
+            raise ValueError(f"the arrays of reduce(results) take {out.tell():,} bytes, more than {SUMMARY:,}")
         files["summary.npz"] = out.getvalue()
     return files
 
 
-def _plain(value: Any) -> Any:
-    """Write the bounds of an unbounded interval as null: JSON has no infinity."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _tf32(result: dict[str, Any]) -> str | None:
-    return ", ".join(result.get("provenance", {}).get("tf32", [])) or None
-
-
 def conditions(preset: str, results: Results, whole: int | None = None) -> str:
-    """Say for the foot of a drawing how results were obtained: preset, data, seeds, cuts, TF32.
-
-    `whole` is how many runs the grid has, if some may be absent.
-    """
-    runs, seeds = [run for run, _ in results], results.seeds
+    """Say for the foot of a drawing how results were obtained: preset, data, seeds, cuts, TF32; of `whole` runs."""
+    runs, seeds = results.runs, results.seeds
     parts = [f"preset {preset}", f"data {listed(run.data for run in runs)}"]
     parts.append(f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({listed(seeds)})")
     if whole is not None and len(runs) < whole:

@@ -1,8 +1,7 @@
-"""`reproduce --minutes`: stopped in the middle of a run, drawn, gone on with; alone and under torchrun."""
+"""`reproduce --minutes`: stopped in the middle of a run, drawn, gone on with; what a poll raises stops a leader."""
 
 import runpy
 import signal
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -11,50 +10,47 @@ from typing import Any
 
 import pytest
 
-from lit_hidden.cli import main
 from lit_hidden.engine import torchrun
 from lit_hidden.engine.grid import Grid
 from lit_hidden.engine.ranks import Ranks, StoppedError
+from lit_hidden.engine.reproduce import TimeUpError, reproduce
 from lit_hidden.engine.store import Store
-from lit_hidden.run import Run
+from lit_hidden.engine.where import Where
 
 training: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("training.py")))
 answered, job, without_time = (training[name] for name in ("answered", "job", "without_time"))
 EXPERIMENT = '''
 """Three seeds, one much longer than the others."""
 from lit_hidden.run import Run
-from lit_hidden.judge import Claim
 
 def runs(preset):
-    tiny = {"net": "conv2", "width": 0.1, "data": "digits", "train_images": 300}
-    return [Run(density=0.5, epochs=30 if seed == 1 else 1, seed=seed, **tiny) for seed in range(3)]
+    tiny = {"net": "conv2", "width": 0.1, "data": "digits", "train_images": 600}
+    return [Run(density=0.5, epochs=6 if seed == 1 else 1, seed=seed, **tiny) for seed in range(3)]
 
-def order(run):
-    return run.seed
-
-CLAIMS = [Claim("above chance", lambda r: r.mean() - 10)]
+CLAIMS = []
 
 def draw(results, figure):
     figure.add_subplot().plot(results.values())
 '''
 
 
-def grid() -> list[Run]:
-    names: dict[str, Any] = {}
-    exec(EXPERIMENT, names)
-    return [run.resolved for run in names["runs"]("smoke")]
+@pytest.fixture
+def lockstep(monkeypatch):
+    """The pool that trains in this process, as if torchrun had started it: it leads nobody."""
+    monkeypatch.setattr(torchrun, "gpus", lambda: 0)
+    return torchrun.Lockstep(SimpleNamespace(ranks=Ranks(0, 2, 0, 2)))
 
 
-def test_a_grid_stopped_in_the_middle_of_a_run_is_drawn_and_ends_as_one_never_stopped(
-    tmp_path, monkeypatch, capsys, forked
-):
+def test_a_grid_stopped_in_the_middle_of_a_run_is_drawn_and_ends_as_one_never_stopped(tmp_path, monkeypatch, lockstep):
+    lockstep.group, lockstep.per_run = None, 1
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "grid.py").write_text(EXPERIMENT)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr(subprocess, "Popen", forked)
-    store, (first, long, last) = Store("runs"), grid()
+    monkeypatch.setattr(Where, "start", lambda self, root, runs: lockstep)
+    names: dict[str, Any] = {}
+    exec(EXPERIMENT, names)
+    store, (first, long, last) = Store("runs"), [run.resolved for run in names["runs"]("smoke")]
     real = Grid.look
 
     def look(self: Grid) -> None:
@@ -62,31 +58,21 @@ def test_a_grid_stopped_in_the_middle_of_a_run_is_drawn_and_ends_as_one_never_st
         if store.progress(long)[0] > 0:  # so long it took
             self.until = time.monotonic()
 
-    command = ["reproduce", "grid", "--preset", "smoke", "--devices", "1"]
     with monkeypatch.context() as hurried:
         hurried.setattr(Grid, "look", look)
-        with pytest.raises(SystemExit) as end:
-            main([*command, "--minutes", "30"])
-    assert end.value.code == 75
-    assert capsys.readouterr().err.splitlines() == [
-        "lit-hidden: time is up after 30 minutes: 1 of 3 runs are done; the same command goes on where this one was",
-        "grid is judged without 2 of its 3 runs, which are missing",
-    ]
+        with pytest.raises(TimeUpError, match=r"^time is up: 1 of 3 runs are done; "):
+            reproduce("grid", preset="smoke", minutes=30)
     assert [store.done(run) for run in (first, long, last)] == [True, False, False]
-    assert "stopped by SIGTERM after step" in (store.folder(long) / "log.txt").read_text(), "in an epoch"
+    assert 0 < store.progress(long)[0] < 6
+    assert (store.folder(long) / "last.ckpt").exists()
     assert not store.held(long)
-    assert "1 of 3 runs" in (tmp_path / "results" / "grid" / "smoke" / "figure.svg").read_text()
+    assert "1 of 3 runs" in Path("results/grid/smoke/figure.svg").read_text()
 
-    main([*command, "--minutes", "30"])
-    undisturbed = tmp_path / "undisturbed"
-    for run in (first, long, last):
-        assert answered(job(run, undisturbed))["status"] == "done"
-        ours, theirs = store.folder(run), Store(undisturbed).folder(run)
-        assert without_time(ours) == without_time(theirs)
-        assert (ours / "subnetwork.safetensors").read_bytes() == (theirs / "subnetwork.safetensors").read_bytes()
-
-
-# --- torchrun and srun ------------------------------------------------------------------------------------
+    reproduce("grid", preset="smoke", minutes=30)
+    assert answered(job(long, tmp_path / "undisturbed"))["status"] == "done"
+    ours, theirs = store.folder(long), Store(tmp_path / "undisturbed").folder(long)
+    assert without_time(ours) == without_time(theirs)
+    assert (ours / "subnetwork.safetensors").read_bytes() == (theirs / "subnetwork.safetensors").read_bytes()
 
 
 class TimeIsUpError(Exception):
@@ -94,7 +80,7 @@ class TimeIsUpError(Exception):
 
 
 @pytest.mark.parametrize("takes", ["training", "preparing", "ending", "another's"])
-def test_what_a_poll_raises_stops_the_leader_where_it_trains_and_is_raised_there(takes, monkeypatch):
+def test_what_a_poll_raises_stops_the_leader_where_it_trains_and_is_raised_there(takes, monkeypatch, lockstep):
     told = threading.Event()
 
     def before(*_: Any) -> None:
@@ -116,8 +102,6 @@ def test_what_a_poll_raises_stops_the_leader_where_it_trains_and_is_raised_there
         raise TimeIsUpError
 
     monkeypatch.setattr(torchrun, "work", work)
-    monkeypatch.setattr(torchrun, "gpus", lambda: 0)
-    lockstep = torchrun.Lockstep(SimpleNamespace(ranks=Ranks(0, 2, 0, 2)))  # it leads nobody
     kept = signal.signal(signal.SIGTERM, before)
     try:
         with pytest.raises(StoppedError if takes == "another's" else TimeIsUpError):
