@@ -38,11 +38,9 @@ class Terminated(KeyboardInterrupt):
 
 
 class Stopped(ReproduceError):
-    """Ctrl-C was pressed, or SIGTERM came (`why`)."""
+    """Ctrl-C was pressed, or SIGTERM came."""
 
-    def __init__(self, message: str, why: KeyboardInterrupt | None = None) -> None:
-        super().__init__(message)
-        self.status = getattr(why, "status", 130)  # as of a shell's command
+    status = 130  # as of a shell's command
 
 
 class TimeUpError(ReproduceError):
@@ -91,20 +89,13 @@ def reproduce(
         only: such as `net=conv4`; only the runs that have all of them.
         minutes: stop training so long after this call; what is done is judged and drawn.
         strict: a contradicted claim of the paper preset is an error.
-        dry_run: print the grid and the estimated time, and train nothing.
+        dry_run: print the grid and the estimated time, train nothing and return nothing.
         train: False judges and draws what is done.
 
-    Returns:
-        the verdicts on each experiment's claims, by its name; none of a dry run.
-
     Raises:
-        UsageError: an unknown experiment or preset, `seeds` below 1, or `minutes` that are not above 0.
+        UsageError, StoreError, LauncherError: before training; the arguments or folders cannot be used.
         Stopped: Ctrl-C while runs were trained.
-        TimeUpError: after all else is done: `minutes` were over before all runs were trained.
-        ReproduceError: after all else is done: runs failed or are missing, a drawing failed, or with `strict` a claim
-            is contradicted.
-        StoreError: `runs_dir` cannot be read or written to.
-        LauncherError: `where` asks for what is not there.
+        TimeUpError, ReproduceError: after all else is done; `minutes` were over, or runs or drawings failed.
     """
     until = math.inf if minutes is None else time.monotonic() + 60 * minutes
     if minutes is not None and not minutes > 0:
@@ -128,7 +119,9 @@ def reproduce(
         for name, why in todo.damaged.items():
             console.print(f"{store.root / name} is damaged and not used: {why}")
     if dry_run:
-        _print_grid({run.hash: run for run in ordered} | todo.missing, todo, store, console)
+        for name, run in ({run.hash: run for run in ordered} | todo.missing).items():
+            state = f"{'training' if store.held(run) else 'to train'} {store.progress(run)[0]}/{run.epochs}"
+            console.print(f"  {name}  {state if name in todo.missing else 'done':16}  {run.name}")
         if todo.missing:
             _start(todo, store, where, console)[0].close()
         return {}
@@ -161,9 +154,9 @@ def reproduce(
         name, done = one.experiment.name, ((run, store.result(run), store.folder(run)) for run in one.runs)
         results = Results((run, result, folder) for run, result, folder in done if result is not None)
         if lost := [run.name for run, result in results if diverged(result)]:
-            problems.append(f"{name}: {len(lost)} runs diverged, claims are judged without them: {', '.join(lost)}")
+            problems.append(f"{name}: claims are judged without runs that diverged: {', '.join(lost)}")
         if lacking := len(one.runs) - len(results):
-            told = f"{name} is judged without {lacking} of its {len(one.runs)} runs, which are missing"
+            told = f"{name}: {lacking} of {len(one.runs)} runs are missing"
             problems.append(told) if train else console.print(told)
         if lacking == len(one.runs) > 0:
             continue
@@ -189,7 +182,9 @@ def _train(grid: Grid) -> tuple[list[str], bool]:
     try:
         grid.train()
     except KeyboardInterrupt as why:
-        raise Stopped(f"stopped: {how_far()}", why) from None
+        stopped = Stopped(f"stopped: {how_far()}")
+        stopped.status = getattr(why, "status", stopped.status)
+        raise stopped from None
     for failure in grid.failures:
         if failure.stops == "grid":
             raise ReproduceError(f"{failure.error}\nstopped: {how_far()}")
@@ -198,13 +193,6 @@ def _train(grid: Grid) -> tuple[list[str], bool]:
     told += [f"  {f.run.name}: {f.error}; its log is {f.log}" for f in grid.failures if f.log]
     untried = Counter(f.error for f in grid.failures if not f.log)
     return told + [f"  {number} more: {error}" for error, number in untried.items()], bool(grid.left)
-
-
-def _print_grid(runs: dict[str, Run], todo: Plan, store: Store, console: Console) -> None:
-    """Print each run with its state."""
-    for name, run in runs.items():
-        state = f"{'training' if store.held(run) else 'to train'} {store.progress(run)[0]}/{run.epochs}"
-        console.print(f"  {name}  {state if name in todo.missing else 'done':16}  {run.name}")
 
 
 def _start(todo: Plan, store: Store, where: Where, console: Console) -> tuple[Pool, Clock]:

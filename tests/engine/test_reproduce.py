@@ -247,10 +247,10 @@ def test_a_dry_run_prints_the_grid_and_the_time_and_changes_nothing(printed, mon
     ("fails", "lines"),
     [
         (("no", "run"), ["1 of 3 runs failed:", "  {run}: no; its log is runs/{hash}/log.txt",
-                         "fig1 is judged without 1 of its 3 runs, which are missing"]),
+                         "fig1: 1 of 3 runs are missing"]),
         (("no", "data"), ["3 of 3 runs failed:", "  {run}: no; its log is runs/{hash}/log.txt",
                           "  2 more: skipped: {run} failed on the same data",
-                          "fig1 is judged without 3 of its 3 runs, which are missing"]),
+                          "fig1: 3 of 3 runs are missing"]),
         (("no", "grid"), ["no", "stopped: 0 of 3 runs are done; the same command goes on where this one was"]),
     ],
 )  # fmt: skip
@@ -282,7 +282,7 @@ def test_when_the_time_is_up_what_is_done_is_drawn_and_the_status_says_so(checko
         reproduce("fig1", minutes=30)
     assert str(error.value).splitlines() == [
         "time is up: 1 of 2 runs are done; the same command goes on where this one was",
-        "fig1 is judged without 1 of its 3 runs, which are missing",
+        "fig1: 1 of 3 runs are missing",
     ]
     assert error.value.status == 75
     assert "figure.svg" in written("fig1")
@@ -333,7 +333,7 @@ def test_a_damaged_run_is_set_aside_and_trained_again_or_left_out_where_nothing_
     text = printed(train=False)
     assert f"{metrics.parent} is damaged and not used: {why}\n" in text
     assert "3 runs: 2 done, 1 to train" in text
-    assert "fig0 is judged without 1 of its 3 runs, which are missing\n" in text
+    assert "fig0: 1 of 3 runs are missing\n" in text
     assert run.hash not in column("fig0", "run")
     assert workers.jobs == []
     text = printed()
@@ -345,7 +345,7 @@ def test_a_damaged_run_is_set_aside_and_trained_again_or_left_out_where_nothing_
 def test_a_result_that_is_damaged_at_the_end_is_missing(checkout, workers):
     _, bad, last = add("fig1", SEEDS_2_TO_4)
     workers.after = lambda run: run == last and (Store("runs").folder(bad) / "result.json").write_text("{")
-    with pytest.raises(ReproduceError, match=r"^fig1 is judged without 1 of its 3 runs, which are missing$"):
+    with pytest.raises(ReproduceError, match=r"^fig1: 1 of 3 runs are missing$"):
         reproduce("fig1")
 
 
@@ -393,7 +393,7 @@ def test_seeds_that_fail_or_diverge_are_marked_and_counted_with_every_verdict_th
     runs = add("fig1", ("range(3)", "range(6)"))
     for run, more in zip(runs[3:], ({"accuracy": 14.0}, {}, {"diverged": 1, "loss": math.nan}), strict=True):
         leave(run, **{"loss": 1.0, **more})
-    with pytest.raises(ReproduceError, match=f"^fig1: 1 runs diverged, .* without them: {runs[5].name}$"):
+    with pytest.raises(ReproduceError, match=f"^fig1: claims are judged without runs that diverged: {runs[5].name}$"):
         reproduce("fig1")
     assert column("fig1", "failed", "diverged") == [
         ("False", ""), ("False", ""), ("False", ""), ("True", ""), ("False", ""), ("True", "1")
