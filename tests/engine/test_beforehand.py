@@ -11,43 +11,44 @@ from lit_hidden.engine.beforehand import changed, late, told
 FILE = '''"""Figure 0: a title."""
 from lit_hidden.judge import Claim
 
-PRESETS = {"quick": 3}
-
-
 def runs(preset):
     return []
-
 
 def gap(results, *nets):
     """Say what it is."""
     found = results.mean()
     return found - 50
 
-
 CLAIMS = [Claim("above fifty", gap)]
-
 
 def draw(results, figure):
     draw_panel(figure)
 
-
 def draw_panel(figure):
     pass
 '''
-CLAIM, BOUND = ('"above fifty"', '"above half"'), ("- 50", "- 60")
-APART = {
-    "the title": ("a title", "another title"),
-    "a docstring": ("Say what it is.", "Give it."),
-    "a comment": ("PRESETS", "# narrow\nPRESETS"),
-    "a function's annotations": ("(results, *nets)", "(results: Results, *nets: str) -> float"),
-    "a variable's annotation": ("found =", "found: float ="),
-    "an annotation of all claims": ("CLAIMS =", "CLAIMS: list[Claim] ="),
-    "presets": ('"quick": 3', '"quick": 5'),
-    "runs": ("return []", "return [preset]"),
-    "draw": ("draw_panel(figure)\n\n", "pass\n\n"),
-    "a part of draw": ("    pass\n", "    figure.clear()\n"),
-    "a page": ("def draw(", "def page(results):\n    return ''\n\n\ndef draw("),
-}
+SAME_CLAIMS = '''"""Figure 0: another title."""
+from lit_hidden.judge import Claim
+
+def runs(preset: str) -> list[Run]:
+    return [preset]
+
+def gap(results: Results, *nets: str) -> float:
+    """Give it."""
+    found: float = results.mean()  # in percent
+    return found - 50
+
+CLAIMS: list[Claim] = [Claim("above fifty", gap)]
+
+def page(results):
+    return ""
+
+def draw(results, figure):
+    draw_panel(figure)
+
+def draw_panel(figure):
+    figure.clear()
+'''
 
 
 @pytest.fixture
@@ -55,25 +56,27 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An experiment's file in a repository with a first commit of 1 January."""
     for name in [name for name in os.environ if name.startswith("GIT_")]:
         monkeypatch.delenv(name)
+    for who in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{who}_NAME", "a")
+        monkeypatch.setenv(f"GIT_{who}_EMAIL", "a@b")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     path = tmp_path / "experiments" / "fig0.py"
     path.parent.mkdir()
-    path.write_text(FILE)
     git(path, "init", "--quiet")
-    commit(path, "2026-01-01")
+    commit(path, FILE, 1)
     return path
 
 
-def git(path: Path, *arguments: str, date: str = "2026-01-01") -> str:
-    names = {"user.name": "a", "user.email": "a@b", "commit.gpgsign": "false", "core.hooksPath": "none"}
-    given = [word for key, value in names.items() for word in ("-c", f"{key}={value}")]
-    command = ["git", "-C", str(path.parent), *given, *arguments]
-    dates = {f"GIT_{who}_DATE": f"{date}T12:00:00+00:00" for who in ("AUTHOR", "COMMITTER")}
+def git(path: Path, *arguments: str, day: int = 1) -> str:
+    dates = {f"GIT_{who}_DATE": f"2026-01-0{day}T12:00:00+00:00" for who in ("AUTHOR", "COMMITTER")}
+    command = ["git", "-C", str(path.parent), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | dates).stdout.strip()
 
 
-def commit(path: Path, date: str) -> str:
+def commit(path: Path, text: str, day: int) -> str:
+    path.write_text(text)
     git(path, "add", path.name)
-    git(path, "commit", "--quiet", "--message", "one more", date=date)
+    git(path, "commit", "--quiet", "--message", "one more", day=day)
     return git(path, "rev-parse", "--short=12", "HEAD")
 
 
@@ -83,35 +86,20 @@ def known(path: Path) -> tuple[str | None, str | None]:
     return commit, date and date[:10]
 
 
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
-
-
-@pytest.mark.parametrize("change", [CLAIM, BOUND], ids=["a sentence", "what a claim calls"])
-def test_claims_changed_at_the_last_commit_that_changed_a_claim(path: Path, change: tuple[str, str]) -> None:
-    first = git(path, "rev-parse", "--short=12", "HEAD")
-    assert known(path) == (first, "2026-01-01")
-    edit(path, *change)
+@pytest.mark.parametrize(
+    ("old", "new"), [('"above fifty"', '"above half"'), ("- 50", "- 60")], ids=["a sentence", "what a claim calls"]
+)
+def test_claims_changed_at_the_last_commit_that_changed_a_claim(path: Path, old: str, new: str) -> None:
+    assert known(path) == (git(path, "rev-parse", "--short=12", "HEAD"), "2026-01-01")
+    path.write_text(FILE.replace(old, new))
     assert known(path) == ("uncommitted", None)
-    there = commit(path, "2026-01-02")
+    there = commit(path, path.read_text(), 2)
     assert known(path) == (there, "2026-01-02")
-    for old, new in APART.values():  # nothing of that is a claim
-        edit(path, old, new)
-    assert known(path) == (there, "2026-01-02")
-    commit(path, "2026-01-03")
-    assert known(path) == (there, "2026-01-02")
-    edit(path, *change[::-1])
-    assert known(path) == ("uncommitted", None), "changed back is changed again"
-
-
-def test_claims_changed_back_are_of_the_commit_that_changed_them_back(path: Path) -> None:
-    path.write_text("def")  # no Python
-    commit(path, "2026-01-02")
-    path.write_text(FILE)
-    there = commit(path, "2026-01-03")
-    assert known(path) == (there, "2026-01-03")
+    commit(path, SAME_CLAIMS.replace(old, new), 3)
+    assert known(path) == (there, "2026-01-02"), "nothing of that is a claim"
+    commit(path, "def", 4)  # no Python
+    back = commit(path, SAME_CLAIMS.replace(old, new), 5)
+    assert known(path) == (back, "2026-01-05"), "changed back is changed again"
 
 
 def test_without_git_or_history_nothing_is_known(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

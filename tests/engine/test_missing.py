@@ -1,7 +1,6 @@
 """What committed presets still lack: counted against runs, tables and archives, each run once, with its time."""
 
 import runpy
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,16 +102,3 @@ def test_what_is_no_preset_or_no_archive_is_named(results: Path) -> None:
     (results / "fig9" / "long" / "runs.tar.gz").write_text("none")
     with pytest.raises(StoreError, match=r"fig9/long/runs\.tar\.gz is no archive of runs, or damaged"):
         missing()
-
-
-def test_make_lists_missing_runs_simulates_verdicts_and_counts_lines() -> None:
-    def dry(*arguments: str) -> str:
-        command = ["make", "--dry-run", "--always-make", "VENV=.venv", *arguments]  # another make may have its own
-        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
-
-    assert ".venv/bin/lit-hidden missing --results there --preset short\n" in dry(
-        "missing", "RESULTS=there", "ARGS=--preset short"
-    )
-    assert ".venv/bin/python experiments/_calibration.py --out there/calibration --grids 9\n" in dry(
-        "calibration", "RESULTS=there", "ARGS=--grids 9"
-    )
