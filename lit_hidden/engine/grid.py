@@ -155,11 +155,10 @@ class Grid:
 
     def describe(self, run: Run) -> Job:
         """Return a run's whole job; its paths are absolute, as a worker may have another working directory."""
-        pool, job = self.pool, self.job(run)
-        job |= {"name": run.name, "run": json.loads(run.to_json())}
-        job |= {"runs_dir": os.path.abspath(self.store.root), "data_dir": os.path.abspath(job["data_dir"])}
-        on = {"device": pool.device, "devices": max(1, int(pool.per_run)), "decoders": pool.decoders}
-        return job | on | {"threads": 1}
+        pool, asked = self.pool, self.job(run)
+        paths = {"runs_dir": os.path.abspath(self.store.root), "data_dir": os.path.abspath(asked["data_dir"])}
+        on = {"device": pool.device, "devices": max(1, int(pool.per_run)), "decoders": pool.decoders, "threads": 1}
+        return {**asked, "name": run.name, "run": json.loads(run.to_json()), **paths, **on}
 
     def _end(self, seconds: float) -> None:
         """Wait so long for workers to end, and see what becomes of their runs."""
@@ -195,8 +194,8 @@ class Grid:
     def look(self) -> None:
         """Look at the runs that are left, and show what has changed."""
         for name, run in list(self.left.items()):
-            done = self.store.done(run) and self.store.damage(run) is None
-            if done and (result := self.store.result(run)) is not None:
+            whole = self.store.done(run) and self.store.damage(run) is None
+            if whole and (result := self.store.result(run)) is not None:
                 del self.left[name]
                 self.done += 1
                 self.clock.result(run, result)
@@ -233,8 +232,7 @@ class Grid:
         children = (child for child, parent in self.plan.parents.items() if parent == run.hash)
         skips = dict.fromkeys(children, f"skipped: its parent {run.name} failed")
         if stops == "data":
-            waiting = [other for other in self.left.values() if other not in self.running.values()]
-            alike = (other.hash for other in waiting if other.data == run.data)
+            alike = (other.hash for other in self.left.values() if other.data == run.data)
             skips |= dict.fromkeys(alike, f"skipped: {run.name} failed on the same data")
         for name, why in skips.items():
             if name in self.left:

@@ -262,10 +262,11 @@ def test_workers_notes_are_printed_as_they_are_and_once(store):
     assert said == ["  runs/[bold]abc is damaged", f"  1/1  {OTHER.name}: 50.0% test accuracy"]
 
 
-def test_a_result_that_is_damaged_is_not_done(store):
-    grid, _ = grid_of(store, Workers(store), OTHER)
-    leave(store, OTHER)
-    (store.folder(OTHER) / "metrics.csv").write_text("epoch\n")
+@pytest.mark.parametrize("file", ["metrics.csv", "subnetwork.safetensors"])
+def test_a_result_that_is_damaged_is_not_done(store, file):
+    grid, _ = grid_of(store, Workers(store), PARENTS[0])
+    leave(store, PARENTS[0])
+    (store.folder(PARENTS[0]) / file).write_text("epoch\n")
     grid.look()
     assert grid.done == 0
 
