@@ -100,6 +100,7 @@ def fit(module: LitClassifier, loader: BatchLoader, folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")  # its advice, as in the engine
         module.automatic_optimization = not loader.at_once
-        trainer = L.Trainer(**train.settings(1, folder, kind, [recorder, interruption], at_once=loader.at_once))
+        settings = train.settings(folder, kind, at_once=loader.at_once)
+        trainer = L.Trainer(**settings, max_epochs=1, callbacks=[recorder, interruption])
         Interruption.instead_of_lightning(trainer)
         trainer.fit(module, loader)

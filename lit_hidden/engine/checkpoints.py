@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import time
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,22 +14,40 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from lit_hidden import code
 from lit_hidden.classifier import LitClassifier
-from lit_hidden.engine.store import CHECKPOINT, write_atomically
+from lit_hidden.engine.store import CHECKPOINT, described, write_atomically
+from lit_hidden.files import regular
+from lit_hidden.run import Run
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Write a checkpoint beside its place, then rename it.
-
-    Lightning's own (2.6) goes through the system's temporary folder: it fails where that is full, leaves a file there
-    when killed, and between file systems its move is a copy that may stop halfway.
-    """
+    """Write a checkpoint beside its place, then rename it; Lightning's own way (2.6) can leave half a file."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write `checkpoint` to `path`, whole or not at all; an OSError says why not."""
         content = io.BytesIO()  # on a full disk torch.save would raise an error that does not say so
         torch.save(checkpoint, content)
         write_atomically(Path(path), content.getvalue())
+
+
+def unusable(run: Run, folder: Path) -> str | None:
+    """Say why a run cannot go on from its checkpoint: it is damaged, another run's or of other code; else None."""
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    try:
+        if (other := described((folder / "run.json").read_bytes())) != run:
+            return f"it holds another run, {other.name}, than asked for, {run.name}"
+        if bad := zipfile.ZipFile(regular(path)).testzip():  # torch.load compares no checksums
+            return f"{CHECKPOINT}: the checksum of {bad} is wrong"
+        recorded = torch.load(path, map_location="cpu", weights_only=True)["callbacks"]["Recorder"]
+        for name, then in recorded["code"].items():
+            if code.fingerprint(name) != then:
+                return f"{CHECKPOINT}: it is stale: the code of {name} has changed since"
+    except Exception as error:  # of many kinds: zipfile's, torch's, pickle's
+        return f"{CHECKPOINT}: {type(error).__name__}: {error}"
+    return None
 
 
 def rate(lr: float | torch.Tensor) -> float:
@@ -45,76 +64,63 @@ class Recorder(Checkpoint):
     """
 
     def __init__(
-        self,
-        folder: Path,
-        watched: str,
-        writes: bool = True,
-        pause: float = 0.0,
-        code: dict[str, str | None] | None = None,
+        self, folder: Path, watched: str, writes: bool = True, pause: float = 0.0, code: Mapping[str, str | None] = {}
     ) -> None:
         super().__init__()
-        self.folder, self.watched, self.writes, self.pause, self.code = folder, watched, writes, pause, code or {}
+        self.folder, self.watched, self.writes, self.pause, self.code = folder, watched, writes, pause, dict(code)
         self.rows: list[dict[str, float]] = []
-        self.going = False  # whether training has begun, or goes on from a checkpoint that fits
         self.seconds = 0.0  # of the epochs
         self.diverged: int | None = None
-        self._saved = time.perf_counter()
-        self._began: float | None = None
+        self._saved = self._since = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
         """Put the rows into the checkpoint, so that the curve of a killed run has no gap."""
-        self._stop_clock()
+        self._count_seconds()
         return {"rows": self.rows, "seconds": self.seconds, "code": self.code, "diverged": self.diverged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the rows from a checkpoint."""
+        """Take the rows from a checkpoint, and write the curve that belongs to it."""
         self.rows, self.seconds, self.diverged = (state_dict[name] for name in ("rows", "seconds", "diverged"))
+        self.write()
 
     def on_save_checkpoint(self, *_: Any) -> None:
-        """Write `metrics.csv` before any checkpoint: a curve that ends before its checkpoint is damage."""
-        self._write()
-
-    def first(self, module: LitClassifier, metrics: dict[str, float]) -> None:
-        """Write the row before training, which shows that the run has begun."""
-        self._add_row(0, 0, math.nan, module, metrics)
-        self._write()
+        """Write `metrics.csv` with each checkpoint."""
+        self.write()
 
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Note that a checkpoint fits, if there was one; end a run that has diverged."""
-        self.going, trainer.should_stop = True, self.diverged is not None
-
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Start the epoch's clock."""
-        if self._began is None:
-            self._began = time.perf_counter()
-            self._lr = rate(trainer.optimizers[0].param_groups[0]["lr"])  # at the epoch's end it is the next one's
+        """Start the clock; end a run that has diverged and goes on."""
+        self._since, trainer.should_stop = time.perf_counter(), self.diverged is not None
+        self._lr = rate(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add the epoch's row and save everything."""
-        self._stop_clock()
+        self._count_seconds()
         epoch = trainer.current_epoch + 1
         loader: Any = trainer.train_dataloader
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         batches = loader.batches if hasattr(loader, "batches") else len(loader)  # ours may yield many at once
         assert isinstance(pl_module, LitClassifier)
-        self._add_row(epoch, epoch * batches, self._lr, pl_module, metrics)
+        self.add_row(epoch, epoch * batches, self._lr, pl_module, metrics)
+        self._lr = rate(trainer.optimizers[0].param_groups[0]["lr"])  # of the next epoch
         if not all(math.isfinite(value) for name, value in metrics.items() if name.endswith("/loss")):
             self.diverged, trainer.should_stop = epoch, True
         if trainer.should_stop or epoch == trainer.max_epochs or time.perf_counter() - self._saved >= self.pause:
             trainer.save_checkpoint(self.folder / CHECKPOINT, weights_only=False)
             self._saved = time.perf_counter()
 
-    def _stop_clock(self) -> None:
-        if self._began is not None:
-            self.seconds, self._began = self.seconds + time.perf_counter() - self._began, None
+    def _count_seconds(self) -> None:
+        now = time.perf_counter()
+        self.seconds, self._since = self.seconds + now - self._since, now
 
-    def _add_row(self, epoch: int, step: int, lr: float, module: LitClassifier, metrics: dict[str, float]) -> None:
+    def add_row(self, epoch: int, step: int, lr: float, module: LitClassifier, metrics: Mapping[str, float]) -> None:
+        """Add an epoch to the curve, from the metrics that a module logged."""
         row = {"epoch": epoch, "step": step, "lr": lr, "seconds": round(self.seconds, 3)}
         for ours, theirs in (("train", "train"), (self.watched, "val")):
             row |= {f"{ours}_{name}": value for name, value in measured(module, metrics, theirs).items()}
         self.rows.append(row)
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Write `metrics.csv`."""
         if self.writes:
             out = io.StringIO()
             writer = csv.DictWriter(out, list(self.rows[0]), lineterminator="\n")

@@ -1,6 +1,6 @@
 """From a run to its net: built as it begins, or as it was at its end, from what its folder holds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from lit_hidden import code
-from lit_hidden.classifier import LitClassifier, MakeModule
+from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import ImageData, data_module
 from lit_hidden.data.imagenet import resize_to
 from lit_hidden.edge_popup import EdgePopup, hide, maskers
@@ -34,60 +34,47 @@ _OWN = {
 def make_data(run: Run, data_dir: str | Path, decoders: int | None = None) -> ImageData:
     """Build the DataModule of a run; `decoders` is the number of processes that decode images, None its own choice."""
     run = run.resolved
-    names = ("batch_size", "augment", "held_out", "train_images", *(SUBSET if run.data in IMAGENET_SIZES else ()))
-    own = {"workers": decoders} if run.data in IMAGENET_SIZES else {}
+    names, own = ["batch_size", "augment", "held_out", "train_images"], {}
+    if run.data in IMAGENET_SIZES:
+        names, own = [*names, *SUBSET], {"workers": decoders}
     fields = {name: getattr(run, name) for name in names}
     return data_module(run.data, root=str(data_dir), seed=run.data_seed, **fields, **own)
 
 
 def make_module(run: Run, data: ImageData, runs_dir: Path = Path("runs")) -> LitClassifier:
-    """Build the LightningModule of a run as it begins; its parent's net comes from a folder in `runs_dir`.
-
-    Raises:
-        FileNotFoundError: the parent's net is not there.
-    """
+    """Build a run's LightningModule as it begins; FileNotFoundError: its parent's net is not in `runs_dir`."""
     run = run.resolved
-    before = run.parent
+    before, make = run.parent, code.load(method(str(run.method)).module)
     arguments: dict[str, Any] = _shape(data) | {name: getattr(run, name) for name in _ALL + _OWN[run.kind]}
     if run.kind == "ticket":
         assert before is not None
-        arguments |= {"net": network(before, runs_dir / before.hash, run).train(), "subnetwork": None}
+        arguments |= {"net": network(before, runs_dir / before.hash, needed(run)).train(), "subnetwork": None}
     elif run.kind == "dense":
         arguments["seed"] = run.weight_seed
-    make: MakeModule = code.load(method(str(run.method)).module)
-    module = make(**arguments)
-    if before is not None and run.kind != "ticket":
-        _begin(run, module, before, runs_dir / before.hash)
-    return module
-
-
-def _begin(run: Run, module: LitClassifier, before: Run, folder: Path) -> None:
-    """Give a module the net of the run before."""
-    file = _left(before, folder, run)
+    module: LitClassifier = make(**arguments)
+    if before is None or run.kind == "ticket":
+        return module
+    file = _left(before, runs_dir / before.hash, needed(run))
     if file.name == SUBNETWORK:
-        module.net = network(before, folder, run).train()
-        return
+        module.net = network(before, file.parent, needed(run)).train()
+        return module
     state = load_file(file)
     if file.name == WEIGHTS and run.kind == "hidden":  # whose weights lie under masks, and whose scores are its own
         own = module.net.state_dict()
         under = {name.replace("parametrizations.", "").removesuffix(".original"): name for name in own}
         state = own | {under.get(name, name): tensor for name, tensor in state.items()}
     module.net.load_state_dict(state)
+    return module
 
 
-def network(run: Run, folder: Path, child: Run | None = None) -> nn.Module:
-    """Build the net of a run that is done as it was at its end; weights, masks and buffers come from its folder.
+def network(run: Run, folder: Path, names: Collection[str] = ()) -> nn.Module:
+    """Build the net of a run that is done as it was at its end, in eval mode, from one of the files `names`.
 
-    Returns:
-        the net in eval mode, hidden as it was (`reveal` makes it plain; a sampled supermask has its most probable
-        mask). Its attribute `transform` turns a picture (PIL, or uint8 `(..., C, H, W)`) into the net's input.
-
-    Raises:
-        FileNotFoundError: the folder holds no net, or none that `child` can begin with.
-        StoreError: the file's checksum is wrong.
+    It is hidden as it was; a sampled supermask has its most probable mask. Its attribute `transform` turns a picture
+    (PIL, or uint8 `(..., C, H, W)`) into its input. FileNotFoundError: there is no file; StoreError: it is damaged.
     """
     run = run.resolved
-    file = _left(run, folder, child)
+    file = _left(run, folder, names or ((SUBNETWORK, SCORES) if run.kind == "hidden" else (WEIGHTS,)))
     data = make_data(run, folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.data_seed or 0)  # for what a net of your own draws itself, as in training
@@ -110,11 +97,7 @@ def network(run: Run, folder: Path, child: Run | None = None) -> nn.Module:
 
 
 def save_net(net: nn.Module, path: Path) -> None:
-    """Write all tensors of a net: weights, scores, masks, buffers.
-
-    Raises:
-        ValueError: a dtype that safetensors has not.
-    """
+    """Write all tensors of a net; a ValueError if safetensors files have not their dtype."""
     write_atomically(path, serialised(net.state_dict()))
 
 
@@ -132,16 +115,14 @@ def transform(data: ImageData) -> Callable[[Any], Tensor]:
     return made
 
 
-def _left(run: Run, folder: Path, child: Run | None) -> Path:
-    """Find the file with a run's net, for `child` to begin with."""
-    names = needed(child) if child is not None else (WEIGHTS,) if run.kind != "hidden" else (SUBNETWORK, SCORES)
+def _left(run: Run, folder: Path, names: Collection[str]) -> Path:
+    """Find the first of these files of a run."""
     for name in names:
         if (folder / name).is_file():
             Store(folder.parent).check_file(run, name)
             return folder / name
-    told = f"{child.name} begins with the net of {run.name}" if child is not None else f"{run.name} left no net"
     files = " or ".join(names)
-    raise FileNotFoundError(f"{told}, and {folder} has no {files}; train it, after deleting the folder if it is done")
+    raise FileNotFoundError(f"{folder} has no {files}, the net of {run.name}; train it, after deleting the folder")
 
 
 def _shape(data: ImageData) -> dict[str, int]:

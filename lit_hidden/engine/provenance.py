@@ -16,19 +16,15 @@ from lit_hidden import __version__
 def provenance(device: str, threads: int, ranks: int) -> dict[str, Any]:
     """Describe what computes in this process, on `cpu` or `cuda`."""
     kind = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {threads} thread(s)"
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "lightning": lightning.__version__}
     return {
         "device": kind if ranks == 1 else f"{ranks} x {kind}",
         "tf32": in_tf32(device),
         "machine": platform.machine(),
         "cpu": torch.backends.cpu.get_cpu_capability(),  # other instructions round otherwise
-        "versions": {
-            "lit_hidden": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "lightning": lightning.__version__,
-        },
+        "versions": {"lit_hidden": __version__, **versions},
         "installed": sorted({f"{found.name}=={found.version}" for found in distributions()}, key=str.lower),
-        "commit": commit(),
+        "commit": os.environ.get("LIT_HIDDEN_COMMIT") or _commit(),  # a copy without history is told it
     }
 
 
@@ -40,15 +36,12 @@ def in_tf32(device: str) -> list[str]:
     return convolutions + (["products"] if torch.get_float32_matmul_precision() != "highest" else [])
 
 
-def commit() -> str | None:
-    """Name the commit of this package's checkout, or LIT_HIDDEN_COMMIT for a copy without history; else None."""
-    if told := os.environ.get("LIT_HIDDEN_COMMIT"):
-        return told
+def _commit() -> str | None:
+    """Name the commit of this package's checkout; not that of a repository around its installation."""
     checkout = Path(__file__).parents[2]
-    command = ["git", f"--git-dir={checkout / '.git'}", f"--work-tree={checkout}", "describe", "--always", "--dirty"]
+    git = ["git", f"--git-dir={checkout}/.git", f"--work-tree={checkout}"]
+    describe = [*git, "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        return subprocess.run(
-            [*command, "--abbrev=12"], capture_output=True, text=True, timeout=5, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
+        return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip() or None
+    except OSError:  # there is no git
         return None

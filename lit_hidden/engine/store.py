@@ -8,9 +8,7 @@ import fcntl
 import hashlib
 import io
 import json
-import math
 import os
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -20,8 +18,7 @@ from typing import Any
 from lit_hidden import code
 from lit_hidden.errors import UserError
 from lit_hidden.files import regular
-from lit_hidden.recipes import method
-from lit_hidden.results import Results, diverged, primary
+from lit_hidden.results import Results
 from lit_hidden.run import Run
 
 # The net of a run: a hidden net's masks, where seeds give its weights back; otherwise, and for a search that goes on
@@ -68,7 +65,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 class Store:
     """The folder `root` that holds runs; made when first written to.
 
-    Methods that read or write raise StoreError where the folder's permissions or disk forbid it.
+    StoreError where the folder's permissions or disk forbid what a method does.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -81,7 +78,7 @@ class Store:
             write_atomically(self.root / ".writable", "yes")
             (self.root / ".writable").unlink(missing_ok=True)  # another engine may do the same
         except OSError as error:
-            raise _unwritable(self.root, error) from error
+            raise unwritable(self.root, error) from error
 
     def folder(self, run: Run) -> Path:
         """Return where `run` lives, whether it is there or not."""
@@ -104,10 +101,7 @@ class Store:
         return Results((run, result, folder) for run, result, folder in read if result is not None)
 
     def check_file(self, run: Run, *names: str) -> dict[str, Any] | None:
-        """Compare a run's files and these nets with their checksums; return its result, None if it is not done.
-
-        StoreError also where one is damaged.
-        """
+        """Compare a run's files and these nets with their checksums; return its result. StoreError: one is damaged."""
         try:
             return self._read(run, names)
         except Damage as damage:
@@ -124,42 +118,36 @@ class Store:
             return 0, 0.0
 
     def damage(self, run: Run, child: Run | None = None) -> str | None:
-        """Say why a run's folder cannot be used, or not by a `child` that begins with its net; None if it can."""
+        """Say why a run that is done cannot be used, or not by a `child` that begins with its net; None if it can."""
         nets = () if child is None else needed(child)
         there = [name for name in NETS if (self.folder(run) / name).exists()]  # archives leave large ones out
         try:
-            if self._read(run, there) is None:
-                self._check_begun(run)
-            elif child is not None and nets and not {*nets} & {*there}:
+            if self._read(run, there) is not None and child is not None and nets and not {*nets} & {*there}:
                 return f"it lacks {' or '.join(nets)}, which {child.name} needs"
         except Damage as damage:
             return str(damage)
         return None
 
     def mend(
-        self, run: Run, child: Run | None = None, look: Callable[[Path], str | None] = lambda folder: None
+        self, run: Run, child: Run | None = None, look: Callable[[Run, Path], str | None] = lambda run, folder: None
     ) -> str | None:
         """Set a damaged folder aside, unless a process holds it; return a line that says so and why.
 
         `look` finds further damage in the folder of a run that is not done.
         """
         folder = self.folder(run)
-
-        def why() -> str | None:
-            return self.damage(run, child) or (None if self.done(run) else look(folder))
-
-        if (reason := why()) is None:
-            return None
         try:
             with _locked(folder / ".claim") as ours:
-                if not ours or (reason := why()) is None:  # asked again: others could change it until now
+                why = ours and (self.damage(run, child) or (None if self.done(run) else look(run, folder)))
+                if not why:
                     return None
-                aside = set_aside(folder).name
-        except FileNotFoundError:  # another process has just set it aside
+                aside = next(new for n in range(1, 10**9) if not (new := Path(f"{folder}.damaged-{n}")).exists())
+                folder.rename(aside)
+        except FileNotFoundError:  # there is no folder, or another process has just set it aside
             return None
         except OSError as error:
-            raise StoreError(f"{folder} is damaged ({reason}) and cannot be set aside: {error}") from error
-        return f"{folder} is damaged: {reason}; set aside as {aside}, {run.name} is trained again"
+            raise unwritable(folder, error) from error
+        return f"{folder} is damaged: {why}; set aside as {aside.name}, {run.name} is trained again"
 
     @contextmanager
     def claim(self, run: Run) -> Iterator[Path | None]:
@@ -172,7 +160,7 @@ class Store:
                     with suppress(FileNotFoundError):  # the folder was set aside just now
                         ours = stack.enter_context(_locked(folder / ".claim"))
                 except OSError as error:
-                    raise _unwritable(folder, error) from error
+                    raise unwritable(folder, error) from error
             yield folder if ours else None
 
     def held(self, run: Run) -> bool:
@@ -211,8 +199,7 @@ class Store:
     def forgive(self, run: Run) -> None:
         """Remove a run's failure and notes before it is tried again."""
         for name in (FAILURE, NOTES):
-            with suppress(OSError):
-                (self.folder(run) / name).unlink()
+            (self.folder(run) / name).unlink(missing_ok=True)
 
     def finish(self, run: Run, result: dict[str, Any]) -> None:
         """Write the result with checksums of all files, then remove the checkpoint: a kill must lose nothing."""
@@ -234,46 +221,21 @@ class Store:
                 raise Damage(f"it is stale: the code of {name} has changed since")
         return result
 
-    def _check_begun(self, run: Run) -> None:
-        """Check what a run that is not done would go on from."""
-        folder = self.folder(run)
-        if os.path.exists(folder / CHECKPOINT):
-            _check_description(run, _content(folder, "run.json"))
-            content = io.BytesIO(_content(folder, CHECKPOINT))
-            try:  # torch.save writes checksums, torch.load does not compare them
-                bad = zipfile.ZipFile(content).testzip()
-            except Exception as error:  # zipfile documents no kinds
-                raise Damage(f"{CHECKPOINT}: {error}") from error
-            if bad:
-                raise Damage(f"{CHECKPOINT}: the checksum of {bad} is wrong")
-
-
-def set_aside(path: Path) -> Path:
-    """Rename `last.ckpt` to `last.ckpt.damaged-1`, or the first such name that is free; return the new path."""
-    aside = next(new for n in range(1, 10**9) if not (new := Path(f"{path}.damaged-{n}")).exists())
-    return path.rename(aside)
-
 
 def check(run: Run, read: Callable[[str], bytes], nets: Iterable[str] = ()) -> dict[str, Any]:
     """Compare the files of a run, which `read` returns, with their checksums; return its result without these.
 
-    Raises:
-        Damage: a file or one of `nets` is missing or another, or the result lacks a number of the run's method.
+    Damage: a file or one of `nets` is missing or another.
     """
     try:
         result = dict(json.loads(read(RESULT)))
-        sums = result.pop("checksums", None)
-        own = _sum(json.dumps(result).encode())
+        sums = dict(result.pop("checksums", {}))
     except (ValueError, TypeError, RecursionError) as error:
         raise Damage(f"{RESULT}: {error}") from error
-    metric, lost = primary(result), diverged(result)
-    for name in (metric, *(name.format(metric=metric) for name in method(str(run.resolved.method)).numbers)):
-        value = result.get(name)
-        if not isinstance(value, int | float) or not (lost or math.isfinite(value)):
-            raise Damage(f"{RESULT}: its {name} is {value}, not a number")
-    if not isinstance(sums, dict) or sums.get(RESULT) != own:
+    if sums.get(RESULT) != _sum(json.dumps(result).encode()):
         raise Damage(f"{RESULT}: it is not what its checksum is of")
-    _check_description(run, read("run.json"))
+    if (other := described(read("run.json"))) != run:
+        raise Damage(f"it holds another run, {other.name}, than asked for, {run.name}")
     for name in sorted({*sums.keys() - {RESULT, *NETS}, "run.json", "metrics.csv", *nets}):
         if _sum(read(name)) != sums.get(name):
             raise Damage(f"{name}: it is not the one whose checksum is in {RESULT}")
@@ -290,28 +252,21 @@ def described(content: bytes) -> Run:
     return run
 
 
-def _check_description(run: Run, content: bytes) -> None:
-    if (other := described(content)) != run:
-        raise Damage(f"it holds another run, {other.name}, than asked for, {run.name}")
-
-
 def _content(folder: Path, name: str) -> bytes:
     try:
         return regular(folder / name).read_bytes()
-    except FileNotFoundError as error:
-        raise Damage(f"{name}: it is missing") from error
-    except (IsADirectoryError, io.UnsupportedOperation) as error:  # a pipe or a socket
+    except (FileNotFoundError, IsADirectoryError, io.UnsupportedOperation) as error:
         raise Damage(f"{name}: {error}") from error
     except OSError as error:
-        advice = "mend that, or choose another folder with --runs-dir"
-        raise StoreError(f"{folder} cannot be read: {error}; {advice}") from error
+        raise StoreError(f"{folder} cannot be read: {error}; mend that, or choose another with --runs-dir") from error
 
 
 def _sum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _unwritable(folder: Path, error: OSError) -> StoreError:
+def unwritable(folder: Path, error: OSError) -> StoreError:
+    """Say that a folder cannot be written to, and what to do."""
     return StoreError(f"{folder} cannot be written to: {error}; choose another with --runs-dir")
 
 

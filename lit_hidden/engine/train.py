@@ -1,9 +1,8 @@
 """Train one Run in a folder; resumable at every epoch, on a CPU bit-equal to a run that was never stopped."""
 
 import inspect
-import json
 import math
-import shutil
+import tempfile
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass, fields
@@ -26,7 +25,7 @@ from lit_hidden.engine.checkpoints import Recorder, WholeCheckpoints, measured
 from lit_hidden.engine.network import make_data, make_module, save_net
 from lit_hidden.engine.provenance import provenance
 from lit_hidden.engine.ranks import ALONE, Interruption, Ranks, SameNetwork, Together
-from lit_hidden.engine.store import CHECKPOINT, SCORES, SUBNETWORK, WEIGHTS, Store, set_aside, write_atomically
+from lit_hidden.engine.store import CHECKPOINT, SCORES, SUBNETWORK, WEIGHTS, Store, write_atomically
 from lit_hidden.nets import NETS
 from lit_hidden.recipes import method
 from lit_hidden.run import Run
@@ -44,10 +43,6 @@ AT_ONCE = 100  # steps of a block on a GPU; Lightning may stop a run between two
 PAUSE = 10.0  # seconds between two checkpoints on a GPU, where an epoch may take less time than its checkpoint
 
 
-class UnfitError(RuntimeError):
-    """A checkpoint does not fit the run's net or optimizer; it is set aside, and the run can begin anew."""
-
-
 def train(
     run: Run,
     folder: Path,
@@ -62,26 +57,17 @@ def train(
 ) -> dict[str, Any]:
     """Train `run` in `folder`, from its last checkpoint if there is one, and return its result.
 
-    Args:
-        run: what to train.
-        folder: for all that the run leaves; its parent's folder lies beside it. The checkpoint stays until
-            `Store.finish` has written the result.
-        data_dir: where the data sets lie.
-        device: `cpu` or `cuda`.
-        threads: CPU threads of this process from now on; results are bit-equal only at the same number.
-        decoders: processes that decode images; None is as many as there are CPUs for it.
-        ranks: this process among those that train the run, in torch's default group; the first one writes. They share
-            each batch; norm layers see all of it on GPUs, and on CPUs, where torch cannot, each rank's part.
-        at_once: steps of a block, see `lit_hidden.steps`; None is 100 on a GPU for runs that allow it, else 0.
-        keep: write the scores too, for a run that goes on from them.
+    Its parent's folder lies beside it. The checkpoint stays until `Store.finish` has written the result. A run that
+    others go on from has to `keep` its scores. Results are bit-equal at the same number of CPU `threads`.
+
+    `ranks` places this process among those that train the run, in torch's default group; the first one writes. They
+    share each batch; norm layers see all of it on GPUs, and on CPUs, where torch cannot, each rank's part. `at_once`
+    is the number of steps of a block, see `lit_hidden.steps`: 100 on a GPU for runs that allow it, else 0.
 
     Raises:
-        StoppedError: SIGTERM; the checkpoint is written.
-        UnfitError: the checkpoint does not fit and is set aside; the next call begins the run anew.
-        RanksDifferError: the ranks no longer train one network.
-        ValueError: the run allows one process only, or no blocks; or its batches are too small for so many ranks.
-        DataError: the data are missing or damaged.
-        FileNotFoundError: the parent has not left its net.
+        StoppedError: SIGTERM; the checkpoint is written. RanksDifferError: the ranks no longer train one network.
+        ValueError: the run allows one process only; or its batches are too small for so many ranks.
+        DataError: the data are missing or damaged. FileNotFoundError: the parent has not left its net.
     """
     run = run.resolved
     several, first = ranks.size > 1, ranks.rank == 0
@@ -89,8 +75,6 @@ def train(
         raise ValueError(f"{run.name} is trained by one process and not by {ranks.size}: see `alone` in {__name__}")
     if at_once is None:
         at_once = AT_ONCE if device == "cuda" and not several and together(run) else 0
-    if at_once and (several or not together(run)):
-        raise ValueError(f"at_once={at_once}: {run.name} is trained step by step, see `together` in {__name__}; give 0")
     started, interruption = _now(), Interruption(folder)
     torch.set_num_threads(threads)
     with warnings.catch_warnings(), interruption.ready():
@@ -111,7 +95,8 @@ def train(
         pause = PAUSE if device == "cuda" else 0.0
         recorder, ideas = Recorder(folder, "val" if run.held_out else "test", first, pause, ran), _made(run)
         callbacks = [recorder, *ideas, *([SameNetwork()] if several else []), interruption]
-        trainer = L.Trainer(**settings(run.epochs, folder, device, callbacks, run.precision, ranks, at_once))
+        own: dict[str, Any] = {"max_epochs": run.epochs, "precision": run.precision, "callbacks": callbacks}
+        trainer = L.Trainer(**settings(folder, device, ranks, at_once), **own)
         interruption.instead_of_lightning(trainer)
         for idea in ideas:
             idea.on_run_start(trainer, module, data, folder.parent / run.parent.hash if run.parent else None)
@@ -134,8 +119,8 @@ def train(
         if run.method == "supermask":
             result |= training.rounded()
     result |= {"code": ran} if ran else {}
-    times = {"started": started, "finished": _now()}
-    result["provenance"] = {"seconds": round(recorder.seconds, 1), **provenance(device, threads, ranks.size), **times}
+    times = {"seconds": round(recorder.seconds, 1), "started": started, "finished": _now()}
+    result["provenance"] = provenance(device, threads, ranks.size) | times
     return result
 
 
@@ -154,17 +139,13 @@ def together(run: Run) -> bool:
 
 
 def _class(spec: Spec) -> type[RunCallback]:
-    """Import a callback's class."""
     found: type[RunCallback] = code.load(spec.class_path)
-    if not (isinstance(found, type) and issubclass(found, RunCallback)):
-        raise ValueError(f"{spec.class_path} is no subclass of lit_hidden.callbacks.RunCallback")
     if found.version != spec.version:
         raise ValueError(f"{spec.class_path} has version {found.version} here; the run asks for version {spec.version}")
     return found
 
 
 def _made(run: Run) -> list[RunCallback]:
-    """Make the callbacks of a run."""
     made = []
     for one in run.callbacks:
         found = _class(one)
@@ -177,34 +158,20 @@ def _made(run: Run) -> list[RunCallback]:
     return made
 
 
-def settings(
-    epochs: int | None,
-    folder: Path,
-    device: str,
-    callbacks: list[L.Callback],
-    precision: str | None = "32-true",
-    ranks: Ranks = ALONE,
-    at_once: int = 0,
-) -> dict[str, Any]:
+def settings(folder: Path, device: str, ranks: Ranks = ALONE, at_once: int = 0) -> dict[str, Any]:
     """Return the Trainer's arguments; the bench trains with them too."""
-    several = ranks.size > 1
-    return {
-        "max_epochs": epochs,
-        "accelerator": "gpu" if device == "cuda" else "cpu",
+    several, on_gpu, quiet = ranks.size > 1, device == "cuda", ("logger", "enable_progress_bar", "enable_model_summary")
+    return dict.fromkeys(quiet, False) | {
+        "accelerator": "gpu" if on_gpu else "cpu",
         "devices": ranks.here,
         "num_nodes": ranks.nodes,
         "strategy": Together() if several else "auto",
-        "sync_batchnorm": several and device == "cuda",
-        "precision": precision,
-        "callbacks": callbacks,
+        "sync_batchnorm": several and on_gpu,
         "plugins": [WholeCheckpoints(), LightningEnvironment()],  # not torchrun's or SLURM's: a leader may train alone
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 10**9,
         "default_root_dir": folder,
-        "benchmark": True if at_once and device == "cuda" else None,  # the sizes of batches do not change
+        "benchmark": True if at_once and on_gpu else None,  # the sizes of batches do not change
     }
 
 
@@ -218,11 +185,6 @@ class _Training:
     data: ImageData
     recorder: Recorder
 
-    @property
-    def metric(self) -> str:
-        """The primary metric, as the module logs it."""
-        return str(next(iter(self.module.scales)))
-
     def fit(self, several: bool) -> None:
         """Train from the checkpoint if there is one, else from the start, with a row before training."""
         recorder, last = self.recorder, self.recorder.folder / CHECKPOINT
@@ -231,37 +193,30 @@ class _Training:
             distributed.broadcast_object_list(begun, src=0)
         if not begun[0]:
             (metrics,) = self.trainer.validate(self.module, self.data, verbose=False)
-            recorder.first(self.module, dict(metrics))
-        if not self.run.epochs:
-            return
-        try:
+            recorder.add_row(0, 0, math.nan, self.module, metrics)
+            recorder.write()
+        if self.run.epochs:
             self.trainer.fit(self.module, self.data, ckpt_path=last if begun[0] else None, weights_only=True)
-        except Exception as error:  # a checkpoint that does not fit raises many kinds
-            if not begun[0] or recorder.going or isinstance(error, (OSError, MemoryError, torch.OutOfMemoryError)):
-                raise
-            why = f"{last} does not fit {self.run.name}: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            aside = f"set aside as {set_aside(last).name}, " if recorder.writes else ""
-            raise UnfitError(f"{why}; {aside}the run begins anew") from error
 
     def tested(self) -> dict[str, float]:
-        """Measure the test set."""
         torch.manual_seed(self.run.data_seed or 0)  # a resumed run samples the same masks
         (tested,) = self.trainer.test(self.module, self.data, verbose=False)
         return measured(self.module, tested, "test")
 
     def numbers(self, before: dict[str, float] | None) -> dict[str, Any]:
         """Collect loss and metrics of the test set; a ticket's `before` training are in the first row if None."""
-        run, rows, metric, task = self.run, self.recorder.rows, self.metric, self.module.task
-        names = {name: _named(name) for name in (*self.module.scales, "loss")}
-        tested = self.tested() if run.held_out else {name: rows[-1][f"test_{name}"] for name in names}
-        result: dict[str, Any] = {ours: tested[name] for name, ours in names.items()}
+        run, rows, task, (metric, *others) = self.run, self.recorder.rows, self.module.task, self.module.scales
+        tested = (
+            self.tested() if run.held_out else {name: rows[-1][f"test_{name}"] for name in (metric, *others, "loss")}
+        )
+        result: dict[str, Any] = {_named(name): tested[name] for name in (metric, *others, "loss")}
         result |= {"metric": metric, "unit": task.unit, "better": task.better} if task is not None else {}
-        result |= {f"train_{names[metric]}": rows[-1][f"train_{metric}"]} if run.epochs else {}
+        result |= {f"train_{_named(metric)}": rows[-1][f"train_{metric}"]} if run.epochs else {}
         result["steps"] = rows[-1]["step"]
         if self.recorder.diverged is not None or not math.isfinite(result["loss"]):
             result["diverged"] = rows[-1]["epoch"]
         if run.method == "ticket":
-            result[f"{names[metric]}_before"] = rows[0][f"test_{metric}"] if before is None else before[metric]
+            result[f"{_named(metric)}_before"] = rows[0][f"test_{metric}"] if before is None else before[metric]
         return result
 
     def counts(self) -> dict[str, Any]:
@@ -277,21 +232,14 @@ class _Training:
 
     def ended(self, idea: RunCallback, suffix: str, taken: Collection[str]) -> dict[str, Any]:
         """Collect a callback's numbers and files; the suffix tells callbacks of one class apart."""
-        name, folder = type(idea).__name__, self.recorder.folder
-        place = folder / f".{name}{suffix}-{self.trainer.global_rank}.part"
-        shutil.rmtree(place, ignore_errors=True)  # of a process that was killed
-        place.mkdir()
-        numbers = {f"{key}{suffix}": v for key, v in (idea.on_run_end(self.trainer, self.module, place) or {}).items()}
-        if wrong := [key for key in numbers if key in RESERVED or key in taken or key.endswith("_rounded")]:
-            raise ValueError(f"{name} gives {wrong[0]}, which the result has already")
-        numbers = {key: value.item() if hasattr(value, "item") else value for key, value in numbers.items()}
-        try:
-            json.dumps(numbers)
-        except TypeError as error:
-            raise ValueError(f"{name} gives {numbers}: give numbers, text, or lists of these ({error})") from error
-        for path in place.iterdir() if self.trainer.is_global_zero else ():
-            path.replace(folder / f"{path.stem}{suffix}{path.suffix}")
-        shutil.rmtree(place)
+        folder = self.recorder.folder
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".", suffix=".part") as place:
+            numbers = idea.on_run_end(self.trainer, self.module, Path(place)) or {}
+            for path in Path(place).iterdir() if self.trainer.is_global_zero else ():
+                path.replace(folder / f"{path.stem}{suffix}{path.suffix}")
+        numbers = {f"{name}{suffix}": v.item() if hasattr(v, "item") else v for name, v in numbers.items()}
+        if wrong := [name for name in numbers if name in RESERVED or name in taken]:
+            raise ValueError(f"{type(idea).__name__} gives {wrong[0]}, which the result has already")
         return numbers
 
     def rounded(self) -> dict[str, float]:
@@ -301,11 +249,12 @@ class _Training:
         sampled = sum(masker.probability().double().sum().item() for masker in found)
         rounded = sum(masker.mask().sum().item() for masker in found)
         fix_masks(self.module.net)
+        metric = next(iter(self.module.scales))
         densities = {"density_sampled": round(sampled / weights, 6), "density_rounded": round(rounded / weights, 6)}
-        return densities | {f"{_named(self.metric)}_rounded": self.tested()[self.metric]}
+        return densities | {f"{_named(metric)}_rounded": self.tested()[metric]}
 
 
-def _named(metric: Any) -> Any:
+def _named(metric: str) -> str:
     return "accuracy" if metric == "top1" else metric
 
 
@@ -314,15 +263,10 @@ def _save(run: Run, net: nn.Module, folder: Path, keep: bool) -> None:
     if run.kind == "hidden":
         try:
             save_subnetwork(net, folder / SUBNETWORK)
-            if not keep:
-                return
         except ValueError:  # seeds and masks do not give this net back; all its tensors do
-            pass
-    name = SCORES if run.kind == "hidden" else WEIGHTS
-    try:
-        save_net(net, folder / name)
-    except ValueError as error:  # a net of your own; the result counts all the same
-        warnings.warn(f"{name} is left out: {error}", stacklevel=2)
+            keep = True
+    if run.kind != "hidden" or keep:
+        save_net(net, folder / (SCORES if run.kind == "hidden" else WEIGHTS))
 
 
 def _now() -> str:

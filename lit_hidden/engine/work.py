@@ -5,7 +5,6 @@ decode images for each device, `"decoders"`, and whether to `"keep"` the run's n
 of it stands in the run's folder: `result.json`, or `failure.json`, and `notes.txt`, lines for the user.
 """
 
-import csv
 import errno
 import json
 import os
@@ -19,8 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lit_hidden import code
-from lit_hidden.engine.store import CHECKPOINT, Store
+from lit_hidden.engine.store import Store, unwritable
 from lit_hidden.run import Run
 
 if TYPE_CHECKING:
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 
 Job = dict[str, Any]
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
-_ROOM = 2**26  # bytes; with less the disk counts as full, whatever error a library raises
 
 
 def run_of(job: Job) -> Run:
@@ -50,18 +47,19 @@ def work(job: Job, group: "Group | None" = None, log: bool = False) -> int:
     run, store = run_of(job), Store(job["runs_dir"])
     with ExitStack() as stack:
         try:
-            note = store.mend(run, look=_foreign)  # before the log is opened, which moves with its folder
+            from lit_hidden.engine.checkpoints import unusable  # here: without torch, `failed` must still say so
+
+            note = store.mend(run, look=unusable)  # before the log is opened, which moves with its folder
             if log:
                 stack.enter_context(printing_into(log_of(job)))
             with store.claim(run) as folder:
                 if folder is None:
                     return 0
                 if note:
-                    _tell(run, store, note)
+                    _say(note)
+                    store.note(run, note)
                 if store.result(run) is None:
                     _train(run, store, folder, job, group)
-                    if damage := store.damage(run):
-                        raise _UnusableError(f"the files that it left cannot be used: {damage}")
         except Exception as error:
             with suppress(OSError):  # the log's disk may be full
                 traceback.print_exc()
@@ -71,11 +69,11 @@ def work(job: Job, group: "Group | None" = None, log: bool = False) -> int:
 
 def failed(run: Run, store: Store, error: Exception, group: "Group | None" = None) -> int:
     """Write down why a run failed and what that stops, unless another rank was first; return `work`'s exit status."""
+    if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+        error = unwritable(store.folder(run), error)
     kinds = {kind.__name__ for kind in type(error).__mro__}  # by name: torch may be what cannot be imported
     stops = "data" if "DataError" in kinds else "grid" if "StoreError" in kinds else "run"
-    told = str(error) if kinds & {"DataError", "StoreError", "_UnusableError"} else f"{type(error).__name__}: {error}"
-    if full := _full(error, store.root):
-        told, stops = f"{store.folder(run)} {full}", "grid"
+    told = str(error) if stops != "run" else f"{type(error).__name__}: {error}"
     if group is not None:
         group.break_up()
         if store.failure(run):  # another rank failed first, and this one lost it
@@ -88,16 +86,10 @@ def failed(run: Run, store: Store, error: Exception, group: "Group | None" = Non
     return 0
 
 
-class _UnusableError(Exception):
-    """The files that a run left are damaged."""
-
-
 def _train(run: Run, store: Store, folder: Path, job: Job, group: "Group | None") -> None:
-    """Train the run; if its checkpoint is of another net, once more from the beginning."""
-    # Imported here: a worker that cannot import torch must say so in the folder.
     from lit_hidden.engine.network import make_data
     from lit_hidden.engine.ranks import ALONE
-    from lit_hidden.engine.train import UnfitError, alone, train
+    from lit_hidden.engine.train import alone, train
 
     for part in folder.glob(".*.part"):  # of a process that was killed: nobody else writes here now
         shutil.rmtree(part) if part.is_dir() else part.unlink()
@@ -108,60 +100,11 @@ def _train(run: Run, store: Store, folder: Path, job: Job, group: "Group | None"
         make_data(run, job["data_dir"], job.get("decoders")).prepare_data()  # before the others start: they would block
         group.tell(job)
     how = {name: job[name] for name in ("device", "threads", "decoders", "keep") if name in job}
-    try:
-        with group.together(job["device"]) if group is not None else nullcontext(ALONE) as ranks:
-            result = train(run, folder, job["data_dir"], ranks=ranks, **how)
-    except UnfitError as error:
-        if group is not None:  # the others are in the middle of the run
-            raise
-        _tell(run, store, str(error))
-        _train(run, store, folder, job, group)
-    else:
-        store.finish(run, result)
-
-
-def _foreign(folder: Path) -> str | None:
-    """Say why a run cannot go on from its checkpoint: it does not load, or its epochs are not those of the curve."""
-    if not (folder / CHECKPOINT).exists():
-        return None
-    import torch
-
-    try:
-        checkpoint = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
-        recorded = checkpoint["callbacks"]["Recorder"]
-        for name, then in recorded.get("code", {}).items():
-            if code.fingerprint(name) != then:
-                return f"last.ckpt: it is stale: the code of {name} has changed since"
-        rows = [{k: "" if v != v else str(v) for k, v in row.items()} for row in recorded["rows"]]  # NaN: ""
-        with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            # A run that is killed between the two has written an epoch more than it goes on from.
-            if list(csv.DictReader(file))[: len(rows)] != rows:
-                return "last.ckpt: its epochs are not those of metrics.csv"
-    except Exception as error:  # of many kinds: torch's, pickle's, and KeyErrors of other checkpoints
-        return f"last.ckpt: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    return None
-
-
-def _full(error: Exception, root: Path) -> str | None:
-    """Say that a folder cannot be written to, and how to mend that, if this caused the error."""
-    error = error.__cause__ if isinstance(error.__cause__, OSError) else error
-    if isinstance(error, OSError) and error.errno in _UNWRITABLE:
-        why = str(error)
-    else:  # torch and safetensors have errors of their own for a write that failed
-        try:
-            free = shutil.disk_usage(root).free
-        except OSError:
-            return None
-        if free >= _ROOM:
-            return None
-        why = f"{type(error).__name__}: {error}; {free / 1e6:.0f} MB are free there"
-    return f"cannot be written to: {why}; what is done is kept: mend that, and the same command goes on"
-
-
-def _tell(run: Run, store: Store, note: str) -> None:
-    """Print a line, and leave it for the user."""
-    _say(note)
-    store.note(run, note)
+    with group.together(job["device"]) if group is not None else nullcontext(ALONE) as ranks:
+        result = train(run, folder, job["data_dir"], ranks=ranks, **how)
+    store.finish(run, result)
+    if damage := store.damage(run):
+        raise RuntimeError(f"the files that it left cannot be used: {damage}")
 
 
 def _say(line: str) -> None:
@@ -174,19 +117,19 @@ def _say(line: str) -> None:
 def printing_into(log: Path) -> Iterator[None]:
     """Append what this process and its libraries print to a file."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    kept = os.dup(1), os.dup(2)
+    with log.open("a") as file:
+        kept = os.dup(1), os.dup(2)
+        try:
+            _print_into(file.fileno(), file.fileno())
+            yield
+        finally:
+            _print_into(*kept)
+            for copy in kept:
+                os.close(copy)
 
-    def print_into(*files: int) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for number, file in enumerate(files, start=1):
-            os.dup2(file, number)
 
-    try:
-        with log.open("a") as file:
-            print_into(file.fileno(), file.fileno())
-        yield
-    finally:
-        print_into(*kept)
-        for copy in kept:
-            os.close(copy)
+def _print_into(out: int, errors: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(out, 1)
+    os.dup2(errors, 2)

@@ -14,11 +14,10 @@ import torch
 
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.code import spec
-from lit_hidden.engine.checkpoints import rate
+from lit_hidden.engine.checkpoints import rate, unusable
 from lit_hidden.engine.ranks import StoppedError
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import CHECKPOINT, Recorder, together, train
-from lit_hidden.engine.work import _foreign
 from lit_hidden.run import Run
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
@@ -115,7 +114,7 @@ def test_a_run_stopped_between_two_checkpoints_ends_as_one_never_stopped(
     rows = torch.load(folder / CHECKPOINT, weights_only=True)["callbacks"]["Recorder"]["rows"]
     assert [row["epoch"] for row in rows] == list(range(done + 1))
     assert Store(tmp_path).progress(HIDDEN)[0] == done
-    assert _foreign(folder) is None
+    assert unusable(HIDDEN, folder) is None
     whole, result = trained("hidden", 2)
     assert counted(train(HIDDEN, folder, at_once=2)) == result
     assert without_time(folder) == without_time(whole)
@@ -154,8 +153,6 @@ def test_what_is_taken_at_once(tmp_path: Path) -> None:
         replace(HIDDEN, net="timm:resnet10t", width=1.0),
     ]
     assert not any(map(together, others))
-    with pytest.raises(ValueError, match=r"at_once=5: \S*-random-\S* is trained step by step"):
-        train(replace(HIDDEN, method="random"), tmp_path, at_once=5)
 
 
 def test_a_rate_is_written_as_it_was_given() -> None:

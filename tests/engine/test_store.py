@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,18 +25,6 @@ OTHER = Run(density=0.3, net="conv2", data="digits", epochs=2)
 BOTH = (spec("trace.Trace", updates=5), spec("swaps.Swaps", updates=5))
 TRACED = Run(density=0.5, net="conv2", data="digits", epochs=2, callbacks=BOTH)
 CHILD = RUN.then(method="ticket")
-CURVE = "epoch,step,seconds,test_top1\n0,0,0.0,10.0\n1,12,1.5,40.0\n"
-
-
-def begin(store: Store) -> Path:
-    """Leave what a run leaves that was killed in its second epoch."""
-    with store.claim(RUN) as folder:
-        assert folder is not None
-        (folder / "run.json").write_text(RUN.to_json())
-        (folder / "metrics.csv").write_text(CURVE)
-        with zipfile.ZipFile(folder / "last.ckpt", "w") as parts:
-            parts.writestr("archive/data/0", bytes(1000))
-    return folder
 
 
 @pytest.fixture
@@ -45,10 +32,11 @@ def store(tmp_path):
     return Store(tmp_path / "runs")
 
 
-def test_a_finished_run_is_found_again_by_an_equal_description(store):
-    leave(store, RUN)
+def test_a_finished_run_is_found_again_by_an_equal_description_with_all_that_json_holds(store):
+    odd = {"accuracy": 50.0, "loss": float("inf"), "none": None, "third": 1 / 3, "text": "π", "list": [1, [2.0]]}
+    leave(store, RUN, **odd)
     equal = Run(density=0.5, method="edge_popup", net="conv2", data="digits", epochs=2, lr=0.1)
-    assert store.result(equal) == {"accuracy": 50.0}
+    assert store.result(equal) == odd
     assert store.done(equal)
     assert store.damage(equal) is None
     assert json.loads((store.folder(equal) / "run.json").read_text())["lr"] == 0.1, "the full description"
@@ -56,13 +44,13 @@ def test_a_finished_run_is_found_again_by_an_equal_description(store):
 
 def test_a_run_without_result_is_not_done(store):
     assert (store.result(RUN), store.done(RUN), store.progress(RUN)) == (None, False, (0, 0.0))
-    folder = begin(store)
+    with store.claim(RUN) as folder:
+        (folder / "metrics.csv").write_text("epoch,step,seconds,test_top1\n0,0,0.0,10.0\n1,12,1.5,40.0\n")
     assert (store.result(RUN), store.done(RUN), store.progress(RUN)) == (None, False, (1, 1.5))
     assert store.damage(RUN) is None
     assert store.mend(RUN) is None
-    (folder / "last.ckpt").unlink()
-    (folder / "run.json").write_text("{")
-    assert store.damage(RUN) is None, "without a checkpoint it begins anew, whatever else is there"
+    line = store.mend(RUN, look=lambda run, folder: f"{folder.name} looks odd")
+    assert f"is damaged: {RUN.hash} looks odd; set aside" in str(line)
 
 
 def write(name: str, content: str | bytes) -> Callable[[Path], object]:
@@ -95,24 +83,19 @@ DAMAGE = [
     (write("result.json", '{"accuracy": 5'), "result.json: Expecting ',' delimiter"),
     (write("result.json", b"\xff\xfe"), "result.json: "),
     (write("result.json", "[" * 100_000), "result.json: maximum recursion depth exceeded"),
-    (write("result.json", "[]"), "result.json: its accuracy is None, not a number"),
-    (write("result.json", '{"accuracy": NaN}'), "result.json: its accuracy is nan, not a number"),
-    (write("result.json", '{"accuracy": "9"}'), "result.json: its accuracy is 9, not a number"),
-    (write("result.json", '{"accuracy": 50.0}'), "result.json: it is not what its checksum is of"),
-    (write("result.json", '{"accuracy": 50.0, "checksums": 3}'), "result.json: it is not what its checksum is of"),
+    (write("result.json", "[]"), "result.json: it is not what its checksum is of"),
+    (write("result.json", '{"accuracy": 50.0, "checksums": 3}'), "result.json: 'int' object is not iterable"),
     (replace("result.json", "50.0", "50.1"), "result.json: it is not what its checksum is of"),
-    (remove("run.json"), "run.json: it is missing"),
+    (remove("run.json"), "run.json: "),
     (replace("run.json", "}", " }"), f"run.json: {ANOTHER}"),
     (write("run.json", "[" * 100_000), "run.json: maximum recursion depth exceeded"),
     (replace("run.json", '"schema": 1', '"schema": 2'), "run.json: not a run description of schema 1: "),
     (replace("run.json", '"conv2"', "[]"), "run.json: "),
     (write("run.json", OTHER.to_json()), f"it holds another run, {OTHER.name}, than asked for, {TRACED.name}"),
-    (remove("metrics.csv"), "metrics.csv: it is missing"),
     (replace("metrics.csv", "11.0", "12.0"), f"metrics.csv: {ANOTHER}"),
     (pipe, "metrics.csv: "),
-    (remove("swaps.npz"), "swaps.npz: it is missing"),
+    (remove("swaps.npz"), "swaps.npz: "),
     (socketed, "trace.npz: "),
-    (write("trace.npz", b"PK\x03\x04 and no end"), f"trace.npz: {ANOTHER}"),
 ]
 
 
@@ -136,16 +119,6 @@ def test_a_damaged_folder_is_named_and_set_aside_whole(harm, why, store, tmp_pat
     assert store.result(TRACED) == {"accuracy": 50.0}
 
 
-@pytest.mark.parametrize(("method", "name"), [("supermask", "density_sampled"), ("ticket", "accuracy_before")])
-@pytest.mark.parametrize("value", [None, "0.5", float("nan")])
-def test_a_result_without_a_number_that_its_method_must_have_is_damaged(method, name, value, store):
-    run = Run(density=0.5, method=method, net="conv2", data="digits", epochs=2)
-    leave(store, run)
-    assert store.damage(run) is None
-    leave(store, run, **{name: value})
-    assert store.damage(run) == f"result.json: its {name} is {value}, not a number"
-
-
 def test_a_result_has_checksums_of_itself_and_of_what_was_left_beside_it(store):
     folder = leave(store, TRACED)
     sums = json.loads((folder / "result.json").read_text())["checksums"]
@@ -154,19 +127,12 @@ def test_a_result_has_checksums_of_itself_and_of_what_was_left_beside_it(store):
     assert sums == {"result.json": hashlib.sha256(b'{"accuracy": 50.0}').hexdigest(), **expected}
 
 
-def test_whatever_json_holds_comes_back_under_its_checksum(store):
-    odd = {"accuracy": 50.0, "loss": float("inf"), "none": None, "third": 1 / 3, "text": "π", "list": [1, [2.0]]}
-    leave(store, RUN, **odd)
-    assert store.damage(RUN) is None
-    assert store.result(RUN) == odd
-
-
 def test_a_bit_that_turns_in_a_folder_is_found_or_changes_nothing_that_is_read(store):
     folder = leave(store, TRACED)
     told = store.result(TRACED)
     for path in folder.glob("*.*"):
         before, net = path.read_bytes(), path.suffix == ".safetensors"
-        for bit in range(0, 8 * len(before), 29):
+        for bit in range(0, 8 * len(before), 61):
             flipped = bytearray(before)
             flipped[bit // 8] ^= 1 << bit % 8
             path.write_bytes(flipped)
@@ -174,40 +140,6 @@ def test_a_bit_that_turns_in_a_folder_is_found_or_changes_nothing_that_is_read(s
             assert path.name == "result.json" or store.damage(TRACED, TRACED.then(method="ticket")) is not None
         path.write_bytes(before)
     assert store.result(TRACED) == told
-
-
-def flip(folder: Path) -> None:
-    data = bytearray((folder / "last.ckpt").read_bytes())
-    data[500] ^= 1
-    (folder / "last.ckpt").write_bytes(data)
-
-
-BEGUN = [
-    (lambda f: os.truncate(f / "last.ckpt", 700), "last.ckpt: File is not a zip file"),
-    (flip, "last.ckpt: the checksum of archive/data/0 is wrong"),
-    (lambda f: ((f / "last.ckpt").unlink(), os.mkfifo(f / "last.ckpt")), "last.ckpt: "),
-    (remove("run.json"), "run.json: it is missing"),
-    (write("run.json", OTHER.to_json()), f"it holds another run, {OTHER.name}, than "),
-]
-
-
-@pytest.mark.parametrize(("harm", "why"), BEGUN, ids=[why for _, why in BEGUN])
-def test_a_run_does_not_go_on_from_a_damaged_checkpoint(harm, why, store):
-    harm(begin(store))
-    reason = store.damage(RUN)
-    assert reason is not None
-    assert reason.startswith(why)
-    assert store.mend(RUN) is not None
-    assert store.progress(RUN) == (0, 0.0)
-
-
-def test_a_closer_look_is_taken_at_runs_that_are_not_done(store):
-    begin(store)
-    line = store.mend(RUN, look=lambda folder: f"{folder.name} looks odd")
-    assert line is not None
-    assert f"is damaged: {RUN.hash} looks odd; set aside" in line
-    leave(store, RUN)
-    assert store.mend(RUN, look=lambda folder: "never called") is None
 
 
 def test_a_parent_without_its_subnetwork_is_set_aside_for_its_child_alone(store):
@@ -243,14 +175,14 @@ HOLD = "with store.claim(run) as folder: print(folder is not None, flush=True); 
 
 
 @pytest.fixture
-def process(store):
+def process(store, forked):
     """Start a process that has `store` and `run` and does what it is told."""
     started = []
 
     def start(code: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", CODE + code, str(store.root), RUN.to_json()]
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-        started.append(subprocess.Popen(command, stdin=-1, stdout=-1, text=True, env=environment))
+        started.append(forked(command, stdin=-1, stdout=-1, text=True, env=environment))
         return started[-1]
 
     yield start
@@ -287,21 +219,6 @@ def test_of_many_processes_that_mend_at_once_one_does(store, process):
     assert [path.name for path in store.root.iterdir()] == [f"{RUN.hash}.damaged-1"]
 
 
-def test_a_run_that_ends_well_while_it_is_looked_at_is_not_set_aside(store, monkeypatch):
-    (begin(store) / "last.ckpt").write_bytes(b"")
-    assert store.damage(RUN) is not None
-    lock = fcntl.flock
-
-    def flock(file, how):
-        monkeypatch.undo()
-        leave(store, RUN)
-        lock(file, how)
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    assert store.mend(RUN) is None
-    assert store.result(RUN) == {"accuracy": 50.0}
-
-
 def test_a_claim_on_a_folder_that_is_set_aside_meanwhile_is_on_the_new_one(store, monkeypatch):
     folder = leave(store, RUN)
     lock, moves = fcntl.flock, []
@@ -318,7 +235,7 @@ def test_a_claim_on_a_folder_that_is_set_aside_meanwhile_is_on_the_new_one(store
         assert store.held(RUN)
 
 
-def forbid(monkeypatch: pytest.MonkeyPatch, method: str, name: str = "") -> None:
+def forbid(patch: pytest.MonkeyPatch, method: str, name: str = "") -> None:
     """Let a method of Path fail on files of that name."""
     real = getattr(Path, method)
 
@@ -327,38 +244,28 @@ def forbid(monkeypatch: pytest.MonkeyPatch, method: str, name: str = "") -> None
             raise PermissionError(13, "Permission denied", str(path))
         return real(path, *arguments)
 
-    monkeypatch.setattr(Path, method, forbidden)
+    patch.setattr(Path, method, forbidden)
 
 
-def claim(store: Store) -> None:
-    with store.claim(RUN):
+def claim(store: Store, run: Run) -> None:
+    with store.claim(run):
         pass
 
 
+FILE = lambda store, patch: store.root.write_text("a file")  # noqa: E731
+WRONG = lambda store, patch: write("result.json", "[]")(leave(store, RUN))  # noqa: E731
 ERRORS = [
-    (lambda store, patch: store.root.write_text("a file"), claim, "cannot be written to: [Errno 20] Not a directory"),
-    (
-        lambda store, patch: store.root.write_text("a file"), Store.check_writable,
-        "cannot be written to: [Errno 17] File exists",
-    ),
-    *(
-        (lambda store, patch, name=name: (leave(store, RUN), forbid(patch, "read_bytes", name)), look,
-         "cannot be read: [Errno 13] Permission denied")
-        for name, look in (("result.json", Store.damage), ("run.json", Store.mend), ("metrics.csv", Store.result))
-    ),
-    (
-        lambda store, patch: (write("result.json", "[]")(leave(store, RUN)), forbid(patch, "rename")), Store.mend,
-        "is damaged (result.json: its accuracy is None, not a number) and cannot be set aside: [Errno 13]",
-    ),
-    (
-        lambda store, patch: write("result.json", "[]")(leave(store, RUN)), lambda store, run: store.results([run]),
-        "is damaged: result.json: its accuracy is None, not a number; reproduce sets it aside and trains",
-    ),
-    (
-        lambda store, patch: write("subnetwork.safetensors", b"x")(leave(store, RUN)),
-        lambda store, run: store.check_file(run, "subnetwork.safetensors"),
-        f"is damaged: subnetwork.safetensors: {ANOTHER}; reproduce sets it aside and trains",
-    ),
+    (FILE, claim, "cannot be written to: [Errno 20] Not a directory"),
+    (FILE, lambda store, run: store.check_writable(), "cannot be written to: [Errno 17] File exists"),
+    (lambda store, patch: (leave(store, RUN), forbid(patch, "read_bytes", "run.json")), Store.damage,
+     "cannot be read: [Errno 13] Permission denied"),
+    (lambda store, patch: (WRONG(store, patch), forbid(patch, "rename")), Store.mend,
+     "cannot be written to: [Errno 13] Permission denied"),
+    (WRONG, lambda store, run: store.results([run]),
+     "is damaged: result.json: it is not what its checksum is of; reproduce sets it aside and trains"),
+    (lambda store, patch: write("subnetwork.safetensors", b"x")(leave(store, RUN)),
+     lambda store, run: store.check_file(run, "subnetwork.safetensors"),
+     f"is damaged: subnetwork.safetensors: {ANOTHER}; reproduce sets it aside and trains"),
 ]  # fmt: skip
 
 
@@ -366,18 +273,15 @@ ERRORS = [
 def test_what_cannot_be_done_names_the_folder(prepare, act, message, store, monkeypatch):
     prepare(store, monkeypatch)
     with pytest.raises(StoreError) as error:
-        act(store) if act in (claim, Store.check_writable) else act(store, RUN)
+        act(store, RUN)
     assert str(store.root) in str(error.value)
     assert message in str(error.value)
 
 
-def test_a_folder_is_tried_before_anything_expensive(store):
+def test_a_write_is_tried_without_a_trace_and_an_interrupted_one_leaves_the_old_file(store, monkeypatch):
     store.check_writable()
     assert list(store.root.iterdir()) == []
-
-
-def test_an_interrupted_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
-    path = tmp_path / "result.json"
+    path = store.root / "result.json"
     write_atomically(path, "old")
 
     def full(*_):
@@ -387,4 +291,4 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypa
     with pytest.raises(OSError, match="No space left"):
         write_atomically(path, "new")
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["result.json"]
+    assert os.listdir(store.root) == ["result.json"]

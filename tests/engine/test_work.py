@@ -1,224 +1,194 @@
 """A worker: what it trains, what it goes on from, and a failure that says what to mend."""
 
-import csv
 import os
-import resource
 import runpy
-import subprocess
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lit_hidden.code import spec
+from lit_hidden.data import DataError
+from lit_hidden.engine import store as writing
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.work import work
 from lit_hidden.run import Run
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
-job, counted = made["job"], made["counted"]
-TINY = {"net": "conv2", "width": 0.05, "data": "digits", "train_images": 200, "epochs": 1}
+answered, without_time, stopped = made["answered"], made["without_time"], made["stopped"]
+RUN = Run(density=0.5, epochs=2, callbacks=(spec("trace.Trace", updates=3),), **made["TINY"])
+DONE = {"status": "done", "notes": []}
 
 
-def test_a_run_that_another_process_holds_is_left_to_it(tmp_path):
-    run, store = Run(density=0.5, **TINY), Store(tmp_path)
-    with store.claim(run):
-        assert work(job(run, tmp_path)) == 0
-        assert not store.done(run)
-        assert store.failure(run) is None
+def job(store: Store) -> dict[str, object]:
+    return made["job"](RUN, store.root)
 
 
-def test_a_run_that_is_done_is_not_trained_again(tmp_path):
-    run, store = Run(density=0.5, **TINY), Store(tmp_path)
-    with store.claim(run) as folder:
-        (folder / "run.json").write_text(run.to_json())
-        (folder / "metrics.csv").write_text("epoch,seconds,test_top1\n0,0,9.0\n1,1,12.0\n")
-        store.finish(run, {"accuracy": 12.0})
-    assert work(job(run, tmp_path)) == 0
-    assert store.result(run) == {"accuracy": 12.0}
+def left(store: Store) -> tuple[dict[str, Any], list[dict[str, str]], list[str]]:
+    """What a run that is done leaves: its result but for the provenance, its curve, the names of its files."""
+    result, folder = store.result(RUN), store.folder(RUN)
+    assert result is not None, store.damage(RUN)
+    return made["counted"](result), without_time(folder), sorted(path.name for path in folder.iterdir())
+
+
+def epochs(folder: Path) -> list[int]:
+    """The epochs that a checkpoint holds."""
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
+    return [row["epoch"] for row in checkpoint["callbacks"]["Recorder"]["rows"]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("undisturbed"))
+    assert answered(job(store)) == DONE
+    return left(store)
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A folder in which the first epoch of RUN is trained."""
+    return stopped(RUN, Store(tmp_path_factory.mktemp("begun")))
 
 
 @pytest.fixture
-def begun(tmp_path, monkeypatch):
-    """A run of two epochs that was stopped after its first, with a true checkpoint."""
-    from lit_hidden.engine.train import Recorder
-
-    run, store = Run(density=0.5, **{**TINY, "epochs": 2}), Store(tmp_path / "runs")
-    real = Recorder.on_train_epoch_end
-
-    def stop(self, *args):
-        real(self, *args)
-        raise RuntimeError("stopped")
-
-    monkeypatch.setattr(Recorder, "on_train_epoch_end", stop)
-    assert work(job(run, store.root)) == 0
-    assert store.failure(run)["error"] == "RuntimeError: stopped"
-    store.forgive(run)
-    monkeypatch.setattr(Recorder, "on_train_epoch_end", real)
-    assert store.progress(run)[0] == 1
-    return run, store
+def store(begun, tmp_path):
+    """A copy of it, in a store."""
+    store = Store(tmp_path / "runs")
+    with store.claim(RUN) as folder:
+        for path in begun.iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+    return store
 
 
-def test_a_begun_run_goes_on_and_the_log_says_from_where(begun, capfd):
-    run, store = begun
-    (store.folder(run) / ".metrics.csv.123.part").write_text("of a worker that was killed")
-    assert work(job(run, store.root)) == 0
-    assert f"trains {run.name}, after epoch 1\n" in capfd.readouterr().out
-    assert sorted(p.name for p in store.folder(run).iterdir()) == [
-        ".claim", "metrics.csv", "result.json", "run.json", "subnetwork.safetensors"
-    ]  # fmt: skip
+def test_a_run_that_is_held_or_done_is_left_alone(tmp_path):
+    store = Store(tmp_path)
+    with store.claim(RUN) as folder:
+        assert answered(job(store)) == {"status": "held", "notes": []}
+        (folder / "run.json").write_text(RUN.to_json())
+        (folder / "metrics.csv").write_text("epoch,seconds,test_top1\n0,0,9.0\n1,1,12.0\n")
+        store.finish(RUN, {"accuracy": 12.0})
+    assert answered(job(store)) == DONE
+    assert store.result(RUN) == {"accuracy": 12.0}
 
 
-def spoil_rows(folder: Path) -> None:
-    with (folder / "metrics.csv").open(newline="") as file:
-        rows = list(csv.reader(file))
-    rows[1][rows[0].index("test_loss")] = "2.0"
-    (folder / "metrics.csv").write_text("".join(",".join(row) + "\n" for row in rows))
+@pytest.mark.parametrize(
+    "lost", [lambda path: None, Path.unlink, lambda path: path.write_text("epoch")], ids=["none", "curve", "rows"]
+)
+def test_a_begun_run_goes_on_and_writes_its_curve_again(lost, store, undisturbed, capfd):
+    assert epochs(store.folder(RUN)) == [0, 1]
+    (store.folder(RUN) / ".metrics.csv.123.part").write_text("of a worker that was killed")
+    lost(store.folder(RUN) / "metrics.csv")
+    assert answered(job(store)) == DONE
+    assert left(store) == undisturbed
+    assert f"trains {RUN.name}, after epoch " in capfd.readouterr().out
 
 
-def spoil_checkpoint(folder: Path) -> None:
-    import torch
+def cut(folder: Path) -> None:
+    os.truncate(folder / "last.ckpt", 700)
 
-    torch.save({"callbacks": {}}, folder / "last.ckpt")
+
+def flip(folder: Path) -> None:
+    data = bytearray((folder / "last.ckpt").read_bytes())
+    with zipfile.ZipFile(folder / "last.ckpt") as parts:
+        largest = max(parts.infolist(), key=lambda part: part.file_size)
+    data[largest.header_offset + largest.file_size // 2] ^= 1
+    (folder / "last.ckpt").write_bytes(data)
+
+
+def pipe(folder: Path) -> None:
+    (folder / "last.ckpt").unlink()
+    os.mkfifo(folder / "last.ckpt")
 
 
 @pytest.mark.parametrize(
     ("harm", "why"),
     [
-        (spoil_rows, "last.ckpt: its epochs are not those of metrics.csv"),
-        (spoil_checkpoint, "last.ckpt: KeyError: 'Recorder'"),
-        (lambda folder: (folder / "last.ckpt").write_bytes(b"PK"), "last.ckpt: File is not a zip file"),
-        (lambda folder: (folder / "metrics.csv").unlink(), "last.ckpt: FileNotFoundError: "),
+        (cut, "last.ckpt: BadZipFile: File is not a zip file"),
+        (flip, "last.ckpt: the checksum of archive/data/"),
+        (pipe, "last.ckpt: UnsupportedOperation: "),
+        (lambda folder: torch.save({"callbacks": {}}, folder / "last.ckpt"), "last.ckpt: KeyError: 'Recorder'"),
+        (lambda folder: (folder / "run.json").unlink(), "last.ckpt: FileNotFoundError: "),
+        (lambda folder: (folder / "run.json").write_text(Run().to_json()), f"it holds another run, {Run().name}, "),
     ],
 )
-def test_a_worker_sets_a_damaged_checkpoint_aside_says_so_and_begins_anew(harm, why, begun, capfd):
-    run, store = begun
-    harm(store.folder(run))
-    assert work(job(run, store.root), log=True) == 0
-    assert store.done(run)
-    (note,) = store.notes(run)
-    assert note.startswith(f"{store.folder(run)} is damaged: {why}")
-    assert note.endswith(f"; set aside as {run.hash}.damaged-1, {run.name} is trained again")
-    assert (store.folder(run) / "log.txt").exists(), "opened after the old folder was moved"
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_begins_anew(harm, why, store, undisturbed, capfd):
+    harm(store.folder(RUN))
+    assert work(job(store), log=True) == 0
+    (note,) = store.notes(RUN)
+    assert note.startswith(f"{store.folder(RUN)} is damaged: {why}")
+    assert note.endswith(f"; set aside as {RUN.hash}.damaged-1, {RUN.name} is trained again")
+    assert (store.folder(RUN) / "log.txt").exists(), "opened after the old folder was moved"
     printed = capfd.readouterr().out
     assert note in printed
-    assert f"trains {run.name}, after epoch 0\n" in printed
-    assert (store.root / f"{run.hash}.damaged-1" / "last.ckpt").exists()
+    assert f"trains {RUN.name}, after epoch 0\n" in printed
+    assert (store.root / f"{RUN.hash}.damaged-1" / "last.ckpt").exists()
+    assert left(store)[:2] == undisturbed[:2]
 
 
-def test_a_result_that_could_not_be_believed_is_a_failure(tmp_path, monkeypatch):
-    import lit_hidden.engine.train
+def test_the_checkpoint_stays_until_the_result_is_written(undisturbed, tmp_path, monkeypatch):
+    store, write = Store(tmp_path), writing.write_atomically
 
-    def diverged(run, folder, *_, **__):
-        (folder / "run.json").write_text(run.to_json())
-        return {"accuracy": float("nan")}
+    def stop_at_the_result(path: Path, content: str) -> None:
+        if path.name == "result.json":
+            raise RuntimeError("stopped here")
+        write(path, content)
 
-    monkeypatch.setattr(lit_hidden.engine.train, "train", diverged)
-    run = Run(density=0.5, **TINY)
-    assert work(job(run, tmp_path)) == 0
-    assert Store(tmp_path).failure(run) == {
-        "error": "the files that it left cannot be used: result.json: its accuracy is nan, not a number",
-        "stops": "run",
-    }
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "write_atomically", stop_at_the_result)
+        assert answered(job(store))["error"] == "RuntimeError: stopped here"
+    assert epochs(store.folder(RUN)) == [0, 1, 2]
+    (store.folder(RUN) / "metrics.csv").unlink()
+    assert answered(job(store)) == DONE
+    assert left(store) == undisturbed
 
 
-class Safetensors(Exception):
-    """An error of a library's own for a write that failed."""
+def test_a_disk_that_is_full_leaves_the_checkpoint_before_and_stops_the_grid(undisturbed, tmp_path, monkeypatch):
+    store, written = Store(tmp_path / "runs"), []
+    folder, real = store.folder(RUN), os.fsync
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no_such_folder"))  # nothing is written elsewhere
+
+    def full_at_the_second_checkpoint(file: int) -> None:
+        if ".ckpt" in os.readlink(f"/proc/self/fd/{file}"):
+            written.append(file)
+            if len(written) == 2:
+                raise OSError(28, "No space left on device")
+        real(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_at_the_second_checkpoint)
+        answer = answered(job(store))
+    assert len(written) == 2, "every checkpoint is on the disk before it takes the place of the one before"
+    told = f"{folder} cannot be written to: [Errno 28] No space left on device; choose another with --runs-dir"
+    assert answer == {"status": "failed", "notes": [], "error": told, "stops": "grid"}
+    assert sorted(path.name for path in folder.iterdir()) == [".claim", "last.ckpt", "metrics.csv", "run.json"]
+    assert epochs(folder) == [0, 1]
+    assert answered(job(store)) == DONE
+    assert left(store) == undisturbed
 
 
 @pytest.mark.parametrize(
-    ("error", "free", "text", "stops"),
+    ("error", "text", "stops"),
     [
-        (OSError(28, "No space left on device"), 10**9, "[Errno 28] No space left on device", "grid"),
-        (OSError(122, "Disk quota exceeded"), 10**9, "[Errno 122] Disk quota exceeded", "grid"),
-        (OSError(30, "Read-only file system", "x"), 10**9, "[Errno 30] Read-only file system: 'x'", "grid"),
-        (Safetensors("not written"), 10**6, "Safetensors: not written; 1 MB are free there", "grid"),
-        (Safetensors("not written"), 10**9, None, "run"),
-        (OSError(2, "No such file"), 10**9, None, "run"),
+        (OSError(30, "Read-only file system"), " cannot be written to: [Errno 30] Read-only file system; ", "grid"),
+        (OSError(2, "No such file"), "FileNotFoundError: [Errno 2] No such file", "run"),
+        (DataError("no data"), "no data", "data"),
+        (torch.OutOfMemoryError("the GPU is full"), "OutOfMemoryError: the GPU is full", "run"),
     ],
 )
-def test_an_error_of_a_full_disk_stops_the_grid_whoever_raises_it(error, free, text, stops, tmp_path, monkeypatch):
-    import lit_hidden.engine.train
-
-    def fail(*_, **__):
+def test_a_failure_says_what_to_mend_and_what_it_stops(error, text, stops, store, monkeypatch):
+    def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(lit_hidden.engine.train, "train", fail)
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": free}))
-    run = Run(density=0.5, **TINY)
-    assert work(job(run, tmp_path)) == 0
-    mend = "what is done is kept: mend that, and the same command goes on"
-    told = f"{tmp_path / run.hash} cannot be written to: {text}; {mend}" if text else f"{type(error).__name__}: {error}"
-    assert Store(tmp_path).failure(run) == {"error": told, "stops": stops}
-    assert not Store(tmp_path).done(run)
+    monkeypatch.setattr("lit_hidden.engine.train.train", fail)
+    answer = answered(job(store))
+    assert (answer["status"], answer["stops"]) == ("failed", stops)
+    assert text in answer["error"]
+    assert epochs(store.folder(RUN)) == [0, 1]
 
 
 def test_a_failure_that_cannot_be_written_down_is_the_exit_status(tmp_path):
     (tmp_path / "runs").write_text("a file")
-    assert work(job(Run(density=0.5, **TINY), tmp_path / "runs")) == os.EX_IOERR, "nothing can be written down"
-
-
-@pytest.fixture
-def undisturbed(tmp_path, monkeypatch):
-    """A run that leaves every kind of file, and its result."""
-    callbacks = spec("trace.Trace", updates=3), spec("swaps.Swaps", updates=1)
-    run, store = Run(density=0.5, callbacks=callbacks, **TINY), Store(tmp_path / "undisturbed")
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no_such_folder"))  # nothing is written elsewhere
-    assert work(job(run, store.root)) == 0
-    assert store.done(run)
-    return run, counted(store.result(run))
-
-
-def test_files_that_may_not_grow_stop_the_grid_and_nothing_half_written_counts(undisturbed, tmp_path):
-    run, result = undisturbed
-    store, before, stops = Store(tmp_path / "runs"), resource.getrlimit(resource.RLIMIT_FSIZE), 0
-    sizes = sorted({path.stat().st_size for path in (tmp_path / "undisturbed").rglob("*.*")} - {0})
-    for size in (sizes[0], *sizes[2::3]):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, before[1]))  # this file is the first to fail
-        try:
-            status = work(job(run, store.root))
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        if store.done(run):
-            break
-        stops += 1
-        if status == 0:  # else not even that could be written
-            failure = store.failure(run)
-            assert failure["stops"] == "grid"
-            assert failure["error"].startswith(f"{store.folder(run)} cannot be written to: [Errno 27] File too large")
-        store.forgive(run)
-        assert not store.done(run)
-    assert stops >= 2
-    assert work(job(run, store.root)) == 0
-    assert store.done(run)
-    assert counted(store.result(run)) == result
-
-
-def test_a_full_disk_stops_the_grid_and_with_room_the_run_goes_on(undisturbed, tmp_path):
-    run, result = undisturbed
-    disk = tmp_path / "disk"
-    disk.mkdir()
-
-    def mount(options: str) -> bool:
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-    if not mount("size=4k"):
-        pytest.skip("only root can mount a small disk")
-    try:
-        store = Store(disk / "runs")
-        for kilobytes in (4, 40):
-            assert mount(f"remount,size={kilobytes}k")
-            status, failure = work(job(run, store.root)), store.failure(run)
-            assert status == os.EX_IOERR or failure["error"].startswith(
-                f"{store.folder(run)} cannot be written to: [Errno 28] No space left on device"
-            )
-            store.forgive(run)
-            assert not store.done(run)
-        assert mount("remount,size=50m")
-        assert work(job(run, store.root)) == 0
-        assert store.done(run)
-        assert counted(store.result(run)) == result
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+    assert work(job(Store(tmp_path / "runs"))) == os.EX_IOERR

@@ -10,6 +10,7 @@ import lightning.pytorch as L
 import pytest
 
 from lit_hidden.code import spec
+from lit_hidden.engine.checkpoints import Recorder
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import train
 from lit_hidden.engine.work import run_of, work
@@ -45,6 +46,11 @@ def counted(result: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in result.items() if name != "provenance"}
 
 
+def job(run: Run, runs_dir: Path, **other: str) -> dict[str, object]:
+    here = {"run": json.loads(run.to_json()), "runs_dir": str(runs_dir), "device": "cpu", "threads": 1, "devices": 1}
+    return {**JOB, **here, **other}
+
+
 def answered(job: dict[str, object]) -> dict[str, object]:
     """Do a job, and read what became of it from the run's folder, which then forgets it."""
     run, store = run_of(job), Store(str(job["runs_dir"]))
@@ -54,6 +60,15 @@ def answered(job: dict[str, object]) -> dict[str, object]:
     return {"status": "failed" if failure else "done" if store.done(run) else "held", "notes": notes, **(failure or {})}
 
 
-def job(run: Run, runs_dir: Path, **other: str) -> dict[str, object]:
-    here = {"run": json.loads(run.to_json()), "runs_dir": str(runs_dir), "device": "cpu", "threads": 1, "devices": 1}
-    return {**JOB, **here, **other}
+def stopped(run: Run, store: Store) -> Path:
+    """Train the first epoch of a run, and leave its checkpoint in the folder that is returned."""
+    real = Recorder.on_train_epoch_end
+
+    def stop(*arguments: Any) -> None:
+        real(*arguments)
+        raise RuntimeError("stopped here")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recorder, "on_train_epoch_end", stop)
+        assert answered(job(run, store.root))["error"] == "RuntimeError: stopped here"
+    return store.folder(run)
