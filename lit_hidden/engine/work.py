@@ -117,19 +117,12 @@ def _say(line: str) -> None:
 def printing_into(log: Path) -> Iterator[None]:
     """Append what this process and its libraries print to a file."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:
-        kept = os.dup(1), os.dup(2)
-        try:
-            _print_into(file.fileno(), file.fileno())
-            yield
-        finally:
-            _print_into(*kept)
-            for copy in kept:
-                os.close(copy)
-
-
-def _print_into(out: int, errors: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.dup2(out, 1)
-    os.dup2(errors, 2)
+    with log.open("a") as file, ExitStack() as stack:
+        for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+            kept = os.dup(number)
+            stack.callback(os.close, kept)  # done last: the callbacks run in reverse
+            stack.callback(os.dup2, kept, number)
+            stack.callback(stream.flush)
+            stream.flush()
+            os.dup2(file.fileno(), number)
+        yield

@@ -14,7 +14,7 @@ import torch
 
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.code import spec
-from lit_hidden.engine.checkpoints import rate, unusable
+from lit_hidden.engine.checkpoints import unusable
 from lit_hidden.engine.ranks import StoppedError
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import CHECKPOINT, Recorder, together, train
@@ -153,9 +153,3 @@ def test_what_is_taken_at_once(tmp_path: Path) -> None:
         replace(HIDDEN, net="timm:resnet10t", width=1.0),
     ]
     assert not any(map(together, others))
-
-
-def test_a_rate_is_written_as_it_was_given() -> None:
-    cosine = 0.05 * (1 + np.cos(np.pi / 3))
-    assert (rate(0.1), rate(cosine)) == (0.1, cosine)
-    assert [rate(torch.tensor(number)) for number in (0.1, 0.000256, 400.0)] == [0.1, 0.000256, 400.0]
