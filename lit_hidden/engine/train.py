@@ -187,14 +187,14 @@ class _Training:
 
     def fit(self, several: bool) -> None:
         """Train from the checkpoint if there is one, else from the start, with a row before training."""
-        recorder, last = self.recorder, self.recorder.folder / CHECKPOINT
+        last = self.recorder.folder / CHECKPOINT
         begun = [last.exists()]
         if several:  # the first rank decides: a shared folder may show the file to others later
             distributed.broadcast_object_list(begun, src=0)
         if not begun[0]:
             (metrics,) = self.trainer.validate(self.module, self.data, verbose=False)
-            recorder.add_row(0, 0, math.nan, self.module, metrics)
-            recorder.write()
+            self.recorder.add_row(0, 0, math.nan, self.module, metrics)
+            self.recorder.write()
         if self.run.epochs:
             self.trainer.fit(self.module, self.data, ckpt_path=last if begun[0] else None, weights_only=True)
 
@@ -205,11 +205,11 @@ class _Training:
 
     def numbers(self, before: dict[str, float] | None) -> dict[str, Any]:
         """Collect loss and metrics of the test set; a ticket's `before` training are in the first row if None."""
-        run, rows, task, (metric, *others) = self.run, self.recorder.rows, self.module.task, self.module.scales
-        tested = (
-            self.tested() if run.held_out else {name: rows[-1][f"test_{name}"] for name in (metric, *others, "loss")}
-        )
-        result: dict[str, Any] = {_named(name): tested[name] for name in (metric, *others, "loss")}
+        run, rows, task = self.run, self.recorder.rows, self.module.task
+        names = [*self.module.scales, "loss"]
+        metric = names[0]
+        tested = self.tested() if run.held_out else {name: rows[-1][f"test_{name}"] for name in names}
+        result: dict[str, Any] = {_named(name): tested[name] for name in names}
         result |= {"metric": metric, "unit": task.unit, "better": task.better} if task is not None else {}
         result |= {f"train_{_named(metric)}": rows[-1][f"train_{metric}"]} if run.epochs else {}
         result["steps"] = rows[-1]["step"]
