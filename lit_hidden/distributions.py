@@ -43,7 +43,6 @@ DISTRIBUTIONS: dict[str, Draw] = {
     "signed_xavier": _signs,
 }
 _XAVIER = ("xavier_normal", "signed_xavier")
-_UNSCALED = ("kaiming_uniform", *_XAVIER)  # by the authors' code
 
 
 def layer_generator(seed: int, purpose: str, layer: str) -> torch.Generator:
@@ -53,20 +52,14 @@ def layer_generator(seed: int, purpose: str, layer: str) -> torch.Generator:
 
 
 def check(distribution: str, scaled: Scaled, density: float) -> None:
-    """Refuse (ValueError) an unknown distribution or `scaled`, and a scale that is infinite or not the authors'."""
+    """Refuse (ValueError) an unknown distribution or `scaled`, and an infinite scale."""
     if distribution not in DISTRIBUTIONS and "." not in distribution:
-        raise ValueError(
-            f"distribution={distribution!r} is unknown; distributions are {list(DISTRIBUTIONS)}, or package.module.name"
-        )
+        names = ", ".join(DISTRIBUTIONS)
+        raise ValueError(f"distribution={distribution!r} is unknown; they are {names}, or package.module.name")
     if not (isinstance(scaled, bool) or scaled == "authors"):
         raise ValueError(f"scaled={scaled!r} is unknown; it is False, True or 'authors'")
-    if scaled == "authors" and distribution in _UNSCALED:
-        raise ValueError(
-            f"scaled='authors' with distribution={distribution!r}, which the authors' code never scales; "
-            "use scaled=False, or True for the scale of the paper's text"
-        )
     if scaled == "authors" and density == 1:
-        raise ValueError("scaled='authors' divides by sqrt(1 - density), which is 0 at density=1; use a lower density")
+        raise ValueError("scaled='authors' divides by sqrt(1 - density), which is 0 at density=1")
 
 
 def draw(
@@ -82,9 +75,6 @@ def draw(
         density: the fraction of weights kept; only `scaled` reads it.
         scaled: True multiplies the standard deviation by `1/sqrt(density)`, as the paper's text says;
             "authors" by `1/sqrt(1 - density)`, as the authors' code does (the two agree at 0.5 only).
-
-    Raises:
-        ValueError: see `check`; a shape of fewer than 2 dimensions.
     """
     check(distribution, scaled, density)
     sample: Draw = DISTRIBUTIONS.get(distribution) or code.load(code.full(distribution))

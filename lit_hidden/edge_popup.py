@@ -7,16 +7,15 @@ Source: Ramanujan et al., arXiv:1911.13299, Section 3; the authors' code, `utils
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lit_hidden.distributions import Scaled, draw, layer_generator
+from lit_hidden.distributions import Scaled, check, draw, layer_generator
 from lit_hidden.selection import kept, top_k_mask
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -64,7 +63,6 @@ class Masker(nn.Module):
     """A parametrization that hides a weight: `forward` masks the weight, `mask` tells what stays."""
 
     density: float
-    weights_learn: bool = False  # True for tickets: then no seed gives the weights back
 
     def mask(self) -> Tensor:
         """Tell which weights stay now: bool, the weight's shape."""
@@ -77,10 +75,6 @@ class Masker(nn.Module):
     def set_mask(self, mask: Tensor) -> None:
         """Take `mask` over, with scores from which a search can go on; `load_subnetwork` calls it."""
         raise ValueError(f"{type(self).__name__} has no set_mask, so its mask alone does not give it back")
-
-    def extra_repr(self) -> str:
-        """Say the density, for `print(model)`."""
-        return f"density={self.density:g}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Masker":
         # Scores stay float32 when the net is cast: half precision rounds most updates away.
@@ -153,15 +147,18 @@ class Hiding:
             raise ValueError(f"this {type(model).__name__} is not hidden; hide(model) comes first")
         return hiding
 
+    def thaw(self, model: nn.Module) -> None:
+        """Let the parameters of `model` want a gradient that wanted one before `hide`."""
+        for name, parameter in model.named_parameters():
+            # A hidden `conv1.weight` is called `conv1.parametrizations.weight.original`.
+            if name.replace("parametrizations.", "").removesuffix(".original") in self.frozen:
+                parameter.requires_grad_(True)
+
 
 def check_density(density: float, numel: int) -> None:
     """Refuse (ValueError) a density outside (0, 1], and one so small that no weight stays."""
-    if not 0 < density <= 1 or kept(numel, density) == 0:
-        count = kept(numel, density) if math.isfinite(density * numel) else "no meaningful number"
-        raise ValueError(
-            f"density={density} keeps {count} of {numel} weights; "
-            "density is the fraction kept and must lie in (0, 1] and keep at least one"
-        )
+    if not (0 < density <= 1 and kept(numel, density)):
+        raise ValueError(f"density={density} of {numel} weights: the fraction kept must lie in (0, 1] and keep some")
 
 
 def hidden_layers(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
@@ -169,7 +166,7 @@ def hidden_layers(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     return {
         _layer(name, attribute): (module, attribute)
         for name, module in model.named_modules()
-        if "parametrizations" in module._modules  # a compiled wrapper has the attribute of the module inside too
+        if "parametrizations" in module._modules  # hasattr is True of a compiled wrapper too
         for attribute, chain in module.parametrizations.items()
         if isinstance(chain[0], Masker)
     }
@@ -218,8 +215,8 @@ def hide(
     """Draw and freeze the weights of `model` and put a masker on each convolution, linear and attention weight.
 
     In place; returns `model`. Afterwards only the scores want a gradient. Norm layers have weight 1 and bias 0, biases
-    of hidden layers are 0, other parameters (embeddings, class tokens) are frozen as they came. A refused call leaves
-    the model as it was; the global random state is never touched.
+    of hidden layers are 0, other parameters (embeddings, class tokens) are frozen as they came. Arguments are checked
+    before the model changes; the global random state is never touched.
 
     Args:
         model: any module. A module used in several places shares its mask as it shares its weight.
@@ -233,16 +230,13 @@ def hide(
         masker: `EdgePopup`, or a sibling such as `lit_hidden.supermask.Supermask`.
 
     Raises:
-        ValueError: the model is hidden already or has nothing to hide; a layer is unknown or cannot be hidden;
-            density, distribution or `scaled` are not allowed; the masker changes shape or dtype.
-        TypeError: `masker` gives no `Masker`. RuntimeError: a weight cannot be written to.
+        ValueError: the model is hidden already, a layer is unknown or cannot be hidden, or a value is not allowed.
     """
     layers = weight_layers(model)
     if there := hidden_layers(model):
         raise ValueError(f"already hidden: {', '.join(there)}; reveal(model) first, or hide a fresh model")
-    if isinstance(skip, str):  # its letters may be names of layers
-        raise ValueError(f"skip={skip!r} is one string; give a list of layers, such as [{skip!r}]")
-    if unknown := sorted(set(skip) - layers.keys()):
+    skip = {skip} if isinstance(skip, str) else set(skip)
+    if unknown := sorted(skip - layers.keys()):
         raise ValueError(f"skip names no layer: {', '.join(unknown)}; layers are {', '.join(layers)}")
     layers = {name: place for name, place in layers.items() if name not in skip}
     if not layers:
@@ -250,21 +244,14 @@ def hide(
     weights = {name: _hideable(model, name, *place) for name, place in layers.items()}
     weight_seed = seed if weight_seed is None else weight_seed
     score_seed = seed if score_seed is None else score_seed
-    # Everything is built, tried and drawn before the model changes.
-    drawn, built = {}, {}
-    for name, weight in weights.items():
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            weight.copy_(weight.clone())  # raises where a weight cannot be written to
-            trial = nn.Module()
-            trial.weight = nn.Parameter(weight.clone(), requires_grad=False)
-            built[name] = masker(trial.weight, density, generator=layer_generator(score_seed, "scores", name))
-            if not isinstance(built[name], Masker) or hasattr(built[name], "right_inverse"):
-                raise TypeError(f"masker={masker_name(masker)} must give a Masker that has no right_inverse")
-            parametrize.register_parametrization(trial, "weight", built[name])  # checks shape and dtype
-        if distribution is not None:
-            generator = layer_generator(weight_seed, "weights", name)
-            drawn[name] = draw(weight.shape, distribution, generator, density, scaled)
-
+    if distribution is not None:
+        check(distribution, scaled, density)
+    built = {}
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        for name, weight in weights.items():
+            built[name] = masker(weight, density, generator=layer_generator(score_seed, "scores", name))
+            if not isinstance(built[name], Masker):
+                raise TypeError(f"masker={masker} gives a {type(built[name]).__name__} and no Masker")
     frozen = tuple(name for name, parameter in model.named_parameters() if parameter.requires_grad)
     model.requires_grad_(False)
     masked = {module for module, _ in layers.values()}
@@ -275,10 +262,12 @@ def hide(
                 parameter.zero_()
             elif norm and name == "weight":
                 parameter.fill_(1)
-    for name, (module, attribute) in layers.items():
-        if name in drawn:
-            weights[name].copy_(drawn[name])
-        parametrize.register_parametrization(module, attribute, built[name], unsafe=True)  # tried above
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):  # torch tries each masker, and a supermask samples
+        for name, (module, attribute) in layers.items():
+            if distribution is not None:
+                generator = layer_generator(weight_seed, "weights", name)
+                weights[name].copy_(draw(weights[name].shape, distribution, generator, density, scaled))
+            parametrize.register_parametrization(module, attribute, built[name])
     model._lit_hidden = Hiding(  # type: ignore[assignment]
         density, distribution, scaled, weight_seed, score_seed, tuple(sorted(skip)), masker, frozen
     )
@@ -288,9 +277,8 @@ def hide(
 def reveal(model: nn.Module) -> nn.Module:
     """Bake the masked weights in and take the maskers off: a plain module again, which pickles and exports.
 
-    In place; returns `model`. What wanted a gradient before `hide` wants one again, so the result can be trained. Norm
-    layers keep weight 1 and bias 0, biases their 0. A sampled supermask is baked as its most probable mask. Raises
-    ValueError if `model` is not hidden.
+    In place; returns `model`. What wanted a gradient before `hide` wants one again. Norm layers keep weight 1 and bias
+    0, biases their 0. A sampled supermask is baked as its most probable mask. ValueError: `model` is not hidden.
     """
     layers = hidden_layers(model)
     if not layers:
@@ -304,46 +292,34 @@ def reveal(model: nn.Module) -> nn.Module:
         with torch.no_grad():
             weight = getattr(module, attribute)
             weight.copy_(masker.baked(weight))
-    hiding = model.__dict__.pop("_lit_hidden", None)
-    for name, parameter in model.named_parameters():
-        if hiding and name in hiding.frozen:
-            parameter.requires_grad_(True)
+    if hasattr(model, "_lit_hidden"):
+        Hiding.of(model).thaw(model)
+        del model._lit_hidden
     return model
 
 
-def masker_name(masker: MakeMasker) -> str:
-    """Name a masker for people and files: `EdgePopup`, or `Supermask(rescale=True)` of a partial."""
-    if isinstance(masker, partial):
-        return f"{masker_name(masker.func)}({', '.join(f'{k}={v!r}' for k, v in masker.keywords.items())})"
-    return getattr(masker, "__name__", type(masker).__name__)
+def plain_name(name: str) -> str:
+    """Name a part of a model as without torch.compile, which wraps modules under a name of its own."""
+    return ".".join(part for part in name.split(".") if part not in ("", "_orig_mod"))
 
 
 def _layer(module: str, weight: str) -> str:
     """Name a layer: `conv1`, `attention.in_proj_weight`, `weight` for a lone nn.Linear."""
-    # torch.compile wraps modules under a name of its own, on which the draw must not depend.
-    name = ".".join(part for part in f"{module}.{weight}".split(".") if part not in ("", "_orig_mod"))
-    return name.removesuffix(".weight")
+    return plain_name(f"{module}.{weight}").removesuffix(".weight")
 
 
-def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Name all parameters that lie in memory, under every name of their own."""
-    for prefix, module in model.named_modules():
-        for name, parameter in module.named_parameters(prefix, recurse=False, remove_duplicate=False):
-            if not nn.parameter.is_lazy(parameter) and parameter.layout == torch.strided:
-                yield name, parameter
-
-
-def _hideable(model: nn.Module, name: str, module: nn.Module, attribute: str) -> nn.Parameter:
-    """Return the parameter behind a layer, or say why it cannot be hidden."""
+def _hideable(model: nn.Module, layer: str, module: nn.Module, attribute: str) -> nn.Parameter:
+    """Return the parameter behind a layer, or refuse it."""
     weight = module._parameters.get(attribute)
-    if weight is None:
-        why = "another parametrization, pruning or weight norm owns its weight; remove that first, or skip the layer"
-    elif any(map(nn.parameter.is_lazy, model.parameters())) or weight.is_meta:
-        why = "a parameter is not initialised yet; run one forward pass or materialise it first"
-    elif weight.is_complex():
-        why = f"its weight is {weight.dtype}, and a complex product has no sign to learn by; skip the layer"
-    elif len(owners := [name for name, other in _parameters(model) if other.data_ptr() == weight.data_ptr()]) > 1:
-        why = f"{' and '.join(owners)} are one tied weight, which cannot have two masks; clone one, or skip the layer"
-    else:
-        return weight
-    raise ValueError(f"{name} cannot be hidden: {why}")
+    if weight is None or weight.is_meta:
+        why = "is not in memory, or pruning or another parametrization owns it; remove that first, or skip the layer"
+        raise ValueError(f"{layer} cannot be hidden: its weight {why}")
+    owners = [
+        plain_name(f"{prefix}.{name}")
+        for prefix, owner in model.named_modules()
+        for name, parameter in owner.named_parameters(recurse=False, remove_duplicate=False)
+        if parameter.data_ptr() == weight.data_ptr()
+    ]
+    if len(owners) > 1:
+        raise ValueError(f"{' and '.join(owners)} are one tied weight, which cannot have two masks; clone one")
+    return weight

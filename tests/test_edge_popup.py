@@ -18,9 +18,6 @@ made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "hiding.py"))
 conv_net, masker_of = made["conv_net"], made["masker_of"]
 
 
-# --- the mask and its gradient -------------------------------------------------------------------------
-
-
 def by_sorting(scores: Tensor, density: float) -> Tensor:
     order = scores.detach().abs().flatten().sort(stable=True).indices
     mask = torch.ones(scores.numel())
@@ -28,8 +25,8 @@ def by_sorting(scores: Tensor, density: float) -> Tensor:
     return mask.view(scores.shape)
 
 
-@pytest.mark.parametrize("density", [0.001, 0.1, 0.3, 0.5, 0.9, 0.999, 1.0])
-@pytest.mark.parametrize("shape", [(30, 40), (8, 4, 3, 3), (5, 4, 3), (2, 3, 3, 4, 5)])
+@pytest.mark.parametrize("density", [0.001, 0.3, 0.9, 1.0])
+@pytest.mark.parametrize("shape", [(30, 40), (2, 3, 3, 4, 5)])
 def test_the_effective_weight_is_the_weight_times_the_sorted_mask(shape: tuple[int, ...], density: float) -> None:
     weight = torch.randn(shape)
     masker = EdgePopup(weight, max(density, 1 / weight.numel()))
@@ -51,20 +48,6 @@ def test_the_score_gradient_is_that_of_the_effective_weight_times_weight_times_s
     assert torch.equal(masker_of(layer).scores.grad, expected)
     assert masker_of(layer).scores.grad[0, 0, 0, 0] == 0
     assert expected.count_nonzero() == expected.numel() - 1
-
-
-def test_dead_edges_receive_gradient_and_can_come_back() -> None:
-    layer, x = hide(nn.Linear(6, 4, bias=False), 0.5), torch.randn(50, 6)
-    target = F.linear(x, original_weight(layer, "weight") * ~masker_of(layer).mask())
-    start = masker_of(layer).mask()
-    layer(x).sub(target).pow(2).mean().backward()
-    assert (masker_of(layer).scores.grad[~start] != 0).all()
-    optimizer = torch.optim.SGD([masker_of(layer).scores], lr=0.05)
-    for _ in range(200):
-        optimizer.zero_grad()
-        layer(x).sub(target).pow(2).mean().backward()
-        optimizer.step()
-    assert torch.equal(masker_of(layer).mask(), ~start)
 
 
 def test_a_weight_that_wants_a_gradient_gets_it_through_the_mask_by_torch_func_too() -> None:
@@ -132,9 +115,6 @@ def test_a_half_precision_gradient_that_would_vanish_reaches_the_scores() -> Non
     torch.testing.assert_close(masker.scores.grad.abs(), torch.full((2, 2), 1e-8), rtol=1e-2, atol=0)
 
 
-# --- training, against a plain implementation ----------------------------------------------------------
-
-
 def batches() -> list[tuple[Tensor, Tensor]]:
     data = load_digits()
     images = torch.from_numpy(data.images).float().div(16).unsqueeze(1)
@@ -165,11 +145,9 @@ def plainly(weights: list[Tensor], scores: list[Tensor], density: float) -> tupl
     return scores, losses
 
 
-@pytest.mark.parametrize(("distribution", "density"), [("kaiming_normal", 0.3), ("signed_constant", 0.5)])
-def test_a_hundred_steps_of_training_equal_a_plain_implementation_bit_for_bit(
-    distribution: str, density: float
-) -> None:
-    net = hide(conv_net(), density, distribution=distribution)
+def test_a_hundred_steps_of_training_equal_a_plain_implementation_bit_for_bit() -> None:
+    density = 0.3
+    net = hide(conv_net(), density, distribution="kaiming_normal")
     layers = list(maskers(net))
     weights = [original_weight(net, name).detach().clone() for name in layers]
     start = [m.scores.detach().clone() for m in maskers(net).values()]

@@ -129,7 +129,7 @@ class Named:
         (lambda: LitSubnetwork(**TINY, schedule="step"), "schedule='step' is unknown; schedules are cosine, constant"),
         (lambda: LitSubnetwork(**TINY, optimizer="adam"), "method='edge_popup' takes 'sgd'"),
         (lambda: LitDense(**TINY, task=Named), "metric='seconds' of Named is the name of another number"),
-        (lambda: LitTicket("nowhere", **TINY), "nowhere is no regular file; give one of save_subnetwork"),
+        (lambda: LitTicket("nowhere", **TINY), "nowhere is damaged or does not fit this Sequential: No such file"),
         (
             lambda: trainer(max_epochs=-1, max_time={"seconds": 1}, limit_train_batches=1).fit(
                 LitSubnetwork(**TINY), DigitsData(train_images=200)
