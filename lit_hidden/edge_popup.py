@@ -158,7 +158,7 @@ class Hiding:
 def check_density(density: float, numel: int) -> None:
     """Refuse (ValueError) a density outside (0, 1], and one so small that no weight stays."""
     if not (0 < density <= 1 and kept(numel, density)):
-        raise ValueError(f"density={density} of {numel} weights: the fraction kept must lie in (0, 1] and keep some")
+        raise ValueError(f"density={density} keeps none, or more than all, of {numel} weights; it must lie in (0, 1]")
 
 
 def hidden_layers(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:

@@ -1,7 +1,6 @@
 """LightningModules with the paper's settings as defaults: edge-popup, the dense baselines, Zhou's supermask, tickets.
 
-Each builds its net, draws its weights from a seed, and trains the parameters that want a gradient. Each takes the
-arguments of `LitClassifier` too; `lit-hidden fit --model.help NAME` lists all of them.
+Each takes the arguments of `LitClassifier` too; `lit-hidden fit --model.help NAME` lists all of them.
 """
 
 from collections.abc import Collection
@@ -25,10 +24,8 @@ from lit_hidden.ticket import fix_masks
 class LitDense(LitClassifier):
     """The dense baseline: the same network, not hidden, its weights trained.
 
-    The default optimizer is the paper's SGD (lr 0.01 on Conv2 to Conv8); `optimizer="adam"` gives its Adam baseline.
-
     Args:
-        *args: arguments of `LitClassifier`.
+        *args: arguments of `LitClassifier`; `optimizer="adam"` gives the paper's Adam baseline.
         distribution: the weights are drawn from it; None keeps those that the net came with.
         seed: seed of the weights; the same seed gives a hidden net the same weights.
         **kwargs: arguments of `LitClassifier`.
@@ -104,16 +101,10 @@ class LitTicket(LitClassifier):
 
     Settings are those of the dense baseline. Norm layers are affine again and keep their running statistics.
 
-    Source: Ramanujan et al., arXiv:1911.13299, appendix; the authors' `FixedSubnetConv`.
-
     Args:
-        subnetwork: a file of `save_subnetwork`, such as `subnetwork.safetensors` in the folder of a run; None if the
-            net is hidden already.
+        subnetwork: a file of `save_subnetwork`; None if the net is hidden already.
         *args: arguments of `LitClassifier`; `net` is the net that the subnetwork was found in.
         **kwargs: arguments of `LitClassifier`.
-
-    Raises:
-        SubnetworkError: there is no such file, or it is a subnetwork of another net.
     """
 
     method = "ticket"

@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from lit_hidden import code
-from lit_hidden.distributions import Scaled, check, draw, layer_generator
+from lit_hidden.distributions import draw, layer_generator
 from lit_hidden.edge_popup import weight_layers
 
 
@@ -30,12 +30,8 @@ def conv_net(
     """Build Conv2, 4, 6 or 8: pairs of 3x3 convolutions, a max-pool after each pair, three linear layers, no bias.
 
     Each pair halves the images. `width` multiplies all channels and both hidden linear layers, as `int(n * width)`.
-
-    Raises:
-        ValueError: unknown depth, a width that leaves a layer empty, or images too small to be halved so often.
+    ValueError: a width that leaves a layer empty, or images too small to be halved so often.
     """
-    if depth not in (2, 4, 6, 8):
-        raise ValueError(f"depth={depth} convolutions is none of the paper's nets; depths are 2, 4, 6, 8")
     channels = [_scaled(c, width) for c in (64, 128, 256, 512)[: depth // 2]]
     if image_size >> len(channels) == 0:
         raise ValueError(f"image_size={image_size} is too small to be halved {len(channels)} times by conv{depth}")
@@ -95,12 +91,8 @@ def resnet(
 ) -> nn.Module:
     """Build one of torchvision's ResNets; as in the authors' code its classifier has no bias.
 
-    Args:
-        name: `resnet18`, `resnet34`, `resnet50`, `resnet101` or `wide_resnet50_2`.
-        num_classes: number of logits.
-        in_channels: channels of an image.
-        width: multiplies the channels of the stem and of every stage.
-        cifar: use a stem for 32x32 images: one 3x3 convolution of stride 1, no max-pool.
+    `width` multiplies the channels of the stem and of every stage. With `cifar` the stem is one for 32x32 images: a 3x3
+    convolution of stride 1, no max-pool.
     """
     net = _ScaledResNet(*_RESNETS[name], width)
     kernel, stride, padding = (3, 1, 1) if cifar else (7, 2, 3)
@@ -153,23 +145,13 @@ def build(
     return make(**{name: value for name, value in given.items() if name in takes})
 
 
-def initialise(
-    net: nn.Module, seed: int, distribution: str = "kaiming_normal", *, density: float = 1.0, scaled: Scaled = False
-) -> nn.Module:
-    """Draw the weights of `net` in place, the same ones that `hide` draws; biases become 0. Returns `net`.
-
-    Raises:
-        ValueError: an unknown distribution, or a net without weights to draw.
-    """
-    check(distribution, scaled, density)
-    layers = weight_layers(net)
-    if not layers:
-        raise ValueError(f"nothing to draw: {type(net).__name__} has no convolution, linear or attention weight")
+def initialise(net: nn.Module, seed: int, distribution: str = "kaiming_normal") -> nn.Module:
+    """Draw the weights of `net` in place, the same ones that `hide` draws; biases become 0. Returns `net`."""
     with torch.no_grad():
-        for name, (module, attribute) in layers.items():
+        for name, (module, attribute) in weight_layers(net).items():
             weight = getattr(module, attribute)
             generator = layer_generator(seed, "weights", name)
-            weight.copy_(draw(weight.shape, distribution, generator, density, scaled))
+            weight.copy_(draw(weight.shape, distribution, generator))
             for bias in ("bias", "in_proj_bias", "bias_k", "bias_v"):
                 if isinstance(getattr(module, bias, None), nn.Parameter):
                     getattr(module, bias).zero_()
@@ -189,7 +171,6 @@ def _timm(name: str, num_classes: int, in_channels: int) -> nn.Module:
     except ImportError:
         raise ValueError(f"net='timm:{name}' needs timm; pip install 'lit-hidden[timm]'") from None
     if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name}*")[:5]) or "see timm.list_models()"
-        raise ValueError(f"timm has no model {name!r}; close to it: {near}")
+        raise ValueError(f"timm has no model {name!r}; see timm.list_models()")
     model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_channels)
     return model

@@ -1,19 +1,14 @@
 """Many training steps at once: on a GPU one CUDA graph a step, and nothing of Python or Lightning in between.
 
 A GPU takes less time for a step of a small net than Lightning takes to start one. So where images lie on the device, a
-loader yields a `Block` of consecutive mini-batches, and `Steps` trains on them one after another: the same images in
-the same order, an update for each mini-batch. On a GPU the step (images gathered and augmented, forward, backward,
-update) is captured once and then replayed.
-
-Measured on an H200 (torch 2.11, batch 128, convolutions in TF32): a hidden step of Conv2 0.98 ms, of Conv8 2.06; an
-epoch of a run, evaluation included, 0.42 and 0.89 s, of which 0.38 and 0.80 are steps (experiments/results/gpu).
+loader yields a `Block` of consecutive mini-batches, and `Steps` trains on them one after another. On a GPU the step
+(images gathered and augmented, forward, backward, update) is captured once and then replayed.
 """
 
 import gc
 import os
 import warnings
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,17 +19,13 @@ WARM = 3  # real steps before a graph is captured, in which libraries choose alg
 
 
 class Block:  # no dataclass: Lightning would copy one, with all that is in it, in search of tensors
-    """Consecutive mini-batches of a loader's epoch: number `first` up to, without it, number `last`.
-
-    `loader` is a `lit_hidden.data.BatchLoader`, or has its `count`, `batch_size` and `batch(places)`.
-    """
+    """Mini-batches `first` to `last - 1` of an epoch of a loader, which has `count`, `batch_size`, `batch(places)`."""
 
     def __init__(self, loader: Any, first: int, last: int) -> None:
         self.loader, self.first, self.last = loader, first, last
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(NamedTuple):
     """The means over all images of some steps, 0-d tensors on the device, and the number of images."""
 
     loss: Tensor
@@ -54,10 +45,8 @@ class Steps:
     """Train `net` on blocks of mini-batches, with the results of single steps: on a CPU bit for bit.
 
     Args:
-        net: maps images `(B, C, H, W)` to logits `(B, num_classes)`, on the device of the images. Python control flow
-            is frozen at capture.
-        optimizer: of the net; on a GPU one that can be captured (`fused`). Its learning rate becomes a tensor there,
-            which a graph reads anew at each step.
+        net: maps images `(B, C, H, W)` to logits `(B, num_classes)`, on the images' device; a graph freezes its Python.
+        optimizer: of the net; on a GPU one that can be captured (`fused`), whose learning rate becomes a tensor.
         label_smoothing: as in `torch.nn.functional.cross_entropy`.
     """
 

@@ -17,7 +17,6 @@ from torch.nn.utils import parametrizations, prune
 from lit_hidden.distributions import draw
 from lit_hidden.edge_popup import EdgePopup, Masker, hide, maskers, original_weight, reveal
 from lit_hidden.engine.network import save_net
-from lit_hidden.selection import top_k_mask
 from lit_hidden.subnetwork import SubnetworkError, load_subnetwork, save_subnetwork
 from lit_hidden.supermask import Supermask
 from lit_hidden.ticket import fix_masks
@@ -112,7 +111,6 @@ def pipe(path: Path) -> Path:
 
 
 OWNED, TIED = "2 cannot be hidden: its weight is not in memory, or pruning", "0.weight and 2.weight are one tied weight"
-FRACTION = "the fraction kept must lie in (0, 1]"
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], Act, str]] = {
     "hidden twice": (lambda: hide(conv_net()), hiding(), "already hidden: 0, 4; reveal(model) first"),
@@ -128,7 +126,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Act, str]] = {
     "meta": (on_meta, hiding(), OWNED.replace("2", "0")),
     "lazy": (lambda: two(nn.Linear(3, 4), nn.LazyLinear(3)), hiding(), "uninitialized parameter"),
     **{
-        f"density {density}": (conv_net, hiding(density=density), f"density={density} of 72 weights: {FRACTION}")
+        f"density {density}": (conv_net, hiding(density=density), f"density={density} keeps none, or more than all,")
         for density in (0, 1.3, -0.1, math.nan, math.inf, 1e-20)
     },
     "density too small": (lambda: two(nn.Linear(99, 100), nn.Linear(100, 1)), hiding(density=1e-17), "of 9900 weights"),
@@ -141,8 +139,6 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Act, str]] = {
     "revealed": (conv_net, lambda net, _: reveal(net), "this Sequential is not hidden"),
     "unhidden layer": (conv_net, lambda net, _: original_weight(net, "4"), "4"),
     "unhidden ticket": (conv_net, lambda net, _: fix_masks(net), "this Sequential is not hidden"),
-    "keep below 0": (conv_net, lambda *_: top_k_mask(torch.ones(2, 3), -1), "keep=-1 of 6 scores"),
-    "keep above all": (conv_net, lambda *_: top_k_mask(torch.ones(2, 3), 7), "keep=7 of 6 scores"),
     "save what is plain": (mixed_net, saving, "this Sequential is not hidden"),
     "save kept weights": (lambda: hide(mixed_net(), distribution=None), saving, "were kept (distribution=None)"),
     "save what learns": (lambda: fix_masks(hide(mixed_net())), saving, "its weights learn (fix_masks)"),

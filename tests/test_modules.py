@@ -10,7 +10,6 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import Checkpoint, LearningRateFinder
-from lightning.pytorch.tuner import Tuner
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
@@ -18,7 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import DigitsData
-from lit_hidden.edge_popup import maskers, original_weight
+from lit_hidden.edge_popup import maskers
 from lit_hidden.modules import LitDense, LitRandomMask, LitSubnetwork, LitSupermask, LitTicket
 from lit_hidden.recipes import METHODS
 from lit_hidden.subnetwork import fingerprint, masks, save_subnetwork
@@ -62,8 +61,6 @@ def found(tmp_path_factory):
     return hidden, save_subnetwork(hidden.net, tmp_path_factory.mktemp("found") / "found.safetensors")
 
 
-# --- settings --------------------------------------------------------------------------------------------
-
 OWN = {"lr": 0.5, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
 
 
@@ -73,8 +70,6 @@ OWN = {"lr": 0.5, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
         (LitSubnetwork, "conv4", {}, (0.1, 0.9, 1e-4, "cosine")),
         (LitDense, "conv4", {}, (0.01, 0.9, 1e-4, "cosine")),
         (LitSupermask, "conv4", {}, (200.0, 0.9, 0.0, "cosine")),
-        (LitTicket, "conv2", {}, (0.01, 0.9, 1e-4, "cosine")),
-        (LitDense, "conv2", {"optimizer": "adam"}, (2e-4, None, 0.0, "constant")),
         (LitTicket, "conv2", {"optimizer": "adam"}, (2e-4, None, 0.0, "constant")),
         (LitSubnetwork, "conv2", OWN, (0.5, 0.0, 0.0, "constant")),
     ],
@@ -97,11 +92,8 @@ HIDDEN |= {"score_seed": None, "skip": (), "masker": None}
 @pytest.mark.parametrize(
     ("module", "own"),
     [
-        (LitClassifier, {}),
         (LitDense, {"distribution": "kaiming_normal", "seed": 0}),
         (LitSubnetwork, HIDDEN),
-        (LitSupermask, HIDDEN),
-        (LitRandomMask, HIDDEN),
         (LitTicket, {"subnetwork": None}),
     ],
 )
@@ -161,9 +153,6 @@ def test_what_is_said_of_a_method_is_what_its_module_does(name, found, tmp_path)
         LitTicket(save_subnetwork(lit.net, tmp_path / "file"), **TINY)
 
 
-# --- learning rates --------------------------------------------------------------------------------------
-
-
 class Rates(L.Callback):
     """Keeps the rate of each epoch."""
 
@@ -200,55 +189,33 @@ def test_the_rate_warms_up_and_falls_as_a_cosine_per_epoch_that_never_reaches_ze
     assert lit.lr_factor(7) == 1.0
 
 
-@pytest.mark.parametrize(
-    ("settings", "end"),  # two batches an epoch
-    [
-        ({"max_steps": 6}, 3),
-        ({"max_steps": 6, "max_epochs": 9}, 3),
-        ({"max_steps": 4, "accumulate_grad_batches": 2}, 4),
-    ],
-)
-def test_a_cosine_ends_where_training_does(settings, end):
-    assert rates(LitSubnetwork(**TINY), **settings)[1] == cosine(0.1, range(end), end)
+def test_a_cosine_ends_where_training_does():
+    settings = {"max_steps": 4, "accumulate_grad_batches": 2}  # two batches an epoch
+    assert rates(LitSubnetwork(**TINY), **settings)[1] == cosine(0.1, range(4), 4)
 
 
-@pytest.mark.parametrize(("lr", "end"), [(0.1, 3), (0.02, 4)])
-def test_a_fit_resumed_with_more_epochs_goes_on_at_the_rate_of_the_longer_cosine(end, lr, tmp_path):
+def test_a_fit_resumed_with_more_epochs_goes_on_at_the_rate_of_the_longer_cosine(tmp_path):
+    lr, end = 0.02, 3
     first, seen = rates(LitSubnetwork(**TINY), max_epochs=2)
     assert seen == cosine(0.1, range(2), 2)
     first.save_checkpoint(tmp_path / "a.ckpt")
     lit = LitSubnetwork(**TINY, lr=lr)
-    second, seen = rates(lit, ckpt_path=tmp_path / "a.ckpt", max_epochs=end)
+    _, seen = rates(lit, ckpt_path=tmp_path / "a.ckpt", max_epochs=end)
     assert seen == cosine(lr, range(2, end), end)
-    second.save_checkpoint(tmp_path / "b.ckpt")
-    checkpoint = torch.load(tmp_path / "b.ckpt", weights_only=True)
-    (state,), (optimizer,) = checkpoint["lr_schedulers"], checkpoint["optimizer_states"]
-    (group,) = optimizer["param_groups"]
-    assert (state["base_lrs"], state["last_epoch"], group["initial_lr"]) == ([lr], end, lr)
-    assert state["_last_lr"] == [group["lr"]] == cosine(lr, [end], end)
 
 
-@pytest.mark.parametrize("way", ["tuner", "callback"])
 @pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning")
-def test_the_rate_that_lightnings_finder_finds_is_the_one_used_and_recorded(way, tmp_path):
+def test_the_rate_that_lightnings_finder_finds_is_the_one_used_and_recorded(tmp_path):
     lit, settings = LitSubnetwork(**TINY), {"max_epochs": 2, "default_root_dir": tmp_path}  # of 10 steps
-    finder = []
-    if way == "tuner":
-        data = DigitsData(train_images=200, batch_size=20)
-        Tuner(trainer(**settings)).lr_find(lit, data, num_training=20, early_stop_threshold=None)
-    else:
-        finder = [LearningRateFinder(num_training_steps=20, early_stop_threshold=None)]
-    fit, seen = rates(lit, *finder, batch_size=20, **settings)
+    finder = LearningRateFinder(num_training_steps=20, early_stop_threshold=None)
+    fit, seen = rates(lit, finder, batch_size=20, **settings)
     assert lit.lr != 0.1
     assert seen == cosine(lit.lr, range(2), 2)
     fit.save_checkpoint(tmp_path / "a.ckpt")
     assert torch.load(tmp_path / "a.ckpt", weights_only=True)["hyper_parameters"]["lr"] == lit.lr == lit.recipe.lr
 
 
-# --- steps and metrics -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("module", [LitSubnetwork, LitDense, LitSupermask])
+@pytest.mark.parametrize("module", [LitSubnetwork, LitSupermask])
 def test_nothing_in_a_step_waits_for_the_device(module):
     class Refuse(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -280,12 +247,11 @@ def test_metrics_are_torchmetrics_accuracies_and_the_mean_loss():
     torch.testing.assert_close(lit.val_metrics.compute()["val/top5"], reference)
 
 
-@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
-def test_fifty_thousand_images_are_counted_in_whole_numbers_whatever_the_precision(precision):
+def test_fifty_thousand_images_are_counted_in_whole_numbers_in_half_precision():
     logits = torch.eye(10).repeat(5000, 1) * 4  # an image of each class, again and again
     labels = (torch.arange(50_000) + (torch.arange(50_000) >= 31_945)) % 10  # so many right
     images = DataLoader(TensorDataset(logits, labels), 2500)
-    (values,) = trainer(precision=precision).validate(LitClassifier(nn.Identity()), images, verbose=False)
+    (values,) = trainer(precision="bf16-true").validate(LitClassifier(nn.Identity()), images, verbose=False)
     losses = nn.functional.cross_entropy(logits.double(), labels, reduction="none")
     assert values["val/top1"] == pytest.approx(0.6389, abs=1e-6)
     assert values["val/loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
@@ -295,7 +261,7 @@ def test_metrics_are_float32_sums_and_whole_counts_whatever_is_cast_to_what():
     lit = LitSubnetwork(**TINY)
     lit.validation_step(batch(), 0)
     before = lit.val_metrics.compute()
-    for cast in (lit.half, lit.bfloat16, lit.double, lambda: lit.to(torch.bfloat16), lambda: lit.type(torch.half)):
+    for cast in (lit.half, lit.double, lambda: lit.to(torch.bfloat16)):
         cast()
         for metric in lit.val_metrics.values():
             assert (metric.total.dtype, metric.count.dtype, int(metric.count)) == (torch.float32, torch.int64, 12)
@@ -354,7 +320,7 @@ class Epochs(Checkpoint):
 
 @pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
 # Of 3 steps in an epoch; of blocks of 2 and 1.
-@pytest.mark.parametrize(("step", "at_once"), [(2, 0), (3, 0), (4, 0), (2, 2), (3, 2), (5, 2)])
+@pytest.mark.parametrize(("step", "at_once"), [(2, 0), (3, 0), (5, 2)])
 def test_a_resumed_epoch_counts_its_own_images_wherever_the_checkpoint_was_written(step, at_once, tmp_path):
     def fit(callback, **kwargs):
         torch.manual_seed(0)
@@ -369,17 +335,10 @@ def test_a_resumed_epoch_counts_its_own_images_wherever_the_checkpoint_was_writt
     assert resumed == whole[step // 3 :]
 
 
-# --- what learns, and what comes back --------------------------------------------------------------------
-
-
-def test_only_scores_learn_and_no_weight_changes_over_an_epoch():
-    lit = LitSubnetwork(**TINY)
-    weights, before = fingerprint(lit.net), masks(lit.net)
-    fitted(lit)
-    assert fingerprint(lit.net) == weights
-    assert any(not torch.equal(before[name], mask) for name, mask in masks(lit.net).items())
-    trained = {n for n, p in lit.named_parameters() if p.requires_grad}
-    assert trained == {n for n, _ in lit.named_parameters() if n.endswith(".scores")}
+def test_no_weight_changes_over_an_epoch_and_masks_do(found):
+    hidden, start = found[0], LitSubnetwork(**TINY, density=0.3, distribution="kaiming_normal", scaled=True, seed=4)
+    assert fingerprint(hidden.net) == fingerprint(start.net)
+    assert any(not torch.equal(masks(start.net)[name], mask) for name, mask in masks(hidden.net).items())
 
 
 def test_the_random_mask_learns_nothing():
@@ -389,13 +348,6 @@ def test_the_random_mask_learns_nothing():
     assert all(torch.equal(before[k], v) for k, v in lit.net.state_dict().items())
 
 
-def test_the_dense_baseline_starts_from_the_hidden_nets_weights_at_equal_seed_and_distribution():
-    hidden, dense = LitSubnetwork(**TINY, distribution="kaiming_normal", seed=3), LitDense(**TINY, seed=3)
-    originals = [p for n, p in hidden.net.named_parameters() if n.endswith(".original")]
-    for theirs, ours in zip(originals, dense.net.parameters(), strict=True):
-        assert torch.equal(theirs, ours)
-
-
 def test_scaled_and_skip_reach_hide():
     lit = LitSubnetwork(**TINY, density=0.25, scaled=True, skip=["10"])
     assert list(maskers(lit.net)) == ["0", "2", "6", "8"]
@@ -403,30 +355,17 @@ def test_scaled_and_skip_reach_hide():
     torch.testing.assert_close(weight.abs(), torch.full_like(weight, (2 / 9) ** 0.5 * 2))  # fan-in 9, 1/sqrt(0.25)
 
 
-@pytest.mark.parametrize("module", [LitSubnetwork, LitDense, LitSupermask, LitTicket])
+@pytest.mark.parametrize("module", [LitSubnetwork, LitTicket])
 def test_a_checkpoint_comes_back_without_being_told_the_arguments(module, tmp_path, found):
     lit = module(**TINY, **{"subnetwork": found[1]} if module is LitTicket else {"seed": 5})
-    fitted(lit).save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
+    fit = trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    fit.fit(lit, DigitsData(train_images=200))
+    fit.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
     back = module.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True, map_location="cpu")
     assert back.hparams == lit.hparams
-    assert lit.hparams.keys() == vars(arguments(module).get_defaults()).keys()
     assert fingerprint(back.net) == fingerprint(lit.net)
     for name, mask in masks(lit.net).items():
         assert torch.equal(masks(back.net)[name], mask)
-
-
-def test_the_weights_of_a_ticket_learn_where_its_mask_is_and_nowhere_else(found):
-    hidden, path = found
-    ticket = LitTicket(path, **TINY, weight_decay=0.0)
-    assert fingerprint(ticket.net) == fingerprint(hidden.net)
-    assert torch.equal(ticket(batch()[0]), hidden(batch()[0]))
-    before = {name: original_weight(ticket.net, name).clone() for name in maskers(ticket.net)}
-    fitted(ticket)
-    for name, mask in masks(ticket.net).items():
-        after = original_weight(ticket.net, name)
-        assert torch.equal(mask, masks(hidden.net)[name])
-        assert torch.equal(after[~mask], before[name][~mask])
-        assert not torch.equal(after[mask], before[name][mask])
 
 
 def test_a_net_of_ones_own_is_hidden_and_its_tickets_norm_layers_are_affine(tmp_path):

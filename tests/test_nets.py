@@ -8,7 +8,6 @@ import torch
 import torchvision
 from torch import nn
 
-from lit_hidden.distributions import DISTRIBUTIONS
 from lit_hidden.edge_popup import hide, original_weight, weight_layers
 from lit_hidden.nets import NETS, build, conv_net, initialise, resnet
 
@@ -41,8 +40,8 @@ def test_nets_have_the_papers_parameter_counts(name: str, conv: int, linear: int
     assert (count(net, nn.Conv2d), count(net, nn.Linear), count(net, nn.Module)) == (conv, linear, conv + linear)
 
 
-@pytest.mark.parametrize("width", [0.1, 0.25, 1.0, 1.3])
-@pytest.mark.parametrize("depth", [2, 4, 8])
+@pytest.mark.parametrize("width", [0.1, 1.3])
+@pytest.mark.parametrize("depth", [2, 8])
 def test_a_width_multiplies_every_layer_but_the_last_and_rounds_down(depth: int, width: float) -> None:
     with torch.device("meta"):
         net = build(f"conv{depth}", width=width)
@@ -50,17 +49,15 @@ def test_a_width_multiplies_every_layer_but_the_last_and_rounds_down(depth: int,
     assert outputs(net) == [*channels, int(256 * width), int(256 * width), 10]
 
 
-@pytest.mark.parametrize("name", ["conv2", "conv6", "lenet", "cifar_resnet18"])
-@pytest.mark.parametrize(("size", "channels", "classes"), [(8, 1, 10), (33, 4, 3)])
-def test_nets_map_images_of_any_size_to_logits(name: str, size: int, channels: int, classes: int) -> None:
-    net = build(name, num_classes=classes, in_channels=channels, image_size=size, width=0.25).eval()
+@pytest.mark.parametrize("name", ["conv6", "lenet", "cifar_resnet18"])
+def test_nets_map_images_of_any_size_to_logits(name: str) -> None:
+    net = build(name, num_classes=3, in_channels=4, image_size=33, width=0.125).eval()
     with torch.no_grad():
-        assert net(torch.randn(2, channels, size, size)).shape == (2, classes)
+        assert net(torch.randn(2, 4, 33, 33)).shape == (2, 3)
 
 
-@pytest.mark.parametrize("depth", [2, 8])
-def test_pooling_before_the_relu_is_bit_for_bit_the_papers_net(depth: int) -> None:
-    ours = conv_net(depth, width=0.125)
+def test_pooling_before_the_relu_is_bit_for_bit_the_papers_net() -> None:
+    ours = conv_net(4, width=0.125)
     layers = list(ours)
     for i in reversed(range(len(layers))):
         if isinstance(layers[i], nn.MaxPool2d):
@@ -68,7 +65,7 @@ def test_pooling_before_the_relu_is_bit_for_bit_the_papers_net(depth: int) -> No
     papers = nn.Sequential(*layers)
     pair = ["Conv2d", "ReLU", "Conv2d", "ReLU", "MaxPool2d"]
     linear = ["Flatten", "Linear", "ReLU", "Linear", "ReLU", "Linear"]
-    assert [type(layer).__name__ for layer in papers] == [*pair * (depth // 2), *linear]
+    assert [type(layer).__name__ for layer in papers] == [*pair * 2, *linear]
     with torch.no_grad():
         for weight in ours.parameters():  # signed constants and round pixels, so that many sums are equal
             weight.copy_(weight.sign() * 0.125)
@@ -83,7 +80,7 @@ def test_pooling_before_the_relu_is_bit_for_bit_the_papers_net(depth: int) -> No
     assert found[0][1].any()
 
 
-@pytest.mark.parametrize("name", RESNETS)
+@pytest.mark.parametrize("name", ["resnet34", "wide_resnet50_2"])
 def test_resnets_are_torchvisions_without_the_classifiers_bias(name: str) -> None:
     with torch.device("meta"):
         ours, theirs = build(name, num_classes=1000), getattr(torchvision.models, name)()
@@ -92,32 +89,18 @@ def test_resnets_are_torchvisions_without_the_classifiers_bias(name: str) -> Non
     assert [n for n, _ in ours.named_modules()] == [n for n, _ in theirs.named_modules()]
 
 
-def test_a_resnet_of_width_one_computes_what_torchvisions_does() -> None:
-    ours, theirs = build("resnet18", num_classes=5).eval(), torchvision.models.resnet18(num_classes=5).eval()
-    theirs.load_state_dict(ours.state_dict() | {"fc.bias": torch.zeros(5)})
-    x = torch.randn(2, 3, 40, 40)
-    with torch.no_grad():
-        assert torch.equal(ours(x), theirs(x))
-
-
 def test_the_cifar_resnet18_has_a_small_stem_and_keeps_the_resolution() -> None:
     net = build("cifar_resnet18")
     assert (net.conv1.kernel_size, net.conv1.stride, net.conv1.padding) == ((3, 3), (1, 1), (1, 1))
     assert count(net, nn.Conv2d) == 11_166_912 - 64 * 3 * (7 * 7 - 3 * 3)  # torchvision's, with a smaller stem
     assert net.fc.weight.shape == (10, 512)
-    shapes = []
-    net.layer4.register_forward_hook(lambda *io: shapes.append(io[2].shape))
-    with torch.no_grad():
-        net.eval()(torch.randn(1, 3, 32, 32))
-    assert shapes == [(1, 512, 4, 4)]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "wide_resnet50_2"])
-def test_a_resnets_width_scales_the_stem_and_every_stage(name: str) -> None:
+def test_a_resnets_width_scales_the_stem_and_every_stage() -> None:
     with torch.device("meta"):
-        half, full = build(name, width=0.5), build(name)
+        half, full = build("resnet50", width=0.5), build("resnet50")
     assert [2 * n for n in outputs(half)[:-1]] == outputs(full)[:-1]
-    net = resnet(name, num_classes=3, width=0.125, cifar=True).eval()
+    net = resnet("resnet50", num_classes=3, width=0.125, cifar=True).eval()
     with torch.no_grad():
         assert net(torch.randn(1, 3, 8, 8)).shape == (1, 3)
 
@@ -130,9 +113,6 @@ def test_no_convolution_or_linear_layer_has_a_bias() -> None:
         layers = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
         assert all(m.bias is None for m in layers), name
         assert len(weight_layers(net)) == len(layers) > 0
-
-
-# --- others' nets ------------------------------------------------------------------------------------------
 
 
 def test_a_timm_model_is_built_by_name() -> None:
@@ -166,12 +146,8 @@ def test_a_function_of_your_own_gets_the_arguments_it_takes() -> None:
         ("conv3", {}, f"net='conv3' is unknown; nets are {', '.join(ALL)}, timm:NAME, or package.module.function"),
         ("conv8", {"image_size": 8}, "image_size=8 is too small"),
         ("conv2", {"width": 0.01}, "width=0.01 leaves 0 of 64 channels"),
-        ("lenet", {"width": 0.005}, "width=0.005 leaves 0 of 100 channels"),
-        ("resnet18", {"width": -1}, "width=-1 leaves -64 of 64 channels"),
         ("my_own_nets:strict", {"width": 2}, "my_own_nets:strict has no width to change"),
-        ("timm:resnet18", {"width": 0.5}, "timm:resnet18 has no width to change"),
-        ("timm:test_conv", {}, "timm has no model 'test_conv'; close to it: test_convnext"),
-        ("timm:no_such_net", {}, "close to it: see timm.list_models()"),
+        ("timm:no_such_net", {}, "timm has no model 'no_such_net'"),
         ("no_such_module:net", {}, "no_such_module.net cannot be imported"),
         ("without timm", {}, "net='timm:resnet18' needs timm; pip install 'lit-hidden[timm]'"),
     ],
@@ -187,19 +163,9 @@ def test_what_cannot_be_built_is_refused(
     assert message in str(error.value)
 
 
-def test_a_depth_that_the_paper_has_not_is_refused() -> None:
-    with pytest.raises(ValueError, match="depths are 2, 4, 6, 8"):
-        conv_net(5)
-
-
-# --- the start of dense nets -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-@pytest.mark.parametrize("scaled", [False, True])
-def test_a_dense_net_is_initialised_with_the_weights_that_hide_draws(distribution: str, scaled: bool) -> None:
-    dense = initialise(build("conv2", width=0.1), 3, distribution, density=0.3, scaled=scaled)
-    hidden = hide(build("conv2", width=0.1), 0.3, distribution=distribution, scaled=scaled, seed=3)
+def test_a_dense_net_is_initialised_with_the_weights_that_hide_draws() -> None:
+    dense = initialise(build("conv2", width=0.1), 3, "signed_xavier")
+    hidden = hide(build("conv2", width=0.1), 0.3, distribution="signed_xavier", seed=3)
     for name, (module, attribute) in weight_layers(dense).items():
         assert torch.equal(getattr(module, attribute), original_weight(hidden, name))
 
@@ -213,17 +179,3 @@ def test_an_initialised_net_is_trainable_and_has_no_bias_left() -> None:
     assert not torch.equal(before, state)
     assert all(p.requires_grad for p in net.parameters())
     assert not [n for n, p in net.named_parameters() if "bias" in n and p.count_nonzero()]
-
-
-@pytest.mark.parametrize(
-    ("net", "distribution", "message"),
-    [
-        (nn.Linear(2, 2), "gauss", "distribution='gauss' is unknown"),
-        (nn.ReLU(), "kaiming_normal", "nothing to draw: ReLU has no convolution, linear or attention weight"),
-    ],
-)
-def test_what_cannot_be_drawn_is_refused_and_changes_nothing(net, distribution, message, photograph) -> None:
-    before = photograph(net)
-    with pytest.raises(ValueError, match=message):
-        initialise(net, 0, distribution)
-    assert photograph(net) == before

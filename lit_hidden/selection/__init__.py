@@ -16,12 +16,7 @@ from lit_hidden.selection.cpu import select
 
 # Without the sign, an IEEE float orders as the integer with its bits. So every comparison is exact, and NaN ranks above
 # infinity, as in `torch.sort`.
-_BITS = {
-    torch.float64: torch.int64,
-    torch.float32: torch.int32,
-    torch.float16: torch.int16,
-    torch.bfloat16: torch.int16,
-}
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a float
 
 
 def kept(numel: int, density: float) -> int:
@@ -41,12 +36,7 @@ def top_k_mask(scores: Tensor, keep: int) -> Tensor:
 
     Returns:
         bool `(*)`, laid out as `scores`, with exactly `keep` entries True.
-
-    Raises:
-        ValueError: `keep` lies outside 0..numel.
     """
-    if not 0 <= keep <= scores.numel():
-        raise ValueError(f"keep={keep} of {scores.numel()} scores; keep is a count from 0 to {scores.numel()}")
     mask: Tensor = torch.ops.lit_hidden.top_k_mask(scores, keep)
     return mask
 
@@ -54,7 +44,7 @@ def top_k_mask(scores: Tensor, keep: int) -> Tensor:
 # A custom operator, so that torch.compile and torch.export see one opaque node and not what numpy does.
 @torch.library.custom_op("lit_hidden::top_k_mask", mutates_args=())
 def _top_k_mask(scores: Tensor, keep: int) -> Tensor:
-    bits = scores.detach().view(_BITS[scores.dtype])
+    bits = scores.detach().view(_BITS[scores.element_size()])
     mask = torch.empty_like(bits, dtype=torch.bool)
     if keep in (0, bits.numel()):
         return mask.fill_(keep > 0)
@@ -90,9 +80,8 @@ def _kernels_work(device: torch.device) -> bool:
         for numel in (1000, 100_000):  # one program, and many
             scores = torch.linspace(-3, 3, numel, device=device).round(decimals=3)  # tied
             for bits in (scores.view(torch.int32), scores.bfloat16().view(torch.int16)):
-                for keep in (numel // 2, numel - 3):
-                    if not torch.equal(select_triton(bits, keep), _select_torch(bits, keep)):
-                        raise RuntimeError(f"keep={keep} of {numel} scores as {bits.dtype} gave another mask")
+                if not torch.equal(select_triton(bits, numel // 2), _select_torch(bits, numel // 2)):
+                    raise RuntimeError(f"of {numel} scores as {bits.dtype} they select others")
     except Exception as error:  # compilers and drivers raise of many kinds
         warnings.warn(f"selection on {device} uses torch.topk, which is slower: Triton failed: {error}", stacklevel=2)
         return False

@@ -6,8 +6,7 @@ half-precision scores take 4, read 6n and write n. Triton counts a histogram wit
 narrow. Scratch: 4 kB and one histogram per program (4 programs per multiprocessor).
 
 Measured on an H200 (torch 2.11, Triton 3.6, in a CUDA graph): 15 to 17 us up to 65,536 float32 scores (the time of six
-launches), 28 us for 590,000, 78 us for 4.2 million; selection by `torch.topk` takes 45 to 97, 148 and 326 us
-(experiments/results/gpu). A single program in one launch is quicker only up to 1,728 scores: half a percent of a step.
+launches), 78 us for 4.2 million; `torch.topk` takes 45 to 97 and 326 us (experiments/results/gpu).
 """
 
 from typing import Any
@@ -34,9 +33,6 @@ def select_triton(scores: Tensor, keep: int) -> Tensor:
     Args:
         scores: `(*)`, float32, float16 or bfloat16, or their bits as int32 or int16; contiguous.
         keep: how many entries stay, 1 to `scores.numel() - 1`.
-
-    Returns:
-        bool `(*)`, contiguous, with exactly `keep` entries True.
     """
     assert scores.is_contiguous()
     assert 0 < keep < scores.numel() < 2**31 - _OPTIONS["BLOCK"]  # every index and every count fits 32 bits
