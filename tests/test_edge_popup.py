@@ -65,22 +65,6 @@ def test_a_weight_that_wants_a_gradient_gets_it_through_the_mask_by_torch_func_t
     assert torch.equal(masker.scores.grad, by_scores)
 
 
-def test_the_gradient_of_the_gradient_is_finite_difference_of_it() -> None:
-    weight, factor = torch.randn(4, 5, dtype=torch.float64), torch.randn(4, 5, dtype=torch.float64)
-    masker = EdgePopup(weight, 0.5)
-    masker.scores = nn.Parameter(masker.scores.detach().double())
-
-    def gradient() -> Tensor:
-        loss = (masker(weight) * factor).sum().pow(2)
-        return torch.autograd.grad(loss, masker.scores, create_graph=True)[0]
-
-    first = gradient()
-    (second,) = torch.autograd.grad(first.sum(), masker.scores)
-    # d/ds of 2 (sum f w m) f w sign(s), straight through m again: 2 (f w sign(s)) * sum(f w sign(s)).
-    edge = factor * weight * masker.scores.detach().sign()
-    torch.testing.assert_close(second, 2 * edge * edge.sum())
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_dtype_layout_and_defaults_do_not_change_the_subnetwork_under_float32_scores(dtype: torch.dtype) -> None:
     expected = hide(nn.Conv2d(4, 8, 3), distribution="kaiming_normal")
@@ -173,31 +157,3 @@ def test_a_hundred_steps_of_training_equal_a_plain_implementation_bit_for_bit() 
         assert torch.equal(original_weight(net, name), weight)  # a weight never changes
         assert not torch.equal(maskers(net)[name].mask(), before)  # a mask does
     assert sum(losses[-25:]) < 0.95 * sum(losses[:25])  # and it does learn
-
-
-def test_gradients_of_many_are_those_of_each() -> None:
-    """Batched as torch.func and autograd batch them: per image, per output, row by row of a Jacobian."""
-    net = hide(nn.Sequential(nn.Linear(6, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False)))
-    scores = {name: p.detach() for name, p in net.named_parameters() if p.requires_grad}
-    frozen = {name: p.detach() for name, p in net.named_parameters() if not p.requires_grad}
-    images = torch.randn(5, 6)
-
-    def output(learned: dict[str, Tensor], image: Tensor) -> Tensor:
-        return torch.func.functional_call(net, learned | frozen, (image[None],))[0].square().sum()
-
-    together = torch.func.vmap(torch.func.grad(output), in_dims=(None, 0))(scores, images)
-    for i, image in enumerate(images):
-        net.zero_grad()
-        net(image[None]).square().sum().backward()
-        for name, p in net.named_parameters():
-            if p.requires_grad:
-                torch.testing.assert_close(together[name][i], p.grad)
-    masker, weight = maskers(net)["0"], original_weight(net, "0")
-    s = masker.get_parameter("scores")
-    rows = torch.eye(weight.numel()).view(-1, *weight.shape)
-    one_by_one = torch.stack([torch.autograd.grad(masker(weight), s, row)[0] for row in rows])
-    (batched,) = torch.autograd.grad(masker(weight), s, rows, is_grads_batched=True)
-    assert torch.equal(batched, one_by_one)
-    jacobian = torch.func.jacrev(lambda x: torch.func.functional_call(masker, {"scores": x}, (weight,)))(s.detach())
-    assert torch.equal(jacobian.reshape(-1, *weight.shape), one_by_one)
-    assert batched.any()

@@ -127,12 +127,6 @@ def test_wrappers_have_the_weights_scores_and_fingerprint_of_the_model_inside() 
     assert all(p.requires_grad for p in reveal(wrapped).parameters())
 
 
-def test_neighbours_in_one_storage_are_not_tied() -> None:
-    net = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
-    net[0].weight, net[1].weight = map(nn.Parameter, torch.randn(4, 8).split(4, dim=1))
-    assert list(maskers(hide(net))) == ["0", "1"]
-
-
 def test_a_deep_copy_is_independent_and_may_be_revealed_alone() -> None:
     net, x = hide(nn.Sequential(conv_net(), nn.MultiheadAttention(4, 2))), torch.randn(2, 1, 8, 8)
     expected, twin = net[0](x), copy.deepcopy(net)
@@ -147,14 +141,6 @@ def test_a_deep_copy_is_independent_and_may_be_revealed_alone() -> None:
     with torch.no_grad():
         maskers(copy.deepcopy(net))["0.0"].scores.neg_().add_(1)
     assert torch.equal(reveal(net)[0](x), expected)
-
-
-def test_a_state_dict_round_trip_is_strict_and_exact() -> None:
-    net, other, x = hide(mixed_net(), seed=1), hide(mixed_net(), seed=2), torch.randn(2, 3, 6, 6)
-    net(x)
-    assert "0.parametrizations.weight.0.scores" in net.state_dict()
-    other.load_state_dict(net.state_dict(), strict=True)
-    assert torch.equal(other.eval()(x), net.eval()(x))
 
 
 def test_the_compiled_and_the_exported_model_have_the_same_output_and_gradients() -> None:

@@ -20,15 +20,7 @@ from torch import Tensor, nn
 from lit_hidden.edge_popup import EdgePopup, hide, maskers, original_weight, reveal
 from lit_hidden.engine.network import save_net
 from lit_hidden.engine.store import SCORES
-from lit_hidden.subnetwork import (
-    SubnetworkError,
-    _checksum,
-    fingerprint,
-    load_subnetwork,
-    masks,
-    save_subnetwork,
-    used_masks,
-)
+from lit_hidden.subnetwork import SubnetworkError, _checksum, fingerprint, load_subnetwork, masks, save_subnetwork
 from lit_hidden.supermask import Supermask
 
 Photograph = Callable[[nn.Module], Any]
@@ -38,16 +30,6 @@ net, shuffled, same, rewrite = (made[name] for name in ("mixed_net", "shuffled",
 
 def saved(tmp_path: Path, model: nn.Module | None = None) -> Path:
     return save_subnetwork(model or shuffled(hide(net(), 0.3)), tmp_path / "file")
-
-
-def test_masks_are_those_of_hidden_layers_and_of_the_products() -> None:
-    model = nn.Sequential(nn.Linear(6, 5), nn.utils.parametrizations.spectral_norm(nn.Linear(5, 4)), nn.Linear(4, 3))
-    assert masks(model) == {}
-    found = masks(hide(model, 0.4, skip=["1"]))
-    assert list(found) == ["0", "2"]
-    assert all(mask.dtype == torch.bool and mask.any() and not mask.all() for mask in found.values())
-    assert same(found, {name: masker.mask() for name, masker in maskers(model).items()})
-    assert same(found, used_masks(model))
 
 
 def test_training_the_scores_does_not_change_the_fingerprint_and_one_bit_of_a_weight_does() -> None:
@@ -242,21 +224,21 @@ AS_GOOD = [
 ]  # seeds scores, which the mask changes
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        "format",
-        "fingerprint",
-        "dtype",
-        "density",
-        "distribution",
-        "scaled",
-        "weight_seed",
-        "score_seed",
-        "skip",
-        "masker",
-    ],
-)
+KEYS = [
+    "format",
+    "fingerprint",
+    "dtype",
+    "density",
+    "distribution",
+    "scaled",
+    "weight_seed",
+    "score_seed",
+    "skip",
+    "masker",
+]
+
+
+@pytest.mark.parametrize("key", KEYS)
 def test_a_description_that_cannot_be_is_one_error_that_names_the_file(
     key: str, tmp_path: Path, photograph: Photograph
 ) -> None:
