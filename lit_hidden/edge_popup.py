@@ -82,8 +82,7 @@ class Masker(nn.Module):
         return self
 
 
-# A `Masker` class, or anything that is called like `EdgePopup`.
-MakeMasker = Callable[..., Masker]
+MakeMasker = Callable[..., Masker]  # a class of maskers, or anything that is called like `EdgePopup`
 
 
 class EdgePopup(Masker):
@@ -214,9 +213,9 @@ def hide(
 ) -> nn.Module:
     """Draw and freeze the weights of `model` and put a masker on each convolution, linear and attention weight.
 
-    In place; returns `model`. Afterwards only the scores want a gradient. Norm layers have weight 1 and bias 0, biases
-    of hidden layers are 0, other parameters (embeddings, class tokens) are frozen as they came. Arguments are checked
-    before the model changes; the global random state is never touched.
+    In place; returns `model`. Only the scores want a gradient. Norm layers get weight 1 and bias 0, hidden layers bias
+    0; other parameters (embeddings, class tokens) are frozen as they came. Arguments are checked before the model
+    changes; the global random state is never touched.
 
     Args:
         model: any module. A module used in several places shares its mask as it shares its weight.
@@ -250,8 +249,8 @@ def hide(
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for name, weight in weights.items():
             built[name] = masker(weight, density, generator=layer_generator(score_seed, "scores", name))
-            if not isinstance(built[name], Masker):
-                raise TypeError(f"masker={masker} gives a {type(built[name]).__name__} and no Masker")
+    if not all(isinstance(made, Masker) for made in built.values()):
+        raise TypeError(f"masker={masker} gives no Masker")
     frozen = tuple(name for name, parameter in model.named_parameters() if parameter.requires_grad)
     model.requires_grad_(False)
     masked = {module for module, _ in layers.values()}
@@ -278,12 +277,9 @@ def reveal(model: nn.Module) -> nn.Module:
     """Bake the masked weights in and take the maskers off: a plain module again, which pickles and exports.
 
     In place; returns `model`. What wanted a gradient before `hide` wants one again. Norm layers keep weight 1 and bias
-    0, biases their 0. A sampled supermask is baked as its most probable mask. ValueError: `model` is not hidden.
+    0, biases their 0. A sampled supermask is baked as its most probable mask. What is not hidden stays as it is.
     """
-    layers = hidden_layers(model)
-    if not layers:
-        raise ValueError(f"this {type(model).__name__} is not hidden; reveal undoes hide(model)")
-    for module, attribute in layers.values():
+    for module, attribute in hidden_layers(model).values():
         masker = weight_chain(module, attribute)[0]
         # A deep copy shares the class from which torch deletes the property: give this module its own.
         shared = type(module)
@@ -318,7 +314,7 @@ def _hideable(model: nn.Module, layer: str, module: nn.Module, attribute: str) -
         plain_name(f"{prefix}.{name}")
         for prefix, owner in model.named_modules()
         for name, parameter in owner.named_parameters(recurse=False, remove_duplicate=False)
-        if parameter.data_ptr() == weight.data_ptr()
+        if parameter.data_ptr() == weight.data_ptr()  # a module in several places is named once
     ]
     if len(owners) > 1:
         raise ValueError(f"{' and '.join(owners)} are one tied weight, which cannot have two masks; clone one")

@@ -71,7 +71,7 @@ def save_subnetwork(model: nn.Module, path: str | Path) -> Path:
     """
     hiding = Hiding.of(model)
     name, tensors = _name(hiding.masker), _tensors(model)
-    everything = [*_weights(model).values(), *_buffers(model).values()]
+    everything = (_weights(model) | _buffers(model)).values()
     dtypes = {str(t.dtype).removeprefix("torch.") for t in everything if t.is_floating_point()}
     found: dict[str, Any] = {
         "format": _FORMAT,
@@ -125,10 +125,8 @@ def load_subnetwork(
             raise ValueError(f"its format is {found.get('format')!r:.50}, not {_FORMAT!r}")
         if found.pop("checksum") != _checksum(found, tensors):
             raise ValueError("its checksum differs")
-        allowed = {
-            "masker": [_name(masker)] if masker else [*_MASKERS],
-            "distribution": [distribution] if distribution else [*DISTRIBUTIONS],
-        }
+        allowed = {"masker": [_name(masker)] if masker else [*_MASKERS]}
+        allowed["distribution"] = [distribution] if distribution else [*DISTRIBUTIONS]
         for what, names in allowed.items():
             if (saved := found["hiding"][what]) not in names:
                 raise ValueError(f"it was saved with {what} {saved!r:.100}; give that as {what}=")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 from lit_hidden.distributions import draw
-from lit_hidden.edge_popup import EdgePopup, Masker, hide, maskers, original_weight, reveal
+from lit_hidden.edge_popup import EdgePopup, Masker, hide, maskers, original_weight
 from lit_hidden.engine.network import save_net
 from lit_hidden.subnetwork import SubnetworkError, load_subnetwork, save_subnetwork
 from lit_hidden.supermask import Supermask
@@ -135,8 +135,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Act, str]] = {
     "scaled": (mixed_net, hiding(scaled=1), "scaled=1 is unknown; it is False, True or 'authors'"),
     "scaled to infinity": (mixed_net, hiding(scaled="authors", density=1), "which is 0 at density=1"),
     "drawn without fans": (mixed_net, lambda *_: draw(torch.Size((7,)), "xavier_normal", torch.Generator()), "fan"),
-    "no masker": (mixed_net, hiding(masker=lambda *_, **__: nn.ReLU()), "gives a ReLU and no Masker"),
-    "revealed": (conv_net, lambda net, _: reveal(net), "this Sequential is not hidden"),
+    "no masker": (mixed_net, hiding(masker=lambda *_, **__: nn.ReLU()), "gives no Masker"),
     "unhidden layer": (conv_net, lambda net, _: original_weight(net, "4"), "4"),
     "unhidden ticket": (conv_net, lambda net, _: fix_masks(net), "this Sequential is not hidden"),
     "save what is plain": (mixed_net, saving, "this Sequential is not hidden"),
