@@ -13,16 +13,10 @@ from lit_hidden.files import regular
 
 
 def hyper_parameters(path: Any, kind: str, given: Mapping[str, Any], weights_only: bool = True) -> dict[str, Any]:
-    """Read the arguments of a checkpoint's module; a checkpoint may come from anyone, and importing code runs it.
+    """Read the arguments of a checkpoint (a path or an open file) that is loaded as the class of full name `kind`.
 
-    Args:
-        path: the checkpoint, or an open file.
-        kind: full name of the class that it is loaded as.
-        given: arguments that replace those of the file.
-        weights_only: refuse a file that may run code when it is loaded.
-
-    Raises:
-        ValueError: the file is no checkpoint, contradicts `given`, or names code that is neither given nor ours.
+    A checkpoint may come from anyone, and importing code runs it. So a ValueError refuses what is no checkpoint, what
+    contradicts `given` (arguments that replace the file's), and code that is neither given nor ours.
     """
     try:
         if isinstance(path, str | Path):
@@ -33,27 +27,19 @@ def hyper_parameters(path: Any, kind: str, given: Mapping[str, Any], weights_onl
     except OSError:
         raise
     except Exception as error:  # a damaged file may raise anything
-        raise ValueError(
-            f"{path} is no checkpoint of tensors, numbers and text ({type(error).__name__}); nothing else is loaded, "
-            "since that may run code"
-        ) from error
+        raise ValueError(f"{path} is no checkpoint of tensors, numbers and text ({type(error).__name__})") from error
     if hasattr(path, "seek"):
         path.seek(0)
     found.pop("_instantiator", None)  # Lightning checks that one itself
     for name, value in found.items():
         # `skip` names layers, `subnetwork` a file.
         names = [] if value == kind or name in ("skip", "subnetwork") else code.foreign(value)
+        said = f"{path} says {name.lstrip('_')}={value!r}"
         if names and (name == "_class_path" or name not in given):
-            raise ValueError(
-                f"{path} says {name.lstrip('_')}={value!r}, and code is never imported because a checkpoint names it; "
-                "if you trust it, name it yourself: as an option, or to load_from_checkpoint"
-            )
+            raise ValueError(f"{said}, and code is never imported because a checkpoint names it; name it yourself")
         # Code of your own and subnetworks may have moved, so their names may differ.
         if name in given and not names and name != "subnetwork":
             option, written = (list(one) if isinstance(one, tuple) else one for one in (given[name], value))
             if option != written:
-                raise ValueError(
-                    f"{name.lstrip('_')}={option!r} contradicts {path}, which says {written!r}; leave it out, or give "
-                    "it as the file does"
-                )
+                raise ValueError(f"{name.lstrip('_')}={option!r} contradicts {path}, which says {written!r}")
     return found

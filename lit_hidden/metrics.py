@@ -25,10 +25,7 @@ class Task(Protocol):
 
 
 class Mean(Metric):
-    """The mean over images, from a float32 sum and an int64 count in modules of any precision.
-
-    torchmetrics' own means count in the module's dtype, and bfloat16 has no 257.
-    """
+    """The mean over images, in modules of any precision: torchmetrics' own counts in bfloat16, which has no 257."""
 
     full_state_update = False
     total: Tensor
@@ -36,7 +33,6 @@ class Mean(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        # Lightning's half precision changes the default dtype.
         self.add_state("total", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -55,6 +51,6 @@ class Mean(Metric):
 
 def means(prefix: str, names: Iterable[str]) -> MetricCollection:
     """Make the means of the loss and of the metrics `names`."""
-    # torchmetrics' own top-5 builds a one-hot, which waits for the device.
-    means = {name: Mean() for name in ("loss", *names)}
-    return MetricCollection(dict[str, Metric | MetricCollection](means), prefix=prefix, compute_groups=False)
+    # Not torchmetrics' own top-5, which waits for the device.
+    made: dict[str, Metric | MetricCollection] = {name: Mean() for name in ("loss", *names)}
+    return MetricCollection(made, prefix=prefix, compute_groups=False)

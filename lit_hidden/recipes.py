@@ -9,23 +9,14 @@ from typing import Literal, get_args
 
 @dataclass(frozen=True)
 class Method:
-    """What a method does; the defaults are those of a method of one's own.
+    """What a method does; the defaults are those of a method of one's own."""
 
-    Args:
-        module: full dotted name of its LightningModule; only training imports it.
-        learns: what a step changes; None if nothing learns.
-        hides: whether its net is hidden; None leaves it to the run, which then has a density or none.
-        captured: whether its steps may be replayed from a CUDA graph: they draw nothing at random.
-        finds: whether it leaves a subnetwork whose weights a ticket can train.
-        numbers: results of this method alone; `{metric}` is the name of the primary metric.
-    """
-
-    module: str
-    learns: Literal["scores", "weights"] | None = "weights"
-    hides: bool | None = None
-    captured: bool = False
-    finds: bool = False
-    numbers: tuple[str, ...] = ()
+    module: str  # full dotted name of its LightningModule; only training imports it
+    learns: Literal["scores", "weights"] | None = "weights"  # what a step changes; None if nothing learns
+    hides: bool | None = None  # whether its net is hidden; None leaves it to the run's density
+    captured: bool = False  # whether its steps may be replayed from a CUDA graph: they draw nothing at random
+    finds: bool = False  # whether it leaves a subnetwork whose weights a ticket can train
+    numbers: tuple[str, ...] = ()  # results of this method alone; `{metric}` is the name of the primary metric
 
 
 METHODS = {
@@ -84,24 +75,17 @@ class Recipe:
 
 
 def method(name: str) -> Method:
-    """Return one of `METHODS`, or the Method of a LightningModule of your own, given by its dotted name.
-
-    Raises:
-        ValueError: any other name.
-    """
+    """Return one of `METHODS`, or the Method of your own LightningModule's dotted name; else raise a ValueError."""
     if name not in METHODS and "." not in name:
         raise ValueError(f"method={name!r} is unknown; methods are {', '.join(METHODS)}")
     return METHODS.get(name) or Method(name)
 
 
 def recipe(name: str, net: str, optimizer: str = "sgd") -> Recipe:
-    """Return the authors' settings of a method on a net.
+    """Return the authors' settings of a method on a net; an unknown name, or Adam without weights, is a ValueError.
 
     Other nets get those of Conv2 to Conv8, other methods those of edge-popup. A ticket is trained like the dense
     baseline but starts from the weights of the hidden nets, as in the authors' `configs/largescale/fixedsubnet`.
-
-    Raises:
-        ValueError: unknown method or optimizer; Adam for a method that trains no weights.
     """
     learns = method(name).learns
     if optimizer not in OPTIMIZERS:

@@ -1,7 +1,4 @@
-"""A Run describes what is trained, and its hash names it.
-
-No framework is imported here: experiments, the report and `--help` must not wait for torch.
-"""
+"""A Run describes what is trained, and its hash names it. Nothing here imports torch, which takes seconds."""
 
 import hashlib
 import json
@@ -31,11 +28,10 @@ _TITLED = {*_NAMED, "density", "found_by", "width", "scaled", "callbacks", "afte
 class Run:
     """One training run, described completely: two descriptions that resolve to the same are equal.
 
-    A field that is None takes the paper's value for the method, net and optimizer (`lit_hidden.recipes`), see
-    `resolved`. The hash of the fields that differ from the defaults names the run's folder. A field added later keeps
-    old hashes if it has a default, or, where the recipe has its value, `neutral` in its metadata: the value of all
-    earlier runs. `net`, `masker`, `distribution`, `method`, `data` and `task` may be the dotted name of your own code,
-    see `lit_hidden.code`. A value or a combination that cannot be trained raises a ValueError.
+    A field that is None takes the paper's value for the method, net and optimizer (`lit_hidden.recipes`). The hash of
+    the fields that differ from the defaults names the run's folder. A field added later keeps old hashes if it has a
+    default, or, where the recipe has its value, `neutral` in its metadata: the value of all earlier runs. The fields
+    `_NAMED` may name code of your own (`lit_hidden.code`). What cannot be trained raises a ValueError.
     """
 
     density: float | None = None  # fraction of weights kept, in (0, 1]; None for the dense baseline
@@ -104,23 +100,23 @@ class Run:
             values["augment"] = None  # all its images are squares of that size
         if recipes.method(method).learns is None and values["epochs"] != 0:
             values["epochs"] = 1  # one pass sets the running statistics of norm layers; there is nothing to learn
-        run = self._unchecked(values)
+        run = self._but(**values)
         vars(run)["resolved"] = run
         return run
 
-    def _unchecked(self, values: dict[str, Any]) -> "Run":
+    def _but(self, **values: Any) -> "Run":
+        """The same run with other values, unchecked."""
         run = object.__new__(type(self))
-        vars(run).update(values)
+        vars(run).update(self._values | values)
         return run
 
     def _published(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Give the values that fields take where they are None; `values` are those of the other fields."""
+        """Give the values that fields take where they are None."""
         found = {f.name: f.metadata["neutral"] for f in fields(self) if "neutral" in f.metadata}
         found |= asdict(recipes.recipe(values["method"], values["net"], values["optimizer"]))
         found |= dict.fromkeys(_SEEDS, values["seed"])
         found["image_size"] = recipes.IMAGENET_SIZES.get(values["data"])
-        before: Run | None = values["after"]
-        if before is not None:
+        if (before := values["after"]) is not None:
             found["distribution"] = before.distribution
         if values["method"] == "ticket":
             found["found_by"] = "edge_popup" if before is None else before.found_by or before.method
@@ -137,10 +133,9 @@ class Run:
 
     @property
     def parent(self) -> "Run | None":
-        """The run that comes before: `after`, or, of a ticket without one, the run that finds its subnetwork.
+        """The run before: `after`, or, of a ticket without one, the run that finds its subnetwork.
 
-        That run is the same description with the method `found_by`, its published hyper-parameters and no callbacks.
-        A batch size other than the published one of the ticket is its parent's too.
+        That one has its own published hyper-parameters and no callbacks; a batch size that was set is for both.
         """
         run = self.resolved
         if run.method != "ticket" or run.after is not None:
@@ -154,8 +149,7 @@ class Run:
     def then(self, **changes: Any) -> "Run":
         """Describe a run that begins with the net of this one, and is like it but for `changes`.
 
-        Where this run has its method's published hyper-parameters, the next one has those of its own method. Optimizer
-        state and schedule begin anew. What can follow what: `lit_hidden.checks`.
+        Where this run has its method's published hyper-parameters, the next one has those of its own method.
         """
         run = self.resolved
         published = self._published(run._values)
@@ -182,7 +176,7 @@ class Run:
         """Twelve hex digits that name the run's folder."""
         described = {"schema": SCHEMA, **self.different}
         if self.callbacks:
-            described["callbacks"] = [one.entry | {"version": one.version} for one in self.resolved.callbacks]
+            described["callbacks"] = [one.entry | {"version": one.version} for one in self.callbacks]
         if self.after is not None:
             described["after"] = self.after.hash
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
@@ -203,14 +197,11 @@ class Run:
 
     @property
     def name(self) -> str:
-        """A readable name: `conv4-k50-signed_constant-s0`, or `conv4-sgd-lr=1-s0` where the rate is not the recipe's.
-
-        It tells every value that is neither the recipe's nor a default; code by the last part of its name.
-        """
+        """A readable name of what is neither the recipe's nor a default: `conv4-k50-signed_constant-lr=1-s0`."""
         run = self.resolved
         told = {"distribution": run.method != "dense", "optimizer": run.kind != "hidden"}
         other = [f for f in fields(run) if f.name not in _TITLED and not told.get(f.name)]
-        usual = run._unchecked(run._values | {f.name: f.default for f in other}).resolved
+        usual = run._but(**{f.name: f.default for f in other}).resolved
         parts = [] if run.data == "cifar10" else [_short(run.data)]
         parts += [f"{f.name}={code.text(v)}" for f in other if (v := getattr(run, f.name)) != getattr(usual, f.name)]
         parts += [one.short for one in run.callbacks if one.records]
@@ -219,17 +210,20 @@ class Run:
     @property
     def _title(self) -> str:
         run = self.resolved
-        parts = [_short(run.net) + ("" if run.width == 1 else f"x{code.text(run.width)}")]
-        parts += [run.optimizer if run.density is None else f"k{code.text(100 * run.density)}"]
-        parts += [] if run.method in ("dense", "edge_popup") else [_short(run.method)]
-        if run.method == "ticket":
-            parts += [f"of_{run.found_by}", *([] if run.optimizer == "sgd" else [run.optimizer])]
-        parts += [] if run.method == "dense" else [_short(run.distribution)]
-        parts += [] if run.scaled is False else ["scaled" if run.scaled is True else f"scaled_{run.scaled}"]
-        parts += [_short(name) for name in (run.masker, run.task) if name is not None]
-        parts += [one.short for one in run.callbacks if not one.records]
-        parts += [f"after_{run.after.hash[:6]}"] if run.after is not None else []
-        return "-".join(parts)
+        ticket = run.method == "ticket"
+        parts = [
+            _short(run.net) + ("" if run.width == 1 else f"x{code.text(run.width)}"),
+            run.optimizer if run.density is None else f"k{code.text(100 * run.density)}",
+            run.method not in ("dense", "edge_popup") and _short(run.method),
+            ticket and f"of_{run.found_by}",
+            ticket and run.optimizer != "sgd" and run.optimizer,
+            run.method != "dense" and _short(run.distribution),
+            run.scaled and ("scaled" if run.scaled is True else f"scaled_{run.scaled}"),
+            *(_short(name) for name in (run.masker, run.task) if name is not None),
+            *(one.short for one in run.callbacks if not one.records),
+            run.after is not None and f"after_{run.after.hash[:6]}",
+        ]
+        return "-".join(part for part in parts if part)
 
     @property
     def num_classes(self) -> int:
@@ -246,19 +240,18 @@ class Run:
 
     @property
     def _unseeded(self) -> "Run":
-        same = dict.fromkeys(_SEEDS) | {"seed": 0, "after": self.after and self.after._unseeded}
-        return self._unchecked(self._values | same)
+        return self._but(**dict.fromkeys(_SEEDS), seed=0, after=self.after and self.after._unseeded)
 
     @property
     def unrecorded(self) -> "Run":
         """The same training without callbacks that only record something, of the runs before too."""
         callbacks = tuple(one for one in self.callbacks if not one.records)
         # Unchecked: without what it records, a run of no epochs does nothing.
-        return self._unchecked(self._values | {"callbacks": callbacks, "after": self.after and self.after.unrecorded})
+        return self._but(callbacks=callbacks, after=self.after and self.after.unrecorded)
 
-    def to_json(self, indent: int | None = 1) -> str:
+    def to_json(self) -> str:
         """Write the full description, one field a line."""
-        return json.dumps(_plain(self.resolved._values), indent=indent)
+        return json.dumps(_plain(self.resolved._values), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> "Run":
@@ -273,14 +266,11 @@ class Run:
         if plain.pop("schema") != SCHEMA:
             raise LookupError("another schema")
         versions = plain.pop("versions", {})
-        callbacks = tuple(
-            Spec(
-                str(entry["class_path"]),
-                tuple(sorted((str(k), code.canonical(v)) for k, v in entry["init_args"].items())),
-                versions.get(entry["class_path"], 1),
-            )
-            for entry in plain.get("callbacks", ())
-        )
+        callbacks = []
+        for entry in plain.get("callbacks", ()):
+            options = {str(name): code.canonical(value) for name, value in entry["init_args"].items()}
+            path = str(entry["class_path"])
+            callbacks.append(Spec(path, tuple(sorted(options.items())), versions.get(path, 1)))
         after = plain.get("after")
         values = plain | {"callbacks": callbacks, "after": None if after is None else cls._from_plain(after)}
         once_fields = (("trace", 0), ("swaps", 0))  # which are callbacks now
@@ -336,14 +326,12 @@ def _short(name: str | None) -> str:
 
 
 def vary(base: Iterable[Run], **values: Iterable[Any]) -> list[Run]:
-    """Multiply runs by the values of some fields: `vary([Run()], net=["conv2", "conv4"], seed=range(3))`.
-
-    Where a run and its parent share a seed, both get the new one: three analyses of one run are not three seeds.
-    """
+    """Multiply runs by the values of some fields: `vary([Run()], net=["conv2", "conv4"], seed=range(3))`."""
     found = []
     chosen = [dict(zip(values, each, strict=True)) for each in product(*values.values())]
     for run, each in product(base, chosen):
-        same = "seed" in each and run.after is not None and run.after.seed == run.seed
-        after = vary([run.after], seed=[each["seed"]])[0] if same else run.after
+        after = run.after
+        if "seed" in each and after is not None and after.seed == run.seed:  # else one run would count as several seeds
+            (after,) = vary([after], seed=[each["seed"]])
         found.append(replace(run, **{"after": after} | each))
     return found

@@ -1,8 +1,4 @@
-"""Ideas, one a file: each is a Lightning callback with two more hooks, which a run does besides its method.
-
-`Run(callbacks=(spec("lesion.Lesion", epoch=25),))` names one with its options. The same classes work in
-`lit-hidden fit` and in a plain `L.Trainer`. docs/adding.md shows how to write one.
-"""
+"""Ideas, one a file: what a run does besides its method. docs/adding.md shows how to write one."""
 
 import inspect
 from pathlib import Path
@@ -17,26 +13,21 @@ from lit_hidden.edge_popup import hidden_layers, original_weight, weight_layers
 
 
 class RunCallback(L.Callback):
-    """A Lightning callback that a Run can name.
+    """A Lightning callback that a Run can name, with two more hooks. It works in any `L.Trainer` too.
 
     Options are the constructor's arguments; they are read from the source, so defaults have to be literals. State that
     a later step needs goes through `state_dict` and `load_state_dict`, so that a killed run ends like one that was
-    never stopped. After a resume Lightning's `callback_metrics` are gone, but the rows of `metrics.csv` are there.
-
-    Attributes:
-        version: raise it when equal options no longer mean equal results, for instance after a change of a default.
-        capturable: whether many steps may run at once, on a GPU from a CUDA graph: nothing happens between two steps,
-            and the forward pass is the same in each.
-        several_devices: whether several processes may train one run with it.
-        records: whether it only measures: the run's own numbers are those of the run without it.
-        run_seed: the seed of the run.
+    never stopped.
     """
 
-    version: int = 1
+    version: int = 1  # raise it when equal options no longer mean equal results, such as after a change of a default
+    # Whether many steps may run at once: nothing happens between two steps, and the forward pass is the same in each.
     capturable: bool = False
-    several_devices: bool = False
-    records: bool = False
+    several_devices: bool = False  # whether several processes may train one run with it
+    records: bool = False  # whether it only measures: the run's own numbers are those of the run without it
     run_seed: int = 0
+    _in_engine: bool = False
+    _options: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Keep the options for `state_key`."""
@@ -44,11 +35,7 @@ class RunCallback(L.Callback):
         given = inspect.signature(cls.__init__).bind_partial(made, *args, **kwargs)
         given.apply_defaults()
         made._options = dict(list(given.arguments.items())[1:])
-        made._in_engine = False
         return made
-
-    _options: dict[str, Any]
-    _in_engine: bool
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,10 +46,7 @@ class RunCallback(L.Callback):
         return self._generate_state_key(**self._options)
 
     def generator(self, name: str = "") -> torch.Generator:
-        """Return the CPU generator from which a callback has to draw, seeded by the run's seed, the class and `name`.
-
-        It is the same at every call and in every process, whatever the options.
-        """
+        """Return the CPU generator to draw from, seeded by the run's seed, the class and `name`."""
         return layer_generator(self.run_seed, f"{type(self).__module__}.{type(self).__qualname__}", name)
 
     def on_run_start(self, trainer: L.Trainer, module: Any, data: Any, parent: Path | None) -> None:
@@ -76,10 +60,7 @@ class RunCallback(L.Callback):
         """
 
     def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
-        """Return numbers for the result, and write arrays (`NAME.npz`) into `folder`.
-
-        Every process calls this; only the numbers and files of the first are kept.
-        """
+        """Return numbers for the result, and write `NAME.npz` into `folder`; those of the first process are kept."""
         return {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -3,30 +3,24 @@
 The theorem: let g be the straight-through gradient of a mini-batch. If a step `s' = s - rate * g` makes edge i replace
 edge j of the same layer, and nothing else changes, then the mini-batch's loss L falls. The proof: i overtook j, so
 |s_i| grew by more than |s_j|; while no score changes sign, |s| grows by `-rate * dL/dw' * w`; so to first order the
-swap changes L by `dL/dw'_i * w_i - dL/dw'_j * w_j < 0`. The proof assumes that no score changes sign (the authors' code
-ranks by |s|) and that the first order decides. A small rate swaps fewer edges, but not smaller ones: a single swap
-becomes more linear only where a unit has more edges.
+swap changes L by `dL/dw'_i * w_i - dL/dw'_j * w_j < 0`.
 
-At some steps, before the update, scores and net are copied in float64, since float32 cannot see the change of a
-millionth that a swap may cause. g is that of the next mini-batch: plain gradient descent without momentum and decay.
-Each of these changes of the mini-batch's loss is measured from the present net:
+Before some updates scores and net are copied in float64, since float32 cannot see the change of a millionth that a swap
+may cause. These changes of the loss of the next mini-batch are measured; where nothing swaps, there is no row:
     first    per layer: its first swap, at the smallest rate that swaps anything in it
     pair     per layer and rate: one edge that enters and one that leaves, drawn among all that swap
     unit     the same, drawn among the pairs that lead to one unit (a channel of a convolution), as in the proof
     layer    per layer and rate: all swaps of the layer at once
     network  per rate: all swaps of all layers at once
-Where nothing swaps, nothing is recorded. The training itself is not changed.
 
-`swaps.npz` has a row for each measurement, E in all:
-    step (E,) int           index of the update, from 0
-    kind (E,) int           into `KINDS`
-    layer (E,) int          into the result's `layers`; -1 for the network
-    rate (E,) float64       learning rate
-    swaps (E,) int          number of edges that enter, which equals the number that leave
-    flips (E,) int          number of these edges whose score changes sign
-    same_unit (E,) bool     whether it is a single swap within a unit
-    predicted (E,) float64  change of the loss to first order
-    measured (E,) float64   change of the loss
+`swaps.npz` has these columns, each `(E,)`:
+    step int                index of the update, from 0
+    kind int                into `KINDS`
+    layer int               into the result's `layers`; -1 for the network
+    rate float64            learning rate
+    swaps, flips int        edges that enter (as many leave); how many of all these have a score that changes sign
+    same_unit bool          whether it is a single swap within a unit
+    predicted, measured     float64: change of the loss, to first order and measured
 
 Source: Ramanujan et al., arXiv:1911.13299, section 3 and appendix B; the theorem in our words, from memory.
 """
@@ -44,7 +38,6 @@ from torch import Tensor, nn
 
 from lit_hidden.callbacks import RunCallback
 from lit_hidden.callbacks.trace import spread
-from lit_hidden.classifier import LitClassifier
 from lit_hidden.edge_popup import EdgePopup, maskers, original_weight, reveal, weight_layers
 from lit_hidden.selection import top_k_mask
 
@@ -59,15 +52,9 @@ Row = tuple[int | float | bool, ...]  # in the order of _COLUMNS
 
 
 def first_swap(scores: np.ndarray, gradient: np.ndarray, mask: np.ndarray) -> tuple[float, int, int] | None:
-    """Find the smallest rate at which ranking `|scores - rate * gradient|` swaps an edge.
+    """Find the smallest rate at which ranking `|scores - rate * gradient|`, all `(N,)`, swaps an edge.
 
-    Args:
-        scores: `(N,)`, float64.
-        gradient: `(N,)`, of the loss by the scores.
-        mask: `(N,)` bool, the edges of largest magnitude at rate 0.
-
-    Returns:
-        the rate, the edge that enters, the edge that leaves; None if no rate swaps any.
+    Returns the rate, the edge that enters, the edge that leaves; None if no rate swaps any.
     """
     outside, inside = np.flatnonzero(~mask), np.flatnonzero(mask)
     if not len(outside) or not len(inside):
@@ -92,14 +79,9 @@ def first_swap(scores: np.ndarray, gradient: np.ndarray, mask: np.ndarray) -> tu
 def draw_pair(
     enter: np.ndarray, leave: np.ndarray, fan_in: int, random: np.random.Generator, *, same_unit: bool
 ) -> tuple[int, int] | None:
-    """Draw a pair of an edge of `enter` and one of `leave` uniformly; None if there is no pair.
+    """Draw one of the pairs of an edge of `enter` and one of `leave`, or of those that lead to one unit; None without.
 
-    Args:
-        enter: indices of edges in the flat layer.
-        leave: likewise.
-        fan_in: edges per unit.
-        random: the generator.
-        same_unit: draw only among pairs that lead to one unit.
+    Edges are indices in the flat layer, of which each unit has `fan_in`.
     """
     if same_unit:
         units = 1 + int(max(enter.max(initial=0), leave.max(initial=0))) // fan_in
@@ -112,16 +94,10 @@ def draw_pair(
 
 
 class Probe:
-    """A copy of a net in float64 with masks baked in, to measure how swaps change the loss of one mini-batch.
+    """A copy of a net hidden by `EdgePopup`, in float64, to measure how swaps change the loss of one mini-batch.
 
     `scores`, `gradient` (straight-through, of the loss by the scores), `price` (first-order change of the loss when an
     edge enters) and `mask` map each hidden layer to a tensor of its weight's shape.
-
-    Args:
-        net: hidden by `EdgePopup`, in the mode to measure; its forward pass must not be random. It is not changed.
-        images: inputs of the net, `(B, ...)`.
-        labels: `(B,)` integers.
-        label_smoothing: as in training.
     """
 
     def __init__(self, net: nn.Module, images: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> None:
@@ -157,7 +133,7 @@ class Probe:
         return F.cross_entropy(logits, self._labels, label_smoothing=self._label_smoothing)
 
     def stepped(self, name: str, rate: float) -> Tensor:
-        """Return the scores of a layer after a step of plain gradient descent."""
+        """Return the scores of a layer after a step of plain gradient descent, without momentum and decay."""
         return self.scores[name] - rate * self.gradient[name]
 
     def chosen(self, name: str, rate: float) -> Tensor:
@@ -218,33 +194,23 @@ def measure(probe: Probe, step: int, rates: Sequence[float] = RATES) -> list[Row
 
 
 class Swaps(RunCallback):
-    """Measure swaps before some updates, evenly spread over the training.
-
-    Args:
-        updates: number of these updates.
-    """
+    """Measure swaps before so many `updates`, evenly spread over the training."""
 
     records = True
 
     def __init__(self, updates: int) -> None:
         super().__init__()
-        if updates < 1:
-            raise ValueError(f"updates={updates} measures nothing; it must be at least 1")
         self.updates = updates
         self.rows: list[Row] = []
 
-    def on_run_start(self, trainer: L.Trainer, module: Any, data: Any, parent: Path | None) -> None:
-        """Refuse a net without edges to swap."""
-        if not any(isinstance(masker, EdgePopup) for masker in maskers(module.net).values()):
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Choose the updates; a net without edges to swap is refused."""
+        if not any(isinstance(masker, EdgePopup) for masker in maskers(pl_module.net).values()):
             raise ValueError("nothing swaps in this net: only edge-popup swaps edges by their scores")
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Choose the updates."""
         self.wanted = spread(self.updates, trainer)
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, *_: Any) -> None:
         """Measure on the next mini-batch."""
-        assert isinstance(pl_module, LitClassifier)
         if trainer.global_step in self.wanted:
             images, labels = batch
             probe = Probe(pl_module.net, images, labels, pl_module.recipe.label_smoothing)
@@ -269,11 +235,9 @@ class Swaps(RunCallback):
 def summary(arrays: dict[str, np.ndarray], layers: int) -> dict[str, Any]:
     """Count the changes that lowered the loss.
 
-    Returns:
-        `swaps`: the `rates`, and for each kind the number of changes measured and of those that lowered the loss, as
-        `[rate][layer]` (one row for `first`, one column for `network`). `<kind>_lowered`: the percentage of changes
-        that lowered the loss, None without any. `uphill`: the number of single swaps that should not lower the loss to
-        first order, although no score changed sign.
+    `swaps` has the `rates`, and for each kind how many changes were measured and lowered the loss, as `[rate][layer]`
+    (one row for `first`, one column for `network`). `<kind>_lowered` is a percentage, None without any. `uphill` counts
+    the single swaps that should not lower the loss to first order, although no score changed sign.
     """
     lowered = arrays["measured"] < 0
     result: dict[str, Any] = {"swaps": {"rates": list(RATES)}}

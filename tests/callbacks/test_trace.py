@@ -16,7 +16,7 @@ from lit_hidden.engine.train import train
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 
-made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
+made: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "engine" / "training.py"))
 TINY, HIDDEN, undisturbed = made["TINY"], made["HIDDEN"], made["undisturbed"]
 
 
