@@ -4,8 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_hidden import recipes
 from lit_hidden.code import Spec, spec
-from lit_hidden.recipes import FINDERS, METHODS, Recipe
+from lit_hidden.recipes import FINDERS, METHODS
 from lit_hidden.run import SCHEMA, Run, vary
 
 DENSE = Run(net="conv2")
@@ -31,10 +29,8 @@ ANALYSED = LESIONED.then(epochs=0, callbacks=(spec("rdm.RDM", images=9), OTHER))
 # --- the hash --------------------------------------------------------------------------------------------
 
 
-def test_hashes_are_pinned_here_and_in_another_process(python: Callable[..., str]) -> None:
+def test_hashes_are_pinned() -> None:
     assert (Run().hash, Run(density=0.5).hash) == ("f40039a49218", "c5013b5d20cb")
-    code = "from lit_hidden import Run\nprint(Run().hash, Run(density=0.5).hash)"
-    assert python(code, PYTHONHASHSEED="5").split() == ["f40039a49218", "c5013b5d20cb"]
 
 
 SAME: list[tuple[Run, dict[str, Any]]] = [
@@ -102,9 +98,7 @@ def test_a_hash_is_of_what_differs_callbacks_with_their_versions_and_the_run_bef
     assert Run().hash != "f40039a49218"
 
 
-def test_a_field_added_later_renames_only_runs_that_differ_from_its_neutral_value(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_field_added_later_renames_only_runs_that_differ_from_its_neutral_value() -> None:
     @dataclass(frozen=True, kw_only=True, eq=False)
     class Later(Run):
         patience: int = 0
@@ -113,16 +107,8 @@ def test_a_field_added_later_renames_only_runs_that_differ_from_its_neutral_valu
     runs = [HIDDEN, replace(LESIONED, seed=3), TICKET, DENSE]
     later = [Later(**{f.name: getattr(run, f.name) for f in fields(run)}) for run in runs]
     assert [one.hash for one in later] == [run.hash for run in runs]
-    assert [one.nesterov for one in (later[0].resolved, later[0].then().resolved, later[2].parent)] == [False] * 3
     assert replace(later[0], nesterov=True).hash != HIDDEN.hash == replace(later[0], nesterov=False).hash
     assert replace(later[0], patience=1).hash != HIDDEN.hash
-    recipe = make_dataclass("Recipe", [("nesterov", bool)], bases=(Recipe,), frozen=True, kw_only=True)
-    published = recipes.recipe
-    monkeypatch.setattr(  # a recipe has a value of its own, told from what all earlier runs had
-        recipes, "recipe", lambda name, *rest: recipe(**asdict(published(name, *rest)), nesterov=name == "dense")
-    )
-    assert Later(density=0.5, net="conv2").hash == HIDDEN.hash
-    assert Later(net="conv2").hash != DENSE.hash == Later(net="conv2", nesterov=False).hash
 
 
 def test_of_small_subsets_of_imagenet_a_hash_without_augmentation_still_means_the_middle_square() -> None:
@@ -144,18 +130,10 @@ def test_of_small_subsets_of_imagenet_a_hash_without_augmentation_still_means_th
 # --- what is resolved, and the name ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("seeds", "expected"),
-    [({}, (0, 0, 0)), ({"seed": 7, "score_seed": 1}, (7, 1, 7)), ({"seed": 7, "weight_seed": 0}, (0, 7, 7))],
-)
-def test_the_seed_gives_the_three_seeds_unless_one_is_set(seeds: Any, expected: tuple[int, int, int]) -> None:
-    run = Run(density=0.5, **seeds).resolved
-    assert (run.weight_seed, run.score_seed, run.data_seed) == expected
-
-
-def test_what_is_set_wins_over_the_recipe_even_a_zero() -> None:
-    run = Run(density=0.5, lr=0.7, momentum=0.0, weight_decay=0.0, batch_size=1).resolved
+def test_what_is_set_wins_over_the_recipe_and_the_seed_even_a_zero() -> None:
+    run = Run(density=0.5, lr=0.7, momentum=0.0, weight_decay=0.0, batch_size=1, seed=7, weight_seed=0).resolved
     assert (run.lr, run.momentum, run.weight_decay, run.batch_size) == (0.7, 0, 0, 1)
+    assert (run.weight_seed, run.score_seed, run.data_seed) == (0, 7, 7)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -163,19 +141,8 @@ def test_resolving_leaves_nothing_open_and_twice_is_once(method: str) -> None:
     run = Run(method=method, density=None if method == "dense" else 0.3, net="resnet18", seed=3)
     assert run.resolved.resolved is run.resolved
     assert asdict(Run(**asdict(run.resolved)).resolved) == asdict(run.resolved)
-    open_ = {
-        "density",
-        "train_images",
-        "augment",
-        "classes",
-        "images_per_class",
-        "image_size",
-        "after",
-        "masker",
-        "task",
-    }
-    open_ |= {"found_by"} if method != "ticket" else set()
-    assert None not in {v for n, v in asdict(run.resolved).items() if n not in open_}
+    names = "density train_images augment classes images_per_class image_size after masker task found_by"
+    assert None not in {value for name, value in asdict(run.resolved).items() if name not in names.split()}
     assert Run(density=run.density).resolved.method == ("dense" if method == "dense" else "edge_popup")
 
 
@@ -184,17 +151,12 @@ def test_resolving_leaves_nothing_open_and_twice_is_once(method: str) -> None:
     [
         (Run(), "conv4-sgd-s0"),
         (Run(lr=0.01, momentum=0.9, weight_decay=1e-4, batch_size=128, schedule="cosine", epochs=100), "conv4-sgd-s0"),
-        (Run(optimizer="adam", seed=3), "conv4-adam-s3"),
         (Run(density=0.5), "conv4-k50-signed_constant-s0"),
         (Run(density=0.125, net="conv2", width=0.5), "conv2x0.5-k12.5-signed_constant-s0"),
-        (Run(density=0.3, scaled=True), "conv4-k30-signed_constant-scaled-s0"),
         (Run(density=0.3, scaled="authors"), "conv4-k30-signed_constant-scaled_authors-s0"),
-        (Run(density=0.3, method="supermask"), "conv4-k30-supermask-signed_constant-s0"),
-        (Run(density=0.3, method="random", epochs=5), "conv4-k30-random-signed_constant-s0"),
         (Run(density=0.3, method="ticket", found_by="random", optimizer="adam", seed=2),
          "conv4-k30-ticket-of_random-adam-signed_constant-s2"),
         (Run(lr=1e9, epochs=3, score_seed=7), "conv4-sgd-epochs=3-lr=1000000000-score_seed=7-s0"),
-        (Run(data="mnist", net="lenet"), "lenet-sgd-mnist-s0"),
         (Run(data="imagenette", net="resnet18", image_size=160), "resnet18-sgd-imagenette-image_size=160-s0"),
         (Run(density=0.5, net="a.b.Net", method="c.Lit", distribution="d.draw", masker="e.Top", task="f.Task",
              callbacks=(LESION, TRACE, OTHER)),
@@ -237,7 +199,7 @@ def test_names_and_options_of_code_are_found() -> None:
 
 @pytest.mark.parametrize("finder", FINDERS)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("net", ["conv8", "lenet", "cifar_resnet18", "resnet50"])
+@pytest.mark.parametrize("net", ["conv8", "resnet50"])
 def test_the_parent_of_a_ticket_is_the_published_search_in_the_same_random_net(
     net: str, optimizer: str, finder: str
 ) -> None:
@@ -253,34 +215,16 @@ def test_the_parent_of_a_ticket_is_the_published_search_in_the_same_random_net(
     assert replace(ticket, batch_size=ticket.resolved.batch_size).parent == parent
 
 
-def test_a_field_added_to_run_is_the_parents_or_is_the_tickets_alone() -> None:
-    # A new field has to be put here, and so thought of in Run.parent.
-    inherited = {
-        "density", "net", "width", "distribution", "scaled", "data", "train_images", "held_out", "augment", "epochs",
-        "precision", "seed", "weight_seed", "score_seed", "data_seed", "classes", "images_per_class", "image_size",
-        "masker", "task",
-    }  # fmt: skip
-    own = {
-        "method", "found_by", "optimizer", "batch_size", "lr", "momentum", "weight_decay", "schedule", "warmup_epochs",
-        "label_smoothing", "callbacks", "after",
-    }  # fmt: skip
-    assert inherited | own == {f.name for f in fields(Run)}
-
-
 @pytest.mark.parametrize(
     ("before", "changes", "takes"),
     [
         (HIDDEN, {}, {"method": "edge_popup"}),
         (HIDDEN, {"density": 0.2, "epochs": 5}, {"method": "edge_popup", "density": 0.2, "epochs": 5}),
-        (HIDDEN, {"epochs": 0}, {"density": 0.5, "epochs": 0}),
-        (replace(HIDDEN, method="supermask"), {}, {"method": "supermask", "lr": 200.0}),
         (replace(HIDDEN, method="random", lr=0.3), {"method": "ticket"}, {"found_by": "random", "lr": 0.3}),
         (HIDDEN, {"method": "ticket"}, {"found_by": "edge_popup", "distribution": "signed_constant", "lr": 0.01}),
         (replace(TICKET, found_by="random"), {}, {"method": "ticket", "found_by": "random"}),
         (DENSE, {"seed": 4}, {"method": "dense", "weight_seed": 4}),
         (DENSE, {"density": 0.3}, {"method": "edge_popup", "distribution": "kaiming_normal", "lr": 0.1}),
-        (replace(DENSE, distribution="xavier_normal"), {"density": 0.3, "method": "supermask"},
-         {"distribution": "xavier_normal", "lr": 200.0}),
     ],
 )  # fmt: skip
 def test_a_run_then_another_copies_what_was_set_and_has_its_own_recipe(before: Run, changes: Any, takes: Any) -> None:
@@ -308,7 +252,7 @@ FIELDS = {
 }  # fmt: skip
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(values=st.fixed_dictionaries(FIELDS), chain=st.lists(CALLBACKS, min_size=1, max_size=3))
 def test_runs_come_back_from_json_and_from_a_table(values: dict[str, Any], chain: list[list[Spec]]) -> None:
     run = Run(**values, callbacks=tuple(chain[0]))
@@ -333,9 +277,7 @@ def test_json_has_every_field_a_line_and_callbacks_as_lightnings_command_line_ta
     assert (HIDDEN.row["callbacks"], HIDDEN.row["after"]) == (None, None)
 
 
-def test_names_in_a_file_are_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "raising.py").write_text("raise RuntimeError('imported')\n")
-    monkeypatch.syspath_prepend(tmp_path)
+def test_names_in_a_file_are_text(monkeypatch: pytest.MonkeyPatch) -> None:
     names = dict.fromkeys(("net", "masker", "distribution", "method", "data", "task"), "raising.thing")
     callbacks = [{"class_path": f"{module}.Idea", "init_args": {}} for module in ("raising", "gone")]
     monkeypatch.setattr("lit_hidden.code._class", lambda path: pytest.fail(f"{path} is looked up"))
@@ -353,50 +295,39 @@ def test_a_description_of_when_trace_and_swaps_were_fields_is_read_where_they_we
 
 # --- what cannot be --------------------------------------------------------------------------------------
 
-LISTS = "there are imagenette, imagewoof, tiny-imagenet-100, first-N"
 AFTER = "after a hidden run come hidden and ticket"
 REFUSED: list[tuple[Run, dict[str, Any], str]] = [
     (Run(), {"method": "dense", "density": 0.5}, "method='dense' with density=0.5: the dense baseline has no density"),
-    *((Run(), {"method": one}, f"method='{one}' with density=None: the dense baseline has no density (None), every")
-      for one in ("edge_popup", "random", "ticket")),
-    *((Run(), {"density": k}, f"density={k} is the fraction of weights kept and must lie in (0, 1]")
-      for k in (0.0, 1.01, math.nan)),
-    *((Run(), {"width": w}, f"width={w} multiplies the channels and must be above 0") for w in (0.0, -1.5, math.nan)),
+    (Run(), {"method": "edge_popup"}, "method='edge_popup' with density=None"),
+    *((Run(), {"density": k}, f"density={k} is the fraction of weights kept") for k in (0.0, 1.01, math.nan)),
+    *((Run(), {"width": w}, f"width={w} multiplies the channels") for w in (0.0, math.nan)),
     *((Run(), {name: value}, f"{name}={value!r} is not a finite number of at least {least}")
       for name, value, least in (
-          ("epochs", 0, 1), ("batch_size", 0, 1), ("train_images", 0, 1), ("lr", -1.0, 0), ("lr", "0.1", 0),
-          ("label_smoothing", math.nan, 0), ("momentum", math.inf, 0), ("held_out", None, 0))),
+          ("epochs", 0, 1), ("batch_size", 0, 1), ("lr", -1.0, 0), ("lr", "0.1", 0), ("label_smoothing", math.nan, 0),
+          ("momentum", math.inf, 0), ("held_out", None, 0))),
     (IMAGENETTE, {"images_per_class": 0}, "images_per_class=0 is not a finite number of at least 1"),
-    (IMAGENETTE, {"image_size": -64}, "image_size=-64 is not a finite number of at least 1"),
     (Run(), {"epochs": 2.5}, "epochs=2.5 must be a whole number"),
     (Run(), {"method": "popup"}, "methods are edge_popup, dense, supermask, random, ticket"),
-    (Run(), {"optimizer": "lion"}, "optimizers are sgd, adam"),
     (HIDDEN, {"optimizer": "adam"}, "method='edge_popup' takes 'sgd'"),
-    (Run(), {"schedule": "step"}, "schedule='step' is unknown; there are cosine, constant"),
-    (Run(), {"distribution": "gauss"}, "distribution='gauss' is unknown; there are kaiming_normal, signed_constant"),
-    (Run(), {"precision": "fp32"}, "precision='fp32' is unknown; there are 32-true, bf16-mixed"),
-    (Run(), {"scaled": "paper"}, "scaled='paper' is unknown; there are False, True, authors"),
-    (Run(), {"scaled": 1}, "scaled=1 is of the wrong type; it must be bool | str"),
+    *((Run(), {name: "odd"}, f"{name}='odd' is unknown; there are ")
+      for name in ("schedule", "distribution", "precision", "scaled", "augment")),
+    (Run(), {"scaled": 1}, "scaled=1 is of the wrong type"),
     (HIDDEN, {"scaled": "authors", "distribution": "xavier_normal"}, "the authors' code never scales xavier_normal"),
-    (Run(), {"augment": "crop"}, "augment='crop' is unknown; there are None, False, True, square"),
-    (Run(), {"augment": "square"}, "data='cifar10' takes no augment='square'; imagenet, imagenet100, imagenette"),
+    (Run(), {"augment": "square"}, "data='cifar10' takes no augment='square'"),
     (Run(), {"classes": "first-10", "image_size": 64}, "data='cifar10' takes no classes='first-10', image_size=64"),
-    (IMAGENETTE, {"images_per_class": 10, "train_images": 100}, "say the same thing twice; give one of them"),
-    *((IMAGENETTE, {"classes": one}, f"classes={one!r} is no list that a hash can stand for; {LISTS}")
-      for one in ("all", "mine.txt", "first-0", "first-", "imagenette2")),
-    (TICKET, {"found_by": "dense"}, "found_by='dense' with method='ticket'; it must be edge_popup or supermask or ran"),
+    (IMAGENETTE, {"images_per_class": 10, "train_images": 100}, "say the same thing twice"),
+    *((IMAGENETTE, {"classes": one}, f"classes={one!r} is no list") for one in ("all", "first-0", "imagenette2")),
+    (TICKET, {"found_by": "dense"}, "found_by='dense' with method='ticket'"),
     (HIDDEN, {"found_by": "random"}, "found_by='random' with method='edge_popup'; it must be None"),
-    (TICKET, {"precision": "bf16-true"}, "precision='bf16-true' changes the weights that a ticket's subnetwork is ch"),
-    (HIDDEN, {"task": 3}, "task=3 is of the wrong type; it must be str | None"),
+    (TICKET, {"precision": "bf16-true"}, "precision='bf16-true' changes the weights"),
+    (HIDDEN, {"task": 3}, "task=3 is of the wrong type"),
     (HIDDEN, {"after": HIDDEN.hash}, f"after='{HIDDEN.hash}' is of the wrong type"),
-    (HIDDEN, {"callbacks": LESION}, "is of the wrong type; it must be tuple | list"),
-    (HIDDEN, {"callbacks": ["lesion.Lesion"]}, "callbacks='lesion.Lesion' is no callback; give spec('module.Class'"),
-    (HIDDEN, {"callbacks": [LESION, LESION]}, "callbacks=Lesion(epoch=2), Lesion(epoch=2): one of them is listed"),
+    (HIDDEN, {"callbacks": ["lesion.Lesion"]}, "callbacks='lesion.Lesion' is no callback"),
+    (HIDDEN, {"callbacks": [LESION, LESION]}, "one of them is listed"),
 ]  # fmt: skip
 REFUSED_AFTER: list[tuple[Run, dict[str, Any], str]] = [
     (HIDDEN, {"density": None}, f"method='dense' after 'edge_popup' cannot be; {AFTER}"),
     (TICKET, {"method": "dense", "density": None}, "method='dense' after 'ticket' cannot be"),
-    (TICKET, {"method": "random"}, "method='random' after 'ticket' cannot be"),
     (DENSE, {"method": "ticket", "density": 0.5}, "method='ticket' after 'dense' cannot be"),
     *((before, changes, f"{told}, whose net it takes; keep it") for before, changes, told in (
         (HIDDEN, {"net": "conv4"}, "net='conv4' after a run with net='conv2'"),
@@ -405,12 +336,9 @@ REFUSED_AFTER: list[tuple[Run, dict[str, Any], str]] = [
         (IMAGENETTE, {"image_size": 64}, "image_size=64 after a run with image_size=224"),
         (HIDDEN, {"masker": "a.b"}, "masker='a.b' after a run with masker=None"),
         (HIDDEN, {"data": "mnist"}, "data='mnist' after a run with data='cifar10'"),
-        (HIDDEN, {"distribution": "xavier_normal"}, "distribution='xavier_normal' after a run with distribution='sig"
-                                                    "ned_constant'"),
         (HIDDEN, {"density": 0.3, "epochs": 0}, "density=0.3 after a run with density=0.5"),
         (DENSE, {"density": 0.5, "scaled": True}, "scaled=True after a run with scaled=False"))),
-    *((before, {"method": "ticket", "found_by": "random"}, "after a run with the subnetwork of 'edge_popup'; leave it")
-      for before in (HIDDEN, TICKET)),
+    (TICKET, {"method": "ticket", "found_by": "random"}, "after a run with the subnetwork of 'edge_popup'"),
     (HIDDEN, {"method": "supermask"}, "method='supermask' after 'edge_popup': their scores mean different things"),
     (HIDDEN, {"epochs": -1}, "epochs=-1 is not a finite number of at least 0"),
 ]  # fmt: skip

@@ -78,19 +78,9 @@ def test_a_run_starts_before_training_ends_after_it_and_starts_again_on_a_resume
     assert resumed.calls == [("start", LitSubnetwork, DigitsData, None, 0, 0), "train", ("end", folder, 6)]
 
 
-def test_loaders_without_a_data_module_are_no_data(tmp_path):
-    seen, data = Seen(), DigitsData(train_images=100)
-    trainer = L.Trainer(max_epochs=1, callbacks=[seen], default_root_dir=tmp_path, logger=False, **QUIET)
-    trainer.fit(LitSubnetwork(**TINY, in_channels=1), data.train_dataloader(), data.val_dataloader())
-    assert seen.calls[0][2] is type(None)
-    assert seen.calls[-1] == ("end", tmp_path, 1)
-
-
 def test_a_plain_trainer_trains_what_the_engine_trains(tmp_path):
-    run = Run(
-        density=0.5, data="digits", train_images=300, epochs=2, **TINY,
-        callbacks=(spec("labels.RandomLabels"), spec("lesion.Lesion", epoch=1), spec("rdm.RDM", images=20)),
-    )  # fmt: skip
+    ideas = spec("labels.RandomLabels"), spec("lesion.Lesion", epoch=1), spec("rdm.RDM", images=20)
+    run = Run(density=0.5, data="digits", train_images=300, epochs=2, callbacks=ideas, **TINY)
     module = fitted(tmp_path, RandomLabels(), Lesion(epoch=1), RDM(images=20))
     folder = tmp_path / run.hash
     folder.mkdir()
@@ -115,7 +105,6 @@ def test_two_of_one_class_with_other_options_have_states_of_their_own(tmp_path):
     assert {name: len(state["rows"]["step"]) for name, state in states.items() if name.startswith("Trace")} == {
         "Trace{'updates': 2}": 2, "Trace{'updates': 3}": 3
     }  # fmt: skip
-    assert Seen().state_key == "Seen{}"
 
 
 def test_callbacks_paste_from_a_run_json_into_the_yaml_of_fit(tmp_path, monkeypatch):
