@@ -4,7 +4,6 @@ import inspect
 import io
 import json
 import os
-import re
 import sys
 import time
 from itertools import islice
@@ -15,15 +14,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from rich.console import Console
 from torch import nn
 
 from experiments.bench import command, environment, epoch, inputs, selection, start, steps
 from experiments.bench.command import SECTIONS, asked_for, bench
 from experiments.bench.inputs import Source, generate, sets, ways
-from experiments.bench.page import judged, markdown, paint
-from experiments.bench.rows import Bench, Section, timed, written
+from experiments.bench.page import judged, markdown
+from experiments.bench.rows import Bench, Section
 from experiments.bench.steps import PlainConv, PlainStep, plain
 from experiments.bench.training import EDGE, Watched, drawn, fit, like, made, step_of
 from lit_hidden import build
@@ -42,11 +40,6 @@ COMMITTED = Path(__file__).parents[2] / "experiments" / "results" / "bench" / "b
 
 
 # --- arithmetic ------------------------------------------------------------------------------------------------
-
-
-def test_numbers_have_three_digits_or_all_before_the_point():
-    numbers = (1234567.8, 1000, 99.96, 99.94, 12.345, 0.01234)
-    assert [written(n) for n in numbers] == ["1,234,568", "1,000", "100", "99.9", "12.3", "0.0123"]
 
 
 def test_a_section_pairs_ratios_by_round_and_is_shown_by_row_or_by_group():
@@ -79,19 +72,10 @@ def test_every_other_round_goes_backwards_and_what_is_slow_has_two():
     assert found == {"a": [1, 6, 7], "b": [2, 5], "c": [3, 4, 8]}
 
 
-@pytest.mark.parametrize("many", [1, 10])
-def test_a_slow_call_is_made_once_a_measurement_but_for_the_first(many):
-    calls: list[float] = []
-    measure = timed(lambda: calls.append(time.sleep(0.02)), 0, many)
-    assert [20 <= many * measure() < 200 for _ in range(4)] == [True] * 4
-    assert len(calls) == 2 + 3
-
-
 @pytest.mark.parametrize(
     ("key", "device", "what", "numbers", "verdict"),
     [
         ("steps", "cpu", "hidden / dense", {"conv2": 1.08, "resnet50": 9}, "reached: cpu, conv2, hidden / dense 1.080"),
-        ("steps", "cpu", "hidden / dense", {"conv2": 1.0801}, "missed: cpu, conv2, hidden / dense 1.080, at most 1.08"),
         ("steps", "cuda", "hidden / dense", {"conv8": 1.16}, "missed: cuda, conv8, hidden / dense 1.160, at most 1.15"),
         ("steps", "cpu", "plain / hidden", {"conv2": 3.5}, "reached: cpu, conv2, plain / hidden 3.500, at least 3.5"),
         # Of several kinds or nets the worst counts; other sizes and the tiny net do not.
@@ -101,7 +85,6 @@ def test_a_slow_call_is_made_once_a_measurement_but_for_the_first(many):
             "missed: cpu, 4.2 million, ours / pass 3.100, at most 3",
         ),
         ("epoch", "cpu", "Lightning's share", {"tiny net": 40, "conv2": 1.9, "conv4": 0.3}, "reached: cpu, conv"),
-        ("input", "cpu", "ours / kornia", {"": 0.99}, "missed: cpu, ours / kornia 0.990, at least 1"),
     ],
 )  # fmt: skip
 def test_the_right_number_is_held_against_the_right_limit(key, device, what, numbers, verdict):
@@ -112,18 +95,6 @@ def test_the_right_number_is_held_against_the_right_limit(key, device, what, num
     assert said.startswith(verdict)
     section.key = "start"
     assert judged([section]).findings == [], "what was not measured has no verdict"
-
-
-def test_a_panel_shows_the_medians_in_its_unit():
-    section, axes = Section("steps", "cpu", ""), Figure().subplots(1, 2)
-    section.add("ms", {"hidden": [3.0, 1.0, 2.0], "dense": [4.0, 8.0]}, "conv2")
-    section.ratio("dense", "hidden", "conv2")
-    paint(axes[0], "steps", section)
-    assert [text.get_text() for text in axes[0].texts] == ["4.67"]
-    section.add("ratio", {"ours / pass": [5.0, 7.0], "sort / pass": [90.0]}, "4.2 million, tied")
-    paint(axes[1], "tied", section)
-    assert [text.get_text() for text in axes[1].texts] == ["6"]
-    assert [line.get_ydata()[0] for line in axes[1].get_lines()][:2] == [6, 90]
 
 
 # --- selection and steps ---------------------------------------------------------------------------------------
@@ -148,7 +119,7 @@ def layers(net: nn.Module) -> list[PlainConv]:
     return [module for module in net.modules() if isinstance(module, PlainConv)]
 
 
-@pytest.mark.parametrize("name", ["conv4", "lenet", "cifar_resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["conv4", "cifar_resnet18"])
 def test_with_equal_weights_and_scores_the_plain_net_computes_what_ours_does(name):
     ours = LitSubnetwork(build(name, width=0.125), density=0.3, schedule="constant", seed=3)
     images, labels = torch.randn(6, 3, 32, 32), torch.arange(6)
@@ -167,10 +138,9 @@ def test_with_equal_weights_and_scores_the_plain_net_computes_what_ours_does(nam
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5 * float(mine.abs().max()))
 
 
-@pytest.mark.parametrize("name", ["conv2", "lenet"])
-def test_over_a_hundred_steps_losses_and_masks_are_those_of_the_published_algorithm(name):
+def test_over_a_hundred_steps_losses_and_masks_are_those_of_the_published_algorithm():
     # In double precision: what float32 rounds off decides, some steps on, which of two near scores stays.
-    ours = LitSubnetwork(build(name, width=0.0625), density=0.5, schedule="constant").double()
+    ours = LitSubnetwork(build("conv2", width=0.0625), density=0.5, schedule="constant").double()
     theirs, optimizer = PlainStep(ours), ours.configure_optimizers()["optimizer"]
     images, labels = torch.randn(32, 3, 32, 32).double(), torch.randint(0, 10, (32,))
     started = [masker.mask() for masker in maskers(ours.net).values()]
@@ -228,7 +198,6 @@ def test_steps_in_blocks_or_one_by_one_with_lightning_or_without_train_alike(at_
 @pytest.mark.parametrize(
     ("workers", "batches", "turns"),
     [
-        (0, [4, 4, 2], [4, 4, 2, 4, 4, 2]),
         (2, [4, 4, 2], [8, 2, 8, 2]),  # an epoch's end is the end of a turn: nothing is decoded any more
         (16, [4, 4, 2], [10, 10]),
     ],
@@ -253,18 +222,17 @@ def test_every_way_yields_normalised_batches_of_all_images():
         assert batch.std() == pytest.approx(float(expected.std()), rel=0.15)
 
 
-def test_the_generated_tree_is_what_is_said_of_it(tmp_path, monkeypatch):
+def test_the_generated_tree_has_files_of_imagenets_usual_size(tmp_path, monkeypatch):
     monkeypatch.setattr(inputs, "FILES", 8)
     monkeypatch.setattr(inputs, "CLASSES", 10)
     told = generate(tmp_path, 15)
-    links = {part: sorted((tmp_path / part).glob("*/*.JPEG")) for part in ("train", "val")}
-    files = sorted((tmp_path / "files").iterdir())
-    for found in links.values():
-        assert len(found) == 20
-        assert len({link.parent for link in found}) == 10
-        assert {link.resolve() for link in found} == {path.resolve() for path in files}
+    files = {path.resolve() for path in (tmp_path / "files").iterdir()}
+    for part in ("train", "val"):
+        links = list((tmp_path / part).glob("*/*.JPEG"))
+        assert (len(links), len({link.parent for link in links})) == (20, 10)
+        assert {link.resolve() for link in links} == files
     mean = sum(path.stat().st_size for path in files) / 8 / 1000
-    assert 90 < mean < 120, "ILSVRC-2012's usual size"
+    assert 90 < mean < 120
     assert told == f"Generated: 8 JPEG files of 500x375 pixels, {mean:.0f} kB each, under 20 names. "
 
 
@@ -289,6 +257,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
             patch.setattr(epoch, name, value)
         for name, value in (("FILES", 4), ("cores", lambda: 2)):
             patch.setattr(inputs, name, value)
+        real = start.ended  # of the three programs one is enough
+        patch.setattr(start, "ended", lambda *words: real(*words) if "experiments.bench.start" in words else "")
         small: dict[str, Any] = {"net": "lenet", "image_size": 16, "batch_size": 4, "data_dir": out / "no"}
         bench(only=",".join(SECTIONS), seconds=0.001, rounds=1, out=out, console=console, **small)
     found = json.loads((out / "bench.json").read_text())
@@ -297,16 +267,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return SimpleNamespace(out=out, found=found, rows=rows, page=page, printed=printed)
 
 
-def test_sections_come_in_their_order(tiny):
+def test_sections_come_in_their_order_with_the_rows_of_the_committed_bench(tiny):
     keys = ["selection", "steps", "input", "feeding", "feeding", "epoch", "start", "targets"]
     assert [section["section"] for section in tiny.found["sections"]] == keys
-
-
-def test_the_rows_are_those_of_the_committed_bench(tiny):
     committed = {s["section"]: {r["what"] for r in s["rows"]} for s in json.loads(COMMITTED.read_text())["sections"]}
     gone = {"torch.ge", "ours / torch.ge", "Lightning's part of a step", "plain / dense", "end of an epoch"}
     for section in (key for key in SECTIONS if key != "feeding"):
         assert committed[section] - gone == {what for key, _, what in tiny.rows if key == section}
+    stages = [tiny.rows["start", start.FIRST, stage] for stage in start.STAGES]
+    assert tiny.rows["start", "", start.FIRST] == pytest.approx([sum(each) for each in zip(*stages, strict=True)])
 
 
 def test_an_epoch_says_what_lightning_adds_and_how_busy_the_device_is(tiny):
@@ -320,12 +289,6 @@ def test_an_epoch_says_what_lightning_adds_and_how_busy_the_device_is(tiny):
     assert does == pytest.approx([products / ms / 1e6 for ms in whole])
 
 
-def test_the_first_step_is_the_sum_of_its_stages(tiny):
-    stages = [tiny.rows["start", start.FIRST, stage] for stage in start.STAGES]
-    assert tiny.rows["start", "", start.FIRST] == pytest.approx([sum(each) for each in zip(*stages, strict=True)])
-    assert all(seconds > 0 for stage in stages for seconds in stage)
-
-
 def test_page_and_terminal_show_the_numbers_of_the_json_and_a_picture(tiny):
     for section in tiny.found["sections"]:
         for row in section["rows"]:
@@ -334,12 +297,8 @@ def test_page_and_terminal_show_the_numbers_of_the_json_and_a_picture(tiny):
             assert [row["median"], row["min"], row["max"]] == pytest.approx(expected)
         assert f"## {section['title']}\n\n{section['about']}\n" in tiny.page
         assert section["title"] in tiny.printed
-    (line,) = re.findall(r"^\| lenet \| .*", tiny.page, re.MULTILINE)
-    (dense,) = (r["median"] for s in tiny.found["sections"] for r in s["rows"] if r["what"] == "dense")
-    assert float(line.strip("| ").split(" | ")[1].replace(",", "")) == pytest.approx(dense, rel=0.006)
     for name in ("bench.svg", "bench.png"):
         assert (tiny.out / name).stat().st_size > 10_000
-    assert "](bench.svg)" in tiny.page
     given = f"--only {','.join(SECTIONS)} --net lenet --image-size 16 --batch-size 4 --seconds 0.001"
     assert tiny.found["command"] == f"lit-hidden bench {given}"
 
@@ -351,20 +310,14 @@ def test_page_and_terminal_show_the_numbers_of_the_json_and_a_picture(tiny):
         (["--only", "steps", "--net", "conv4"], 2, "--net is for feeding, which --only steps leaves out\n"),
         (["--device", "tpu"], 2, "--device tpu is not there; there is cpu"),
         (["--seconds", "-1.5"], 2, "--seconds -1.5 measures nothing; it must be more than 0\n"),
-        (["--seconds", "nan"], 2, "--seconds nan measures nothing; it must be more than 0\n"),
-        (["--data", "cifar11"], 2, "there is no data called 'cifar11'"),
         (["--data", "imagenet", "--data-dir", "no"], 1, "no holds no imagenet"),
-        (["--net", "conv3"], 2, "net='conv3' is unknown; nets are "),
         (["--batch-size", "0"], 2, "batch_size=0 "),
-        (["--image-size", "0"], 2, "image_size=0 "),
         (["--data", "digits", "--image-size", "64"], 2, "--image-size 64 is for ImageNet and its subsets"),
-        (["--data", "digits", "--net", "lenet", "--out", "file"], 1, "[Errno 17] File exists: 'file'\n"),
         (["--only", "input", "--data-dir", "."], 1, "cifar-10-batches-bin"),
     ],
 )
 def test_what_cannot_be_measured_is_said_before_anything_is(arguments, status, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").write_text("")
     (tmp_path / "cifar-10-batches-bin").mkdir()
     (tmp_path / "cifar-10-batches-bin" / "data_batch_1.bin").write_bytes(b"short")
     with pytest.raises(SystemExit) as end:
