@@ -18,8 +18,8 @@ from rich.console import Console
 from torch import nn
 
 from experiments.bench import command, environment, epoch, inputs, selection, start, steps
-from experiments.bench.command import SECTIONS, asked_for, bench
-from experiments.bench.inputs import Source, generate, sets, ways
+from experiments.bench.command import SECTIONS, bench
+from experiments.bench.inputs import Source, ways
 from experiments.bench.page import judged, markdown
 from experiments.bench.rows import Bench, Section
 from experiments.bench.steps import PlainConv, PlainStep, plain
@@ -161,15 +161,6 @@ def test_over_a_hundred_steps_losses_and_masks_are_those_of_the_published_algori
     assert {name.split(".")[-1] for name in before if not torch.equal(before[name], after[name])} == {"scores"}
 
 
-def test_the_plain_step_reads_loss_and_accuracies():
-    step = PlainStep(LitSubnetwork(build("lenet", width=0.1), density=0.5, schedule="constant"))
-    images, labels = torch.randn(10, 3, 32, 32), torch.arange(10)
-    logits = step.net(images).detach()
-    places = logits.argsort(dim=1, descending=True)
-    top1, top5 = (10.0 * sum(i in places[i, :k] for i in range(10)) for k in (1, 5))
-    assert step((images, labels)) == pytest.approx((float(F.cross_entropy(logits, labels)), top1, top5))
-
-
 @pytest.mark.parametrize("at_once", [0, 2])
 def test_steps_in_blocks_or_one_by_one_with_lightning_or_without_train_alike(at_once, tmp_path):
     one, other, third, new = (made("lenet", 0.5, like("lenet", 32, 4), HERE) for _ in range(4))
@@ -220,26 +211,6 @@ def test_every_way_yields_normalised_batches_of_all_images():
         assert batch.shape == (200, 3, 32, 32)
         # A crop after padding loses and darkens some: about a tenth of the pixels on either side.
         assert batch.std() == pytest.approx(float(expected.std()), rel=0.15)
-
-
-def test_the_generated_tree_has_files_of_imagenets_usual_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(inputs, "FILES", 8)
-    monkeypatch.setattr(inputs, "CLASSES", 10)
-    told = generate(tmp_path, 15)
-    files = {path.resolve() for path in (tmp_path / "files").iterdir()}
-    for part in ("train", "val"):
-        links = list((tmp_path / part).glob("*/*.JPEG"))
-        assert (len(links), len({link.parent for link in links})) == (20, 10)
-        assert {link.resolve() for link in links} == files
-    mean = sum(path.stat().st_size for path in files) / 8 / 1000
-    assert 90 < mean < 120
-    assert told == f"Generated: 8 JPEG files of 500x375 pixels, {mean:.0f} kB each, under 20 names. "
-
-
-def test_sets_are_those_that_are_there_in_batches_that_the_device_can_take(tmp_path):
-    for given, expected in ((None, {"imagenet": 8, "digits": 128}), (5, {"imagenet": 5, "digits": 5})):
-        found = sets(None, "lenet", Path("no"), tmp_path, HERE, 16, given)
-        assert {each.name: each.batch_size for each, _ in found} == expected
 
 
 # --- the command -----------------------------------------------------------------------------------------------
@@ -326,12 +297,6 @@ def test_what_cannot_be_measured_is_said_before_anything_is(arguments, status, s
     shown = capsys.readouterr()
     assert shown.err.startswith(f"lit-hidden: {said}")
     assert shown.out == ""
-
-
-def test_sections_are_all_or_those_asked_for_in_their_order():
-    assert asked_for(None, []) == [*SECTIONS]
-    assert asked_for(None, ["net"]) == ["feeding"]
-    assert asked_for("feeding,steps", ["data"]) == ["steps", "feeding"]
 
 
 def test_a_damaged_image_ends_the_bench_with_its_name(tmp_path):

@@ -356,19 +356,6 @@ def test_adam_is_judged_by_the_published_protocol_alone() -> None:
         assert fig3.trained(results, "conv2") == pytest.approx(expected, abs=0.1)
 
 
-@pytest.mark.parametrize(("ratio", "least", "most"), [(1.0, 0.0, 0.06), (6.0, 0.9, 1.0)])
-def test_scatter_is_told_apart_where_it_differs_and_not_where_it_does_not(
-    ratio: float, least: float, most: float
-) -> None:
-    random, said = np.random.default_rng(1), 0
-    cells = [Run(net="conv8", density=d, seed=s) for d in (0.1, 0.3, 0.5, 0.7) for s in range(5)]
-    for _ in range(200):
-        scatter = random.normal(60.0, [ratio] * 5 + [1.0] * 15)
-        rows = Results((run, {"accuracy": float(a)}, None) for run, a in zip(cells, scatter, strict=True))
-        said += judge(fig3.CLAIMS[-2], rows).verdict == "supported"
-    assert least <= said / 200 <= most
-
-
 def test_a_supermask_is_compared_where_it_ended_and_not_where_it_began() -> None:
     """Started at 10%, it ends at 30%: there edge-popup has 80, between its 70 at 10% and its 90 at 50%."""
     rows = [(Run(net="conv2", density=d), {"accuracy": 65.0 + 50 * d}, None) for d in (0.1, 0.5)]
@@ -383,44 +370,6 @@ def test_a_supermask_is_compared_where_it_ended_and_not_where_it_began() -> None
 # --- drawings ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["fig3", "resnet18", "fig8"])
-def test_random_masks_far_below_all_else_stand_at_the_foot_in_words(name: str) -> None:
-    figure, results = drawn(name, "paper")
-    every = [result["accuracy"] for run, result in results if run.method != "random"] + list(hollow(figure))
-    nets = (
-        dict.fromkeys(run.net for run, _ in results)
-        if name == "fig3"
-        else [results.select(method="random").rows[0][0].net]
-    )
-    for axes, net in zip(figure.axes, nets, strict=True):
-        chance, (low, high) = results.mean(net=net, method="random"), axes.get_ylim()
-        assert [text.get_text() for text in axes.texts if "%" in text.get_text()] == [f"× {chance:.1f}% ↓"]
-        assert chance < low < min(every) < max(every) < high
-        assert max(every) - min(every) > 0.8 * (high - low) or name == "fig8"  # whose names take room
-
-
-@pytest.mark.parametrize("name", ["fig8", "imagenet18"])
-def test_names_stand_beside_their_points_whatever_came_out(name: str) -> None:
-    """No name lies on another or on a marker, and none is far from its point."""
-
-    def anything(run: Run) -> float:
-        cell = f"0 {run.net} {run.width} {run.method} {run.distribution}"
-        return float(np.random.default_rng(list(cell.encode())).uniform(40, 80))
-
-    results = measured(grid(name, "paper"), anything, lambda run: 2.0)
-    figure = made["drawn"](EVERY[name], results, "paper")
-    assert made["overlaps"](figure) == []
-    (axes,) = figure.axes
-    markers = np.concatenate([line.get_transform().transform(line.get_xydata()) for line in axes.get_lines()])
-    names = [text for text in axes.texts if "%" not in text.get_text()]
-    assert len(names) == len({(r.net, r.width, r.method == "dense") for r, _ in results if r.method != "random"})
-    for text in names:
-        box = text.get_window_extent()
-        assert box.count_contains(markers) == 0
-        x, y = axes.transData.transform(text.xy)
-        assert np.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1)) < 35  # pixels
-
-
 @pytest.mark.parametrize("name", ["fig8", "imagenet18"])
 def test_points_stand_at_the_number_of_weights_that_are_there(name: str) -> None:
     figure, results = drawn(name, "paper")
@@ -431,17 +380,6 @@ def test_points_stand_at_the_number_of_weights_that_are_there(name: str) -> None
     if name == "fig8":
         kept = {net: results.mean("parameters", net=net, method="edge_popup") for net in README}
         assert {net: round(count / 1e6, 1) for net, count in kept.items()} == {n: w for n, (w, *_) in README.items()}
-
-
-def test_figure_10_draws_each_nets_gain_with_its_range_over_seeds() -> None:
-    figure, results = drawn("fig10", "paper")
-    every = []
-    for net in README:
-        normal, constants = (results.values(net=net, distribution=d) for d in ("kaiming_normal", "signed_constant"))
-        every.append([c - n for c, n in zip(constants, normal, strict=True)])
-    bars = [path.vertices[:, 1] for bars in figure.axes[1].collections for path in bars.get_paths()]
-    np.testing.assert_allclose(bars, [(min(gains), max(gains)) for gains in every])
-    assert [text.get_text() for text in figure.axes[1].texts] == [f"{np.mean(gains):+.1f}" for gains in every]
 
 
 def test_the_numbers_of_others_are_the_readmes_and_torchvisions() -> None:
