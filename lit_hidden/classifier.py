@@ -113,10 +113,7 @@ class LitClassifier(L.LightningModule):
         return logits
 
     def training_step(self, batch: tuple[Tensor, Tensor] | Block, batch_idx: int) -> Tensor:
-        """Return the mini-batch's mean loss, or take all steps of a block.
-
-        Each rank's loss is scaled so that the mean of the ranks' gradients is the gradient of the whole batch.
-        """
+        """Return the mini-batch's mean loss, by which ranks average to the whole batch's; or take a block's steps."""
         if isinstance(batch, Block):
             return self._train(batch)
         mine, factor = self._share(batch, batch_idx)
@@ -225,11 +222,9 @@ class LitClassifier(L.LightningModule):
         # On a GPU one kernel for all updates, which a CUDA graph can hold; else torch chooses.
         cuda = self.device.type == "cuda"
         options: dict[str, Any] = {"weight_decay": self.recipe.weight_decay, "fused": True if cuda else None}
-        optimizer: torch.optim.Optimizer
-        if self.optimizer == "adam":
-            optimizer = torch.optim.Adam(wanted, self.lr, capturable=cuda, **options)
-        else:
-            optimizer = torch.optim.SGD(wanted, self.lr, momentum=self.recipe.momentum, **options)
+        adam = self.optimizer == "adam"
+        options |= {"capturable": cuda} if adam else {"momentum": self.recipe.momentum}
+        optimizer: Any = (torch.optim.Adam if adam else torch.optim.SGD)(wanted, self.lr, **options)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor)
         if cuda:  # as a tensor, which a CUDA graph reads at each step; the scheduler writes into it
             for group in optimizer.param_groups:
@@ -237,11 +232,9 @@ class LitClassifier(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
     def lr_factor(self, epoch: int) -> float:
-        """Return the factor of the learning rate in `epoch`, counted from 0.
+        """Return the factor of the learning rate in `epoch`, counted from 0, as the authors' `utils/schedulers.py`.
 
         A cosine ends with the Trainer's `max_epochs` or `max_steps`, whichever is first; without either it is refused.
-
-        Source: the authors' `utils/schedulers.py`.
         """
         warmup = self.recipe.warmup_epochs
         if epoch < warmup:
@@ -255,9 +248,7 @@ class LitClassifier(L.LightningModule):
             steps = math.ceil(batches / trainer.accumulate_grad_batches)
             epochs = min(epochs, math.ceil(trainer.max_steps / steps))
         if epochs == math.inf:
-            raise ValueError(
-                "schedule='cosine' needs an end: give the Trainer max_epochs or max_steps, or take schedule='constant'"
-            )
+            raise ValueError("schedule='cosine' needs an end: give the Trainer max_epochs or max_steps")
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (epoch - warmup) / max(1, epochs - warmup))))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -284,10 +275,7 @@ class LitClassifier(L.LightningModule):
             checkpoint["state_dict"] |= {name: torch.zeros_like(checkpoint["state_dict"][name]) for name in measured}
 
     def on_train_start(self) -> None:
-        """Restore the random state of a resumed run, and set the learning rate of this fit's own schedule.
-
-        The checkpoint's rate may come from a schedule that was shorter or began at another rate.
-        """
+        """Restore the random state of a resumed run, and go on at the rate of this fit's own schedule."""
         for schedule in (config.scheduler for config in self.trainer.lr_scheduler_configs):
             if getattr(schedule, "lr_lambdas", None) == [self.lr_factor]:  # not a scheduler of the user's own
                 rate = self.lr * self.lr_factor(schedule.last_epoch)
