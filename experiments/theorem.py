@@ -23,7 +23,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy.stats import binomtest
 
 from lit_hidden.code import Spec, spec
 from lit_hidden.judge import Claim
@@ -162,6 +161,8 @@ def draw(results: Results, figure: Figure) -> None:
 
 def bars(axes: Axes, x: np.ndarray, counted: np.ndarray, look: Look, **more: Any) -> None:
     """Draw percentages of `(2, X)` changes measured and lowering, with their intervals."""
+    from scipy.stats import binomtest  # slow to import: not while planning
+
     measured, lowered = counted
     bounds = [binomtest(int(k), int(n)).proportion_ci(method="wilson") for n, k in counted.T]
     at, low, high = 100 * lowered / measured, *(100 * np.transpose(bounds))

@@ -172,7 +172,7 @@ def check(name: str) -> None:
 def fingerprint(name: str) -> str | None:
     """Hash the file that defines a name, without comments, docstrings and what it imports; None if none does."""
     file = _file(_find(name)[0].rpartition(".")[0])
-    if file is None:
+    if file is None or not file.exists():  # Python remembers where it was
         return None
     tree = ast.parse(file.read_bytes())
     for node in ast.walk(tree):

@@ -103,7 +103,7 @@ def test_rooms_know_no_more_packages_than_they_need() -> None:
             assert packages(path) <= KNOWS[home(path)], path.name
         assert "wandb" not in packages(path) or path.name == "tracking.py"
     for path in set((ROOT / "experiments").glob("*.py")) - {ROOT / "experiments" / "_calibration.py"}:
-        assert packages(path) <= {"numpy", "matplotlib", "lit_hidden", "experiments"}, path.name
+        assert packages(path) <= {"numpy", "scipy", "matplotlib", "lit_hidden", "experiments"}, path.name
         assert {room(name) for name in imports(path) if name.startswith("lit_hidden")} <= EXPERIMENTS_MAY, path.name
 
 

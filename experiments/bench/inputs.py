@@ -138,16 +138,16 @@ def fed(
         ValueError: the data or a number is unknown or out of bounds.
         DataError: the data are missing or damaged.
     """
-    name, options = data or "imagenet", dict[str, Any](batch_size=batch_size or BATCH)
+    name, usual, options = data or "imagenet", BATCH, dict[str, Any]()
     if name in IMAGENET_SIZES:
-        options = {"image_size": image_size, "cache_gib": 0.0, "workers": cores()}
-        options["batch_size"] = batch_size or (256 if device.type == "cuda" else 8)
+        usual, options = 256 if device.type == "cuda" else 8, {"image_size": image_size, "cache_gib": 0.0}
     elif image_size is not None:
         raise ValueError(f"--image-size {image_size} is for ImageNet and its subsets; the data are {data}")
-    module = data_module(name, root=str(root), held_out=0, **options)
+    size = usual if batch_size is None else batch_size
+    module = data_module(name, root=str(root), batch_size=size, held_out=0, **options)
     # All that a data module reads from its trainer; without one it stays on the CPU.
     device_of = SimpleNamespace(root_device=device)
-    module.trainer = SimpleNamespace(strategy=device_of, global_rank=0, world_size=1, overfit_batches=0)  # type: ignore[assignment]
+    module.trainer = SimpleNamespace(strategy=device_of, global_rank=0, world_size=1, num_devices=1, overfit_batches=0)  # type: ignore[assignment]
     if not isinstance(module, ImageNetData):
         module.prepare_data()
         module.setup("fit")

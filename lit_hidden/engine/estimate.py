@@ -105,4 +105,4 @@ def elapsed(seconds: float) -> str:
 
 
 def _kind(run: Run) -> tuple[Any, ...]:
-    return bool(run.epochs), *(getattr(run, name) for name in ALIKE)
+    return bool(run.epochs), *(getattr(run.resolved, name) for name in ALIKE)

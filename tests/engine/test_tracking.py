@@ -158,7 +158,7 @@ def test_a_server_that_is_dead_costs_seconds_and_a_line_and_nothing_is_lost(nowh
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     monkeypatch.delenv("WANDB_SERVICE", raising=False)  # of the tests above, in this process
-    command = [sys.executable, "-c", SHOW, RUN.to_json(indent=None), str(done)]
+    command = [sys.executable, "-c", SHOW, RUN.to_json(), str(done)]
     with server(monkeypatch) if dies else nullcontext():
         told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
     line, other = told.splitlines()

@@ -128,12 +128,6 @@ def test_a_trend_is_within_a_layer_at_a_step_and_not_between_layers(tmp_path: Pa
     assert np.isnan(theorem.trend(results, "pair")), "one rate has no trend"
 
 
-def test_intervals_are_wilsons() -> None:
-    low, high = theorem.wilson(np.array([0, 5, 10, 81]), np.array([10, 10, 10, 263]))
-    np.testing.assert_allclose(low, [0, 23.659, 72.247, 25.527], atol=2e-3)  # the last is Newcombe's (1998)
-    np.testing.assert_allclose(high, [27.753, 76.341, 100, 36.616], atol=5e-2)
-
-
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return measured(theorem.runs("quick"), tmp_path_factory.mktemp("runs"), as_the_theorem_says)
