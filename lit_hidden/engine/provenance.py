@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,15 @@ def provenance(device: str, threads: int, ranks: int) -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu": torch.backends.cpu.get_cpu_capability(),  # other instructions round otherwise
         "versions": {"lit_hidden": __version__, **versions},
-        "installed": sorted({f"{found.name}=={found.version}" for found in distributions()}, key=str.lower),
+        "installed": installed(),
         "commit": os.environ.get("LIT_HIDDEN_COMMIT") or _commit(),  # a copy without history is told it
     }
+
+
+@cache
+def installed() -> list[str]:
+    """List all packages with their versions; the process that workers are forked from has done so."""
+    return sorted({f"{found.name}=={found.version}" for found in distributions()}, key=str.lower)
 
 
 def in_tf32(device: str) -> list[str]:
