@@ -16,15 +16,14 @@ class Method:
     hides: bool | None = None  # whether its net is hidden; None leaves it to the run's density
     captured: bool = False  # whether its steps may be replayed from a CUDA graph: they draw nothing at random
     finds: bool = False  # whether it leaves a subnetwork whose weights a ticket can train
-    numbers: tuple[str, ...] = ()  # results of this method alone; `{metric}` is the name of the primary metric
 
 
 METHODS = {
     "edge_popup": Method("lit_hidden.modules.LitSubnetwork", "scores", hides=True, captured=True, finds=True),
     "dense": Method("lit_hidden.modules.LitDense", "weights", hides=False, captured=True),
-    "supermask": Method("lit_hidden.modules.LitSupermask", "scores", True, finds=True, numbers=("density_sampled",)),
+    "supermask": Method("lit_hidden.modules.LitSupermask", "scores", hides=True, finds=True),
     "random": Method("lit_hidden.modules.LitRandomMask", learns=None, hides=True, finds=True),
-    "ticket": Method("lit_hidden.modules.LitTicket", "weights", True, captured=True, numbers=("{metric}_before",)),
+    "ticket": Method("lit_hidden.modules.LitTicket", "weights", hides=True, captured=True),
 }
 FINDERS = tuple(name for name, known in METHODS.items() if known.finds)
 Optimizer = Literal["sgd", "adam"]
