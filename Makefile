@@ -44,7 +44,7 @@ $(VENV)/.installed-bench: $(VENV)/.installed
 	@touch $@
 
 # In the order of files: those with few tests, which would else come last, are the long ones.
-test: install-dev ## Run the whole test suite (about six minutes on two cores)
+test: install-dev ## Run the whole test suite (about four minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: install-dev ## Check style (ruff) and types (mypy)
