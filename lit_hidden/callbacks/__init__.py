@@ -8,8 +8,11 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor, nn
 
+from lit_hidden import code
+from lit_hidden.code import Spec
 from lit_hidden.distributions import layer_generator
 from lit_hidden.edge_popup import hidden_layers, original_weight, weight_layers
+from lit_hidden.run import Run
 
 
 class RunCallback(L.Callback):
@@ -78,6 +81,28 @@ class RunCallback(L.Callback):
             shown = {name: value for name, value in numbers.items() if isinstance(value, int | float)}
             for logger in trainer.loggers:
                 logger.log_metrics(shown, trainer.global_step)
+
+
+def named(spec: Spec) -> type[RunCallback]:
+    """Import the class that a run names."""
+    found: type[RunCallback] = code.load(spec.class_path)
+    if found.version != spec.version:
+        raise ValueError(f"{spec.class_path} has version {found.version} here; the run asks for version {spec.version}")
+    return found
+
+
+def made(run: Run) -> list[RunCallback]:
+    """Make the callbacks of a run."""
+    found = []
+    for one in run.callbacks:
+        kind = named(one)
+        takes = inspect.signature(kind.__init__).parameters
+        # A run keeps 2.0 as 2.
+        real = {n for n, p in takes.items() if p.annotation in (float, "float") or isinstance(p.default, float)}
+        callback = kind(**{n: float(v) if n in real and v is not None else v for n, v in one.options})
+        callback.run_seed, callback._in_engine = run.seed, True
+        found.append(callback)
+    return found
 
 
 def weights(net: nn.Module) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """Train one Run in a folder; resumable at every epoch, on a CPU bit-equal to a run that was never stopped."""
 
-import inspect
 import math
 import tempfile
 import warnings
@@ -16,9 +15,8 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch import distributed, nn
 
 from lit_hidden import code
-from lit_hidden.callbacks import RunCallback
+from lit_hidden.callbacks import RunCallback, made, named
 from lit_hidden.classifier import LitClassifier
-from lit_hidden.code import Spec
 from lit_hidden.data import DATA, ImageData, ImageTensorsData
 from lit_hidden.edge_popup import maskers
 from lit_hidden.engine.checkpoints import Recorder, WholeCheckpoints, measured
@@ -93,7 +91,7 @@ def train(
         if run.parent is not None:  # names among these, with the code that the parent was trained with
             ran |= (Store(folder.parent).result(run.parent) or {}).get("code", {})
         pause = PAUSE if device == "cuda" else 0.0
-        recorder, ideas = Recorder(folder, "val" if run.held_out else "test", first, pause, ran), _made(run)
+        recorder, ideas = Recorder(folder, "val" if run.held_out else "test", first, pause, ran), made(run)
         callbacks = [recorder, *ideas, *([SameNetwork()] if several else []), interruption]
         own: dict[str, Any] = {"max_epochs": run.epochs, "precision": run.precision, "callbacks": callbacks}
         trainer = L.Trainer(**settings(folder, device, ranks, at_once), **own)
@@ -127,7 +125,7 @@ def train(
 def alone(run: Run) -> bool:
     """Tell whether only one process may train a run: nothing learns, or a callback allows one device only."""
     learns = method(str(run.resolved.method)).learns
-    return learns is None or not all(_class(one).several_devices for one in run.callbacks)
+    return learns is None or not all(named(one).several_devices for one in run.callbacks)
 
 
 def together(run: Run) -> bool:
@@ -135,27 +133,7 @@ def together(run: Run) -> bool:
     run = run.resolved
     ours = run.net in NETS and run.data in DATA and run.task is None and run.masker is None
     captured = ours and method(str(run.method)).captured and run.precision in ("32-true", "bf16-mixed")
-    return captured and not alone(run) and all(_class(one).capturable for one in run.callbacks)
-
-
-def _class(spec: Spec) -> type[RunCallback]:
-    found: type[RunCallback] = code.load(spec.class_path)
-    if found.version != spec.version:
-        raise ValueError(f"{spec.class_path} has version {found.version} here; the run asks for version {spec.version}")
-    return found
-
-
-def _made(run: Run) -> list[RunCallback]:
-    made = []
-    for one in run.callbacks:
-        found = _class(one)
-        takes = inspect.signature(found.__init__).parameters
-        # A run keeps 2.0 as 2.
-        real = {n for n, p in takes.items() if p.annotation in (float, "float") or isinstance(p.default, float)}
-        callback = found(**{n: float(v) if n in real and v is not None else v for n, v in one.options})
-        callback.run_seed, callback._in_engine = run.seed, True
-        made.append(callback)
-    return made
+    return captured and not alone(run) and all(named(one).capturable for one in run.callbacks)
 
 
 def settings(folder: Path, device: str, ranks: Ranks = ALONE, at_once: int = 0) -> dict[str, Any]:
