@@ -106,7 +106,8 @@ class Results:
         """
         key = repr(where)  # values may be lists
         if key not in self._selected:  # judging makes the same selection for every run that it leaves out
-            wanted = {name: code.real(value) if isinstance(value, float) else value for name, value in where.items()}
+            wanted = {name: code.canonical(value) if "." in name else value for name, value in where.items()}
+            wanted |= {name: code.real(value) for name, value in where.items() if isinstance(value, float)}
             self._selected[key] = self.where(lambda run: all(value in _of(run, n) for n, value in wanted.items()))
         chosen = self._selected[key]._but(_left_out=self._left_out)
         if not len(chosen):

@@ -70,7 +70,7 @@ class Run:
     callbacks: tuple[Spec, ...] = ()  # what it does besides training, see `lit_hidden.code.spec` and `.callbacks`
     after: "Run | None" = None  # the run whose net this one begins with, see `then`
     masker: str | None = None  # the class that chooses the weights to keep; None is the method's own
-    task: str | None = None  # loss and metric, see `lit_hidden.classifier.Task`; None is classification
+    task: str | None = None  # loss and metric, see `lit_hidden.metrics.Task`; None is classification
 
     def __post_init__(self) -> None:
         kinds = dict.fromkeys(_NAMED, str | None) | {"scaled": bool | str, "augment": bool | str | None}

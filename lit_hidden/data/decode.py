@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ class Pictures(Dataset[Decoded]):
 class DecodingLoader(EpochLoader):
     """Batches from image files that worker processes decode, ahead of what is asked for.
 
-    Pictures are those of `Pictures`, the same for any number of workers, which live as long as an iteration.
+    Pictures are those of `Pictures`, the same for any number of workers, which live until `close`.
 
     Raises:
         DataError: while iterating: an image cannot be decoded.
@@ -89,18 +90,31 @@ class DecodingLoader(EpochLoader):
     workers: int  # processes that decode; 0 decodes in this one
     augment: bool  # crop and flip at random, if there is a seed
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._ahead: list[Places] = []  # what the workers decode, batch by batch
+        self._decoder: DataLoader[Decoded] = DataLoader(
+            Pictures(self.images, self.size, self.resize),
+            batch_size=None,  # `Pictures` makes the batches itself
+            sampler=self._ahead,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            persistent_workers=self.workers > 0,
+            generator=torch.Generator(),  # otherwise it would draw from the global one
+        )
+
+    def close(self) -> None:
+        """End the workers; the next iteration starts new ones. Garbage collection would wait 5 s for each."""
+        workers: Any = self._decoder._iterator
+        self._decoder._iterator = None
+        if workers is not None:
+            workers._shutdown_workers()  # as Lightning ends those of its loaders
+
     def _batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         draws = draw_crops(self) if self.augment and self.seed is not None else ()
         epoch = [self.order().numpy(), *(draw.numpy() for draw in draws)]
-        decoded: DataLoader[Decoded] = DataLoader(
-            Pictures(self.images, self.size, self.resize),
-            batch_size=None,  # `Pictures` makes the batches itself
-            sampler=[tuple(each[mine] for each in epoch) for mine in map(self.mine, range(start, self.batches))],
-            num_workers=self.workers,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # otherwise it would draw from the global one
-        )
-        for batch in decoded:
+        self._ahead[:] = [tuple(each[mine] for each in epoch) for mine in map(self.mine, range(start, self.batches))]
+        for batch in self._decoder:
             if isinstance(batch, DataError):
                 raise batch
             images, labels = to_device(self.device, *batch)

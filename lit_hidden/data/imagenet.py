@@ -73,6 +73,7 @@ class ImageNetData(ImageData):
         chosen = parse_classes(self.classes)
         self._count = len(chosen) if isinstance(chosen, tuple) else chosen or self._exactly
         self.cache_gib, self.workers = cache_gib, workers
+        self._decoding: list[DecodingLoader] = []
         self._images: dict[str, Images] = {}  # by split; of validation and test perhaps the same
         self._decoded: dict[Images, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -136,7 +137,14 @@ class ImageNetData(ImageData):
         shared |= {"size": self.shape[1], "to": self.device, "augment": bool(self.augment)}
         if part in self._decoded:
             return CropLoader(*self._decoded[part], **shared)
-        return DecodingLoader(part, part.labels, resize=self._resize, workers=self._workers, **shared)
+        loader = DecodingLoader(part, part.labels, resize=self._resize, workers=self._workers, **shared)
+        self._decoding.append(loader)
+        return loader
+
+    def teardown(self, stage: str) -> None:
+        """End the processes that decoded for the trainer."""
+        while self._decoding:
+            self._decoding.pop().close()
 
 
 class ImageNet100Data(ImageNetData):

@@ -50,6 +50,11 @@ def unusable(run: Run, folder: Path) -> str | None:
     return None
 
 
+def rate(lr: float | torch.Tensor) -> float:
+    """Return a learning rate as a number; of a float32 tensor, as on GPUs, only the digits that float32 has."""
+    return float(f"{lr.item():.7g}") if isinstance(lr, torch.Tensor) else lr
+
+
 class Recorder(Checkpoint):
     """Write a checkpoint at the end of an epoch, and `metrics.csv` with each checkpoint, both atomically.
 
@@ -82,7 +87,7 @@ class Recorder(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Start the clock; end a run that has diverged and goes on."""
         self._since, trainer.should_stop = time.perf_counter(), self.diverged is not None
-        self._lr = float(trainer.optimizers[0].param_groups[0]["lr"])
+        self._lr = rate(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add the epoch's row and save everything."""
@@ -93,7 +98,7 @@ class Recorder(Checkpoint):
         batches = loader.batches if hasattr(loader, "batches") else len(loader)  # ours may yield many at once
         assert isinstance(pl_module, LitClassifier)
         self.add_row(epoch, epoch * batches, self._lr, pl_module, metrics)
-        self._lr = float(trainer.optimizers[0].param_groups[0]["lr"])  # of the next epoch
+        self._lr = rate(trainer.optimizers[0].param_groups[0]["lr"])  # of the next epoch
         if not all(math.isfinite(value) for name, value in metrics.items() if name.endswith("/loss")):
             self.diverged, trainer.should_stop = epoch, True
         if trainer.should_stop or epoch == trainer.max_epochs or time.perf_counter() - self._saved >= self.pause:

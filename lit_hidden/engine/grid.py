@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from lit_hidden import code
 from lit_hidden.engine.estimate import Clock
 from lit_hidden.engine.pool import Pool
-from lit_hidden.engine.store import CHECKPOINT, Store
+from lit_hidden.engine.store import CHECKPOINT, Store, StoreError
 from lit_hidden.engine.work import Job
 from lit_hidden.report.tables import score
 from lit_hidden.run import Run
@@ -178,6 +178,10 @@ class Grid:
 
     def _after_death(self, run: Run, how: str) -> None:
         """Let a new worker go on with a run, or let it fail."""
+        try:
+            self.store.check_writable()
+        except StoreError as error:  # the worker could not even write down why it failed
+            return self._fail(run, str(error), stops="grid")
         epochs, checkpoint = self.store.progress(run)[0], self.store.folder(run) / CHECKPOINT
         progress = epochs, checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
         if self._deaths.get(run.hash, (-1, -1)) >= progress:
@@ -232,7 +236,8 @@ class Grid:
         children = (child for child, parent in self.plan.parents.items() if parent == run.hash)
         skips = dict.fromkeys(children, f"skipped: its parent {run.name} failed")
         if stops == "data":
-            alike = (other.hash for other in self.left.values() if other.data == run.data)
+            others = (other for other in self.left.values() if other not in self.running.values())
+            alike = (other.hash for other in others if other.data == run.data)
             skips |= dict.fromkeys(alike, f"skipped: {run.name} failed on the same data")
         for name, why in skips.items():
             if name in self.left:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing import connection
 from multiprocessing.context import ForkServerProcess
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from lit_hidden.engine.devices import LauncherError, cores, environments, gpu_name
@@ -90,7 +91,8 @@ class Local(Pool):
         """Fork a process for each job."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["lit_hidden.engine.preload"])
-        ours = dict(os.environ)
+        ours, main = dict(os.environ), sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")  # a worker would import it, and a user's script begin anew
         os.environ |= {"OMP_NUM_THREADS": "1", **self.environments[0]}  # glibc reads its part when the server starts
         try:
             for place, job in jobs.items():
@@ -98,6 +100,7 @@ class Local(Pool):
                 process.start()
                 self._processes[place] = process
         finally:
+            sys.modules["__main__"] = main
             os.environ.clear()
             os.environ |= ours
 

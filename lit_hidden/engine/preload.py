@@ -1,5 +1,6 @@
 """What workers have imported and found out: the process that they are forked from imports this file."""
 
+import atexit
 import gc
 from contextlib import suppress
 
@@ -12,4 +13,5 @@ with suppress(Exception):  # each worker imports it again, and says in its log w
 
     installed()
 gc.freeze()  # workers need not look through all that again
+atexit.register(gc.unfreeze)  # else nanobind calls it a leak
 gc.enable()

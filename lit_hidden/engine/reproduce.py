@@ -219,7 +219,7 @@ def _finish(one: _Chosen, results: Results, mode: str, console: Console) -> list
         files |= draw(experiment, results, found["conditions"])
     finally:  # what cannot be drawn is judged all the same; a drawing of other runs goes
         for drawing in target.glob("figure.*"):
-            if drawing.name not in files:
+            if new and drawing.name not in files:
                 drawing.unlink()
         for name, content in files.items():
             write_atomically(target / name, content)  # another engine may write the same

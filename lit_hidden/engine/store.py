@@ -199,7 +199,8 @@ class Store:
     def forgive(self, run: Run) -> None:
         """Remove a run's failure and notes before it is tried again."""
         for name in (FAILURE, NOTES):
-            (self.folder(run) / name).unlink(missing_ok=True)
+            with suppress(OSError):
+                (self.folder(run) / name).unlink()
 
     def finish(self, run: Run, result: dict[str, Any]) -> None:
         """Write the result with checksums of all files, then remove the checkpoint: a kill must lose nothing."""

@@ -133,7 +133,12 @@ def test_workers_change_nothing_and_an_epoch_left_early_does_not_reach_into_the_
         helped.set_epoch(epoch)
         next(iter(helped))
         assert same(helped, alone)
-    assert set(multiprocessing.active_children()) <= before, "workers end with the epoch"
+    workers = set(multiprocessing.active_children()) - before
+    helped.set_epoch(2)
+    assert len(list(helped)) > 0
+    assert set(multiprocessing.active_children()) - before == workers, "each epoch has the workers of the one before"
+    helped.close()
+    assert set(multiprocessing.active_children()) <= before
 
 
 # --- epochs, ranks, resuming -----------------------------------------------------------------------------
