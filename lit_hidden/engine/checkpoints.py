@@ -69,7 +69,7 @@ class Recorder(Checkpoint):
         super().__init__()
         self.folder, self.watched, self.writes, self.pause, self.code = folder, watched, writes, pause, dict(code)
         self.rows: list[dict[str, float]] = []
-        self.seconds = 0.0  # of the epochs
+        self.seconds, self.going = 0.0, False  # of the epochs; whether a step may have been taken
         self.diverged: int | None = None
         self._saved = self._since = time.perf_counter()
 
@@ -86,6 +86,7 @@ class Recorder(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Start the clock; end a run that has diverged and goes on."""
+        self.going = True
         self._since, trainer.should_stop = time.perf_counter(), self.diverged is not None
         self._lr = rate(trainer.optimizers[0].param_groups[0]["lr"])
 

@@ -25,7 +25,7 @@ from lit_hidden.engine.where import Where
 from lit_hidden.engine.written import as_csv, draw, judged, rows
 from lit_hidden.judge import Verdict, judge
 from lit_hidden.report.tables import filtered, reason
-from lit_hidden.results import Results, diverged
+from lit_hidden.results import NoRunsError, Results, diverged
 from lit_hidden.run import Run
 
 HERE = Where()
@@ -163,7 +163,8 @@ def reproduce(
         try:
             verdicts[name] = _finish(one, results, mode, console)
         except Exception as error:  # in the experiment's file; the other experiments are drawn all the same
-            traceback.print_exc()
+            if not isinstance(error, NoRunsError):  # half a grid may be too little for a drawing
+                traceback.print_exc()
             problems.append(f"{name} cannot be judged or drawn: {type(error).__name__}: {error}")
     contradicted = [v.sentence for judged in verdicts.values() for v in judged if v.verdict == "contradicted"]
     if strict and preset == "paper" and contradicted:

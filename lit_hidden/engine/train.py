@@ -173,8 +173,15 @@ class _Training:
             (metrics,) = self.trainer.validate(self.module, self.data, verbose=False)
             self.recorder.add_row(0, 0, math.nan, self.module, metrics)
             self.recorder.write()
-        if self.run.epochs:
+        if not self.run.epochs:
+            return
+        try:
             self.trainer.fit(self.module, self.data, ckpt_path=last if begun[0] else None, weights_only=True)
+        except (RuntimeError, ValueError, KeyError) as error:
+            if begun[0] and not self.recorder.going:
+                anew = f"{last} does not fit this run; delete it, and the run begins anew"
+                raise RuntimeError(f"{anew}: {error}") from error
+            raise
 
     def tested(self) -> dict[str, float]:
         torch.manual_seed(self.run.data_seed or 0)  # a resumed run samples the same masks
