@@ -212,7 +212,8 @@ def _finish(one: _Chosen, results: Results, mode: str, console: Console) -> list
     if experiment.reduce is not None:
         results.reduce_by(experiment.reduce)
     verdicts = [judge(claim, results, one.whole) for claim in experiment.claims]
-    table, found = rows(results), judged(experiment, one.preset, results, one.whole, verdicts)
+    table = rows(results)
+    found = judged(experiment, one.preset, results, table, one.whole, verdicts)
     files: dict[str, str | bytes] = {"results.csv": as_csv(table), "verdicts.json": json.dumps(found, indent=1) + "\n"}
     old = target / "results.csv"
     new = not old.exists() or old.read_text(encoding="utf-8") != files["results.csv"]  # runs may be an archive's

@@ -66,8 +66,9 @@ def as_csv(table: list[dict[str, Any]]) -> str:
 
 
 def judged(
-    experiment: Experiment, preset: str, results: Results, grid: list[Run], verdicts: list[Verdict]
-) -> dict[str, Any]:
+    experiment: Experiment, preset: str, results: Results, table: list[dict[str, Any]], grid: list[Run],
+    verdicts: list[Verdict],
+) -> dict[str, Any]:  # fmt: skip
     """Make the content of `verdicts.json`; `absent` lists the cells of the grid of which no run is done."""
     commit, changed = beforehand.changed(experiment.path)
     told: dict[str, Any] = {"experiment": experiment.name, "title": experiment.title, "preset": preset}
@@ -78,7 +79,7 @@ def judged(
     lost = [run.name for run, result in results if diverged(result)]
     claims = [{name: _plain(value) for name, value in asdict(verdict).items()} for verdict in verdicts]
     failures = {}  # the seeds of each cell that fail to train, with the 95% interval of the rate
-    for cell in cells(rows(results)):
+    for cell in cells(table):
         if method(str(cell.run.method)).learns:  # a random mask cannot fail
             fail, of = len(cell.rows) - len(cell.trained), len(cell.rows)
             low, high = clopper_pearson(fail, of)
