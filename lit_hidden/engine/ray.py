@@ -55,7 +55,7 @@ class Ray(Pool):
         self._tasks |= {self._task.options(name=job["name"]).remote(job): place for place, job in jobs.items()}
 
     def ended(self, seconds: float) -> list[Ended]:
-        """Wait at most so long for a task to end; other errors of Ray than lost workers end the grid."""
+        """Wait at most so long for a task to end. Any error of Ray but a lost worker ends the grid."""
         errors, found = self._ray.exceptions, list[Ended]()
         lost = (errors.WorkerCrashedError, errors.OutOfMemoryError, errors.NodeDiedError, errors.ObjectLostError)
         for task in self._ray.wait(list(self._tasks), timeout=seconds)[0]:

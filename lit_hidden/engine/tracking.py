@@ -62,7 +62,7 @@ def show(run: Run, folder: Path, result: Mapping[str, Any], mode: str, group: st
 def show_summary(
     group: str, table: list[dict[str, Any]], drawing: Path, verdicts: Iterable[Verdict], mode: str
 ) -> str | None:
-    """Show a reproduction: its table of results, its verdicts, and its drawing if there is one; else as `show`."""
+    """Show a reproduction: its table, its verdicts, and its drawing if there is one. Return what failed, as `show`."""
 
     def fill(shown: Any) -> None:
         import wandb

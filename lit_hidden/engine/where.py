@@ -55,7 +55,7 @@ class Where:
         return Local(self.devices, each)
 
     def _lockstep(self, group: "Group") -> Pool:
-        """Train each run by all processes that were started."""
+        """Make the pool in which all processes that were started train each run together."""
         from lit_hidden.engine.torchrun import Lockstep
 
         ranks = group.ranks
