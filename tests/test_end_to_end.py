@@ -20,8 +20,8 @@ class Here(Pool):
 
     device, places = "cpu", 1
 
-    def start(self, jobs, others, poll):
-        assert [work(job) for job in jobs.values()] == [0]
+    def start(self, places, jobs):
+        work(jobs[0])
 
     def ended(self, seconds):
         return [(0, None)]

@@ -102,5 +102,4 @@ def fit(module: LitClassifier, loader: BatchLoader, folder: Path) -> None:
         module.automatic_optimization = not loader.at_once
         settings = train.settings(folder, kind, at_once=loader.at_once)
         trainer = L.Trainer(**settings, max_epochs=1, callbacks=[recorder, interruption])
-        Interruption.instead_of_lightning(trainer)
         trainer.fit(module, loader)

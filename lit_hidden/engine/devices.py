@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from lit_hidden.errors import UserError
@@ -51,17 +52,21 @@ def fitting() -> int:
     return max(1, min(cores(), 1024 * int(memory) // _MEMORY))
 
 
-def places(devices: int, per_run: float) -> int:
-    """Count the runs that so many devices of one machine train at a time; devices may be left over."""
-    return int(devices // per_run) if per_run >= 1 else devices * int(1 / per_run + 1e-9)
+def places(there: Sequence[int], asked: int | None, per_run: float) -> int:
+    """Count the runs that `asked` devices train at a time, or all of `there`, the devices of each machine.
 
+    LauncherError: there are not so many, or too few for one run.
+    """
 
-def at_a_time(devices: int, per_run: float) -> int:
-    """Count the runs that `devices`, a number the user gave, train at a time; none may be left over."""
-    if devices < 1 or (per_run > 1 and devices % per_run):
-        least = max(1, per_run)
-        raise LauncherError(f"--devices {devices}, --per-run {per_run:g}: give {least:g} or a multiple of it")
-    return places(devices, per_run)
+    def runs(devices: int) -> int:
+        return int(devices // per_run) if per_run >= 1 else devices * int(1 / per_run + 1e-9)
+
+    most = sum(runs(devices) for devices in there)
+    found = most if asked is None else runs(asked)
+    if not 1 <= found <= most:
+        given = "" if asked is None else f"--devices {asked}, "
+        raise LauncherError(f"{given}--per-run {per_run:g}: {sum(there)} devices have room for {most} run(s)")
+    return found
 
 
 def environments(devices: int | None, per_run: float = 1) -> tuple[str, list[dict[str, str]]]:
@@ -70,16 +75,11 @@ def environments(devices: int | None, per_run: float = 1) -> tuple[str, list[dic
     `devices`: None takes all GPUs, or without one as many CPU workers as fit. Each worker has `per_run` of them, or
     below 1 such a part of a GPU. `LauncherError`: this machine has no such devices.
     """
-    there = gpus()
-    if there and (asked := max(devices or 1, per_run)) > there:
-        raise LauncherError(f"--devices or --per-run asks for {asked:g} GPUs, and this machine has {there}")
-    if not there and per_run < 1:
-        raise LauncherError(f"--per-run {per_run:g}: runs share a GPU, and this machine has none; leave it out")
-    workers = places(there or max(int(per_run), fitting()), per_run) if devices is None else at_a_time(devices, per_run)
-    if not there:
-        return "cpu", [CPU] * workers
+    each = max(1, int(per_run))
+    if not (there := gpus()):
+        return "cpu", [CPU] * places([max(devices or 0, each, fitting())], devices, each)
+    workers = places([there], devices, per_run)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(there)))).split(",")
     if per_run < 1:  # one GPU after the other, so that few runs have one each
-        visible, per_run = visible[: devices or there] * workers, 1
-    each = int(per_run)
+        visible = visible[: devices or there] * workers
     return "cuda", [{"CUDA_VISIBLE_DEVICES": ",".join(visible[n * each : (n + 1) * each])} for n in range(workers)]

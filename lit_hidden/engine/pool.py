@@ -14,14 +14,14 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing import connection
 from multiprocessing.context import ForkServerProcess
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from lit_hidden.engine.devices import LauncherError, cores, environments, gpu_name
+from lit_hidden.engine.devices import cores, environments, gpu_name
 from lit_hidden.engine.work import Job, log_of, printing_into, work
 
 if TYPE_CHECKING:
@@ -32,13 +32,8 @@ Ended = tuple[int, str | None]  # a place, and how its worker died; None: it end
 
 
 class Pool(ABC):
-    """Places, each of which trains a run at a time, by `per_run` devices together or by such a part of a GPU.
+    """Places, each of which trains a run at a time, by `per_run` devices together or by such a part of a GPU."""
 
-    Raises:
-        LauncherError: this launcher has no such places.
-    """
-
-    shares = False  # whether several runs may be trained on one device
     elsewhere = False  # whether workers may have another working directory, and their files be seen late
     decoders: int | None = None  # processes that decode images for a device; None: as many as its process has CPUs for
     device: str  # `cuda` or `cpu`
@@ -46,9 +41,6 @@ class Pool(ABC):
 
     def __init__(self, per_run: float = 1) -> None:
         self.per_run = per_run
-        if not (per_run >= 1 and per_run % 1 == 0) and not (self.shares and 0 < per_run < 1):
-            allowed = "a whole number, or a part of a GPU" if self.shares else "a whole number"
-            raise LauncherError(f"--per-run {per_run:g}: this launcher takes {allowed}; local and ray share GPUs")
 
     @property
     def device_name(self) -> str:
@@ -57,11 +49,8 @@ class Pool(ABC):
         return f"{self.per_run:g} x {name}" if name and self.per_run > 1 else name
 
     @abstractmethod
-    def start(self, jobs: Mapping[int, Job], others: Sequence[Job], poll: Callable[[], None]) -> None:
-        """Begin jobs at free places, or raise OSError or LauncherError.
-
-        Workers that do not end with their first job go on with `others`. Training in this process calls `poll`.
-        """
+    def start(self, places: Sequence[int], jobs: Sequence[Job]) -> None:
+        """Begin the first jobs, one at each of these free places; workers that stay may go on with the others."""
 
     @abstractmethod
     def ended(self, seconds: float) -> list[Ended]:
@@ -78,8 +67,6 @@ class Local(Pool):
     Torchrun starts runs on several devices. Nothing enforces a run's part of a GPU: runs compete for its memory.
     """
 
-    shares = True
-
     def __init__(self, devices: int | None, per_run: float = 1) -> None:
         super().__init__(per_run)
         self.device, self.environments = environments(devices, per_run)
@@ -87,15 +74,15 @@ class Local(Pool):
         self.decoders = max(1, cores() // (self.places * max(1, int(per_run))))  # all workers see all cores
         self._processes: dict[int, ForkServerProcess] = {}
 
-    def start(self, jobs: Mapping[int, Job], others: Sequence[Job], poll: Callable[[], None]) -> None:
-        """Fork a process for each job."""
+    def start(self, places: Sequence[int], jobs: Sequence[Job]) -> None:
+        """Fork a process for each place."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["lit_hidden.engine.preload"])
         ours, main = dict(os.environ), sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")  # a worker would import it, and a user's script begin anew
         os.environ |= {"OMP_NUM_THREADS": "1", **self.environments[0]}  # glibc reads its part when the server starts
         try:
-            for place, job in jobs.items():
+            for place, job in zip(places, jobs, strict=False):
                 process = context.Process(target=_work, args=(job, {**ours, **self.environments[place]}))
                 process.start()
                 self._processes[place] = process
@@ -147,7 +134,8 @@ def _work(job: Job, environment: dict[str, str]) -> None:
 def do(job: Job, group: "Group | None" = None) -> int:
     """Do a job here, with a group, or by torchrun on as many devices as it asks for; return the exit status."""
     if job["devices"] == 1 or group is not None:
-        return work(job, group, log=True)
+        work(job, group, log=True)
+        return 0
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(job["devices"])]
     command += ["-m", "lit_hidden.engine.torchrun", json.dumps(job)]
     libc = ctypes.CDLL(None)

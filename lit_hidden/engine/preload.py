@@ -1,10 +1,7 @@
 """What workers have imported and found out: the process that they are forked from imports this file."""
 
-import atexit
-import gc
 from contextlib import suppress
 
-gc.disable()  # a tenth of the imports' time was spent on looking for garbage
 with suppress(Exception):  # each worker imports it again, and says in its log what is wrong
     import sklearn.datasets  # noqa: F401
 
@@ -12,6 +9,3 @@ with suppress(Exception):  # each worker imports it again, and says in its log w
     from lit_hidden.engine.provenance import installed
 
     installed()
-gc.freeze()  # workers need not look through all that again
-atexit.register(gc.unfreeze)  # else nanobind calls it a leak
-gc.enable()

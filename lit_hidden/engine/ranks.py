@@ -1,11 +1,11 @@
 """What processes that train one run together need: jobs from the first, one network, and one moment to stop."""
 
 import json
+import math
 import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,13 +18,11 @@ import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from lit_hidden.engine.store import CHECKPOINT
 
 _FOREVER = timedelta(days=365)  # a follower waits while the leader draws, or another engine trains
-_GRACE = 2.0  # seconds for torchrun to end this process, because another one has died
 AGREE = 10  # steps between two questions whether to stop: each waits for the device and for all ranks
 COMPARE = 100  # steps between two comparisons of the networks
 
@@ -51,23 +49,17 @@ class Group:
     """The processes that torchrun or SLURM has started together, as one of them sees them.
 
     The leader sends jobs to the others through torch's key-value store. Each run has a process group of its own:
-    torchmetrics would otherwise wait for the others when the leader trains a run alone. `whole`: they train a grid, all
-    of which ends with a run that fails. `broken`: this process must end, because others may wait for it in vain.
+    torchmetrics would otherwise wait for the others when the leader trains a run alone.
     """
 
-    def __init__(self, ranks: Ranks, whole: bool) -> None:
-        self.ranks, self.whole, self.broken = ranks, whole, False
-        if "TORCHELASTIC_RUN_ID" not in os.environ:  # then SLURM's step tells machines, and the port follows from it
-            machines = os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1")
-            step = int(os.environ.get("SLURM_JOB_ID", "0")) + 7 * int(os.environ.get("SLURM_STEP_ID", "0"))
-            os.environ.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(machines))
-            os.environ.setdefault("MASTER_PORT", str(15000 + step % 10000))
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+        if "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun says where the first process listens, SLURM does not
+            slurm = SLURMEnvironment()
+            os.environ |= {"MASTER_ADDR": slurm.main_address, "MASTER_PORT": str(slurm.main_port)}
         # Where Lightning's own environment looks.
         os.environ |= {"LOCAL_RANK": str(ranks.local), "NODE_RANK": str(ranks.rank // ranks.here)}
-        store, _, _ = next(iter(rendezvous("env://", ranks.rank, ranks.size)))
-        # After a restart by torchrun the keys of the attempt before must not be read again.
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        self._store = dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
+        self._store, _, _ = next(iter(rendezvous("env://", ranks.rank, ranks.size)))
         self._number = 0  # of the last job
 
     def tell(self, job: dict[str, Any] | None) -> None:
@@ -85,28 +77,22 @@ class Group:
         return job
 
     @contextmanager
-    def together(self, device: str) -> Iterator[Ranks]:
+    def together(self, device: str) -> Iterator[None]:
         """Form one process group for the length of a run, which all ranks have to enter."""
-        backend = "gloo"
+        backend = "gloo"  # by name: Lightning asks for it
         if device == "cuda":
             torch.cuda.set_device(self.ranks.local)
             backend = "cpu:gloo,cuda:nccl"
         store = dist.PrefixStore(f"group/{self._number}", self._store)  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=self.ranks.rank, world_size=self.ranks.size)
-        yield self.ranks
+        yield
         dist.destroy_process_group()  # not after an error: others may wait in a collective, and all processes end
 
-    def break_up(self) -> None:
-        """Mark the group as broken; if another rank has died, torchrun ends this process here."""
-        self.broken = True
-        time.sleep(_GRACE)
-
     def end(self) -> None:
-        """Let the followers go; those of a broken group are ended by what has started them."""
-        if not self.broken:
-            self.tell(None)
-            with suppress(dist.DistError):  # the store may live in this process: wait until all have read that
-                self._store.wait([f"left/{rank}" for rank in range(1, self.ranks.size)], timedelta(seconds=10))
+        """Let the followers go; what has started them ends those that do not listen, as this process failed."""
+        self.tell(None)
+        with suppress(dist.DistError):  # the store may live in this process: wait until all have read that
+            self._store.wait([f"left/{rank}" for rank in range(1, self.ranks.size)], timedelta(seconds=10))
 
 
 class Together(DDPStrategy):
@@ -133,77 +119,59 @@ class SameNetwork(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compare, before the epoch's checkpoint is written; all ranks raise `RanksDifferError`."""
         learned = {name: tensor.detach() for name, tensor in pl_module.named_parameters() if tensor.requires_grad}
-        mine = torch.stack([bits(tensor) for tensor in learned.values()])
+        mine = torch.stack([torch.hash_tensor(tensor).view(torch.int64) for tensor in learned.values()])
         theirs = trainer.strategy.all_gather(mine)  # (ranks, tensors)
         for name, differs in zip(learned, (theirs != theirs[0]).any(dim=0).tolist(), strict=True):
             if differs:
-                raise RanksDifferError(
-                    f"after step {trainer.global_step} the ranks differ in {name}. The same command goes on from the "
-                    "last good checkpoint; if it happens again, a device may be broken, or your own code draws other "
-                    "random numbers on each rank"
-                )
-
-
-def bits(tensor: Tensor) -> Tensor:
-    """Sum the bit patterns of a tensor's elements, each times its position from 1: int64 `()`, wrapping around."""
-    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-    flat = tensor.contiguous().view(whole).flatten().to(torch.int64)
-    return (flat * torch.arange(1, len(flat) + 1, device=tensor.device)).sum()
+                why = "your own code may draw other random numbers on each rank, or a device may be broken"
+                raise RanksDifferError(f"after step {trainer.global_step} the ranks differ in {name}: {why}")
 
 
 class StoppedError(SystemExit):
-    """SIGTERM: the checkpoint is written, and the process is to end."""
+    """The checkpoint is written, and the process is to end."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
 
 
 class Interruption(L.Callback):
-    """On SIGTERM, write a checkpoint in `folder` after a step, the same on all ranks, and end by `StoppedError`.
+    """On SIGTERM, or at the time `until`, write a checkpoint in `folder` after a step, and end by `StoppedError`.
 
-    One rank that gets the signal is enough: they ask each other every `AGREE` steps. A process that trains alone stops
-    at the next step. Without this a run goes on from its last epoch, which on ImageNet takes an hour.
+    One rank is enough to stop all after the same step: they ask each other every `AGREE` steps. A process that trains
+    alone stops at the next step. Without this a run goes on from its last epoch, which on ImageNet takes an hour.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, until: float = math.inf) -> None:
         super().__init__()
-        self.folder, self.told = folder, False
+        self.folder, self.until, self.told = folder, until, False
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Handle the signal meanwhile: Lightning must not, see `instead_of_lightning`. Restore all handlers then."""
+        """Handle the signal meanwhile, and restore all handlers then."""
         # After a Ctrl-C Lightning would leave this process deaf to the next.
         before = {sign: signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)}
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "told", True))
         try:
             yield
-        except Exception:
+        except Exception:  # after the signal: other ranks have ended, and left this one in a collective
             if not self.told:
                 raise
-            traceback.print_exc()  # other ranks got the signal too, ended first, and left this one in a collective
-            raise StoppedError from None
         finally:
             for sign, handler in before.items():
                 signal.signal(sign, handler)
+        if self.told:
+            raise StoppedError
 
-    @staticmethod
-    def instead_of_lightning(trainer: L.Trainer) -> None:
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Keep Lightning from the signal: it would stop one rank in a collective, and wait for the device each step."""
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
-    def stop(self, several: bool) -> None:
-        """Raise StoppedError if any rank got the signal after the last step; the checkpoint is the last epoch's."""
-        told = torch.tensor(self.told, dtype=torch.int32)
-        if several:
-            dist.all_reduce(told)
-        if told:
-            raise StoppedError
-
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *step: Any) -> None:
-        """Stop if any rank got the signal, but not after an epoch's last step: the epoch's end belongs to it."""
+        """Stop if any rank has to, but not after an epoch's last step: the epoch's end belongs to it."""
         if step[-1] + 1 == trainer.num_training_batches:
             return
+        self.told = self.told or time.time() >= self.until
         if trainer.world_size > 1:
             if trainer.global_step % AGREE:
                 return
@@ -211,5 +179,5 @@ class Interruption(L.Callback):
         if self.told:
             trainer.save_checkpoint(self.folder / CHECKPOINT, weights_only=False)
             if trainer.is_global_zero:
-                sys.stdout.write(f"stopped by SIGTERM after step {trainer.global_step}; the checkpoint is written\n")
+                sys.stdout.write(f"stopped after step {trainer.global_step}; the checkpoint is written\n")
             raise StoppedError

@@ -2,13 +2,12 @@
 
 import os
 import secrets
-import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from lit_hidden.engine.devices import CPU, LauncherError, at_a_time, fitting, places
+from lit_hidden.engine.devices import CPU, LauncherError, fitting, places
 from lit_hidden.engine.pool import Ended, Pool, do
 from lit_hidden.engine.work import Job
 
@@ -23,7 +22,7 @@ class Ray(Pool):
         LauncherError: Ray is not installed, does not answer, or has no such devices.
     """
 
-    shares = elsewhere = True
+    elsewhere = True
 
     def __init__(self, number: int | None, per_run: float = 1) -> None:
         super().__init__(per_run)
@@ -32,14 +31,7 @@ class Ray(Pool):
         machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         on_gpu = any(has.get("GPU") for has in machines)
         self.device, kind, each = ("cuda", "GPU", per_run) if on_gpu else ("cpu", "CPU", max(1, int(per_run)))
-        there = [int(has.get(kind, 0)) for has in machines]
-        room = sum(places(one, each) for one in there)
-        self.places = room if number is None else at_a_time(number, each)
-        if not 1 <= self.places <= room:
-            self.close()
-            given = "" if number is None else f"--devices {number}, "
-            what = f"{sum(there)} {kind}s on {len(there)} machine(s)"
-            raise LauncherError(f"{given}--per-run {each:g}: Ray has {what}, room for {room} run(s)")
+        self.places = places([int(has.get(kind, 0)) for has in machines], number, each)
         # Your own code is found from here, as with the local launcher.
         path = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
         self._task = self._ray.remote(
@@ -50,19 +42,19 @@ class Ray(Pool):
             runtime_env={"env_vars": {"PYTHONPATH": path, **({} if on_gpu else CPU)}},
         )(do)
 
-    def start(self, jobs: Mapping[int, Job], others: Sequence[Job], poll: Callable[[], None]) -> None:
-        """Give Ray a task for each job."""
-        self._tasks |= {self._task.options(name=job["name"]).remote(job): place for place, job in jobs.items()}
+    def start(self, places: Sequence[int], jobs: Sequence[Job]) -> None:
+        """Give Ray a task for each place."""
+        for place, job in zip(places, jobs, strict=False):
+            self._tasks[self._task.options(name=job["name"]).remote(job)] = place
 
     def ended(self, seconds: float) -> list[Ended]:
-        """Wait at most so long for a task to end. Any error of Ray but a lost worker ends the grid."""
-        errors, found = self._ray.exceptions, list[Ended]()
-        lost = (errors.WorkerCrashedError, errors.OutOfMemoryError, errors.NodeDiedError, errors.ObjectLostError)
+        """Wait at most so long for a task to end."""
+        found = list[Ended]()
         for task in self._ray.wait(list(self._tasks), timeout=seconds)[0]:
             try:
                 status = self._ray.get(task)
                 how = f"ended with exit status {status}" if status else None
-            except lost as error:
+            except self._ray.exceptions.RayError as error:
                 how = f"was lost ({type(error).__name__})"
             found.append((self._tasks.pop(task), how))
         return found
@@ -92,9 +84,6 @@ def _connected(cores: int) -> tuple[Any, bool]:
 
         if ray.is_initialized():
             return ray, False
-        host, _, port = address.rpartition("/")[2].rpartition(":")
-        if port.isdigit():  # Ray itself would wait for minutes
-            socket.create_connection((host, int(port)), 5).close()
         ray.init(**settings)
     except ImportError as error:
         raise LauncherError("--launcher ray needs Ray: pip install 'lit-hidden[ray]'") from error

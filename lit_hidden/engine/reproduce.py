@@ -19,7 +19,7 @@ from lit_hidden.engine.estimate import Clock
 from lit_hidden.engine.experiment import Experiment, ReproduceError, UsageError, load, names
 from lit_hidden.engine.grid import Grid, Plan, plan
 from lit_hidden.engine.pool import Pool
-from lit_hidden.engine.store import SCORES, Store, needed, write_atomically
+from lit_hidden.engine.store import SCORES, Store, StoreError, needed, write_atomically
 from lit_hidden.engine.tracking import choose_mode, show, show_summary
 from lit_hidden.engine.where import Where
 from lit_hidden.engine.written import as_csv, draw, judged, rows
@@ -123,7 +123,7 @@ def reproduce(
             state = f"{'training' if store.held(run) else 'to train'} {store.progress(run)[0]}/{run.epochs}"
             console.print(f"  {name}  {state if name in todo.missing else 'done':16}  {run.name}")
         if todo.missing:
-            _start(todo, store, where, console)[0].close()
+            _start(todo, store, where, console).close()
         return {}
     for one in chosen:  # before the expensive part
         try:
@@ -147,8 +147,8 @@ def reproduce(
 
         kept = {run.parent.hash for run in todo.missing.values() if run.parent and needed(run) == (SCORES,)}
         store.check_writable()
-        pool, clock = _start(todo, store, where, console)
-        problems, late = _train(Grid(todo, store, pool, job, show_run, clock, console, until))
+        pool = _start(todo, store, where, console)
+        problems, late = _train(Grid(todo, store, pool, job, show_run, console, until))
     verdicts: dict[str, list[Verdict]] = {}
     for one in chosen:
         name, done = one.experiment.name, ((run, store.result(run), store.folder(run)) for run in one.runs)
@@ -186,9 +186,8 @@ def _train(grid: Grid) -> tuple[list[str], bool]:
         stopped = Stopped(f"stopped: {how_far()}")
         stopped.status = getattr(why, "status", stopped.status)
         raise stopped from None
-    for failure in grid.failures:
-        if failure.stops == "grid":
-            raise ReproduceError(f"{failure.error}\nstopped: {how_far()}")
+    except StoreError as error:
+        raise ReproduceError(f"{error}\nstopped: {how_far()}") from None
     told = [f"time is up: {how_far()}"] if grid.left else []
     told += [f"{len(grid.failures)} of {len(grid.plan.missing)} runs failed:"] if grid.failures else []
     told += [f"  {f.run.name}: {f.error}; its log is {f.log}" for f in grid.failures if f.log]
@@ -196,14 +195,14 @@ def _train(grid: Grid) -> tuple[list[str], bool]:
     return told + [f"  {number} more: {error}" for error, number in untried.items()], bool(grid.left)
 
 
-def _start(todo: Plan, store: Store, where: Where, console: Console) -> tuple[Pool, Clock]:
+def _start(todo: Plan, store: Store, where: Where, console: Console) -> Pool:
     """Start what trains the runs, and say how long they will take."""
     missing = todo.missing.values()
     pool = where.start(store.root, missing)
     clock = Clock.read(store, pool.device, pool.device_name)
     left = ((run, run.epochs - store.progress(run)[0]) for run in missing)
     console.print(f"estimated time: {clock.estimate(left, pool.places)}")
-    return pool, clock
+    return pool
 
 
 def _finish(one: _Chosen, results: Results, mode: str, console: Console) -> list[Verdict]:

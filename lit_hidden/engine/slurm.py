@@ -3,38 +3,28 @@
 A job waits in SLURM's queue, so it trains many runs. It sees in the runs' folder which of them are free.
 """
 
-import secrets
 import shlex
-import shutil
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lit_hidden.engine.devices import CPU, LauncherError, at_a_time
+from lit_hidden.engine.devices import CPU, LauncherError, places
 from lit_hidden.engine.pool import Ended, Pool, do
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.work import Job, run_of
-
-if TYPE_CHECKING:
-    from submitit.helpers import DelayedSubmission
 
 _MOST = 1000  # jobs of an array; SLURM takes 1001 unless it is configured otherwise
 
 
 class Slurm(Pool):
-    """Train runs in SLURM jobs, which stay until no run is free; one that is preempted or out of time is requeued.
+    """Train runs in SLURM jobs, which stay until no run is free; one that SLURM stops writes a checkpoint first.
 
-    Args:
-        root: the folder of runs, which all machines share.
-        devices: how many GPUs (or cores, with `gpus_per_node=0`) to use at a time; None: a job for each run.
-        per_run: how many of them train each run together.
-        nodes: on how many machines they are.
-        options: of `sbatch`, by submitit's names: `partition=gpu`, account, mem_gb, timeout_min (240 unless given: then
-            a job is requeued, and its run goes on) ... With `cluster=local` jobs run here without SLURM, as a trial.
+    They train as many runs at a time as `devices` allow (GPUs, or cores with `gpus_per_node=0`; None: a job for each
+    run), each by `per_run` of these on `nodes` machines. `root` is the folder of runs, which all machines share.
+    `options` are sbatch's by submitit's names, such as `partition=gpu`; with `cluster=local` jobs run here, as a trial.
 
     Raises:
         LauncherError: submitit is not installed, there is no SLURM here, or an option is unknown.
@@ -47,11 +37,11 @@ class Slurm(Pool):
         texts = dict(option.partition("=")[::2] for option in options)
         cluster = texts.pop("cluster", "slurm")
         given = {name: int(text) if text.isdigit() else text for name, text in texts.items()}
-        if nodes < 1 or per_run % nodes:
+        if per_run % nodes:
             raise LauncherError(f"--num-nodes {nodes}: {per_run:g} devices a run cannot be shared out evenly")
         each = int(per_run) // nodes  # on a machine; on one machine alone, the first process starts the others
         self.device = "cpu" if given.get("gpus_per_node") == 0 else "cuda"
-        self.places = _MOST if devices is None else at_a_time(devices, per_run)
+        self.places = _MOST if devices is None else places([devices], devices, per_run)
         settings = {"name": "lit-hidden", "timeout_min": 240, "slurm_signal_delay_s": 300}
         settings |= {"nodes": nodes, "tasks_per_node": each if nodes > 1 else 1}
         if not given.keys() & {"gres", "gpus_per_task"}:  # some SLURMs know no other way to ask for GPUs
@@ -60,48 +50,41 @@ class Slurm(Pool):
             setup = [f"export {name}={shlex.quote(value)}" for name, value in CPU.items()]
             settings |= {"cpus_per_task": 1 if nodes > 1 else each, "slurm_setup": setup}
         settings |= {f"{cluster}_{name}": value for name, value in given.items()}
-        self._folder = root.absolute() / ".slurm" / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{secrets.token_hex(4)}"
         try:
             from submitit import AutoExecutor
 
-            self._executor: Any = AutoExecutor(self._folder, cluster, slurm_max_num_timeout=10**6)
+            self._executor: Any = AutoExecutor(root.absolute() / ".slurm", cluster)
             self._executor.update_parameters(**settings)
         except ImportError as error:
             raise LauncherError("--launcher slurm needs submitit: pip install 'lit-hidden[slurm]'") from error
         except (AssertionError, NameError, RuntimeError, ValueError) as error:  # no SLURM, or an unknown option
             raise LauncherError(f"--launcher slurm: {str(error).partition(chr(10))[0]}") from error
         self._jobs: dict[int, Any] = {}  # by place
-        self._well = True  # whether all jobs that have ended did so well
 
-    def start(self, jobs: Mapping[int, Job], others: Sequence[Job], poll: Callable[[], None]) -> None:
+    def start(self, places: Sequence[int], jobs: Sequence[Job]) -> None:
         """Submit an array, a job a place, each of which begins with its run and goes on with the others."""
-        self._executor.update_parameters(slurm_array_parallelism=len(jobs))
-        tasks = [Task([job, *jobs.values(), *others]) for job in jobs.values()]
+        tasks = [Task([*jobs[first:], *jobs[:first]]) for first in range(min(len(places), len(jobs)))]
+        self._executor.update_parameters(slurm_array_parallelism=len(tasks))
         try:
-            self._jobs |= dict(zip(jobs, self._executor.submit_array(tasks), strict=True))
+            self._jobs |= dict(zip(places, self._executor.submit_array(tasks), strict=False))
         except (RuntimeError, OSError) as error:  # submitit's are RuntimeErrors
             raise LauncherError(f"--launcher slurm: the jobs cannot be submitted: {error}") from error
 
     def ended(self, seconds: float) -> list[Ended]:
-        """Wait so long, and say which jobs have ended; `LauncherError` if somebody cancelled one."""
+        """Wait so long, and say which jobs have ended."""
         time.sleep(seconds)
         found = list[Ended]()
         for place in [place for place, job in self._jobs.items() if job.done()]:
             job, how = self._jobs.pop(place).task(0), None  # of several machines' tasks the first one leads
             if not job.paths.result_pickle.exists() or job.exception() is not None:
-                self._well, how = False, f"ended with SLURM's job {job.job_id} ({job.state}; {job.paths.stderr})"
-                if job.state.upper().startswith("CANCELLED"):
-                    raise LauncherError(f"SLURM's job {job.job_id} was cancelled; its log is {job.paths.stderr}")
+                how = f"ended with SLURM's job {job.job_id} ({job.state}; {job.paths.stderr})"
             found.append((place, how))
         return found
 
     def close(self) -> None:
-        """Cancel the jobs, which then write a checkpoint; keep the logs if a job did not end well."""
+        """Cancel the jobs, which then write a checkpoint."""
         for job in self._jobs.values():
             job.cancel(check=False)
-        self._jobs = {}
-        if self._well:
-            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class Task:
@@ -111,35 +94,18 @@ class Task:
         self.jobs = jobs
 
     def __call__(self) -> None:
-        """Train until no run is free, or follow the process that does; be requeued when SLURM warns."""
+        """Train until no run is free, or follow the process that does; stop when SLURM warns."""
         from submitit import JobEnvironment
 
         from lit_hidden.engine.torchrun import led, placed
 
         soon = signal.Signals[f"SIG{JobEnvironment.USR_SIG}"]  # SLURM's warning: out of time, or preempted
-        requeue, told = signal.getsignal(soon), threading.Event()
-        assert callable(requeue)
-
-        def stop(*_: Any) -> None:
-            told.set()
-            signal.raise_signal(signal.SIGTERM)  # training writes its checkpoint first
-
         with led(placed()) as group:
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # where nothing is trained
-            signal.signal(soon, stop)
-            try:
-                for job in self.jobs:
-                    if not told.is_set() and _free(job):
-                        do(job, group)
-            finally:
-                if told.is_set():
-                    requeue(soon, None)
-
-    def checkpoint(self) -> "DelayedSubmission":
-        """Be requeued unchanged: the runs' folders say how far they are."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
+            signal.signal(soon, lambda *_: signal.raise_signal(signal.SIGTERM))
+            for job in self.jobs:
+                if _free(job) and (status := do(job, group)):
+                    sys.exit(status)
 
 
 def _free(job: Job) -> bool:

@@ -52,6 +52,7 @@ def train(
     ranks: Ranks = ALONE,
     at_once: int | None = None,
     keep: bool = False,
+    until: float = math.inf,
 ) -> dict[str, Any]:
     """Train `run` in `folder`, from its last checkpoint if there is one, and return its result.
 
@@ -63,7 +64,8 @@ def train(
     is the number of steps of a block, see `lit_hidden.steps`: 100 on a GPU for runs that allow it, else 0.
 
     Raises:
-        StoppedError: SIGTERM; the checkpoint is written. RanksDifferError: the ranks no longer train one network.
+        StoppedError: SIGTERM, or the time `until`; the checkpoint is written.
+        RanksDifferError: the ranks no longer train one network.
         ValueError: the run allows one process only; or its batches are too small for so many ranks.
         DataError: the data are missing or damaged. FileNotFoundError: the parent has not left its net.
     """
@@ -73,7 +75,7 @@ def train(
         raise ValueError(f"{run.name} is trained by one process and not by {ranks.size}: see `alone` in {__name__}")
     if at_once is None:
         at_once = AT_ONCE if device == "cuda" and not several and together(run) else 0
-    started, interruption = _now(), Interruption(folder)
+    started, interruption = _now(), Interruption(folder, until)
     torch.set_num_threads(threads)
     with warnings.catch_warnings(), interruption.ready():
         warnings.filterwarnings("ignore", module="lightning")  # its advice on loaders and loggers
@@ -95,7 +97,6 @@ def train(
         callbacks = [recorder, *ideas, *([SameNetwork()] if several else []), interruption]
         own: dict[str, Any] = {"max_epochs": run.epochs, "precision": run.precision, "callbacks": callbacks}
         trainer = L.Trainer(**settings(folder, device, ranks, at_once), **own)
-        interruption.instead_of_lightning(trainer)
         for idea in ideas:
             idea.on_run_start(trainer, module, data, folder.parent / run.parent.hash if run.parent else None)
         trainer.precision_plugin.convert_module(module)  # half precision casts the weights
@@ -103,7 +104,6 @@ def train(
         weights_before = fingerprint(module.net)
         before = training.tested() if run.method == "ticket" and run.held_out else None
         training.fit(several)
-        interruption.stop(several)
         if several:  # all ranks continue with the first one's running statistics, as after each step
             for buffer in module.net.buffers():
                 distributed.broadcast(buffer, src=0)

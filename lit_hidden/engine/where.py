@@ -34,13 +34,20 @@ class Where:
             LauncherError: there are no such devices, or this process cannot have them.
         """
         if self.group:
-            return self._lockstep(self.group)
-        nodes, slurm = 1 if self.num_nodes is None else self.num_nodes, self.launcher == "slurm"
-        if self.slurm and not slurm:
-            raise LauncherError(f"--slurm {' '.join(self.slurm)}: this is for --launcher slurm, not {self.launcher}")
-        if nodes != 1 and not slurm:
-            raise LauncherError(f"--num-nodes {nodes}: start the machines by torchrun or srun, or by --launcher slurm")
-        each = self.per_run
+            from lit_hidden.engine.torchrun import Lockstep
+
+            ranks = self.group.ranks
+            there = {"launcher": "local", "num_nodes": ranks.nodes, "devices": ranks.here, "per_run": ranks.size}
+            for name, value in there.items():
+                if (asked := getattr(self, name)) not in (None, value):
+                    all_of = "every process that was started trains each run; leave it out"
+                    raise LauncherError(f"--{name.replace('_', '-')} {asked}: {all_of}")
+            return Lockstep(self.group)
+        slurm, nodes, each = self.launcher == "slurm", self.num_nodes or 1, self.per_run
+        if not slurm and (self.slurm or nodes != 1):
+            raise LauncherError("--slurm and --num-nodes are for --launcher slurm; else start torchrun or srun")
+        if each is not None and not (0 < each < 1 or (each >= 1 and each % 1 == 0)):
+            raise LauncherError(f"--per-run {each:g}: give a whole number, or the part of a GPU that a run has")
         if each is None:
             large = all(run.data in IMAGENET_SIZES for run in runs)
             each = (self.devices or gpus() or 1) * nodes if large and (slurm or gpus()) else 1
@@ -53,15 +60,3 @@ class Where:
 
             return Ray(self.devices, each)
         return Local(self.devices, each)
-
-    def _lockstep(self, group: "Group") -> Pool:
-        """Make the pool in which all processes that were started train each run together."""
-        from lit_hidden.engine.torchrun import Lockstep
-
-        ranks = group.ranks
-        there = {"launcher": "local", "num_nodes": ranks.nodes, "devices": ranks.here, "per_run": ranks.size}
-        for name, value in there.items():
-            if (asked := getattr(self, name)) not in (None, value):
-                option, all_of = f"--{name.replace('_', '-')} {asked}", "every process that was started trains each run"
-                raise LauncherError(f"{option}: {all_of}; leave it out, or give {value}")
-        return Lockstep(group)

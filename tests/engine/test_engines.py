@@ -196,5 +196,5 @@ def test_a_grid_killed_and_stopped_in_every_way_is_finished_by_two_engines_at_on
 
     undisturbed = Store(checkout / "undisturbed")
     for run in runs:
-        assert work(job(run, undisturbed.root)) == 0
+        work(job(run, undisturbed.root))
     assert outcomes(store) == outcomes(undisturbed)

@@ -1,7 +1,9 @@
-"""A grid: what is missing of it, parents before their children, another engine's runs waited for, time left shown."""
+"""A grid: what is missing of it, parents before their children, another engine's runs waited for."""
 
 import io
 import json
+import math
+import os
 import runpy
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,10 +16,9 @@ from rich.console import Console
 
 from lit_hidden.code import CodeError, Spec
 from lit_hidden.engine import grid as grid_module
-from lit_hidden.engine.estimate import Clock
-from lit_hidden.engine.grid import Failure, Grid, plan
+from lit_hidden.engine.grid import Grid, plan
 from lit_hidden.engine.pool import Pool
-from lit_hidden.engine.store import Store
+from lit_hidden.engine.store import Store, StoreError
 from lit_hidden.engine.work import run_of
 from lit_hidden.run import Run
 
@@ -99,10 +100,10 @@ class Workers(Pool):
         self.begun: dict[int, Run] = {}
         self.closed = 0
 
-    def start(self, jobs, others, poll) -> None:
-        self.jobs += jobs.values()
-        self.starts.append([run_of(job) for job in jobs.values()])
-        self.begun |= {place: run_of(job) for place, job in jobs.items()}
+    def start(self, places, jobs) -> None:
+        self.jobs += jobs
+        self.begun |= {place: run_of(job) for place, job in zip(places, jobs, strict=False)}
+        self.starts.append(list(self.begun.values()))
 
     def ended(self, seconds: float) -> list[tuple[int, str | None]]:
         ends = [(place, self._work(run)) for place, run in self.begun.items()]
@@ -121,11 +122,9 @@ class Workers(Pool):
         self.closed += 1
 
 
-def grid_of(store: Store, pool: Pool, *runs: Run, terminal: bool = False, **more: Any) -> tuple[Grid, io.StringIO]:
-    console = Console(file=io.StringIO(), width=200, force_terminal=terminal)
-    todo, show = plan(runs, store), more.pop("show", lambda *_: None)
-    clock = Clock("cpu", "CPU, 1 thread(s)")
-    return Grid(todo, store, pool, lambda run: {"data_dir": "data"}, show, clock, console, **more), console.file
+def grid_of(store: Store, pool: Pool, *runs: Run, **more: Any) -> tuple[Grid, io.StringIO]:
+    console, show = Console(file=io.StringIO(), width=200), more.pop("show", lambda *_: None)
+    return Grid(plan(runs, store), store, pool, lambda run: {"data_dir": "data"}, show, console, **more), console.file
 
 
 def trained(store: Store, pool: Pool, *runs: Run, **more: Any) -> tuple[Grid, list[str]]:
@@ -134,7 +133,17 @@ def trained(store: Store, pool: Pool, *runs: Run, **more: Any) -> tuple[Grid, li
     return grid, out.getvalue().splitlines()
 
 
-def test_runs_are_trained_in_the_plans_order_as_soon_as_their_parents_are_done(store):
+def failed(grid: Grid) -> list[tuple[Run, str]]:
+    """The runs that failed and why; a run that was tried has a log."""
+    for failure in grid.failures:
+        log = "" if failure.error.startswith("skipped") else str(grid.store.folder(failure.run) / "log.txt")
+        assert failure.log == log
+    return [(failure.run, failure.error) for failure in grid.failures]
+
+
+def test_runs_are_trained_in_the_plans_order_as_soon_as_their_parents_are_done(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = Store("runs")
     pool, shown = Workers(store), []
     grid, said = trained(store, pool, *TICKETS, OTHER, show=lambda run, result: shown.append(result["accuracy"]))
     assert pool.starts == [[PARENTS[0], PARENTS[1]], [TICKETS[0], TICKETS[1]], [OTHER]]
@@ -142,91 +151,88 @@ def test_runs_are_trained_in_the_plans_order_as_soon_as_their_parents_are_done(s
     order = [*PARENTS, *TICKETS, OTHER]
     assert said == [f"  {n}/5  {run.name}: {50 + run.seed:.1f}% test accuracy" for n, run in enumerate(order, 1)]
     assert shown == [50 + run.seed for run in order]
+    assert [run_of(job) for job in pool.jobs[:3]] == [*PARENTS, OTHER], "workers that stay may go on with the others"
+    assert pool.jobs[-1] == {
+        "run": json.loads(OTHER.to_json()), "name": OTHER.name, "runs_dir": f"{tmp_path}/runs", "until": math.inf,
+        "data_dir": f"{tmp_path}/data", "device": "cpu", "threads": 1, "devices": 1, "decoders": None,
+    }  # fmt: skip
 
 
-def test_a_job_says_where_and_on_what(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    store = Store("runs")
-    pool = Workers(store)
-    trained(store, pool, OTHER)
-    assert pool.jobs == [
-        {"run": json.loads(OTHER.to_json()), "name": OTHER.name, "runs_dir": f"{tmp_path}/runs",
-         "data_dir": f"{tmp_path}/data", "device": "cpu", "threads": 1, "devices": 1, "decoders": None}
-    ]  # fmt: skip
-
-
-def test_a_failed_parents_children_are_not_trained_and_the_others_are(store):
+def test_a_run_that_fails_takes_those_along_that_need_it_and_no_others(store):
     pool = Workers(store, {PARENTS[0]: [("ValueError: no", "run")]})
-    grid, _ = trained(store, pool, *TICKETS, OTHER)
+    grid, _ = trained(store, pool, *TICKETS, TICKETS[0].then(epochs=0), OTHER)
     assert pool.starts == [[PARENTS[0], PARENTS[1]], [TICKETS[1], OTHER]]
-    assert grid.failures == [
-        Failure(PARENTS[0], "ValueError: no", str(store.folder(PARENTS[0]) / "log.txt")),
-        Failure(TICKETS[0], f"skipped: its parent {PARENTS[0].name} failed"),
+    assert failed(grid) == [
+        (PARENTS[0], "ValueError: no"),
+        (TICKETS[0], f"skipped: its parent {PARENTS[0].name} failed"),
+        (TICKETS[0].then(epochs=0), f"skipped: its parent {TICKETS[0].name} failed"),
     ]
     assert grid.done == 3
 
 
-def test_a_failure_on_data_stops_the_runs_on_them_alone(store):
+def test_missing_data_stop_the_runs_on_them_alone(store):
     on_mnist = [Run(**{**TINY, "data": "mnist"}, seed=seed).resolved for seed in range(4)]
-    pool = Workers(store, {on_mnist[0]: [("no MNIST", "data")]})
+    pool = Workers(store, {run: [("no MNIST", "data")] for run in on_mnist})
     grid, _ = trained(store, pool, *on_mnist, OTHER)
     assert pool.starts == [on_mnist[:2], [OTHER]]
-    assert [(f.run, f.error) for f in grid.failures] == [
-        (on_mnist[0], "no MNIST"),
-        *((run, f"skipped: {on_mnist[0].name} failed on the same data") for run in on_mnist[2:]),
-    ]
-    assert grid.done == 2
+    skipped = f"skipped: {on_mnist[0].name} failed on the same data"
+    assert failed(grid) == [*((run, "no MNIST") for run in on_mnist[:2]), *((run, skipped) for run in on_mnist[2:])]
+    assert grid.done == 1
 
 
-def test_parents_that_fail_on_the_same_data_at_once_fail_all_their_children(store):
-    grid, _ = trained(store, Workers(store, {run: [("no data", "data")] for run in PARENTS}), *TICKETS)
-    assert {failure.run for failure in grid.failures} == {*PARENTS, *TICKETS}
-
-
-def test_a_failure_of_the_grid_stops_it_and_what_failed_is_tried_again(store):
+def test_a_folder_that_cannot_be_used_stops_the_grid_and_what_failed_is_tried_again(store):
     pool = Workers(store, {run: [("no room", "grid")] for run in PARENTS})
-    grid, _ = trained(store, pool, *TICKETS, OTHER)
-    assert pool.starts == [PARENTS]
-    assert [failure.error for failure in grid.failures if failure.stops == "grid"] == ["no room"]
-    store.fail(OTHER, "no room", "grid")
-    store.note(OTHER, "of another time")
-    grid, said = trained(store, Workers(store), OTHER)
-    assert (grid.done, grid.failures, len(said)) == (1, [], 1)
-    assert store.failure(OTHER) is None
+    with pytest.raises(StoreError, match="no room"):
+        trained(store, pool, *TICKETS, OTHER)
+    assert (pool.starts, pool.closed) == ([PARENTS], 1)
+    grid, said = trained(store, Workers(store), *PARENTS)
+    assert (grid.done, grid.failures, len(said)) == (2, [], 2)
+    assert store.failure(PARENTS[0]) is None
 
 
-@pytest.mark.parametrize("how", ["was killed by SIGKILL", "ended with exit status 9"])
-def test_a_worker_that_dies_is_replaced_as_long_as_each_gets_further(store, how):
+def test_a_worker_that_dies_is_replaced_as_long_as_each_gets_further(store):
     def reach(epoch: int) -> Any:
-        return lambda run: leave(store, run, epoch) and how
+        def reached(run: Run) -> str:
+            checkpoint = leave(store, run, epoch) / "last.ckpt"
+            checkpoint.touch()
+            os.utime(checkpoint, (epoch, epoch))
+            return "was killed by SIGKILL"
+
+        return reached
 
     long = Run(**{**TINY, "epochs": 9}).resolved
     grid, said = trained(store, Workers(store, {long: [reach(1), reach(2), reach(4)]}), long)
     assert (grid.done, grid.failures) == (1, [])
     assert said[:-1] == [
-        f"  the worker of {long.name} {how} after epoch {epoch}; a new one goes on with it" for epoch in (1, 2, 4)
+        f"  the worker of {long.name} was killed by SIGKILL after epoch {epoch}; a new one goes on with it"
+        for epoch in (1, 2, 4)
     ]
-    grid, said = trained(store, Workers(store, {PARENTS[0]: [how, how]}), *PARENTS, OTHER)
-    log = str(store.folder(PARENTS[0]) / "log.txt")
-    assert grid.failures == [Failure(PARENTS[0], f"its worker {how}, and so did the next one, after epoch 0", log)]
+    grid, said = trained(store, Workers(store, {PARENTS[0]: ["ended with exit status 9"] * 2}), *PARENTS, OTHER)
+    assert failed(grid) == [(PARENTS[0], "its worker ended with exit status 9, and so did the next one, after epoch 0")]
     assert grid.done == 2
 
 
 def test_what_another_machine_has_finished_must_come_in_sight(store, monkeypatch):
-    monkeypatch.setattr(grid_module, "_SEEN", 0.0)
-    pool = Workers(store, {OTHER: [lambda run: None]})
-    pool.elsewhere = True
-    (failure,) = trained(store, pool, OTHER)[0].failures
-    assert failure.stops == "grid"
-    assert failure.error.endswith("--runs-dir must be a folder that all machines share")
+    late = Workers(store, {OTHER: [lambda run: None]})
+    late.elsewhere = True
+    with monkeypatch.context() as patch:
+        patch.setattr(grid_module.time, "sleep", lambda seconds: leave(store, OTHER))
+        assert trained(store, late, OTHER)[0].done == 1
+    monkeypatch.setattr(grid_module, "_SEEN", -1.0)
+    never = Workers(store, {PARENTS[0]: [lambda run: None]})
+    never.elsewhere = True
+    with pytest.raises(StoreError, match="--runs-dir must be a folder that all machines share"):
+        trained(store, never, PARENTS[0])
 
 
 def test_when_the_time_is_up_training_stops_and_what_has_failed_is_told_all_the_same(store, monkeypatch):
     pool = Workers(store, {PARENTS[0]: [("ValueError: no", "run")]})
     grid, _ = grid_of(store, pool, *TICKETS, OTHER, until=60)
     monkeypatch.setattr(grid_module.time, "monotonic", lambda: 60.0 * grid.done)
+    monkeypatch.setattr(grid_module.time, "time", lambda: 1000.0 + 60.0 * grid.done)
     pool.close = lambda: leave(store, OTHER)  # it ends while it is stopped
     grid.train(every=0)
+    assert {job["until"] for job in pool.jobs} == {1060.0}
     assert (grid.done, list(grid.left.values())) == (2, [TICKETS[1]])
     assert [failure.run for failure in grid.failures] == [PARENTS[0], TICKETS[0]]
 
@@ -246,9 +252,8 @@ def test_what_another_engine_trains_is_waited_for_or_taken_over(store, monkeypat
 
     monkeypatch.setattr(grid_module.time, "sleep", sleep)
     pool = Workers(store)
-    grid, said = trained(store, pool, *TICKETS, OTHER)
+    grid, _ = trained(store, pool, *TICKETS, OTHER)
     assert pool.starts == [[OTHER], [TICKETS[0], PARENTS[1]], [TICKETS[1]]]
-    assert said.count("  waiting for 2 runs that another engine trains in this folder") == 1
     assert (len(naps), grid.done) == (2, 5)
 
 
@@ -262,24 +267,10 @@ def test_workers_notes_are_printed_as_they_are_and_once(store):
     assert said == ["  runs/[bold]abc is damaged", f"  1/1  {OTHER.name}: 50.0% test accuracy"]
 
 
-@pytest.mark.parametrize("file", ["metrics.csv", "subnetwork.safetensors"])
-def test_a_result_that_is_damaged_is_not_done(store, file):
-    grid, _ = grid_of(store, Workers(store), PARENTS[0])
-    leave(store, PARENTS[0])
-    (store.folder(PARENTS[0]) / file).write_text("epoch\n")
-    grid.look()
-    assert grid.done == 0
+def test_a_result_that_is_damaged_is_not_done(store):
+    def damage(run: Run) -> None:
+        (leave(store, run) / "subnetwork.safetensors").write_text("half")
 
-
-def test_the_bar_says_what_is_done_and_running_and_for_how_long(store):
-    runs = [Run(**{**TINY, "epochs": 10}, seed=seed).resolved for seed in range(600)]
-    grid, out = grid_of(store, Workers(store), *runs, terminal=True)
-    leave(store, runs[0])
-    leave(store, runs[1], 5)
-    grid.running = {0: runs[1], 1: runs[2]}
-    grid.look()
-    assert f"1/600  {runs[0].name}: 50.0% test accuracy" in out.getvalue()
-    (bar,) = grid._bar.tasks
-    # 5 epochs of a minute each are measured, 598 runs have all of theirs to come and one a half, on two workers.
-    assert bar.description == "1 of 600 runs done, 2 running, about 2 d 1 h on 2 worker(s) left"
-    assert (bar.completed, bar.total) == (15, 6000)
+    pool = Workers(store, {PARENTS[0]: [damage]})
+    assert trained(store, pool, PARENTS[0])[0].done == 1
+    assert pool.starts == [[PARENTS[0]]] * 2

@@ -1,31 +1,32 @@
-"""`reproduce --minutes`: stopped in the middle of a run, drawn, gone on with; what a poll raises stops a leader."""
+"""`reproduce --minutes` where runs are trained in its own process: stopped within a run, drawn, gone on with."""
 
+import math
 import runpy
-import signal
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from lit_hidden.engine import torchrun
-from lit_hidden.engine.grid import Grid
 from lit_hidden.engine.ranks import Ranks, StoppedError
 from lit_hidden.engine.reproduce import TimeUpError, reproduce
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.where import Where
+from lit_hidden.engine.work import work
+from lit_hidden.modules import LitSubnetwork
 
 training: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("training.py")))
-answered, job, without_time = (training[name] for name in ("answered", "job", "without_time"))
+job, without_time = training["job"], training["without_time"]
 EXPERIMENT = '''
-"""Three seeds, one much longer than the others."""
+"""Three seeds, of which one takes longer than the others."""
 from lit_hidden.run import Run
 
 def runs(preset):
     tiny = {"net": "conv2", "width": 0.1, "data": "digits", "train_images": 600}
-    return [Run(density=0.5, epochs=6 if seed == 1 else 1, seed=seed, **tiny) for seed in range(3)]
+    return [Run(density=0.5, epochs=3 if seed == 1 else 1, seed=seed, **tiny) for seed in range(3)]
 
 CLAIMS = []
 
@@ -38,11 +39,12 @@ def draw(results, figure):
 def lockstep(monkeypatch):
     """The pool that trains in this process, as if torchrun had started it: it leads nobody."""
     monkeypatch.setattr(torchrun, "gpus", lambda: 0)
-    return torchrun.Lockstep(SimpleNamespace(ranks=Ranks(0, 2, 0, 2)))
+    pool = torchrun.Lockstep(SimpleNamespace(ranks=Ranks()))
+    pool.group = None
+    return pool
 
 
-def test_a_grid_stopped_in_the_middle_of_a_run_is_drawn_and_ends_as_one_never_stopped(tmp_path, monkeypatch, lockstep):
-    lockstep.group, lockstep.per_run = None, 1
+def test_a_grid_stopped_within_a_run_is_drawn_and_ends_as_one_never_stopped(tmp_path, monkeypatch, lockstep):
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "grid.py").write_text(EXPERIMENT)
     monkeypatch.chdir(tmp_path)
@@ -51,60 +53,36 @@ def test_a_grid_stopped_in_the_middle_of_a_run_is_drawn_and_ends_as_one_never_st
     names: dict[str, Any] = {}
     exec(EXPERIMENT, names)
     store, (first, long, last) = Store("runs"), [run.resolved for run in names["runs"]("smoke")]
-    real = Grid.look
+    step, late = LitSubnetwork.training_step, [0.0]
 
-    def look(self: Grid) -> None:
-        real(self)
-        if store.progress(long)[0] > 0:  # so long it took
-            self.until = time.monotonic()
+    def slow(self: Any, *batch: Any) -> Any:
+        if self.trainer.max_epochs == 3 and self.global_step == 7:  # of 5 in an epoch
+            late.append(3600.0)
+        return step(self, *batch)
 
-    with monkeypatch.context() as hurried:
-        hurried.setattr(Grid, "look", look)
+    with monkeypatch.context() as patch:
+        patch.setattr(LitSubnetwork, "training_step", slow)
+        for clock in (time.time, time.monotonic):
+            patch.setattr(time, clock.__name__, lambda clock=clock: clock() + late[-1])
         with pytest.raises(TimeUpError, match=r"^time is up: 1 of 3 runs are done; "):
             reproduce("grid", preset="smoke", minutes=30)
     assert [store.done(run) for run in (first, long, last)] == [True, False, False]
-    assert 0 < store.progress(long)[0] < 6
-    assert (store.folder(long) / "last.ckpt").exists()
+    assert torch.load(store.folder(long) / "last.ckpt", weights_only=True)["global_step"] == 8
     assert not store.held(long)
     assert "1 of 3 runs" in Path("results/grid/smoke/figure.svg").read_text()
 
     reproduce("grid", preset="smoke", minutes=30)
-    assert answered(job(long, tmp_path / "undisturbed"))["status"] == "done"
+    work(job(long, tmp_path / "undisturbed"))
     ours, theirs = store.folder(long), Store(tmp_path / "undisturbed").folder(long)
     assert without_time(ours) == without_time(theirs)
     assert (ours / "subnetwork.safetensors").read_bytes() == (theirs / "subnetwork.safetensors").read_bytes()
 
 
-class TimeIsUpError(Exception):
-    """What a poll raises."""
+def test_a_signal_before_the_time_is_up_stops_all(monkeypatch, lockstep):
+    def stopped(*_: Any) -> None:
+        raise StoppedError
 
-
-@pytest.mark.parametrize("takes", ["training", "preparing", "ending", "another's"])
-def test_what_a_poll_raises_stops_the_leader_where_it_trains_and_is_raised_there(takes, monkeypatch, lockstep):
-    told = threading.Event()
-
-    def before(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    def work(job: dict[str, Any], group: Any) -> int:
-        if takes == "another's":  # a SIGTERM that no poll asked for
-            raise StoppedError
-        if takes != "preparing":
-            signal.signal(signal.SIGTERM, lambda *_: told.set())
-        while not told.is_set():
-            time.sleep(0.01)
-        signal.signal(signal.SIGTERM, before)
-        if takes == "training":
-            raise StoppedError
-        return 0
-
-    def poll() -> None:
-        raise TimeIsUpError
-
-    monkeypatch.setattr(torchrun, "work", work)
-    kept = signal.signal(signal.SIGTERM, before)
-    try:
-        with pytest.raises(StoppedError if takes == "another's" else TimeIsUpError):
-            lockstep.start({0: {}}, [], poll)
-    finally:
-        signal.signal(signal.SIGTERM, kept)
+    monkeypatch.setattr(torchrun, "work", stopped)
+    lockstep.start([0], [{"until": 0.0}])
+    with pytest.raises(StoppedError):
+        lockstep.start([0], [{"until": math.inf}])

@@ -108,9 +108,8 @@ class Workers(Pool):
         self.jobs: list[tuple[Run, dict[str, Any]]] = []
         self.after = lambda run: None  # called when a run has ended
 
-    def start(self, jobs, others, poll) -> None:
-        ((_, job),) = jobs.items()
-        run = run_of(job)
+    def start(self, places, jobs) -> None:
+        run = run_of(job := jobs[0])
         self.jobs.append((run, job))
         if run in self.fails:
             Store("runs").fail(run, *self.fails[run])

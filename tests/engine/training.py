@@ -54,7 +54,7 @@ def job(run: Run, runs_dir: Path, **other: str) -> dict[str, object]:
 def answered(job: dict[str, object]) -> dict[str, object]:
     """Do a job, and read what became of it from the run's folder, which then forgets it."""
     run, store = run_of(job), Store(str(job["runs_dir"]))
-    assert work(job) == 0
+    work(job)
     notes, failure = store.notes(run), store.failure(run)
     store.forgive(run)
     return {"status": "failed" if failure else "done" if store.done(run) else "held", "notes": notes, **(failure or {})}
