@@ -38,9 +38,7 @@ class Pool(ABC):
     decoders: int | None = None  # processes that decode images for a device; None: as many as its process has CPUs for
     device: str  # `cuda` or `cpu`
     places: int  # how many runs are trained at a time
-
-    def __init__(self, per_run: float = 1) -> None:
-        self.per_run = per_run
+    per_run: float = 1
 
     @property
     def device_name(self) -> str:
@@ -68,7 +66,7 @@ class Local(Pool):
     """
 
     def __init__(self, devices: int | None, per_run: float = 1) -> None:
-        super().__init__(per_run)
+        self.per_run = per_run
         self.device, self.environments = environments(devices, per_run)
         self.places = len(self.environments)
         self.decoders = max(1, cores() // (self.places * max(1, int(per_run))))  # all workers see all cores
@@ -77,7 +75,7 @@ class Local(Pool):
     def start(self, places: Sequence[int], jobs: Sequence[Job]) -> None:
         """Fork a process for each place."""
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["lit_hidden.engine.preload"])
+        context.set_forkserver_preload(["sklearn.datasets", "lit_hidden.engine.train"])
         ours, main = dict(os.environ), sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")  # a worker would import it, and a user's script begin anew
         os.environ |= {"OMP_NUM_THREADS": "1", **self.environments[0]}  # glibc reads its part when the server starts

@@ -13,7 +13,7 @@ from lit_hidden.engine.work import Job
 
 
 class Ray(Pool):
-    """Train runs as Ray tasks: on the cluster that `RAY_ADDRESS` names or the Ray there is, else on one started here.
+    """Train runs as Ray tasks: on the cluster that `RAY_ADDRESS` names, else on a Ray started here.
 
     `number` counts GPUs, or cores of a cluster without any; None takes all there are now. `per_run` of them train each
     run together, or it is which part of a GPU each run has. Ray retries nothing: the grid starts a new task.
@@ -25,8 +25,7 @@ class Ray(Pool):
     elsewhere = True
 
     def __init__(self, number: int | None, per_run: float = 1) -> None:
-        super().__init__(per_run)
-        self._ray, self._ours = _connected(number or fitting())
+        self.per_run, self._ray = per_run, _connected(number or fitting())
         self._tasks: dict[Any, int] = {}  # and the place that each has
         machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         on_gpu = any(has.get("GPU") for has in machines)
@@ -60,17 +59,15 @@ class Ray(Pool):
         return found
 
     def close(self) -> None:
-        """End the tasks, and Ray if it was started or connected to here."""
+        """End the tasks, and Ray or the connection to it."""
         for task in self._tasks:
             with suppress(self._ray.exceptions.RayError):  # Ray itself may have died
                 self._ray.cancel(task, force=True)
-        self._tasks = {}
-        if self._ours:
-            self._ray.shutdown()
+        self._ray.shutdown()
 
 
-def _connected(cores: int) -> tuple[Any, bool]:
-    """Import Ray, connect to a cluster or start a small Ray here; say whether that was done now."""
+def _connected(cores: int) -> Any:
+    """Import Ray, and connect to a cluster or start a small Ray here."""
     address = os.environ.get("RAY_ADDRESS") or "local"
     settings: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "error"}
     if address == "local":
@@ -82,11 +79,9 @@ def _connected(cores: int) -> tuple[Any, bool]:
     try:
         import ray
 
-        if ray.is_initialized():
-            return ray, False
         ray.init(**settings)
     except ImportError as error:
         raise LauncherError("--launcher ray needs Ray: pip install 'lit-hidden[ray]'") from error
     except Exception as error:  # of many kinds
         raise LauncherError(f"--launcher ray: RAY_ADDRESS={address}: {str(error).partition(chr(10))[0]}") from error
-    return ray, True
+    return ray

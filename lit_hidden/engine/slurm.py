@@ -33,7 +33,7 @@ class Slurm(Pool):
     elsewhere = True
 
     def __init__(self, root: Path, devices: int | None, per_run: float, nodes: int, options: Sequence[str]) -> None:
-        super().__init__(per_run)
+        self.per_run = per_run
         texts = dict(option.partition("=")[::2] for option in options)
         cluster = texts.pop("cluster", "slurm")
         given = {name: int(text) if text.isdigit() else text for name, text in texts.items()}

@@ -67,8 +67,7 @@ class Lockstep(Pool):
     places = 1
 
     def __init__(self, group: "Group") -> None:
-        super().__init__(group.ranks.size)
-        self.group, self.device = group, "cuda" if gpus() else "cpu"
+        self.group, self.per_run, self.device = group, group.ranks.size, "cuda" if gpus() else "cpu"
 
     def start(self, places: Sequence[int], jobs: Sequence[Job]) -> None:
         """Train the first run to its end, or until the time of its job is up."""

@@ -23,9 +23,9 @@ class Where:
     # How many devices train each run together; a fraction has runs share a GPU (local and ray). None: all devices
     # where all runs are on ImageNet or its subsets and there are GPUs, else 1.
     per_run: float | None = None
-    num_nodes: int | None = None  # machines for each run; None: 1, or as many as torchrun or SLURM has started
+    num_nodes: int | None = None  # machines for each run; None: 1
     slurm: Sequence[str] = ()  # options of SLURM, such as `partition=gpu`
-    group: "Group | None" = None  # the processes that torchrun or SLURM has started, if this process leads such
+    group: "Group | None" = None  # processes that torchrun or srun has started, led by this one: all train each run
 
     def start(self, root: Path, runs: Collection[Run]) -> Pool:
         """Make the pool for some runs, which live in the folder `root`.
@@ -36,12 +36,6 @@ class Where:
         if self.group:
             from lit_hidden.engine.torchrun import Lockstep
 
-            ranks = self.group.ranks
-            there = {"launcher": "local", "num_nodes": ranks.nodes, "devices": ranks.here, "per_run": ranks.size}
-            for name, value in there.items():
-                if (asked := getattr(self, name)) not in (None, value):
-                    all_of = "every process that was started trains each run; leave it out"
-                    raise LauncherError(f"--{name.replace('_', '-')} {asked}: {all_of}")
             return Lockstep(self.group)
         slurm, nodes, each = self.launcher == "slurm", self.num_nodes or 1, self.per_run
         if not slurm and (self.slurm or nodes != 1):

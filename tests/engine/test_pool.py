@@ -111,7 +111,7 @@ def test_torchruns_end_is_the_jobs_and_its_signal_handler_goes_with_it(command, 
 
 def test_a_library_that_cannot_be_imported_is_the_runs_failure(tmp_path):
     (tmp_path / "torch").mkdir()
-    (tmp_path / "torch" / "__init__.py").write_text("raise RuntimeError('no libcudart')")
+    (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('no libcudart')")
     code = (
         "from lit_hidden import Run\nfrom lit_hidden.engine.pool import Local\n"
         "from lit_hidden.engine.store import Store\nimport json\nrun, one = Run(net='conv2'), Local(1)\n"
@@ -121,4 +121,4 @@ def test_a_library_that_cannot_be_imported_is_the_runs_failure(tmp_path):
     )
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "[(0, None)] RuntimeError: no libcudart\n"
+    assert done.stdout == "[(0, None)] ImportError: no libcudart\n"

@@ -99,6 +99,8 @@ def started():
 def cores(started, monkeypatch):
     """A pool of that Ray's cores."""
     monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
+    monkeypatch.setattr("ray.init", lambda **settings: None)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
     monkeypatch.setattr(module, "do", pretending())
     return Ray(2)
 
