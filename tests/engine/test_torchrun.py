@@ -27,7 +27,7 @@ from lit_hidden.engine.pool import do
 from lit_hidden.engine.ranks import Ranks, RanksDifferError, SameNetwork
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.torchrun import placed
-from lit_hidden.engine.train import alone, train
+from lit_hidden.engine.train import train
 from lit_hidden.modules import LitDense, LitSubnetwork
 from lit_hidden.run import Run
 
@@ -157,7 +157,10 @@ def test_metrics_and_sampled_masks_of_two_processes_are_those_of_one(seen):
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
-def test_sigterm_ends_both_with_a_checkpoint_within_an_epoch(seen):
+def test_a_killed_follower_ends_all_and_sigterm_writes_a_checkpoint_within_an_epoch(seen):
+    assert seen.killed_status == 1
+    assert "failure.json" not in seen.left, "it has died, and not failed"
+    assert "last.ckpt" in seen.left
     assert seen.status != 0
     assert seen.checkpoint["global_step"] % 6 != 0
     assert seen.checkpoint["global_step"] % 10 == 0
@@ -165,102 +168,67 @@ def test_sigterm_ends_both_with_a_checkpoint_within_an_epoch(seen):
 
 def test_what_was_killed_and_stopped_ends_bit_equal_to_what_was_not(seen):
     assert without_time(seen.stopped) == without_time(seen.whole)
-    results = [json.loads((folder / "result.json").read_text()) for folder in (seen.stopped, seen.whole)]
-    for result in results:
-        del result["checksums"]  # of files with seconds in them
-    assert counted(results[0]) == counted(results[1])
+    ours, theirs = (Store(folder.parent).result(SAMPLED) for folder in (seen.stopped, seen.whole))
+    assert counted(ours) == counted(theirs)
     files = [(folder / "subnetwork.safetensors").read_bytes() for folder in (seen.stopped, seen.whole)]
     assert files[0] == files[1]
 
 
-def test_a_killed_follower_ends_all_so_that_a_new_worker_goes_on(seen):
-    assert seen.killed_status == 1
-    assert "failure.json" not in seen.left, "it has died, and not failed"
-    assert "last.ckpt" in seen.left
-
-
-def test_each_run_that_learns_is_trained_by_the_processes_of_both_machines(trained):
-    work, _ = trained
+def test_each_run_that_learns_is_trained_by_both_machines_and_one_of_them_judges_and_draws(trained):
+    work, said = trained
     for run, steps, device in ((POPUP, 12, "2 x CPU"), (SAMPLED, 72, "2 x CPU"), (RANDOM, 6, "CPU")):
         result = Store(work / "runs").result(run)
-        assert result is not None
         assert result["provenance"]["device"] == f"{device}, 1 thread(s)"
         assert result["steps"] == steps
-
-
-def test_one_of_them_judges_draws_and_tells(trained):
-    work, said = trained
     told, silent = sorted(said, key=lambda out: "3 runs: 0 done, 3 to train" not in out)
     assert "3/3" in told
-    assert "supported" in told or "undecided" in told
     assert "runs" not in silent
-    judged = json.loads((work / "results" / "fig0" / "smoke" / "verdicts.json").read_text())
-    assert [claim["sentence"] for claim in judged["claims"]] == ["they learn"]
-    assert (work / "results" / "fig0" / "smoke" / "figure.svg").exists()
+    assert {"verdicts.json", "figure.svg"} <= {path.name for path in (work / "results" / "fig0" / "smoke").iterdir()}
 
 
 # --- one network -------------------------------------------------------------------------------------------
 
 
-def compared(*modules: Any) -> None:
-    """Compare ranks that hold these modules, as if after step 100, as rank 0 sees it."""
+def compare(*modules: Any) -> None:
+    """Compare ranks that hold these modules, as if after step 100, as the last of them sees it."""
     gathered: list[torch.Tensor] = []
 
-    def trainer(all_gather: Any) -> Any:
-        return SimpleNamespace(global_step=100, strategy=SimpleNamespace(all_gather=all_gather))
-
-    def leave(mine: torch.Tensor) -> torch.Tensor:
+    def all_gather(mine: torch.Tensor) -> torch.Tensor:
         gathered.append(mine)
-        return mine[None]
+        return torch.stack(gathered)
 
-    for module in modules[1:]:
-        SameNetwork().on_train_batch_end(trainer(leave), module)
-    SameNetwork().on_train_batch_end(trainer(lambda mine: torch.stack([mine, *gathered])), modules[0])
+    trainer = SimpleNamespace(global_step=100, strategy=SimpleNamespace(all_gather=all_gather))
+    for module in modules:
+        SameNetwork().on_train_batch_end(trainer, module)
 
 
 @pytest.mark.parametrize("kind", [LitSubnetwork, LitDense])
 def test_equal_ranks_pass_and_a_layer_that_differs_in_a_bit_is_named(kind):
-    first, second, third = (kind("conv2", width=0.1, seed=3) for _ in range(3))
-    compared(first, second, third)
+    first, second = (kind("conv2", width=0.1, seed=3) for _ in range(2))
+    compare(first, second)
     name, learned = [(name, p) for name, p in second.named_parameters() if p.requires_grad][2]
     learned.data.view(torch.int32).view(-1)[5] += 1
     with pytest.raises(RanksDifferError, match=f"step 100 the ranks differ in {name}"):
-        compared(first, second, third)
+        compare(first, second)
 
 
 # --- who trains what ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("run", "by_itself"),
-    [
-        (POPUP, False),
-        (Run(density=0.5, method="random"), True),
-        (Run(density=0.5, callbacks=(spec("trace.Trace", updates=10),)), True),
-        (Run(), False),
-    ],
-)
-def test_a_run_without_learning_or_looked_into_is_one_devices(run, by_itself, tmp_path):
-    assert alone(run) is by_itself
-    if by_itself:
-        with pytest.raises(ValueError, match="is trained by one process and not by 2"):
-            train(run, tmp_path, ranks=Ranks(0, 2, 0, 2))
-        assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("run", [RANDOM, Run(density=0.5, callbacks=(spec("trace.Trace", updates=10),))])
+def test_a_run_without_learning_or_looked_into_is_one_devices(run, tmp_path):
+    with pytest.raises(ValueError, match="is trained by one process and not by 2"):
+        train(run, tmp_path, ranks=Ranks(0, 2, 0, 2))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
-        ("", None),
         ("SLURM_PROCID=0 SLURM_NTASKS=8", None),  # a batch script, not started by srun
         ("SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=1", None),
-        (
-            "SLURM_PROCID=5 SLURM_STEP_NUM_TASKS=8 SLURM_LOCALID=1 SLURM_STEP_TASKS_PER_NODE=4(x2)",
-            Ranks(5, 8, 1, 4),
-        ),
-        ("SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=7 SLURM_LOCALID=0 SLURM_STEP_TASKS_PER_NODE=4,3", LauncherError),
+        ("SLURM_PROCID=5 SLURM_STEP_NUM_TASKS=8 SLURM_LOCALID=1 SLURM_STEP_TASKS_PER_NODE=4(x2)", Ranks(5, 8, 1, 4)),
         ("TORCHELASTIC_RUN_ID=x RANK=9 WORLD_SIZE=16 LOCAL_RANK=1 LOCAL_WORLD_SIZE=8", Ranks(9, 16, 1, 8)),
-        ("TORCHELASTIC_RUN_ID=x RANK=0 WORLD_SIZE=1 LOCAL_RANK=0 LOCAL_WORLD_SIZE=1", None),
     ],
 )
 def test_torchrun_and_slurm_say_where_a_process_stands(variables, expected, monkeypatch):
@@ -268,9 +236,8 @@ def test_torchrun_and_slurm_say_where_a_process_stands(variables, expected, monk
         monkeypatch.delenv(name)
     for name, _, value in (variable.partition("=") for variable in variables.split()):
         monkeypatch.setenv(name, value)
-    if expected is LauncherError:
+    assert placed() == expected
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "4,3")
+    if expected and "SLURM" in variables:
         with pytest.raises(LauncherError, match="tasks per node are 4,3; every machine must have the same number"):
             placed()
-        return
-    assert placed() == expected
-    assert expected is None or (expected.nodes, expected.rank // expected.here) == (2, 1)

@@ -2,9 +2,11 @@
 
 import os
 import runpy
+import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ import torch
 
 from lit_hidden.code import spec
 from lit_hidden.data import DataError
-from lit_hidden.engine import store as writing
+from lit_hidden.engine.ranks import Ranks
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.work import work
 from lit_hidden.run import Run
@@ -28,7 +30,7 @@ def job(store: Store) -> dict[str, object]:
 
 
 def left(store: Store) -> tuple[dict[str, Any], list[dict[str, str]], list[str]]:
-    """What a run that is done leaves: its result but for the provenance, its curve, the names of its files."""
+    """The result but for the provenance, the curve, and the names of the files."""
     result, folder = store.result(RUN), store.folder(RUN)
     assert result is not None, store.damage(RUN)
     return made["counted"](result), without_time(folder), sorted(path.name for path in folder.iterdir())
@@ -98,17 +100,11 @@ def flip(folder: Path) -> None:
     (folder / "last.ckpt").write_bytes(data)
 
 
-def pipe(folder: Path) -> None:
-    (folder / "last.ckpt").unlink()
-    os.mkfifo(folder / "last.ckpt")
-
-
 @pytest.mark.parametrize(
     ("harm", "why"),
     [
         (cut, "last.ckpt: BadZipFile: File is not a zip file"),
         (flip, "last.ckpt: the checksum of archive/data/"),
-        (pipe, "last.ckpt: UnsupportedOperation: "),
         (lambda folder: torch.save({"callbacks": {}}, folder / "last.ckpt"), "last.ckpt: KeyError: 'Recorder'"),
         (lambda folder: (folder / "run.json").unlink(), "last.ckpt: FileNotFoundError: "),
         (lambda folder: (folder / "run.json").write_text(Run().to_json()), f"it holds another run, {Run().name}, "),
@@ -124,23 +120,6 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_begins_anew(harm, why, st
     assert f"trains {RUN.name}, after epoch 0\n" in capfd.readouterr().err
     assert (store.root / f"{RUN.hash}.damaged-1" / "last.ckpt").exists()
     assert left(store)[:2] == undisturbed[:2]
-
-
-def test_the_checkpoint_stays_until_the_result_is_written(undisturbed, tmp_path, monkeypatch):
-    store, write = Store(tmp_path), writing.write_atomically
-
-    def stop_at_the_result(path: Path, content: str) -> None:
-        if path.name == "result.json":
-            raise RuntimeError("stopped here")
-        write(path, content)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(writing, "write_atomically", stop_at_the_result)
-        assert answered(job(store))["error"] == "RuntimeError: stopped here"
-    assert epochs(store.folder(RUN)) == [0, 1, 2]
-    (store.folder(RUN) / "metrics.csv").unlink()
-    assert answered(job(store)) == DONE
-    assert left(store) == undisturbed
 
 
 def test_a_disk_that_is_full_leaves_the_checkpoint_before_and_stops_the_grid(undisturbed, tmp_path, monkeypatch):
@@ -185,6 +164,16 @@ def test_a_failure_says_what_to_mend_and_what_it_stops(error, text, stops, store
     assert (answer["status"], answer["stops"]) == ("failed", stops)
     assert text in answer["error"]
     assert epochs(store.folder(RUN)) == [0, 1]
+    monkeypatch.setattr("lit_hidden.engine.work._GRACE", 0.0)
+    monkeypatch.setattr("lit_hidden.engine.network.make_data", fail)
+    with pytest.raises(SystemExit):  # others may wait for this process
+        work(job(store), SimpleNamespace(ranks=Ranks(0, 2, 0, 2)))
+    assert text in store.failure(RUN)["error"]
+
+
+def test_a_library_that_cannot_be_imported_is_a_failure_too(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lit_hidden.engine.checkpoints", None)
+    assert "lit_hidden.engine.checkpoints" in str(answered(job(Store(tmp_path)))["error"])
 
 
 def test_a_failure_that_cannot_be_written_down_ends_the_worker(tmp_path):
