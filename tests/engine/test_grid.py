@@ -43,10 +43,10 @@ def planned(store: Store, *runs: Run) -> tuple[list[Run], dict[str, str]]:
     return list(found.missing.values()), found.parents
 
 
-def test_a_plan_is_what_is_missing_with_the_parents_it_needs(store):
-    parents = {ticket.hash: parent.hash for ticket, parent in zip(TICKETS, PARENTS, strict=True)}
-    assert planned(store, OTHER, *TICKETS) == ([OTHER, PARENTS[0], TICKETS[0], PARENTS[1], TICKETS[1]], parents)
-    assert planned(store, PARENTS[0], TICKETS[0], TICKETS[0])[0] == [PARENTS[0], TICKETS[0]]
+def test_a_plan_is_what_is_missing_with_the_parents_it_needs_a_chain_after_the_other(store):
+    first, second = ([parent, ticket, ticket.then(epochs=0)] for parent, ticket in zip(PARENTS, TICKETS, strict=True))
+    parents = {run.hash: before.hash for chain in (first, second) for before, run in pairwise(chain)}
+    assert planned(store, OTHER, first[-1], second[-1], second[1]) == ([OTHER, *first, *second], parents)
     leave(store, PARENTS[0])
     leave(store, OTHER)
     assert planned(store, OTHER, TICKETS[0]) == ([TICKETS[0]], {})
@@ -55,25 +55,16 @@ def test_a_plan_is_what_is_missing_with_the_parents_it_needs(store):
 
 
 def test_a_done_parent_without_its_subnetwork_is_trained_again_if_a_child_needs_it(store):
-    leave(store, PARENTS[0])
-    (store.folder(PARENTS[0]) / "subnetwork.safetensors").unlink()
+    (leave(store, PARENTS[0]) / "subnetwork.safetensors").unlink()
     assert planned(store, PARENTS[0]) == ([], {})
-    found = plan([PARENTS[0], TICKETS[0]], store)
-    assert list(found.missing.values()) == [PARENTS[0], TICKETS[0]]
-    why = f"it lacks subnetwork.safetensors or scores.safetensors, which {TICKETS[0].name} needs"
-    assert found.damaged == {PARENTS[0].hash: why}
+    assert planned(store, PARENTS[0], TICKETS[0])[0] == [PARENTS[0], TICKETS[0]]
     assert store.result(PARENTS[0]) is not None, "a plan alone moves nothing"
     lines: list[str] = []
-    assert plan([TICKETS[0]], store, lines.append).damaged == found.damaged
+    found = plan([TICKETS[0]], store, lines.append)
+    why = f"it lacks subnetwork.safetensors or scores.safetensors, which {TICKETS[0].name} needs"
+    assert found.damaged == {PARENTS[0].hash: why}
     assert [why in line for line in lines] == [True]
     assert store.result(PARENTS[0]) is None
-
-
-def test_a_chain_is_planned_from_its_beginning_before_the_next(store):
-    chains = [[first := PARENTS[seed], then := first.then(), then.then(epochs=0)] for seed in range(2)]
-    ends, every = [chain[-1] for chain in chains], [run for chain in chains for run in chain]
-    parents = {run.hash: before.hash for chain in chains for before, run in pairwise(chain)}
-    assert planned(store, *ends) == (every, parents)
 
 
 def test_code_without_source_is_refused_before_anything_is_trained(store):
@@ -158,26 +149,19 @@ def test_runs_are_trained_in_the_plans_order_as_soon_as_their_parents_are_done(t
     }  # fmt: skip
 
 
-def test_a_run_that_fails_takes_those_along_that_need_it_and_no_others(store):
-    pool = Workers(store, {PARENTS[0]: [("ValueError: no", "run")]})
-    grid, _ = trained(store, pool, *TICKETS, TICKETS[0].then(epochs=0), OTHER)
-    assert pool.starts == [[PARENTS[0], PARENTS[1]], [TICKETS[1], OTHER]]
+def test_a_run_that_fails_takes_those_along_that_need_it_or_its_missing_data_and_no_others(store):
+    on_mnist = [Run(**{**TINY, "data": "mnist"}, seed=seed).resolved for seed in range(3)]
+    pool = Workers(store, {PARENTS[0]: [("ValueError: no", "run")], on_mnist[0]: [("no MNIST", "data")]})
+    grid, _ = trained(store, pool, *TICKETS, TICKETS[0].then(epochs=0), *on_mnist[:1], OTHER, *on_mnist[1:])
+    assert pool.starts == [[PARENTS[0], PARENTS[1]], [TICKETS[1], on_mnist[0]], [OTHER]]
+    data = f"skipped: {on_mnist[0].name} failed on the same data"
     assert failed(grid) == [
         (PARENTS[0], "ValueError: no"),
         (TICKETS[0], f"skipped: its parent {PARENTS[0].name} failed"),
         (TICKETS[0].then(epochs=0), f"skipped: its parent {TICKETS[0].name} failed"),
-    ]
+        (on_mnist[0], "no MNIST"), (on_mnist[1], data), (on_mnist[2], data),
+    ]  # fmt: skip
     assert grid.done == 3
-
-
-def test_missing_data_stop_the_runs_on_them_alone(store):
-    on_mnist = [Run(**{**TINY, "data": "mnist"}, seed=seed).resolved for seed in range(4)]
-    pool = Workers(store, {run: [("no MNIST", "data")] for run in on_mnist})
-    grid, _ = trained(store, pool, *on_mnist, OTHER)
-    assert pool.starts == [on_mnist[:2], [OTHER]]
-    skipped = f"skipped: {on_mnist[0].name} failed on the same data"
-    assert failed(grid) == [*((run, "no MNIST") for run in on_mnist[:2]), *((run, skipped) for run in on_mnist[2:])]
-    assert grid.done == 1
 
 
 def test_a_folder_that_cannot_be_used_stops_the_grid_and_what_failed_is_tried_again(store):
@@ -257,20 +241,12 @@ def test_what_another_engine_trains_is_waited_for_or_taken_over(store, monkeypat
     assert (len(naps), grid.done) == (2, 5)
 
 
-def test_workers_notes_are_printed_as_they_are_and_once(store):
-    def noted(run: Run) -> None:
-        store.note(run, "runs/[bold]abc is damaged")
-        leave(store, run)
-
-    store.folder(OTHER).mkdir(parents=True)
-    _, said = trained(store, Workers(store, {OTHER: [noted]}), OTHER)
-    assert said == ["  runs/[bold]abc is damaged", f"  1/1  {OTHER.name}: 50.0% test accuracy"]
-
-
-def test_a_result_that_is_damaged_is_not_done(store):
+def test_a_result_that_is_damaged_is_not_done_and_a_workers_note_is_printed(store):
     def damage(run: Run) -> None:
         (leave(store, run) / "subnetwork.safetensors").write_text("half")
+        store.note(run, "[bold]this")
 
     pool = Workers(store, {PARENTS[0]: [damage]})
-    assert trained(store, pool, PARENTS[0])[0].done == 1
+    _, said = trained(store, pool, PARENTS[0])
     assert pool.starts == [[PARENTS[0]]] * 2
+    assert said[::2] == ["  [bold]this", f"  1/1  {PARENTS[0].name}: 50.0% test accuracy"]
