@@ -1,7 +1,6 @@
 """The arguments that a checkpoint's module was made with, read without importing the code that they name."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
@@ -9,7 +8,6 @@ from lightning.fabric.utilities.cloud_io import _load
 from lightning.pytorch.core.saving import CHECKPOINT_PAST_HPARAMS_KEYS
 
 from lit_hidden import code
-from lit_hidden.files import regular
 
 
 def hyper_parameters(path: Any, kind: str, given: Mapping[str, Any], weights_only: bool = True) -> dict[str, Any]:
@@ -19,8 +17,6 @@ def hyper_parameters(path: Any, kind: str, given: Mapping[str, Any], weights_onl
     contradicts `given` (arguments that replace the file's), and code that is neither given nor ours.
     """
     try:
-        if isinstance(path, str | Path):
-            regular(Path(path))
         checkpoint = _load(path, map_location="meta", weights_only=weights_only)
         keys = (*CHECKPOINT_PAST_HPARAMS_KEYS, L.LightningModule.CHECKPOINT_HYPER_PARAMS_KEY)
         found = {str(name): value for key in keys for name, value in checkpoint.get(key, {}).items()}

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from lit_hidden.distributions import DISTRIBUTIONS
 from lit_hidden.edge_popup import EdgePopup, Hiding, MakeMasker, hidden_layers, hide, maskers, plain_name, reveal
-from lit_hidden.files import regular
 from lit_hidden.supermask import Supermask
 
 _FORMAT = "lit_hidden subnetwork 3"
@@ -117,7 +116,7 @@ def load_subnetwork(
     """
     beside = Path(path).with_name(_SCORES)
     try:
-        with safe_open(regular(Path(path)), "pt") as file:
+        with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         found = json.loads(metadata.get(_KEY, "{}"))

@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A room may import from lower floors, and from within itself:
 # `Makefile -> cli -> engine -> modules, data -> edge_popup, nets -> selection`.
 FLOORS = [
-    {"errors", "files"},
+    {"errors"},
     {"code"},
     {"selection", "distributions", "recipes", "steps"},
     {"checks"},
@@ -37,7 +37,7 @@ FLOORS = [
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 KERNEL, DESCRIPTIONS = {"torch", "numpy", "lit_hidden"}, {"numpy", "scipy", "lit_hidden"}
 KNOWS = {  # room -> packages that it may import, besides the standard library
-    **{name: {"lit_hidden"} for name in ("errors", "files", "code", "recipes")},
+    **{name: {"lit_hidden"} for name in ("errors", "code", "recipes")},
     **dict.fromkeys(("distributions", "steps", "edge_popup", "supermask", "ticket"), KERNEL),
     "selection": KERNEL | {"triton"},  # comes with torch where there are GPUs
     **dict.fromkeys(("run", "checks", "results", "judge"), DESCRIPTIONS),

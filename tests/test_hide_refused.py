@@ -1,7 +1,6 @@
 """What hiding, saving and loading refuse, and why; a refused call changes no model and no file."""
 
 import math
-import os
 import re
 import runpy
 from collections.abc import Callable
@@ -105,11 +104,6 @@ def beside(path: Path) -> Path:
     return path.with_name("scores.safetensors")
 
 
-def pipe(path: Path) -> Path:
-    os.mkfifo(path.with_name("pipe"))
-    return path.with_name("pipe")
-
-
 OWNED, TIED = "2 cannot be hidden: its weight is not in memory, or pruning", "0.weight and 2.weight are one tied weight"
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], Act, str]] = {
@@ -159,7 +153,6 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Act, str]] = {
     ),
     "save a masker without set_mask": (lambda: hide(mixed_net(), masker=Secret), saving, "Secret has no set_mask"),
     "load nothing": (mixed_net, loading(lambda path: path.with_name("nowhere")), "No such file"),
-    "load a pipe": (mixed_net, loading(pipe), "is a pipe, not a file"),
     "load text": (mixed_net, loading(lambda path: path.write_bytes(b"hello")), "is damaged or does not fit this Seq"),
     "load other tensors": (
         mixed_net, loading(lambda path: save_file({"weight": torch.zeros(3)}, path)), "its format is None, not",

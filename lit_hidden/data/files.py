@@ -10,8 +10,6 @@ from pathlib import Path
 
 import torchvision
 
-from lit_hidden.files import regular
-
 TIMEOUT = 30  # seconds without an answer, after which a download gives up; torchvision would wait for ever
 SET_ROOT = "set DATA_DIR (--data-dir; of fit: --data.root) to the folder"
 
@@ -24,7 +22,6 @@ class DataError(RuntimeError):
 def checked(path: Path, mend: str) -> Iterator[None]:
     """Turn whatever reading `path` raises into a `DataError` that names `path` and says how to `mend` it."""
     try:
-        regular(path)
         yield
     except Exception as error:  # a damaged archive, pickle or image may raise anything
         raise DataError(f"{path} cannot be used ({type(error).__name__}: {error}); {mend}") from error

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from lit_hidden.engine.experiment import ReproduceError, load
 from lit_hidden.engine.store import RESULT, SUBNETWORK, Damage, Store, StoreError, check, described, write_atomically
-from lit_hidden.files import regular
 from lit_hidden.run import Run
 
 RECORD = ("run.json", "metrics.csv", RESULT)
@@ -79,7 +78,7 @@ def contents(path: Path) -> dict[Run, dict[str, bytes]]:
     """
     runs: defaultdict[str, defaultdict[str, bytes]] = defaultdict(lambda: defaultdict(bytes))
     try:
-        with gzip.open(regular(path)) as file:
+        with gzip.open(path) as file:
             content = file.read(MOST + 1)  # to the end, where gzip's checksum is
         if len(content) > MOST:
             raise tarfile.ReadError(f"it unpacks to more than {MOST} bytes")

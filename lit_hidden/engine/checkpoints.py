@@ -17,7 +17,6 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lit_hidden import code
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.engine.store import CHECKPOINT, described, write_atomically
-from lit_hidden.files import regular
 from lit_hidden.run import Run
 
 
@@ -39,7 +38,7 @@ def unusable(run: Run, folder: Path) -> str | None:
     try:
         if (other := described((folder / "run.json").read_bytes())) != run:
             return f"it holds another run, {other.name}, than asked for, {run.name}"
-        if bad := zipfile.ZipFile(regular(path)).testzip():  # torch.load compares no checksums
+        if bad := zipfile.ZipFile(path).testzip():  # torch.load compares no checksums
             return f"{CHECKPOINT}: the checksum of {bad} is wrong"
         recorded = torch.load(path, map_location="cpu", weights_only=True)["callbacks"]["Recorder"]
         for name, then in recorded["code"].items():

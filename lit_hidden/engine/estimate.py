@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any
 
 from lit_hidden.engine.store import RESULT, Store
-from lit_hidden.files import regular
 from lit_hidden.recipes import IMAGES
 from lit_hidden.run import Run
 
@@ -54,9 +53,9 @@ class Clock:
         clock = cls(device, name)
         for path in sorted(store.root.glob("*/run.json")):
             with suppress(Exception):  # damage of any kind, which the store reports
-                run = Run.from_json(regular(path).read_text(encoding="utf-8"))
+                run = Run.from_json(path.read_text(encoding="utf-8"))
                 if store.folder(run) == path.parent and store.done(run):  # else it was set aside
-                    clock.result(run, json.loads(regular(path.with_name(RESULT)).read_text(encoding="utf-8")))
+                    clock.result(run, json.loads(path.with_name(RESULT).read_text(encoding="utf-8")))
                 elif store.folder(run) == path.parent:
                     clock.measure(run, *store.progress(run))
         return clock

@@ -6,7 +6,6 @@ folder is neither used nor deleted: it is renamed to `runs/<hash>.damaged-1`, an
 
 import fcntl
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +16,6 @@ from typing import Any
 
 from lit_hidden import code
 from lit_hidden.errors import UserError
-from lit_hidden.files import regular
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 
@@ -111,7 +109,7 @@ class Store:
     def progress(self, run: Run) -> tuple[int, float]:
         """Return the epochs in `metrics.csv` and the seconds they took: cheap enough to poll."""
         try:
-            heading, *_, last = regular(self.folder(run) / "metrics.csv").read_text(encoding="utf-8").splitlines()
+            heading, *_, last = (self.folder(run) / "metrics.csv").read_text(encoding="utf-8").splitlines()
             row = dict(zip(heading.split(","), last.split(","), strict=True))
             return int(row["epoch"]), float(row["seconds"])
         except (OSError, ValueError, KeyError):
@@ -255,8 +253,8 @@ def described(content: bytes) -> Run:
 
 def _content(folder: Path, name: str) -> bytes:
     try:
-        return regular(folder / name).read_bytes()
-    except (FileNotFoundError, IsADirectoryError, io.UnsupportedOperation) as error:
+        return (folder / name).read_bytes()
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise Damage(f"{name}: {error}") from error
     except OSError as error:
         raise StoreError(f"{folder} cannot be read: {error}; mend that, or choose another with --runs-dir") from error

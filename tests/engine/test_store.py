@@ -5,10 +5,8 @@ import hashlib
 import json
 import os
 import runpy
-import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,19 +63,6 @@ def remove(name: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).unlink()
 
 
-def pipe(folder: Path) -> None:
-    (folder / "metrics.csv").unlink()
-    os.mkfifo(folder / "metrics.csv")
-
-
-def socketed(folder: Path) -> None:
-    """Put a socket in a file's place; its address may have 107 bytes, so it is made elsewhere."""
-    (folder / "trace.npz").unlink()
-    with tempfile.TemporaryDirectory() as short, socket.socket(socket.AF_UNIX) as made:
-        made.bind(f"{short}/s")
-        os.rename(f"{short}/s", folder / "trace.npz")
-
-
 ANOTHER = "it is not the one whose checksum is in result.json"
 DAMAGE = [
     (write("result.json", '{"accuracy": 5'), "result.json: Expecting ',' delimiter"),
@@ -93,9 +78,7 @@ DAMAGE = [
     (replace("run.json", '"conv2"', "[]"), "run.json: "),
     (write("run.json", OTHER.to_json()), f"it holds another run, {OTHER.name}, than asked for, {TRACED.name}"),
     (replace("metrics.csv", "11.0", "12.0"), f"metrics.csv: {ANOTHER}"),
-    (pipe, "metrics.csv: "),
     (remove("swaps.npz"), "swaps.npz: "),
-    (socketed, "trace.npz: "),
 ]
 
 
