@@ -5,53 +5,44 @@ import io
 import json
 import re
 import tarfile
-import zlib
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
 from lit_hidden.engine.experiment import ReproduceError, load
-from lit_hidden.engine.store import RESULT, SUBNETWORK, Damage, Store, StoreError, check, described, write_atomically
+from lit_hidden.engine.store import NETS, RESULT, SUBNETWORK, Store, StoreError, check, write_atomically
 from lit_hidden.run import Run
 
-RECORD = ("run.json", "metrics.csv", RESULT)
-LIMIT = 1_000_000  # bytes of arrays, or of a subnetwork, that a run may bring along
-ROOM = 20_000_000  # bytes of subnetworks in an archive; those beyond are left out
+ROOM = 20_000_000  # bytes that `pack` puts into an archive; subnetworks may take half of them
 MOST = 100_000_000  # bytes of an unpacked archive; the largest committed one has 4 million
 NAME = "runs.tar.gz"  # in experiments/results/NAME/PRESET/
 
 
-def pack(store: Store, runs: Iterable[Run], path: Path) -> tuple[list[Run], list[Run]]:
+def pack(store: Store, runs: Iterable[Run], path: Path) -> list[Run]:
     """Write those of `runs` that are done into the archive `path`; equal runs make equal bytes.
 
-    Returns the runs packed, and those left out because their arrays are larger than `LIMIT`. Raises a StoreError if a
-    run's folder is damaged.
+    Returns the runs packed: those beyond `ROOM` are left out. Raises a StoreError if a run's folder is damaged.
     """
-    packed, left_out, room = [], [], ROOM
-    out = io.BytesIO()
+    packed, out = [], io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for run in sorted({run for run in runs if store.done(run)}, key=lambda run: run.hash):
             folder = store.folder(run)
-            size = (folder / SUBNETWORK).stat().st_size if (folder / SUBNETWORK).exists() else 0
-            store.check_file(run, *([SUBNETWORK] if size else []))
-            listed = json.loads((folder / RESULT).read_bytes())["checksums"].keys() - {*RECORD}
-            arrays = sorted(name for name in listed if not name.endswith(".safetensors"))
-            if sum((folder / name).stat().st_size for name in arrays) > LIMIT:
-                left_out.append(run)
+            small = [SUBNETWORK] if (folder / SUBNETWORK).exists() else []  # other nets are 32 times as large
+            store.read(run, *small)
+            listed = json.loads((folder / RESULT).read_bytes())["checksums"].keys() - {*NETS}
+            files = {name: (folder / name).read_bytes() for name in (*sorted(listed), *small)}
+            if out.tell() + sum(map(len, files.values())) > ROOM / 2:
+                files.pop(SUBNETWORK, None)
+            if out.tell() + sum(map(len, files.values())) > ROOM:
                 continue
             packed.append(run)
-            bring = [SUBNETWORK] if 0 < size <= min(LIMIT, room) else []  # other nets are 32 times as large
-            room -= size if bring else 0
-            for name in (*arrays, *bring, *RECORD):
-                data = (folder / name).read_bytes()
+            for name, data in files.items():
                 entry = tarfile.TarInfo(f"{run.hash}/{name}")  # no dates, no owners
                 entry.size = len(data)
                 tar.addfile(entry, io.BytesIO(data))
-    if out.tell() > MOST:
-        raise StoreError(f"{path} would hold {out.tell()} bytes; archives of more than {MOST} are not unpacked")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, gzip.compress(out.getvalue(), mtime=0))
-    return packed, left_out
+    return packed
 
 
 def unpack(path: Path, store: Store) -> tuple[int, int]:
@@ -76,43 +67,38 @@ def contents(path: Path) -> dict[Run, dict[str, bytes]]:
 
     Raises a StoreError if it is damaged, larger, or holds anything but the files of runs.
     """
-    runs: defaultdict[str, defaultdict[str, bytes]] = defaultdict(lambda: defaultdict(bytes))
+    folders: defaultdict[str, dict[str, bytes]] = defaultdict(dict)
+    found: dict[Run, dict[str, bytes]] = {}
     try:
         with gzip.open(path) as file:
             content = file.read(MOST + 1)  # to the end, where gzip's checksum is
         if len(content) > MOST:
-            raise tarfile.ReadError(f"it unpacks to more than {MOST} bytes")
+            raise ValueError(f"it unpacks to more than {MOST} bytes")
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
             for entry in tar:
                 folder, _, name = entry.name.partition("/")
                 data = tar.extractfile(entry) if entry.type == tarfile.REGTYPE and not entry.issparse() else None
                 if data is None or not re.fullmatch(r"\w[\w.-]*", name):  # nothing leads outside
-                    raise tarfile.ReadError(f"it holds {entry.name!r}")
-                runs[folder][name] = data.read()
-    except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
+                    raise ValueError(f"it holds {entry.name!r}")
+                folders[folder][name] = data.read()
+        for folder, files in folders.items():
+            run = Run.from_json(files["run.json"].decode())
+            check(run, folder, files.__getitem__, files.keys() - {RESULT})
+            found[run] = files
+    except Exception as error:  # a damaged archive may raise anything
         raise StoreError(f"{path} is no archive of runs, or damaged: {error}") from error
-    found: dict[Run, dict[str, bytes]] = {}
-    for folder, files in runs.items():
-        names = files.keys() - {RESULT}
-        try:
-            run = described(files["run.json"])  # a missing file is empty, and has a wrong checksum
-            if run.hash != folder:
-                raise Damage(f"it holds {run.name}, whose name is {run.hash}")
-            check(run, files.__getitem__, names)
-        except Damage as damage:
-            raise StoreError(f"{path}: {folder} is damaged: {damage}; pack it again") from damage
-        found[run] = files
     return found
 
 
 def pack_experiment(name: str, preset: str, *, runs_dir: str | Path, results: str | Path) -> str:
     """Pack the runs of an experiment that are done into `results/name/preset/`; return what to tell the user."""
     runs, path, store = load(name).grid(preset), Path(results) / name / preset / NAME, Store(runs_dir)
-    if not any(map(store.done, runs)):
+    done = sum(map(store.done, runs))
+    if not done:
         raise ReproduceError(f"none of the {len(runs)} runs of {name} ({preset}) is done in {runs_dir}; train some")
-    packed, left_out = pack(store, runs, path)
-    told = f"; {len(left_out)} left out: their arrays exceed {LIMIT} bytes" if left_out else ""
-    return f"{path}: {len(packed)} of {len(runs)} runs{told}"
+    packed = len(pack(store, runs, path))
+    left_out = f"; {done - packed} left out: an archive has room for {ROOM} bytes" if packed < done else ""
+    return f"{path}: {packed} of {len(runs)} runs{left_out}"
 
 
 def unpack_all(*, runs_dir: str | Path, results: str | Path) -> str:

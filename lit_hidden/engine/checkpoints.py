@@ -16,7 +16,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lit_hidden import code
 from lit_hidden.classifier import LitClassifier
-from lit_hidden.engine.store import CHECKPOINT, described, write_atomically
+from lit_hidden.engine.store import CHECKPOINT, write_atomically
 from lit_hidden.run import Run
 
 
@@ -36,7 +36,7 @@ def unusable(run: Run, folder: Path) -> str | None:
     if not path.exists():
         return None
     try:
-        if (other := described((folder / "run.json").read_bytes())) != run:
+        if (other := Run.from_json((folder / "run.json").read_text())) != run:
             return f"it holds another run, {other.name}, than asked for, {run.name}"
         if bad := zipfile.ZipFile(path).testzip():  # torch.load compares no checksums
             return f"{CHECKPOINT}: the checksum of {bad} is wrong"

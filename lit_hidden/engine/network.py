@@ -119,7 +119,7 @@ def _left(run: Run, folder: Path, names: Collection[str]) -> Path:
     """Find the first of these files of a run."""
     for name in names:
         if (folder / name).is_file():
-            Store(folder.parent).check_file(run, name)
+            Store(folder.parent).read(run, name)
             return folder / name
     files = " or ".join(names)
     raise FileNotFoundError(f"{folder} has no {files}, the net of {run.name}; train it, after deleting the folder")

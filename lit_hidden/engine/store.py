@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,12 @@ class StoreError(UserError):
     """A folder cannot be used; says what to do about it."""
 
 
-class Damage(Exception):
-    """Why a run's files cannot be used."""
+class Damage(StoreError):
+    """The files of a run cannot be used; `why` tells it without the folder."""
+
+    def __init__(self, folder: str | Path, why: str) -> None:
+        super().__init__(f"{folder} is damaged: {why}")
+        self.why = why
 
 
 def needed(child: Run) -> tuple[str, ...]:
@@ -61,16 +64,13 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 class Store:
-    """The folder `root` that holds runs; made when first written to.
-
-    StoreError where the folder's permissions or disk forbid what a method does.
-    """
+    """The folder `root` that holds runs; made when first written to."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
 
     def check_writable(self) -> None:
-        """Write and remove a file, before anything expensive is done."""
+        """Write and remove a file, before anything expensive is done; StoreError: that is forbidden."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             write_atomically(self.root / ".writable", "yes")
@@ -86,25 +86,27 @@ class Store:
         """Tell whether a run has a result, without reading it: cheap enough to poll."""
         return os.path.exists(self.folder(run) / RESULT)
 
+    def read(self, run: Run, *nets: str) -> dict[str, Any] | None:
+        """Read the result of a run; None if it is not done. Damage: its files, or these nets, are not what it left."""
+        folder = self.folder(run)
+        if not self.done(run):
+            return None
+        result = check(run, folder, lambda name: (folder / name).read_bytes(), nets)
+        for name, then in result.get("code", {}).items():
+            if code.fingerprint(name) not in (then, None):  # None: the code is not on this machine
+                raise Damage(folder, f"it is stale: the code of {name} has changed since")
+        return result
+
     def result(self, run: Run) -> dict[str, Any] | None:
         """Read the result of a run; None if it is not done or damaged."""
-        try:
-            return self._read(run)
-        except Damage:
-            return None
+        with suppress(Damage):
+            return self.read(run)
+        return None
 
     def results(self, runs: Iterable[Run]) -> Results:
-        """Gather the results of the runs that are done; StoreError also where one is damaged."""
-        read = ((run, self.check_file(run), self.folder(run)) for run in runs)
+        """Gather the results of the runs that are done; Damage: of one of them."""
+        read = ((run, self.read(run), self.folder(run)) for run in runs)
         return Results((run, result, folder) for run, result, folder in read if result is not None)
-
-    def check_file(self, run: Run, *names: str) -> dict[str, Any] | None:
-        """Compare a run's files and these nets with their checksums; return its result. StoreError: one is damaged."""
-        try:
-            return self._read(run, names)
-        except Damage as damage:
-            advice = f"reproduce sets it aside and trains {run.name} again"
-            raise StoreError(f"{self.folder(run)} is damaged: {damage}; {advice}") from damage
 
     def progress(self, run: Run) -> tuple[int, float]:
         """Return the epochs in `metrics.csv` and the seconds they took: cheap enough to poll."""
@@ -117,35 +119,30 @@ class Store:
 
     def damage(self, run: Run, child: Run | None = None) -> str | None:
         """Say why a run that is done cannot be used, or not by a `child` that begins with its net; None if it can."""
-        nets = () if child is None else needed(child)
         there = [name for name in NETS if (self.folder(run) / name).exists()]  # archives leave large ones out
         try:
-            if self._read(run, there) is not None and child is not None and nets and not {*nets} & {*there}:
-                return f"it lacks {' or '.join(nets)}, which {child.name} needs"
+            result = self.read(run, *there)
         except Damage as damage:
-            return str(damage)
-        return None
+            return damage.why
+        if result is None or child is None or {*needed(child)} & {*there}:
+            return None
+        return f"it lacks {' or '.join(needed(child))}, which {child.name} needs"
 
     def mend(
-        self, run: Run, child: Run | None = None, look: Callable[[Run, Path], str | None] = lambda run, folder: None
+        self, run: Run, child: Run | None = None, look: Callable[[Run, Path], str | None] | None = None
     ) -> str | None:
         """Set a damaged folder aside, unless a process holds it; return a line that says so and why.
 
         `look` finds further damage in the folder of a run that is not done.
         """
         folder = self.folder(run)
-        try:
-            with _locked(folder / ".claim") as ours:
-                why = ours and (self.damage(run, child) or (None if self.done(run) else look(run, folder)))
-                if not why:
-                    return None
+        with suppress(FileNotFoundError), _locked(folder / ".claim") as ours:  # no folder, or it was just set aside
+            why = ours and (self.damage(run, child) or (look and not self.done(run) and look(run, folder)))
+            if why:
                 aside = next(new for n in range(1, 10**9) if not (new := Path(f"{folder}.damaged-{n}")).exists())
                 folder.rename(aside)
-        except FileNotFoundError:  # there is no folder, or another process has just set it aside
-            return None
-        except OSError as error:
-            raise unwritable(folder, error) from error
-        return f"{folder} is damaged: {why}; set aside as {aside.name}, {run.name} is trained again"
+                return f"{folder} is damaged: {why}; set aside as {aside.name}, {run.name} is trained again"
+        return None
 
     @contextmanager
     def claim(self, run: Run) -> Iterator[Path | None]:
@@ -153,21 +150,16 @@ class Store:
         folder, ours = self.folder(run), None
         with ExitStack() as stack:
             while ours is None:
-                try:
-                    folder.mkdir(parents=True, exist_ok=True)
-                    with suppress(FileNotFoundError):  # the folder was set aside just now
-                        ours = stack.enter_context(_locked(folder / ".claim"))
-                except OSError as error:
-                    raise unwritable(folder, error) from error
+                folder.mkdir(parents=True, exist_ok=True)
+                with suppress(FileNotFoundError):  # the folder was set aside just now
+                    ours = stack.enter_context(_locked(folder / ".claim"))
             yield folder if ours else None
 
     def held(self, run: Run) -> bool:
         """Tell whether a process holds a run."""
-        try:
-            with _locked(self.folder(run) / ".claim", make=False) as ours:
-                return not ours
-        except OSError:  # there is nothing to hold
-            return False
+        with suppress(OSError), _locked(self.folder(run) / ".claim") as ours:  # without a folder, nothing is held
+            return not ours
+        return False
 
     def fail(self, run: Run, error: str, stops: str) -> None:
         """Write down why a run failed, and what that stops: the `run`, all runs on its `data`, or the `grid`."""
@@ -197,8 +189,7 @@ class Store:
     def forgive(self, run: Run) -> None:
         """Remove a run's failure and notes before it is tried again."""
         for name in (FAILURE, NOTES):
-            with suppress(OSError):
-                (self.folder(run) / name).unlink()
+            (self.folder(run) / name).unlink(missing_ok=True)
 
     def finish(self, run: Run, result: dict[str, Any]) -> None:
         """Write the result with checksums of all files, then remove the checkpoint: a kill must lose nothing."""
@@ -210,54 +201,27 @@ class Store:
         write_atomically(folder / RESULT, json.dumps({**result, "checksums": sums}, indent=1) + "\n")
         (folder / CHECKPOINT).unlink(missing_ok=True)
 
-    def _read(self, run: Run, nets: Iterable[str] = ()) -> dict[str, Any] | None:
-        """Read the result of a run that is done, and check all its files but nets, and these nets."""
-        if not self.done(run):
-            return None
-        result = check(run, partial(_content, self.folder(run)), nets)
-        for name, then in result.get("code", {}).items():
-            if code.fingerprint(name) not in (then, None):  # None: the code is not on this machine
-                raise Damage(f"it is stale: the code of {name} has changed since")
-        return result
 
-
-def check(run: Run, read: Callable[[str], bytes], nets: Iterable[str] = ()) -> dict[str, Any]:
+def check(run: Run, folder: str | Path, read: Callable[[str], bytes], nets: Iterable[str] = ()) -> dict[str, Any]:
     """Compare the files of a run, which `read` returns, with their checksums; return its result without these.
 
-    Damage: a file or one of `nets` is missing or another.
+    Damage: of a file, or of one of `nets`.
     """
+    name = RESULT  # the file that is read
     try:
-        result = dict(json.loads(read(RESULT)))
+        result = dict(json.loads(read(name)))
         sums = dict(result.pop("checksums", {}))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise Damage(f"{RESULT}: {error}") from error
-    if sums.get(RESULT) != _sum(json.dumps(result).encode()):
-        raise Damage(f"{RESULT}: it is not what its checksum is of")
-    if (other := described(read("run.json"))) != run:
-        raise Damage(f"it holds another run, {other.name}, than asked for, {run.name}")
-    for name in sorted({*sums.keys() - {RESULT, *NETS}, "run.json", "metrics.csv", *nets}):
-        if _sum(read(name)) != sums.get(name):
-            raise Damage(f"{name}: it is not the one whose checksum is in {RESULT}")
+        if sums.pop(name, None) != _sum(json.dumps(result).encode()):
+            raise ValueError("it is not what its checksum is of")
+        name = "run.json"
+        if (other := Run.from_json(read(name).decode())) != run:
+            raise ValueError(f"it describes another run, {other.name}, than asked for, {run.name}")
+        for name in sorted({*sums.keys() - {*NETS}, "run.json", "metrics.csv", *nets}):
+            if _sum(read(name)) != sums.get(name):
+                raise ValueError(f"it is not the one whose checksum is in {RESULT}")
+    except (ValueError, TypeError, OverflowError, RecursionError, FileNotFoundError, IsADirectoryError) as error:
+        raise Damage(folder, f"{name}: {error}") from error
     return result
-
-
-def described(content: bytes) -> Run:
-    """Read a `run.json`; Damage: it describes no run."""
-    try:
-        run = Run.from_json(content.decode())
-        hash(run)  # which reads all of it
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise Damage(f"run.json: {error}") from error
-    return run
-
-
-def _content(folder: Path, name: str) -> bytes:
-    try:
-        return (folder / name).read_bytes()
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise Damage(f"{name}: {error}") from error
-    except OSError as error:
-        raise StoreError(f"{folder} cannot be read: {error}; mend that, or choose another with --runs-dir") from error
 
 
 def _sum(content: bytes) -> str:
@@ -270,9 +234,9 @@ def unwritable(folder: Path, error: OSError) -> StoreError:
 
 
 @contextmanager
-def _locked(path: Path, make: bool = True) -> Iterator[bool]:
+def _locked(path: Path) -> Iterator[bool]:
     """Lock a file for this process; yields False if another has it. FileNotFoundError: it is not there any more."""
-    with open(os.open(path, os.O_RDWR | (os.O_CREAT if make else 0), 0o666), "rb+") as file:
+    with path.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
