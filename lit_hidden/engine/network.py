@@ -45,21 +45,17 @@ def make_module(run: Run, data: ImageData, runs_dir: Path = Path("runs")) -> Lit
     """Build a run's LightningModule as it begins; FileNotFoundError: its parent's net is not in `runs_dir`."""
     run = run.resolved
     before, make = run.parent, code.load(method(str(run.method)).module)
+    begun = None if before is None else _left(before, runs_dir / before.hash, needed(run))
     arguments: dict[str, Any] = _shape(data) | {name: getattr(run, name) for name in _ALL + _OWN[run.kind]}
     if run.kind == "ticket":
-        assert before is not None
-        arguments |= {"net": network(before, runs_dir / before.hash, needed(run)).train(), "subnetwork": None}
+        arguments |= {"net": begun, "subnetwork": None}
     elif run.kind == "dense":
         arguments["seed"] = run.weight_seed
     module: LitClassifier = make(**arguments)
-    if before is None or run.kind == "ticket":
+    if begun is None or run.kind == "ticket":
         return module
-    file = _left(before, runs_dir / before.hash, needed(run))
-    if file.name == SUBNETWORK:
-        module.net = network(before, file.parent, needed(run)).train()
-        return module
-    state = load_file(file)
-    if file.name == WEIGHTS and run.kind == "hidden":  # whose weights lie under masks, and whose scores are its own
+    state = begun.state_dict()
+    if run.kind == "hidden" and not maskers(begun):  # the weights then lie under masks, whose scores are its own
         own = module.net.state_dict()
         under = {name.replace("parametrizations.", "").removesuffix(".original"): name for name in own}
         state = own | {under.get(name, name): tensor for name, tensor in state.items()}
@@ -67,33 +63,41 @@ def make_module(run: Run, data: ImageData, runs_dir: Path = Path("runs")) -> Lit
     return module
 
 
-def network(run: Run, folder: Path, names: Collection[str] = ()) -> nn.Module:
-    """Build the net of a run that is done as it was at its end, in eval mode, from one of the files `names`.
+def network(run: Run, folder: Path) -> nn.Module:
+    """Build the net of a run that is done as it was at its end, in eval mode.
 
     It is hidden as it was; a sampled supermask has its most probable mask. Its attribute `transform` turns a picture
-    (PIL, or uint8 `(..., C, H, W)`) into its input. FileNotFoundError: there is no file; StoreError: it is damaged.
+    (PIL, or uint8 `(..., C, H, W)`) into its input. FileNotFoundError: its file is not there; StoreError: damage.
     """
+    net = _left(run, folder, (SUBNETWORK, SCORES) if run.kind == "hidden" else (WEIGHTS,))
+    if any(isinstance(masker, Supermask) for masker in maskers(net).values()):  # which would sample
+        fix_masks(net)
+    # Not through nn.Module, which would register a torchvision transform as a layer.
+    object.__setattr__(net, "transform", transform(make_data(run, folder)))
+    return net.eval()
+
+
+def _left(run: Run, folder: Path, names: Collection[str]) -> nn.Module:
+    """Build the net that a run left, from the first of the files `names` that is there."""
     run = run.resolved
-    file = _left(run, folder, names or ((SUBNETWORK, SCORES) if run.kind == "hidden" else (WEIGHTS,)))
-    data = make_data(run, folder)
+    there = [name for name in names if (folder / name).exists()]
+    if not there:
+        files = " or ".join(names)
+        raise FileNotFoundError(f"{folder} has no {files}, the net of {run.name}; train it, after deleting the folder")
+    Store(folder.parent).read(run, there[0])
+    of_method = getattr(code.load(method(str(run.method)).module), "masker", EdgePopup)
+    masker = code.load(run.masker) if run.masker else of_method
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.data_seed or 0)  # for what a net of your own draws itself, as in training
-        net = build(run.net, width=run.width, **_shape(data))
-        of_method = getattr(code.load(method(str(run.method)).module), "masker", EdgePopup)
-        masker = code.load(run.masker) if run.masker else of_method
-        if file.name == SUBNETWORK:
-            load_subnetwork(net, file, masker=masker, distribution=run.distribution).float()  # as pictures are
-        else:
-            if run.density is not None:
-                hide(net, run.density, distribution=None, masker=masker)
-            if run.kind == "ticket":
-                fix_masks(net)
-            net.load_state_dict(load_file(file))
-        if any(isinstance(masker, Supermask) for masker in maskers(net).values()):  # which would sample
+        net = build(run.net, width=run.width, **_shape(make_data(run, folder)))
+        if there[0] == SUBNETWORK:
+            return load_subnetwork(net, folder / SUBNETWORK, masker=masker, distribution=run.distribution).float()
+        if run.density is not None:
+            hide(net, run.density, distribution=None, masker=masker)
+        if run.kind == "ticket":
             fix_masks(net)
-    # Not through nn.Module, which would register a torchvision transform as a layer.
-    object.__setattr__(net, "transform", transform(data))
-    return net.eval()
+        net.load_state_dict(load_file(folder / there[0]))
+    return net
 
 
 def save_net(net: nn.Module, path: Path) -> None:
@@ -113,16 +117,6 @@ def transform(data: ImageData) -> Callable[[Any], Tensor]:
     scale = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(data.mean, data.std)]
     made: Callable[[Any], Tensor] = v2.Compose([v2.ToImage(), colour, *cut, *scale])
     return made
-
-
-def _left(run: Run, folder: Path, names: Collection[str]) -> Path:
-    """Find the first of these files of a run."""
-    for name in names:
-        if (folder / name).is_file():
-            Store(folder.parent).read(run, name)
-            return folder / name
-    files = " or ".join(names)
-    raise FileNotFoundError(f"{folder} has no {files}, the net of {run.name}; train it, after deleting the folder")
 
 
 def _shape(data: ImageData) -> dict[str, int]:
