@@ -49,11 +49,6 @@ def unusable(run: Run, folder: Path) -> str | None:
     return None
 
 
-def rate(lr: float | torch.Tensor) -> float:
-    """Return a learning rate as a number; of a float32 tensor, as on GPUs, only the digits that float32 has."""
-    return float(f"{lr.item():.7g}") if isinstance(lr, torch.Tensor) else lr
-
-
 class Recorder(Checkpoint):
     """Write a checkpoint at the end of an epoch, and `metrics.csv` with each checkpoint, both atomically.
 
@@ -68,13 +63,12 @@ class Recorder(Checkpoint):
         super().__init__()
         self.folder, self.watched, self.writes, self.pause, self.code = folder, watched, writes, pause, dict(code)
         self.rows: list[dict[str, float]] = []
-        self.seconds, self.going = 0.0, False  # of the epochs; whether a step may have been taken
+        self.seconds, self._saved = 0.0, time.perf_counter()  # how long the epochs took; when a checkpoint was written
         self.diverged: int | None = None
-        self._saved = self._since = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
         """Write the curve, and put its rows into the checkpoint: that of a killed run has no gap."""
-        self._count_seconds()
+        self.seconds = time.perf_counter() - self._began
         self.write()
         return {"rows": self.rows, "seconds": self.seconds, "code": self.code, "diverged": self.diverged}
 
@@ -85,29 +79,25 @@ class Recorder(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Start the clock; end a run that has diverged and goes on."""
-        self.going = True
-        self._since, trainer.should_stop = time.perf_counter(), self.diverged is not None
-        self._lr = rate(trainer.optimizers[0].param_groups[0]["lr"])
+        self._began = time.perf_counter() - self.seconds
+        trainer.should_stop = self.diverged is not None
+        self._lr = _rate(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add the epoch's row and save everything."""
-        self._count_seconds()
+        self.seconds = time.perf_counter() - self._began
         epoch = trainer.current_epoch + 1
         loader: Any = trainer.train_dataloader
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         batches = loader.batches if hasattr(loader, "batches") else len(loader)  # ours may yield many at once
         assert isinstance(pl_module, LitClassifier)
         self.add_row(epoch, epoch * batches, self._lr, pl_module, metrics)
-        self._lr = rate(trainer.optimizers[0].param_groups[0]["lr"])  # of the next epoch
+        self._lr = _rate(trainer)  # of the next epoch
         if not all(math.isfinite(value) for name, value in metrics.items() if name.endswith("/loss")):
             self.diverged, trainer.should_stop = epoch, True
         if trainer.should_stop or epoch == trainer.max_epochs or time.perf_counter() - self._saved >= self.pause:
             trainer.save_checkpoint(self.folder / CHECKPOINT, weights_only=False)
             self._saved = time.perf_counter()
-
-    def _count_seconds(self) -> None:
-        now = time.perf_counter()
-        self.seconds, self._since = self.seconds + now - self._since, now
 
     def add_row(self, epoch: int, step: int, lr: float, module: LitClassifier, metrics: Mapping[str, float]) -> None:
         """Add an epoch to the curve, from the metrics that a module logged."""
@@ -124,6 +114,12 @@ class Recorder(Checkpoint):
             writer.writeheader()
             writer.writerows({k: "" if v != v else v for k, v in row.items()} for row in self.rows)
             write_atomically(self.folder / "metrics.csv", out.getvalue())
+
+
+def _rate(trainer: L.Trainer) -> float:
+    """Read the learning rate; of a float32 tensor, as on GPUs, only the digits that float32 has."""
+    lr: float | torch.Tensor = trainer.optimizers[0].param_groups[0]["lr"]
+    return float(f"{lr.item():.7g}") if isinstance(lr, torch.Tensor) else lr
 
 
 def measured(module: LitClassifier, metrics: Mapping[str, float], split: str) -> dict[str, float]:

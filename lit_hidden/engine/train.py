@@ -31,11 +31,10 @@ from lit_hidden.subnetwork import fingerprint, masks, save_subnetwork, used_mask
 from lit_hidden.supermask import Supermask
 from lit_hidden.ticket import fix_masks
 
-# A callback's numbers may not have these names: columns of `results.csv`, and what stands beside it.
+# A callback's numbers may not have these names: of a run's fields, and of numbers that the engine gives later.
 RESERVED = {f.name for f in fields(Run)} | {
-    "run", "metric", "unit", "better", "failed", "best_accuracy", "seconds", "device", "cpu", "commit", "finished",
-    "tf32", "lit_hidden", "python", "torch", "lightning", "code", "provenance", "checksums", "density_sampled",
-    "density_rounded", "diverged",
+    "run", "metric", "unit", "better", "failed", "best_accuracy", "seconds", "device", "diverged", "code", "provenance",
+    "checksums", "density_sampled", "density_rounded",
 }  # fmt: skip
 AT_ONCE = 100  # steps of a block on a GPU; Lightning may stop a run between two blocks
 PAUSE = 10.0  # seconds between two checkpoints on a GPU, where an epoch may take less time than its checkpoint
@@ -54,25 +53,20 @@ def train(
     keep: bool = False,
     until: float = math.inf,
 ) -> dict[str, Any]:
-    """Train `run` in `folder`, from its last checkpoint if there is one, and return its result.
+    """Train `run` in `folder`, beside its parent's, from its last checkpoint if there is one, and return its result.
 
-    Its parent's folder lies beside it. The checkpoint stays until `Store.finish` has written the result. A run that
-    others go on from has to `keep` its scores. Results are bit-equal at the same number of CPU `threads`.
-
-    `ranks` places this process among those that train the run, in torch's default group; the first one writes. They
-    share each batch; norm layers see all of it on GPUs, and on CPUs, where torch cannot, each rank's part. `at_once`
-    is the number of steps of a block, see `lit_hidden.steps`: 100 on a GPU for runs that allow it, else 0.
+    The checkpoint stays until `Store.finish` has written the result. A run that others go on from has to `keep` its
+    scores. Results are bit-equal at the same number of CPU `threads`. `ranks` places this process among those that
+    share each batch; the first one writes. `at_once` is the number of steps of a block, see `lit_hidden.steps`: 100 on
+    a GPU for runs that allow it, else 0.
 
     Raises:
         StoppedError: SIGTERM, or the time `until`; the checkpoint is written.
         RanksDifferError: the ranks no longer train one network.
-        ValueError: the run allows one process only; or its batches are too small for so many ranks.
         DataError: the data are missing or damaged. FileNotFoundError: the parent has not left its net.
     """
     run = run.resolved
     several, first = ranks.size > 1, ranks.rank == 0
-    if several and alone(run):
-        raise ValueError(f"{run.name} is trained by one process and not by {ranks.size}: see `alone` in {__name__}")
     if at_once is None:
         at_once = AT_ONCE if device == "cuda" and not several and together(run) else 0
     started, interruption = _now(), Interruption(folder, until)
@@ -115,7 +109,7 @@ def train(
         if first:
             _save(run, module.net, folder, keep)
         if run.method == "supermask":
-            result |= training.rounded()
+            result |= training.rounded(result["parameters"])
     result |= {"code": ran} if ran else {}
     times = {"seconds": round(recorder.seconds, 1), "started": started, "finished": _now()}
     result["provenance"] = provenance(device, threads, ranks.size) | times
@@ -173,15 +167,8 @@ class _Training:
             (metrics,) = self.trainer.validate(self.module, self.data, verbose=False)
             self.recorder.add_row(0, 0, math.nan, self.module, metrics)
             self.recorder.write()
-        if not self.run.epochs:
-            return
-        try:
+        if self.run.epochs:
             self.trainer.fit(self.module, self.data, ckpt_path=last if begun[0] else None, weights_only=True)
-        except (RuntimeError, ValueError, KeyError) as error:
-            if begun[0] and not self.recorder.going:
-                anew = f"{last} does not fit this run; delete it, and the run begins anew"
-                raise RuntimeError(f"{anew}: {error}") from error
-            raise
 
     def tested(self) -> dict[str, float]:
         torch.manual_seed(self.run.data_seed or 0)  # a resumed run samples the same masks
@@ -227,15 +214,14 @@ class _Training:
             raise ValueError(f"{type(idea).__name__} gives {wrong[0]}, which the result has already")
         return numbers
 
-    def rounded(self) -> dict[str, float]:
+    def rounded(self, kept: int) -> dict[str, float]:
         """Measure the density of a supermask's samples, and its most probable mask, which the net then keeps."""
         found = [masker for masker in maskers(self.module.net).values() if isinstance(masker, Supermask)]
         weights = sum(masker.scores.numel() for masker in found)
         sampled = sum(masker.probability().double().sum().item() for masker in found)
-        rounded = sum(masker.mask().sum().item() for masker in found)
         fix_masks(self.module.net)
         metric = next(iter(self.module.scales))
-        densities = {"density_sampled": round(sampled / weights, 6), "density_rounded": round(rounded / weights, 6)}
+        densities = {"density_sampled": round(sampled / weights, 6), "density_rounded": round(kept / weights, 6)}
         return densities | {f"{_named(metric)}_rounded": self.tested()[metric]}
 
 

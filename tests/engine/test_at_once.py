@@ -138,9 +138,6 @@ def test_a_checkpoint_of_a_gpu_is_gone_on_with_on_a_cpu(
     (group,) = state["optimizer_states"][0]["param_groups"]
     group |= {"lr": torch.tensor(group["lr"], dtype=torch.float64), "fused": True}
     group |= {"capturable": True} if "Adam" in kind else {}
-    torch.save(state | {"state_dict": {}}, tmp_path / CHECKPOINT)
-    with pytest.raises(RuntimeError, match=r"last\.ckpt does not fit this run; delete it, and the run begins anew"):
-        train(RUNS[kind], tmp_path)
     torch.save(state, tmp_path / CHECKPOINT)
     assert counted(train(RUNS[kind], tmp_path)) == trained(kind, 0)[1]
 

@@ -27,7 +27,7 @@ from lit_hidden.engine.pool import do
 from lit_hidden.engine.ranks import Ranks, RanksDifferError, SameNetwork
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.torchrun import placed
-from lit_hidden.engine.train import train
+from lit_hidden.engine.train import alone
 from lit_hidden.modules import LitDense, LitSubnetwork
 from lit_hidden.run import Run
 
@@ -215,11 +215,17 @@ def test_equal_ranks_pass_and_a_layer_that_differs_in_a_bit_is_named(kind):
 # --- who trains what ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("run", [RANDOM, Run(density=0.5, callbacks=(spec("trace.Trace", updates=10),))])
-def test_a_run_without_learning_or_looked_into_is_one_devices(run, tmp_path):
-    with pytest.raises(ValueError, match="is trained by one process and not by 2"):
-        train(run, tmp_path, ranks=Ranks(0, 2, 0, 2))
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize(
+    ("run", "by_itself"),
+    [
+        (POPUP, False),
+        (Run(density=0.5, method="random"), True),
+        (Run(density=0.5, callbacks=(spec("trace.Trace", updates=10),)), True),
+        (Run(), False),
+    ],
+)
+def test_a_run_without_learning_or_looked_into_is_one_devices(run, by_itself):
+    assert alone(run) is by_itself
 
 
 @pytest.mark.parametrize(
