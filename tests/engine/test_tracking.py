@@ -176,7 +176,7 @@ sys.exit(3 if "broken" in sys.argv[-1] else 0)
 """
 
 
-def test_every_offline_run_is_given_to_wandbs_own_command_if_there_is_a_key(nowhere, monkeypatch, capfd):
+def test_every_offline_run_is_given_to_wandbs_own_command(nowhere, monkeypatch, capfd):
     def refused() -> str:
         with pytest.raises(SystemExit) as end:
             main(["wandb-sync"])
@@ -187,8 +187,6 @@ def test_every_offline_run_is_given_to_wandbs_own_command_if_there_is_a_key(nowh
     runs = [nowhere / "wandb" / name for name in ("offline-run-1-abc", "offline-run-2-def", "run-3-online")]
     for run in runs:
         run.mkdir(parents=True)
-    assert refused().startswith("W&B: no API key is configured, so nothing was uploaded")
-    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     (nowhere / "wandb.py").write_text(FAKE)
     monkeypatch.setenv("PYTHONPATH", str(nowhere))
     monkeypatch.setenv("WANDB_MODE", "offline")  # why the runs are there, not a wish about uploading
