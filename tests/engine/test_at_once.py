@@ -121,25 +121,14 @@ def test_a_run_stopped_between_two_checkpoints_ends_as_one_never_stopped(
 
 
 @pytest.mark.parametrize("kind", ["hidden", "dense, Adam, bfloat16"])
-def test_a_checkpoint_of_a_gpu_is_gone_on_with_on_a_cpu(
-    kind: str, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = Recorder.on_train_epoch_end
-
-    def stop(self: Any, trainer: Any, module: Any) -> None:
-        real(self, trainer, module)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "on_train_epoch_end", stop)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            train(RUNS[kind], tmp_path)
-    state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+def test_a_checkpoint_of_a_gpu_is_gone_on_with_on_a_cpu(kind: str, trained: Trained, tmp_path: Path) -> None:
+    folder = made["stopped"](RUNS[kind], Store(tmp_path))
+    state = torch.load(folder / CHECKPOINT, weights_only=True)
     (group,) = state["optimizer_states"][0]["param_groups"]
     group |= {"lr": torch.tensor(group["lr"], dtype=torch.float64), "fused": True}
     group |= {"capturable": True} if "Adam" in kind else {}
-    torch.save(state, tmp_path / CHECKPOINT)
-    assert counted(train(RUNS[kind], tmp_path)) == trained(kind, 0)[1]
+    torch.save(state, folder / CHECKPOINT)
+    assert counted(train(RUNS[kind], folder)) == trained(kind, 0)[1]
 
 
 def test_what_is_taken_at_once(tmp_path: Path) -> None:
