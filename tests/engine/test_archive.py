@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import random
 import resource
 import runpy
 import tarfile
@@ -106,8 +105,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "experiments" / "mine.py").write_text(
         "from lit_hidden.run import Run, vary\n"
         "def runs(preset): return vary([Run(density=0.5, net='conv2', data='digits', epochs=2)], seed=range(3))\n"
-        "CLAIMS = []\n"
-        "def draw(results, figure): pass\n"
+        "CLAIMS, draw = [], print\n"
     )
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -206,23 +204,22 @@ def test_an_archive_is_taken_whole_or_not_at_all(harm, why, path: Path, other: S
 
 
 def test_what_is_damaged_is_not_packed(store, tmp_path) -> None:
-    path = tmp_path / "runs.tar.gz"
     (store.folder(FIRST) / "metrics.csv").write_text("epoch")
     with pytest.raises(StoreError, match=f"{FIRST.hash} is damaged: metrics.csv: {ANOTHER}"):
-        pack(store, RUNS, path)
-    assert not path.exists()
+        pack(store, RUNS, tmp_path / "runs.tar.gz")
+    assert not (tmp_path / "runs.tar.gz").exists()
 
 
 def test_a_bit_that_turns_in_an_archive_or_a_cut_is_found_or_changes_nothing(path: Path) -> None:
-    whole, chosen, told, refused = path.read_bytes(), random.Random(0), contents(path), 0
+    whole, told, refused = path.read_bytes(), contents(path), 0
     count = 8 * len(whole)
-    bits = [*range(80), *(chosen.randrange(count) for _ in range(50)), *range(count - 64, count)]
+    bits = [*range(80), *range(80, count, count // 50), *range(count - 64, count)]
     flips = [whole[: bit // 8] + bytes([whole[bit // 8] ^ 1 << bit % 8]) + whole[bit // 8 + 1 :] for bit in bits]
-    cuts = [whole[: chosen.randrange(len(whole))] for _ in range(30)]
+    cuts = [whole[:length] for length in range(0, len(whole), len(whole) // 30)]
     for damaged in [*flips, *cuts, whole[:-1], whole + b"more"]:
         path.write_bytes(damaged)
         try:
             assert contents(path) == told, "the date of a gzip says nothing"
-        except StoreError as error:
-            refused += str(error).startswith(f"{path} is no archive of runs, or damaged: ")
+        except StoreError:
+            refused += 1
     assert refused > 150
