@@ -3,7 +3,7 @@
 import os
 import platform
 import subprocess
-from functools import cache
+from datetime import UTC, datetime
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,15 @@ def provenance(device: str, threads: int, ranks: int) -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu": torch.backends.cpu.get_cpu_capability(),  # other instructions round otherwise
         "versions": {"lit_hidden": __version__, **versions},
-        "installed": installed(),
+        "installed": sorted({f"{found.name}=={found.version}" for found in distributions()}, key=str.lower),
         "commit": os.environ.get("LIT_HIDDEN_COMMIT") or _commit(),  # a copy without history is told it
+        "finished": now(),
     }
 
 
-@cache
-def installed() -> list[str]:
-    """List all packages with their versions; the process that workers are forked from has done so."""
-    return sorted({f"{found.name}=={found.version}" for found in distributions()}, key=str.lower)
+def now() -> str:
+    """The time, as results have it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def in_tf32(device: str) -> list[str]:

@@ -5,7 +5,6 @@ import tempfile
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from lit_hidden.data import DATA, ImageData, ImageTensorsData
 from lit_hidden.edge_popup import maskers
 from lit_hidden.engine.checkpoints import Recorder, WholeCheckpoints, measured
 from lit_hidden.engine.network import make_data, make_module, save_net
-from lit_hidden.engine.provenance import provenance
+from lit_hidden.engine.provenance import now, provenance
 from lit_hidden.engine.ranks import ALONE, Interruption, Ranks, SameNetwork, Together
 from lit_hidden.engine.store import CHECKPOINT, SCORES, SUBNETWORK, WEIGHTS, Store, write_atomically
 from lit_hidden.nets import NETS
@@ -69,7 +68,7 @@ def train(
     several, first = ranks.size > 1, ranks.rank == 0
     if at_once is None:
         at_once = AT_ONCE if device == "cuda" and not several and together(run) else 0
-    started, interruption = _now(), Interruption(folder, until)
+    started, interruption = now(), Interruption(folder, until)
     torch.set_num_threads(threads)
     with warnings.catch_warnings(), interruption.ready():
         warnings.filterwarnings("ignore", module="lightning")  # its advice on loaders and loggers
@@ -111,8 +110,8 @@ def train(
         if run.method == "supermask":
             result |= training.rounded(result["parameters"])
     result |= {"code": ran} if ran else {}
-    times = {"seconds": round(recorder.seconds, 1), "started": started, "finished": _now()}
-    result["provenance"] = provenance(device, threads, ranks.size) | times
+    told = provenance(device, threads, ranks.size)
+    result["provenance"] = told | {"seconds": round(recorder.seconds, 1), "started": started}
     return result
 
 
@@ -238,7 +237,3 @@ def _save(run: Run, net: nn.Module, folder: Path, keep: bool) -> None:
             keep = True
     if run.kind != "hidden" or keep:
         save_net(net, folder / (SCORES if run.kind == "hidden" else WEIGHTS))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

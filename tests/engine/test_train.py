@@ -115,6 +115,7 @@ def test_sigterm_stops_after_the_step_and_the_run_goes_on_from_there(told, stops
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == stops
     assert counted(train(HIDDEN, tmp_path)) == counted(result)
     assert without_time(tmp_path) == without_time(folder)
+    assert (np.diff(Results([(HIDDEN, result, tmp_path)]).curve("seconds")[1]) >= 0).all(), "those before count"
     with np.load(tmp_path / "trace.npz") as a, np.load(folder / "trace.npz") as b:
         for name in b.files:
             np.testing.assert_array_equal(a[name], b[name], err_msg=name)
