@@ -109,7 +109,7 @@ def test_verdicts_are_counted_and_shared_runs_are_counted_once(page: Page) -> No
     assert "Fig3 quick digits 12 1 1 1 0 of 1 hold" in page.text, "a check that fails is no contradicted finding"
     assert (
         "3 experiments. 7 claims judged: 5 supported, 1 contradicted, 1 undecided; at most 0.2 would be supported by "
-        "chance if none were true. 0 of 1 checks hold. 33 runs, 50 min of training."
+        "chance if none were true. 0 of 1 checks hold. 33 runs, 49.5 min of training."
     ) in page.text
     assert "6 claims here are judged by intervals" in page.text
     assert len({run.hash for run in [*QUICK, *SHORT, *PAPER]}) == 33
@@ -147,7 +147,7 @@ def test_verdicts_are_counted_and_shared_runs_are_counted_once(page: Page) -> No
                 "numbers typed into a third party's plotting script",
                 "command make reproduce-fig3 PRESET=paper commit 0123456789ab device CPU, 1 thread(s) lit_hidden 0.1.0 "
                 "python 3.11.7 torch 2.15.0 lightning 2.6.6 finished 2026-11-22 seeds 0, 1, 2, 3, 4 "
-                "training took 22 min",
+                "training took 22.5 min",
             ],
         ),
     ],

@@ -1,9 +1,9 @@
 """How long runs will take: from seconds per epoch measured here, scaled to other nets by their arithmetic."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from datetime import datetime
 from typing import Any
 
 from lit_hidden.engine.store import RESULT, Store
@@ -35,7 +35,7 @@ def work(run: Run) -> float:
     _, size, there, tested, whole = IMAGES[run.data]
     there, tested = (round(images * run.num_classes / whole) for images in (there, tested))
     train = run.images_per_class * run.num_classes if run.images_per_class else run.train_images or there
-    train = min(train, there - run.held_out) if run.epochs else 0
+    train = min(train, there - run.held_out)
     macs, usual = MACS[run.net]
     return macs * (run.width * (run.image_size or size) / usual) ** 2 * (3 * train + (run.held_out or tested))
 
@@ -49,59 +49,50 @@ class Clock:
 
     @classmethod
     def read(cls, store: Store, device: str, name: str) -> "Clock":
-        """Begin with what the runs of a folder took, whether they are done or only begun."""
+        """Begin with what the runs of a folder took that are done."""
         clock = cls(device, name)
-        for path in sorted(store.root.glob("*/run.json")):
+        for path in sorted(store.root.glob(f"*/{RESULT}")):
             with suppress(Exception):  # damage of any kind, which the store reports
-                run = Run.from_json(path.read_text(encoding="utf-8"))
-                if store.folder(run) == path.parent and store.done(run):  # else it was set aside
-                    clock.result(run, json.loads(path.with_name(RESULT).read_text(encoding="utf-8")))
-                elif store.folder(run) == path.parent:
-                    clock.measure(run, *store.progress(run))
+                run = Run.from_json(path.with_name("run.json").read_text(encoding="utf-8"))
+                if store.folder(run) == path.parent:  # else it was set aside
+                    clock.result(run, json.loads(path.read_text(encoding="utf-8")))
         return clock
 
     def result(self, run: Run, result: Mapping[str, Any]) -> None:
-        """Take what a finished run took, if it was on this device: from start to end, or longer if it was resumed."""
-        provenance = result.get("provenance", {})
+        """Take what a finished run took, if it was on this device; `result` may be a row of `results.csv`."""
+        provenance = result.get("provenance", result)
         if provenance.get("device") == self.name:
-            started, finished = (datetime.fromisoformat(provenance[name]) for name in ("started", "finished"))
-            seconds = max(float(provenance["seconds"]), (finished - started).total_seconds())
-            self.measure(run, result.get("diverged", run.epochs), seconds)
+            self.measure(run, result.get("diverged") or run.epochs, provenance["seconds"])
 
     def measure(self, run: Run, epochs: int, seconds: float) -> None:
-        """Take what the first epochs of a run took; an analysis, of no epochs, counts as one."""
-        if seconds and (epochs or not run.epochs):
-            self._took[run.hash] = run, epochs or 1, seconds
+        """Take what the first epochs of a run took."""
+        if seconds and epochs:
+            self._took[run.hash] = run, epochs, seconds
 
     def estimate(self, left: Iterable[tuple[Run, int]], workers: int) -> str:
-        """Say how long so many epochs of each run take on all workers; runs alike tell more than the arithmetic."""
-        alike: dict[tuple[Any, ...], tuple[int, float]] = {}
-        for run, epochs, seconds in self._took.values():
-            before = alike.get(_kind(run), (0, 0.0))
-            alike[_kind(run)] = before[0] + epochs, before[1] + seconds
-        known = [(epochs * work(run), seconds) for run, epochs, seconds in self._took.values() if work(run)]
-        speed = sum(macs for macs, _ in known) / sum(took for _, took in known) if known else GUESS[self.device]
-        times, unknown = [0.0], 0
-        for run, epochs in left:
-            done, took = alike.get(_kind(run), (1, work(run) / speed))
-            times.append((epochs or 1) * took / done)
-            unknown += not took
-        if unknown and not any(times):
-            return "unknown until a first run is measured"
+        """Say how long so many epochs of each run take on all workers; analyses, of no epochs, do not count."""
+        took = self._took.values()
+        known = [(epochs * work(run), seconds) for run, epochs, seconds in took if work(run)]
+        speed = sum(macs for macs, _ in known) / sum(seconds for _, seconds in known) if known else GUESS[self.device]
+        alike: dict[tuple[Any, ...], list[tuple[int, float]]] = defaultdict(list)
+        for run, epochs, seconds in took:
+            alike[_kind(run)].append((epochs, seconds))
+        times = [0.0]
+        for run, epochs in left:  # runs alike tell more than the arithmetic
+            done, seconds = map(sum, zip(*alike.get(_kind(run), [(1, work(run) / speed)]), strict=True))
+            if epochs and not seconds:
+                return "unknown until a first run is measured"
+            times.append(epochs * seconds / done)
         text = f"about {elapsed(max(sum(times) / workers, *times))} on {workers} worker(s)"  # a run has one
-        text += "" if self._took else ", a guess: nothing is measured here yet"
-        return text + (f", without {unknown} run(s) of unknown length" if unknown else "")
+        return text + ("" if self._took else ", a guess: nothing is measured here yet")
 
 
 def elapsed(seconds: float) -> str:
-    """Say how long something took: `40 s`, `1 h 20 min`, `2 d 1 h`."""
-    if round(seconds) < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    days, hours, minutes = minutes // 1440, minutes // 60 % 24, minutes % 60
-    parts = ((days, "d"), (hours, "h"), (minutes if not days else 0, "min"))
-    return " ".join(f"{number} {unit}" for number, unit in parts if number)
+    """Say how long something took, in one unit: `40 s`, `22 min`, `1.33 h`, `2.1 d`."""
+    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    unit, size = next((unit for unit in units if seconds >= unit[1]), units[-1])
+    return f"{seconds / size:.3g} {unit}"
 
 
 def _kind(run: Run) -> tuple[Any, ...]:
-    return bool(run.epochs), *(getattr(run.resolved, name) for name in ALIKE)
+    return tuple(getattr(run.resolved, name) for name in ALIKE)
