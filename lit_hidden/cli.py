@@ -61,14 +61,11 @@ def parser() -> argparse.ArgumentParser:
     nodes = {"default": os.environ["NUM_NODES"]} if os.environ.get("NUM_NODES") else unset
     figure.add_argument("--num-nodes", type=int, help="machines a run, by torchrun or SLURM (NUM_NODES)", **nodes)
     figure.add_argument("--slurm", metavar="NAME=VALUE", help="options of SLURM: partition=gpu", **several)
-    figure.add_argument("--where", metavar="FIELD=VALUE", dest="only", help="only these runs: net=conv4", **several)
-    figure.add_argument("--seeds", type=int, help="only so many seeds of each experiment, the first ones", **unset)
-    minutes = "stop training after so many, draw what is done, and end with status 75 if runs are left"
+    some = "only these runs: net=conv4 seed=0"
+    figure.add_argument("--where", metavar="FIELD=VALUE", dest="only", help=some, **several)
+    minutes = "stop training after so many (or 0), draw what is done, and end with status 75 if runs are left"
     figure.add_argument("--minutes", type=float, help=minutes, **unset)
-    figure.add_argument("--strict", action="store_true", help="fail if the paper preset contradicts a claim")
     figure.add_argument("--dry-run", action="store_true", help="print the grid and its time, train nothing")
-    done = "train nothing: judge and draw what is done"
-    figure.add_argument("--no-train", action="store_false", dest="train", help=done)
 
     lacking = "list the runs that committed presets still lack, and their time"
     still = add("missing", "lit_hidden.engine.missing:missing", lacking, "--runs-dir", "--results")
@@ -107,28 +104,22 @@ def parser() -> argparse.ArgumentParser:
 
 def _reproduce(names: list[str], preset: str, data: str | None = None, **arguments: Any) -> None:
     """Reproduce experiments; where torchrun or SLURM has started several processes, the first leads the others."""
-    from lit_hidden.engine.reproduce import Terminated, reproduce
+    from lit_hidden.engine.reproduce import reproduce
     from lit_hidden.engine.torchrun import led, placed
     from lit_hidden.engine.where import Where
 
-    def stop(*_: Any) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it stops a reproduction as Ctrl-C does
     where = {name: arguments.pop(name) for name in Where.__dataclass_fields__ if name in arguments}
-    try:
-        with led(placed()) as group:
-            preset = f"{preset}-{data}" if data else preset
-            reproduce(*names, preset=preset, where=Where(**where, group=group), **arguments)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    preset = f"{preset}-{data}" if data else preset
+    with led(placed()) as group:
+        reproduce(*names, preset=preset, where=Where(**where, group=group), **arguments)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; an error that the user can mend is one message on standard error, without a traceback.
 
     Exit statuses: 1 after such an error; 2 for an unknown option, experiment or preset; 75 when the time of `--minutes`
-    is up; 130 after Ctrl-C.
+    is up; 130 after Ctrl-C or SIGTERM.
     """
     given = sys.argv[1:] if argv is None else argv
     # The installed script leaves the current folder out, where the user's own code may lie. It comes last: its files

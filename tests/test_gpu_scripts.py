@@ -35,7 +35,7 @@ def test_the_scripts_measure_and_train_what_they_are_told_for_what_is_left_of_th
     python.chmod(0o755)
     places = {name: str(tmp_path / name.lower()) for name in ("OUT", "KEEP", "RUNS", "DATA")}
     environment = os.environ | places | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TESTS": ""}
-    given = ["--seeds", "2", "--per-run", "0.5", "--where", "net=conv2", "density=0.5"]
+    given = ["--per-run", "0.5", "--where", "net=conv2", "density=0.5"]
     asked: list[list[list[str]]] = []
     for script, *arguments in (("first",), ("second", "600"), ("second", "600", *given)):
         command = ["bash", str(SCRIPTS / script), *arguments]
@@ -49,5 +49,5 @@ def test_the_scripts_measure_and_train_what_they_are_told_for_what_is_left_of_th
     for one in found:
         assert (one["names"], one["preset"], one["runs_dir"]) == (["fig3"], "paper", places["RUNS"])
         assert 9 < one["minutes"] <= 10
-    assert not {"seeds", "per_run", "only"} & found[0].keys()
-    assert (found[1]["seeds"], found[1]["per_run"], found[1]["only"]) == (2, 0.5, ["net=conv2", "density=0.5"])
+    assert not {"per_run", "only"} & found[0].keys()
+    assert (found[1]["per_run"], found[1]["only"]) == (0.5, ["net=conv2", "density=0.5"])

@@ -184,7 +184,7 @@ def lost(run: Run) -> float:
             ["Claims last changed in 0123456789ab (2026-11-20), before", "no run is done: 1 conv6-k50 (12ab)"],
             [],
         ),
-        (QUICK, WHEN | {"claims_changed": "2026-11-26T10:00:00+00:00"}, ["Claims changed after the first run"], []),
+        (QUICK, WHEN | {"claims_changed": "2026-11-26T10:00:00+00:00"}, ["(2026-11-26), after the first run"], []),
         (ZHOU, {}, ["0.5 80.50 80.00 – 81.00 3 76.50, its best", "no augmentation, other weights"], ["(+"]),
         (
             IMAGENET,

@@ -6,41 +6,32 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-UNCOMMITTED = "uncommitted"
-
 
 def changed(path: Path) -> tuple[str | None, str | None]:
     """Find the commit, and its date, at which CLAIMS of an experiment's file and all it names there became as now.
 
-    `uncommitted` and None if the last commit has other claims; None and None where git does not know the file.
+    "uncommitted" and None if the last commit has other claims; None and None where git does not know the file.
     """
     found: tuple[str | None, str | None] = None, None
     claims = _claims(path.read_text(encoding="utf-8"))
     for line in _git(path, "log", "--format=%h %cI", "--abbrev=12", "--", path.name).splitlines():
         commit, date = line.split()
         if _claims(_git(path, "show", f"{commit}:./{path.name}")) != claims:
-            return found if found[0] else (UNCOMMITTED, None)
+            return found if found[0] else ("uncommitted", None)
         found = commit, date
     return found
 
 
-def late(commit: str | None, date: str | None, first_run: str | None) -> bool:
-    """Tell whether claims were changed after the first run, or are not committed."""
-    if date is None or first_run is None:
-        return commit == UNCOMMITTED
-    return datetime.fromisoformat(date) > datetime.fromisoformat(first_run)
-
-
-def told(commit: str | None, date: str | None, first_run: str | None) -> str:
-    """Say at which commit claims were last changed, and whether the first run is older."""
-    if commit is None:
-        return "it is not known when the claims were last changed"
+def told(commit: str | None, date: str | None, first_run: str | None) -> tuple[str, bool]:
+    """Say at which commit claims were last changed, and whether results could be seen before."""
     if date is None:
-        return "the claims are not committed as they are"
-    if first_run and late(commit, date, first_run):
-        return f"claims changed after the first run ({date[:10]} > {first_run[:10]}), in {commit}"
-    before = f", before the first run ({first_run[:10]})" if first_run else ""
-    return f"claims last changed in {commit} ({date[:10]}){before}"
+        known = commit is not None
+        return "the claims are not committed as they are" if known else "it is not known when the claims changed", known
+    line = f"claims last changed in {commit} ({date[:10]})"
+    if first_run is None:
+        return line, False
+    late = datetime.fromisoformat(date) > datetime.fromisoformat(first_run)
+    return f"{line}, {'after' if late else 'before'} the first run ({first_run[:10]})", late
 
 
 def _git(path: Path, *arguments: str) -> str:

@@ -4,9 +4,7 @@ import json
 import math
 import time
 import traceback
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,48 +14,26 @@ from rich.text import Text
 
 from lit_hidden.engine import beforehand
 from lit_hidden.engine.estimate import Clock
-from lit_hidden.engine.experiment import Experiment, ReproduceError, UsageError, load, names
+from lit_hidden.engine.experiment import Experiment, ReproduceError, load, names
 from lit_hidden.engine.grid import Grid, Plan, plan
 from lit_hidden.engine.pool import Pool
-from lit_hidden.engine.store import SCORES, Store, StoreError, needed, write_atomically
-from lit_hidden.engine.tracking import choose_mode, show, show_summary
+from lit_hidden.engine.store import SCORES, Store, needed, write_atomically
+from lit_hidden.engine.tracking import View
 from lit_hidden.engine.where import Where
 from lit_hidden.engine.written import as_csv, draw, judged, rows
 from lit_hidden.judge import Verdict, judge
 from lit_hidden.report.tables import filtered, reason
-from lit_hidden.results import NoRunsError, Results, diverged
+from lit_hidden.results import NoRunsError, Results
 from lit_hidden.run import Run
 
 HERE = Where()
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which stops a reproduction as Ctrl-C does."""
-
-    status = 143  # as of a shell's command
-
-
-class Stopped(ReproduceError):
-    """Ctrl-C was pressed, or SIGTERM came."""
-
-    status = 130  # as of a shell's command
+COLORS = {"supported": "green", "contradicted": "red", "undecided": "yellow"}
 
 
 class TimeUpError(ReproduceError):
     """The minutes given are over, and runs are left."""
 
     status = 75  # EX_TEMPFAIL: try again
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """An experiment as it is reproduced: its `whole` grid, the `runs` chosen of it, the folder of its results."""
-
-    experiment: Experiment
-    preset: str
-    whole: list[Run]
-    runs: list[Run]
-    target: Path
 
 
 def reproduce(
@@ -67,12 +43,9 @@ def reproduce(
     out: str | Path = "results",
     data_dir: str | Path = "data",
     where: Where = HERE,
-    seeds: int | None = None,
     only: Sequence[str] = (),
-    minutes: float | None = None,
-    strict: bool = False,
+    minutes: float = math.inf,
     dry_run: bool = False,
-    train: bool = True,
 ) -> dict[str, list[Verdict]]:
     """Train what is missing of experiments in one grid; then judge each by what is done of it, draw it, write it.
 
@@ -85,114 +58,69 @@ def reproduce(
         out: where `<name>/<preset>/` is written.
         data_dir: where the data sets lie.
         where: what trains the runs.
-        seeds: only the first so many seeds of each experiment.
         only: such as `net=conv4`; only the runs that have all of them.
-        minutes: stop training so long after this call; what is done is judged and drawn.
-        strict: a contradicted claim of the paper preset is an error.
+        minutes: stop training so long after this call; 0 judges and draws what is done.
         dry_run: print the grid and the estimated time, train nothing and return nothing.
-        train: False judges and draws what is done.
 
     Raises:
         UsageError, StoreError, LauncherError: before training; the arguments or folders cannot be used.
-        Stopped: Ctrl-C while runs were trained.
         TimeUpError, ReproduceError: after all else is done; `minutes` were over, or runs or drawings failed.
     """
-    until = math.inf if minutes is None else time.monotonic() + 60 * minutes
-    if minutes is not None and not minutes > 0:
-        raise UsageError(f"--minutes {minutes:g}: give a number above 0, such as 30 or 0.5")
-    if seeds is not None and seeds < 1:
-        raise UsageError(f"--seeds {seeds}: give a number of seeds, at least 1")
-    console, store, chosen = Console(highlight=False, markup=False, soft_wrap=True), Store(runs_dir), list[_Chosen]()
-    for name in dict.fromkeys(name for given in names_or_all for name in (names() if given == "all" else [given])):
-        experiment = load(name)
-        whole = experiment.grid(preset)
-        taken = sorted({run.seed for run in whole})[:seeds]
-        runs = filtered([run for run in whole if run.seed in taken], only)
-        chosen.append(_Chosen(experiment, preset, whole, runs, Path(out) / name / preset))
-    ordered = [run for one in chosen for run in sorted(one.runs, key=one.experiment.order)]
-    todo = plan(ordered, store, console.print if train and not dry_run else None)
-    for one in chosen:
-        missing = sum(run.hash in todo.missing for run in one.runs)
-        console.print(f"{one.experiment.name} ({preset}): {one.experiment.title}", style="bold")
-        console.print(f"{len(one.runs)} runs: {len(one.runs) - missing} done, {missing} to train")
-    if dry_run or not train:
+    until = time.monotonic() + 60 * minutes
+    console, store = Console(highlight=False, markup=False, soft_wrap=True), Store(runs_dir)
+    asked = dict.fromkeys(name for given in names_or_all for name in (names() if given == "all" else [given]))
+    chosen = [(one := load(name), filtered(one.grid(preset), only)) for name in asked]
+    ordered = [run for experiment, runs in chosen for run in sorted(runs, key=experiment.order)]
+    todo = plan(ordered, store, None if dry_run else console.print)
+    for experiment, runs in chosen:
+        missing = sum(run.hash in todo.missing for run in runs)
+        console.print(f"{experiment.name} ({preset}): {experiment.title}", style="bold")
+        console.print(f"{len(runs)} runs: {len(runs) - missing} done, {missing} to train")
+    if dry_run:
         for name, why in todo.damaged.items():
             console.print(f"{store.root / name} is damaged and not used: {why}")
-    if dry_run:
         for name, run in ({run.hash: run for run in ordered} | todo.missing).items():
             state = f"{'training' if store.held(run) else 'to train'} {store.progress(run)[0]}/{run.epochs}"
             console.print(f"  {name}  {state if name in todo.missing else 'done':16}  {run.name}")
         if todo.missing:
             _start(todo, store, where, console).close()
         return {}
-    for one in chosen:  # before the expensive part
-        try:
-            one.target.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ReproduceError(f"{one.target} cannot be written to: {error}; choose another with --out") from error
-    mode, told = choose_mode()
-    if told:
-        console.print(told)
-    problems, late = list[str](), False
-    if todo.missing and train:
+    targets = {experiment.name: Path(out) / experiment.name / preset for experiment, _ in chosen}
+    for target in targets.values():
+        target.mkdir(parents=True, exist_ok=True)  # fails before the expensive part
+    view, problems, late = View(console.print), list[str](), False
+    if todo.missing:
         # Equal runs of several experiments are one, in the first one's W&B group.
-        groups = {run.hash: f"{one.experiment.name}/{preset}" for one in reversed(chosen) for run in one.runs}
+        groups = {run.hash: f"{experiment.name}/{preset}" for experiment, runs in reversed(chosen) for run in runs}
+        kept = {run.parent.hash for run in todo.missing.values() if run.parent and needed(run) == (SCORES,)}
 
-        def show_run(run: Run, result: dict[str, Any]) -> None:
-            if line := show(run, store.folder(run), result, mode, groups.get(run.hash, f"parents/{preset}")):
-                console.print(line)
+        def show(run: Run, result: dict[str, Any]) -> None:
+            view.show(run, store.folder(run), result, groups.get(run.hash, f"parents/{preset}"))
 
         def job(run: Run) -> dict[str, Any]:
             return {"data_dir": str(data_dir), "keep": run.hash in kept}
 
-        kept = {run.parent.hash for run in todo.missing.values() if run.parent and needed(run) == (SCORES,)}
         store.check_writable()
-        pool = _start(todo, store, where, console)
-        problems, late = _train(Grid(todo, store, pool, job, show_run, console, until))
+        grid = Grid(todo, store, _start(todo, store, where, console), job, show, console, until)
+        grid.train()
+        problems, late = _told(grid), bool(grid.left)
     verdicts: dict[str, list[Verdict]] = {}
-    for one in chosen:
-        name, done = one.experiment.name, ((run, store.result(run), store.folder(run)) for run in one.runs)
-        results = Results((run, result, folder) for run, result, folder in done if result is not None)
-        if lost := [run.name for run, result in results if diverged(result)]:
-            problems.append(f"{name}: claims are judged without runs that diverged: {', '.join(lost)}")
-        if lacking := len(one.runs) - len(results):
-            told = f"{name}: {lacking} of {len(one.runs)} runs are missing"
-            problems.append(told) if train else console.print(told)
-        if lacking == len(one.runs) > 0:
+    for experiment, runs in chosen:
+        read = ((run, store.result(run), store.folder(run)) for run in runs)
+        results = Results((run, result, folder) for run, result, folder in read if result is not None)
+        if lacking := len(runs) - len(results):
+            problems.append(f"{experiment.name}: {lacking} of {len(runs)} runs are missing")
+        if runs and lacking == len(runs):
             continue
         try:
-            verdicts[name] = _finish(one, results, mode, console)
+            verdicts[experiment.name] = _finish(experiment, preset, results, targets[experiment.name], view, console)
         except Exception as error:  # in the experiment's file; the other experiments are drawn all the same
             if not isinstance(error, NoRunsError):  # half a grid may be too little for a drawing
                 traceback.print_exc()
-            problems.append(f"{name} cannot be judged or drawn: {type(error).__name__}: {error}")
-    contradicted = [v.sentence for judged in verdicts.values() for v in judged if v.verdict == "contradicted"]
-    if strict and preset == "paper" and contradicted:
-        problems.append(f"contradicted at the paper preset: {'; '.join(contradicted)}")
+            problems.append(f"{experiment.name} cannot be judged or drawn: {type(error).__name__}: {error}")
     if problems:
         raise (TimeUpError if late else ReproduceError)("\n".join(problems))
     return verdicts
-
-
-def _train(grid: Grid) -> tuple[list[str], bool]:
-    """Train a grid; return what is to be told at the end, and whether the time was up."""
-
-    def how_far() -> str:
-        return f"{grid.done} of {len(grid.plan.missing)} runs are done; the same command goes on where this one was"
-
-    try:
-        grid.train()
-    except KeyboardInterrupt as why:
-        stopped = Stopped(f"stopped: {how_far()}")
-        stopped.status = getattr(why, "status", stopped.status)
-        raise stopped from None
-    except StoreError as error:
-        raise ReproduceError(f"{error}\nstopped: {how_far()}") from None
-    told = [f"time is up: {how_far()}"] if grid.left else []
-    told += [f"{len(grid.failures)} of {len(grid.plan.missing)} runs failed:"] if grid.failures else []
-    told += [f"  {f.run.name}: {f.error}; its log is {f.log}" for f in grid.failures if f.log]
-    untried = Counter(f.error for f in grid.failures if not f.log)
-    return told + [f"  {number} more: {error}" for error, number in untried.items()], bool(grid.left)
 
 
 def _start(todo: Plan, store: Store, where: Where, console: Console) -> Pool:
@@ -205,40 +133,46 @@ def _start(todo: Plan, store: Store, where: Where, console: Console) -> Pool:
     return pool
 
 
-def _finish(one: _Chosen, results: Results, mode: str, console: Console) -> list[Verdict]:
+def _told(grid: Grid) -> list[str]:
+    """Say whether the time was up, and which runs failed."""
+    whole = len(grid.plan.missing)
+    how_far = f"{grid.done} of {whole} runs are done; the same command goes on where this one was"
+    told = [f"time is up: {how_far}"] if grid.left else []
+    if grid.failures:
+        told.append(f"{len(grid.failures)} of {whole} runs failed, or were skipped because others did:")
+    return told + [f"  {one.run.name}: {one.error}; its log is {one.log}" for one in grid.failures if one.log]
+
+
+def _finish(
+    experiment: Experiment, preset: str, results: Results, target: Path, view: View, console: Console
+) -> list[Verdict]:
     """Judge the claims, write the folder, show both; a table that is new is shown in W&B too."""
-    experiment, target = one.experiment, one.target
     if experiment.reduce is not None:
         results.reduce_by(experiment.reduce)
-    verdicts = [judge(claim, results, one.whole) for claim in experiment.claims]
-    table = rows(results)
-    found = judged(experiment, one.preset, results, table, one.whole, verdicts)
-    files: dict[str, str | bytes] = {"results.csv": as_csv(table), "verdicts.json": json.dumps(found, indent=1) + "\n"}
+    grid, table = experiment.grid(preset), rows(results)
+    verdicts = [judge(claim, results, grid) for claim in experiment.claims]
+    found = judged(experiment, preset, results, table, verdicts)
     old = target / "results.csv"
-    new = not old.exists() or old.read_text(encoding="utf-8") != files["results.csv"]  # runs may be an archive's
-    try:
-        files |= draw(experiment, results, found["conditions"])
-    finally:  # what cannot be drawn is judged all the same; a drawing of other runs goes
-        for drawing in target.glob("figure.*"):
-            if new and drawing.name not in files:
-                drawing.unlink()
-        for name, content in files.items():
-            write_atomically(target / name, content)  # another engine may write the same
-        console.print(_table(verdicts), soft_wrap=False)
-        console.print(f"  {beforehand.told(*(found[k] for k in ('claims_commit', 'claims_changed', 'first_run')))}")
-        for name in files:
-            console.print(f"  {target / name}")
-    drawing = target / "figure.png"
-    if new and (line := show_summary(f"{experiment.name}/{one.preset}", table, drawing, verdicts, mode)):
-        console.print(line)
-    return verdicts
-
-
-def _table(verdicts: list[Verdict]) -> Table:
-    colors = {"supported": "green", "contradicted": "red", "undecided": "yellow"}
-    table = Table("claim", "kind", "verdict", "margin", "95% interval")
+    new = not old.exists() or old.read_text(encoding="utf-8") != as_csv(table)  # runs may be an archive's
+    for drawing in target.glob("figure.*") if new else ():
+        drawing.unlink(missing_ok=True)  # it is of other runs
+    shown = Table("claim", "kind", "verdict", "margin", "95% interval")
     for v in verdicts:
         interval = f"{v.low:.4g} to {v.high:.4g}" if math.isfinite(v.low) and not v.every else v.why
         margin = f"{v.margin:.4g} {v.unit}" if math.isfinite(v.margin) else "none"
-        table.add_row(v.sentence, v.kind, Text(v.verdict, colors[v.verdict]), margin, reason(interval, v.failed))
-    return table
+        shown.add_row(v.sentence, v.kind, Text(v.verdict, COLORS[v.verdict]), margin, reason(interval, v.failed))
+    console.print(shown, soft_wrap=False)
+    when, _ = beforehand.told(*(found[name] for name in ("claims_commit", "claims_changed", "first_run")))
+    console.print(f"  {when}")
+
+    def write(contents: dict[str, str | bytes]) -> None:
+        for name, content in contents.items():
+            write_atomically(target / name, content)  # another engine may write the same
+            console.print(f"  {target / name}")
+
+    # Before drawing: what cannot be drawn is judged all the same.
+    write({"results.csv": as_csv(table), "verdicts.json": json.dumps(found, indent=1) + "\n"})
+    write(draw(experiment, results, found["conditions"]))
+    if new:
+        view.summarise(f"{experiment.name}/{preset}", table, target / "figure.png", verdicts)
+    return verdicts

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,15 +22,6 @@ from lit_hidden.run import Run
 
 OFFLINE = "so runs are kept offline in wandb/; make wandb-sync (or lit-hidden wandb-sync) uploads them later"
 LIMITS = {"init_timeout": 5.0, "finish_timeout": 10.0, "finish_timeout_raises": True}  # seconds, of each run
-COLUMNS = ("sentence", "kind", "verdict", "margin", "low", "high", "unit", "seeds", "why")  # of a verdict
-_failed: set[str] = set()  # modes that this process has given up
-
-
-def choose_mode() -> tuple[str, str | None]:
-    """Choose W&B's mode: `WANDB_MODE`, else online with a key, else offline, with a line that says so."""
-    if mode := os.environ.get("WANDB_MODE"):
-        return mode, None
-    return ("online", None) if has_key() else ("offline", f"W&B: no API key is configured, {OFFLINE}")
 
 
 def has_key() -> bool:
@@ -41,66 +33,68 @@ def has_key() -> bool:
     return bool(os.environ.get("WANDB_API_KEY"))
 
 
-def show(run: Run, folder: Path, result: Mapping[str, Any], mode: str, group: str) -> str | None:
-    """Show a finished run with the curves in its folder; the result's numbers become the W&B run's summary.
+class View:
+    """Shows runs in the mode of `WANDB_MODE`, else online with a key, else offline; `say` takes what fails, once.
 
-    Return what failed, as a line for the user, once for each process and mode.
+    If online fails, runs are kept offline; if that fails too, none is shown.
     """
-    run = run.resolved
-    kind = "hidden" if run.method == "edge_popup" else str(run.method)
 
-    def fill(shown: Any) -> None:
-        with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                shown.log({name: float(cell) for name, cell in row.items() if cell}, step=int(row["epoch"]))
-        shown.summary.update({name: value for name, value in result.items() if isinstance(value, int | float)})
+    def __init__(self, say: Callable[[str], None]) -> None:
+        mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
+        self.modes = {"online": ["online", "offline"], "disabled": []}.get(mode, [mode])
+        self._say = say
+        if not os.environ.get("WANDB_MODE") and mode == "offline":
+            say(f"W&B: no API key is configured, {OFFLINE}")
 
-    about = {"name": run.name[-128:], "tags": [name[-64:] for name in (run.net, kind, run.data)]}  # W&B's limits
-    return _show(mode, fill, id=run.hash, group=group, job_type=kind, config=json.loads(run.to_json()), **about)
+    def show(self, run: Run, folder: Path, result: Mapping[str, Any], group: str) -> None:
+        """Show a finished run with the curves in its folder; the result's numbers become the W&B run's summary."""
+        run = run.resolved
+        kind = "hidden" if run.method == "edge_popup" else str(run.method)
 
+        def fill(shown: Any) -> None:
+            with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+                for row in csv.DictReader(file):
+                    shown.log({name: float(cell) for name, cell in row.items() if cell}, step=int(row["epoch"]))
+            shown.summary.update({name: value for name, value in result.items() if isinstance(value, int | float)})
 
-def show_summary(
-    group: str, table: list[dict[str, Any]], drawing: Path, verdicts: Iterable[Verdict], mode: str
-) -> str | None:
-    """Show a reproduction: its table, its verdicts, and its drawing if there is one. Return what failed, as `show`."""
+        about = {"name": run.name[-128:], "tags": [name[-64:] for name in (run.net, kind, run.data)]}  # W&B's limits
+        self._show(fill, id=run.hash, group=group, job_type=kind, config=json.loads(run.to_json()), **about)
 
-    def fill(shown: Any) -> None:
-        import wandb
+    def summarise(self, group: str, table: list[dict[str, Any]], drawing: Path, verdicts: Iterable[Verdict]) -> None:
+        """Show a reproduction: its table, its verdicts, and its drawing if there is one."""
 
-        judged = [{name: getattr(verdict, name) for name in COLUMNS} for verdict in verdicts]
-        for name, rows in (("results", table), ("verdicts", judged)):
-            if rows:
-                shown.log({name: wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])})
-        if drawing.exists():
-            shown.log({"drawing": wandb.Image(str(drawing))})
-        shown.summary.update({verdict["sentence"]: verdict["verdict"] for verdict in judged})
-
-    return _show(mode, fill, name=f"{group} summary", group=group, job_type="summary", tags=["summary"])
-
-
-def _show(mode: str, fill: Callable[[Any], None], **about: Any) -> str | None:
-    """Make a W&B run: if online fails, offline; if that fails too, none."""
-    told = None
-    for chosen in {"online": ("online", "offline"), "disabled": ()}.get(mode, (mode,)):
-        if chosen in _failed:
-            continue
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it waits for a dead server when the process ends
-        folder = Path(os.environ.get("WANDB_DIR") or ".").absolute()  # W&B itself would take a temporary one
-        again = "allow" if chosen == "online" and "id" in about else None  # a run that is trained again is the same run
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
+        def fill(shown: Any) -> None:
             import wandb
 
-            settings: Any = wandb.Settings(console="off", silent=True, x_disable_stats=True, **LIMITS)  # type: ignore[arg-type]
-            about |= {"mode": chosen, "settings": settings, "dir": folder, "resume": again}
-            shown = wandb.init(project="lit-hidden", reinit="finish_previous", **about)
-            fill(shown)
-            shown.finish()
-            return told
-        except Exception as error:
-            _failed.add(chosen)
-            kept = OFFLINE if chosen == "online" else f"so nothing is kept in {folder}/wandb"
-            told = f"W&B: {type(error).__name__}: {str(error).partition(chr(10))[0]}, {kept}"
-            with suppress(Exception):  # its service still has the run; end that too
-                sys.modules["wandb"].teardown()
-    return told
+            judged = [{**asdict(verdict), "failed": str(verdict.failed)} for verdict in verdicts]
+            for name, rows in (("results", table), ("verdicts", judged)):
+                if rows:
+                    shown.log({name: wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])})
+            if drawing.exists():
+                shown.log({"drawing": wandb.Image(str(drawing))})
+            shown.summary.update({verdict["sentence"]: verdict["verdict"] for verdict in judged})
+
+        self._show(fill, name=f"{group} summary", group=group, job_type="summary", tags=["summary"])
+
+    def _show(self, fill: Callable[[Any], None], **about: Any) -> None:
+        """Make a W&B run in the first mode that has not failed yet."""
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it waits for a dead server when the process ends
+        folder = Path(os.environ.get("WANDB_DIR") or ".").absolute()  # W&B itself would take a temporary one
+        while self.modes:
+            mode = self.modes[0]
+            again = "allow" if mode == "online" and "id" in about else None  # a run that is trained again is the same
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                import wandb
+
+                settings: Any = wandb.Settings(console="off", silent=True, x_disable_stats=True, **LIMITS)  # type: ignore[arg-type]
+                about |= {"mode": mode, "settings": settings, "dir": folder, "resume": again}
+                shown = wandb.init(project="lit-hidden", reinit="finish_previous", **about)
+                fill(shown)
+                return shown.finish()
+            except Exception as error:
+                self.modes.remove(mode)
+                kept = OFFLINE if mode == "online" else f"so nothing is kept in {folder}/wandb"
+                self._say(f"W&B: {type(error).__name__}: {str(error).partition(chr(10))[0]}, {kept}")
+                with suppress(Exception):  # its service still has the run; end that too
+                    sys.modules["wandb"].teardown()

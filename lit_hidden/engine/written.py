@@ -66,31 +66,36 @@ def as_csv(table: list[dict[str, Any]]) -> str:
 
 
 def judged(
-    experiment: Experiment, preset: str, results: Results, table: list[dict[str, Any]], grid: list[Run],
-    verdicts: list[Verdict],
-) -> dict[str, Any]:  # fmt: skip
+    experiment: Experiment, preset: str, results: Results, table: list[dict[str, Any]], verdicts: list[Verdict]
+) -> dict[str, Any]:
     """Make the content of `verdicts.json`; `absent` lists the cells of the grid of which no run is done."""
-    commit, changed = beforehand.changed(experiment.path)
-    told: dict[str, Any] = {"experiment": experiment.name, "title": experiment.title, "preset": preset}
-    told |= {"conditions": conditions(preset, results, len(grid)), "claims_commit": commit, "claims_changed": changed}
+    grid, (commit, changed) = experiment.grid(preset), beforehand.changed(experiment.path)
     provenance = [result.get("provenance", {}) for _, result in results]
     began = [when for known in provenance if (when := known.get("started") or known.get("finished"))]
-    absent = sorted({run.cell for run in grid} - {run.cell for run in results.runs})
-    lost = [run.name for run, result in results if diverged(result)]
-    claims = [{name: _plain(value) for name, value in asdict(verdict).items()} for verdict in verdicts]
     failures = {}  # the seeds of each cell that fail to train, with the 95% interval of the rate
     for cell in cells(table):
         if method(str(cell.run.method)).learns:  # a random mask cannot fail
             fail, of = len(cell.rows) - len(cell.trained), len(cell.rows)
             low, high = clopper_pearson(fail, of)
             failures[cell.run.cell] = {"failed": fail, "seeds": of, "low": low, "high": high}
-    told |= {"first_run": min(began, default=None), "absent": absent, "diverged": lost}
-    return told | {"claims": claims, "failures": failures}
+    return {
+        "experiment": experiment.name,
+        "title": experiment.title,
+        "preset": preset,
+        "conditions": conditions(preset, results, len(grid)),
+        "claims_commit": commit,
+        "claims_changed": changed,
+        "first_run": min(began, default=None),
+        "absent": sorted({run.cell for run in grid} - {run.cell for run in results.runs}),
+        "diverged": [run.name for run, result in results if diverged(result)],
+        "claims": [_plain(asdict(verdict)) for verdict in verdicts],
+        "failures": failures,
+    }
 
 
-def _plain(value: Any) -> Any:
+def _plain(verdict: dict[str, Any]) -> dict[str, Any]:
     """Write the bounds of an unbounded interval as null: JSON has no infinity."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in verdict.items()}
 
 
 def draw(experiment: Experiment, results: Results, told: str) -> dict[str, str | bytes]:

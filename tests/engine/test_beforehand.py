@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_hidden.engine.beforehand import changed, late, told
+from lit_hidden.engine.beforehand import changed, told
 
 FILE = '''"""Figure 0: a title."""
 from lit_hidden.judge import Claim
@@ -112,21 +112,23 @@ def test_without_git_or_history_nothing_is_known(path: Path, tmp_path: Path, mon
     assert changed(path) == (None, None), "no git"
 
 
+NIGHT = "2026-01-02T00:45:00+00:00"
+
+
 @pytest.mark.parametrize(
     ("commit", "date", "first_run", "line", "after"),
     [
-        (None, None, "2026-01-02T01:00:00+00:00", "it is not known when the claims were last changed", False),
-        ("uncommitted", None, "2026-01-02T01:00:00+00:00", "the claims are not committed as they are", True),
+        (None, None, NIGHT, "it is not known when the claims changed", False),
+        ("uncommitted", None, NIGHT, "the claims are not committed as they are", True),
         ("abc", "2026-01-01T12:00:00+00:00", None, "claims last changed in abc (2026-01-01)", False),
-        ("abc", "2026-01-03T12:00:00+00:00", "2026-01-02T01:00:00+00:00",
-         "claims changed after the first run (2026-01-03 > 2026-01-02), in abc", True),
+        ("abc", "2026-01-03T12:00:00+00:00", NIGHT,
+         "claims last changed in abc (2026-01-03), after the first run (2026-01-02)", True),
         # 01:30 in Berlin is half an hour after midnight in London, on the same day.
-        ("abc", "2026-01-02T01:30:00+01:00", "2026-01-02T00:45:00+00:00",
+        ("abc", "2026-01-02T01:30:00+01:00", NIGHT,
          "claims last changed in abc (2026-01-02), before the first run (2026-01-02)", False),
     ],
 )  # fmt: skip
 def test_what_is_known_is_one_line(
     commit: str | None, date: str | None, first_run: str | None, line: str, after: bool
 ) -> None:
-    assert told(commit, date, first_run) == line
-    assert late(commit, date, first_run) is after
+    assert told(commit, date, first_run) == (line, after)

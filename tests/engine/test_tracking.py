@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,8 +15,7 @@ import pytest
 
 from lit_hidden.cli import main
 from lit_hidden.code import Spec, spec
-from lit_hidden.engine import tracking
-from lit_hidden.engine.tracking import choose_mode, show, show_summary
+from lit_hidden.engine.tracking import View
 from lit_hidden.judge import Verdict
 from lit_hidden.run import Run
 
@@ -33,7 +32,6 @@ def nowhere(tmp_path, monkeypatch):
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
         monkeypatch.setenv(name, str(tmp_path))
-    monkeypatch.setattr(tracking, "_failed", set())
     return tmp_path
 
 
@@ -46,7 +44,7 @@ def done(nowhere):
 
 
 @contextmanager
-def server(monkeypatch) -> Iterator[None]:
+def server() -> Iterator[str]:
     """A server of W&B's that begins a run, and then never answers again."""
     done = threading.Event()
 
@@ -70,21 +68,29 @@ def server(monkeypatch) -> Iterator[None]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
         http.daemon_threads = True
         threading.Thread(target=http.serve_forever, daemon=True).start()
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{http.server_port}")
-        yield
+        yield f"http://127.0.0.1:{http.server_port}"
         done.set()
         http.shutdown()
 
 
+def view(mode: str, monkeypatch) -> tuple[View, list[str]]:
+    """A view in a mode, and the lines that it says."""
+    monkeypatch.setenv("WANDB_MODE", mode)
+    said: list[str] = []
+    return View(said.append), said
+
+
 def test_wandb_mode_is_obeyed_and_without_a_key_runs_are_kept_offline(nowhere, monkeypatch):
-    assert choose_mode() == ("offline", f"W&B: no API key is configured, {LATER}")
+    said: list[str] = []
+    assert View(said.append).modes == ["offline"]
+    assert said == [f"W&B: no API key is configured, {LATER}"]
     (nowhere / "netrc").write_text("machine 127.0.0.1\n  login user\n  password kkk\n")  # as `wandb login` writes it
-    assert choose_mode() == ("online", None)
+    assert View(said.append).modes == ["online", "offline"]
     (nowhere / "netrc").unlink()
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    assert choose_mode() == ("online", None)
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert choose_mode() == ("disabled", None)
+    assert View(said.append).modes == ["online", "offline"]
+    assert [view(mode, monkeypatch)[0].modes for mode in ("offline", "disabled")] == [["offline"], []]
+    assert len(said) == 1
 
 
 def read_back(folder: Path, *how: str) -> str:
@@ -96,7 +102,8 @@ def read_back(folder: Path, *how: str) -> str:
 def test_an_offline_run_reads_back_as_it_was_described(nowhere, done, monkeypatch):
     first = replace(RUN, net=f"{'mine.' * 20}Net", callbacks=(spec("lesion.Lesion", epoch=1),))
     run = first.then(epochs=0, callbacks=(Spec("mine.gone.Idea", (("layers", (1, 2)),), 2),))
-    assert show(run, done, {"accuracy": 55.5, "layers": [1]}, "offline", "mine/smoke") is None
+    shown, said = view("offline", monkeypatch)
+    shown.show(run, done, {"accuracy": 55.5, "layers": [1]}, "mine/smoke")
     (folder,) = (nowhere / "wandb").glob("offline-run-*")
     text = read_back(folder)
     for expected in (run.hash, run.name[-128:], run.net[-64:], "lit-hidden", "mine/smoke", '"hidden"', "44.5"):
@@ -104,25 +111,27 @@ def test_an_offline_run_reads_back_as_it_was_described(nowhere, done, monkeypatc
     found = json.loads(read_back(folder, "--summary"))
     assert found["summary"]["accuracy"] == 55.5
     assert Run.from_json(json.dumps({k: v for k, v in found["config"].items() if k != "_wandb"})) == run
+    assert said == []
 
 
-def test_the_summary_run_holds_the_table_the_verdicts_and_the_drawing(nowhere):
+def test_the_summary_run_holds_the_table_the_verdicts_and_the_drawing(nowhere, monkeypatch):
     from matplotlib.figure import Figure
 
     Figure(figsize=(1, 1)).savefig(nowhere / "figure.png")
-    verdict = Verdict(
-        "a claim", "supported", 1.0, 0.5, 1.5, 3, "points", False, "because", "secondary", {"k10": (1, 3)}
-    )
+    failed = {"k10": (1, 3)}
+    verdict = Verdict("a claim", "supported", 1.0, 0.5, 1.5, 3, "points", False, "because", "secondary", failed)
     table = [{"run": RUN.hash, "accuracy": 55.5, "scaled": False}]
-    assert show_summary("fig2/smoke", table, nowhere / "figure.png", [verdict], "offline") is None
+    shown, said = view("offline", monkeypatch)
+    shown.summarise("fig2/smoke", table, nowhere / "figure.png", [verdict])
     (folder,) = (nowhere / "wandb").glob("offline-run-*")
     assert json.loads(read_back(folder, "--summary"))["summary"]["a claim"] == "supported"
     media = folder / "files" / "media"
     assert [p.name[:7] for p in media.rglob("*.png")] == ["drawing"]
     tables = [json.loads(p.read_text()) for p in (media / "table").rglob("*.json")]
-    rows = {shown["data"][0][0]: dict(zip(shown["columns"], shown["data"][0], strict=True)) for shown in tables}
+    rows = {one["data"][0][0]: dict(zip(one["columns"], one["data"][0], strict=True)) for one in tables}
     assert rows[RUN.hash] == table[0]
     assert (rows["a claim"]["verdict"], rows["a claim"]["kind"]) == ("supported", "secondary")
+    assert said == []
 
 
 def test_a_failure_of_wandb_is_told_once_and_ends_nothing(nowhere, done, monkeypatch):
@@ -135,36 +144,40 @@ def test_a_failure_of_wandb_is_told_once_and_ends_nothing(nowhere, done, monkeyp
         raise ConnectionError("no route")
 
     monkeypatch.setattr(wandb, "init", init)
-    line = f"W&B: ConnectionError: no route, so nothing is kept in {nowhere}/wandb"
-    assert show(RUN, done, {}, "online", "fig2/smoke") == line
-    assert show(RUN, done, {}, "online", "fig2/smoke") is None
+    shown, said = view("online", monkeypatch)
+    shown.show(RUN, done, {}, "fig2/smoke")
+    shown.show(RUN, done, {}, "fig2/smoke")
+    shown.summarise("fig2/smoke", [], done, [])
+    assert said == [
+        f"W&B: ConnectionError: no route, {kept}" for kept in (LATER, f"so nothing is kept in {nowhere}/wandb")
+    ]
     assert asked == [("online", "allow"), ("offline", None)], "a run that is trained again is the same run"
-    assert show_summary("fig2/smoke", [], done, [], "offline") is None
 
 
 SHOW = """
-import sys
+import os, sys
 from pathlib import Path
 from lit_hidden.engine import tracking
 from lit_hidden.run import Run
 tracking.LIMITS |= {"init_timeout": 2.0, "finish_timeout": 1.0}
-for run in (Run.from_json(sys.argv[1]), Run(density=0.3)):
-    print(tracking.show(run, Path(sys.argv[2]), {"accuracy": 55.5}, "online", "x/smoke"))
+for seed, os.environ["WANDB_BASE_URL"] in enumerate(sys.argv[2:]):
+    view = tracking.View(print)
+    for density in (0.5, 0.3):
+        view.show(Run(density=density, seed=seed), Path(sys.argv[1]), {"accuracy": 55.5}, "x/smoke")
 """
 
 
-@pytest.mark.parametrize("dies", [True, False], ids=["after the run began", "before all"])
-def test_a_server_that_is_dead_costs_seconds_and_a_line_and_nothing_is_lost(nowhere, done, monkeypatch, dies):
+def test_a_server_that_is_dead_costs_seconds_and_a_line_and_nothing_is_lost(nowhere, done, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     monkeypatch.delenv("WANDB_SERVICE", raising=False)  # of the tests above, in this process
-    command = [sys.executable, "-c", SHOW, RUN.to_json(), str(done)]
-    with server(monkeypatch) if dies else nullcontext():
-        told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
-    line, other = told.splitlines()
-    assert re.fullmatch(rf"W&B: \w+: .*, {re.escape(LATER)}", line)
-    assert other == "None", "told once"
-    for run in (RUN, Run(density=0.3)):
+    with server() as dies:  # the other is dead before all
+        command = [sys.executable, "-c", SHOW, str(done), "http://127.0.0.1:1", dies]
+        told = subprocess.run(command, capture_output=True, text=True, timeout=40, check=True).stdout
+    lines = told.splitlines()
+    assert len(lines) == 2, "told once"
+    assert all(re.fullmatch(rf"W&B: \w+: .*, {re.escape(LATER)}", line) for line in lines)
+    for run in (Run(density=density, seed=seed) for density in (0.5, 0.3) for seed in (0, 1)):
         (folder,) = (nowhere / "wandb").glob(f"offline-run-*-{run.hash}")
         assert "55.5" in read_back(folder)
 
