@@ -1,6 +1,5 @@
 """An experiment's runs side by side in the terminal: cells averaged over seeds, or run by run, sorted by anything."""
 
-import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,14 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_hidden.code import text
+from lit_hidden.engine import written
 from lit_hidden.engine.experiment import load
 from lit_hidden.engine.store import Store
-from lit_hidden.engine.written import rows as make_rows
 from lit_hidden.judge import confidence_interval
 from lit_hidden.report import tables
-from lit_hidden.report.tables import FIELDS, SEEDS, Cell, ResultsError, Row
+from lit_hidden.report.tables import FIELDS, Cell, ResultsError, Row
 from lit_hidden.results import diverged, primary
-from lit_hidden.run import Run
 
 
 def compare(
@@ -32,7 +30,6 @@ def compare(
     where: Sequence[str] = (),
     by_seed: bool = False,
     as_csv: bool = False,
-    console: Console | None = None,
 ) -> None:
     """Print the runs of an experiment that are done, or if none is, its committed results.
 
@@ -44,33 +41,29 @@ def compare(
     to standard error. Raises a ResultsError for an unknown column, or if there are no results or none has all of
     `where`.
     """
-    console = console or Console(stderr=as_csv, highlight=False)
-    rows, title, told = _find(name, preset, Store(runs_dir), Path(results))
-    rows = tables.filtered(rows, where)
+    console = Console(stderr=as_csv, highlight=False, markup=False)
+    found, title, told = _find(name, preset, Store(runs_dir), Path(results))
+    rows = tables.filtered(found, where)
     runs, metric = [tables.describe(row) for row in rows], primary(rows[0])
     known = dict.fromkeys(key for row in rows for key in row if key not in (*FIELDS, "failed", "diverged"))
     numbers = [key for key in known if any(isinstance(row.get(key), int | float) for row in rows)]
-    if by_seed:
-        lines = [row | _fields(run) for run, row in zip(runs, rows, strict=True)]
-    else:
-        lines = [_fields(cell.run) | _means(cell, numbers) for cell in tables.cells(rows)]
+    cells = [] if by_seed else tables.cells(rows)
+    pairs = zip(runs, rows, strict=True) if by_seed else ((cell.run, _means(cell, numbers)) for cell in cells)
+    lines = [row | {key: tables.setting(run, key) for key in tables.CONDITIONS} for run, row in pairs]
     shown = [*tables.varying(runs), *(["seed", metric] if by_seed else [metric, "pm", "n"])]
     shown += [key for key in ("failed", "diverged") if any(row.get(key) for row in rows)]
-    shown = list(dict.fromkeys([*shown, *(["run"] if by_seed and as_csv else []), *(numbers if as_csv else [])]))
     if sort is not None and sort not in lines[0]:
-        hint = "; seeds are averaged over: add --by-seed" if sort in SEEDS else ""
-        raise ResultsError(f"no column {sort!r}{hint}; there are {', '.join(dict.fromkeys([*shown, *numbers]))}")
-    shown += [sort] if sort and sort not in shown else []
-    keys = [sort] if sort else [key for key in shown if key in FIELDS]
+        raise ResultsError(f"no column {sort!r}; there are {', '.join(dict.fromkeys([*shown, *numbers]))}")
+    keys = [sort] if sort else shown
     lines.sort(key=lambda line: [tables.order(line.get(key)) for key in keys], reverse=reverse)
-    console.print(f"{name} ({preset}): {title}", style="bold", markup=False)
-    console.print(told, markup=False, soft_wrap=True)
+    more = [*(["run"] if by_seed else []), *numbers] if as_csv else []
+    shown = list(dict.fromkeys([*shown, *keys, *more]))
+    console.print(f"{name} ({preset}): {title}", style="bold")
+    console.print(told, soft_wrap=True)
     if same := tables.common(runs):
         console.print(f"all of them: {', '.join(f'{key}={text(value)}' for key, value in same.items())}")
     if as_csv:
-        writer = csv.DictWriter(sys.stdout, shown, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
+        sys.stdout.write(written.as_csv([{key: line.get(key) for key in shown} for line in lines]))
         return
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for key in shown:
@@ -87,7 +80,7 @@ def _find(name: str, preset: str, store: Store, results: Path) -> tuple[list[Row
     experiment, path = load(name), results / name / preset / "results.csv"
     runs = experiment.grid(preset)
     if len(done := store.results(runs)):
-        return make_rows(done), experiment.title, f"{len(done)} of {len(runs)} runs are done, in {store.root}/"
+        return written.rows(done), experiment.title, f"{len(done)} of {len(runs)} runs are done, in {store.root}/"
     if not path.exists():
         train = f"make reproduce-{name} PRESET={preset} trains them"
         raise ResultsError(f"none of the {len(runs)} runs is done in {store.root}/, and there is no {path}; {train}")
@@ -95,18 +88,13 @@ def _find(name: str, preset: str, store: Store, results: Path) -> tuple[list[Row
     return rows, experiment.title, f"{len(rows)} committed runs, in {path}; {store.root}/ has none of {len(runs)}"
 
 
-def _fields(run: Run) -> Row:
-    return {key: tables.setting(run, key) for key in tables.CONDITIONS}
-
-
 def _means(cell: Cell, numbers: Sequence[str]) -> Row:
     """Average over the seeds that train."""
-    values = cell.values(cell.metric)
+    values, of = cell.values(cell.metric), len(cell.rows)
     low, high = confidence_interval(values) if len(values) > 1 else (None, None)
     line: Row = {key: cell.mean(key) for key in numbers}
     line |= {"pm": None if low is None or high is None else (high - low) / 2, "n": len(values)}
-    counts = {"failed": len(cell.rows) - len(cell.trained), "diverged": sum(map(diverged, cell.rows))}
-    return line | {key: f"{count}/{len(cell.rows)}" for key, count in counts.items()}
+    return line | {"failed": f"{of - len(cell.trained)}/{of}", "diverged": f"{sum(map(diverged, cell.rows))}/{of}"}
 
 
 def _written(key: str, value: Any) -> str:
