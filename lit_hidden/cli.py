@@ -8,6 +8,7 @@ import os
 import pkgutil
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from lit_hidden import __version__
@@ -31,88 +32,89 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command, does in LIGHTNING.items():
         commands.add_parser(command, help=does, add_help=False)
-    unset: dict[str, Any] = {"default": argparse.SUPPRESS}  # not passed on: the function has its own default
-    several: dict[str, Any] = {"nargs": "+", "action": "extend", **unset}
+    several: dict[str, Any] = {"nargs": "+", "action": "extend"}
     shared: dict[str, dict[str, Any]] = {
         "name": {"help": "a file of experiments/, such as fig3"},
         "--preset": {"default": "quick", "help": "smoke, quick, short or paper"},
         "--runs-dir": {"default": os.environ.get("RUNS_DIR", "runs"), "help": "folder of the runs (RUNS_DIR)"},
         "--data-dir": {"default": os.environ.get("DATA_DIR", "data"), "help": "the data sets (DATA_DIR)"},
         "--results": {"default": "experiments/results", "help": "the committed results, NAME/PRESET/"},
+        "--where": {"metavar": "FIELD=VALUE", "help": "only these runs: net=conv4 seed=0", **several},
     }
     one = ("name", "--preset", "--runs-dir", "--results")  # what finds the runs of one experiment
 
     def add(command: str, run: str, does: str, *names: str) -> argparse.ArgumentParser:
-        """Add a command that calls the function `run` with its options."""
-        made = commands.add_parser(command, help=does, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        """Add a command that calls the function `run` with its options; it has its own defaults for those not given."""
+        made = commands.add_parser(
+            command,
+            help=does,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            argument_default=argparse.SUPPRESS,
+        )
         made.set_defaults(run=run)
         for name in names:
             made.add_argument(name, **shared[name])
         return made
 
-    trains = "train the missing runs of experiments, judge their claims, draw them"
-    figure = add("reproduce", "lit_hidden.cli:_reproduce", trains, "--preset", "--runs-dir", "--data-dir")
+    does = "train the missing runs of experiments, judge their claims, draw them"
+    figure = add("reproduce", "lit_hidden.cli:_reproduce", does, "--preset", "--runs-dir", "--data-dir", "--where")
     figure.add_argument("names", nargs="+", metavar="NAME", help="files of experiments/, such as fig2; or all")
     figure.add_argument("--out", default="results", help="NAME/PRESET/ is written into this folder")
-    figure.add_argument("--data", help="ImageNet or a subset, where the preset is on one", **unset)
+    figure.add_argument("--data", help="ImageNet or a subset, where the preset is on one")
     figure.add_argument("--launcher", default="local", choices=("local", "ray", "slurm"), help="what trains the runs")
-    figure.add_argument("--devices", type=int, help="of each machine: all GPUs, or as many CPU workers as fit", **unset)
-    figure.add_argument("--per-run", type=float, help="devices a run: all on ImageNet and subsets, else 1", **unset)
-    nodes = {"default": os.environ["NUM_NODES"]} if os.environ.get("NUM_NODES") else unset
-    figure.add_argument("--num-nodes", type=int, help="machines a run, by torchrun or SLURM (NUM_NODES)", **nodes)
+    figure.add_argument("--devices", type=int, help="of each machine: all GPUs, or as many CPU workers as fit")
+    figure.add_argument("--per-run", type=float, help="devices a run: all on ImageNet and subsets, else 1")
+    figure.add_argument("--num-nodes", type=int, help="machines a run, by torchrun or SLURM")
     figure.add_argument("--slurm", metavar="NAME=VALUE", help="options of SLURM: partition=gpu", **several)
-    some = "only these runs: net=conv4 seed=0"
-    figure.add_argument("--where", metavar="FIELD=VALUE", dest="only", help=some, **several)
     minutes = "stop training after so many (or 0), draw what is done, and end with status 75 if runs are left"
-    figure.add_argument("--minutes", type=float, help=minutes, **unset)
+    figure.add_argument("--minutes", type=float, help=minutes)
     figure.add_argument("--dry-run", action="store_true", help="print the grid and its time, train nothing")
 
-    lacking = "list the runs that committed presets still lack, and their time"
-    still = add("missing", "lit_hidden.engine.missing:missing", lacking, "--runs-dir", "--results")
-    still.add_argument("--preset", help="this preset of every experiment, committed or not", **unset)
+    does = "list the runs that committed presets still lack, and their time"
+    still = add("missing", "lit_hidden.engine.missing:missing", does, "--runs-dir", "--results")
+    still.add_argument("--preset", help="this preset of every experiment, committed or not")
 
     page = add("report", "lit_hidden.page:report", "write one HTML page of all committed results", "--results")
     page.add_argument("--out", default="report.html", help="the page")
 
-    beside = "print an experiment's runs side by side, sorted by any column"
-    table = add("compare", "lit_hidden.engine.compare:compare", beside, *one)
-    table.add_argument("--sort", metavar="COLUMN", help="a field such as density or a number such as accuracy", **unset)
+    does = "print an experiment's runs side by side, sorted by any column"
+    table = add("compare", "lit_hidden.engine.compare:compare", does, *one, "--where")
+    table.add_argument("--sort", metavar="COLUMN", help="a field such as density or a number such as accuracy")
     table.add_argument("--reverse", action="store_true", help="the largest first")
-    table.add_argument("--where", metavar="FIELD=VALUE", help="only these runs: net=conv4 density=0.5", **several)
     table.add_argument("--by-seed", action="store_true", help="a line for each run instead of means over seeds")
     table.add_argument("--csv", dest="as_csv", action="store_true", help="write CSV with all numbers")
 
-    measures = "measure selection, training steps, input, an epoch, and start-up"
-    speed = add("bench", "experiments.bench.command:bench", measures, "--data-dir")
+    does = "measure selection, training steps, input, an epoch, and start-up"
+    speed = add("bench", "experiments.bench.command:bench", does, "--data-dir")
     sections = "with commas: selection, steps, input, feeding, epoch, start; all, or with --data ... feeding"
-    speed.add_argument("--only", metavar="SECTIONS", help=sections, **unset)
-    speed.add_argument("--device", help="cpu or cuda; both, if there is a GPU", **unset)
-    speed.add_argument("--data", help="a set by name, in place of generated images and small sets", **unset)
-    speed.add_argument("--net", help="the net to train: resnet50 on ImageNet and subsets, else conv4", **unset)
-    speed.add_argument("--image-size", type=int, help="pixels, of ImageNet and subsets: the set's own", **unset)
-    speed.add_argument("--batch-size", type=int, help="128; of ImageNet and subsets 256 on a GPU, 8 on a CPU", **unset)
+    speed.add_argument("--only", metavar="SECTIONS", help=sections)
+    speed.add_argument("--device", help="cpu or cuda; both, if there is a GPU")
+    speed.add_argument("--data", help="a set by name, in place of generated images and small sets")
+    speed.add_argument("--net", help="the net to train: resnet50 on ImageNet and subsets, else conv4")
+    speed.add_argument("--image-size", type=int, help="pixels, of ImageNet and subsets: the set's own")
+    speed.add_argument("--batch-size", type=int, help="128; of ImageNet and subsets 256 on a GPU, 8 on a CPU")
     speed.add_argument("--seconds", type=float, default=1.0, help="the shortest time of a measurement")
     speed.add_argument("--out", default="results/bench", help="folder of the numbers, the page and the plot")
 
     archive = "lit_hidden.engine.archive:"
     add("pack", f"{archive}pack_experiment", "put an experiment's runs into one file beside its results", *one)
-    done = "take the committed runs as done: draw again, go on"
-    add("unpack", f"{archive}unpack_all", done, "--runs-dir", "--results")
+    does = "take the committed runs as done: draw again, go on"
+    add("unpack", f"{archive}unpack_all", does, "--runs-dir", "--results")
     add("wandb-sync", "lit_hidden.engine.sync:sync", "upload the runs that Weights & Biases kept offline in WANDB_DIR")
     return top
 
 
-def _reproduce(names: list[str], preset: str, data: str | None = None, **arguments: Any) -> None:
+def _reproduce(names: list[str], preset: str, data: str = "", where: Sequence[str] = (), **arguments: Any) -> None:
     """Reproduce experiments; where torchrun or SLURM has started several processes, the first leads the others."""
     from lit_hidden.engine.reproduce import reproduce
     from lit_hidden.engine.torchrun import led, placed
     from lit_hidden.engine.where import Where
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it stops a reproduction as Ctrl-C does
-    where = {name: arguments.pop(name) for name in Where.__dataclass_fields__ if name in arguments}
+    on = {name: arguments.pop(name) for name in Where.__dataclass_fields__ if name in arguments}
     preset = f"{preset}-{data}" if data else preset
     with led(placed()) as group:
-        reproduce(*names, preset=preset, where=Where(**where, group=group), **arguments)
+        reproduce(*names, preset=preset, where=Where(**on, group=group), only=where, **arguments)
 
 
 def main(argv: list[str] | None = None) -> None:

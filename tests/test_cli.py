@@ -52,14 +52,14 @@ def test_reproduce_takes_several_names_and_ends_with_the_errors_status(raised, s
     asked = []
 
     def fail(*names, **options):
-        asked.append((names, options["preset"], options["dry_run"]))
+        asked.append((names, options["preset"], options["only"], options["dry_run"]))
         raise raised
 
     monkeypatch.setattr(reproduce, "reproduce", fail)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    assert ends("reproduce", "fig3", "fig2", "--preset", "smoke", "--dry-run") == status
+    assert ends("reproduce", "fig3", "fig2", "--where", "net=conv4", "seed=0", "--dry-run") == status
     assert capsys.readouterr().err == f"lit-hidden: {said}\n"
-    assert asked == [(("fig3", "fig2"), "smoke", True)]
+    assert asked == [(("fig3", "fig2"), "quick", ["net=conv4", "seed=0"], True)]
 
 
 def test_an_error_of_ours_keeps_its_traceback(monkeypatch):

@@ -49,5 +49,5 @@ def test_the_scripts_measure_and_train_what_they_are_told_for_what_is_left_of_th
     for one in found:
         assert (one["names"], one["preset"], one["runs_dir"]) == (["fig3"], "paper", places["RUNS"])
         assert 9 < one["minutes"] <= 10
-    assert not {"per_run", "only"} & found[0].keys()
-    assert (found[1]["per_run"], found[1]["only"]) == (0.5, ["net=conv2", "density=0.5"])
+    assert not {"per_run", "where"} & found[0].keys()
+    assert (found[1]["per_run"], found[1]["where"]) == (0.5, ["net=conv2", "density=0.5"])

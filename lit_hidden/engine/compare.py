@@ -33,13 +33,10 @@ def compare(
 ) -> None:
     """Print the runs of an experiment that are done, or if none is, its committed results.
 
-    A line is a cell: the runs that differ by seed alone. It has the fields that differ, and means over the `n` seeds
-    that train; of the accuracy also half the 95% interval (`pm`); and how many seeds failed to train, or diverged.
-
-    `sort` is a field or a number; None sorts by net, method and so on. `where` keeps the runs with all of its values,
-    as in `net=conv4`. `by_seed` shows each run. `as_csv` writes CSV with all numbers to standard output, and all else
-    to standard error. Raises a ResultsError for an unknown column, or if there are no results or none has all of
-    `where`.
+    A line is a cell: means over the `n` seeds that train, half the 95% interval of the accuracy (`pm`), and how many
+    seeds failed to train, or diverged. `by_seed` shows each run. `sort` is a field or a number; None sorts by net,
+    method and so on. `where`, such as `net=conv4`, keeps the runs that have all of it. `as_csv` writes CSV with all
+    numbers to standard output, and all else to standard error. ResultsError: an unknown column, or nothing to show.
     """
     console = Console(stderr=as_csv, highlight=False, markup=False)
     found, title, told = _find(name, preset, Store(runs_dir), Path(results))

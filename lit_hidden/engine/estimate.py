@@ -41,22 +41,16 @@ def work(run: Run) -> float:
 
 
 class Clock:
-    """Estimates times from what runs took on one `device` (`cpu` or `cuda`), `name` in their results."""
+    """Estimates times from what runs took on one `device` (`cpu` or `cuda`), `name` in results: those of a store."""
 
-    def __init__(self, device: str, name: str) -> None:
+    def __init__(self, device: str, name: str, store: Store | None = None) -> None:
         self.device, self.name = device, name
         self._took: dict[str, tuple[Run, int, float]] = {}  # by hash: a run, its epochs, their seconds
-
-    @classmethod
-    def read(cls, store: Store, device: str, name: str) -> "Clock":
-        """Begin with what the runs of a folder took that are done."""
-        clock = cls(device, name)
-        for path in sorted(store.root.glob(f"*/{RESULT}")):
+        for path in store.root.glob(f"*/{RESULT}") if store else ():
             with suppress(Exception):  # damage of any kind, which the store reports
                 run = Run.from_json(path.with_name("run.json").read_text(encoding="utf-8"))
-                if store.folder(run) == path.parent:  # else it was set aside
-                    clock.result(run, json.loads(path.read_text(encoding="utf-8")))
-        return clock
+                if path.parent.name == run.hash:  # else it was set aside
+                    self.result(run, json.loads(path.read_text(encoding="utf-8")))
 
     def result(self, run: Run, result: Mapping[str, Any]) -> None:
         """Take what a finished run took, if it was on this device; `result` may be a row of `results.csv`."""

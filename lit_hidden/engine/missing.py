@@ -32,7 +32,7 @@ def missing(
     everything = [run for left in found.values() for run in left]
     found[f"in all {len(everything)} runs missing"] = everything
     pool = Where().start(store.root, everything)
-    clock = Clock.read(store, pool.device, pool.device_name)
+    clock = Clock(pool.device, pool.device_name, store)
     for row in rows:
         clock.result(describe(row), row)
 

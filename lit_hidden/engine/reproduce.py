@@ -15,8 +15,7 @@ from rich.text import Text
 from lit_hidden.engine import beforehand
 from lit_hidden.engine.estimate import Clock
 from lit_hidden.engine.experiment import Experiment, ReproduceError, load, names
-from lit_hidden.engine.grid import Grid, Plan, plan
-from lit_hidden.engine.pool import Pool
+from lit_hidden.engine.grid import Grid, plan
 from lit_hidden.engine.store import SCORES, Store, needed, write_atomically
 from lit_hidden.engine.tracking import View
 from lit_hidden.engine.where import Where
@@ -49,21 +48,14 @@ def reproduce(
 ) -> dict[str, list[Verdict]]:
     """Train what is missing of experiments in one grid; then judge each by what is done of it, draw it, write it.
 
-    Claims are judged by the whole grid: those that need what `only` leaves out are undecided.
-
-    Args:
-        names_or_all: files of `experiments/`, such as `fig2`; `all` stands for all of them.
-        preset: `smoke`, `quick`, `short` or `paper`; with data, such as `paper-imagenet100`, on those.
-        runs_dir: where runs live; equal runs of other experiments there are used.
-        out: where `<name>/<preset>/` is written.
-        data_dir: where the data sets lie.
-        where: what trains the runs.
-        only: such as `net=conv4`; only the runs that have all of them.
-        minutes: stop training so long after this call; 0 judges and draws what is done.
-        dry_run: print the grid and the estimated time, train nothing and return nothing.
+    `names_or_all` are files of `experiments/`, such as `fig2`, or `all`. `preset` is `smoke`, `quick`, `short` or
+    `paper`, or with data `paper-imagenet100`. Runs live in `runs_dir`, and equal runs of other experiments there are
+    used; `<name>/<preset>/` is written into `out`. `only`, such as `net=conv4`, keeps the runs that have all of it;
+    claims that need others are undecided. Training stops after `minutes`, and 0 draws what is done. `dry_run` prints
+    the grid and the estimated time, and nothing more is done.
 
     Raises:
-        UsageError, StoreError, LauncherError: before training; the arguments or folders cannot be used.
+        UsageError, ResultsError, StoreError, LauncherError: before training; arguments or folders cannot be used.
         TimeUpError, ReproduceError: after all else is done; `minutes` were over, or runs or drawings failed.
     """
     until = time.monotonic() + 60 * minutes
@@ -82,8 +74,14 @@ def reproduce(
         for name, run in ({run.hash: run for run in ordered} | todo.missing).items():
             state = f"{'training' if store.held(run) else 'to train'} {store.progress(run)[0]}/{run.epochs}"
             console.print(f"  {name}  {state if name in todo.missing else 'done':16}  {run.name}")
-        if todo.missing:
-            _start(todo, store, where, console).close()
+    if todo.missing:
+        pool = where.start(store.root, todo.missing.values())
+        clock = Clock(pool.device, pool.device_name, store)
+        left = ((run, run.epochs - store.progress(run)[0]) for run in todo.missing.values())
+        console.print(f"estimated time: {clock.estimate(left, pool.places)}")
+        if dry_run:
+            pool.close()
+    if dry_run:
         return {}
     targets = {experiment.name: Path(out) / experiment.name / preset for experiment, _ in chosen}
     for target in targets.values():
@@ -101,7 +99,7 @@ def reproduce(
             return {"data_dir": str(data_dir), "keep": run.hash in kept}
 
         store.check_writable()
-        grid = Grid(todo, store, _start(todo, store, where, console), job, show, console, until)
+        grid = Grid(todo, store, pool, job, show, console, until)
         grid.train()
         problems, late = _told(grid), bool(grid.left)
     verdicts: dict[str, list[Verdict]] = {}
@@ -121,16 +119,6 @@ def reproduce(
     if problems:
         raise (TimeUpError if late else ReproduceError)("\n".join(problems))
     return verdicts
-
-
-def _start(todo: Plan, store: Store, where: Where, console: Console) -> Pool:
-    """Start what trains the runs, and say how long they will take."""
-    missing = todo.missing.values()
-    pool = where.start(store.root, missing)
-    clock = Clock.read(store, pool.device, pool.device_name)
-    left = ((run, run.epochs - store.progress(run)[0]) for run in missing)
-    console.print(f"estimated time: {clock.estimate(left, pool.places)}")
-    return pool
 
 
 def _told(grid: Grid) -> list[str]:

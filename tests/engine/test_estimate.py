@@ -109,7 +109,7 @@ def test_a_folder_of_runs_is_read_but_for_what_other_devices_took_or_is_damaged(
     leave(3, "NVIDIA H100", 10.0)
     leave(4, CPU, 10.0, name="0123456789ab.damaged-1")
     leave(5, CPU, 10.0, text="{")
-    clock = Clock.read(Store(tmp_path), "cpu", CPU)
+    clock = Clock("cpu", CPU, Store(tmp_path))
     assert clock.estimate([(CONV2, 6)], 1) == "about 1 h on 1 worker(s)"
 
 
