@@ -45,12 +45,8 @@ def parser() -> argparse.ArgumentParser:
 
     def add(command: str, run: str, does: str, *names: str) -> argparse.ArgumentParser:
         """Add a command that calls the function `run` with its options; it has its own defaults for those not given."""
-        made = commands.add_parser(
-            command,
-            help=does,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-            argument_default=argparse.SUPPRESS,
-        )
+        shown = argparse.ArgumentDefaultsHelpFormatter
+        made = commands.add_parser(command, help=does, formatter_class=shown, argument_default=argparse.SUPPRESS)
         made.set_defaults(run=run)
         for name in names:
             made.add_argument(name, **shared[name])

@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from operator import attrgetter
 from typing import Any
 
 from lit_hidden.engine.store import RESULT, Store
@@ -19,17 +20,14 @@ MACS = {
 }  # fmt: skip
 # Multiply-accumulates a second, until something is measured: of one core of an AMD EPYC, and a guess at a large GPU.
 GUESS = {"cpu": 1e10, "cuda": 2e12}
-ALIKE = (  # runs that agree in these take equally long per epoch
+_kind = attrgetter(  # runs that agree in these take equally long per epoch
     "net", "width", "method", "data", "train_images", "held_out", "batch_size", "precision", "callbacks", "masker",
     "task", "classes", "images_per_class", "image_size",
 )  # fmt: skip
 
 
 def work(run: Run) -> float:
-    """Count the multiply-accumulates of one epoch, training and evaluation; 0 if unknown, for other nets and data.
-
-    A training image takes three passes (forward, and backward to inputs and weights), a test image one.
-    """
+    """Count the multiply-accumulates of one epoch, training and evaluation; 0 if unknown, for other nets and data."""
     if run.data not in IMAGES or run.net not in MACS:
         return 0.0
     _, size, there, tested, whole = IMAGES[run.data]
@@ -37,6 +35,7 @@ def work(run: Run) -> float:
     train = run.images_per_class * run.num_classes if run.images_per_class else run.train_images or there
     train = min(train, there - run.held_out)
     macs, usual = MACS[run.net]
+    # A training image takes three passes (forward, and backward to inputs and weights), a test image one.
     return macs * (run.width * (run.image_size or size) / usual) ** 2 * (3 * train + (run.held_out or tested))
 
 
@@ -70,10 +69,10 @@ class Clock:
         speed = sum(macs for macs, _ in known) / sum(seconds for _, seconds in known) if known else GUESS[self.device]
         alike: dict[tuple[Any, ...], list[tuple[int, float]]] = defaultdict(list)
         for run, epochs, seconds in took:
-            alike[_kind(run)].append((epochs, seconds))
+            alike[_kind(run.resolved)].append((epochs, seconds))
         times = [0.0]
         for run, epochs in left:  # runs alike tell more than the arithmetic
-            done, seconds = map(sum, zip(*alike.get(_kind(run), [(1, work(run) / speed)]), strict=True))
+            done, seconds = map(sum, zip(*alike.get(_kind(run.resolved), [(1, work(run) / speed)]), strict=True))
             if epochs and not seconds:
                 return "unknown until a first run is measured"
             times.append(epochs * seconds / done)
@@ -86,7 +85,3 @@ def elapsed(seconds: float) -> str:
     units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
     unit, size = next((unit for unit in units if seconds >= unit[1]), units[-1])
     return f"{seconds / size:.3g} {unit}"
-
-
-def _kind(run: Run) -> tuple[Any, ...]:
-    return tuple(getattr(run.resolved, name) for name in ALIKE)

@@ -35,8 +35,8 @@ def missing(
     clock = Clock(pool.device, pool.device_name, store)
     for row in rows:
         clock.result(describe(row), row)
-
-    def time(runs: list[Run]) -> str:
-        return clock.estimate(((run, run.epochs - store.progress(run)[0]) for run in runs), pool.places)
-
-    return "\n".join(line + (f", {time(left)}" if left else "") for line, left in found.items())
+    lines = []
+    for line, left in found.items():
+        time = clock.estimate(((run, run.epochs - store.progress(run)[0]) for run in left), pool.places)
+        lines.append(f"{line}, {time}" if left else line)
+    return "\n".join(lines)

@@ -1,8 +1,7 @@
 """Weights & Biases: a view of the runs, never their record.
 
 A run is shown when its result is on disk, so no failure of W&B can lose one, and none takes longer than `LIMITS`. A Run
-is a W&B run: project lit-hidden, group experiment/preset, job type hidden, dense, supermask or random, id the run's
-hash, config the Run. A reproduction ends with a summary run that holds the table, the drawing and the verdicts.
+is a W&B run of its hash; a reproduction ends with a summary run that holds the table, the drawing and the verdicts.
 """
 
 import csv

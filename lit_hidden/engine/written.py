@@ -79,23 +79,19 @@ def judged(
             low, high = clopper_pearson(fail, of)
             failures[cell.run.cell] = {"failed": fail, "seeds": of, "low": low, "high": high}
     return {
-        "experiment": experiment.name,
-        "title": experiment.title,
-        "preset": preset,
+        "experiment": experiment.name, "title": experiment.title, "preset": preset,
         "conditions": conditions(preset, results, len(grid)),
-        "claims_commit": commit,
-        "claims_changed": changed,
-        "first_run": min(began, default=None),
+        "claims_commit": commit, "claims_changed": changed, "first_run": min(began, default=None),
         "absent": sorted({run.cell for run in grid} - {run.cell for run in results.runs}),
         "diverged": [run.name for run, result in results if diverged(result)],
-        "claims": [_plain(asdict(verdict)) for verdict in verdicts],
+        "claims": [{name: _plain(value) for name, value in asdict(verdict).items()} for verdict in verdicts],
         "failures": failures,
-    }
+    }  # fmt: skip
 
 
-def _plain(verdict: dict[str, Any]) -> dict[str, Any]:
+def _plain(value: Any) -> Any:
     """Write the bounds of an unbounded interval as null: JSON has no infinity."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in verdict.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def draw(experiment: Experiment, results: Results, told: str) -> dict[str, str | bytes]:

@@ -8,12 +8,7 @@ import pytest
 
 from lit_hidden.engine.beforehand import changed, told
 
-FILE = '''"""Figure 0: a title."""
-from lit_hidden.judge import Claim
-
-def runs(preset):
-    return []
-
+FILE = '''
 def gap(results, *nets):
     """Say what it is."""
     found = results.mean()
@@ -23,16 +18,8 @@ CLAIMS = [Claim("above fifty", gap)]
 
 def draw(results, figure):
     draw_panel(figure)
-
-def draw_panel(figure):
-    pass
 '''
-SAME_CLAIMS = '''"""Figure 0: another title."""
-from lit_hidden.judge import Claim
-
-def runs(preset: str) -> list[Run]:
-    return [preset]
-
+SAME_CLAIMS = '''
 def gap(results: Results, *nets: str) -> float:
     """Give it."""
     found: float = results.mean()  # in percent
@@ -40,13 +27,7 @@ def gap(results: Results, *nets: str) -> float:
 
 CLAIMS: list[Claim] = [Claim("above fifty", gap)]
 
-def page(results):
-    return ""
-
-def draw(results, figure):
-    draw_panel(figure)
-
-def draw_panel(figure):
+def draw(results: Results, figure):
     figure.clear()
 '''
 
