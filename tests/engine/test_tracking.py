@@ -43,6 +43,11 @@ def done(nowhere):
     return nowhere / "run"
 
 
+PROJECT = {"id": "p", "name": "lit-hidden", "entity": {"id": "e", "name": "me"}}
+BUCKET = {"id": "b", "name": "r", "displayName": "x", "config": "{}", "historyLineCount": 0, "project": PROJECT}
+ANSWERS = {b"RunResumeStatus": {"model": None}, b"UpsertBucket": {"upsertBucket": {"bucket": BUCKET, "inserted": True}}}
+
+
 @contextmanager
 def server() -> Iterator[str]:
     """A server of W&B's that begins a run, and then never answers again."""
@@ -51,12 +56,8 @@ def server() -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            answer = {"model": None} if b"RunResumeStatus" in body else {}
-            if b"UpsertBucket" in body:
-                project = {"id": "p", "name": "lit-hidden", "entity": {"id": "e", "name": "me"}}
-                bucket = {"id": "b", "name": RUN.hash, "displayName": "x", "config": "{}", "historyLineCount": 0}
-                answer = {"upsertBucket": {"bucket": bucket | {"project": project}, "inserted": True}}
-            if not answer:
+            answer = next((answer for word, answer in ANSWERS.items() if word in body), None)
+            if answer is None:
                 done.wait()
             self.send_response(200)
             self.end_headers()
@@ -106,8 +107,8 @@ def test_an_offline_run_reads_back_as_it_was_described(nowhere, done, monkeypatc
     shown.show(run, done, {"accuracy": 55.5, "layers": [1]}, "mine/smoke")
     (folder,) = (nowhere / "wandb").glob("offline-run-*")
     text = read_back(folder)
-    for expected in (run.hash, run.name[-128:], run.net[-64:], "lit-hidden", "mine/smoke", '"hidden"', "44.5"):
-        assert expected in text, f"{expected} is not in the run read back"
+    expected = (run.hash, run.name[-128:], run.net[-64:], "lit-hidden", "mine/smoke", '"hidden"', "44.5")
+    assert [word for word in expected if word not in text] == []
     found = json.loads(read_back(folder, "--summary"))
     assert found["summary"]["accuracy"] == 55.5
     assert Run.from_json(json.dumps({k: v for k, v in found["config"].items() if k != "_wandb"})) == run
