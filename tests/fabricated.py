@@ -203,7 +203,7 @@ def hollow(figure: Figure) -> set[float]:
 def overlaps(figure: Figure, lying_on_lines: Collection[str] = ()) -> list[tuple[str, str]]:
     """Texts that lie on one another or outside the figure, but for those with these gids, which lie on lines."""
     texts = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
-    for axes in [*figure.axes, *(inset for panel in figure.axes for inset in panel.child_axes)]:
+    for axes in figure.axes:
         texts += [*axes.texts, axes._left_title, *(axes.get_legend().get_texts() if axes.get_legend() else ())]
         for axis, (low, high) in ((axes.xaxis, sorted(axes.get_xlim())), (axes.yaxis, axes.get_ylim())):
             if axes.axison:

@@ -1,8 +1,7 @@
-"""Drawings: of any part of a grid, with failures counted, others' points beside ours or above, greys that differ."""
+"""Drawings: of any part of a grid, with failures counted, others' points beside ours, greys that differ."""
 
 import runpy
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -143,27 +142,6 @@ def test_where_every_seed_of_every_series_fails_it_is_said_and_nothing_lies_on_a
     assert points(figure.axes) == []
     words = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
     assert sum("3/3 fail" in text.get_text() for text in words) >= len({run.cell for run, _ in grid if run.density}) / 2
-
-
-@pytest.mark.parametrize("name", ["fig7"])
-def test_where_ours_are_cut_they_fill_the_axis_and_others_stand_above(name: str) -> None:
-    grid = [replace(run, epochs=5) for run in FIGURES[name].runs("paper")]
-    ours = measured(grid, lambda run: 10.0 if run.method == "random" else 40 + 5 * (run.density or 1))
-    figure = drawn(FIGURES[name], ours, "short")
-    insets = [inset for axes in figure.axes for inset in axes.child_axes]
-    assert made["hollow"](figure) == set()
-    above = {y for inset in insets for y in heights(inset)}
-    assert above == made["hollow"](paper(name))
-    assert not any(axes.child_axes for axes in paper(name).axes)
-    for axes, inset in zip(figure.axes, insets, strict=True):
-        low, high = axes.get_ylim()
-        assert 4 / (high - low) > 0.4  # from 40.5 to 45
-        low, high = inset.get_ylim()
-        assert low < 40 < max(above) < high
-        assert (max(above) - 40) / (high - low) > 0.6, "which nothing at chance stretches"
-        assert inset.get_ylim() == insets[0].get_ylim()
-        assert inset.get_window_extent().y0 > axes.get_window_extent().y1
-        assert inset.get_title(loc="left")
 
 
 def heights(axes: Axes, color: str = "") -> list[float]:

@@ -6,7 +6,7 @@ foot. Results that are not there yet are not drawn: half a grid is a figure too.
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -20,7 +20,7 @@ from matplotlib.transforms import ScaledTranslation
 from lit_hidden.recipes import method
 from lit_hidden.report import style
 from lit_hidden.report.published import SOURCES, Published, points
-from lit_hidden.report.tables import departures, same_images
+from lit_hidden.report.tables import departures
 from lit_hidden.results import Results, failed
 
 
@@ -205,38 +205,21 @@ def others(
 ) -> None:
     """Draw others' accuracies with the fields `where`, hollow in `color`, one marker per source; `finish` names them.
 
-    They stand at x = `at`, or `beyond` our lowest density by so much, or at their density if it lies among ours. If
-    all our trainings are cut, others' points would press ours together: they get a panel of their own above.
+    They stand at x = `at`, or `beyond` our lowest density by so much, or at their density if it lies among ours.
     """
-    if not (known := theirs(results, **where)):
-        return
-    if all(departures([run]) for run, _ in results if method(str(run.method)).learns):
-        axes = _inset(axes)
     ours = [run.density for run, _ in results if run.density is not None] or [0.0]
     at = at if beyond is None else min(ours) - beyond
-    for point in known:
-        if at is not None or min(ours) <= (point.density or -1) <= max(ours):
-            hollow_point(axes, cast(float, point.density if at is None else at), point.accuracy, point.source, color)
-
-
-def _inset(axes: Axes) -> Axes:
-    """Give the panel above for others' points, which all panels of the figure scale alike; make it the first time."""
-    if not axes.child_axes:
-        box = axes.get_position()
-        axes.set_position((box.x0, box.y0, box.width, 0.68 * box.height))
-        first = next((inset for panel in axes.figure.axes for inset in panel.child_axes), None)
-        inset = axes.inset_axes((0.0, 1.12, 1.0, 0.35), sharex=axes, sharey=first)
-        inset.margins(y=0.15)
-        inset.locator_params(axis="y", nbins=3)
-        inset.tick_params(labelbottom=False, labelleft=axes.yaxis.get_tick_params()["labelleft"], labelsize=7.5)
-        inset.grid(axis="y")
-    return cast(Axes, axes.child_axes[0])
+    for point in theirs(results, **where):
+        x = point.density if at is None else at
+        if x is not None and (x == at or min(ours) <= x <= max(ours)):
+            hollow_point(axes, x, point.accuracy, point.source, color)
 
 
 def theirs(results: Results, **where: Any) -> list[Published]:
-    """List what others report on the data of `results`; nothing if our data are only a part of theirs."""
-    run = next((run for run, _ in results), None)
-    return list(points(data=run.data, **where)) if run and same_images(run) else []
+    """List what others report on the data of `results`; nothing where none of ours follows the authors' protocol."""
+    trainings = (run for run, _ in results if method(str(run.method)).learns)
+    run = next((run for run in trainings if not departures([run])), None)
+    return list(points(data=run.data, **where)) if run else []
 
 
 def hollow_point(axes: Axes, x: float, y: float, source: str, color: str) -> None:
@@ -253,7 +236,7 @@ def count(number: float) -> str:
 def density_axis(axes: Axes, densities: Iterable[float]) -> None:
     """Label the axis as the paper does: percent of weights kept, from many to few."""
     ticks = sorted(densities)
-    drawn = [x for panel in (axes, *axes.child_axes) for x in panel.dataLim.intervalx if np.isfinite(x)]
+    drawn = [x for x in axes.dataLim.intervalx if np.isfinite(x)]
     axes.set_xticks(ticks)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
     axes.set_xlim(max([*ticks, *drawn], default=1) + 0.06, min([*ticks, *drawn], default=0) - 0.06)
@@ -268,22 +251,10 @@ def finish(figure: Figure, axes: Collection[Axes], **place: Any) -> None:
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-        if ax.child_axes:
-            _ours(ax, _inset(ax))
-    panels = [panel for ax in axes for panel in (ax, *ax.child_axes)]
-    hollow = dict.fromkeys(str(line.get_label()).removeprefix("_") for panel in panels for line in panel.get_lines())
-    for source in [source for source in hollow if source in SOURCES]:
-        label = f"hollow: {SOURCES[source].name}"
-        handles[label] = Line2D([], [], marker=HOLLOW[source], markeredgecolor=style.COLORS["ink"], **_OPEN)
+    for label in dict.fromkeys(str(line.get_label()).removeprefix("_") for ax in axes for line in ax.get_lines()):
+        if label in SOURCES:
+            marker = Line2D([], [], marker=HOLLOW[label], markeredgecolor=style.COLORS["ink"], **_OPEN)
+            handles[f"hollow: {SOURCES[label].name}"] = marker
     if any(isinstance(collection, LineCollection) for ax in axes for collection in ax.collections):
         handles["bar: smallest to largest seed"] = Line2D([], [], linestyle="", marker="|", color=style.COLORS["muted"])
     figure.legend(handles.values(), handles.keys(), **{"loc": "lower center", "ncols": 4, **place})
-
-
-def _ours(axes: Axes, inset: Axes) -> None:
-    """Draw the curves and levels of a panel thin in the one above it, which takes its title."""
-    inset.set_title(axes.get_title(loc="left"), loc="left")
-    axes.set_title("", loc="left")
-    for line in list(axes.get_lines()):
-        place = inset.get_yaxis_transform() if line.get_gid() == "level" else inset.transData
-        inset.plot(*line.get_data(), color=line.get_color(), ls=line.get_linestyle(), linewidth=0.8, transform=place)
