@@ -24,7 +24,7 @@ from lit_hidden.recipes import method
 from lit_hidden.report import tables
 from lit_hidden.report.published import POINTS, SOURCES, Published
 from lit_hidden.report.tables import Cell, ResultsError, Row
-from lit_hidden.results import diverged
+from lit_hidden.results import diverged, primary
 from lit_hidden.run import PRESETS
 
 MARKS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
@@ -113,7 +113,7 @@ def build(folders: Sequence[Folder]) -> str:
     return environment.get_template("page.html").render(
         experiments=[list(group) for _, group in groupby(folders, lambda folder: folder.name)], claims=claims,
         runs=list(once), bounded=len(bounded), false_support=FALSE_SUPPORT, marks=MARKS, columns=COLUMNS,
-        sources=SOURCES, beforehand=beforehand, tables=tables, text=text, counts=_counts,
+        sources=SOURCES, beforehand=beforehand, tables=tables, text=text, primary=primary, counts=_counts,
         beside=_beside, theirs=_theirs, known=_known, failing=_failing, told=_told, took=_took,
     )  # fmt: skip
 

@@ -134,7 +134,7 @@ def test_verdicts_are_counted_and_shared_runs_are_counted_once(page: Page) -> No
         (
             "fig3-short",
             [
-                "Not like for like. Ours were cut (width x0.25; 5 of 100 epochs; 10000 training images).",
+                "Not like for like. Ours were cut (width x0.25; 10000 training images; 5 of 100 epochs).",
                 "conv4 edge_popup signed_constant 0.5 80.50 80.00 – 81.00 3 86.07 85.80, its best third party",
             ],
         ),
@@ -285,7 +285,7 @@ def changed(**change: Any) -> Callable[[bytes], bytes]:
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
-        ("fig3/quick/results.csv", lambda data: b"run,accuracy", "results.csv is damaged: it lacks run, seconds"),
+        ("fig3/quick/results.csv", lambda data: b"run,accuracy", "results.csv is damaged: it has no run"),
         ("fig3/quick/verdicts.json", None, "No such file or directory: .*verdicts.json"),
         ("fig3/quick/verdicts.json", lambda data: data[:30], "JSONDecodeError"),
         ("fig3/quick/verdicts.json", lambda data: b'{"experiment": "fig3"}', "KeyError: 'preset'"),

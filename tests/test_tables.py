@@ -81,15 +81,14 @@ def test_committed_tables_are_of_committed_code() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: None, "missing or damaged: .*No such file"),
-        (lambda t: b"\xff\xfe\x00", "damaged: 'utf-8' codec"),
-        (lambda t: "", "damaged: it lacks run, seconds"),
-        (lambda t: t.replace("accuracy", "precisely", 1), "line 2 is no run: 'accuracy'"),
-        (lambda t: t[:-30], "line 10 is no run: it has more or fewer cells"),
-        (lambda t: t.replace("conv2", "conv4", 1), "line 2 is no run: its hash is [0-9a-f]{12}, but it describes "),
-        (lambda t: t.replace("edge_popup", "magic", 1), "line 2 is no run: method='magic' is unknown"),
-        (lambda t: t.replace(",72.0,", ",many,", 1), "line 2 is no run: .*'many'"),
-        (lambda t: "run,accuracy,seconds,callbacks\nabc,1,1,Lesion(3)\n", r"no callbacks: 'Lesion\(3\)'$"),
+        (lambda t: None, "missing, .*No such file"),
+        (lambda t: b"\xff\xfe\x00", "damaged in line 2: UnicodeDecodeError"),
+        (lambda t: "", "damaged: it has no run"),
+        (lambda t: t.replace("accuracy", "precisely", 1), "line 2: KeyError.*accuracy"),
+        (lambda t: t[:-30], "line 10: .*a line has more or fewer cells"),
+        (lambda t: t.replace("conv2", "conv4", 1), "line 2: .*the hash [0-9a-f]{12} stands for another run"),
+        (lambda t: t.replace(",72.0,", ",many,", 1), "line 2: .*'many'"),
+        (lambda t: "run,accuracy,seconds,callbacks\nabc,1,1,Lesion(3)\n", r"no callbacks: 'Lesion\(3\)'"),
     ],
 )
 def test_a_missing_or_damaged_table_is_refused(path: Path, change: Callable[[str], Any], message: str) -> None:
@@ -228,14 +227,14 @@ PROPORTION = {"batch_size": "batches of 32, rates in proportion"}
                 "data": "scikit-learn's digits for CIFAR-10",
             },
         ),
-        (  # several runs; full width is told where others are narrow
+        (  # several runs
             [
                 *vary([Run(density=0.5, epochs=5, lr=0.2), Run(epochs=3), Run(optimizer="adam")], width=[1, 0.5]),
                 Run(density=0.5, method="random", width=0.25),
                 Run(lr=0.5, batch_size=32),
             ],
             {
-                "width": "width x1, 0.5, 0.25", "epochs": "5, 3 of 100 epochs",
+                "width": "width x0.5, 0.25", "epochs": "5, 3 of 100 epochs",
                 "lr": "lr 0.2, 0.5 instead of 0.1, 0.01", "batch_size": "batches of 32",
             },
         ),
@@ -249,9 +248,9 @@ PROPORTION = {"batch_size": "batches of 32, rates in proportion"}
         ),
         (
             [replace(IMAGENET, data="imagenette", image_size=160, augment="square")],
-            {"data": "Imagenette for ImageNet", "image_size": "160 pixels", "augment": "augmentation square"},
+            {"data": "Imagenette for ImageNet", "image_size": "160 pixels", "augment": "augment square"},
         ),
-        ([replace(IMAGENET, augment=False)], {"augment": "augmentation off"}),
+        ([replace(IMAGENET, augment=False)], {"augment": "augment off"}),
         (
             [replace(IMAGENET, precision="bf16-mixed", held_out=100)],
             {"held_out": "held_out 100 instead of 0", "precision": "precision bf16-mixed instead of 32-true"},

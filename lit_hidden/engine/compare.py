@@ -87,7 +87,7 @@ def _find(name: str, preset: str, store: Store, results: Path) -> tuple[list[Row
 
 def _means(cell: Cell, numbers: Sequence[str]) -> Row:
     """Average over the seeds that train."""
-    values, of = cell.values(cell.metric), len(cell.rows)
+    values, of = cell.values(), len(cell.rows)
     low, high = confidence_interval(values) if len(values) > 1 else (None, None)
     line: Row = {key: cell.mean(key) for key in numbers}
     line |= {"pm": None if low is None or high is None else (high - low) / 2, "n": len(values)}

@@ -7,14 +7,14 @@ import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from math import isclose
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lit_hidden.code import text
 from lit_hidden.errors import UserError
-from lit_hidden.recipes import AUGMENTED, IMAGENET, IMAGENET_SIZES, SUBSET, Recipe, method, recipe
+from lit_hidden.recipes import AUGMENTED, IMAGENET, SUBSET, Recipe, method
 from lit_hidden.report.published import SOURCES, Published
 from lit_hidden.results import diverged, primary
 from lit_hidden.run import Run
@@ -27,25 +27,19 @@ SEEDS = ("seed", "weight_seed", "score_seed", "data_seed")
 _FIRST = ("data", "net", "width", "method", "optimizer", "distribution", "scaled", "density")
 CONDITIONS = (*_FIRST, *(n for n in FIELDS if n not in (*_FIRST, *SEEDS)))  # what a result may depend on
 RECIPE = tuple(f.name for f in fields(Recipe) if f.name != "distribution")  # the distribution is a choice
+CHOSEN = ("net", "method", "found_by", "density", "distribution", "scaled", "optimizer")  # no departures
 _PUBLISHED = object()  # stands for the recipe's setting, which differs between methods
-_DEPARTURES = {  # what the authors' protocol settles, and how a departure from it is written
+_WORDS = {  # how a departure from the authors' protocol is written, if not `lr 0.2 instead of 0.1`
     "width": "width x{ours}",
     "epochs": "{ours} of {theirs} epochs",
     "train_images": "{ours} training images",
-    "held_out": "held_out {ours} instead of {theirs}",
-    "augment": "augmentation {ours}",
-    "precision": "precision {ours} instead of {theirs}",
-    **{name: f"{name} {{ours}} instead of {{theirs}}" for name in RECIPE},
     "batch_size": "batches of {ours}",
     "warmup_epochs": "{ours} of {theirs} warm-up epochs",
     "classes": "{ours} classes",
     "images_per_class": "{ours} images per class",
     "image_size": "{ours} pixels",
     "data": "{ours} for {theirs}",
-    "masker": "masker {ours}",
-    "task": "task {ours}",
     "callbacks": "with {ours}",
-    "after": "after {ours}",
 }
 _DATA = {  # of the authors, by net
     **dict.fromkeys(("conv2", "conv4", "conv6", "conv8", "cifar_resnet18"), "cifar10"),
@@ -104,26 +98,26 @@ def options(run: Run, name: str) -> list[Any]:
 
 def read(path: Path) -> list[Row]:
     """Read a `results.csv`; ResultsError if it is missing or damaged, or a row's hash is not its description's."""
+    rows: list[Row] = []
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ResultsError(f"{path} is missing or damaged: {error}") from error
-    if lacking := [name for name in ("run", "seconds") if not lines or name not in lines[0]]:
-        raise ResultsError(f"{path} is damaged: it lacks {', '.join(lacking)}")
-    rows = []
-    for count, line in enumerate(lines, start=2):
-        try:
-            if None in line or None in line.values():
-                raise ValueError("it has more or fewer cells than the heading")
-            row: Row = {name: (cell or None) if name in _TEXT else number(cell) for name, cell in line.items()}
-            if (found := describe(row).hash) != row["run"]:
-                raise ValueError(f"its hash is {row['run']}, but it describes {found}")
-            float(row[primary(row)]), float(row["seconds"] or 0)
-        except (ValueError, TypeError, KeyError) as error:
-            raise ResultsError(f"{path} is damaged: line {count} is no run: {error}") from error
-        rows.append(row)
+            for line in csv.DictReader(file, strict=True):
+                rows.append(_row(line))
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise ResultsError(f"{path} is missing, or damaged in line {len(rows) + 2}: {error!r}") from error
+    if not rows:
+        raise ResultsError(f"{path} is damaged: it has no run")
     return rows
+
+
+def _row(line: dict[str, str]) -> Row:
+    if None in line or None in line.values():
+        raise ValueError("a line has more or fewer cells than the heading")
+    row: Row = {name: (cell or None) if name in _TEXT else number(cell) for name, cell in line.items()}
+    if (found := describe(row).hash) != row["run"]:
+        raise ValueError(f"the hash {row['run']} stands for another run, {found}")
+    float(row[primary(row)]), float(row["seconds"] or 0)
+    return row
 
 
 def reason(why: str, mixed: Mapping[str, Sequence[int]]) -> str:
@@ -145,20 +139,15 @@ class Cell:
     rows: list[Row]
 
     @property
-    def metric(self) -> str:
-        """The primary metric."""
-        return primary(self.rows[0])
-
-    @property
     def trained(self) -> list[Row]:
         """The runs that did not fail to train; only these are averaged."""
         return [row for row in self.rows if not row.get("failed")]
 
-    def values(self, name: str) -> list[float]:
-        """List a number of each trained run that has it."""
-        return [float(row[name]) for row in self.trained if isinstance(row.get(name), int | float)]
+    def values(self, name: str | None = None) -> list[float]:
+        """List a number of each trained run that has it; without a name the primary metric."""
+        return [float(v) for row in self.trained if isinstance(v := row.get(name or primary(row)), int | float)]
 
-    def mean(self, name: str) -> float | None:
+    def mean(self, name: str | None = None) -> float | None:
         """Average a number over the trained runs; None if none has it."""
         values = self.values(name)
         return sum(values) / len(values) if values else None
@@ -189,43 +178,39 @@ def listed(values: Iterable[Any]) -> str:
     return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in dict.fromkeys(values))
 
 
-def _published(run: Run) -> dict[str, Any]:
-    """Give the authors' protocol for a run's method, net and optimizer: full width, 100 epochs, all images."""
-    settings = asdict(recipe(str(run.method), run.net, run.optimizer))
-    learns = method(str(run.method)).learns
-    if not learns:  # the batches set the running statistics of norm layers; nothing else matters
-        settings = {name: getattr(run, name) for name in settings} | {"batch_size": settings["batch_size"]}
-    data = _DATA.get(run.net, run.data)  # foreign nets have no data of the authors
-    usual = "on" if run.data in AUGMENTED else "off"
-    return dict.fromkeys(_DEPARTURES) | settings | {
-        "width": 1.0, "epochs": 100 if learns else 1, "held_out": 0, "precision": "32-true", "data": data,
-        "augment": usual if setting(run, "augment") == usual else None,  # None is the authors' way
-        "image_size": run.image_size and IMAGENET_SIZES.get(data),  # other runs do not say it
-    }  # fmt: skip
+def protocol(run: Run) -> Run:
+    """Give a resolved run as the authors train it: full width, 100 epochs, all their images, their settings."""
+    told = {name: getattr(run, name) for name in CHOSEN}
+    if method(str(run.method)).learns is None:  # the batches set the statistics of norm layers; nothing else matters
+        told |= {name: getattr(run, name) for name in RECIPE if name != "batch_size"}
+    usual = run.augment == (run.data in AUGMENTED)  # it says what the authors do anyway
+    return Run(**told, data=_DATA.get(run.net, run.data), augment=run.augment if usual else None).resolved
 
 
 def departures(runs: Iterable[Run]) -> dict[str, str]:
     """Say by field where runs depart from the authors' protocol: `{"width": "width x0.25"}`.
 
-    TF32 does not count, see `in_tf32`; nor does the distribution of the weights, which is a choice.
+    TF32 does not count, see `in_tf32`; nor does what is `CHOSEN`, such as the distribution of the weights.
     """
-    pairs, found = [(run, _published(run)) for run in runs], {}
+    pairs, found = [(run, protocol(run)) for run in runs], {}
     scaled = [_in_proportion(run, theirs) for run, theirs in pairs]
-    for name, words in _DEPARTURES.items():
-        apart = [(run, theirs) for (run, theirs), rate in zip(pairs, scaled, strict=True)
-                 if setting(run, name) != theirs[name] and not (name == "lr" and rate)]  # fmt: skip
-        if apart:  # nets of full width are listed too: they are what the narrow ones are compared with
-            ours = listed(_named(setting(run, name)) for run, _ in (pairs if name == "width" else apart))
-            found[name] = words.format(ours=ours, theirs=listed(_named(theirs[name]) for _, theirs in apart))
+    for name in CONDITIONS:
+        settings = [(_named(setting(run, name)), _named(setting(theirs, name))) for run, theirs in pairs]
+        apart = [(ours, theirs) for (ours, theirs), rates in zip(settings, scaled, strict=True)
+                 if ours not in (None, theirs) and not (name == "lr" and rates)]  # fmt: skip
+        if apart and name not in CHOSEN:
+            ours, theirs = (listed(values) for values in zip(*apart, strict=True))
+            words = f"{name} {{ours}}" + ("" if theirs == "None" else " instead of {theirs}")
+            found[name] = _WORDS.get(name, words).format(ours=ours, theirs=theirs)
     if any(scaled):
         found["batch_size"] += ", rates in proportion"
     return found
 
 
-def _in_proportion(run: Run, theirs: dict[str, Any]) -> bool:
+def _in_proportion(run: Run, theirs: Run) -> bool:
     """Tell whether the learning rate departs from the authors' by the same factor as the batch size."""
-    rate, batch = run.lr or 0.0, run.batch_size or 0
-    return rate != theirs["lr"] and isclose(rate * theirs["batch_size"], theirs["lr"] * batch)
+    rates, batches = (run.lr or 0.0, theirs.lr or 0.0), (run.batch_size or 0, theirs.batch_size or 0)
+    return rates[0] != rates[1] and isclose(rates[0] * batches[1], rates[1] * batches[0])
 
 
 def _named(value: Any) -> Any:
@@ -280,9 +265,9 @@ def _values(runs: Sequence[Run]) -> dict[str, set[Any]]:
     """Collect what each field is set to; `_PUBLISHED` stands for the recipe's setting."""
     found: dict[str, set[Any]] = {name: set() for name in CONDITIONS}
     for run in runs:
-        protocol = _published(run)
+        theirs = protocol(run)
         for name, values in found.items():
             value = setting(run, name)
             if name != "epochs" or method(str(run.method)).learns:  # a random mask has one epoch, whatever is asked
-                values.add(_PUBLISHED if name in (*RECIPE, "augment") and value == protocol[name] else value)
+                values.add(_PUBLISHED if name in (*RECIPE, "augment") and value == setting(theirs, name) else value)
     return found
