@@ -58,7 +58,7 @@ class Verdict:
 
     `low` and `high` bound the margin with 95% confidence over seeds, that of the part that decided; of an exact claim
     they are the smallest and the largest. `seeds` is the smallest number of seeds that train in a cell. `failed` gives
-    failures and seeds of the cells in which some seeds fail, but not all.
+    failures and seeds of the cells in which some fail.
     """
 
     sentence: str
@@ -96,15 +96,6 @@ def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
     n, mean = len(values), sum(values) / len(values)
     half = float(stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(n))
     return mean - half, mean + half
-
-
-def clopper_pearson(failures: int, of: int) -> tuple[float, float]:
-    """Bound a failure rate with 95% confidence (Clopper & Pearson 1934)."""
-    from scipy.special import betaincinv
-
-    low = betaincinv(failures, of - failures + 1, 0.025) if failures else 0.0
-    high = betaincinv(failures + 1, of - failures, 0.975) if failures < of else 1.0
-    return float(low), float(high)
 
 
 def more_scatter(few: Sequence[float], others: Sequence[Sequence[float]]) -> tuple[float, float, float]:
@@ -200,39 +191,35 @@ def judge(claim: Claim, results: Results, grid: Iterable[Run] | None = None) -> 
     grid = [run.resolved for run in (results.runs if grid is None else grid)]
     verdict = partial(Verdict, claim.sentence, unit=claim.unit, every=claim.every, kind=claim.kind)
     try:
-        cells: Cells = {name: [] for name in _cells_read(claim, grid)}
+        read = _cells_read(claim, grid)
     except NoRunsError as error:
         return verdict("undecided", math.nan, -math.inf, math.inf, 0, why=f"not asked at this preset: {error}")
-    for row in results.rows:
-        if row[0].cell in cells:
-            cells[row[0].cell].append(row)
-    names = Counter(cell.partition(" ")[0] for cell in {run.cell for run in grid})
-    # Cells are called by their names without hashes, where those are theirs alone.
-    cells = {name if names[name := cell.partition(" ")[0]] == 1 else cell: rows for cell, rows in cells.items()}
+    titles, cells = Counter(cell.partition(" ")[0] for cell in {run.cell for run in grid}), Cells()
+    for cell in read:  # called by its name without a hash, where that is its alone
+        title = cell.partition(" ")[0]
+        cells[title if titles[title] == 1 else cell] = [row for row in results.rows if row[0].cell == cell]
     trains = {name: [row for row in rows if not failed(*row[:2])] for name, rows in cells.items()}
     finite = {name: [row for row in rows if not diverged(row[1])] for name, rows in cells.items()}
     counted = finite if claim.every else trains
     found = _found(claim, results, cells, counted)
     total, there = (sum(map(len, each.values())) for each in (cells, finite))
     why = found.why + (f"; diverged: {total - there} of {total} runs" if there < total else "")
-    mixed = {name: (len(rows) - len(trains[name]), len(rows)) for name, rows in cells.items()
-             if 0 < len(trains[name]) < len(rows)}  # fmt: skip
+    lost = {name: (len(rows) - len(trains[name]), len(rows)) for name, rows in cells.items()
+            if len(trains[name]) < len(rows)}  # fmt: skip
     seeds = min(map(len, counted.values()))
-    return verdict(found.word, found.margin, found.low, found.high, seeds, why=why, failed=mixed)
+    return verdict(found.word, found.margin, found.low, found.high, seeds, why=why, failed=lost)
 
 
 def _found(claim: Claim, results: Results, cells: Cells, trains: Cells) -> Decision:
     """Decide by the runs of each cell that train; of an exact claim, those whose loss is finite."""
     if absent := [name for name, rows in cells.items() if not rows]:
-        return _undecided(f"{len(absent)} cell{'s are' if len(absent) > 1 else ' is'} absent: {_listed(absent)}")
+        more = f" and {len(absent) - 4} more" if len(absent) > 4 else ""
+        plural = "s are" if len(absent) > 1 else " is"
+        return _undecided(f"{len(absent)} cell{plural} absent: {', '.join(absent[:4])}{more}")
     if claim.every:
         return _exact(claim, results, trains)
-    fewest = min(map(len, trains.values()))
-    if fewest < claim.seeds:
-        told = [f"{name}: {len(rows) - len(trains[name])} of {len(rows)} seeds fail" for name, rows in cells.items()
-                if len(trains[name]) < min(claim.seeds, len(rows))]  # fmt: skip
-        why = f"too few seeds: {fewest} of at least {claim.seeds}"
-        return _undecided(f"{why} train: {_listed(told)}" if told else why)
+    if (fewest := min(map(len, trains.values()))) < claim.seeds:
+        return _undecided(f"too few seeds: {fewest} of at least {claim.seeds}")
     there, good = ({row[0].hash for rows in each.values() for row in rows} for each in (cells, trains))
     training = results.without(there - good)
     if claim.interval is not None:
@@ -328,7 +315,3 @@ def _cells_read(claim: Claim, grid: Sequence[Run]) -> list[str]:
         except Exception:  # it reads more than numbers: all cells, then
             return cells
     return [cell for cell in cells if cell in read] or cells
-
-
-def _listed(names: Sequence[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -14,7 +14,6 @@ from scipy import stats
 from lit_hidden.judge import (
     Claim,
     Verdict,
-    clopper_pearson,
     confidence_interval,
     decide,
     half_widths,
@@ -189,9 +188,9 @@ def test_means_are_of_three_seeds_at_least_that_train_and_the_verdict_says_which
     assert v.low == pytest.approx(expected.low, abs=1e-6)
     v = against((70.0, 71.0, 10.0), (60.0, 61.0, 62.0))
     assert (v.verdict, v.failed) == ("undecided", {"conv4x2-k50-signed_constant": (1, 3)})
-    assert v.why == "too few seeds: 2 of at least 3 train: conv4x2-k50-signed_constant: 1 of 3 seeds fail"
+    assert v.why == "too few seeds: 2 of at least 3"
     v = against((70.0, 71.0, 72.0), FAILS)
-    assert (v.verdict, v.seeds, v.failed) == ("undecided", 0, {})  # all of a cell: it is no cell of which some fail
+    assert (v.verdict, v.seeds, v.failed) == ("undecided", 0, {"conv4-k50-signed_constant": (3, 3)})
 
 
 @pytest.mark.parametrize("up", [True, False])
@@ -297,12 +296,6 @@ def test_more_scatter_is_the_f_test() -> None:
     assert stats.f.cdf(found / 4**high, 4, 12) == pytest.approx(0.025)
     assert all(map(math.isnan, more_scatter([1.0, 1.0], [[1.0, 2.0]])))
     assert all(map(math.isnan, more_scatter([1.0, 2.0], [[1.0, 1.0]])))
-
-
-@pytest.mark.parametrize(("failures", "of"), [(0, 1), (0, 5), (1, 3), (7, 20), (5, 5)])
-def test_clopper_and_pearsons_interval(failures: int, of: int) -> None:
-    expected = stats.binomtest(failures, of).proportion_ci(method="exact")
-    assert clopper_pearson(failures, of) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
 def test_the_interval_is_students() -> None:

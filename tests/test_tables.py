@@ -294,7 +294,7 @@ def test_the_reason_of_a_verdict_names_cells_in_which_some_seeds_fail() -> None:
     assert reason("it holds", {"conv8-k10": (1, 3), "conv2-k5": [2, 4]}) == (
         "it holds; conv8-k10: 1 of 3 seeds fail; conv2-k5: 2 of 4 seeds fail"
     )
-    told = "too few seeds: 2 of at least 3 train: conv8-k10: 1 of 3 seeds fail"
+    told = "only among survivors: conv8-k10: 1 of 3 seeds fail"
     assert reason(told, {"conv8-k10": (1, 3)}) == told, "it is said already"
 
 

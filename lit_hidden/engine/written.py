@@ -11,7 +11,7 @@ import numpy as np
 
 from lit_hidden.engine import beforehand
 from lit_hidden.engine.experiment import Experiment
-from lit_hidden.judge import Verdict, clopper_pearson
+from lit_hidden.judge import Verdict
 from lit_hidden.recipes import method
 from lit_hidden.report.tables import cells, departures, in_tf32, listed
 from lit_hidden.results import Results, diverged, failed
@@ -69,6 +69,8 @@ def judged(
     experiment: Experiment, preset: str, results: Results, table: list[dict[str, Any]], verdicts: list[Verdict]
 ) -> dict[str, Any]:
     """Make the content of `verdicts.json`; `absent` lists the cells of the grid of which no run is done."""
+    from scipy.stats import binomtest  # which takes a second to import
+
     grid, (commit, changed) = experiment.grid(preset), beforehand.changed(experiment.path)
     provenance = [result.get("provenance", {}) for _, result in results]
     began = [when for known in provenance if (when := known.get("started") or known.get("finished"))]
@@ -76,7 +78,7 @@ def judged(
     for cell in cells(table):
         if method(str(cell.run.method)).learns:  # a random mask cannot fail
             fail, of = len(cell.rows) - len(cell.trained), len(cell.rows)
-            low, high = clopper_pearson(fail, of)
+            low, high = map(float, binomtest(fail, of).proportion_ci())  # Clopper and Pearson's
             failures[cell.run.cell] = {"failed": fail, "seeds": of, "low": low, "high": high}
     return {
         "experiment": experiment.name, "title": experiment.title, "preset": preset,
