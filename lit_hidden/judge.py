@@ -5,7 +5,7 @@
 
 import math
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -87,15 +87,6 @@ class Decision:
 
 
 _undecided = partial(Decision, "undecided")
-
-
-def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Bound the mean of at least 2 values with 95% confidence (Student's t)."""
-    from scipy.special import stdtrit  # scipy.stats takes a second to import
-
-    n, mean = len(values), sum(values) / len(values)
-    half = float(stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(n))
-    return mean - half, mean + half
 
 
 def more_scatter(few: Sequence[float], others: Sequence[Sequence[float]]) -> tuple[float, float, float]:
@@ -267,12 +258,10 @@ def _survivors(found: Decision, parts: int, cells: Cells, trains: Cells, left_ou
 
 
 def _by_interval(margin: float, low: float, high: float) -> Decision:
-    if not all(map(math.isfinite, (margin, low, high))):
-        return _undecided(f"a margin is {margin}", margin, low, high)
-    if low <= 0 <= high:
-        return _undecided("the 95% interval holds 0", margin, low, high)
-    word, side = ("supported", "above") if low > 0 else ("contradicted", "below")
-    return Decision(word, f"the 95% interval lies {side} 0", margin, low, high)
+    word, lies = ("supported", "lies above") if low > 0 else ("undecided", "holds")
+    word, lies = ("contradicted", "lies below") if high < 0 else (word, lies)
+    why = f"the 95% interval {lies} 0" if math.isfinite(margin) else f"a margin is {margin}"
+    return Decision(word, why, margin, low, high)
 
 
 def _exact(claim: Claim, results: Results, finite: Cells) -> Decision:
@@ -287,24 +276,15 @@ def _exact(claim: Claim, results: Results, finite: Cells) -> Decision:
     return Decision(word, why, sum(each) / len(each), min(each), max(each))
 
 
-class _MadeUp(dict[str, Any]):
-    """A result that has every number, and calls `note` when one is read."""
-
-    def __init__(self, note: Callable[[], None]) -> None:
-        self._note = note
-
-    def __contains__(self, key: object) -> bool:
-        return True
-
-    def __missing__(self, key: str) -> float:
-        self._note()
-        return 50.0
-
-
 def _cells_read(claim: Claim, grid: Sequence[Run]) -> list[str]:
     """List the cells whose results a claim reads, by having it judge made-up results of the whole grid."""
     read: set[str] = set()
-    made_up = Results((run, _MadeUp(partial(read.add, run.cell)), None) for run in grid)
+
+    def number(cell: str) -> float:
+        read.add(cell)
+        return 50.0
+
+    made_up = Results((run, defaultdict(partial(number, run.cell)), None) for run in grid)
     cells = list(dict.fromkeys(run.cell for run in grid))
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")

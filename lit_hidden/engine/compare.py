@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -13,7 +14,7 @@ from lit_hidden.code import text
 from lit_hidden.engine import written
 from lit_hidden.engine.experiment import load
 from lit_hidden.engine.store import Store
-from lit_hidden.judge import confidence_interval
+from lit_hidden.judge import half_widths
 from lit_hidden.report import tables
 from lit_hidden.report.tables import FIELDS, Cell, ResultsError, Row
 from lit_hidden.results import diverged, primary
@@ -87,10 +88,11 @@ def _find(name: str, preset: str, store: Store, results: Path) -> tuple[list[Row
 
 def _means(cell: Cell, numbers: Sequence[str]) -> Row:
     """Average over the seeds that train."""
-    values, of = cell.values(), len(cell.rows)
-    low, high = confidence_interval(values) if len(values) > 1 else (None, None)
-    line: Row = {key: cell.mean(key) for key in numbers}
-    line |= {"pm": None if low is None or high is None else (high - low) / 2, "n": len(values)}
+    values, of, half = cell.values(), len(cell.rows), None
+    n = len(values)
+    if n > 1:
+        half = float(half_widths(np.var([values], axis=1, ddof=1) / n, np.array([n - 1.0]), parts=1)[0])
+    line: Row = {key: cell.mean(key) for key in numbers} | {"pm": half, "n": n}
     return line | {"failed": f"{of - len(cell.trained)}/{of}", "diverged": f"{sum(map(diverged, cell.rows))}/{of}"}
 
 
