@@ -70,13 +70,9 @@ def load(results: Path) -> list[Folder]:
     found = {path.parent for path in results.glob("[!.]*/[!.]*/[!.]*") if path.name != "runs.tar.gz"}
     if not found:
         raise ResultsError(f"no results in {results}; make reproduce-fig2 OUT={results} writes some")
-    return [_folder(path) for path in sorted(found, key=_place)]
-
-
-def _place(path: Path) -> tuple[Any, ...]:
-    """Sort experiments by name, fig2 before fig10, and the paper's preset before those that are cut."""
-    base = path.name.partition("-")[0]  # without the name of other data
-    return tables.order(path.parent.name), -PRESETS.index(base) if base in PRESETS else 1, path.name
+    # Experiments by name, fig2 before fig10; the paper's preset before those that are cut.
+    presets = {path: PRESETS.index(path.name.partition("-")[0]) for path in found}
+    return [_folder(path) for path in sorted(found, key=lambda p: (tables.order(p.parent.name), -presets[p], p.name))]
 
 
 def _folder(path: Path) -> Folder:

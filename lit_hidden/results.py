@@ -1,6 +1,5 @@
 """Runs with their results, selected by fields and averaged over seeds."""
 
-import csv
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
@@ -137,18 +136,11 @@ class Results:
 
         Returns steps `(E,)`, and values by seed `(runs, E)`; raises a ValueError where steps differ between runs.
         """
-        steps: set[tuple[int, ...]] = set()
-        values = []
-        for _, result, folder in sorted(self.select(**where).rows, key=lambda row: row[0].seed):
-            if not diverged(result):
-                assert folder is not None
-                with (folder / "metrics.csv").open(newline="") as file:
-                    rows = list(csv.DictReader(file))
-                steps.add(tuple(int(row["step"]) for row in rows))
-                values.append([float(row[metric] or "nan") for row in rows])
-        if len(steps) != 1:
+        rows = sorted(self.select(**where).rows, key=lambda row: row[0].seed)
+        curves = [_metrics(folder) for _, result, folder in rows if folder is not None and not diverged(result)]
+        if len(steps := {tuple(curve["step"].astype(int)) for curve in curves}) != 1:
             raise ValueError(f"the runs with {where} were measured at different steps, or all of them diverged")
-        return np.array(steps.pop()), np.array(values)
+        return np.array(steps.pop()), np.array([curve[metric] for curve in curves])
 
     def arrays(self, name: str, **where: Any) -> Arrays:
         """Load a file of arrays, such as `trace.npz`, from the folder of the one run selected."""
@@ -176,6 +168,10 @@ class Results:
             raise ValueError(f"{run.name} is not among these {len(folders)} runs, or its folder is not here")
         # By name: the engine lies above, and imports torch.
         return code.load("lit_hidden.engine.network.network")(run, folder)
+
+
+def _metrics(folder: Path) -> np.ndarray:
+    return np.genfromtxt(folder / "metrics.csv", delimiter=",", names=True, deletechars="", ndmin=1)
 
 
 def _of(run: Run, name: str) -> list[Any]:

@@ -99,7 +99,7 @@ def test_arrays_are_those_of_one_run_that_left_them(tmp_path: Path) -> None:
         (lambda at: NINE.mean("accurracy", density=None, seed=1), "'accurracy'"),
         (lambda at: joined(measured(at, 0), measured(at, 1, "step,loss\n20,1\n")).curve("loss", epochs=100),
          "{'epochs': 100} were measured at different steps"),
-        (lambda at: measured(at, 0).curve("accuracy"), "'accuracy'"),
+        (lambda at: measured(at, 0).curve("accuracy"), "no field of name accuracy"),
         (lambda at: measured(at, 0, diverged=1).curve("loss"), "or all of them diverged"),
         (lambda at: joined(measured(at, 0), measured(at, 1)).arrays("trace.npz", net="conv4"),
          "2 runs with a folder have {'net': 'conv4'}; select one"),
