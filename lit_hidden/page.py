@@ -27,8 +27,6 @@ from lit_hidden.report.tables import Cell, ResultsError, Row
 from lit_hidden.results import primary
 from lit_hidden.run import PRESETS
 
-MARKS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
-FALSE_SUPPORT = 0.03  # an upper bound on how often a false claim is supported, from results/calibration
 NUMBERS = {  # beside the accuracy, where runs have them: heading and format
     "best_accuracy": ("best epoch (chosen on the test set)", "{:.2f}"),
     "density_sampled": ("density of samples", "{:.4g}"),
@@ -38,7 +36,6 @@ NUMBERS = {  # beside the accuracy, where runs have them: heading and format
     "parameters": ("weights kept, or trained", "{:,.0f}"),
     "seconds": ("seconds per run", "{:,.0f}"),
 }
-COLUMNS = ("commit", "device", "lit_hidden", "python", "torch", "lightning", "finished")  # where numbers are from
 
 
 @dataclass(frozen=True)
@@ -98,9 +95,8 @@ def build(folders: Sequence[Folder]) -> str:
     once = {row["run"]: row for folder in folders for row in folder.rows}.values()  # experiments share runs
     return environment.get_template("page.html").render(
         experiments=[list(group) for _, group in groupby(folders, lambda folder: folder.name)], claims=claims,
-        runs=list(once), bounded=len(bounded), false_support=FALSE_SUPPORT, marks=MARKS, columns=COLUMNS,
-        sources=SOURCES, beforehand=beforehand, tables=tables, text=text, primary=primary, counts=_counts,
-        beside=_beside, theirs=_theirs, known=_known, told=_told, elapsed=elapsed,
+        runs=list(once), bounded=len(bounded), sources=SOURCES, beforehand=beforehand, tables=tables, text=text,
+        primary=primary, counts=_counts, beside=_beside, theirs=_theirs, known=_known, told=_told, elapsed=elapsed,
     )  # fmt: skip
 
 
@@ -116,7 +112,6 @@ def match(point: Published, found: Sequence[Cell]) -> Cell | None:
     wanted = {name: value for name, value in asdict(point).items() if value is not None} | {"scaled": False}
     del wanted["source"], wanted["accuracy"]
     fitting = [cell for cell in found if wanted.items() <= vars(cell.run).items() and tables.same_images(cell.run)]
-
     return max(fitting, key=lambda cell: (-len(tables.departures([cell.run])), cell.mean() or 0.0), default=None)
 
 
