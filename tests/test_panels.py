@@ -189,21 +189,15 @@ def test_series_of_one_panel_differ_in_a_grey_copy_and_from_paper(names: str) ->
     assert all(lightness(color) < 80 for color in TOGETHER[names])
 
 
-def test_the_context_ignores_and_restores_the_users_settings() -> None:
+def test_the_context_ignores_and_restores_the_users_settings_and_a_footer_fits() -> None:
+    figure, text = Figure(figsize=(6, 4)), "preset short; data cifar10; 3 seeds (0, 1, 2); net conv4; cut: much " * 3
     with mpl.rc_context({"font.size": 33, "lines.linewidth": 9}):
         with style.context():
             assert (mpl.rcParams["font.size"], mpl.rcParams["lines.linewidth"]) == (9, 1.8)
-            assert mpl.rcParams["svg.hashsalt"] == "lit_hidden"
+            style.footer(figure, text)
+            assert overlaps(figure) == []
         assert (mpl.rcParams["font.size"], mpl.rcParams["lines.linewidth"]) == (33, 9)
-
-
-def test_a_long_footer_is_wrapped_into_the_figure() -> None:
-    figure = Figure(figsize=(6, 4))
-    text = "preset short; data cifar10; 3 seeds (0, 1, 2); net conv4; cut: 10 of 100 epochs, 20000 training images " * 2
-    with style.context():
-        style.footer(figure, text)
-        assert overlaps(figure) == []
-    assert " ".join(figure.texts[0].get_text().split()) == " ".join(text.split())
+    assert " ".join(figure.texts[0].get_text().split()) == text.strip()
 
 
 def test_a_band_is_the_mean_and_the_range() -> None:
