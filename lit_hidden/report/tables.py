@@ -120,9 +120,9 @@ def _row(line: dict[str, str]) -> Row:
     return row
 
 
-def reason(why: str, mixed: Mapping[str, Sequence[int]]) -> str:
-    """Add to a verdict's reason `why` the cells where only some seeds fail; `mixed` has (failed, all) by cell."""
-    notes = (f"{cell}: {fail} of {of} seeds fail" for cell, (fail, of) in mixed.items())
+def reason(why: str, lost: Mapping[str, Sequence[int]]) -> str:
+    """Add to a verdict's reason `why` the cells in which seeds fail; `lost` has (failed, all) by cell."""
+    notes = (f"{cell}: {fail} of {of} seeds fail" for cell, (fail, of) in lost.items())
     return "; ".join([why, *(note for note in notes if note not in why)])
 
 
