@@ -51,17 +51,6 @@ def layer_generator(seed: int, purpose: str, layer: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def check(distribution: str, scaled: Scaled, density: float) -> None:
-    """Refuse (ValueError) an unknown distribution or `scaled`, and an infinite scale."""
-    if distribution not in DISTRIBUTIONS and "." not in distribution:
-        names = ", ".join(DISTRIBUTIONS)
-        raise ValueError(f"distribution={distribution!r} is unknown; they are {names}, or package.module.name")
-    if not (isinstance(scaled, bool) or scaled == "authors"):
-        raise ValueError(f"scaled={scaled!r} is unknown; it is False, True or 'authors'")
-    if scaled == "authors" and density == 1:
-        raise ValueError("scaled='authors' divides by sqrt(1 - density), which is 0 at density=1")
-
-
 def draw(
     shape: torch.Size, distribution: str, generator: torch.Generator, density: float = 1.0, scaled: Scaled = False
 ) -> Tensor:
@@ -75,8 +64,15 @@ def draw(
         density: the fraction of weights kept; only `scaled` reads it.
         scaled: True multiplies the standard deviation by `1/sqrt(density)`, as the paper's text says;
             "authors" by `1/sqrt(1 - density)`, as the authors' code does (the two agree at 0.5 only).
+
+    Raises:
+        ValueError: an unknown distribution or `scaled`, or an infinite scale.
     """
-    check(distribution, scaled, density)
+    if distribution not in DISTRIBUTIONS and "." not in distribution:
+        names = ", ".join(DISTRIBUTIONS)
+        raise ValueError(f"distribution={distribution!r} is unknown; they are {names}, or package.module.name")
+    if scaled not in (False, True, "authors") or (scaled == "authors" and density == 1):
+        raise ValueError(f"scaled={scaled!r} at density={density}: it is False, True, or 'authors' below 1")
     sample: Draw = DISTRIBUTIONS.get(distribution) or code.load(code.full(distribution))
     fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(torch.empty(shape, device="meta"))
     std = math.sqrt(2 / (fan_in + fan_out if distribution in _XAVIER else fan_in))

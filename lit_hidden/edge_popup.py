@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lit_hidden.distributions import Scaled, check, draw, layer_generator
+from lit_hidden.distributions import Scaled, draw, layer_generator
 from lit_hidden.selection import kept, top_k_mask
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -24,8 +24,6 @@ _PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weig
 
 class _Popup(torch.autograd.Function):
     """`weight * mask`; the gradient passes straight through the mask to every score."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(weight: Tensor, scores: Tensor, keep: int) -> Tensor:
@@ -62,8 +60,6 @@ def dtypes_kept(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 class Masker(nn.Module):
     """A parametrization that hides a weight: `forward` masks the weight, `mask` tells what stays."""
 
-    density: float
-
     def mask(self) -> Tensor:
         """Tell which weights stay now: bool, the weight's shape."""
         raise NotImplementedError
@@ -99,13 +95,13 @@ class EdgePopup(Masker):
 
     def __init__(self, weight: Tensor, density: float, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        check_density(density, weight.numel())
-        self.density, self.keep = density, kept(weight.numel(), density)
+        self.keep = kept(weight.numel(), density)
         # Drawn row-major in float32 on the CPU: the same scores for every device, dtype and layout.
         start = torch.empty(weight.shape, dtype=torch.float32, device="cpu")
         start.uniform_(generator=generator).mul_(2).sub_(1).div_(math.sqrt(start[0].numel()))
         self.scores = nn.Parameter(torch.empty_like(weight, dtype=torch.float32).copy_(start))
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # numpy and Triton select
     def forward(self, weight: Tensor) -> Tensor:
         """Return `weight * mask`."""
         effective: Tensor = _Popup.apply(weight, self.scores, self.keep)
@@ -116,27 +112,17 @@ class EdgePopup(Masker):
         return top_k_mask(self.scores.detach(), self.keep)
 
     def set_mask(self, mask: Tensor) -> None:
-        """Shrink the scores to above a threshold where a weight stays, else to below it; they stay Kaiming uniform."""
+        """Halve the scores; move those of the weights that stay away from 0, beyond all others."""
         scores, self.keep = self.scores.detach(), int(mask.sum())
-        sizes = scores.abs().clamp_(min=1e-12)  # a score of 0 has no sign, and no gradient
-        largest = sizes.amax()
-        threshold = largest * (1 - self.keep / mask.numel())
-        below = (sizes * (threshold / largest)).minimum(threshold.nextafter(torch.zeros_like(threshold)))
-        sizes = torch.where(mask, threshold + sizes * (1 - threshold / largest), below)
-        scores.copy_(sizes.copysign(scores))
+        sizes = scores.abs().clamp_(min=1e-12) / 2  # a score of 0 has no sign, and no gradient
+        scores.copy_((sizes + mask * 1.1 * sizes.amax()).copysign(scores))
 
 
 @dataclass(frozen=True)
 class Hiding:
-    """How a model was hidden: the arguments of `hide`, and what `reveal` has to undo."""
+    """How a model was hidden."""
 
-    density: float
-    distribution: str | None
-    scaled: Scaled
-    weight_seed: int
-    score_seed: int
-    skip: tuple[str, ...]
-    masker: MakeMasker
+    arguments: dict[str, Any]  # of `hide`; they hide an equal model alike
     frozen: tuple[str, ...]  # parameters that wanted a gradient before
 
     @staticmethod
@@ -154,13 +140,7 @@ class Hiding:
                 parameter.requires_grad_(True)
 
 
-def check_density(density: float, numel: int) -> None:
-    """Refuse (ValueError) a density outside (0, 1], and one so small that no weight stays."""
-    if not (0 < density <= 1 and kept(numel, density)):
-        raise ValueError(f"density={density} keeps none, or more than all, of {numel} weights; it must lie in (0, 1]")
-
-
-def hidden_layers(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+def hidden_layers(model: nn.Module) -> dict[str, tuple[Any, str]]:
     """Map the layers hidden in `model` to (module, attribute of the weight), in the order of `named_modules`."""
     return {
         _layer(name, attribute): (module, attribute)
@@ -171,19 +151,15 @@ def hidden_layers(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     }
 
 
-def weight_chain(module: nn.Module, attribute: str) -> Any:
-    """Return the parametrizations of a hidden weight: the masker is the first, the weight under it is `original`."""
-    return module.parametrizations[attribute]  # type: ignore[index]
-
-
 def maskers(model: nn.Module) -> dict[str, Masker]:
     """Map the layers hidden in `model` to their maskers, in the order of `named_modules`; empty if none are."""
-    return {name: weight_chain(*place)[0] for name, place in hidden_layers(model).items()}
+    return {name: module.parametrizations[attribute][0] for name, (module, attribute) in hidden_layers(model).items()}
 
 
 def original_weight(model: nn.Module, layer: str) -> Tensor:
     """Return the random weight `(out, in, *kernel)` under the mask of `layer`; KeyError if it is not hidden."""
-    original: Tensor = weight_chain(*hidden_layers(model)[layer]).original
+    module, attribute = hidden_layers(model)[layer]
+    original: Tensor = module.parametrizations[attribute].original
     return original
 
 
@@ -214,17 +190,17 @@ def hide(
     """Draw and freeze the weights of `model` and put a masker on each convolution, linear and attention weight.
 
     In place; returns `model`. Only the scores want a gradient. Norm layers get weight 1 and bias 0, hidden layers bias
-    0; other parameters (embeddings, class tokens) are frozen as they came. Arguments are checked before the model
-    changes; the global random state is never touched.
+    0; other parameters (embeddings, class tokens) are frozen as they came. A call that is refused changes nothing; the
+    global random state is never touched.
 
     Args:
         model: any module. A module used in several places shares its mask as it shares its weight.
         density: fraction of each layer's weights kept, in (0, 1]; first and last layers too.
         distribution: what the weights are drawn from, see `lit_hidden.distributions`; None keeps those of the model.
         scaled: multiply the weights by `1/sqrt(density)`; "authors": by `1/sqrt(1 - density)`, as their code does.
-        seed: gives the weight seed and the score seed; every layer draws from (seed, its name).
-        weight_seed: the weight seed alone.
-        score_seed: the score seed alone.
+        seed: gives the seeds that are None; every layer draws from (seed, its name).
+        weight_seed: seed of the weights.
+        score_seed: seed of the scores.
         skip: layers left unmasked, frozen with the weights they have.
         masker: `EdgePopup`, or a sibling such as `lit_hidden.supermask.Supermask`.
 
@@ -240,36 +216,36 @@ def hide(
     layers = {name: place for name, place in layers.items() if name not in skip}
     if not layers:
         raise ValueError(f"nothing to hide: {type(model).__name__} has no convolution, linear or attention weight left")
-    weights = {name: _hideable(model, name, *place) for name, place in layers.items()}
     weight_seed = seed if weight_seed is None else weight_seed
     score_seed = seed if score_seed is None else score_seed
-    if distribution is not None:
-        check(distribution, scaled, density)
-    built = {}
+    weights, drawn, made = {}, {}, {}
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        for name, weight in weights.items():
-            built[name] = masker(weight, density, generator=layer_generator(score_seed, "scores", name))
-    if not all(isinstance(made, Masker) for made in built.values()):
-        raise TypeError(f"masker={masker} gives no Masker")
+        for name, place in layers.items():
+            weights[name] = weight = _hideable(model, name, *place)
+            made[name] = masker(weight, density, generator=layer_generator(score_seed, "scores", name))
+            if not isinstance(made[name], Masker):
+                raise TypeError(f"masker={masker} gives no Masker")
+            if distribution is not None:
+                generator = layer_generator(weight_seed, "weights", name)
+                drawn[name] = draw(weight.shape, distribution, generator, density, scaled)
     frozen = tuple(name for name, parameter in model.named_parameters() if parameter.requires_grad)
     model.requires_grad_(False)
     masked = {module for module, _ in layers.values()}
     for module in model.modules():
-        norm = isinstance(module, _NORMS)
-        for name, parameter in module.named_parameters(recurse=False):
-            if "bias" in name and (norm or module in masked):
-                parameter.zero_()
-            elif norm and name == "weight":
-                parameter.fill_(1)
+        if isinstance(module, _NORMS) or module in masked:
+            zero_biases(module)
+        if isinstance(module, _NORMS) and module.weight is not None:
+            nn.init.ones_(module.weight)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):  # torch tries each masker, and a supermask samples
         for name, (module, attribute) in layers.items():
-            if distribution is not None:
-                generator = layer_generator(weight_seed, "weights", name)
-                weights[name].copy_(draw(weights[name].shape, distribution, generator, density, scaled))
-            parametrize.register_parametrization(module, attribute, built[name])
-    model._lit_hidden = Hiding(  # type: ignore[assignment]
-        density, distribution, scaled, weight_seed, score_seed, tuple(sorted(skip)), masker, frozen
-    )
+            if name in drawn:
+                weights[name].copy_(drawn[name])
+            parametrize.register_parametrization(module, attribute, made[name])
+    arguments = {
+        "density": float(density), "distribution": distribution, "scaled": scaled, "weight_seed": weight_seed,
+        "score_seed": score_seed, "skip": sorted(skip), "masker": masker,
+    }  # fmt: skip
+    model._lit_hidden = Hiding(arguments, frozen)  # type: ignore[assignment]
     return model
 
 
@@ -280,7 +256,7 @@ def reveal(model: nn.Module) -> nn.Module:
     0, biases their 0. A sampled supermask is baked as its most probable mask. What is not hidden stays as it is.
     """
     for module, attribute in hidden_layers(model).values():
-        masker = weight_chain(module, attribute)[0]
+        masker = module.parametrizations[attribute][0]
         # A deep copy shares the class from which torch deletes the property: give this module its own.
         shared = type(module)
         module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
@@ -292,6 +268,13 @@ def reveal(model: nn.Module) -> nn.Module:
         Hiding.of(model).thaw(model)
         del model._lit_hidden
     return model
+
+
+def zero_biases(module: nn.Module) -> None:
+    """Set the biases of one layer to 0."""
+    for name, parameter in module.named_parameters(recurse=False):
+        if "bias" in name:
+            nn.init.zeros_(parameter)
 
 
 def plain_name(name: str) -> str:
@@ -308,8 +291,8 @@ def _hideable(model: nn.Module, layer: str, module: nn.Module, attribute: str) -
     """Return the parameter behind a layer, or refuse it."""
     weight = module._parameters.get(attribute)
     if weight is None or weight.is_meta:
-        why = "is not in memory, or pruning or another parametrization owns it; remove that first, or skip the layer"
-        raise ValueError(f"{layer} cannot be hidden: its weight {why}")
+        why = "its weight is not in memory, or pruning or another parametrization owns it"
+        raise ValueError(f"{layer} cannot be hidden: {why}")
     owners = [
         plain_name(f"{prefix}.{name}")
         for prefix, owner in model.named_modules()

@@ -14,7 +14,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from lit_hidden import code
 from lit_hidden.distributions import draw, layer_generator
-from lit_hidden.edge_popup import weight_layers
+from lit_hidden.edge_popup import weight_layers, zero_biases
 
 
 class MakeNet(Protocol):
@@ -145,16 +145,13 @@ def build(
     return make(**{name: value for name, value in given.items() if name in takes})
 
 
+@torch.no_grad()
 def initialise(net: nn.Module, seed: int, distribution: str = "kaiming_normal") -> nn.Module:
     """Draw the weights of `net` in place, the same ones that `hide` draws; biases become 0. Returns `net`."""
-    with torch.no_grad():
-        for name, (module, attribute) in weight_layers(net).items():
-            weight = getattr(module, attribute)
-            generator = layer_generator(seed, "weights", name)
-            weight.copy_(draw(weight.shape, distribution, generator))
-            for bias in ("bias", "in_proj_bias", "bias_k", "bias_v"):
-                if isinstance(getattr(module, bias, None), nn.Parameter):
-                    getattr(module, bias).zero_()
+    for name, (module, attribute) in weight_layers(net).items():
+        weight = module.get_parameter(attribute)
+        weight.copy_(draw(weight.shape, distribution, layer_generator(seed, "weights", name)))
+        zero_biases(module)
     return net
 
 
@@ -166,11 +163,7 @@ def _scaled(channels: int, width: float) -> int:
 
 
 def _timm(name: str, num_classes: int, in_channels: int) -> nn.Module:
-    try:
-        import timm
-    except ImportError:
-        raise ValueError(f"net='timm:{name}' needs timm; pip install 'lit-hidden[timm]'") from None
-    if not timm.is_model(name):
-        raise ValueError(f"timm has no model {name!r}; see timm.list_models()")
+    import timm  # an extra
+
     model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_channels)
     return model

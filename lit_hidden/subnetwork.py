@@ -24,7 +24,6 @@ _FORMAT = "lit_hidden subnetwork 3"
 _KEY = "subnetwork"  # one entry of metadata, so that equal nets are equal bytes
 _SCORES = "scores.safetensors"  # what `lit_hidden.engine.network.save_net` writes beside it
 _MASKERS: dict[str, MakeMasker] = {"EdgePopup": EdgePopup, "Supermask": Supermask}
-_HIDING = ("density", "distribution", "scaled", "weight_seed", "score_seed", "skip")  # arguments of `hide`
 
 
 class SubnetworkError(ValueError):
@@ -68,25 +67,16 @@ def save_subnetwork(model: nn.Module, path: str | Path) -> Path:
         ValueError: nothing is hidden, or the file would not give the model back: its weights are not those of the
             seeds, or its masker is more than a mask. Found by trial before writing.
     """
-    hiding = Hiding.of(model)
-    name, tensors = _name(hiding.masker), _tensors(model)
-    everything = (_weights(model) | _buffers(model)).values()
-    dtypes = {str(t.dtype).removeprefix("torch.") for t in everything if t.is_floating_point()}
-    found: dict[str, Any] = {
-        "format": _FORMAT,
-        "hiding": {key: getattr(hiding, key) for key in _HIDING} | {"density": float(hiding.density), "masker": name},
-        "fingerprint": fingerprint(model),
-        "dtype": dtypes.pop() if len(dtypes) == 1 else None,  # None: the dtypes of the model that loads it
-    }
-    found["checksum"] = _checksum(found, tensors)
+    make = Hiding.of(model).arguments["masker"]
+    found, tensors = _described(model)
     try:
-        if hiding.distribution is None:
+        if found["hiding"]["distribution"] is None:
             raise ValueError("its weights learn (fix_masks) or were kept (distribution=None)")
         data = serialised(tensors, {_KEY: json.dumps(found, sort_keys=True)})
         plain = reveal(copy.deepcopy(model))
         before = fingerprint(plain)
-        if fingerprint(reveal(_restored(plain, found, tensors, {}, _MASKERS.get(name, hiding.masker)))) != before:
-            raise ValueError(f"{name} changes weights by more than its mask")
+        if fingerprint(reveal(_restored(plain, found, tensors, {}, _MASKERS.get(_name(make), make)))) != before:
+            raise ValueError(f"{_name(make)} changes weights by more than its mask")
     except (ValueError, RuntimeError) as error:  # torch's, of a buffer that cannot be written to
         raise ValueError(
             f"seeds and masks do not give this {type(model).__name__} back: {error}; save reveal(model).state_dict()"
@@ -112,7 +102,7 @@ def load_subnetwork(
         distribution: what its weights were drawn from, if it is not lit_hidden's.
 
     Raises:
-        SubnetworkError: the file is damaged, does not fit, or names another masker; the model is as it was.
+        SubnetworkError: the file is damaged, does not fit, or names another masker; take a fresh model to try again.
     """
     beside = Path(path).with_name(_SCORES)
     try:
@@ -122,20 +112,35 @@ def load_subnetwork(
         found = json.loads(metadata.get(_KEY, "{}"))
         if found.get("format") != _FORMAT:
             raise ValueError(f"its format is {found.get('format')!r:.50}, not {_FORMAT!r}")
-        if found.pop("checksum") != _checksum(found, tensors):
-            raise ValueError("its checksum differs")
         allowed = {"masker": [_name(masker)] if masker else [*_MASKERS]}
         allowed["distribution"] = [distribution] if distribution else [*DISTRIBUTIONS]
         for what, names in allowed.items():
             if (saved := found["hiding"][what]) not in names:
                 raise ValueError(f"it was saved with {what} {saved!r:.100}; give that as {what}=")
-        make = masker or _MASKERS[found["hiding"]["masker"]]
         scores = load_file(beside) if beside.is_file() else {}
-        _restored(copy.deepcopy(model), found, tensors, scores, make)  # on trial, so a failure leaves the model alone
+        return _restored(model, found, tensors, scores, masker or _MASKERS[found["hiding"]["masker"]])
     except Exception as error:  # a file may hold anything
         place = f"{path}, or {_SCORES} beside it," if beside.is_file() else path
         raise SubnetworkError(f"{place} is damaged or does not fit this {type(model).__name__}: {error}") from error
-    return _restored(model, found, tensors, scores, make)
+
+
+def _described(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Describe a hidden model as its file does; give the file's tensors too: masks, a bit a weight, and buffers."""
+    arguments = Hiding.of(model).arguments
+    packed = {f"mask/{name}": np.packbits(mask.cpu().numpy().reshape(-1)) for name, mask in masks(model).items()}
+    buffers = _buffers(model)
+    tensors = {name: torch.from_numpy(bits) for name, bits in packed.items()}
+    tensors |= {f"buffer/{name}": buffer for name, buffer in buffers.items()}
+    dtypes = {t.dtype for t in (_weights(model) | buffers).values() if t.is_floating_point()}
+    found: dict[str, Any] = {
+        "format": _FORMAT,
+        "hiding": arguments | {"masker": _name(arguments["masker"])},
+        "fingerprint": fingerprint(model),
+        # None: the dtypes of the model that loads it.
+        "dtype": str(dtypes.pop()).removeprefix("torch.") if len(dtypes) == 1 else None,
+    }
+    found["checksum"] = _digest(dict(sorted(tensors.items())), json.dumps(found, sort_keys=True))
+    return found, tensors
 
 
 def _restored(
@@ -144,9 +149,7 @@ def _restored(
     """Hide a model as a file says; ValueError: it would not be saved as the same file."""
     if found["dtype"] is not None:
         model.to(getattr(torch, found["dtype"]))
-    hide(model, **{key: found["hiding"][key] for key in _HIDING}, masker=masker)
-    if other := tensors.keys() ^ _tensors(model).keys():
-        raise ValueError(f"another net: only one of model and file has {', '.join(sorted(other))}")
+    hide(model, **found["hiding"] | {"masker": masker})
     for name, layer in maskers(model).items():
         mask = layer.mask()
         bits = np.unpackbits(tensors[f"mask/{name}"].numpy(), count=mask.numel())
@@ -155,13 +158,10 @@ def _restored(
         model.load_state_dict(scores)
     for name, buffer in _buffers(model).items():
         buffer.copy_(tensors[f"buffer/{name}"])
-    for name, tensor in _tensors(model).items():
-        if _digest({name: tensor}) != _digest({name: tensors[name]}):
-            raise ValueError(f"{name} does not come back: another width, {_SCORES} of another net, or a bad set_mask")
-    if fingerprint(model) != found["fingerprint"]:
-        raise ValueError(
-            "the fingerprint says that its weights, drawn or its own (embeddings, say), are not those saved"
-        )
+    now = _described(model)[0]
+    if differ := [what for what in now if now[what] != found.get(what)]:
+        why = f"a damaged file, another net, other embeddings, {_SCORES} of another net, or a bad set_mask"
+        raise ValueError(f"{' and '.join(differ)} would differ: {why}")
     return model
 
 
@@ -179,20 +179,9 @@ def _buffers(model: nn.Module) -> dict[str, Tensor]:
     return {name: buffer for name, buffer in model.named_buffers() if name in lasting}
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What a file holds: masks, one bit per weight in row-major order, and buffers."""
-    packed = {name: np.packbits(mask.cpu().numpy().reshape(-1)) for name, mask in masks(model).items()}
-    buffers = {f"buffer/{name}": buffer for name, buffer in _buffers(model).items()}
-    return {f"mask/{name}": torch.from_numpy(bits) for name, bits in packed.items()} | buffers
-
-
 def _digest(tensors: dict[str, Tensor], start: str = "") -> str:
     digest = hashlib.sha256(start.encode())
     for name, tensor in tensors.items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _checksum(found: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    return _digest(dict(sorted(tensors.items())), json.dumps(found, sort_keys=True))

@@ -47,10 +47,7 @@ class Supermask(Masker):
     def __init__(self, weight: Tensor, density: float, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
         if not 0 < density < 1:
-            raise ValueError(
-                f"density={density}: a supermask starts from a density in (0, 1), or its scores are infinite"
-            )
-        self.density = density
+            raise ValueError(f"density={density}: a supermask starts from one in (0, 1), or its scores are infinite")
         self.scores = nn.Parameter(torch.full_like(weight, math.log(density / (1 - density)), dtype=torch.float32))
 
     def forward(self, weight: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from lit_hidden.edge_popup import Hiding, Masker, hidden_layers, weight_chain
+from lit_hidden.edge_popup import Hiding, Masker, hidden_layers
 
 
 class FixedMask(Masker):
@@ -18,7 +18,6 @@ class FixedMask(Masker):
     def __init__(self, mask: Tensor) -> None:
         super().__init__()
         self.register_buffer("kept", mask)
-        self.density = float(mask.float().mean())
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return `weight * mask`; only what is kept gets a gradient."""
@@ -37,10 +36,10 @@ def fix_masks(model: nn.Module) -> nn.Module:
     undoes it. ValueError: `model` is not hidden.
     """
     hiding = Hiding.of(model)
-    for place in hidden_layers(model).values():
-        chain = weight_chain(*place)
+    for module, attribute in hidden_layers(model).values():
+        chain = module.parametrizations[attribute]
         chain[0] = FixedMask(chain[0].mask().clone())
     hiding.thaw(model)
-    # No seed gives trained weights back.
-    model._lit_hidden = replace(hiding, distribution=None)  # type: ignore[assignment]
+    arguments = hiding.arguments | {"distribution": None}  # no seed gives trained weights back
+    model._lit_hidden = replace(hiding, arguments=arguments)  # type: ignore[assignment]
     return model

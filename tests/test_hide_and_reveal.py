@@ -58,7 +58,8 @@ def test_how_a_model_was_hidden_is_remembered() -> None:
     net[0].bias.requires_grad_(False)
     assert hide(net, 0.3, distribution="kaiming_normal", scaled=True, seed=3, score_seed=8, skip=["4"]) is net
     frozen = ("0.weight", "1.weight", "1.bias", "4.weight")
-    assert net._lit_hidden == Hiding(0.3, "kaiming_normal", True, 3, 8, ("4",), EdgePopup, frozen)
+    arguments = {"density": 0.3, "distribution": "kaiming_normal", "scaled": True, "weight_seed": 3, "score_seed": 8}
+    assert net._lit_hidden == Hiding(arguments | {"skip": ["4"], "masker": EdgePopup}, frozen)
 
 
 def test_layer_names_are_module_paths_and_attributes_other_than_weight() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from experiments.bench.rows import Bench, Section, timed
 from experiments.bench.training import BATCH, Batch, Watched, like, made, noise, step_of
 from lit_hidden.classifier import LitClassifier
-from lit_hidden.edge_popup import hidden_layers, maskers, original_weight
+from lit_hidden.edge_popup import Hiding, hidden_layers, maskers, original_weight
 from lit_hidden.engine.train import AT_ONCE
 
 NETS = ("conv2", "conv4", "conv6", "conv8", "resnet50")
@@ -95,10 +95,11 @@ class PlainConv(nn.Module):
 def plain(net: nn.Module) -> nn.Module:
     """Copy a hidden net of linear and zero-padded 2d layers into its plain form."""
     found, names = copy.deepcopy(net), {module: name for name, module in net.named_modules()}
+    density = Hiding.of(net).arguments["density"]
     for layer, (module, _) in hidden_layers(net).items():
         weight, masker = original_weight(net, layer), maskers(net)[layer]
         assert isinstance(masker.scores, Tensor)
-        found.set_submodule(names[module], PlainConv(module, weight, masker.scores, masker.density))
+        found.set_submodule(names[module], PlainConv(module, weight, masker.scores, density))
     return found
 
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from lit_hidden.callbacks import RunCallback, weights, zero
-from lit_hidden.edge_popup import check_density
 from lit_hidden.selection import kept, top_k_mask
 
 
@@ -40,7 +39,6 @@ class Prune(RunCallback):
             raise ValueError("nothing to prune: a dense parent run is needed; use dense_run.then(callbacks=...)")
         self.pruned: list[tuple[Tensor, Tensor]] = []  # weights and their masks
         for name, weight in weights(module.net).items():
-            check_density(self.density, weight.numel())
             keep, there = kept(weight.numel(), self.density), int(weight.count_nonzero())
             if keep > there:
                 raise ValueError(f"density={self.density} keeps {keep} weights of {name}; its parent run left {there}")

@@ -7,7 +7,6 @@ among equal magnitudes the later index stays, as after a stable ascending sort.
 
 import functools
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,11 +19,13 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a fl
 
 
 def kept(numel: int, density: float) -> int:
-    """Count the weights that stay of `numel` at `density`, with the authors' rounding.
+    """Count the weights that stay of `numel` at `density`, with the authors' rounding; at least one (else ValueError).
 
     Source: `GetSubnet` in allenai/hidden-networks drops the first `int((1 - k) * numel)` of the sorted scores.
     """
-    return numel - int((1 - density) * numel)
+    if not (0 < density <= 1 and (keep := numel - int((1 - density) * numel))):
+        raise ValueError(f"density={density} keeps none, or more than all, of {numel} weights; it must lie in (0, 1]")
+    return keep
 
 
 def top_k_mask(scores: Tensor, keep: int) -> Tensor:
@@ -37,13 +38,6 @@ def top_k_mask(scores: Tensor, keep: int) -> Tensor:
     Returns:
         bool `(*)`, laid out as `scores`, with exactly `keep` entries True.
     """
-    mask: Tensor = torch.ops.lit_hidden.top_k_mask(scores, keep)
-    return mask
-
-
-# A custom operator, so that torch.compile and torch.export see one opaque node and not what numpy does.
-@torch.library.custom_op("lit_hidden::top_k_mask", mutates_args=())
-def _top_k_mask(scores: Tensor, keep: int) -> Tensor:
     bits = scores.detach().view(_BITS[scores.element_size()])
     mask = torch.empty_like(bits, dtype=torch.bool)
     if keep in (0, bits.numel()):
@@ -57,18 +51,8 @@ def _top_k_mask(scores: Tensor, keep: int) -> Tensor:
         chosen = select_triton(flat, keep)
     else:
         chosen = _select_torch(flat, keep)
-    # as_strided: the fake below promises these strides, also of dimensions of size 1.
-    return chosen.as_strided(mask.shape, mask.stride()) if bits.is_contiguous() else mask.copy_(chosen.view(bits.shape))
-
-
-@_top_k_mask.register_fake
-def _(scores: Tensor, keep: int) -> Tensor:
-    return torch.empty_like(scores, dtype=torch.bool)
-
-
-@_top_k_mask.register_vmap
-def _(info: Any, in_dims: tuple[int, None], scores: Tensor, keep: int) -> tuple[Tensor, int]:
-    return torch.stack([top_k_mask(one, keep) for one in scores.unbind(in_dims[0])]), 0
+    chosen = chosen.view(bits.shape)
+    return chosen if bits.is_contiguous() else mask.copy_(chosen)
 
 
 @functools.cache

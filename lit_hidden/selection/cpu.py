@@ -38,20 +38,26 @@ def select(bits: Bits, keep: int) -> Mask:
 
 
 def _within(bits: Bits, keep: int, low: np.signedinteger, high: np.signedinteger) -> Mask | None:
-    """Select, given two magnitudes between which the threshold lies; None if it does not."""
-    if low == high:
-        mask = _above(bits, low)
-        room = keep - int(np.count_nonzero(mask))
-        return mask if room >= 0 and _settle(bits, mask, low, room) else None
-    if (found := _between(bits, low, high)) is None:
-        return None
-    mask, inside, places = found
+    """Select, given two magnitudes between which the threshold lies, ends included; None if it does not."""
+    low = min(low, high - 1)
+    mask, among = np.empty(bits.size, np.bool_), np.empty(BLOCK, np.bool_)
+    values, places, found = [bits[:0]], [np.empty(0, np.intp)], 0  # of the magnitudes strictly between
+    for place, size in _blocks(bits):
+        upper = np.greater_equal(size, high, out=mask[place])
+        if low == high - 1:
+            continue
+        inside = np.greater(size, low, out=among[: size.size])
+        where = np.flatnonzero(np.not_equal(inside, upper, out=inside))
+        values.append(size[where])
+        places.append(where + place.start)
+        found += where.size
+        if 2 * found >= bits.size:
+            return None
     room = keep - int(np.count_nonzero(mask))
     if room < 0:  # then `high` itself is the threshold, or the bracket is wrong
         return mask if _settle(bits, mask, high, room) else None
-    mask[places] = select(inside, min(room, inside.size))
-    room -= inside.size
-    return mask if room <= 0 or _settle(bits, mask, low, room) else None
+    mask[np.concatenate(places)] = select(np.concatenate(values), min(room, found))
+    return mask if room <= found or _settle(bits, mask, low, room - found) else None
 
 
 def _largest(bits: Bits) -> np.signedinteger:
@@ -75,30 +81,6 @@ def _blocks(bits: Bits, backwards: bool = False) -> Iterator[tuple[slice, Bits]]
     for start in range(0, bits.size, BLOCK)[:: -1 if backwards else 1]:
         place = slice(start, start + BLOCK)
         yield place, np.bitwise_and(bits[place], largest, out=magnitudes[: bits[place].size])
-
-
-def _between(bits: Bits, low: np.signedinteger, high: np.signedinteger) -> tuple[Mask, Bits, NDArray[np.intp]] | None:
-    """Mark the magnitudes from `high` on; return those strictly between, and their places; None if they are half."""
-    mask, among = np.empty(bits.size, np.bool_), np.empty(BLOCK, np.bool_)
-    values, places, found = [], [], 0
-    for place, size in _blocks(bits):
-        upper = np.greater_equal(size, high, out=mask[place])
-        inside = np.greater(size, low, out=among[: size.size])
-        where = np.flatnonzero(np.not_equal(inside, upper, out=inside))
-        values.append(size[where])
-        where += place.start
-        places.append(where)
-        found += where.size
-        if 2 * found >= bits.size:
-            return None
-    return mask, np.concatenate(values), np.concatenate(places)
-
-
-def _above(bits: Bits, threshold: np.signedinteger) -> Mask:
-    mask = np.empty(bits.size, np.bool_)
-    for place, size in _blocks(bits):
-        np.greater(size, threshold, out=mask[place])
-    return mask
 
 
 def _settle(bits: Bits, mask: Mask, tied: np.signedinteger, room: int) -> bool:

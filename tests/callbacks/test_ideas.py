@@ -29,7 +29,7 @@ from lit_hidden.classifier import LitClassifier
 from lit_hidden.code import spec
 from lit_hidden.data import DigitsData, ImageData
 from lit_hidden.data.tensors import balanced_order
-from lit_hidden.edge_popup import hidden_layers, weight_chain, weight_layers
+from lit_hidden.edge_popup import hidden_layers, weight_layers
 from lit_hidden.engine.network import make_data, make_module, network
 from lit_hidden.engine.train import Recorder, train
 from lit_hidden.run import Run
@@ -267,7 +267,7 @@ def test_errors_come_back_through_the_fixed_weights_by_hand():
     error1 = (error2 @ second.feedback) * (h1 > 0)
     by_hand = [error1.T @ x, error2.T @ h1, error3.T @ h2]
     # What learns is scores, by the straight-through estimate.
-    chains = [weight_chain(*place) for place in hidden_layers(module.net).values()]
+    chains = [layer.parametrizations[attribute] for layer, attribute in hidden_layers(module.net).values()]
     by_hand = [g * c.original * c[0].scores.sign() for g, c in zip(by_hand, chains, strict=True)]
     found, backprop = gradients(module, images, targets), gradients(make_module(run, data), images, targets)
     for ours, expected in zip(found, by_hand, strict=True):

@@ -168,7 +168,7 @@ def test_every_field_of_a_run_reaches_what_trains_it(tmp_path):
     assert (data.seed, data.root) == (4, tmp_path)
     lit = make_module(run, data)
     assert {name: getattr(lit.recipe, name) for name in told} == told
-    assert {name: getattr(lit.net._lit_hidden, name) for name in how} == how
+    assert {name: lit.net._lit_hidden.arguments[name] for name in how} == how
     assert lit.net[0].weight.shape == (6, 3, 3, 3)
     adam = Run(net="conv2", width=0.1, data="cifar10", optimizer="adam", weight_seed=9)
     assert make_data(adam, tmp_path).batch_size == 60
