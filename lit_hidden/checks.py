@@ -34,14 +34,10 @@ def faults(run: Any) -> Iterator[str]:
     if recipes.method(run.method).hides is (run.density is None):
         needs = "the dense baseline has no density (None), every other method needs one in (0, 1]"
         yield f"method={run.method!r} with density={run.density}: {needs}"
-    if run.scaled == "authors" and run.distribution in recipes.UNSCALED:
-        yield f"scaled='authors': the authors' code never scales {run.distribution}; use False, or True as in the paper"
     subset = {name: getattr(run, name) for name in (*recipes.SUBSET, "augment")}
     given = [f"{name}={value!r}" for name, value in subset.items() if not isinstance(value, bool | None)]
     if given and run.data not in recipes.IMAGENET_SIZES:
         yield f"data={run.data!r} takes no {', '.join(given)}; {', '.join(recipes.IMAGENET_SIZES)} do"
-    if run.images_per_class is not None and run.train_images is not None:
-        yield "images_per_class and train_images say the same thing twice; give one of them"
     lists = (*recipes.CLASS_LISTS, "first-N")
     if run.classes is not None and not re.fullmatch("|".join(lists).replace("N", "[1-9][0-9]*"), run.classes):
         yield f"classes={run.classes!r} is no list that a hash can stand for; there are {', '.join(lists)}"

@@ -26,25 +26,19 @@ class _Popup(torch.autograd.Function):
     """`weight * mask`; the gradient passes straight through the mask to every score."""
 
     @staticmethod
-    def forward(weight: Tensor, scores: Tensor, keep: int) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, scores: Tensor, keep: int) -> Tensor:
+        ctx.keep = keep
+        ctx.save_for_backward(weight, scores)  # not the mask: the straight-through gradient never needs it
         # torch's product of floats and bools takes three times as long.
         return top_k_mask(scores, keep).to(weight.dtype).mul_(weight)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
-        weight, scores, ctx.keep = inputs
-        ctx.save_for_backward(weight, scores)  # not the mask: the straight-through gradient never needs it
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, None]:
         (grad,), (weight, scores) = grads, ctx.saved_tensors
-        to_weight = grad * top_k_mask(scores.detach(), ctx.keep) if ctx.needs_input_grad[0] else None
-        if not ctx.needs_input_grad[1]:
-            return to_weight, None, None
+        to_weight = grad * top_k_mask(scores, ctx.keep) if ctx.needs_input_grad[0] else None
         # The sign is d|s|/ds: |s| is ranked. At least float32, since half-precision products would vanish.
         wide = torch.promote_types(weight.dtype, scores.dtype)
-        to_scores = (grad.to(wide) * weight.to(wide)).mul_(scores.sign()).to(scores.dtype)
-        return to_weight, to_scores, None
+        return to_weight, (grad.to(wide) * weight.to(wide)).mul_(scores.sign()).to(scores.dtype), None
 
 
 def dtypes_kept(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -292,13 +286,8 @@ def _hideable(model: nn.Module, layer: str, module: nn.Module, attribute: str) -
     weight = module._parameters.get(attribute)
     if weight is None or weight.is_meta:
         why = "its weight is not in memory, or pruning or another parametrization owns it"
-        raise ValueError(f"{layer} cannot be hidden: {why}")
-    owners = [
-        plain_name(f"{prefix}.{name}")
-        for prefix, owner in model.named_modules()
-        for name, parameter in owner.named_parameters(recurse=False, remove_duplicate=False)
-        if parameter.data_ptr() == weight.data_ptr()  # a module in several places is named once
-    ]
-    if len(owners) > 1:
-        raise ValueError(f"{' and '.join(owners)} are one tied weight, which cannot have two masks; clone one")
-    return weight
+    elif sum(weight is other for owner in model.modules() for other in owner._parameters.values()) > 1:
+        why = "another layer has the same weight, which cannot have two masks; clone one"
+    else:
+        return weight
+    raise ValueError(f"{layer} cannot be hidden: {why}")

@@ -6,6 +6,7 @@ Source: Ramanujan et al., arXiv:1911.13299, Table 1; the authors' code, `models/
 import inspect
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -43,23 +44,20 @@ def conv_net(
         # numbers, and max-pool's backward gets its gradient in the layout in which it is quick.
         layers += [nn.Conv2d(c, c, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.ReLU()]
         before = c
-    hidden = _scaled(256, width)
-    features = before * (image_size >> len(channels)) ** 2
-    linear = [nn.Linear(features, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, hidden, bias=False), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Flatten(), *linear, nn.Linear(hidden, num_classes, bias=False))
+    hidden, features = _scaled(256, width), before * (image_size >> len(channels)) ** 2
+    return nn.Sequential(*layers, *_linear(features, hidden, hidden, num_classes))
 
 
 def lenet(*, num_classes: int = 10, in_channels: int = 1, image_size: int = 28, width: float = 1.0) -> nn.Sequential:
     """Build LeNet-300-100: three linear layers without bias on flattened images."""
-    wide, narrow = _scaled(300, width), _scaled(100, width)
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(in_channels * image_size**2, wide, bias=False),
-        nn.ReLU(),
-        nn.Linear(wide, narrow, bias=False),
-        nn.ReLU(),
-        nn.Linear(narrow, num_classes, bias=False),
-    )
+    return nn.Sequential(*_linear(in_channels * image_size**2, _scaled(300, width), _scaled(100, width), num_classes))
+
+
+def _linear(features: int, *sizes: int) -> list[nn.Module]:
+    layers: list[nn.Module] = [nn.Flatten()]
+    for before, after in pairwise((features, *sizes)):
+        layers += [nn.Linear(before, after, bias=False), nn.ReLU()]
+    return layers[:-1]
 
 
 _RESNETS: dict[str, tuple[type[Any], list[int], int]] = {  # block, blocks in each stage, width per group

@@ -34,7 +34,6 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-t
 DISTRIBUTIONS = (  # drawn by `lit_hidden.distributions`, which imports torch
     "kaiming_normal", "signed_constant", "unsigned_constant", "kaiming_uniform", "xavier_normal", "signed_xavier"
 )  # fmt: skip
-UNSCALED = ("kaiming_uniform", "xavier_normal", "signed_xavier")  # the authors' code never scales these
 
 IMAGES = {  # channels, size, training images, test images, classes
     "cifar10": (3, 32, 50_000, 10_000, 10),

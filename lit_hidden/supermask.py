@@ -16,20 +16,16 @@ class _Sample(torch.autograd.Function):
     """`weight * m` with `m ~ Bernoulli(sigmoid(scores))`; backward as if `m` were the probability itself."""
 
     @staticmethod
-    def forward(weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, scores, mask)
         return weight * mask
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, None]:
         (grad,), (weight, scores, mask) = grads, ctx.saved_tensors
         p = scores.sigmoid()
         to_weight = grad * mask if ctx.needs_input_grad[0] else None
-        to_scores = grad.to(p.dtype) * weight.to(p.dtype) * (p * (1 - p)) if ctx.needs_input_grad[1] else None
-        return to_weight, to_scores, None
+        return to_weight, grad.to(p.dtype) * weight.to(p.dtype) * (p * (1 - p)), None
 
 
 class Supermask(Masker):

@@ -103,7 +103,10 @@ def beside(path: Path) -> Path:
     return path.with_name("scores.safetensors")
 
 
-OWNED, TIED = "2 cannot be hidden: its weight is not in memory, or ", "0.weight and 2.weight are one tied weight"
+OWNED, TIED = (
+    "2 cannot be hidden: its weight is not in memory, or ",
+    "0 cannot be hidden: another layer has the same weight",
+)
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], Act, str]] = {
     "hidden twice": (lambda: hide(conv_net()), hiding(), "already hidden: 0, 4; reveal(model) first"),
@@ -111,7 +114,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Act, str]] = {
     "all skipped": (conv_net, hiding(skip=["0", "4"]), "nothing to hide: Sequential"),
     "unknown skip": (conv_net, hiding(skip=["4", "fc", "1"]), "skip names no layer: 1, fc; layers are 0, 4"),
     "tied": (tied, hiding(skip=["2"]), TIED),
-    "tied to an embedding": (lambda: Embedded(tied=True), hiding(), "embedding.weight and out.weight are one tied"),
+    "tied to an embedding": (lambda: Embedded(tied=True), hiding(), "out cannot be hidden: another layer has"),
     "pruned": (lambda: two(nn.Linear(4, 4), prune.identity(nn.Linear(4, 4), "weight")), hiding(), OWNED),
     "meta": (on_meta, hiding(), OWNED.replace("2", "0")),
     **{

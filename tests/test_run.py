@@ -307,10 +307,8 @@ REFUSED: list[tuple[Run, dict[str, Any], str]] = [
     *((Run(), {name: "odd"}, f"{name}='odd' is unknown; there are ")
       for name in ("schedule", "distribution", "precision", "scaled", "augment")),
     (Run(), {"scaled": 1}, "scaled=1 is of the wrong type"),
-    (HIDDEN, {"scaled": "authors", "distribution": "xavier_normal"}, "the authors' code never scales xavier_normal"),
     (Run(), {"augment": "square"}, "data='cifar10' takes no augment='square'"),
     (Run(), {"classes": "first-10", "image_size": 64}, "data='cifar10' takes no classes='first-10', image_size=64"),
-    (IMAGENETTE, {"images_per_class": 10, "train_images": 100}, "say the same thing twice"),
     *((IMAGENETTE, {"classes": one}, f"classes={one!r} is no list") for one in ("all", "first-0", "imagenette2")),
     (TICKET, {"found_by": "dense"}, "found_by='dense' with method='ticket'"),
     (HIDDEN, {"found_by": "random"}, "found_by='random' with method='edge_popup'; it must be None"),

@@ -101,7 +101,7 @@ def _left(run: Run, folder: Path, names: Collection[str]) -> nn.Module:
 
 
 def save_net(net: nn.Module, path: Path) -> None:
-    """Write all tensors of a net; a ValueError if safetensors files have not their dtype."""
+    """Write all tensors of a net."""
     write_atomically(path, serialised(net.state_dict()))
 
 
