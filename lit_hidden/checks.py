@@ -60,7 +60,7 @@ def _faults_after(run: Any, before: Any) -> Iterator[str]:
         yield f"method={run.method!r} after {before.method!r} cannot be; {after}"
     searches = (before.kind, run.kind) == ("hidden", "hidden")
     same = ["net", "width", "image_size", "distribution", "scaled"]
-    same += ["masker"] if searches else []
+    same += ["masker", "method"] if searches else []
     same += ["density"] if before.density is not None and (run.kind == "ticket" or not run.epochs) else []
     if run.data in recipes.IMAGES and before.data in recipes.IMAGES:
         same += ["num_classes"]
@@ -69,8 +69,6 @@ def _faults_after(run: Any, before: Any) -> Iterator[str]:
         ours, theirs = getattr(run, name), getattr(before, name)
         if ours != theirs:
             yield f"{name}={ours!r} after a run with {name}={theirs!r}, whose net it takes; keep it"
-    if searches and run.method != before.method:
-        yield f"method={run.method!r} after {before.method!r}: their scores mean different things; keep the method"
     found = before.found_by or before.method
     if run.method == "ticket" and run.found_by != found:
         yield f"found_by={run.found_by!r} after a run with the subnetwork of {found!r}; leave it out"

@@ -54,16 +54,15 @@ def layer_generator(seed: int, purpose: str, layer: str) -> torch.Generator:
 def draw(
     shape: torch.Size, distribution: str, generator: torch.Generator, density: float = 1.0, scaled: Scaled = False
 ) -> Tensor:
-    """Draw the float32 weights of one layer on the CPU.
+    """Draw the float32 weights `(out, in, *kernel)` of one layer on the CPU.
 
     Args:
-        shape: `(out, in, *kernel)`.
+        shape: of the weights.
         distribution: one of `DISTRIBUTIONS`; `signed_constant` is the paper's U_k, `kaiming_normal` its N_k. Or the
             dotted name of a `Draw` of your own, which gets Kaiming's standard deviation.
         generator: a CPU generator, see `layer_generator`.
         density: the fraction of weights kept; only `scaled` reads it.
-        scaled: True multiplies the standard deviation by `1/sqrt(density)`, as the paper's text says;
-            "authors" by `1/sqrt(1 - density)`, as the authors' code does (the two agree at 0.5 only).
+        scaled: see `lit_hidden.edge_popup.hide`; the two ways agree at a density of 0.5 only.
 
     Raises:
         ValueError: an unknown distribution or `scaled`, or an infinite scale.

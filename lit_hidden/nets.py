@@ -31,11 +31,9 @@ def conv_net(
     """Build Conv2, 4, 6 or 8: pairs of 3x3 convolutions, a max-pool after each pair, three linear layers, no bias.
 
     Each pair halves the images. `width` multiplies all channels and both hidden linear layers, as `int(n * width)`.
-    ValueError: a width that leaves a layer empty, or images too small to be halved so often.
+    ValueError: a width that leaves a layer empty.
     """
     channels = [_scaled(c, width) for c in (64, 128, 256, 512)[: depth // 2]]
-    if image_size >> len(channels) == 0:
-        raise ValueError(f"image_size={image_size} is too small to be halved {len(channels)} times by conv{depth}")
     layers: list[nn.Module] = []
     before = in_channels
     for c in channels:
@@ -114,16 +112,8 @@ def build(
 ) -> nn.Module:
     """Build a net by name; it maps images `(B, in_channels, image_size, image_size)` to `(B, num_classes)` logits.
 
-    Args:
-        name: one of `NETS`; `timm:NAME` for a timm model; `package.module.function` (or `package.module:function`)
-            for your own, see `MakeNet`.
-        num_classes: number of logits.
-        in_channels: channels of an image.
-        image_size: height and width of an image.
-        width: multiplies the channels, where the net has such an argument.
-
-    Raises:
-        ValueError: the name is unknown, or the net has no width to change.
+    `name` is one of `NETS`, `timm:NAME`, or your own function `package.module.function` (or `package.module:function`),
+    see `MakeNet`. `width` multiplies the channels. ValueError: an unknown name, or a net that has no width to change.
     """
     make: Callable[..., nn.Module]
     if name.startswith("timm:"):

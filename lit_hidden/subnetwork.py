@@ -63,20 +63,19 @@ def save_subnetwork(model: nn.Module, path: str | Path) -> Path:
         ValueError: nothing is hidden, or the file would not give the model back: its weights are not those of the
             seeds, or its masker is more than a mask. Found by trial before writing.
     """
-    make = Hiding.of(model).arguments["masker"]
-    found, tensors = _described(model)
+    make, (found, tensors) = Hiding.of(model).arguments["masker"], _described(model)
+    plain = reveal(copy.deepcopy(model))
+    revealed = fingerprint(plain)
     try:
         if found["hiding"]["distribution"] is None:
             raise ValueError("its weights learn (fix_masks) or were kept (distribution=None)")
-        data = serialised(tensors, {_KEY: json.dumps(found, sort_keys=True)})
-        plain = reveal(copy.deepcopy(model))
-        before = fingerprint(plain)
-        if fingerprint(reveal(_restored(plain, found, tensors, {}, _MASKERS.get(_name(make), make)))) != before:
+        if fingerprint(reveal(_restored(plain, found, tensors, {}, _MASKERS.get(_name(make), make)))) != revealed:
             raise ValueError(f"{_name(make)} changes weights by more than its mask")
     except (ValueError, RuntimeError) as error:  # torch's, of a buffer that cannot be written to
         raise ValueError(
             f"seeds and masks do not give this {type(model).__name__} back: {error}; save reveal(model).state_dict()"
         ) from error
+    data = serialised(tensors, {_KEY: json.dumps(found, sort_keys=True)})
     part = Path(f"{path}.part")  # a file under its final name is whole
     part.write_bytes(data)
     return part.replace(path)

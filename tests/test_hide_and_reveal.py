@@ -164,15 +164,6 @@ def test_reveal_bakes_the_mask_and_gives_a_plain_model_that_pickles() -> None:
     assert torch.equal(fresh(x), expected)
 
 
-def test_reveal_gives_back_what_wanted_a_gradient() -> None:
-    net = mixed_net()
-    net[0].weight.requires_grad_(False)
-    net[1].bias.requires_grad_(False)
-    before = {n: p.requires_grad for n, p in net.named_parameters()}
-    assert {n: p.requires_grad for n, p in reveal(hide(net)).named_parameters()} == before
-    assert {type(p) for p in net.parameters()} == {nn.Parameter}
-
-
 def test_a_revealed_model_can_be_hidden_again_and_may_keep_its_weights() -> None:
     net = hide(reveal(hide(conv_net(), 0.1)), 0.7, seed=3)
     fresh = hide(conv_net(), 0.7, seed=3)

@@ -144,7 +144,6 @@ def test_a_function_of_your_own_gets_the_arguments_it_takes() -> None:
     ("name", "arguments", "message"),
     [
         ("conv3", {}, f"net='conv3' is unknown; nets are {', '.join(ALL)}, timm:NAME, or package.module.function"),
-        ("conv8", {"image_size": 8}, "image_size=8 is too small"),
         ("conv2", {"width": 0.01}, "width=0.01 leaves 0 of 64 channels"),
         ("my_own_nets:strict", {"width": 2}, "my_own_nets:strict has no width to change"),
         ("no_such_module:net", {}, "no_such_module.net cannot be imported"),
@@ -164,11 +163,9 @@ def test_a_dense_net_is_initialised_with_the_weights_that_hide_draws() -> None:
 
 
 def test_an_initialised_net_is_trainable_and_has_no_bias_left() -> None:
-    state = torch.get_rng_state()
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.MultiheadAttention(4, 2, add_bias_kv=True))
-    before = torch.get_rng_state()
+    state = torch.get_rng_state()
     assert initialise(net, 0) is net
-    assert torch.equal(torch.get_rng_state(), before)
-    assert not torch.equal(before, state)
+    assert torch.equal(torch.get_rng_state(), state)
     assert all(p.requires_grad for p in net.parameters())
     assert not [n for n, p in net.named_parameters() if "bias" in n and p.count_nonzero()]

@@ -332,7 +332,7 @@ REFUSED_AFTER: list[tuple[Run, dict[str, Any], str]] = [
         (HIDDEN, {"density": 0.3, "epochs": 0}, "density=0.3 after a run with density=0.5"),
         (DENSE, {"density": 0.5, "scaled": True}, "scaled=True after a run with scaled=False"))),
     (TICKET, {"method": "ticket", "found_by": "random"}, "after a run with the subnetwork of 'edge_popup'"),
-    (HIDDEN, {"method": "supermask"}, "method='supermask' after 'edge_popup': their scores mean different things"),
+    (HIDDEN, {"method": "supermask"}, "method='supermask' after a run with method='edge_popup'"),
     (HIDDEN, {"epochs": -1}, "epochs=-1 is not a finite number of at least 0"),
 ]  # fmt: skip
 UNREAD = [

@@ -55,13 +55,6 @@ def test_the_score_gradient_is_autograds_through_the_probability() -> None:
     assert (masker_of(layer).scores.grad != 0).all()  # what was not drawn learns too
 
 
-def test_a_weight_that_wants_a_gradient_gets_it_through_the_drawn_mask() -> None:
-    weight, factor = torch.randn(6, 7, requires_grad=True), torch.randn(6, 7)
-    effective = Supermask(weight, 0.5)(weight)
-    (effective * factor).sum().backward()
-    assert torch.equal(weight.grad, factor * (effective != 0))
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_the_effective_weight_keeps_its_dtype_and_scores_are_float32(dtype: torch.dtype) -> None:
     layer = hide(nn.Linear(8, 4, dtype=dtype), masker=Supermask)

@@ -4,8 +4,6 @@ A sorted sample of the magnitudes brackets the threshold (R. Floyd and R. Rivest
 lies above the bracket and takes out what lies inside it (about 2% of the scores), which is selected from by the same
 rule. Where many magnitudes equal one end of the bracket, a second pass finds which of them stay. Where the sample
 misleads, numpy's partition finds the threshold.
-
-Measured with 4.2 million scores, one thread: 4 to 9 ms; `numpy.partition` alone 9, and 200 with ties; a copy 2.
 """
 
 import math

@@ -4,9 +4,6 @@ A selection zeroes 4 kB, passes over the scores once per digit of the magnitude 
 precision: 8 and 7), and writes the mask. So n float32 scores take 6 launches, read 20n bytes and write n; n
 half-precision scores take 4, read 6n and write n. Triton counts a histogram with one ballot per bin, so digits are
 narrow. Scratch: 4 kB and one histogram per program (4 programs per multiprocessor).
-
-Measured on an H200 (torch 2.11, Triton 3.6, in a CUDA graph): 15 to 17 us up to 65,536 float32 scores (the time of six
-launches), 78 us for 4.2 million; `torch.topk` takes 45 to 97 and 326 us (experiments/results/gpu).
 """
 
 from typing import Any
