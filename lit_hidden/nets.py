@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,12 +17,9 @@ from lit_hidden import code
 from lit_hidden.distributions import draw, layer_generator
 from lit_hidden.edge_popup import weight_layers, zero_biases
 
-
-class MakeNet(Protocol):
-    """A function of your own that builds a net; it is called with those of these arguments that it takes."""
-
-    def __call__(self, *, num_classes: int, in_channels: int, image_size: int, width: float) -> nn.Module:
-        """Build a net that maps a batch of the data's inputs to `(B, num_classes)`."""
+# Builds a net that maps a batch of inputs to `(B, num_classes)`. One of your own is called with those arguments of
+# `build` that it takes: `num_classes`, `in_channels`, `image_size`, `width`.
+MakeNet = Callable[..., nn.Module]
 
 
 def conv_net(
@@ -99,7 +96,7 @@ def resnet(
     return net
 
 
-NETS: dict[str, Callable[..., nn.Module]] = {
+NETS: dict[str, MakeNet] = {
     **{f"conv{depth}": partial(conv_net, depth) for depth in (2, 4, 6, 8)},
     "lenet": lenet,
     "cifar_resnet18": partial(resnet, "resnet18", num_classes=10, cifar=True),
@@ -115,7 +112,7 @@ def build(
     `name` is one of `NETS`, `timm:NAME`, or your own function `package.module.function` (or `package.module:function`),
     see `MakeNet`. `width` multiplies the channels. ValueError: an unknown name, or a net that has no width to change.
     """
-    make: Callable[..., nn.Module]
+    make: MakeNet
     if name.startswith("timm:"):
         make = partial(_timm, name.removeprefix("timm:"))
     elif "." in name or ":" in name:

@@ -12,7 +12,6 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from lit_hidden.edge_popup import EdgePopup, hide, maskers, original_weight
-from lit_hidden.selection import kept
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "hiding.py"))
 conv_net, masker_of = made["conv_net"], made["masker_of"]
@@ -23,18 +22,6 @@ def by_sorting(scores: Tensor, density: float) -> Tensor:
     mask = torch.ones(scores.numel())
     mask[order[: int((1 - density) * scores.numel())]] = 0
     return mask.view(scores.shape)
-
-
-@pytest.mark.parametrize("density", [0.001, 0.3, 0.9, 1.0])
-@pytest.mark.parametrize("shape", [(30, 40), (2, 3, 3, 4, 5)])
-def test_the_effective_weight_is_the_weight_times_the_sorted_mask(shape: tuple[int, ...], density: float) -> None:
-    weight = torch.randn(shape)
-    density = max(density, 1 / weight.numel())
-    masker = EdgePopup(weight, density)
-    expected = by_sorting(masker.scores, density)
-    assert torch.equal(masker(weight), weight * expected)
-    assert torch.equal(masker.mask(), expected.bool())
-    assert int(masker.mask().sum()) == masker.keep == kept(weight.numel(), density)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -68,14 +68,6 @@ def test_layer_names_are_module_paths_and_attributes_other_than_weight() -> None
     assert list(maskers(hide(net))) == ["weight", "a.b", "m.in_proj_weight", "m.out_proj"]
 
 
-def test_any_callable_that_gives_a_masker_will_do_whatever_it_draws() -> None:
-    net, state = conv_net(), torch.get_rng_state()
-    hide(net, masker=lambda weight, density, generator: EdgePopup(weight, density))
-    assert torch.equal(torch.get_rng_state(), state)
-    net(torch.randn(2, 1, 8, 8)).sum().backward()
-    assert all(m.scores.grad is not None for m in maskers(net).values())
-
-
 @pytest.mark.parametrize(("distribution", "scaled"), [
     ("kaiming_normal", False), ("signed_constant", True), ("kaiming_uniform", True), ("kaiming_normal", "authors"),
 ])  # fmt: skip

@@ -204,14 +204,6 @@ def test_what_cannot_be_is_one_error_that_names_the_file_even_under_its_checksum
             load_subnetwork(net(), path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, "9" * 10_000])
-def test_json_that_is_none_is_one_error_that_names_the_file(text: str, tmp_path: Path) -> None:
-    path = saved(tmp_path)
-    rewrite(path, lambda tensors, metadata: metadata.update(subnetwork=text))
-    with pytest.raises(SubnetworkError, match=f"^{path} is damaged or does not fit this Sequential: "):
-        load_subnetwork(net(), path)
-
-
 def test_a_file_that_is_cut_off_anywhere_or_has_a_flipped_bit_is_refused_or_as_good(tmp_path: Path) -> None:
     path = saved(tmp_path)
     data, state = path.read_bytes(), load_subnetwork(net(), path).state_dict()
