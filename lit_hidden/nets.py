@@ -64,12 +64,24 @@ _RESNETS: dict[str, tuple[type[Any], list[int], int]] = {  # block, blocks in ea
 }
 
 
-class _ScaledResNet(ResNet):  # type: ignore[misc]
-    """torchvision's ResNet with every stage's channels times `width`."""
+class PaperResNet(ResNet):  # type: ignore[misc]
+    """One of torchvision's ResNets; as in the authors' code its classifier has no bias.
 
-    def __init__(self, block: type[Any], blocks: list[int], width_per_group: int, width: float) -> None:
+    `width` multiplies the channels of the stem and of every stage. With `cifar` the stem is one for 32x32 images: a 3x3
+    convolution of stride 1, no max-pool.
+    """
+
+    def __init__(
+        self, name: str, *, num_classes: int = 1000, in_channels: int = 3, width: float = 1.0, cifar: bool = False
+    ) -> None:
         self._width = width
+        block, blocks, width_per_group = _RESNETS[name]
         super().__init__(block, blocks, width_per_group=width_per_group)
+        kernel, stride, padding = (3, 1, 1) if cifar else (7, 2, 3)
+        self.conv1 = nn.Conv2d(in_channels, self.bn1.num_features, kernel, stride, padding, bias=False)
+        if cifar:
+            self.maxpool = nn.Identity()
+        self.fc = nn.Linear(self.inplanes, num_classes, bias=False)
 
     def _make_layer(self, block: type[Any], planes: int, *args: Any, **kwargs: Any) -> nn.Sequential:
         if planes == 64:  # the first stage; the stem exists already, at full width
@@ -79,28 +91,11 @@ class _ScaledResNet(ResNet):  # type: ignore[misc]
         return stage
 
 
-def resnet(
-    name: str, *, num_classes: int = 1000, in_channels: int = 3, width: float = 1.0, cifar: bool = False
-) -> nn.Module:
-    """Build one of torchvision's ResNets; as in the authors' code its classifier has no bias.
-
-    `width` multiplies the channels of the stem and of every stage. With `cifar` the stem is one for 32x32 images: a 3x3
-    convolution of stride 1, no max-pool.
-    """
-    net = _ScaledResNet(*_RESNETS[name], width)
-    kernel, stride, padding = (3, 1, 1) if cifar else (7, 2, 3)
-    net.conv1 = nn.Conv2d(in_channels, net.bn1.num_features, kernel, stride, padding, bias=False)
-    if cifar:
-        net.maxpool = nn.Identity()
-    net.fc = nn.Linear(net.inplanes, num_classes, bias=False)
-    return net
-
-
 NETS: dict[str, MakeNet] = {
     **{f"conv{depth}": partial(conv_net, depth) for depth in (2, 4, 6, 8)},
     "lenet": lenet,
-    "cifar_resnet18": partial(resnet, "resnet18", num_classes=10, cifar=True),
-    **{name: partial(resnet, name) for name in _RESNETS},
+    "cifar_resnet18": partial(PaperResNet, "resnet18", num_classes=10, cifar=True),
+    **{name: partial(PaperResNet, name) for name in _RESNETS},
 }
 
 

@@ -7,6 +7,7 @@ a script this is what forks them, all of a session; it imports when it is asked 
 """
 
 import atexit
+import contextlib
 import fcntl
 import gc
 import importlib
@@ -156,13 +157,21 @@ def _become(order: dict[str, Any], files: list[int]) -> None:
 
 
 def _serve(address: str) -> None:
-    """Fork what is asked for, until standard input ends."""
-    imported, tending = False, 0
+    """Fork what is asked for, and tell its number and how it ends, until standard input ends."""
+    imported = False
+    running: dict[int, tuple[int, socket.socket]] = {}  # by the file that tells when a process ends
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
         listening.bind(address)
         listening.listen()
         print("listening", flush=True)  # noqa: T201
-        while listening in select.select([listening, 0], [], [])[0]:
+        while 0 not in (ready := select.select([listening, 0, *running], [], [])[0]):
+            for end in running.keys() & ready:
+                child, line = running.pop(end)
+                with line, contextlib.suppress(OSError):  # nobody may be left to tell
+                    line.send(str(os.waitpid(child, 0)[1]).encode())
+                os.close(end)
+            if listening not in ready:
+                continue
             line = listening.accept()[0]
             message, files, _, _ = socket.recv_fds(line, 2**20, 3)
             if not imported:
@@ -172,30 +181,13 @@ def _serve(address: str) -> None:
                     importlib.import_module(name)
                 gc.enable()
                 imported = True
-            if os.fork() == 0:
-                _tend(line, json.loads(message), files)
-            tending += 1
-            line.close()
+            child = os.fork()
+            if child == 0:
+                _become(json.loads(message), files)
+            line.send(str(child).encode())
+            running[os.pidfd_open(child)] = child, line
             for file in files:
                 os.close(file)
-            while tending and os.waitpid(-1, os.WNOHANG)[0]:
-                tending -= 1
-    for _ in range(tending):  # nearly all have ended; their time counts as this process's
-        os.waitpid(-1, os.WNOHANG)
-
-
-def _tend(line: socket.socket, order: dict[str, Any], files: list[int]) -> None:
-    """Fork a process, tell its number and how it ended."""
-    child = os.fork()
-    if child == 0:
-        _become(order, files)
-    os.closerange(0, line.fileno())
-    os.closerange(line.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
-    try:
-        line.send(str(child).encode())
-        line.send(str(os.waitpid(child, 0)[1]).encode())
-    finally:
-        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -131,15 +131,12 @@ def test_a_deep_copy_is_independent_and_may_be_revealed_alone() -> None:
     net, x = hide(nn.Sequential(conv_net(), nn.MultiheadAttention(4, 2))), torch.randn(2, 1, 8, 8)
     expected, twin = net[0](x), copy.deepcopy(net)
     assert twin._lit_hidden == net._lit_hidden
-    assert torch.equal(twin[0](x), expected)
+    with torch.no_grad():
+        maskers(copy.deepcopy(net))["0.0"].scores.neg_().add_(1)
     reveal(twin)
     assert torch.equal(net[0](x), expected)
     assert torch.equal(twin[0](x), expected)
-    assert torch.equal(net[1].in_proj_weight, twin[1].in_proj_weight)
-    assert type(twin[0][0]) is nn.Conv2d
     assert list(maskers(net)) == ["0.0", "0.4", "1.in_proj_weight", "1.out_proj"]
-    with torch.no_grad():
-        maskers(copy.deepcopy(net))["0.0"].scores.neg_().add_(1)
     assert torch.equal(reveal(net)[0](x), expected)
 
 

@@ -122,8 +122,6 @@ def test_a_supermask_comes_back_as_its_most_probable_mask(tmp_path: Path) -> Non
     fresh = load_subnetwork(net(), saved(tmp_path, model))
     for name, mask in masks(model).items():
         torch.testing.assert_close(maskers(fresh)[name].probability(), torch.where(mask, 0.99, 0.01))
-    x = torch.randn(2, 3, 6, 6)
-    assert torch.equal(reveal(fresh).eval()(x), reveal(model)(x))
 
 
 class Doubled(EdgePopup):
