@@ -212,10 +212,10 @@ def hide(
         raise ValueError(f"nothing to hide: {type(model).__name__} has no convolution, linear or attention weight left")
     weight_seed = seed if weight_seed is None else weight_seed
     score_seed = seed if score_seed is None else score_seed
-    weights, drawn, made = {}, {}, {}
+    drawn, made = {}, {}
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for name, place in layers.items():
-            weights[name] = weight = _hideable(model, name, *place)
+            weight = _hideable(model, name, *place)
             made[name] = masker(weight, density, generator=layer_generator(score_seed, "scores", name))
             if not isinstance(made[name], Masker):
                 raise TypeError(f"masker={masker} gives no Masker")
@@ -233,7 +233,7 @@ def hide(
     with torch.no_grad(), torch.random.fork_rng(devices=[]):  # torch tries each masker, and a supermask samples
         for name, (module, attribute) in layers.items():
             if name in drawn:
-                weights[name].copy_(drawn[name])
+                module.get_parameter(attribute).copy_(drawn[name])
             parametrize.register_parametrization(module, attribute, made[name])
     arguments = {
         "density": float(density), "distribution": distribution, "scaled": scaled, "weight_seed": weight_seed,

@@ -51,8 +51,8 @@ def top_k_mask(scores: Tensor, keep: int) -> Tensor:
         chosen = select_triton(flat, keep)
     else:
         chosen = _select_torch(flat, keep)
-    chosen = chosen.view(bits.shape)
-    return chosen if bits.is_contiguous() else mask.copy_(chosen)
+    # as_strided: the strides of the scores, also of dimensions of size 1, by which convolutions choose their layout.
+    return chosen.as_strided(mask.shape, mask.stride()) if bits.is_contiguous() else mask.copy_(chosen.view(bits.shape))
 
 
 @functools.cache
