@@ -45,9 +45,6 @@ def faults(run: Any) -> Iterator[str]:
         yield from _faults_after(run, run.after)
     if run.found_by not in (finders := recipes.FINDERS if run.method == "ticket" else (None,)):
         yield f"found_by={run.found_by!r} with method={run.method!r}; it must be {' or '.join(map(str, finders))}"
-    if run.method == "ticket" and run.precision in ("bf16-true", "16-true", "64-true"):
-        kept = "32-true, bf16-mixed or 16-mixed"
-        yield f"precision={run.precision!r} changes the weights that a ticket's subnetwork is checked by; take {kept}"
     if strange := [one for one in run.callbacks if not isinstance(one, Spec)]:
         yield f"callbacks={strange[0]!r} is no callback; give spec('module.Class', option=1)"
     if len(set(run.callbacks)) < len(run.callbacks):

@@ -312,7 +312,6 @@ REFUSED: list[tuple[Run, dict[str, Any], str]] = [
     *((IMAGENETTE, {"classes": one}, f"classes={one!r} is no list") for one in ("all", "first-0", "imagenette2")),
     (TICKET, {"found_by": "dense"}, "found_by='dense' with method='ticket'"),
     (HIDDEN, {"found_by": "random"}, "found_by='random' with method='edge_popup'; it must be None"),
-    (TICKET, {"precision": "bf16-true"}, "precision='bf16-true' changes the weights"),
     (HIDDEN, {"task": 3}, "task=3 is of the wrong type"),
     (HIDDEN, {"after": HIDDEN.hash}, f"after='{HIDDEN.hash}' is of the wrong type"),
     (HIDDEN, {"callbacks": ["lesion.Lesion"]}, "callbacks='lesion.Lesion' is no callback"),
