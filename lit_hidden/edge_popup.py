@@ -9,6 +9,7 @@ Source: Ramanujan et al., arXiv:1911.13299, Section 3; the authors' code, `utils
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,24 +22,29 @@ from lit_hidden.selection import kept, top_k_mask
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 _PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")  # out_proj is an nn.Linear
 
+OfScores = Callable[[Tensor], Tensor]
 
-class _Popup(torch.autograd.Function):
-    """`weight * mask`; the gradient passes straight through the mask to every score."""
+
+class Masked(torch.autograd.Function):
+    """`weight * mask(scores)`; backward as if the derivative of the mask by the scores were `slope(scores)`."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, scores: Tensor, keep: int) -> Tensor:
-        ctx.keep = keep
+    def forward(ctx: Any, weight: Tensor, scores: Tensor, mask: OfScores, slope: OfScores) -> Tensor:
+        """Return the masked weight."""
+        ctx.mask, ctx.slope = mask, slope
         ctx.save_for_backward(weight, scores)  # not the mask: the straight-through gradient never needs it
         # torch's product of floats and bools takes three times as long.
-        return top_k_mask(scores, keep).to(weight.dtype).mul_(weight)
+        return mask(scores).to(weight.dtype).mul_(weight)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+        """Return the gradients by weight and scores."""
         (grad,), (weight, scores) = grads, ctx.saved_tensors
-        to_weight = grad * top_k_mask(scores, ctx.keep) if ctx.needs_input_grad[0] else None
-        # The sign is d|s|/ds: |s| is ranked. At least float32, since half-precision products would vanish.
+        to_weight = grad * ctx.mask(scores) if ctx.needs_input_grad[0] else None
+        # At least float32, since half-precision products would vanish.
         wide = torch.promote_types(weight.dtype, scores.dtype)
-        return to_weight, (grad.to(wide) * weight.to(wide)).mul_(scores.sign()).to(scores.dtype), None
+        to_scores = (grad.to(wide) * weight.to(wide)).mul_(ctx.slope(scores)).to(scores.dtype)
+        return to_weight, to_scores, None, None
 
 
 def dtypes_kept(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -98,7 +104,8 @@ class EdgePopup(Masker):
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # numpy and Triton select
     def forward(self, weight: Tensor) -> Tensor:
         """Return `weight * mask`."""
-        effective: Tensor = _Popup.apply(weight, self.scores, self.keep)
+        # The sign is d|s|/ds: |s| is ranked.
+        effective: Tensor = Masked.apply(weight, self.scores, partial(top_k_mask, keep=self.keep), torch.sign)
         return effective
 
     def mask(self) -> Tensor:

@@ -4,28 +4,11 @@ Source: Zhou et al., Deconstructing Lottery Tickets, arXiv:1905.01067, Section 5
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lit_hidden.edge_popup import Masker
-
-
-class _Sample(torch.autograd.Function):
-    """`weight * m` with `m ~ Bernoulli(sigmoid(scores))`; backward as if `m` were the probability itself."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
-        ctx.save_for_backward(weight, scores, mask)
-        return weight * mask
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, None]:
-        (grad,), (weight, scores, mask) = grads, ctx.saved_tensors
-        p = scores.sigmoid()
-        to_weight = grad * mask if ctx.needs_input_grad[0] else None
-        return to_weight, grad.to(p.dtype) * weight.to(p.dtype) * (p * (1 - p)), None
+from lit_hidden.edge_popup import Masked, Masker
 
 
 class Supermask(Masker):
@@ -46,10 +29,11 @@ class Supermask(Masker):
             raise ValueError(f"density={density}: a supermask starts from one in (0, 1), or its scores are infinite")
         self.scores = nn.Parameter(torch.full_like(weight, math.log(density / (1 - density)), dtype=torch.float32))
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, weight: Tensor) -> Tensor:
-        """Return `weight` times a fresh sample of the mask."""
-        sample = torch.bernoulli(self.probability()).to(weight.dtype)
-        effective: Tensor = _Sample.apply(weight, self.scores, sample)
+        """Return `weight` times a fresh sample of the mask; the gradient is that by the probability."""
+        sample = torch.bernoulli(self.probability()).bool()
+        effective: Tensor = Masked.apply(weight, self.scores, lambda _: sample, _slope)
         return effective
 
     def probability(self) -> Tensor:
@@ -63,3 +47,8 @@ class Supermask(Masker):
     def set_mask(self, mask: Tensor) -> None:
         """Let what stays have probability 0.99 and the others 0.01; the mask does not tell their own."""
         self.scores.detach().copy_(torch.where(mask, 1, -1) * math.log(0.99 / 0.01))
+
+
+def _slope(scores: Tensor) -> Tensor:
+    p = scores.sigmoid()
+    return p * (1 - p)
