@@ -4,7 +4,7 @@ No step waits for the device: metrics add up there and are read once per epoch.
 """
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, Self
 
 import lightning.pytorch as L
@@ -17,7 +17,7 @@ from lit_hidden import code
 from lit_hidden.hyper_parameters import hyper_parameters
 from lit_hidden.metrics import Task, means
 from lit_hidden.nets import build
-from lit_hidden.recipes import SCHEDULES, Optimizer, Schedule, recipe
+from lit_hidden.recipes import SCHEDULES, Optimizer, Recipe, Schedule, recipe
 from lit_hidden.steps import Block, Steps, correct
 
 
@@ -71,10 +71,6 @@ class LitClassifier(L.LightningModule):
         # Metrics, the primary one first, and their factors in results.
         self.scales = {"top1": 100, "top5": 100} if self.task is None else {self.task.metric: 1}
         self.optimizer = optimizer
-        published = recipe(self.method, net if isinstance(net, str) else "", optimizer)
-        given: dict[str, Any] = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "schedule": schedule}
-        given |= {"warmup_epochs": warmup_epochs, "label_smoothing": label_smoothing}
-        self.recipe = replace(published, **{name: value for name, value in given.items() if value is not None})
         if self.recipe.schedule not in SCHEDULES:
             raise ValueError(f"schedule={schedule!r} is unknown; schedules are {', '.join(SCHEDULES)}")
         if isinstance(net, str):
@@ -97,14 +93,10 @@ class LitClassifier(L.LightningModule):
         return super().load_from_checkpoint(checkpoint_path, map_location, weights_only=weights_only, **given)
 
     @property
-    def lr(self) -> float:
-        """The learning rate at the start; Lightning's finder sets it, and checkpoints record it."""
-        return self.recipe.lr
-
-    @lr.setter
-    def lr(self, lr: float) -> None:
-        self.recipe = replace(self.recipe, lr=lr)
-        self.hparams["lr"] = lr
+    def recipe(self) -> Recipe:
+        """The settings: those in `hparams`, which checkpoints record and Lightning may set, else the authors'."""
+        own = {f.name: value for f in fields(Recipe) if (value := self.hparams.get(f.name)) is not None}
+        return replace(recipe(self.method, self.hparams.get("net", ""), self.optimizer), **own)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images `(B, C, H, W)` to logits `(B, num_classes)`."""
@@ -131,15 +123,22 @@ class LitClassifier(L.LightningModule):
             optimizer: Any = self.optimizers(use_pl_optimizer=False)
             self._steps = Steps(self.net, optimizer, self.recipe.label_smoothing)
         measured = self._steps.train(block)
-        for name in ("loss", "top1", "top5"):
-            self.train_metrics[name].update(getattr(measured, name).expand(measured.images))
+        for name, mean in measured.items():
+            self.train_metrics[name].update(mean.expand(len(block.places)))
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.total.ready += block.last - block.first
         progress.total.completed += block.last - block.first
         if self.trainer.is_last_batch:  # as Lightning: before a checkpoint at the epoch's last step
             scheduler: Any = self.lr_schedulers()
             scheduler.step()
-        return measured.loss
+        return measured["loss"]
+
+    @property
+    def _metrics(self) -> MetricCollection:
+        """The metrics of what runs now; outside of a Trainer those of validation."""
+        if self._trainer is not None and self._trainer.testing:
+            return self.test_metrics
+        return self.train_metrics if self._trainer is not None and self._trainer.training else self.val_metrics
 
     def _share(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[int, float]:
         """Return how many images of a batch count for this rank, and the factor of their mean loss."""
@@ -153,19 +152,14 @@ class LitClassifier(L.LightningModule):
         return len(batch[1]), 1.0
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Add a batch to the validation metrics."""
-        self._evaluate(batch, batch_idx, self.val_metrics)
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Add a batch to the test metrics."""
-        self._evaluate(batch, batch_idx, self.test_metrics)
-
-    def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, metrics: MetricCollection) -> None:
+        """Add a batch to the metrics of validation or test."""
         mine, _ = self._share(batch, batch_idx)
         images, labels = batch
         logits = self(images)[:mine]  # even if none counts, so that all ranks sample the same masks
         if mine:
-            self._update(metrics, self._loss(logits, labels[:mine]), logits, labels[:mine])
+            self._update(self._metrics, self._loss(logits, labels[:mine]), logits, labels[:mine])
+
+    test_step = validation_step
 
     def _loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
         if self.task is not None:
@@ -193,22 +187,13 @@ class LitClassifier(L.LightningModule):
             self.train_metrics.reset()
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's training metrics."""
-        self._log(self.train_metrics)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the validation metrics."""
-        self._log(self.val_metrics)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the test metrics."""
-        self._log(self.test_metrics)
-
-    def _log(self, metrics: MetricCollection) -> None:
+        """Log the means of training, validation or test."""
         # compute() has reduced over ranks already; sync_dist avoids Lightning's warning, and the mean changes nothing.
-        self.log_dict(metrics.compute(), prog_bar=True, sync_dist=True)
+        self.log_dict(self._metrics.compute(), prog_bar=True, sync_dist=True)
         with torch.inference_mode(False):  # steps outside inference mode could not write to its tensors
-            metrics.reset()
+            self._metrics.reset()
+
+    on_validation_epoch_end = on_test_epoch_end = on_train_epoch_end
 
     def on_train_end(self) -> None:
         """Free the memory of CUDA graphs."""
@@ -224,11 +209,8 @@ class LitClassifier(L.LightningModule):
         options: dict[str, Any] = {"weight_decay": self.recipe.weight_decay, "fused": True if cuda else None}
         adam = self.optimizer == "adam"
         options |= {"capturable": cuda} if adam else {"momentum": self.recipe.momentum}
-        optimizer: Any = (torch.optim.Adam if adam else torch.optim.SGD)(wanted, self.lr, **options)
+        optimizer: Any = (torch.optim.Adam if adam else torch.optim.SGD)(wanted, self.recipe.lr, **options)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor)
-        if cuda:  # as a tensor, which a CUDA graph reads at each step; the scheduler writes into it
-            for group in optimizer.param_groups:
-                group["lr"] = torch.tensor(float(group["lr"]), device=self.device)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
     def lr_factor(self, epoch: int) -> float:
@@ -278,11 +260,10 @@ class LitClassifier(L.LightningModule):
         """Restore the random state of a resumed run, and go on at the rate of this fit's own schedule."""
         for schedule in (config.scheduler for config in self.trainer.lr_scheduler_configs):
             if getattr(schedule, "lr_lambdas", None) == [self.lr_factor]:  # not a scheduler of the user's own
-                rate = self.lr * self.lr_factor(schedule.last_epoch)
-                schedule.base_lrs, schedule._last_lr = [self.lr], [rate]
+                rate = self.recipe.lr * self.lr_factor(schedule.last_epoch)
+                schedule.base_lrs, schedule._last_lr = [self.recipe.lr], [rate]
                 (group,) = schedule.optimizer.param_groups
-                lr = group["lr"]
-                group |= {"initial_lr": self.lr, "lr": lr.fill_(rate) if isinstance(lr, Tensor) else rate}
+                group |= {"initial_lr": self.recipe.lr, "lr": rate}
         if self._rng:
             torch.set_rng_state(self._rng[0].cpu())
             if len(self._rng) > 1 and self.device.type == "cuda":

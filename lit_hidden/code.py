@@ -8,8 +8,7 @@ import ast
 import hashlib
 import importlib.util
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -17,13 +16,11 @@ from importlib.machinery import PathFinder
 from inspect import Parameter, Signature
 from numbers import Real
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from lit_hidden.errors import UserError
 
 _ROOMS = ("lit_hidden.callbacks", "lit_hidden")  # a short name is looked up here, in this order
-# A checkpoint may name what these define: nets, maskers, distributions, tasks, modules and data.
-_MADE = ("callbacks", "data", "distributions", "edge_popup", "modules", "nets", "supermask", "ticket")
 _RAN: dict[str, str | None] = {}  # fingerprints of the code of one's own that this process has loaded
 
 
@@ -46,6 +43,11 @@ class Spec:
     class_path: str
     options: tuple[tuple[str, Any], ...] = ()
     version: int = 1
+
+    @classmethod
+    def of(cls, class_path: str, options: Mapping[str, Any], version: int = 1) -> Self:
+        """Make one of options in any order, whose values have any form that `canonical` takes."""
+        return cls(class_path, tuple(sorted((str(name), canonical(value)) for name, value in options.items())), version)
 
     @property
     def all_options(self) -> dict[str, Any]:
@@ -87,17 +89,15 @@ def spec(name: str, **options: Any) -> Spec:
     Options are numbers, text, True, False, None, and lists of these.
     """
     path = full(name)
-    check(path)
     if not isinstance(_find(path)[1], ast.ClassDef):
-        raise CodeError(f"{path} is no class; a callback derives from lit_hidden.callbacks.RunCallback")
-    found, short = _class(path), path.rpartition(".")[2]
+        raise CodeError(f"{path} is no class of a Python file; callbacks derive from lit_hidden.callbacks.RunCallback")
+    found = _class(path)
     try:
         found.options.bind(**options)
     except TypeError as error:
-        raise CodeError(f"{short}{found.options}: {error}") from error
-    given = {k: canonical(value, f"{short}: {k}") for k, value in options.items()}
-    changed = {k: value for k, value in given.items() if value != found.options.parameters[k].default}
-    return Spec(path, tuple(sorted(changed.items())), found.version)
+        raise CodeError(f"{path.rpartition('.')[2]}{found.options}: {error}") from error
+    changed = {k: v for k, v in options.items() if canonical(v) != found.options.parameters[k].default}
+    return Spec.of(path, changed, found.version)
 
 
 def read(text: str) -> tuple[Spec, ...]:
@@ -111,25 +111,25 @@ def read(text: str) -> tuple[Spec, ...]:
                 raise ValueError("options have names")
             if isinstance(name, ast.Subscript):
                 version, name = ast.literal_eval(name.slice), name.value
-            options = {str(keyword.arg): canonical(ast.literal_eval(keyword.value)) for keyword in call.keywords}
-            found.append(Spec(ast.unparse(name), tuple(sorted(options.items())), version))
+            options = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+            found.append(Spec.of(ast.unparse(name), options, version))
     except (SyntaxError, ValueError, AttributeError) as error:
         raise ValueError(f"no callbacks: {text!r}") from error
     return tuple(found)
 
 
-def canonical(value: Any, what: str = "an option") -> Any:
+def canonical(value: Any) -> Any:
     """Give equal values one form: 2.0 and numpy's 2 become 2, a list a tuple; a CodeError if files cannot hold it."""
     if getattr(value, "shape", None) == ():  # a number or text of numpy
         value = value.item()
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, list | tuple):
-        return tuple(canonical(one, what) for one in value)
+        return tuple(canonical(one) for one in value)
     if isinstance(value, Real) and math.isfinite(value):
         value = real(value)
         return int(value) if value.is_integer() else value
-    raise CodeError(f"{what}={value!r} cannot be written down; it must be a number, text, True, False, None or a list")
+    raise CodeError(f"an option cannot be {value!r}; it must be a number, text, True, False, None or a list of these")
 
 
 def text(value: Any) -> str:
@@ -164,11 +164,8 @@ def load(name: str) -> Any:
 
 def check(name: str) -> None:
     """Raise a CodeError unless a file defines this full dotted name; nothing is imported."""
-    module, _, own = name.rpartition(".")
     if _find(name)[1] is None:
-        there = next(filter(_file, (module, *(f"{room}.{module}" for room in _ROOMS))), None)
-        why = f"{there} defines no {own}" if there else f"there is no module {module}"
-        raise CodeError(f"{name} cannot be found: {why}")
+        raise CodeError(f"{name} cannot be found; give package.module.name of what a Python file defines")
 
 
 def fingerprint(name: str) -> str | None:
@@ -176,7 +173,7 @@ def fingerprint(name: str) -> str | None:
     file = _file(_find(name)[0].rpartition(".")[0])
     if file is None or not file.exists():  # Python remembers where it was
         return None
-    tree = _parsed(file)
+    tree = ast.parse(file.read_bytes(), file)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             documented = ast.get_docstring(node, clean=False) is not None
@@ -194,18 +191,6 @@ def ours(name: str) -> bool:
     return name.startswith("lit_hidden.")
 
 
-def foreign(value: Any) -> list[str]:
-    """List the texts in a value, nested ones too, that name code which this library does not define."""
-    if not isinstance(value, str):
-        parts = value.values() if isinstance(value, Mapping) else value
-        return [name for part in parts for name in foreign(part)] if isinstance(parts, Iterable) else []
-    if not re.search("[.:]", value) or value.startswith("timm:"):
-        return []
-    home, node = _find(full(value.replace(":", ".")))  # what our files import, such as `subprocess.run`, is not ours
-    made = isinstance(node, ast.ClassDef | ast.FunctionDef) and home.split(".")[1] in _MADE and ours(home)
-    return [] if made else [value]
-
-
 @cache
 def _file(module: str) -> Path | None:
     """Find the Python file of a module without importing it or its packages."""
@@ -219,19 +204,12 @@ def _file(module: str) -> Path | None:
     return Path(found.origin) if found and found.origin and found.origin.endswith(".py") else None
 
 
-def _parsed(file: Path) -> ast.Module:
-    try:
-        return ast.parse(file.read_bytes(), file)
-    except (SyntaxError, ValueError) as error:
-        raise CodeError(f"{file} is no Python: {error}") from error
-
-
 @cache
 def _find(name: str) -> tuple[str, ast.stmt | None]:
     """Follow a dotted name from file to file that imports it; return its name in the last and the statement there."""
     module, _, own = name.rpartition(".")
     file = _file(module)
-    node = _bound(_parsed(file)).get(own) if file else None
+    node = _bound(ast.parse(file.read_bytes(), file)).get(own) if file else None
     if not isinstance(node, ast.ImportFrom) or file is None:
         return name, node
     original = next(alias.name for alias in node.names if (alias.asname or alias.name) == own)

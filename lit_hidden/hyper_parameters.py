@@ -1,20 +1,19 @@
 """The arguments that a checkpoint's module was made with, read without importing the code that they name."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import lightning.pytorch as L
 from lightning.fabric.utilities.cloud_io import _load
 from lightning.pytorch.core.saving import CHECKPOINT_PAST_HPARAMS_KEYS
 
-from lit_hidden import code
-
 
 def hyper_parameters(path: Any, kind: str, given: Mapping[str, Any], weights_only: bool = True) -> dict[str, Any]:
     """Read the arguments of a checkpoint (a path or an open file) that is loaded as the class of full name `kind`.
 
     A checkpoint may come from anyone, and importing code runs it. So a ValueError refuses what is no checkpoint, what
-    contradicts `given` (arguments that replace the file's), and code that is neither given nor ours.
+    contradicts `given` (arguments that replace the file's), and dotted names of code that are not given.
     """
     try:
         checkpoint = _load(path, map_location="meta", weights_only=weights_only)
@@ -29,13 +28,20 @@ def hyper_parameters(path: Any, kind: str, given: Mapping[str, Any], weights_onl
     found.pop("_instantiator", None)  # Lightning checks that one itself
     for name, value in found.items():
         # `skip` names layers, `subnetwork` a file.
-        names = [] if value == kind or name in ("skip", "subnetwork") else code.foreign(value)
+        names_code = value != kind and name not in ("skip", "subnetwork") and _names_code(value)
         said = f"{path} says {name.lstrip('_')}={value!r}"
-        if names and (name == "_class_path" or name not in given):
+        if names_code and (name == "_class_path" or name not in given):
             raise ValueError(f"{said}, and code is never imported because a checkpoint names it; name it yourself")
-        # Code of your own and subnetworks may have moved, so their names may differ.
-        if name in given and not names and name != "subnetwork":
+        # Code and subnetworks may have moved, so their names may differ.
+        if name in given and not names_code and name != "subnetwork":
             option, written = (list(one) if isinstance(one, tuple) else one for one in (given[name], value))
             if option != written:
                 raise ValueError(f"{name.lstrip('_')}={option!r} contradicts {path}, which says {written!r}")
     return found
+
+
+def _names_code(value: Any) -> bool:
+    if isinstance(value, str):
+        return re.search("[.:]", value) is not None and not value.startswith("timm:")
+    parts = value.values() if isinstance(value, Mapping) else value
+    return isinstance(parts, Iterable) and any(map(_names_code, parts))

@@ -20,8 +20,8 @@ PRESETS = ("smoke", "quick", "short", "paper")  # of every experiment: from seco
 _SEEDS = ("weight_seed", "score_seed", "data_seed")
 _REALS = ("density", "width", "lr", "momentum", "weight_decay", "label_smoothing")
 _NAMED = ("net", "masker", "distribution", "method", "data", "task")  # fields that may name code of your own
-# What the first part of a name tells; it tells the optimizer and the distribution of some runs only.
-_TITLED = {*_NAMED, "density", "found_by", "width", "scaled", "callbacks", "after", "seed"} - {"distribution"}
+# What the first part of a name tells.
+_TITLED = {*_NAMED, "density", "found_by", "width", "scaled", "optimizer", "callbacks", "after", "seed"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,8 +29,7 @@ class Run:
     """One training run, described completely: two descriptions that resolve to the same are equal.
 
     A field that is None takes the paper's value for the method, net and optimizer (`lit_hidden.recipes`). The hash of
-    the fields that differ from the defaults names the run's folder. A field added later keeps old hashes if it has a
-    default, or, where the recipe has its value, `neutral` in its metadata: the value of all earlier runs. The fields
+    the fields that differ from the defaults names the run's folder, so a field added later needs a default. The fields
     `_NAMED` may name code of your own (`lit_hidden.code`). What cannot be trained raises a ValueError.
     """
 
@@ -67,14 +66,14 @@ class Run:
     classes: str | None = None  # of ImageNet: a list of `lit_hidden.recipes.CLASS_LISTS`, or `first-N`
     images_per_class: int | None = None  # of ImageNet: use only so many training images of each class
     image_size: int | None = None  # of ImageNet: height and width in pixels
-    callbacks: tuple[Spec, ...] = ()  # what it does besides training, see `lit_hidden.code.spec` and `.callbacks`
+    callbacks: tuple[Spec, ...] = ()  # what it does besides training, see `lit_hidden.code.spec`
     after: "Run | None" = None  # the run whose net this one begins with, see `then`
     masker: str | None = None  # the class that chooses the weights to keep; None is the method's own
     task: str | None = None  # loss and metric, see `lit_hidden.metrics.Task`; None is classification
 
     def __post_init__(self) -> None:
-        kinds = dict.fromkeys(_NAMED, str | None) | {"scaled": bool | str, "augment": bool | str | None}
-        for name, kind in (kinds | {"callbacks": tuple | list, "after": Run | None}).items():
+        kinds: dict[str, Any] = dict.fromkeys(_NAMED, str | None) | {"callbacks": tuple | list, "after": Run | None}
+        for name, kind in (kinds | {"scaled": bool | str, "augment": bool | str | None}).items():
             if not isinstance(value := getattr(self, name), kind):
                 raise ValueError(f"{name}={value!r} is of the wrong type; it must be {kind}")
         if fault := next(faults(self.resolved), None):
@@ -84,8 +83,8 @@ class Run:
     def resolved(self) -> "Run":
         """The same run with nothing left to defaults that depend on other fields."""
         method = self.method or ("dense" if self.density is None else "edge_popup")
-        values = self._values | {"method": method, "callbacks": tuple(self.callbacks)}
-        values |= {"after": self.after and self.after.resolved}
+        after = self.after and self.after.resolved
+        values = self._values | {"method": method, "callbacks": tuple(self.callbacks), "after": after}
         values |= {name: code.full(values[name]) for name in _NAMED if values[name] is not None}
         values |= {name: value for name, value in self._published(values).items() if values[name] is None}
         for name, value in values.items():  # 2 and 2.0, numpy's numbers and Python's, are one description
@@ -93,11 +92,9 @@ class Run:
                 if name not in _REALS and value % 1 != 0:
                     raise ValueError(f"{name}={value} must be a whole number")
                 values[name] = code.real(value) if name in _REALS else int(values[name])
-        neutral = _neutral_augment(values)
-        if values["augment"] is None and neutral is not None:
-            values["augment"] = True
-        elif values["augment"] == "square" and values["data"] in recipes.SQUARES and neutral is None:
-            values["augment"] = None  # all its images are squares of that size
+        if values["data"] in recipes.SQUARES:  # whose images may all be squares of that size
+            same = {None: True} if _neutral_augment(values) else {"square": None}
+            values["augment"] = same.get(values["augment"], values["augment"])
         if recipes.method(method).learns is None and values["epochs"] != 0:
             values["epochs"] = 1  # one pass sets the running statistics of norm layers; there is nothing to learn
         run = self._but(**values)
@@ -112,10 +109,8 @@ class Run:
 
     def _published(self, values: dict[str, Any]) -> dict[str, Any]:
         """Give the values that fields take where they are None."""
-        found = {f.name: f.metadata["neutral"] for f in fields(self) if "neutral" in f.metadata}
-        found |= asdict(recipes.recipe(values["method"], values["net"], values["optimizer"]))
-        found |= dict.fromkeys(_SEEDS, values["seed"])
-        found["image_size"] = recipes.IMAGENET_SIZES.get(values["data"])
+        found = asdict(recipes.recipe(values["method"], values["net"], values["optimizer"]))
+        found |= dict.fromkeys(_SEEDS, values["seed"]) | {"image_size": recipes.IMAGENET_SIZES.get(values["data"])}
         if (before := values["after"]) is not None:
             found["distribution"] = before.distribution
         if values["method"] == "ticket":
@@ -167,9 +162,10 @@ class Run:
     @property
     def different(self) -> dict[str, Any]:
         """The fields that differ from the defaults; these alone make the hash."""
-        usual = {f.name: f.metadata.get("neutral", f.default) for f in fields(self)} | dict.fromkeys(_SEEDS, self.seed)
-        usual["augment"] = _neutral_augment(self.resolved._values)
-        return {name: value for name, value in self.resolved._values.items() if value != usual[name]}
+        values = self.resolved._values
+        usual = {f.name: f.default for f in fields(self)} | dict.fromkeys(_SEEDS, self.seed)
+        usual["augment"] = _neutral_augment(values)
+        return {name: value for name, value in values.items() if value != usual[name]}
 
     @cached_property
     def hash(self) -> str:
@@ -199,25 +195,23 @@ class Run:
     def name(self) -> str:
         """A readable name of what is neither the recipe's nor a default: `conv4-k50-signed_constant-lr=1-s0`."""
         run = self.resolved
-        told = {"distribution": run.method != "dense", "optimizer": run.kind != "hidden"}
-        other = [f for f in fields(run) if f.name not in _TITLED and not told.get(f.name)]
-        usual = run._but(**{f.name: f.default for f in other}).resolved
+        defaults = {f.name: f.default for f in fields(run) if f.name not in _TITLED}
+        usual = run._but(**defaults).resolved
         parts = [] if run.data == "cifar10" else [_short(run.data)]
-        parts += [f"{f.name}={code.text(v)}" for f in other if (v := getattr(run, f.name)) != getattr(usual, f.name)]
+        parts += [f"{n}={code.text(getattr(run, n))}" for n in defaults if getattr(run, n) != getattr(usual, n)]
         parts += [one.short for one in run.callbacks if one.records]
         return "-".join([run._title, *parts, f"s{run.seed}"])
 
     @property
     def _title(self) -> str:
         run = self.resolved
-        ticket = run.method == "ticket"
         parts = [
             _short(run.net) + ("" if run.width == 1 else f"x{code.text(run.width)}"),
             run.optimizer if run.density is None else f"k{code.text(100 * run.density)}",
             run.method not in ("dense", "edge_popup") and _short(run.method),
-            ticket and f"of_{run.found_by}",
-            ticket and run.optimizer != "sgd" and run.optimizer,
-            run.method != "dense" and _short(run.distribution),
+            run.found_by and f"of_{run.found_by}",
+            run.density is not None and run.optimizer != "sgd" and run.optimizer,
+            (run.method, run.distribution) != ("dense", "kaiming_normal") and _short(run.distribution),
             run.scaled and ("scaled" if run.scaled is True else f"scaled_{run.scaled}"),
             *(_short(name) for name in (run.masker, run.task) if name is not None),
             *(one.short for one in run.callbacks if not one.records),
@@ -251,7 +245,7 @@ class Run:
 
     def to_json(self) -> str:
         """Write the full description, one field a line."""
-        return json.dumps(_plain(self.resolved._values), indent=1)
+        return json.dumps(self, indent=1, default=_plain)
 
     @classmethod
     def from_json(cls, text: str) -> "Run":
@@ -265,29 +259,22 @@ class Run:
     def _from_plain(cls, plain: dict[str, Any]) -> "Run":
         if plain.pop("schema") != SCHEMA:
             raise LookupError("another schema")
-        versions = plain.pop("versions", {})
+        versions, after = plain.pop("versions", {}), plain.get("after")
         callbacks = []
         for entry in plain.get("callbacks", ()):
-            options = {str(name): code.canonical(value) for name, value in entry["init_args"].items()}
-            path = str(entry["class_path"])
-            callbacks.append(Spec(path, tuple(sorted(options.items())), versions.get(path, 1)))
-        after = plain.get("after")
-        values = plain | {"callbacks": callbacks, "after": None if after is None else cls._from_plain(after)}
+            version = versions.get(entry["class_path"], 1)
+            callbacks.append(Spec.of(str(entry["class_path"]), entry["init_args"], version))
         once_fields = (("trace", 0), ("swaps", 0))  # which are callbacks now
-        return cls._as_written({name: value for name, value in values.items() if (name, value) not in once_fields})
-
-    @classmethod
-    def _as_written(cls, values: dict[str, Any]) -> "Run":
-        """Make a run of values from a file, in which no augmentation means the neutral one."""
-        run = cls(**values)
-        neutral = _neutral_augment(run.resolved._values)
-        return run if run.augment is not None or neutral is None else replace(run, augment=neutral)
+        values = {name: value for name, value in plain.items() if (name, value) not in once_fields}
+        run = cls(**values | {"callbacks": callbacks, "after": None if after is None else cls._from_plain(after)})
+        # The oldest descriptions state no augmentation, and mean the neutral one.
+        return run if run.augment is not None else replace(run, augment=_neutral_augment(run.resolved._values))
 
     @property
     def row(self) -> dict[str, Any]:
         """The full description with one cell a field, as `results.csv` has it: callbacks and `after` are text."""
         run = self.resolved
-        after = None if run.after is None else json.dumps(_plain(run.after.different))
+        after = None if run.after is None else json.dumps(_plain(run.after.different), default=_plain)
         return run._values | {"callbacks": "; ".join(map(str, run.callbacks)) or None, "after": after}
 
     @classmethod
@@ -296,19 +283,16 @@ class Run:
         values = {f.name: row[f.name] for f in fields(cls) if f.name in row}
         values["callbacks"] = code.read(values.get("callbacks") or "")
         values["after"] = cls.from_json(after) if (after := values.get("after")) else None
-        return cls._as_written(values)
+        return cls(**values)
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Give values as JSON has them; versions stand apart, so that a callback pastes into a LightningCLI's YAML."""
-    plain = {"schema": SCHEMA, **values}
-    if callbacks := values.get("callbacks", ()):
-        plain["callbacks"] = [one.entry for one in callbacks]
-    if versions := {one.class_path: one.version for one in callbacks if one.version != 1}:
-        plain["versions"] = versions
-    if values.get("after") is not None:
-        plain["after"] = _plain(values["after"].resolved._values)
-    return plain
+def _plain(part: Any) -> dict[str, Any]:
+    """Give a callback, a run or its values for JSON; versions stand apart, so that callbacks paste into YAML."""
+    if isinstance(part, Spec):
+        return part.entry
+    values = part.resolved._values if isinstance(part, Run) else part
+    versions = {one.class_path: one.version for one in values.get("callbacks", ()) if one.version != 1}
+    return {"schema": SCHEMA, **values} | ({"versions": versions} if versions else {})
 
 
 def _neutral_augment(values: dict[str, Any]) -> Literal["square"] | None:

@@ -6,15 +6,12 @@ loader yields a `Block` of consecutive mini-batches, and `Steps` trains on them 
 """
 
 import gc
-import os
-import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-GRAPHS = os.environ.get("LIT_HIDDEN_GRAPHS", "1") != "0"  # 0: every step is launched by itself
 WARM = 3  # real steps before a graph is captured, in which libraries choose algorithms and buffers are made
 
 
@@ -23,15 +20,7 @@ class Block:  # no dataclass: Lightning would copy one, with all that is in it, 
 
     def __init__(self, loader: Any, first: int, last: int) -> None:
         self.loader, self.first, self.last = loader, first, last
-
-
-class Measured(NamedTuple):
-    """The means over all images of some steps, 0-d tensors on the device, and the number of images."""
-
-    loss: Tensor
-    top1: Tensor
-    top5: Tensor
-    images: int
+        self.places = range(first * loader.batch_size, min(last * loader.batch_size, loader.count))  # of its images
 
 
 def correct(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,7 +44,7 @@ class Steps:
         self.device = next(net.parameters()).device
         self.place = torch.zeros((), dtype=torch.int64, device=self.device)  # of the next image in the epoch
         self.sums = torch.zeros(3, dtype=torch.float32, device=self.device)  # of losses and right answers
-        self.graphs: dict[int, torch.cuda.CUDAGraph | None] = {}  # by the number of images; None: capture failed
+        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by the number of images
         self.taken: dict[int, int] = {}
         self.side: Any = None  # the one stream of warm steps and captures: cuBLAS keeps 64 MB for each stream
         self.loader: Any = None  # whose memory the graphs read
@@ -63,19 +52,16 @@ class Steps:
             for group in optimizer.param_groups:
                 group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32).to(self.device)
 
-    def train(self, block: Block) -> Measured:
-        """Take the steps of a block; nothing waits for the device."""
-        loader, start = block.loader, block.first * block.loader.batch_size
-        end = min(block.last * loader.batch_size, loader.count)
-        if loader is not self.loader:
+    def train(self, block: Block) -> dict[str, Tensor]:
+        """Take the steps of a block; return its means `loss`, `top1` and `top5`, 0-d. Nothing waits for the device."""
+        if block.loader is not self.loader:
             self.forget()
-            self.loader = loader
-        self.place.fill_(start)
+            self.loader = block.loader
+        self.place.fill_(block.places.start)
         self.sums.zero_()
-        for first in range(start, end, loader.batch_size):
-            self._take(loader, min(loader.batch_size, loader.count - first))
-        loss, top1, top5 = self.sums.div(end - start).unbind()
-        return Measured(loss, top1, top5, end - start)
+        for first in block.places[:: self.loader.batch_size]:
+            self._take(min(self.loader.batch_size, block.places.stop - first))
+        return dict(zip(("loss", "top1", "top5"), self.sums.div(len(block.places)), strict=True))
 
     def forget(self) -> None:
         """Give up the graphs, and the gradients in their memory."""
@@ -83,38 +69,32 @@ class Steps:
             self.optimizer.zero_grad()
         self.graphs, self.taken, self.loader = {}, {}, None
 
-    def _take(self, loader: Any, images: int) -> None:
-        """Take one step: from a graph where one can be captured."""
+    def _take(self, images: int) -> None:
+        """Take one step: on a GPU from a graph, after the first few."""
         self.taken[images] = self.taken.get(images, 0) + 1
         if self.device.type != "cuda":
-            self._step(loader, images)
+            self._step(self.loader, images)
             return
-        if self.taken[images] > WARM and images not in self.graphs:
-            self.graphs[images] = self._captured(loader, images) if GRAPHS else None
-        if (graph := self.graphs.get(images)) is not None:
-            graph.replay()
+        if self.taken[images] > WARM:
+            if images not in self.graphs:
+                self.graphs[images] = self._captured(images)
+            self.graphs[images].replay()
             return
         # A capture wants the steps before it on another stream than the default.
         self.side = self.side or torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         self.side.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self.side):
-            self._step(loader, images)
+            self._step(self.loader, images)
         torch.cuda.current_stream(self.device).wait_stream(self.side)
 
-    def _captured(self, loader: Any, images: int) -> torch.cuda.CUDAGraph | None:
-        """Capture a step without taking it; None if that failed."""
-        graph, before, collects = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.device), gc.isenabled()
+    def _captured(self, images: int) -> torch.cuda.CUDAGraph:
+        """Capture a step without taking it."""
+        graph, collects = torch.cuda.CUDAGraph(), gc.isenabled()
         self.optimizer.zero_grad()  # gradients belong into the graph's own memory
         gc.disable()  # collecting may free what must not be freed during a capture, such as another graph
         try:
             with torch.cuda.graph(graph, stream=self.side):
-                self._step(loader, images)
-        except Exception as error:
-            torch.cuda.set_stream(before)
-            self.optimizer.zero_grad()
-            cause = error.__context__ or error  # the end of a failed capture fails too
-            warnings.warn(f"steps are not captured but launched one by one: {cause}", stacklevel=2)
-            return None
+                self._step(self.loader, images)
         finally:
             if collects:
                 gc.enable()

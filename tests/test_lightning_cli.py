@@ -92,7 +92,7 @@ def test_what_contradicts_the_checkpoint_is_refused(trained):
     said = refusal("test", "--ckpt_path", str(trained), "--model.density=0.5")
     assert said.startswith(f"lit-hidden: density=0.5 contradicts {trained}, which says 0.3")
     said = refusal("test", "--ckpt_path", str(trained), model="LitDense")
-    assert said.startswith(f"lit-hidden: class_path='lit_hidden.modules.LitDense' contradicts {trained}")
+    assert said.startswith(f"lit-hidden: {trained} says class_path='lit_hidden.modules.LitSubnetwork', and code is")
 
 
 HOSTILE = [
@@ -103,9 +103,7 @@ HOSTILE = [
     ("distribution", "hostile.draw"),
     ("task", {"class_path": "hostile.Task", "init_args": {}}),
     ("_class_path", "hostile.Module"),
-    ("net", "os:abort"),
-    ("net", "lit_hidden.data.files.suppress"),  # imported by us
-    ("net", "lit_hidden.engine.sync:sync"),  # makes no net
+    ("net", "lit_hidden.engine.sync:sync"),  # of ours
 ]
 
 
@@ -154,7 +152,7 @@ def test_fit_has_100_epochs_where_no_option_says_how_long(monkeypatch):
     monkeypatch.setattr(lightning_cli.HiddenCLI, "fit", fit, raising=False)
     for options in ([], ["--trainer.max_steps=7"]):
         run("fit", *options)
-    assert seen == [(100, -1), (None, 7)]
+    assert seen == [(100, -1), (100, 7)]
 
 
 def test_fit_goes_on_with_more_epochs_at_the_rate_of_the_longer_cosine(trained, tmp_path):

@@ -209,10 +209,10 @@ def test_the_rate_that_lightnings_finder_finds_is_the_one_used_and_recorded(tmp_
     lit, settings = LitSubnetwork(**TINY), {"max_epochs": 2, "default_root_dir": tmp_path}  # of 10 steps
     finder = LearningRateFinder(num_training_steps=20, early_stop_threshold=None)
     fit, seen = rates(lit, finder, batch_size=20, **settings)
-    assert lit.lr != 0.1
-    assert seen == cosine(lit.lr, range(2), 2)
+    assert lit.recipe.lr != 0.1
+    assert seen == cosine(lit.recipe.lr, range(2), 2)
     fit.save_checkpoint(tmp_path / "a.ckpt")
-    assert torch.load(tmp_path / "a.ckpt", weights_only=True)["hyper_parameters"]["lr"] == lit.lr == lit.recipe.lr
+    assert torch.load(tmp_path / "a.ckpt", weights_only=True)["hyper_parameters"]["lr"] == lit.recipe.lr
 
 
 @pytest.mark.parametrize("module", [LitSubnetwork, LitSupermask])

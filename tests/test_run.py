@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -93,17 +93,13 @@ def test_a_hash_is_of_what_differs_callbacks_with_their_versions_and_the_run_bef
     assert len({run.hash for run in runs}) == len(runs)
 
 
-def test_a_field_added_later_renames_only_runs_that_differ_from_its_neutral_value() -> None:
+def test_a_field_added_later_renames_only_runs_that_use_it() -> None:
     @dataclass(frozen=True, kw_only=True, eq=False)
     class Later(Run):
         patience: int = 0
-        nesterov: bool | None = field(default=None, metadata={"neutral": False})
 
-    runs = [HIDDEN, replace(LESIONED, seed=3), TICKET, DENSE]
-    later = [Later(**{f.name: getattr(run, f.name) for f in fields(run)}) for run in runs]
-    assert [one.hash for one in later] == [run.hash for run in runs]
-    assert replace(later[0], nesterov=True).hash != HIDDEN.hash == replace(later[0], nesterov=False).hash
-    assert replace(later[0], patience=1).hash != HIDDEN.hash
+    later = Later(**{f.name: getattr(LESIONED, f.name) for f in fields(LESIONED)})
+    assert (later.hash, replace(later, patience=1).hash != LESIONED.hash) == (LESIONED.hash, True)
 
 
 def test_of_small_subsets_of_imagenet_a_hash_without_augmentation_still_means_the_middle_square() -> None:
@@ -115,7 +111,6 @@ def test_of_small_subsets_of_imagenet_a_hash_without_augmentation_still_means_th
         assert "augment" not in square.different
         written = json.loads(square.to_json())
         assert Run.from_json(json.dumps(written | {"augment": None})) == square, "written before there was a choice"
-        assert Run.from_row(square.row | {"augment": None}) == square
         assert (Run.from_json(run.to_json()), Run.from_row(run.row)) == (run, run)
     whole = Run(data="tiny-imagenet-100", net="resnet18")
     assert whole == replace(whole, augment="square"), "images of that size are the square"
