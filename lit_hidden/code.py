@@ -8,6 +8,7 @@ import ast
 import hashlib
 import importlib.util
 import math
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -146,9 +147,14 @@ def real(value: Any) -> float:
 
 def full(name: str) -> str:
     """Return the full dotted name of code of `lit_hidden`; any other name comes back as it is."""
-    if "." not in name or ":" in name or ours(name):
+    if not dotted(name) or ":" in name or ours(name):
         return name
     return next((f"{room}.{name}" for room in _ROOMS if _find(f"{room}.{name}")[1]), name)
+
+
+def dotted(name: Any) -> bool:
+    """Tell whether a value is a dotted name of code, such as `package.module.name` or `package.module:name`."""
+    return isinstance(name, str) and re.search("[.:]", name) is not None and not name.startswith("timm:")
 
 
 def load(name: str) -> Any:

@@ -1,12 +1,13 @@
 """The arguments that a checkpoint's module was made with, read without importing the code that they name."""
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import lightning.pytorch as L
 from lightning.fabric.utilities.cloud_io import _load
 from lightning.pytorch.core.saving import CHECKPOINT_PAST_HPARAMS_KEYS
+
+from lit_hidden.code import dotted
 
 
 def hyper_parameters(path: Any, kind: str, given: Mapping[str, Any], weights_only: bool = True) -> dict[str, Any]:
@@ -42,6 +43,6 @@ def hyper_parameters(path: Any, kind: str, given: Mapping[str, Any], weights_onl
 
 def _names_code(value: Any) -> bool:
     if isinstance(value, str):
-        return re.search("[.:]", value) is not None and not value.startswith("timm:")
+        return dotted(value)
     parts = value.values() if isinstance(value, Mapping) else value
     return isinstance(parts, Iterable) and any(map(_names_code, parts))

@@ -28,7 +28,6 @@ METHODS = {
 FINDERS = tuple(name for name, known in METHODS.items() if known.finds)
 Optimizer = Literal["sgd", "adam"]
 Schedule = Literal["cosine", "constant"]
-OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
 SCHEDULES: tuple[str, ...] = get_args(Schedule)
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")  # Lightning's names
 DISTRIBUTIONS = (  # drawn by `lit_hidden.distributions`, which imports torch
@@ -80,16 +79,15 @@ def method(name: str) -> Method:
 
 
 def recipe(name: str, net: str, optimizer: str = "sgd") -> Recipe:
-    """Return the authors' settings of a method on a net; an unknown name, or Adam without weights, is a ValueError.
+    """Return the authors' settings of a method on a net; ValueError: the method or its optimizer is unknown.
 
     Other nets get those of Conv2 to Conv8, other methods those of edge-popup. A ticket is trained like the dense
     baseline but starts from the weights of the hidden nets, as in the authors' `configs/largescale/fixedsubnet`.
     """
     learns = method(name).learns
-    if optimizer not in OPTIMIZERS:
-        raise ValueError(f"optimizer={optimizer!r} is unknown; optimizers are {', '.join(OPTIMIZERS)}")
-    if optimizer == "adam" and learns != "weights":
-        raise ValueError(f"optimizer='adam' is for the weights of dense and ticket; method={name!r} takes 'sgd'")
+    allowed = get_args(Optimizer) if learns == "weights" else ("sgd",)
+    if optimizer not in allowed:
+        raise ValueError(f"optimizer={optimizer!r}: method={name!r} takes {' or '.join(allowed)}")
     if learns is None:
         return Recipe(lr=0.0, momentum=0.0, weight_decay=0.0, schedule="constant")
     if name == "supermask":

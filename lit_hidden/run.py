@@ -181,7 +181,7 @@ class Run:
     def names(self) -> list[str]:
         """The dotted names of code in its fields and callbacks, and in those of its parents."""
         run = self.resolved
-        found = [name.replace(":", ".") for field in _NAMED if _dotted(name := getattr(run, field))]
+        found = [name.replace(":", ".") for field in _NAMED if code.dotted(name := getattr(run, field))]
         found += [one.class_path for one in run.callbacks]
         return list(dict.fromkeys(found + (run.parent.names if run.parent is not None else [])))
 
@@ -301,12 +301,8 @@ def _neutral_augment(values: dict[str, Any]) -> Literal["square"] | None:
     return "square" if data in recipes.SQUARES and recipes.SQUARES[data] != size else None
 
 
-def _dotted(name: str | None) -> bool:
-    return name is not None and re.search("[.:]", name) is not None and not name.startswith("timm:")
-
-
 def _short(name: str | None) -> str:
-    return re.split("[.:]", str(name))[-1] if _dotted(name) else str(name)
+    return re.split("[.:]", str(name))[-1] if code.dotted(name) else str(name)
 
 
 def vary(base: Iterable[Run], **values: Iterable[Any]) -> list[Run]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_hidden import lightning_cli
 from lit_hidden.cli import main
 from lit_hidden.modules import LitDense, LitSubnetwork, LitTicket
 from lit_hidden.subnetwork import save_subnetwork
