@@ -9,7 +9,7 @@ import lightning.pytorch as L
 import pytest
 import torch
 from jsonargparse import ArgumentParser
-from lightning.pytorch.callbacks import Checkpoint, LearningRateFinder
+from lightning.pytorch.callbacks import Checkpoint, LambdaCallback, LearningRateFinder
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
@@ -18,7 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import DigitsData
 from lit_hidden.edge_popup import maskers
-from lit_hidden.modules import LitDense, LitRandomMask, LitSubnetwork, LitSupermask, LitTicket
+from lit_hidden.modules import LitDense, LitSubnetwork, LitSupermask, LitTicket
 from lit_hidden.recipes import METHODS
 from lit_hidden.subnetwork import fingerprint, masks, save_subnetwork
 
@@ -37,20 +37,9 @@ def fitted(lit: LitClassifier) -> L.Trainer:
     return fit
 
 
-def arguments(module) -> ArgumentParser:
-    """What the command line takes for a module."""
-    parser = ArgumentParser()
-    parser.add_class_arguments(module)
-    return parser
-
-
 def batch(n: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return torch.randn(n, 1, 32, 32, generator=generator), torch.randint(0, 10, (n,), generator=generator)
-
-
-def normed() -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(3600, 10))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +47,7 @@ def found(tmp_path_factory):
     """A subnetwork of the tiny net, in a file."""
     hidden = LitSubnetwork(**TINY, density=0.3, distribution="kaiming_normal", scaled=True, seed=4)
     fitted(hidden)
-    return hidden, save_subnetwork(hidden.net, tmp_path_factory.mktemp("found") / "found.safetensors")
+    return hidden, str(save_subnetwork(hidden.net, tmp_path_factory.mktemp("found") / "found.safetensors"))
 
 
 OWN = {"lr": 0.5, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
@@ -68,8 +57,6 @@ OWN = {"lr": 0.5, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
     ("module", "net", "given", "expected"),
     [
         (LitSubnetwork, "conv4", {}, (0.1, 0.9, 1e-4, "cosine")),
-        (LitDense, "conv4", {}, (0.01, 0.9, 1e-4, "cosine")),
-        (LitSupermask, "conv4", {}, (200.0, 0.9, 0.0, "cosine")),
         (LitTicket, "conv2", {"optimizer": "adam"}, (2e-4, None, 0.0, "constant")),
         (LitSubnetwork, "conv2", OWN, (0.5, 0.0, 0.0, "constant")),
     ],
@@ -100,7 +87,8 @@ HIDDEN |= {"score_seed": None, "skip": (), "masker": None}
 def test_the_command_line_knows_every_argument_its_default_and_its_meaning(module, own):
     everyones = {"net": "conv4", "width": 1.0, "num_classes": 10, "in_channels": 3, "image_size": 32}
     settings = ("lr", "momentum", "weight_decay", "schedule", "warmup_epochs", "label_smoothing", "task")
-    parser = arguments(module)
+    parser = ArgumentParser()
+    parser.add_class_arguments(module)
     assert vars(parser.get_defaults()) == everyones | {"optimizer": "sgd"} | dict.fromkeys(settings) | own
     told = " ".join(parser.format_help().split())
     docs = "".join(str(c.__doc__) for c in module.__mro__ if issubclass(c, LitClassifier))
@@ -142,34 +130,26 @@ def test_what_is_said_of_a_method_is_what_its_module_does(name, found, tmp_path)
     module = pkgutil.resolve_name(said.module)
     assert module.method == name
     lit = module(**({"subnetwork": found[1]} if name == "ticket" else {}), **TINY)
-    wanted = {"scores" if n.endswith(".scores") else "weights" for n, p in lit.named_parameters() if p.requires_grad}
-    assert {said.learns} == (wanted if lit.automatic_optimization else {None})
     assert said.hides == bool(maskers(lit.net))
-    before = torch.get_rng_state()
+    random = torch.get_rng_state()
     lit.training_step(batch(), 0)
-    draws = not torch.equal(before, torch.get_rng_state())
-    assert said.captured == (lit.automatic_optimization and not draws)
+    draws = not torch.equal(random, torch.get_rng_state())
+    assert said.captured == (said.learns is not None and not draws)
+    before = {name: value.clone() for name, value in lit.net.state_dict().items()}
+    fitted(lit)
+    changed = {name for name, value in lit.net.state_dict().items() if not torch.equal(before[name], value)}
+    assert {"scores" if name.endswith(".scores") else "weights" for name in changed} == {said.learns} - {None}
     with contextlib.nullcontext() if said.finds else pytest.raises(ValueError, match=r"hidden|weights learn"):
         LitTicket(save_subnetwork(lit.net, tmp_path / "file"), **TINY)
 
 
-class Rates(L.Callback):
-    """Keeps the rate of each epoch."""
-
-    def __init__(self):
-        self.rates = []
-
-    def on_train_epoch_start(self, trainer, module):
-        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
-
-
 def rates(lit, *callbacks, ckpt_path=None, batch_size=100, **settings) -> tuple[L.Trainer, list[float]]:
     """Train on 200 images, and say at which rates."""
-    seen = Rates()
-    fit = trainer(callbacks=[*callbacks, seen], **settings)
-    data = DigitsData(train_images=200, batch_size=batch_size)
-    fit.fit(lit, data, ckpt_path=ckpt_path, weights_only=True)
-    return fit, seen.rates
+    seen = []
+    note = LambdaCallback(on_train_epoch_start=lambda fit, _: seen.append(fit.optimizers[0].param_groups[0]["lr"]))
+    fit = trainer(callbacks=[*callbacks, note], **settings)
+    fit.fit(lit, DigitsData(train_images=200, batch_size=batch_size), ckpt_path=ckpt_path, weights_only=True)
+    return fit, seen
 
 
 def cosine(lr, epochs, of):
@@ -177,16 +157,15 @@ def cosine(lr, epochs, of):
 
 
 def test_the_rate_warms_up_and_falls_as_a_cosine_per_epoch_that_never_reaches_zero():
-    lit = LitSubnetwork(**TINY)
-    lit.trainer = trainer(max_epochs=100)
-    assert [lit.lr_factor(e) for e in (0, 50)] == pytest.approx([1.0, 0.5])
-    assert 0.1 * lit.lr_factor(99) == pytest.approx(2.47e-5, abs=5e-8)  # as printed, three digits
-    lit = LitSubnetwork(**TINY, warmup_epochs=5)
-    lit.trainer = trainer(max_epochs=10)
-    assert [lit.lr_factor(e) for e in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
-    lit = LitSubnetwork(**TINY, schedule="constant")
-    lit.trainer = trainer(max_epochs=-1)
-    assert lit.lr_factor(7) == 1.0
+    def factors(epochs, of, **settings):
+        lit = LitSubnetwork(**TINY, **settings)
+        lit.trainer = trainer(max_epochs=of)
+        return [lit.lr_factor(epoch) for epoch in epochs]
+
+    assert factors([0, 50], 100) == pytest.approx([1.0, 0.5])
+    assert factors([99], 100) == pytest.approx([2.47e-4], abs=5e-7)  # as printed, three digits
+    assert factors(range(6), 10, warmup_epochs=5) == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert factors([7], -1, schedule="constant") == [1.0]
 
 
 def test_a_fit_resumed_with_more_epochs_goes_on_at_the_rate_of_the_longer_cosine(tmp_path):
@@ -324,40 +303,27 @@ def test_no_weight_changes_over_an_epoch_and_masks_do(found):
     assert any(not torch.equal(masks(start.net)[name], mask) for name, mask in masks(hidden.net).items())
 
 
-def test_the_random_mask_learns_nothing():
-    lit = LitRandomMask(**TINY)
-    before = {k: v.clone() for k, v in lit.net.state_dict().items()}
-    assert fitted(lit).num_training_batches == 2
-    assert all(torch.equal(before[k], v) for k, v in lit.net.state_dict().items())
-
-
-def test_scaled_and_skip_reach_hide():
-    lit = LitSubnetwork(**TINY, density=0.25, scaled=True, skip=["10"])
-    assert list(maskers(lit.net)) == ["0", "2", "6", "8"]
-    weight = lit.net[0].parametrizations.weight.original
-    torch.testing.assert_close(weight.abs(), torch.full_like(weight, (2 / 9) ** 0.5 * 2))  # fan-in 9, 1/sqrt(0.25)
-
-
 @pytest.mark.parametrize("module", [LitSubnetwork, LitTicket])
 def test_a_checkpoint_comes_back_without_being_told_the_arguments(module, tmp_path, found):
-    lit = module(**TINY, **{"subnetwork": found[1]} if module is LitTicket else {"seed": 5})
-    fit = trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
-    fit.fit(lit, DigitsData(train_images=200))
-    fit.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
+    lit = module(**TINY, **{"subnetwork": found[1]} if module is LitTicket else {"seed": 5, "skip": ["10"]})
+    fitted(lit).save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
     back = module.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True, map_location="cpu")
     assert back.hparams == lit.hparams
+    assert ("10" in masks(back.net)) == (module is LitTicket)
     assert fingerprint(back.net) == fingerprint(lit.net)
     for name, mask in masks(lit.net).items():
         assert torch.equal(masks(back.net)[name], mask)
 
 
 def test_a_net_of_ones_own_is_hidden_and_its_tickets_norm_layers_are_affine(tmp_path):
-    own = normed()
-    before = own[0].weight.clone()
-    assert torch.equal(LitClassifier(own).net[0].weight, before)  # the base class trains a net as it is
-    hidden = LitSubnetwork(own, density=0.3)
+    def normed():
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(3600, 10))
+
+    hidden = LitSubnetwork(normed(), density=0.3, scaled=True)
     fitted(hidden)
     assert list(maskers(hidden.net)) == ["0", "4"]
+    weight = hidden.net[4].parametrizations.weight.original
+    torch.testing.assert_close(weight.abs(), torch.full_like(weight, (2 / 3600 / 0.3) ** 0.5))
     assert "net" not in hidden.hparams
     ticket = LitTicket(save_subnetwork(hidden.net, tmp_path / "file"), normed())
     assert torch.equal(ticket.net[1].running_mean, hidden.net[1].running_mean)
