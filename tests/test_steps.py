@@ -1,6 +1,7 @@
 """Steps taken many at once are those taken one by one: on a CPU bit for bit, on a GPU, where there is one, to 1e-5."""
 
 import warnings
+from itertools import count
 from typing import Any
 
 import lightning.pytorch as L
@@ -14,18 +15,18 @@ from torch.utils._pytree import tree_leaves
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import BatchLoader
 from lit_hidden.modules import LitDense, LitSubnetwork
-from lit_hidden.steps import WARM, Block, Steps
+from lit_hidden.steps import WARM, Steps
 from lit_hidden.subnetwork import used_masks
 
 gpu = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="runs on a CUDA device"))
 NETS = {"conv2": (LitSubnetwork, "conv2"), "conv6": (LitSubnetwork, "conv6"), "dense": (LitDense, "conv2")}
 
 
-def loader(device: str, count: int = 150, **more: Any) -> BatchLoader:
+def loader(device: str, **more: Any) -> BatchLoader:
     """Eight batches of an epoch, the last of 10 images."""
     draws = torch.Generator().manual_seed(1)
-    images = torch.randint(256, (count, 3, 32, 32), generator=draws, dtype=torch.uint8).to(device)
-    labels = torch.randint(10, (count,), generator=draws).to(device)
+    images = torch.randint(256, (150, 3, 32, 32), generator=draws, dtype=torch.uint8).to(device)
+    labels = torch.randint(10, (150,), generator=draws).to(device)
     return BatchLoader(images, labels, 20, (0.5,) * 3, (0.2,) * 3, seed=3, crop=4, flip=True, **more)
 
 
@@ -35,38 +36,28 @@ def trained(kind: str, device: str) -> tuple[LitClassifier, torch.optim.Optimize
     return module, module.configure_optimizers()["optimizer"]
 
 
-def one_by_one(kind: str, device: str, steps: int) -> tuple[LitClassifier, list[float]]:
-    """The plain path: batches of the loader, `training_step`, backward, update."""
+def losses(kind: str, device: str, steps: int, block: int = 0) -> tuple[LitClassifier, list[float], list[int]]:
+    """Train so many blocks, or steps one by one: the losses, and of how many images each is the mean."""
     module, optimizer = trained(kind, device)
-    batches, losses = loader(device), []
-    for epoch in range(-(-steps // batches.batches)):
+    batches, taker = loader(device, at_once=block), Steps(module.net, optimizer)
+    found: list[tuple[float, int]] = []
+    for epoch in count():
         batches.set_epoch(epoch)
         for batch in batches:
-            if len(losses) < steps:
-                loss = module.training_step(batch, 0)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                losses.append(loss.item())
-    return module, losses
-
-
-def at_once(kind: str, device: str, steps: int, block: int) -> tuple[LitClassifier, list[float], list[int]]:
-    module, optimizer = trained(kind, device)
-    blocks, losses, images = loader(device, at_once=block), [], []
-    taker = Steps(module.net, optimizer)
-    for epoch in range(-(-steps // blocks.batches)):
-        blocks.set_epoch(epoch)
-        for part in blocks:
-            if len(losses) < steps:
-                measured = taker.train(part)
-                losses.append(measured["loss"].item())
-                images.append(len(part.places))
-    return module, losses, images
+            if len(found) == steps:
+                return module, *map(list, zip(*found, strict=True))
+            if block:
+                found.append((taker.train(batch)["loss"].item(), len(batch.places)))
+                continue
+            loss = module.training_step(batch, 0)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            found.append((loss.item(), len(batch[1])))
 
 
 def parts(module: LitClassifier) -> dict[str, Tensor]:
-    return {name: p.detach().cpu() for name, p in module.net.named_parameters()}
+    return {name: p.detach().cpu().clone() for name, p in module.net.named_parameters()}
 
 
 @pytest.mark.parametrize(
@@ -77,44 +68,39 @@ def test_steps_have_the_losses_and_the_masks_of_the_plain_path(
     kind: str, device: str, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-    plain, expected = one_by_one(kind, device, steps)
-    ours, losses, _ = at_once(kind, device, steps, 1)
-    assert len(losses) == len(expected) == steps
-    assert losses == pytest.approx(expected, abs=1e-5, rel=0)
-    assert losses[-1] != losses[0]
+    plain, expected, _ = losses(kind, device, steps)
+    ours, found, _ = losses(kind, device, steps, 1)
+    assert found == pytest.approx(expected, abs=1e-5, rel=0)
+    assert found[-1] != found[0]
     for name, mask in used_masks(plain.net).items() if kind != "dense" else ():
         assert torch.equal(mask, used_masks(ours.net)[name])
     if device == "cpu":
-        assert losses == expected
+        assert found == expected
         assert all(torch.equal(value, parts(ours)[name]) for name, value in parts(plain).items())
 
 
 @pytest.mark.parametrize("device", ["cpu", gpu])
 def test_the_length_of_blocks_changes_nothing_but_how_often_one_hears_of_them(device: str) -> None:
-    _, expected = one_by_one("conv2", device, 8)
-    _, losses, images = at_once("conv2", device, 8, 8)
-    assert images[0] == 150
-    assert losses[0] == pytest.approx((sum(expected[:7]) * 20 + expected[7] * 10) / 150, abs=1e-5)
-    _, losses, images = at_once("conv2", device, 8, 3)
-    assert images[:3] == [60, 60, 30]
-    assert losses[0] == pytest.approx(sum(expected[:3]) / 3, abs=1e-5)
+    _, one, images = losses("conv2", device, 8)
+    assert images == [20] * 7 + [10]
+    _, found, images = losses("conv2", device, 3, 3)
+    assert images == [60, 60, 30]
+    expected = [sum(one[:3]) / 3, sum(one[3:6]) / 3, (one[6] * 20 + one[7] * 10) / 30]
+    assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_right_answers_are_counted_and_another_loader_is_another_memory() -> None:
     module, optimizer = trained("conv2", "cpu")
-    one, other = loader("cpu", at_once=8), loader("cpu", at_once=8)
-    (block,), (second,) = one, other
+    one, other = loader("cpu", at_once=1), loader("cpu", at_once=8)
+    block, (second,) = next(iter(one)), other
     images, labels = one.batch(torch.arange(20))
     ranks = module(images).argsort(dim=1, descending=True)
     steps = Steps(module.net, optimizer)
-    first = steps.train(Block(one, 0, 1))
-    assert (block.first, block.last) == (0, 8)
+    first = steps.train(block)
     assert first["top1"] == pytest.approx((ranks[:, 0] == labels).float().mean().item())
     assert first["top5"] == pytest.approx((ranks[:, :5] == labels[:, None]).any(1).float().mean().item())
     steps.train(second)
     assert (steps.loader, steps.taken) == (other, {20: 7, 10: 1}), "graphs are captured anew"
-    steps.forget()
-    assert (steps.loader, steps.taken) == (None, {})
 
 
 def test_blocks_have_the_pictures_of_the_batches_in_one_memory() -> None:
@@ -191,13 +177,7 @@ def test_up_to_the_loss_a_step_on_a_gpu_stays_there_and_asks_for_no_number(
     assert {name: kinds for name, kinds in spy.seen.items() if kinds - {"cuda"}} == {}
 
 
-def fitted(module: LitClassifier, **settings: Any) -> None:
-    quiet = dict.fromkeys(["logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"], False)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        L.Trainer(max_epochs=1, accelerator="cpu", **quiet, **settings).fit(module, loader("cpu", at_once=3))
-
-
+@pytest.mark.filterwarnings("ignore::UserWarning:lightning")  # its advice on loaders
 def test_a_fit_after_one_that_an_exception_ended_trains_with_its_own_optimizer() -> None:
     class End(L.Callback):
         def on_train_batch_end(self, *_: Any) -> None:
@@ -205,9 +185,10 @@ def test_a_fit_after_one_that_an_exception_ended_trains_with_its_own_optimizer()
 
     module, _ = trained("conv2", "cpu")
     module.automatic_optimization = False
+    quiet = dict.fromkeys(["logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"], False)
     with pytest.raises(KeyError):
-        fitted(module, callbacks=[End()])
+        L.Trainer(max_epochs=1, accelerator="cpu", **quiet, callbacks=[End()]).fit(module, loader("cpu", at_once=3))
     module.hparams["lr"] = 0.0
-    before = {name: value.clone() for name, value in parts(module).items()}
-    fitted(module)
+    before = parts(module)
+    L.Trainer(max_epochs=1, accelerator="cpu", **quiet).fit(module, loader("cpu", at_once=3))
     assert all(torch.equal(value, before[name]) for name, value in parts(module).items())
