@@ -9,7 +9,6 @@ from typing import Any
 import lightning.pytorch as L
 import numpy as np
 import pytest
-import torch
 import yaml
 from lightning.pytorch.loggers import CSVLogger
 
@@ -17,7 +16,6 @@ from lit_hidden import Run, RunCallback, spec
 from lit_hidden.callbacks.labels import RandomLabels
 from lit_hidden.callbacks.lesion import Lesion
 from lit_hidden.callbacks.rdm import RDM
-from lit_hidden.callbacks.trace import Trace
 from lit_hidden.cli import main
 from lit_hidden.data import DigitsData
 from lit_hidden.engine.network import network
@@ -96,15 +94,6 @@ def test_a_plain_trainer_trains_what_the_engine_trains(tmp_path):
         assert ours.files == theirs.files
         for name in ours.files:
             np.testing.assert_array_equal(ours[name], theirs[name])
-
-
-def test_two_of_one_class_with_other_options_have_states_of_their_own(tmp_path):
-    fitted(tmp_path, Trace(updates=2), Trace(updates=3), epochs=1)
-    (checkpoint,) = tmp_path.rglob("*.ckpt")
-    states = torch.load(checkpoint, weights_only=True)["callbacks"]
-    assert {name: len(state["rows"]["step"]) for name, state in states.items() if name.startswith("Trace")} == {
-        "Trace{'updates': 2}": 2, "Trace{'updates': 3}": 3
-    }  # fmt: skip
 
 
 def test_callbacks_paste_from_a_run_json_into_the_yaml_of_fit(tmp_path, monkeypatch):
