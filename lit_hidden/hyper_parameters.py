@@ -29,15 +29,14 @@ def hyper_parameters(path: Any, kind: str, given: Mapping[str, Any], weights_onl
     found.pop("_instantiator", None)  # Lightning checks that one itself
     for name, value in found.items():
         # `skip` names layers, `subnetwork` a file.
-        names_code = value != kind and name not in ("skip", "subnetwork") and _names_code(value)
-        said = f"{path} says {name.lstrip('_')}={value!r}"
-        if names_code and (name == "_class_path" or name not in given):
+        is_code = value != kind and name not in ("skip", "subnetwork") and _names_code(value)
+        if is_code and (name == "_class_path" or name not in given):
+            said = f"{path} says {name.lstrip('_')}={value!r}"
             raise ValueError(f"{said}, and code is never imported because a checkpoint names it; name it yourself")
         # Code and subnetworks may have moved, so their names may differ.
-        if name in given and not names_code and name != "subnetwork":
-            option, written = (list(one) if isinstance(one, tuple) else one for one in (given[name], value))
-            if option != written:
-                raise ValueError(f"{name.lstrip('_')}={option!r} contradicts {path}, which says {written!r}")
+        option, written = (list(one) if isinstance(one, tuple) else one for one in (given.get(name, value), value))
+        if option != written and not is_code and name != "subnetwork":
+            raise ValueError(f"{name.lstrip('_')}={option!r} contradicts {path}, which says {written!r}")
     return found
 
 

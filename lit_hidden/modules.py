@@ -25,10 +25,8 @@ class LitDense(LitClassifier):
     """The dense baseline: the same network, not hidden, its weights trained.
 
     Args:
-        *args: arguments of `LitClassifier`; `optimizer="adam"` gives the paper's Adam baseline.
         distribution: the weights are drawn from it; None keeps those that the net came with.
         seed: seed of the weights; the same seed gives a hidden net the same weights.
-        **kwargs: arguments of `LitClassifier`.
     """
 
     def __init__(self, *args: Any, distribution: str | None = "kaiming_normal", seed: int = 0, **kwargs: Any) -> None:
@@ -41,7 +39,6 @@ class LitSubnetwork(LitClassifier):
     """Edge-popup: a random network whose weights never change, searched for its best subnetwork.
 
     Args:
-        *args: arguments of `LitClassifier`.
         density: fraction of each layer's weights kept, in (0, 1].
         distribution: the weights are drawn from it; None keeps those that the net came with.
         scaled: multiply the weights by `1/sqrt(density)`; "authors": by `1/sqrt(1 - density)`.
@@ -50,7 +47,6 @@ class LitSubnetwork(LitClassifier):
         score_seed: seed of the scores.
         skip: layers left unmasked.
         masker: dotted name of the class that chooses which weights stay; None is the method's own.
-        **kwargs: arguments of `LitClassifier`; the optimizer is `sgd`.
     """
 
     method = "edge_popup"
@@ -102,15 +98,12 @@ class LitTicket(LitClassifier):
     Settings are those of the dense baseline. Norm layers are affine again and keep their running statistics.
 
     Args:
-        subnetwork: a file of `save_subnetwork`; None if the net is hidden already.
-        *args: arguments of `LitClassifier`; `net` is the net that the subnetwork was found in.
-        **kwargs: arguments of `LitClassifier`.
+        subnetwork: a file of `save_subnetwork`, found in the same net; None if the net is hidden already.
     """
 
     method = "ticket"
 
     def __init__(self, subnetwork: str | Path | None, *args: Any, **kwargs: Any) -> None:
-        # torch does not load a checkpoint with a Path among its hyper-parameters.
-        subnetwork = None if subnetwork is None else str(subnetwork)
+        subnetwork = subnetwork and str(subnetwork)  # torch does not load a checkpoint that holds a Path
         super().__init__(*args, **kwargs)
         fix_masks(self.net if subnetwork is None else load_subnetwork(self.net, subnetwork))
