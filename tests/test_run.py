@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_hidden.code import Spec, spec
+from lit_hidden.code import Spec, canonical, spec
 from lit_hidden.recipes import FINDERS, METHODS
 from lit_hidden.run import SCHEMA, Run, vary
 
@@ -215,7 +215,8 @@ def test_a_run_then_another_copies_what_was_set_and_has_its_own_recipe(before: R
 
 # --- json and tables -------------------------------------------------------------------------------------
 
-VALUES = st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.integers(), max_size=2).map(tuple)
+VALUE = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+VALUES = (VALUE | st.lists(VALUE, max_size=2)).map(canonical)
 CALLBACKS = st.lists(
     st.builds(
         lambda name, options, version: Spec(f"mine.gone.{name}", tuple(sorted(options.items())), version),

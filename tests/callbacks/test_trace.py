@@ -17,19 +17,33 @@ from lit_hidden.results import Results
 from lit_hidden.run import Run
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "engine" / "training.py"))
-TINY, HIDDEN, undisturbed = made["TINY"], made["HIDDEN"], made["undisturbed"]
+TINY, HIDDEN = made["TINY"], made["HIDDEN"]
 
 
-@pytest.mark.parametrize(
-    ("updates", "total", "expected"),
-    [(3, 12, {0, 6, 11}), (1, 12, {0}), (12, 12, set(range(12))), (100, 12, set(range(12))), (5, 1, {0})],
-)
-def test_what_is_recorded_is_spread_over_the_training_from_its_first_update_on(updates, total, expected):
-    assert spread(updates, SimpleNamespace(estimated_stepping_batches=total)) == expected
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory):
+    """The folder and the result of HIDDEN, and its masks, sorted, before the first update and after each."""
+    folder, real, masks = tmp_path_factory.mktemp("traced"), Trace.on_train_batch_end, []
+
+    def keep(net):
+        masks.append({})
+        for name, masker in maskers(net).items():
+            order = np.argsort(masker.scores.detach().abs().flatten().numpy(), kind="stable")
+            masks[-1][name] = np.isin(np.arange(len(order)), order[int(0.6 * len(order)) :])
+
+    keep(make_module(HIDDEN, make_data(HIDDEN, "data")).net)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trace, "on_train_batch_end", lambda *args: real(*args) or keep(args[2].net))
+        return folder, train(HIDDEN, folder), masks
 
 
-def test_the_trace_obeys_the_update_rule(undisturbed):
-    folder, result = undisturbed
+def test_what_is_recorded_is_spread_over_the_training_from_its_first_update_on():
+    for updates, expected in ((3, {0, 6, 11}), (1, {0}), (100, set(range(12)))):
+        assert spread(updates, SimpleNamespace(estimated_stepping_batches=12)) == expected
+
+
+def test_the_trace_obeys_the_update_rule(traced):
+    folder, result, _ = traced
     trace = Results([(HIDDEN, result, folder)]).arrays("trace.npz")
     assert trace["step"].tolist() == list(range(12))
     # The scores after an update are the scores before the next one, and so are the masks.
@@ -47,26 +61,12 @@ def test_the_trace_obeys_the_update_rule(undisturbed):
     assert (trace["swapped"].sum(), trace["reentered"].sum()) == (result["swapped"], result["reentered"])
 
 
-def test_swaps_and_re_entries_are_those_of_masks_sorted_step_by_step(tmp_path, monkeypatch):
-    history, real, net = [], Trace.on_train_batch_end, make_module(HIDDEN, make_data(HIDDEN, "data")).net
-
-    def chosen(net):
-        masks = {}
-        for name, masker in maskers(net).items():
-            scores = masker.scores.detach().abs().flatten().numpy()
-            masks[name] = np.isin(np.arange(scores.size), np.argsort(scores, kind="stable")[int(0.6 * scores.size) :])
-        return masks
-
-    def watch(self, trainer, module, *rest):
-        real(self, trainer, module, *rest)
-        history.append(chosen(module.net))
-
-    monkeypatch.setattr(Trace, "on_train_batch_end", watch)
-    result = train(HIDDEN, tmp_path)
+def test_swaps_and_re_entries_are_those_of_masks_sorted_step_by_step(traced):
+    _, result, masks = traced
     swapped = reentered = 0
-    for name, before in chosen(net).items():
+    for name, before in masks[0].items():
         ever = before.copy()
-        for now in (masks[name] for masks in history):
+        for now in (later[name] for later in masks[1:]):
             swapped += (now & ~before).sum()
             reentered += (now & ~before & ever).sum()
             ever, before = ever | now, now
