@@ -35,7 +35,7 @@ from lit_hidden.engine.train import Recorder, train
 from lit_hidden.run import Run
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "engine" / "training.py"))
-TINY, without_time, evaluate, counted = made["TINY"], made["without_time"], made["evaluate"], made["counted"]
+TINY, without_time, counted = made["TINY"], made["without_time"], made["counted"]
 DENSE, HIDDEN = Run(epochs=2, **TINY), Run(density=0.5, epochs=2, **TINY)
 NORMS = {"net": "cifar_resnet18", "width": 0.05, "data": "digits", "train_images": 300, "epochs": 1}
 ARM = {"net": "lenet", "width": 0.3, "data": "arm.ArmData", "task": "arm.Angles", "epochs": 2, "lr": 0.05}
@@ -211,16 +211,6 @@ def test_edges_are_cut_in_every_layer_and_in_nets_with_norms():
     zeros = [int((weight == 0).sum()) for weight in found]
     assert zeros == [round(weight.numel() / 4) for weight in found]
     assert lesion.on_run_end(None, None, None) == {"cut": sum(zeros)}
-
-
-def test_a_lesion_after_training_shows_what_is_lost_at_once(trained):
-    run = DENSE.then(epochs=0, callbacks=(spec("lesion.Lesion", epoch=0),))
-    net = network(DENSE, trained(DENSE)[0])
-    with torch.no_grad():
-        for name, units in dead(begun(Lesion(0))[0].net).items():
-            weights(net)[name][units] = 0
-    (expected,) = evaluate(LitClassifier(net), make_data(DENSE, "data"))
-    assert trained(run)[1]["accuracy"] == round(100 * expected["test/top1"], 5) != trained(DENSE)[1]["accuracy"]
 
 
 # --- feedback alignment ---------------------------------------------------------------------------------

@@ -45,17 +45,6 @@ def table(folder) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def linear(scores, density=0.5) -> nn.Sequential:
-    """A hidden layer of signed ones, whose weights and scores are known."""
-    scores = torch.tensor(scores)
-    net = hide(nn.Sequential(nn.Linear(scores.shape[1], scores.shape[0], bias=False)), density)
-    masker = maskers(net)["0"]
-    with torch.no_grad():
-        masker.scores.copy_(scores)
-        original_weight(net, "0").copy_(torch.tensor([[1.0, -1.0, 1.0], [-1.0, 1.0, 1.0]])[:, : scores.shape[1]])
-    return net
-
-
 def small_net(*, smooth: bool = False) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
     between = nn.Softplus if smooth else nn.ReLU
     net = nn.Sequential(
@@ -70,7 +59,10 @@ def small_net(*, smooth: bool = False) -> tuple[nn.Module, torch.Tensor, torch.T
 
 def test_the_change_of_a_linear_nets_loss_is_the_one_worked_out_by_hand():
     # Chosen are |0.9|, |0.8| and |0.7|: logits (x0, -x0 + x1) of weights (1, -1, 1) and (-1, 1, 1).
-    net = linear([[0.9, 0.1, -0.3], [-0.8, 0.7, 0.2]])
+    net = hide(nn.Sequential(nn.Linear(3, 2, bias=False)), 0.5)
+    with torch.no_grad():
+        maskers(net)["0"].scores.copy_(torch.tensor([[0.9, 0.1, -0.3], [-0.8, 0.7, 0.2]]))
+        original_weight(net, "0").copy_(torch.tensor([[1.0, -1.0, 1.0], [-1.0, 1.0, 1.0]]))
     x, label = torch.tensor([[2.0, 1.0, 0.5]]), torch.tensor([0])
     probe = Probe(net, x, label)
     assert probe.mask["0"].tolist() == [[True, False, False], [True, True, False]]
