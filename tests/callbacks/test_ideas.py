@@ -260,13 +260,12 @@ def test_errors_come_back_through_convolutions_by_hand():
 @pytest.mark.parametrize("distribution", ["unsigned_constant", "kaiming_normal"])
 def test_the_fixed_weights_are_as_large_as_the_nets_and_of_its_seed(distribution):
     run = replace(HIDDEN, distribution=distribution)
-    layers = weight_layers(begun(FeedbackAlignment(), run)[0].net)
-    for layer, _ in layers.values():
+    one, again, other = (begun(FeedbackAlignment(), run, seed)[0].net for seed in (0, 0, 1))
+    for layer, _ in weight_layers(one).values():
         size = layer.weight.square().mean().sqrt().item()
         assert layer.feedback.square().mean().sqrt().item() == pytest.approx(size, rel=0.4)
-    again, other = (begun(FeedbackAlignment(), run, seed)[0].net[-1].feedback for seed in (0, 1))
-    assert layer.feedback.equal(again)
-    assert not layer.feedback.equal(other)
+    assert one[-1].feedback.equal(again[-1].feedback)
+    assert not one[-1].feedback.equal(other[-1].feedback)
 
 
 # --- RDM ------------------------------------------------------------------------------------------------

@@ -2,13 +2,12 @@
 
 import runpy
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lit_hidden.callbacks.trace import Trace, spread
+from lit_hidden.callbacks.trace import Trace
 from lit_hidden.code import spec
 from lit_hidden.edge_popup import maskers
 from lit_hidden.engine.network import make_data, make_module
@@ -35,11 +34,6 @@ def traced(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trace, "on_train_batch_end", lambda *args: real(*args) or keep(args[2].net))
         return folder, train(HIDDEN, folder), masks
-
-
-def test_what_is_recorded_is_spread_over_the_training_from_its_first_update_on():
-    for updates, expected in ((3, {0, 6, 11}), (1, {0}), (100, set(range(12)))):
-        assert spread(updates, SimpleNamespace(estimated_stepping_batches=12)) == expected
 
 
 def test_the_trace_obeys_the_update_rule(traced):
