@@ -60,8 +60,8 @@ def trained(tmp_path_factory):
     return checkpoint
 
 
-def top1(capsys) -> str:
-    return re.search(r"(?:test|val)/top1\s*│\s*(\S+)", capsys.readouterr().out)[1]
+def top1(split: str, capsys) -> str:
+    return re.search(rf"{split}/top1\s*│\s*(\S+)", capsys.readouterr().out)[1]
 
 
 def test_what_no_option_says_is_the_checkpoints_and_its_accuracy_is_found_again(trained, capsys, monkeypatch):
@@ -71,12 +71,12 @@ def test_what_no_option_says_is_the_checkpoints_and_its_accuracy_is_found_again(
     names, values = (line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()[:2])
     watched = f"{float(values[names.index('val/top1')]):.8f}"[:8]
     run("validate", "--ckpt_path", str(trained), "--model.net=conv2", "--model.density=0.3")
-    assert watched in top1(capsys)
+    assert watched in top1("val", capsys)
     python = torch.load(trained, weights_only=True)  # made in Python, without the command line's `_class_path`
     python["hyper_parameters"] = dict(LitSubnetwork("conv2", 0.05, in_channels=1, density=0.3).hparams)
     torch.save(python, "b.ckpt")
     run("test", "--ckpt_path", "b.ckpt")
-    assert watched in top1(capsys)
+    assert watched in top1("test", capsys)
 
 
 def test_what_contradicts_the_checkpoint_is_refused(trained):
