@@ -22,7 +22,6 @@ from torchvision import transforms
 from experiments.bench.rows import Bench, Section, written
 from experiments.bench.training import BATCH, Batch, drawn, made, step_of
 from lit_hidden.data import BatchLoader, CIFAR10Data, ImageData, ImageNetData, data_module
-from lit_hidden.data.files import find
 from lit_hidden.engine.devices import cores
 from lit_hidden.recipes import IMAGENET_SIZES
 
@@ -93,7 +92,7 @@ def pictures(data_dir: Path) -> tuple[Batch, str]:
         DataError: it is damaged.
     """
     data = CIFAR10Data(str(data_dir))
-    if find(data.root, data.layouts):
+    if data.folder:
         return data.read()[0], "CIFAR-10"
     return drawn(50_000), "random: CIFAR-10 is not in the data folder"
 
@@ -140,14 +139,15 @@ def fed(
     """
     name, usual, options = data or "imagenet", BATCH, dict[str, Any]()
     if name in IMAGENET_SIZES:
-        usual, options = 256 if device.type == "cuda" else 8, {"image_size": image_size, "cache_gib": 0.0}
+        usual = 256 if device.type == "cuda" else 8
+        options = {"image_size": image_size, "cache_gib": 0.0, "workers": cores()}
     elif image_size is not None:
         raise ValueError(f"--image-size {image_size} is for ImageNet and its subsets; the data are {data}")
     size = usual if batch_size is None else batch_size
     module = data_module(name, root=str(root), batch_size=size, held_out=0, **options)
     # All that a data module reads from its trainer; without one it stays on the CPU.
     device_of = SimpleNamespace(root_device=device)
-    module.trainer = SimpleNamespace(strategy=device_of, global_rank=0, world_size=1, num_devices=1, overfit_batches=0)  # type: ignore[assignment]
+    module.trainer = SimpleNamespace(strategy=device_of, global_rank=0, world_size=1, num_devices=1)  # type: ignore[assignment]
     if not isinstance(module, ImageNetData):
         module.prepare_data()
         module.setup("fit")

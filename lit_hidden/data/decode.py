@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,35 +23,29 @@ from lit_hidden.data.trees import Images
 MEND = "replace or delete it and run again"
 # Of a batch: indices of the images `(B,)`; to augment them also draws of `crop_boxes` `(B, DRAWS)` and flips `(B,)`.
 Places = tuple[np.ndarray, ...]
-Decoded = tuple[Tensor, Tensor] | DataError  # pixels uint8 `(B, 3, S, S)` and labels int64 `(B,)`
 
 
 def load(path: Path) -> Image.Image:
-    """Decode an image and convert it to RGB, or raise a `DataError`.
-
-    Of 16 bits the upper 8 stay; transparency and an orientation in EXIF are ignored, as torchvision's loaders do. The
-    content decides, not the name: ILSVRC-2012 has a PNG called .JPEG.
-    """
+    """Decode an image and convert it to RGB as torchvision's `ImageFolder` does, or raise a `DataError`."""
     with checked(path, MEND), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about damaged EXIF, which is not read, and about very large images
         with Image.open(path) as image:
-            if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255
-                grey = np.asarray(image).clip(0, 65_535) >> 8
-                return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
             return image.convert("RGB")
 
 
-class Pictures(Dataset[Decoded]):
-    """Image files as squares of `size` pixels, batch by batch: what worker processes do.
+@dataclass
+class Pictures(Dataset[tuple[Tensor, Tensor] | DataError]):
+    """Image files as squares of `size` pixels, uint8 `(B, 3, size, size)`, by the batch: what worker processes do.
 
     With draws a picture is a random crop of the whole image, resized and perhaps mirrored, as torchvision's
     `RandomResizedCrop` and `RandomHorizontalFlip` make it; without, that of `Resize(resize)` and `CenterCrop(size)`.
     """
 
-    def __init__(self, images: Images, size: int, resize: int) -> None:
-        self.images, self.size, self.resize = images, size, resize
+    images: Images
+    size: int
+    resize: int
 
-    def __getitem__(self, places: Places) -> Decoded:
+    def __getitem__(self, places: Places) -> tuple[Tensor, Tensor] | DataError:
         """Decode a batch; an error is returned, because one raised in a worker would bring its traceback as text."""
         indices, *draws = places
         try:
@@ -75,25 +68,22 @@ class Pictures(Dataset[Decoded]):
 
 @dataclass(eq=False, repr=False)
 class DecodingLoader(EpochLoader):
-    """Batches from image files that worker processes decode, ahead of what is asked for.
+    """Batches of `Pictures` from image files; a `DataError` while iterating: an image cannot be decoded.
 
-    Pictures are those of `Pictures`, the same for any number of workers, which live until `close`.
-
-    Raises:
-        DataError: while iterating: an image cannot be decoded.
+    Worker processes decode ahead of what is asked for. Pictures are the same for any number of workers.
     """
 
     images: Images
     _: KW_ONLY
     size: int  # height and width of the pictures
     resize: int  # the shorter side of an image before the centre crop
-    workers: int  # processes that decode; 0 decodes in this one
+    workers: int  # processes that decode, from the first iteration on; 0 decodes in this one
     augment: bool  # crop and flip at random, if there is a seed
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._ahead: list[Places] = []  # what the workers decode, batch by batch
-        self._decoder: DataLoader[Decoded] = DataLoader(
+        self._decoder = DataLoader(
             Pictures(self.images, self.size, self.resize),
             batch_size=None,  # `Pictures` makes the batches itself
             sampler=self._ahead,
@@ -103,16 +93,8 @@ class DecodingLoader(EpochLoader):
             generator=torch.Generator(),  # otherwise it would draw from the global one
         )
 
-    def close(self) -> None:
-        """End the workers; the next iteration starts new ones. Garbage collection would wait 5 s for each."""
-        workers: Any = self._decoder._iterator
-        self._decoder._iterator = None
-        if workers is not None:
-            workers._shutdown_workers()  # as Lightning ends those of its loaders
-
     def _batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        draws = draw_crops(self) if self.augment and self.seed is not None else ()
-        epoch = [self.order().numpy(), *(draw.numpy() for draw in draws)]
+        epoch = [each.numpy() for each in (self.order(), *draw_crops(self))]
         self._ahead[:] = [tuple(each[mine] for each in epoch) for mine in map(self.mine, range(start, self.batches))]
         for batch in self._decoder:
             if isinstance(batch, DataError):

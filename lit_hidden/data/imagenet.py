@@ -1,11 +1,10 @@
 """ImageNet and its subsets, from image files in a tree `train/<wnid>/*`, `val/<wnid>/*`.
 
 In training, worker processes decode images in every epoch and crop them at random, as the authors do. Where pictures
-are the same in every epoch (test images, training images that are not augmented), and for Tiny ImageNet at 64 pixels,
-the middle square of each image is decoded once if all take at most `cache_gib`: its shorter side is resized to
-`resize_to(size)` pixels (Tiny ImageNet at 64 pixels: as it is). Batches are cut out of these on the training device.
-`augment="square"` crops these squares at random, which is quicker and gives other pictures: no crop reaches beyond the
-middle square, and small crops are enlarged from the resized image. The size of the set or machine changes no picture.
+are the same in every epoch, and for Tiny ImageNet at 64 pixels, the middle square of each image is decoded once if all
+take at most `cache_gib`: its shorter side is resized to `resize_to(size)` pixels (Tiny ImageNet at 64 pixels: as it
+is). Batches are cut out of these on the training device. `augment="square"` crops these squares at random, which is
+quicker and gives other pictures: no crop reaches beyond the middle square. The size of the set changes no picture.
 """
 
 import os
@@ -14,13 +13,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from lightning.fabric.utilities.data import suggested_max_num_workers
+from torchvision.datasets import Imagenette
 
 from lit_hidden.data.cache import open_cache
 from lit_hidden.data.decode import DecodingLoader
-from lit_hidden.data.files import SET_ROOT, DataError, download
+from lit_hidden.data.files import SET_ROOT, DataError, find
 from lit_hidden.data.loader import CropLoader
 from lit_hidden.data.tensors import ImageData
-from lit_hidden.data.trees import Images, Tree, find_tree, parse_classes, read_tree
+from lit_hidden.data.trees import Images, Tree, parse_classes, read_tree
 from lit_hidden.data.wnids import CLASS_LISTS
 from lit_hidden.recipes import IMAGES
 
@@ -28,7 +29,7 @@ from lit_hidden.recipes import IMAGES
 class ImageNetData(ImageData):
     """ILSVRC-2012's 1000 classes, or any subset, in batches of images `(B, 3, image_size, image_size)`.
 
-    Read from the first of `folders` in `root`, or `root` itself, that has `train/` and `val/`. Augmented by default.
+    Read from the first of `layouts` in `root`, or `root` itself, that has `train/` and `val/`. Augmented by default.
 
     Args:
         *args: as of `ImageData`, as are other keywords. `augment="square"`: see above.
@@ -38,13 +39,13 @@ class ImageNetData(ImageData):
         image_size: height and width of the images in pixels; None is the set's custom.
         cache_gib: images that decoded take more GiB than this are decoded by workers in every epoch; 0: all are.
             Decoded images lie in the folder CACHE_DIR, or else in `.lit_hidden-cache` in `root`.
-        workers: processes that decode, of each device; None is as many as there are CPUs for it.
+        workers: processes that decode, of each device; None is as many as Lightning suggests.
     """
 
     name = "imagenet"
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     augment_default = True
-    folders: tuple[str, ...] = ("imagenet",)
+    layouts: ClassVar[tuple[str, ...]] = ("imagenet",)
     subset: ClassVar[bool] = False  # whether own classes may be taken out of a folder with more
     square: ClassVar[int | None] = None  # side of the publisher's images, if all are square and the same
     where: ClassVar[str] = "https://image-net.org/download-images"
@@ -70,10 +71,8 @@ class ImageNetData(ImageData):
         self._resize = size if size == self.square else resize_to(size)  # shorter side before the centre crop
         self.classes = classes or (self.name if self.name in CLASS_LISTS else "all")
         self._exactly = count if classes is None and not self.subset else None  # classes that the folder must have
-        chosen = parse_classes(self.classes)
-        self._count = len(chosen) if isinstance(chosen, tuple) else chosen or self._exactly
+        self._count = parse_classes(self.classes)[1] or self._exactly
         self.cache_gib, self.workers = cache_gib, workers
-        self._decoding: list[DecodingLoader] = []
         self._images: dict[str, Images] = {}  # by split; of validation and test perhaps the same
         self._decoded: dict[Images, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -87,13 +86,18 @@ class ImageNetData(ImageData):
         """Training and test images of these classes, read from disk."""
         return len(self.tree.train), len(self.tree.val)
 
+    @property
+    def folder(self) -> Path | None:
+        """The first of `layouts`, or `root` itself, that has `train/` and `val/`."""
+        return find(self.root, (*self.layouts, "."), "train", "val")
+
     @cached_property
     def tree(self) -> Tree:
         """What is on disk, read once and checked."""
-        if folder := find_tree(self.root, self.folders):
-            return read_tree(folder, self.classes, self._exactly)
+        if self.folder:
+            return read_tree(self.folder, self.classes, self._exactly)
         raise DataError(
-            f"{self.root} holds no {self.name}: neither it nor {'/, '.join(self.folders)}/ in it has train/ and val/; "
+            f"{self.root} holds no {self.name}: neither it nor {'/, '.join(self.layouts)}/ in it has train/ and val/; "
             f"get it from {self.where}, or {SET_ROOT} that holds it"
         )
 
@@ -101,6 +105,7 @@ class ImageNetData(ImageData):
         """Choose the images of each split, and decode or open what is decoded once."""
         if self._images:
             return
+        super().prepare_data()
         train, test, each = self.tree.train, self.tree.val, self.images_per_class
         used, held = self.choose(train.labels, each * self.num_classes if each else self.train_images)
         if each and (fewest := int(train.labels[used].bincount(minlength=self.num_classes).min())) < each:
@@ -127,9 +132,8 @@ class ImageNetData(ImageData):
 
     @property
     def _workers(self) -> int:
-        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        share = max(1, cpus // (self.trainer.num_devices if self.trainer else 1))
-        return share if self.workers is None else self.workers
+        suggested = suggested_max_num_workers(self.trainer.num_devices if self.trainer else 1)
+        return suggested if self.workers is None else self.workers
 
     def _loader(self, split: str, seed: int | None) -> CropLoader | DecodingLoader:
         self.setup()
@@ -137,46 +141,34 @@ class ImageNetData(ImageData):
         shared |= {"size": self.shape[1], "to": self.device, "augment": bool(self.augment)}
         if part in self._decoded:
             return CropLoader(*self._decoded[part], **shared)
-        loader = DecodingLoader(part, part.labels, resize=self._resize, workers=self._workers, **shared)
-        self._decoding.append(loader)
-        return loader
-
-    def teardown(self, stage: str) -> None:
-        """End the processes that decoded for the trainer."""
-        while self._decoding:
-            self._decoding.pop().close()
+        return DecodingLoader(part, part.labels, resize=self._resize, workers=self._workers, **shared)
 
 
 class ImageNet100Data(ImageNetData):
     """The 100 classes of ILSVRC-2012 that its folder has."""
 
-    name, folders = "imagenet100", ("imagenet100",)
+    name, layouts = "imagenet100", ("imagenet100",)
 
 
 class ImagenetteData(ImageNetData):
     """10 easy classes, downloaded if missing. Not ILSVRC-2012's split of its images, so not picked out of that."""
 
-    name, folders, where = "imagenette", ("imagenette", "imagenette2-320"), "https://github.com/fastai/imagenette"
-    archives: ClassVar = {"imagenette2-320.tgz": "3df6f0d01a2c9592104656642f5e78a3"}
-
-    def prepare_data(self) -> None:
-        """Download the images of 320 pixels if there are none, then as the others."""
-        if find_tree(self.root, self.folders) is None:
-            download(self.root, "imagenette2-320", self.archives, "Imagenette", split="train", size="320px")
-        super().prepare_data()
+    name, layouts, where = "imagenette", ("imagenette2-320", "imagenette"), "https://github.com/fastai/imagenette"
+    source = Imagenette
+    options: ClassVar = {"size": "320px"}
 
 
 class ImagewoofData(ImageNetData):
     """10 breeds of dogs, from the publisher of Imagenette."""
 
-    name, folders, where = "imagewoof", ("imagewoof", "imagewoof2-320"), ImagenetteData.where
+    name, layouts, where = "imagewoof", ("imagewoof", "imagewoof2-320"), ImagenetteData.where
 
 
 class TinyImageNetData(ImageNetData):
     """Images of 64x64 pixels of 200 classes of ImageNet."""
 
     name, square = "tiny-imagenet", 64
-    folders: tuple[str, ...] = ("tiny-imagenet", "tiny-imagenet-200")
+    layouts: ClassVar[tuple[str, ...]] = ("tiny-imagenet", "tiny-imagenet-200")
     where = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 
@@ -184,7 +176,7 @@ class TinyImageNet100Data(TinyImageNetData):
     """100 classes of Tiny ImageNet, from `tiny-imagenet-100/` in `root`, or picked out of Tiny ImageNet."""
 
     name, subset = "tiny-imagenet-100", True
-    folders = ("tiny-imagenet-100", *TinyImageNetData.folders)
+    layouts = ("tiny-imagenet-100", *TinyImageNetData.layouts)
 
 
 def resize_to(size: int) -> int:

@@ -45,7 +45,7 @@ class EpochLoader:
         self.batches = -(-self.count // self.batch_size)  # in an epoch, the same on every rank
         scale = (torch.tensor(x, dtype=torch.float32, device=self.device) for x in (self.mean, self.std))
         self._mean, self._std = (x.view(-1, 1, 1) for x in scale)
-        self._batches_seen, self._resumed = 0, False
+        self._start = self._seen = 0  # batches that the next iteration leaves out, and those yielded of this epoch
 
     def __len__(self) -> int:
         """The length of a whole iteration."""
@@ -54,11 +54,10 @@ class EpochLoader:
     # A generator: Lightning calls iter() first and sets the epoch later, before it asks for the first batch.
     def __iter__(self) -> Iterator[Any]:
         """Yield the batches of the present epoch, or blocks of them; after a resume only those not yet seen."""
-        start = self._batches_seen if self._resumed else 0
-        self._resumed = False
+        start, self._start = self._start, 0
         for number, batch in enumerate(self._batches(start), 1):
             # Counted before the batch is used: a checkpoint may be written while it is.
-            self._batches_seen = min(start + number * (self.at_once or 1), self.batches)
+            self._seen = min(start + number * (self.at_once or 1), self.batches)
             yield batch
 
     def _batches(self, start: int) -> Iterator[Any]:
@@ -85,19 +84,18 @@ class EpochLoader:
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, from 0, whose order and augmentation the next `iter` yields."""
         if epoch != self.epoch:
-            self.epoch, self._batches_seen, self._resumed = epoch, 0, False
+            self.epoch, self._start, self._seen = epoch, 0, 0
 
     def state_dict(self) -> dict[str, int]:
         """Where to continue, the same on every rank. A batch in training counts as done."""
-        return {"epoch": self.epoch, "batches_seen": self._batches_seen, "at_once": self.at_once}
+        return {"epoch": self.epoch, "batches_seen": self._seen, "at_once": self.at_once}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue where `state_dict` was taken, unless another epoch is set first."""
-        before = state.get("at_once", 0)
-        if before != self.at_once and 0 < state["batches_seen"] < self.batches:
-            seen = f"{state['batches_seen']} of {self.batches} batches of an epoch, yielded {before or 1} at a time"
-            raise ValueError(f"the checkpoint was written after {seen} and not {self.at_once or 1}; delete it")
-        self.epoch, self._batches_seen, self._resumed = state["epoch"], state["batches_seen"], True
+        seen, by = state["batches_seen"], state.get("at_once", 0)
+        if by != self.at_once and 0 < seen < self.batches:
+            raise ValueError(f"the checkpoint took {by or 1} batches at once and not {self.at_once or 1}; delete it")
+        self.epoch, self._start, self._seen = state["epoch"], seen, seen
 
     def order(self) -> Tensor:
         """The index of the image at each position of the epoch, int64 `(N,)`, on the CPU."""
@@ -122,12 +120,10 @@ class BatchLoader(EpochLoader):
     _: KW_ONLY
     crop: int = 0  # pixels of zero padding around an image, of which a random part of its size is cut
     flip: bool = False  # mirror an image, left to right, with probability 1/2
-    at_once: int = 0
+    at_once: int = 0  # on one rank only
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.at_once < 0 or (self.at_once and self.world_size > 1):
-            raise ValueError(f"at_once={self.at_once} of {self.world_size} ranks: several take batches one by one (0)")
         channels = self.images.shape[1] if self.images.dtype == torch.uint8 else 0
         if len(self.images) != self.count or not len(self.mean) == len(self.std) == channels:
             given = f"{self.images.dtype} {tuple(self.images.shape)}, {self.count} labels, {self.mean} and {self.std}"
@@ -183,11 +179,10 @@ class CropLoader(BatchLoader):
 
     def draw(self) -> tuple[Tensor, ...]:
         """Boxes and flips of `resized_crops` for the epoch."""
-        if self.seed is None or not self.augment:
+        if not (draws := draw_crops(self)):
             return ()
-        draws, flips = draw_crops(self)
-        boxes = crop_boxes(draws.numpy(), *self.images.shape[-2:])
-        return to_device(self.device, torch.from_numpy(boxes), flips)
+        boxes = crop_boxes(draws[0].numpy(), *self.images.shape[-2:])
+        return to_device(self.device, torch.from_numpy(boxes), draws[1])
 
     def _augmented(self, images: Tensor, *draws: Tensor) -> Tensor:
         if draws:
@@ -196,8 +191,10 @@ class CropLoader(BatchLoader):
         return images[..., margin : margin + self.size, margin : margin + self.size]
 
 
-def draw_crops(loader: EpochLoader) -> tuple[Tensor, Tensor]:
-    """Draws of `crop_boxes`, float32 `(N, DRAWS)`, and flips, int64 `(N,)`, by position in the loader's epoch."""
+def draw_crops(loader: Any) -> tuple[Tensor, ...]:
+    """Draws of `crop_boxes`, `(N, DRAWS)`, and flips `(N,)`, by position in the epoch; none without augmentation."""
+    if loader.seed is None or not loader.augment:
+        return ()
     draws = torch.rand((loader.count, DRAWS), generator=loader.generator("crop"))
     return draws, torch.randint(2, (loader.count,), generator=loader.generator("flip"))
 

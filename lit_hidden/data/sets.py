@@ -1,24 +1,19 @@
 """CIFAR-10 and MNIST from their publishers' files, and scikit-learn's digits, real images that need no download."""
 
-import gzip
 import hashlib
-import math
 import pickle
-import struct
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from torchvision.datasets import CIFAR10, MNIST
 
-from lit_hidden.data.files import SET_ROOT, checked, find
+from lit_hidden.data.files import SET_ROOT, checked
 from lit_hidden.data.tensors import ImageTensorsData, Split
 
-RECORD = 1 + 3 * 32 * 32  # bytes: a label, and an image's red, green and blue pixels
-MEND = f"delete its folder and run again to download it anew, or {SET_ROOT} that holds the whole set"
+MEND = f"delete the set's folder and run again to download it anew, or {SET_ROOT} that holds the whole set"
 
 
 class CIFAR10Data(ImageTensorsData):
@@ -31,79 +26,68 @@ class CIFAR10Data(ImageTensorsData):
     name, shape, sizes = "cifar10", (3, 32, 32), (50_000, 10_000)
     mean, std = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
     crop, flip, augment_default = 4, True, True
-    layouts = ("cifar-10-batches-py", "cifar-10-batches-bin")
-    archives: ClassVar = {CIFAR10.filename: CIFAR10.tgz_md5}
-    source = "CIFAR10"
+    layouts, source = ("cifar-10-batches-py", "cifar-10-batches-bin"), CIFAR10
 
     def read(self) -> tuple[Split, Split]:
-        """Read six files, each verified by its MD5 or its size, and the number of images of each class."""
-        folder = find(self.root, self.layouts) or self.root / self.layouts[0]
-        return self._read(folder, CIFAR10.train_list), self._read(folder, CIFAR10.test_list)
-
-    def _read(self, folder: Path, files: list[list[str]]) -> Split:
-        parts = []
-        for name, md5 in files:
-            path = folder / (f"{name}.bin" if folder.name.endswith("-bin") else name)
-            with checked(path, MEND):
-                parts.append(_read_batch(path, md5))
-        images, labels = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*parts, strict=True))
-        with checked(path, MEND):  # a download cut short can leave zeros in a file of the right size
-            if labels.bincount(minlength=10).tolist() != [len(labels) // 10] * 10:
-                raise ValueError(f"{files[0][0]} and on: not {len(labels) // 10} images of each of the 10 classes")
-        return images.view(-1, *self.shape), labels.long()
+        """Read six files: pickles verified by their MD5, or binary files by their number of images of each class."""
+        folder = self.folder or self.root / self.layouts[0]
+        read = _read_binary if folder.name.endswith("-bin") else _read_pickles
+        train, test = self.sizes
+        return read(folder, CIFAR10.train_list, train), read(folder, CIFAR10.test_list, test)
 
 
-def _read_batch(path: Path, md5: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels and labels of a file of either layout. Pickles of others are not opened: they can run code."""
-    content = path.read_bytes()
-    if path.suffix == ".bin":
-        records = np.frombuffer(content, dtype=np.uint8).reshape(10_000, RECORD)
-        return records[:, 1:], records[:, 0]
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
-        raise ValueError(f"it is not the publisher's, whose MD5 is {md5}")
-    batch = pickle.loads(content, encoding="bytes")
-    return batch[b"data"], np.asarray(batch[b"labels"])
+def _read_binary(folder: Path, files: list[list[str]], count: int) -> Split:
+    with checked(folder, MEND):
+        content = [np.fromfile(folder / f"{name}.bin", dtype=np.uint8) for name, _ in files]
+        records = torch.from_numpy(np.concatenate(content)).view(-1, 1 + 3 * 32 * 32)  # a label, then the pixels
+        labels = records[:, 0].long()
+        # A download cut short can leave zeros in a file of the right size.
+        if labels.bincount(minlength=10).tolist() != [count // 10] * 10:
+            raise ValueError(f"{files[0][0]}.bin and on hold not {count // 10} images of each of the 10 classes")
+    return records[:, 1:].reshape(-1, 3, 32, 32).contiguous(), labels
+
+
+def _read_pickles(folder: Path, files: list[list[str]], _: int) -> Split:
+    batches = [pickle.loads(_published(folder / name, md5), encoding="bytes") for name, md5 in files]
+    images = np.concatenate([batch[b"data"] for batch in batches])
+    labels = [label for batch in batches for label in batch[b"labels"]]
+    return torch.from_numpy(images).view(-1, 3, 32, 32), torch.tensor(labels)
+
+
+def _published(path: Path, md5: str) -> bytes:
+    """The content of a publisher's file. Pickles of others are not opened: they can run code."""
+    with checked(path, MEND):
+        content = path.read_bytes()
+        if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+            raise ValueError(f"it is not the publisher's, whose MD5 is {md5}")
+    return content
 
 
 class MNISTData(ImageTensorsData):
     """MNIST: 60,000 training and 10,000 test images `(1, 28, 28)` of 10 digits.
 
-    Read from `MNIST/raw/` in `root`, four IDX files, plain or `.gz`; downloaded if there is no such folder. Never
-    augmented, as in the paper: `augment=True` is an error.
+    Read from `MNIST/raw/` in `root`, downloaded if there is no such folder. Never augmented, as in the paper.
     """
 
     name, shape, sizes = "mnist", (1, 28, 28), (60_000, 10_000)
     mean, std = (0.1307,), (0.3081,)
-    layouts = ("MNIST/raw",)
-    archives: ClassVar = {f"MNIST/raw/{name}": md5 for name, md5 in MNIST.resources}
-    source = "MNIST"
+    layouts, source = ("MNIST/raw",), MNIST
+    md5: ClassVar = {
+        "train": ("6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624"),
+        "t10k": ("2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637"),
+    }
 
     def read(self) -> tuple[Split, Split]:
-        """Read four files, each verified by its header and its size."""
-        return self._read("train", self.sizes[0]), self._read("t10k", self.sizes[1])
+        """Read four unpacked files, each verified by its MD5."""
+        return self._read("train"), self._read("t10k")
 
-    def _read(self, part: str, count: int) -> Split:
-        images = _read_idx(self.root / self.layouts[0] / f"{part}-images-idx3-ubyte", (count, *self.shape[1:]))
-        labels = _read_idx(self.root / self.layouts[0] / f"{part}-labels-idx1-ubyte", (count,))
-        return images.unsqueeze(1), labels.long()
-
-
-def _read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """Images or labels, uint8 of the given shape, from an IDX file: type, rank and sizes, then the values."""
-    packed = path.with_name(f"{path.name}.gz")
-    path = packed if packed.exists() and not path.exists() else path
-    header = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
-    whole = len(header) + math.prod(shape)
-    with checked(path, MEND):
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            content = bytearray(file.read(whole + 1))  # never more: an archive may unpack to any size
-        if not content.startswith(header) or len(content) != whole:
-            raise ValueError(f"it is not an IDX file of {' x '.join(map(str, shape))} bytes")
-        values = torch.frombuffer(content, dtype=torch.uint8, offset=len(header)).view(shape)
-        # A download cut short can leave zeros in a file of the right size.
-        if values.max() == 0 or (len(shape) == 1 and set(values.tolist()) != {*range(10)}):
-            raise ValueError("its values are all zero, or its labels are not 0 to 9")
-    return values
+    def _read(self, part: str) -> Split:
+        names = (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte")
+        folder = self.root / self.layouts[0]
+        images, labels = (_published(folder / name, md5) for name, md5 in zip(names, self.md5[part], strict=True))
+        # Headers have 4 bytes, and 4 more for each dimension.
+        pixels = torch.frombuffer(bytearray(images), dtype=torch.uint8, offset=16)
+        return pixels.view(-1, *self.shape), torch.frombuffer(bytearray(labels), dtype=torch.uint8, offset=8).long()
 
 
 class DigitsData(ImageTensorsData):

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -45,6 +45,10 @@ class ImageData(L.LightningDataModule):
     mean: ClassVar[tuple[float, ...]]  # of each channel, for pixels in [0, 1]
     std: ClassVar[tuple[float, ...]]
     augment_default: ClassVar[bool] = False
+    # Of sets that are files: folders below root in order of preference, and what downloads the first of them.
+    layouts: ClassVar[tuple[str, ...]] = ()
+    source: ClassVar[Callable[..., object] | None] = None
+    options: ClassVar[Mapping[str, str]] = {}
 
     def __init__(
         self,
@@ -62,6 +66,16 @@ class ImageData(L.LightningDataModule):
         self.batch_size, self.seed = batch_size, seed
         self.augment = self.augment_default if augment is None else augment
         self._held_out, self.train_images = held_out, train_images
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the set's files are."""
+        return find(self.root, self.layouts)
+
+    def prepare_data(self) -> None:
+        """Download the set if it is missing, and torchvision can."""
+        if self.source and not self.folder:
+            download(self.source, self.root, self.layouts[0], **self.options)
 
     @property
     def held_out(self) -> int:
@@ -87,9 +101,8 @@ class ImageData(L.LightningDataModule):
             raise ValueError(f"the checkpoint has seen some images of held_out={self.held_out}; give held_out={then}")
 
     def train_dataloader(self) -> EpochLoader:
-        """Shuffled and perhaps augmented batches of the training images; `overfit_batches` promises neither."""
-        trainer: Any = self.trainer
-        return self._loader("train", None if trainer and trainer.overfit_batches else self.seed)
+        """Shuffled and perhaps augmented batches of the training images."""
+        return self._loader("train", self.seed)
 
     def val_dataloader(self) -> EpochLoader:
         """The held-out images in a fixed order; if none are held out, the test images."""
@@ -132,10 +145,6 @@ class ImageTensorsData(ImageData):
     num_classes = 10
     crop: ClassVar[int] = 0  # pixels of padding of an augmented image's random crop
     flip: ClassVar[bool] = False  # whether an augmented image may be mirrored
-    # Of sets that are files: folders below root in order of preference, and what `files.download` takes.
-    layouts: ClassVar[tuple[str, ...]] = ()
-    archives: ClassVar[Mapping[str, str]] = {}
-    source: ClassVar[str] = ""
     at_once: int = 0  # how many batches `lit_hidden.steps` takes at once; set by who trains with it
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -143,11 +152,6 @@ class ImageTensorsData(ImageData):
         if self.augment and (self.augment == "square" or not (self.crop or self.flip)):
             raise ValueError(f"augment={self.augment!r} is not defined for {self.name}; give False or None")
         self.splits: dict[str, Split] = {}  # after `setup`, of `train`, `val` and `test`; a callback may change them
-
-    def prepare_data(self) -> None:
-        """Download the set, if it consists of files and no folder of it is there."""
-        if self.layouts and not find(self.root, self.layouts):
-            download(self.root, self.layouts[0], self.archives, self.source, train=False)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the set, unless that was done, and put it on the device."""
@@ -166,8 +170,7 @@ class ImageTensorsData(ImageData):
         raise NotImplementedError
 
     def _loader(self, split: str, seed: int | None) -> BatchLoader:
-        if not self.splits:
-            self.setup()
+        self.setup()
         shared = self._shared(seed)
         if self.augment:
             shared |= {"crop": self.crop, "flip": self.flip}

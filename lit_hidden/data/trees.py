@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -38,33 +39,25 @@ class Images:
         return Images(self.folder, self.names[kept.numpy()], self.labels[kept])
 
 
-@dataclass(frozen=True)
-class Tree:
-    """A set on disk."""
+class Tree(NamedTuple):
+    """A set on disk; a label is a position in the classes, which are sorted by name."""
 
-    folder: Path
-    classes: tuple[str, ...]  # sorted by name; a label is a position in them
+    classes: tuple[str, ...]
     train: Images
     val: Images
 
 
-def parse_classes(name: str) -> tuple[str, ...] | int | None:
-    """Say which classes `name` means: these, the first so many ordered by name, or (None) all that are there.
+def parse_classes(name: str) -> tuple[tuple[str, ...] | None, int | None]:
+    """Which classes `name` means, and how many; None where the folder decides.
 
     Raises:
         ValueError: it is none of `CLASS_LISTS`, `first-N`, `all`.
     """
-    if name in CLASS_LISTS or name == "all":
-        return CLASS_LISTS.get(name)
-    if first := re.fullmatch(r"first-([1-9]\d*)", name):
-        return int(first[1])
+    if name in CLASS_LISTS:
+        return CLASS_LISTS[name], len(CLASS_LISTS[name])
+    if found := re.fullmatch(r"first-([1-9]\d*)|all", name):
+        return None, int(found[1]) if found[1] else None
     raise ValueError(f"classes={name!r} is unknown; it is one of {', '.join(CLASS_LISTS)}, first-N, all")
-
-
-def find_tree(root: Path, folders: Sequence[str]) -> Path | None:
-    """The first of these folders of `root`, or `root` itself, that has `train/` and `val/`; None if none has."""
-    candidates = (*(root / name for name in folders), root)
-    return next((f for f in candidates if (f / "train").is_dir() and (f / "val").is_dir()), None)
 
 
 def read_tree(folder: Path, classes: str = "all", exactly: int | None = None) -> Tree:
@@ -75,13 +68,13 @@ def read_tree(folder: Path, classes: str = "all", exactly: int | None = None) ->
     Raises:
         DataError: there are other classes, a class has no images, or annotations do not fit the images.
     """
-    chosen = parse_classes(classes)
+    wnids, count = parse_classes(classes)
     with checked(folder / "train", MEND):
         there, _ = find_classes(folder / "train")
-        if exactly not in (None, len(there)) or (isinstance(chosen, int) and chosen > len(there)):
-            raise ValueError(f"it has {len(there)} class folders, not {exactly or chosen}")
-    taken = tuple(sorted(chosen)) if isinstance(chosen, tuple) else tuple(there[:chosen])
-    return Tree(folder, taken, _images(folder, "train", taken), _images(folder, "val", taken))
+        if exactly not in (None, len(there)) or len(there) < (count or 0):
+            raise ValueError(f"it has {len(there)} class folders, not {exactly or count}")
+    taken = tuple(wnids or there[:count])
+    return Tree(taken, _images(folder, "train", taken), _images(folder, "val", taken))
 
 
 def _images(folder: Path, part: str, classes: Sequence[str]) -> Images:

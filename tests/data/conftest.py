@@ -1,22 +1,23 @@
 import hashlib
 import os
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10
 
+from lit_hidden.data import CIFAR10Data, MNISTData
+
 NAMES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
 
 
-def records(file: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+def records(file: int) -> tuple[np.ndarray, np.ndarray]:
     """Content of the n-th CIFAR-10 file: pixels tell file and record, labels are balanced."""
-    pixels = np.full((count, 3072), file, dtype=np.uint8)
-    pixels[:, 0] = np.arange(count) % 251
+    pixels = np.full((20, 3072), file, dtype=np.uint8)
+    pixels[:, 0] = np.arange(20)
     pixels[:, 1024] = 100  # first green pixel
-    return pixels, (np.arange(count) % 10).astype(np.uint8)
+    return pixels, (np.arange(20) % 10).astype(np.uint8)
 
 
 def python_2_pickle(pixels: np.ndarray, labels: list[int]) -> bytes:
@@ -35,58 +36,40 @@ def python_2_pickle(pixels: np.ndarray, labels: list[int]) -> bytes:
     return b"\x80\x02}(" + text(b"data") + array + text(b"labels") + numbers + b"u."
 
 
-@pytest.fixture(scope="session")
-def cifar_bin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bin") / "cifar-10-batches-bin"
-    folder.mkdir()
-    for i, name in enumerate(NAMES):
-        pixels, labels = records(i, 10_000)
-        np.hstack([labels[:, None], pixels]).tofile(folder / f"{name}.bin")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def cifar_py(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A set of 20 images a file, which pass for the publisher's."""
-    folder = tmp_path_factory.mktemp("py") / "cifar-10-batches-py"
-    folder.mkdir()
-    sums = []
-    for i, name in enumerate(NAMES):
-        pixels, labels = records(i, 20)
-        content = python_2_pickle(pixels, labels.tolist())
-        (folder / name).write_bytes(content)
-        sums.append([name, hashlib.md5(content).hexdigest()])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CIFAR10, "train_list", sums[:5])
-        patch.setattr(CIFAR10, "test_list", sums[5:])
-        yield folder
-
-
-@pytest.fixture(scope="session")
-def mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("mnist") / "MNIST" / "raw"
-    folder.mkdir(parents=True)
-    for part, count in {"train": 60_000, "t10k": 10_000}.items():
-        images = np.zeros((count, 28, 28), np.uint8)
-        images[:, 0, 1] = np.arange(count) % 256
-        labels = (np.arange(count) % 10).astype(np.uint8)
-        (folder / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4I", 2051, count, 28, 28) + images.tobytes())
-        (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 2049, count) + labels.tobytes())
-    return folder
-
-
 @pytest.fixture
-def linked(tmp_path: Path):
-    """Makes a folder in `tmp_path` with links to another's files, so that one can be replaced at no cost."""
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Writes a small set into a folder of one of the publishers' layouts; it passes for theirs."""
 
-    def link(folder: Path, at: str = "") -> Path:
-        new = tmp_path / at / folder.name
-        new.mkdir(parents=True)
-        for file in folder.iterdir():
-            os.link(file, new / file.name)
-        return new
+    def written(file: Path, content: bytes) -> str:
+        file.write_bytes(content)
+        return hashlib.md5(content).hexdigest()
 
-    return link
+    def write(layout: str, root: Path = tmp_path) -> Path:
+        folder = root / layout
+        folder.mkdir(parents=True)
+        if layout == "MNIST/raw":
+            md5 = {}
+            for part, count in (("train", 60), ("t10k", 10)):
+                pixels, labels = bytes(range(count)) * 784, bytes(i % 10 for i in range(count))
+                images = written(folder / f"{part}-images-idx3-ubyte", struct.pack(">4I", 2051, count, 28, 28) + pixels)
+                named = written(folder / f"{part}-labels-idx1-ubyte", struct.pack(">2I", 2049, count) + labels)
+                md5[part] = (images, named)
+            monkeypatch.setattr(MNISTData, "md5", md5)
+            return folder
+        sums = []
+        for i, name in enumerate(NAMES):
+            pixels, labels = records(i)
+            if layout.endswith("-bin"):
+                np.hstack([labels[:, None], pixels]).tofile(folder / f"{name}.bin")
+            else:
+                sums.append([name, written(folder / name, python_2_pickle(pixels, labels.tolist()))])
+        monkeypatch.setattr(CIFAR10Data, "sizes", (100, 20))
+        if sums:
+            monkeypatch.setattr(CIFAR10, "train_list", sums[:5])
+            monkeypatch.setattr(CIFAR10, "test_list", sums[5:])
+        return folder
+
+    return write
 
 
 @pytest.fixture(scope="session")

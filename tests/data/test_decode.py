@@ -1,19 +1,32 @@
-"""What an image file holds becomes RGB pixels, or an error."""
+"""What an image file holds becomes RGB pixels, or an error; images decoded once are whole or absent."""
 
 import io
+import multiprocessing
+import os
 import runpy
+import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torchvision.transforms import functional as TF
 
+from lit_hidden.data.cache import open_cache
 from lit_hidden.data.decode import load
 from lit_hidden.data.files import DataError
 from lit_hidden.data.imagenet import resize_to
+from lit_hidden.data.trees import read_tree
 
 made = runpy.run_path(str(Path(__file__).parent / "pictures.py"))
-picture = made["picture"]
+picture, plant, tree = made["picture"], made["plant"], made["tree"]
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
+]
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -42,12 +55,10 @@ def test_a_jpeg_is_as_pillow_has_it_whatever_its_exif_says_of_its_orientation(tm
     assert np.array_equal(pixels(path), expected if mode == "RGB" else np.stack([expected] * 3, axis=-1))
 
 
-def test_cmyk_becomes_the_colours_that_it_prints_and_of_16_bits_the_upper_8_stay(tmp_path):
-    image, deep = picture("a", 50, 37), np.arange(0, 65_536, 32, dtype=np.uint16).reshape(32, 64)
+def test_cmyk_becomes_the_colours_that_it_prints(tmp_path):
+    image = picture("a", 50, 37)
     image.convert("CMYK").save(tmp_path / "a.JPEG", quality=100, subsampling=0)
     assert np.abs(pixels(tmp_path / "a.JPEG").astype(int) - np.asarray(image)).mean() < 2
-    Image.fromarray(deep).save(tmp_path / "a.png")
-    assert np.array_equal(pixels(tmp_path / "a.png"), np.stack([deep // 256] * 3, axis=-1))
 
 
 def jpeg() -> bytes:
@@ -69,3 +80,67 @@ def test_the_square_that_is_decoded_once_is_an_eighth_larger_by_a_multiple_of_4(
     for size in range(8, 300):
         assert (resize_to(size) - size) % 4 == 0
         assert abs(resize_to(size) - size * 8 / 7) <= 2
+
+
+# --- decoded once ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def images(tmp_path):
+    return read_tree(plant(tmp_path / "set", tree(["a", "b", "c"], train=30))).train
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_it_holds_the_middle_squares_of_all_images_in_their_order(images, folder, workers):
+    squares = open_cache(images, 24, folder, workers)
+    assert squares.shape == (90, 3, 24, 24)
+    for i in range(90):
+        expected = np.asarray(TF.center_crop(TF.resize(load(images.path(i)), 24), 24)).transpose(2, 0, 1)
+        assert np.array_equal(squares[i].numpy(), expected)
+
+
+def test_one_process_s_writes_reach_no_other(images, folder):
+    first = open_cache(images, 24, folder, 0)
+    before = first.clone()
+    first[0, 0, 0, 0] ^= 255
+    assert open_cache(images, 24, folder, 0).equal(before)
+
+
+def test_a_cache_serves_the_set_wherever_it_lies_but_no_other_size_nor_other_or_changed_files(images, folder, tmp_path):
+    def caches(images, size=24) -> int:
+        open_cache(images, size, folder, 0)
+        return len(list(folder.iterdir()))
+
+    shutil.copytree(tmp_path / "set", tmp_path / "moved", copy_function=shutil.copy2)
+    assert caches(images) == caches(read_tree(tmp_path / "moved").train) == 1
+    assert (caches(images, 20), caches(images.take(torch.arange(45)))) == (2, 3)
+    os.utime(images.path(0), ns=(0, 0))
+    assert caches(images) == 4
+
+
+def test_two_processes_may_decode_at_once_and_one_that_is_killed_leaves_no_cache(images, folder, monkeypatch):
+    fsync, others = os.fsync, []
+
+    def later(file):
+        monkeypatch.setattr(os, "fsync", fsync)
+        others.append(open_cache(images, 24, folder, 0))  # another process, which is faster
+        fsync(file)
+
+    def die(_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", die)
+        child = multiprocessing.get_context("fork").Process(target=open_cache, args=(images, 24, folder, 0))
+        child.start()
+        child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert not list(folder.glob("*.pixels"))
+    monkeypatch.setattr(os, "fsync", later)
+    assert open_cache(images, 24, folder, 0).equal(others[0])
+    assert len(list(folder.glob("*.pixels"))) == 1

@@ -1,5 +1,6 @@
 """What every loader holds to, and the pictures of each: tensors, decoded squares, files that workers decode."""
 
+import gc
 import hashlib
 import multiprocessing
 import runpy
@@ -137,7 +138,8 @@ def test_workers_change_nothing_and_an_epoch_left_early_does_not_reach_into_the_
     helped.set_epoch(2)
     assert len(list(helped)) > 0
     assert set(multiprocessing.active_children()) - before == workers, "each epoch has the workers of the one before"
-    helped.close()
+    del helped
+    gc.collect()
     assert set(multiprocessing.active_children()) <= before
 
 
