@@ -2,9 +2,8 @@
 
 In training, worker processes decode images in every epoch and crop them at random, as the authors do. Where pictures
 are the same in every epoch, and for Tiny ImageNet at 64 pixels, the middle square of each image is decoded once if all
-take at most `cache_gib`: its shorter side is resized to `resize_to(size)` pixels (Tiny ImageNet at 64 pixels: as it
-is). Batches are cut out of these on the training device. `augment="square"` crops these squares at random, which is
-quicker and gives other pictures: no crop reaches beyond the middle square. The size of the set changes no picture.
+take at most `cache_gib`, and batches are cut out of these squares on the training device. The size of the set changes
+no picture. `augment="square"` crops squares decoded once at random: quicker, but never beyond the middle square.
 """
 
 import os
@@ -18,7 +17,7 @@ from torchvision.datasets import Imagenette
 
 from lit_hidden.data.cache import open_cache
 from lit_hidden.data.decode import DecodingLoader
-from lit_hidden.data.files import SET_ROOT, DataError, find
+from lit_hidden.data.files import find
 from lit_hidden.data.loader import CropLoader
 from lit_hidden.data.tensors import ImageData
 from lit_hidden.data.trees import Images, Tree, parse_classes, read_tree
@@ -48,7 +47,6 @@ class ImageNetData(ImageData):
     layouts: ClassVar[tuple[str, ...]] = ("imagenet",)
     subset: ClassVar[bool] = False  # whether own classes may be taken out of a folder with more
     square: ClassVar[int | None] = None  # side of the publisher's images, if all are square and the same
-    where: ClassVar[str] = "https://image-net.org/download-images"
 
     def __init__(
         self,
@@ -63,8 +61,6 @@ class ImageNetData(ImageData):
         super().__init__(*args, **kwargs)
         _, custom, _, _, count = IMAGES[self.name]
         size = custom if image_size is None else image_size
-        if size < 1:
-            raise ValueError(f"image_size={size} must be at least 1")
         if images_per_class is not None and (images_per_class < 1 or self.train_images is not None):
             raise ValueError(f"images_per_class={images_per_class} must be at least 1, without train_images")
         self.shape, self.images_per_class = (3, size, size), images_per_class
@@ -94,12 +90,7 @@ class ImageNetData(ImageData):
     @cached_property
     def tree(self) -> Tree:
         """What is on disk, read once and checked."""
-        if self.folder:
-            return read_tree(self.folder, self.classes, self._exactly)
-        raise DataError(
-            f"{self.root} holds no {self.name}: neither it nor {'/, '.join(self.layouts)}/ in it has train/ and val/; "
-            f"get it from {self.where}, or {SET_ROOT} that holds it"
-        )
+        return read_tree(self.folder or self.root / self.layouts[0], self.classes, self._exactly)
 
     def prepare_data(self) -> None:
         """Choose the images of each split, and decode or open what is decoded once."""
@@ -122,12 +113,10 @@ class ImageNetData(ImageData):
         self._images = splits
 
     def setup(self, stage: str | None = None) -> None:
-        """Put what was decoded once on the device if it fits there."""
+        """Put what was decoded once on the device, if it takes at most `cache_gib`."""
         self.prepare_data()
         for part, (images, labels) in self._decoded.items():
-            device = self.device
-            if device.type == "cuda" and images.is_cpu and images.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
-                device = images.device  # the rest is for training; batches then come from the CPU's memory
+            device = self.device if images.nbytes <= self.cache_gib * 2**30 else images.device
             self._decoded[part] = (images.to(device), labels.to(device))
 
     @property
@@ -153,7 +142,7 @@ class ImageNet100Data(ImageNetData):
 class ImagenetteData(ImageNetData):
     """10 easy classes, downloaded if missing. Not ILSVRC-2012's split of its images, so not picked out of that."""
 
-    name, layouts, where = "imagenette", ("imagenette2-320", "imagenette"), "https://github.com/fastai/imagenette"
+    name, layouts = "imagenette", ("imagenette2-320", "imagenette")
     source = Imagenette
     options: ClassVar = {"size": "320px"}
 
@@ -161,7 +150,7 @@ class ImagenetteData(ImageNetData):
 class ImagewoofData(ImageNetData):
     """10 breeds of dogs, from the publisher of Imagenette."""
 
-    name, layouts, where = "imagewoof", ("imagewoof", "imagewoof2-320"), ImagenetteData.where
+    name, layouts = "imagewoof", ("imagewoof", "imagewoof2-320")
 
 
 class TinyImageNetData(ImageNetData):
@@ -169,7 +158,6 @@ class TinyImageNetData(ImageNetData):
 
     name, square = "tiny-imagenet", 64
     layouts: ClassVar[tuple[str, ...]] = ("tiny-imagenet", "tiny-imagenet-200")
-    where = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 
 class TinyImageNet100Data(TinyImageNetData):

@@ -60,8 +60,6 @@ class ImageData(L.LightningDataModule):
         train_images: int | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} holds no image; it must be at least 1")
         self.root = Path(root or os.environ.get("DATA_DIR") or "data").expanduser()
         self.batch_size, self.seed = batch_size, seed
         self.augment = self.augment_default if augment is None else augment

@@ -253,7 +253,7 @@ def test_page_and_terminal_show_the_numbers_of_the_json_and_a_picture(tiny):
         (["--only", "steps", "--net", "conv4"], 2, "--net is for feeding, which --only steps leaves out\n"),
         (["--device", "tpu"], 2, "--device tpu is not there; there is cpu"),
         (["--seconds", "-1.5"], 2, "--seconds -1.5 measures nothing; it must be more than 0\n"),
-        (["--data", "imagenet", "--data-dir", "no"], 1, "no holds no imagenet"),
+        (["--data", "imagenet", "--data-dir", "no"], 1, "no/imagenet/train cannot be used"),
         (["--batch-size", "0"], 2, "batch_size=0 "),
         (["--data", "digits", "--image-size", "64"], 2, "--image-size 64 is for ImageNet and its subsets"),
         (["--only", "input", "--data-dir", "."], 1, "cifar-10-batches-bin"),
