@@ -4,25 +4,16 @@ from typing import Any
 
 from lit_hidden import code
 from lit_hidden.data.files import DataError
-from lit_hidden.data.imagenet import (
-    ImageNet100Data,
-    ImageNetData,
-    ImagenetteData,
-    ImagewoofData,
-    TinyImageNet100Data,
-    TinyImageNetData,
-)
+from lit_hidden.data.imagenet import SUBSETS, ImageNetData
 from lit_hidden.data.loader import BatchLoader
 from lit_hidden.data.sets import CIFAR10Data, DigitsData, MNISTData
 from lit_hidden.data.tensors import ImageData, ImageTensorsData
 
 __all__ = [
-    "DATA", "IMAGENET_DATA", "BatchLoader", "CIFAR10Data", "DataError", "DigitsData", "ImageData", "ImageNet100Data",
-    "ImageNetData", "ImageTensorsData", "ImagenetteData", "ImagewoofData", "MNISTData", "TinyImageNet100Data",
-    "TinyImageNetData", "data_module",
+    "DATA", "IMAGENET_DATA", "BatchLoader", "CIFAR10Data", "DataError", "DigitsData", "ImageData", "ImageNetData",
+    "ImageTensorsData", "MNISTData", "data_module",
 ]  # fmt: skip
 
-SUBSETS = (ImageNetData, ImageNet100Data, ImagenetteData, ImagewoofData, TinyImageNetData, TinyImageNet100Data)
 DATA: dict[str, type[ImageTensorsData]] = {data.name: data for data in (CIFAR10Data, MNISTData, DigitsData)}
 IMAGENET_DATA: dict[str, type[ImageNetData]] = {data.name: data for data in SUBSETS}
 

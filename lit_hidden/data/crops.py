@@ -34,9 +34,8 @@ def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, *, pa
 def crop_boxes(draws: np.ndarray, height: int, width: int) -> np.ndarray:
     """Make boxes from random numbers, as torchvision's `RandomResizedCrop.get_params` does from its own.
 
-    `draws` are `(B, DRAWS)`, uniform in [0, 1): areas and shapes of `ATTEMPTS` boxes, of which the first that fits into
-    the image is taken (if none does, the middle of the image), and its position from above and from the left. The
-    boxes are int64 `(4, B)`: top, left, height and width in pixels.
+    `draws` are `(B, DRAWS)`, uniform in [0, 1): areas and shapes of `ATTEMPTS` boxes, of which the first that fits is
+    taken (else the middle of the image), and its position. Boxes are int64 `(4, B)`: top, left, height and width.
     """
     draws = draws.astype(np.float64)
     area = height * width * (SCALE[0] + (SCALE[1] - SCALE[0]) * draws[:, :ATTEMPTS])

@@ -1,7 +1,4 @@
-"""Image files to uint8 pixels: decoded by Pillow, resized and cropped by torchvision, batch by batch in workers.
-
-With Pillow a thread decoded and cropped 300 images a second, with `torchvision.io` 210; the pixels are equal.
-"""
+"""Image files to uint8 pixels: decoded by Pillow, resized and cropped by torchvision, batch by batch in workers."""
 
 import warnings
 from collections.abc import Iterator
@@ -21,8 +18,7 @@ from lit_hidden.data.loader import EpochLoader, draw_crops, to_device
 from lit_hidden.data.trees import Images
 
 MEND = "replace or delete it and run again"
-# Of a batch: indices of the images `(B,)`; to augment them also draws of `crop_boxes` `(B, DRAWS)` and flips `(B,)`.
-Places = tuple[np.ndarray, ...]
+Places = tuple[np.ndarray, ...]  # of a batch: indices `(B,)`; to augment also draws `(B, DRAWS)` and flips `(B,)`
 
 
 def load(path: Path) -> Image.Image:

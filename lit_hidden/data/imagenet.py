@@ -124,7 +124,7 @@ class ImageNetData(ImageData):
         suggested = suggested_max_num_workers(self.trainer.num_devices if self.trainer else 1)
         return suggested if self.workers is None else self.workers
 
-    def _loader(self, split: str, seed: int | None) -> CropLoader | DecodingLoader:
+    def _loader(self, split: str, seed: int | None = None) -> CropLoader | DecodingLoader:
         self.setup()
         part, shared = self._images[split], self._shared(seed)
         shared |= {"size": self.shape[1], "to": self.device, "augment": bool(self.augment)}
@@ -165,6 +165,9 @@ class TinyImageNet100Data(TinyImageNetData):
 
     name, subset = "tiny-imagenet-100", True
     layouts = ("tiny-imagenet-100", *TinyImageNetData.layouts)
+
+
+SUBSETS = (ImageNetData, ImageNet100Data, ImagenetteData, ImagewoofData, TinyImageNetData, TinyImageNet100Data)
 
 
 def resize_to(size: int) -> int:

@@ -20,8 +20,8 @@ class EpochLoader:
     """The base of all loaders: the order of an epoch, each rank's images, and where to continue.
 
     An iteration yields `(images, labels)`: float32 `(B, C, H, W)`, scaled to [0, 1], then normalised; and int64 `(B,)`.
-    Lightning sets the epoch; a plain loop calls `set_epoch`. Each of several ranks takes every `world_size`-th image of
-    the same batch. Ranks for which a last batch has no image repeat one, which `share` does not count.
+    Each of several ranks takes every `world_size`-th image of the same batch. Ranks for which a last batch has no image
+    repeat one, which `share` does not count.
     """
 
     images: Any
@@ -48,12 +48,10 @@ class EpochLoader:
         self._start = self._seen = 0  # batches that the next iteration leaves out, and those yielded of this epoch
 
     def __len__(self) -> int:
-        """The length of a whole iteration."""
         return -(-self.batches // (self.at_once or 1))
 
     # A generator: Lightning calls iter() first and sets the epoch later, before it asks for the first batch.
     def __iter__(self) -> Iterator[Any]:
-        """Yield the batches of the present epoch, or blocks of them; after a resume only those not yet seen."""
         start, self._start = self._start, 0
         for number, batch in enumerate(self._batches(start), 1):
             # Counted before the batch is used: a checkpoint may be written while it is.
@@ -125,13 +123,13 @@ class BatchLoader(EpochLoader):
     def __post_init__(self) -> None:
         super().__post_init__()
         channels = self.images.shape[1] if self.images.dtype == torch.uint8 else 0
-        if len(self.images) != self.count or not len(self.mean) == len(self.std) == channels:
+        if (len(self.images), len(self.mean), len(self.std)) != (self.count, channels, channels):
             given = f"{self.images.dtype} {tuple(self.images.shape)}, {self.count} labels, {self.mean} and {self.std}"
             raise ValueError(f"{given} do not fit: mean and std are of each channel of uint8 images, else ()")
         self._drawn: tuple[Tensor, ...] = ()  # of the present epoch, always in the same memory
 
     def _batches(self, start: int) -> Iterator[Any]:
-        order, *draws = to_device(self.images.device, self.order()) + self.draw()
+        order, *draws = to_device(self.images.device, self.order()) + self._draw()
         if self.at_once:
             self._fill(order, draws)
             for first in range(start, self.batches, self.at_once):
@@ -157,7 +155,7 @@ class BatchLoader(EpochLoader):
         images, labels = (drawn.index_select(0, places) for drawn in self._drawn)
         return self._normalised(images), labels
 
-    def draw(self) -> tuple[Tensor, ...]:
+    def _draw(self) -> tuple[Tensor, ...]:
         """What `_augmented` needs, `(..., N)` by position in the epoch, on the device; nothing without augmentation."""
         if self.seed is None or not (self.crop or self.flip):
             return ()
@@ -177,8 +175,7 @@ class CropLoader(BatchLoader):
     size: int  # height and width of the pictures, at most S
     augment: bool  # crop and flip at random, if there is a seed
 
-    def draw(self) -> tuple[Tensor, ...]:
-        """Boxes and flips of `resized_crops` for the epoch."""
+    def _draw(self) -> tuple[Tensor, ...]:
         if not (draws := draw_crops(self)):
             return ()
         boxes = crop_boxes(draws[0].numpy(), *self.images.shape[-2:])

@@ -34,8 +34,7 @@ class ImageData(L.LightningDataModule):
         train_images: number of training images used; None is all that are not held out.
 
     Raises:
-        ValueError: a number is out of bounds; or, when a fit begins, something would be selected on the test set.
-        DataError: the files are missing or damaged, or cannot be downloaded.
+        DataError: when data are prepared or read: files are missing or damaged, or cannot be downloaded.
     """
 
     name: str
@@ -82,10 +81,10 @@ class ImageData(L.LightningDataModule):
 
     def choose(self, labels: Tensor, used: int | None) -> tuple[Tensor, Tensor]:
         """Indices of the training images to train on, `used` or all that are left, and of those held out."""
-        count, held_out, least = len(labels), self.held_out, 1 if used is None else used
-        if held_out < 0 or not 1 <= least <= count - held_out:
+        held_out, least = self.held_out, 1 if used is None else used
+        if held_out < 0 or not 1 <= least <= len(labels) - held_out:
             taken = f"held_out={held_out} (at least 0) and {least} images to train on (at least 1)"
-            raise ValueError(f"{taken} cannot be taken from {self.name}'s {count}")
+            raise ValueError(f"{taken} cannot be taken from {self.name}'s {len(labels)}")
         order = balanced_order(labels)
         return order[held_out:][:used], order[:held_out]
 
@@ -100,7 +99,7 @@ class ImageData(L.LightningDataModule):
 
     def train_dataloader(self) -> EpochLoader:
         """Shuffled and perhaps augmented batches of the training images."""
-        return self._loader("train", self.seed)
+        return self._loader("train", seed=self.seed)
 
     def val_dataloader(self) -> EpochLoader:
         """The held-out images in a fixed order; if none are held out, the test images."""
@@ -110,13 +109,13 @@ class ImageData(L.LightningDataModule):
                 if str(monitor := getattr(one, "monitor", None)).startswith("val"):
                     watcher = f"{type(getattr(one, 'scheduler', one)).__name__} monitors {monitor}"
                     raise ValueError(f"{watcher}, which with held_out=0 is of the test set; give held_out=None")
-        return self._loader("val", None)
+        return self._loader("val")
 
     def test_dataloader(self) -> EpochLoader:
         """The test images in a fixed order."""
-        return self._loader("test", None)
+        return self._loader("test")
 
-    def _loader(self, split: str, seed: int | None) -> EpochLoader:
+    def _loader(self, split: str, seed: int | None = None) -> EpochLoader:
         raise NotImplementedError
 
     @property
@@ -167,11 +166,9 @@ class ImageTensorsData(ImageData):
         """Read and verify the training and the test set, on the CPU."""
         raise NotImplementedError
 
-    def _loader(self, split: str, seed: int | None) -> BatchLoader:
+    def _loader(self, split: str, seed: int | None = None) -> BatchLoader:
         self.setup()
-        shared = self._shared(seed)
-        if self.augment:
-            shared |= {"crop": self.crop, "flip": self.flip}
+        shared = self._shared(seed) | ({"crop": self.crop, "flip": self.flip} if self.augment else {})
         if split == "train":
             shared["at_once"] = self.at_once
         elif self.at_once:  # evaluation: batches may be as large as a GPU likes them

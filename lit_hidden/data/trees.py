@@ -34,7 +34,7 @@ class Images:
         return self.folder / os.fsdecode(self.names[index])
 
     def take(self, indices: Tensor) -> "Images":
-        """The images of these indices, in the order of the files."""
+        """The images of these indices, in the files' order."""
         kept = indices.sort().values
         return Images(self.folder, self.names[kept.numpy()], self.labels[kept])
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lit_hidden import data as sets
-from lit_hidden.data import DataError, DigitsData, ImageNetData
+from lit_hidden.data import DataError, DigitsData, ImageNetData, imagenet
 from lit_hidden.data.cache import open_cache
 from lit_hidden.data.trees import read_tree
 from lit_hidden.data.wnids import CLASS_LISTS
@@ -134,13 +134,13 @@ def cut_short(root: Path) -> None:
 WNIDS = CLASS_LISTS["tiny-imagenet-100"]
 FITTING = [
     (
-        lambda root: sets.TinyImageNet100Data(str(root)).setup(),
+        lambda root: imagenet.TinyImageNet100Data(str(root)).setup(),
         "/tiny-imagenet-100/train cannot be used (FileNotFoundError",
     ),
     (lambda root: sets.CIFAR10Data(str(root)).setup(), f"{PY}/data_batch_1 cannot be used (FileNotFoundError"),
     (lambda root: ImageNetData(empty(root, *ABC)).setup(), "it has 3 class folders, not 1000); sort the images into "),
     (
-        lambda root: sets.ImageNet100Data(empty(root, *(f"n{i}" for i in range(101)))).tree,
+        lambda root: imagenet.ImageNet100Data(empty(root, *(f"n{i}" for i in range(101)))).tree,
         "has 101 class folders, not 100",
     ),
     (lambda root: read(root, tree(ABC), "first-4"), "/train cannot be used (ValueError: it has 3 class folders, not 4"),

@@ -12,8 +12,8 @@ from torchvision.datasets import ImageFolder, Imagenette
 from torchvision.transforms import Normalize
 from torchvision.transforms import functional as TF
 
-from lit_hidden.data import ImageNet100Data, ImageNetData, TinyImageNet100Data, TinyImageNetData
 from lit_hidden.data.decode import DecodingLoader, load
+from lit_hidden.data.imagenet import ImageNet100Data, ImageNetData, TinyImageNet100Data, TinyImageNetData
 from lit_hidden.data.loader import CropLoader
 from lit_hidden.data.trees import Images, read_tree
 from lit_hidden.data.wnids import CLASS_LISTS

@@ -11,7 +11,8 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from lit_hidden.data import CIFAR10Data, DataError, DigitsData, ImagenetteData, MNISTData
+from lit_hidden.data import CIFAR10Data, DataError, DigitsData, MNISTData
+from lit_hidden.data.imagenet import ImagenetteData
 
 BIN, PY, RAW = "cifar-10-batches-bin", "cifar-10-batches-py", "MNIST/raw"
 
