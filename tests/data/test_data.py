@@ -93,18 +93,6 @@ def test_names_lead_to_the_classes_that_bear_them_and_to_what_a_run_knows_of_the
     assert classes == [1000, 100, 10, 10, 200, 100]
 
 
-def test_command_lines_can_read_types_and_help_from_the_signature():
-    from jsonargparse import ArgumentParser
-
-    options = {"classes": "first-10", "image_size": 32, "cache_gib": 0.0, "train_images": 500}
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(IMAGENET_DATA["tiny-imagenet"], "data")
-    given_ = parser.parse_args([f"--data.{name}={value}" for name, value in options.items()])
-    assert {name: given_.data[name] for name in options} == options
-    text = " ".join(parser.format_help().split())
-    assert "images in a batch, over all devices together. (type: int, default: 128)" in text
-
-
 # --- under a trainer -------------------------------------------------------------------------------------
 
 
@@ -155,11 +143,6 @@ def test_nothing_is_selected_on_the_test_set(says, tmp_path):
     callbacks, kind = WATCHING[says]
     with pytest.raises(ValueError, match=f"^{says}, which with held_out=0 is of the test set"):
         fit(tmp_path, DigitsData(held_out=0), *callbacks, Untrained(), kind=kind)
-
-
-def test_what_monitors_the_training_loss_may_run_beside_validation_on_the_test_set(tmp_path):
-    trainer = fit(tmp_path, DigitsData(held_out=0), ModelCheckpoint(monitor="train/loss"))
-    assert trainer.checkpoint_callback.best_model_score is not None
 
 
 def test_images_that_a_checkpoint_was_trained_on_do_not_validate_it(tmp_path):

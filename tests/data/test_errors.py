@@ -6,6 +6,7 @@ import pickle
 import re
 import runpy
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -90,12 +91,10 @@ def test_a_damaged_file_is_named_with_its_mend(write, tmp_path, layout, name, co
     elif content is not None:
         (folder / name).write_bytes(content)
     data = (sets.MNISTData if layout == RAW else sets.CIFAR10Data)(str(tmp_path), held_out=1)
-    with pytest.raises(
-        DataError, match="delete the set's folder and run again to download it anew, or set DATA_DI"
-    ) as e:
+    with pytest.raises(DataError, match="delete the set's folder and run again to download it anew") as error:
         data.setup("fit")
-    assert str(e.value).startswith(str(folder if layout == BIN else folder / name))
-    assert says in str(e.value)
+    assert str(error.value).startswith(str(folder if layout == BIN else folder / name))
+    assert says in str(error.value)
 
 
 # --- trees and caches ------------------------------------------------------------------------------------
@@ -114,11 +113,6 @@ def tiny(root: Path, annotations: str):
     return read(root, files | {"val/val_annotations.txt": annotations})
 
 
-def file_in_the_way(root: Path) -> Path:
-    (root / "file").touch()
-    return root / "file" / "cache"
-
-
 def images(root: Path):
     return read_tree(plant(root / "set", tree(ABC))).train
 
@@ -132,34 +126,17 @@ def cut_short(root: Path) -> None:
 
 
 WNIDS = CLASS_LISTS["tiny-imagenet-100"]
+MISNAMED, EMPTY = tree(["n", *WNIDS[1:]]), tree(ABC) | {"train/n7/a.JPEG": b""}
 FITTING = [
-    (
-        lambda root: imagenet.TinyImageNet100Data(str(root)).setup(),
-        "/tiny-imagenet-100/train cannot be used (FileNotFoundError",
-    ),
-    (lambda root: sets.CIFAR10Data(str(root)).setup(), f"{PY}/data_batch_1 cannot be used (FileNotFoundError"),
+    (lambda root: imagenet.TinyImageNet100Data(str(root)).setup(), "/tiny-imagenet-100/train cannot be used (FileNotF"),
     (lambda root: ImageNetData(empty(root, *ABC)).setup(), "it has 3 class folders, not 1000); sort the images into "),
-    (
-        lambda root: imagenet.ImageNet100Data(empty(root, *(f"n{i}" for i in range(101)))).tree,
-        "has 101 class folders, not 100",
-    ),
     (lambda root: read(root, tree(ABC), "first-4"), "/train cannot be used (ValueError: it has 3 class folders, not 4"),
-    (
-        lambda root: read(root, tree(["n", *WNIDS[1:]]), "tiny-imagenet-100"),
-        "no valid file for the classes n",
-    ),
-    (lambda root: read(root, {"train/a": b"", "val/a": b""}), "Couldn't find any class folder"),
-    (
-        lambda root: read(root, tree(ABC) | {"train/n7/a.JPEG": b""}),
-        "/val cannot be used (FileNotFoundError: Found no ",
-    ),
-    (lambda root: read(root, tree(ABC, val=0) | {"val/a.JPEG": b""}), "sort the images into train/<wnid>/ and val/<wn"),
+    (lambda root: read(root, MISNAMED, "tiny-imagenet-100"), "no valid file for the classes n"),
+    (lambda root: read(root, EMPTY), "/val cannot be used (FileNotFoundError: Found no "),
     (
         lambda root: tiny(root, "v_0.JPEG\tn01\nv_1.JPEG\tn02\n"),
         "val_annotations.txt cannot be used (ValueError: it na",
     ),
-    (lambda root: tiny(root, "v_0.JPEG\tn01\nv_1.JPEG\n"), "val_annotations.txt cannot be used (ValueError"),
-    (lambda root: open_cache(images(root), 24, file_in_the_way(root), 0), "cannot take 20736 bytes"),
     (cut_short, ".pixels cannot be used (RuntimeError: file <"),
 ]
 
@@ -172,16 +149,13 @@ def test_what_does_not_fit_together_is_named(tmp_path, do, says):
 
 @pytest.mark.parametrize("fault", ["damaged", "full"])
 def test_what_goes_wrong_while_images_are_decoded_is_told_and_leaves_nothing(tmp_path, monkeypatch, fault):
-    def full(_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     here, folder = images(tmp_path), tmp_path / "cache"
     folder.mkdir()
-    says = f"^{here.path(5)} cannot be used .*; replace or delete it"
     if fault == "damaged":
         here.path(5).write_bytes(here.path(5).read_bytes()[:-50])
+        says = f"^{here.path(5)} cannot be used .*; replace or delete it"
     else:
-        monkeypatch.setattr(os, "fsync", full)
+        monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
         says = "cannot take 20736 bytes of images .*No space left"
     with pytest.raises(DataError, match=says):
         open_cache(here, 24, folder, 0)

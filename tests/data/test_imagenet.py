@@ -5,7 +5,6 @@ import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torchvision.datasets import ImageFolder, Imagenette
@@ -21,11 +20,6 @@ from lit_hidden.recipes import CLASS_LISTS as NAMES
 
 made = runpy.run_path(str(Path(__file__).parent / "pictures.py"))
 plant, tree = made["plant"], made["tree"]
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
-]
 
 ABC = ["n01", "n02", "n03"]
 
@@ -205,14 +199,3 @@ def test_the_trainer_gives_device_ranks_and_a_share_of_the_cpus(root):
     loader = data.train_dataloader()
     assert loader.images.device == loader.labels.device == torch.device("meta")
     assert (loader.rank, loader.world_size, loader.batch_size, data._workers) == (1, 2, 8, 1)
-
-
-def test_the_real_tiny_imagenet_100(real_data, tmp_path, monkeypatch):
-    monkeypatch.setenv("CACHE_DIR", str(tmp_path))
-    data = TinyImageNet100Data(str(real_data))
-    assert data.tree.classes == CLASS_LISTS["tiny-imagenet-100"]
-    assert data.tree.train.labels.bincount().tolist() == [500] * 100
-    assert data.tree.val.labels.bincount().tolist() == [50] * 100
-    test = TinyImageNet100Data(str(real_data), images_per_class=4, classes="first-20").test_dataloader().images
-    assert (test / 255).mean((0, 2, 3)).tolist() == pytest.approx(data.mean, abs=0.05)
-    assert np.array_equal(test[123].permute(1, 2, 0), np.asarray(load(data.tree.val.path(123))))

@@ -27,11 +27,6 @@ plant, tree = made["plant"], made["tree"]
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 COUNT = 50
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
-]
-
 
 def images_of(count: int, size: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)

@@ -8,10 +8,8 @@ from torch import nn
 
 from lit_hidden.data import DigitsData
 
-pytestmark = [
-    # Said of every resume that goes on writing to the folder it resumed from.
-    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning"),
-]
+# Said of every resume that goes on writing to the folder it resumed from.
+pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning")
 
 BATCHES = 4  # in an epoch: 200 images by 64
 
@@ -102,11 +100,3 @@ def test_resumed_from_model_checkpoint_with_a_fresh_datamodule_after_a_sanity_ch
 
     fit(DigitsData(**DIGITS), save())
     assert_goes_on(fit(DigitsData(**DIGITS), save(), ckpt_path=tmp_path / "step=6.ckpt"), uninterrupted, 6)
-
-
-def test_a_second_fit_on_the_same_data_starts_again_with_epoch_0(data, uninterrupted):
-    def stop(trainer):
-        trainer.should_stop = True
-
-    assert len(fit(data, At("on_train_batch_end", 5, stop)).seen) == 5
-    assert fit(data).seen == uninterrupted.seen
