@@ -23,7 +23,7 @@ def open_cache(images: Images, size: int, folder: Path, workers: int) -> Tensor:
     """Give the middle squares of images, resized to `size` pixels; decode them now if that was not done.
 
     They are uint8 `(N, 3, size, size)` on the CPU, mapped from `folder/<key>.pixels`: pages are read as they are
-    needed. The key follows from the files' names, sizes and times of change. Several processes may decode at once,
+    needed. The key follows from the files' paths, sizes and times of change. Several processes may decode at once,
     each with `workers` processes. A failure leaves nothing behind.
 
     Raises:

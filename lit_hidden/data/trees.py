@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +23,7 @@ MEND = f"sort the images into train/<wnid>/ and val/<wnid>/, or {SET_ROOT} that 
 class Images:
     """Image files and their classes, ordered by class, then by name."""
 
-    folder: Path
-    names: np.ndarray  # paths below `folder`, bytes `(N,)`: an array is memory that worker processes share
+    names: np.ndarray  # paths, bytes `(N,)`: an array is memory that worker processes share
     labels: Tensor  # int64 `(N,)`
 
     def __len__(self) -> int:
@@ -31,12 +31,12 @@ class Images:
 
     def path(self, index: int) -> Path:
         """The file of an image."""
-        return self.folder / os.fsdecode(self.names[index])
+        return Path(os.fsdecode(self.names[index]))
 
     def take(self, indices: Tensor) -> "Images":
         """The images of these indices, in the files' order."""
         kept = indices.sort().values
-        return Images(self.folder, self.names[kept.numpy()], self.labels[kept])
+        return Images(self.names[kept.numpy()], self.labels[kept])
 
 
 class Tree(NamedTuple):
@@ -74,23 +74,21 @@ def read_tree(folder: Path, classes: str = "all", exactly: int | None = None) ->
         if exactly not in (None, len(there)) or len(there) < (count or 0):
             raise ValueError(f"it has {len(there)} class folders, not {exactly or count}")
     taken = tuple(wnids or there[:count])
-    return Tree(taken, _images(folder, "train", taken), _images(folder, "val", taken))
+    return Tree(taken, _images(folder / "train", taken), _images(folder / "val", taken))
 
 
-def _images(folder: Path, part: str, classes: Sequence[str]) -> Images:
-    """The images of these classes in `train` or `val`."""
+def _images(folder: Path, classes: Sequence[str]) -> Images:
+    """The images of these classes in a folder `train` or `val`."""
     labels = {wnid: label for label, wnid in enumerate(classes)}
-    annotations = folder / part / "val_annotations.txt"
-    if annotations.exists() and not (folder / part / classes[0]).is_dir():
+    annotations, published = folder / "val_annotations.txt", folder / "images"
+    if annotations.exists() and not (folder / classes[0]).is_dir():
         with checked(annotations, MEND):
             wnids = dict(line.split("\t")[:2] for line in annotations.read_text().splitlines())
-            if wnids.keys() != set(os.listdir(folder / part / "images")):
+            if wnids.keys() != set(os.listdir(published)):
                 raise ValueError("it names other images than images/ holds")
-        found = [(labels[wnid], f"{part}/images/{name}") for name, wnid in wnids.items() if wnid in labels]
+        found = [(str(published / name), labels[wnid]) for name, wnid in wnids.items() if wnid in labels]
     else:
-        with checked(folder / part, MEND):
-            files = make_dataset(folder / part, labels, extensions=IMG_EXTENSIONS)
-        found = [(label, path.removeprefix(f"{folder}/")) for path, label in files]
-    found.sort()
-    names = np.array([os.fsencode(path) for _, path in found])
-    return Images(folder, names, torch.tensor([label for label, _ in found]))
+        with checked(folder, MEND):
+            found = make_dataset(folder, labels, extensions=IMG_EXTENSIONS)
+    found.sort(key=itemgetter(1, 0))
+    return Images(np.array([os.fsencode(path) for path, _ in found]), torch.tensor([label for _, label in found]))

@@ -44,8 +44,8 @@ def same(batches, others) -> bool:
 # --- which files ----------------------------------------------------------------------------------------
 
 
-def listed(images: Images) -> list[tuple[str, int]]:
-    return [(str(images.path(i).relative_to(images.folder)), label) for i, label in enumerate(images.labels.tolist())]
+def listed(images: Images, root: Path) -> list[tuple[str, int]]:
+    return [(str(images.path(i).relative_to(root)), label) for i, label in enumerate(images.labels.tolist())]
 
 
 @pytest.mark.parametrize("here", [False, True])
@@ -70,15 +70,15 @@ def test_tiny_imagenet_as_it_is_published_and_with_its_test_images_sorted_into_c
     files |= {f"val/images/{name}": b"" for name in lines}
     files |= {"val/val_annotations.txt": "".join(f"{name}\t{c}\t0\t32\t44\t62\n" for name, c in lines.items())}
     read = read_tree(plant(tmp_path, files), "first-2")
-    assert listed(read.train) == [
+    assert listed(read.train, tmp_path) == [
         (f"train/{c}/images/{c}_{i}.JPEG", y) for y, c in enumerate(ABC[:2]) for i in range(4)
     ]
-    assert listed(read.val) == [(f"val/images/val_{i}.JPEG", y) for y in range(2) for i in (y, y + 3)]
+    assert listed(read.val, tmp_path) == [(f"val/images/val_{i}.JPEG", y) for y in range(2) for i in (y, y + 3)]
     for name, wnid in lines.items():
         (tmp_path / "val" / wnid).mkdir(exist_ok=True)
         (tmp_path / "val" / "images" / name).rename(tmp_path / "val" / wnid / name)
     read = read_tree(tmp_path)
-    assert listed(read.val) == [(f"val/{c}/val_{i}.JPEG", y) for y, c in enumerate(ABC) for i in (y, y + 3)]
+    assert listed(read.val, tmp_path) == [(f"val/{c}/val_{i}.JPEG", y) for y, c in enumerate(ABC) for i in (y, y + 3)]
 
 
 def test_known_lists_are_of_their_length_and_of_wnids_in_order():
@@ -94,9 +94,9 @@ def test_the_first_classes_are_taken_and_some_images_keep_the_order_of_the_files
     (tmp_path / "train" / "n09").mkdir()  # empty, and not chosen
     read = read_tree(tmp_path, "first-2")
     assert read.classes == ("n01", "n04")
-    assert [label for name, label in listed(read.train) if "n04" in name] == [1] * 4
+    assert [label for name, label in listed(read.train, tmp_path) if "n04" in name] == [1] * 4
     kept = read.train.take(torch.tensor([7, 0, 5]))
-    assert listed(kept) == [listed(read.train)[i] for i in (0, 5, 7)]
+    assert listed(kept, tmp_path) == [listed(read.train, tmp_path)[i] for i in (0, 5, 7)]
 
 
 # --- where it is, and which classes -----------------------------------------------------------------------
