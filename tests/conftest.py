@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,13 +29,9 @@ def pytest_configure(config: pytest.Config) -> None:
     address = os.path.join(tempfile.mkdtemp(), "nursery")
     settings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     settings |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # no threads, which a fork has not
-    process = config.stash[nursery] = subprocess.Popen(
-        [sys.executable, str(NURSERY), address],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=settings,
-        start_new_session=True,  # Ctrl-C is pytest's
-    )
+    command, pipe = [sys.executable, str(NURSERY), address], subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=settings, start_new_session=True)  # of Ctrl-C
+    config.stash[nursery] = process
     assert process.stdout is not None
     assert process.stdout.readline() == b"listening\n"
     os.environ[made["ADDRESS"]] = address
@@ -42,16 +39,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     process = config.stash.get(nursery, None)
-    if process is None:
-        return
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.close()
-    process.wait()
-    process.stdout.close()
-    address = Path(os.environ.pop(made["ADDRESS"]))
-    address.unlink()
-    address.parent.rmdir()
+    if process is not None:
+        with process:  # closes its standard input, which ends it
+            pass
+        shutil.rmtree(Path(os.environ.pop(made["ADDRESS"])).parent)
 
 
 @pytest.fixture(autouse=True)
@@ -66,14 +57,9 @@ def python() -> Callable[..., str]:
 
     def run(code: str, **environment: str) -> str:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": path} | environment,
-        )
+        settings = os.environ | {"PYTHONPATH": path} | environment
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=settings)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
@@ -91,14 +77,11 @@ def photograph() -> Callable[[nn.Module], Any]:
     """Describe a model to the last bit, and the global random state: equal pictures mean nothing changed."""
 
     def describe(model: nn.Module) -> Any:
+        modules = model.named_modules(remove_duplicate=False)
         return {
             "tensors": {n: t.numpy(force=True).tobytes() for n, t in _tensors(model)},
-            "identities": {n: id(p) for n, p in model.named_parameters(remove_duplicate=False)},
-            "trainable": {n: p.requires_grad for n, p in model.named_parameters(remove_duplicate=False)},
-            "classes": {n: type(m) for n, m in model.named_modules(remove_duplicate=False)},
-            "modes": {n: m.training for n, m in model.named_modules()},
-            "attributes": {n: sorted(vars(m)) for n, m in model.named_modules()},
-            "hooks": {n: _hooks(m) for n, m in model.named_modules()},
+            "parameters": {n: (id(p), p.requires_grad) for n, p in model.named_parameters(remove_duplicate=False)},
+            "modules": {n: (type(m), m.training, sorted(vars(m)), _hooks(m)) for n, m in modules},
             "random": torch.get_rng_state().numpy().tobytes(),
         }
 

@@ -16,25 +16,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A room may import from lower floors, and from within itself:
 # `Makefile -> cli -> engine -> modules, data -> edge_popup, nets -> selection`.
 FLOORS = [
-    {"errors"},
-    {"code"},
-    {"selection", "distributions", "recipes", "steps"},
-    {"checks"},
-    {"edge_popup", "run"},
-    {"results"},
-    {"judge"},
-    {"supermask", "ticket"},
-    {"subnetwork", "nets", "hyper_parameters", "metrics"},
-    {"classifier"},
-    {"modules", "data", "report"},
-    {"callbacks"},
-    {"engine"},
-    {"page"},
-    {"lightning_cli"},
-    {"cli"},
-    {"__main__"},
-]
-FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+    "errors", "code", "selection distributions recipes steps", "checks", "edge_popup run", "results", "judge",
+    "supermask ticket", "subnetwork nets hyper_parameters metrics", "classifier", "modules data report", "callbacks",
+    "engine", "page", "lightning_cli", "cli", "__main__",
+]  # fmt: skip
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 KERNEL, DESCRIPTIONS = {"torch", "numpy", "lit_hidden"}, {"numpy", "scipy", "lit_hidden"}
 KNOWS = {  # room -> packages that it may import, besides the standard library
     **{name: {"lit_hidden"} for name in ("errors", "code", "recipes")},
@@ -60,9 +46,8 @@ def imports(path: Path) -> list[str]:
 
 def room(name: str) -> str | None:
     """The room of `lit_hidden` that a name leads to; None for other packages and for the lobby itself."""
-    first, _, rest = name.partition(".")
-    inside = rest.split(".")[0]
-    return inside if first == "lit_hidden" and inside in FLOOR else None
+    package, inside = [*name.split("."), ""][:2]
+    return inside if package == "lit_hidden" and inside in FLOOR else None
 
 
 def home(path: Path) -> str:
