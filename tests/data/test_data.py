@@ -91,6 +91,7 @@ def test_names_lead_to_the_classes_that_bear_them_and_to_what_a_run_knows_of_the
         assert data.shape[1:] == (IMAGENET_SIZES.get(name, data.shape[1]),) * 2
     classes = [data_module(name).num_classes for name in IMAGENET_SIZES]  # known without any file
     assert classes == [1000, 100, 10, 10, 200, 100]
+    assert data_module("imagenet", classes="first-7").num_classes == 7
 
 
 # --- under a trainer -------------------------------------------------------------------------------------

@@ -102,11 +102,6 @@ def test_the_first_classes_are_taken_and_some_images_keep_the_order_of_the_files
 # --- where it is, and which classes -----------------------------------------------------------------------
 
 
-def test_the_number_of_classes_follows_from_the_arguments_and_else_from_disk(root):
-    assert (ImageNetData(classes="imagenette").num_classes, ImageNetData(classes="first-7").num_classes) == (10, 7)
-    assert abc(root).num_classes == abc(root / "imagenet").num_classes == 3
-
-
 def test_which_classes_a_set_takes_out_of_a_folder(tmp_path):
     tiny, hundred = CLASS_LISTS["tiny-imagenet-100"], tuple(f"n{number:08d}" for number in range(100))
     for folder, classes in {
@@ -191,11 +186,12 @@ def test_tiny_imagenet_at_its_own_size_is_kept_as_it_is(tmp_path):
 
 
 def test_the_trainer_gives_device_ranks_and_a_share_of_the_cpus(root):
-    data = abc(root, augment="square", workers=None)
-    data.prepare_data()
     strategy = SimpleNamespace(root_device=torch.device("meta"))
-    data.trainer = SimpleNamespace(strategy=strategy, global_rank=1, world_size=2, num_devices=1000)
-    data.setup("fit")
-    loader = data.train_dataloader()
-    assert loader.images.device == loader.labels.device == torch.device("meta")
-    assert (loader.rank, loader.world_size, loader.batch_size, data._workers) == (1, 2, 8, 1)
+    for cache_gib, place in ((4, "meta"), (0, "cpu")):  # a large set stays in the CPU's memory
+        data = abc(root, augment="square", workers=None, cache_gib=cache_gib)
+        data.prepare_data()
+        data.trainer = SimpleNamespace(strategy=strategy, global_rank=1, world_size=2, num_devices=1000)
+        loader = data.train_dataloader()
+        assert loader.images.device == loader.labels.device == torch.device(place)
+        assert (loader.rank, loader.world_size, loader.batch_size, data._workers) == (1, 2, 8, 1)
+        assert loader.device == torch.device("meta")
