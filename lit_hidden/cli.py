@@ -80,15 +80,15 @@ def parser() -> argparse.ArgumentParser:
     table.add_argument("--by-seed", action="store_true", help="a line for each run instead of means over seeds")
     table.add_argument("--csv", dest="as_csv", action="store_true", help="write CSV with all numbers")
 
-    does = "measure selection, training steps, input, an epoch, and start-up"
-    speed = add("bench", "experiments.bench.command:bench", does, "--data-dir")
-    sections = "with commas: selection, steps, input, feeding, epoch, start; all, or with --data ... feeding"
-    speed.add_argument("--only", metavar="SECTIONS", help=sections)
-    speed.add_argument("--device", help="cpu or cuda; both, if there is a GPU")
-    speed.add_argument("--data", help="a set by name, in place of generated images and small sets")
-    speed.add_argument("--net", help="the net to train: resnet50 on ImageNet and subsets, else conv4")
-    speed.add_argument("--image-size", type=int, help="pixels, of ImageNet and subsets: the set's own")
-    speed.add_argument("--batch-size", type=int, help="128; of ImageNet and subsets 256 on a GPU, 8 on a CPU")
+    measures = "measure selection, training steps, input, an epoch, and start-up"
+    speed = add("bench", "experiments.bench.command:bench", measures, "--data-dir")
+    sections = "with commas: selection, steps, input, epoch, start; without it all"
+    speed.add_argument("--only", metavar="SECTIONS", help=sections, **unset)
+    speed.add_argument("--device", help="cpu or cuda; both, if there is a GPU", **unset)
+    speed.add_argument("--data", help="a set by name: measure its loader and training alone", **unset)
+    speed.add_argument(
+        "--net", help="the net that --data trains: resnet50 on ImageNet and subsets, else conv4", **unset
+    )
     speed.add_argument("--seconds", type=float, default=1.0, help="the shortest time of a measurement")
     speed.add_argument("--out", default="results/bench", help="folder of the numbers, the page and the plot")
 

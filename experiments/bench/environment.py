@@ -7,13 +7,9 @@ from collections.abc import Sequence
 from lit_hidden.engine.devices import CPU, environments
 
 
-def wanted() -> dict[str, str]:
-    """Return the variables of a CPU worker and, with GPUs, the first GPU."""
-    return CPU | environments(None)[1][0]
-
-
 def enter(words: Sequence[str]) -> None:
     """Replace this process by `lit-hidden` with `words` in that environment, unless it has it: glibc reads it once."""
-    if not wanted().items() <= os.environ.items():
+    wanted = CPU | environments(None)[1][0]  # of a CPU worker and, with GPUs, of the first GPU's
+    if not wanted.items() <= os.environ.items():
         sys.stdout.flush()
-        os.execve(sys.executable, [sys.executable, "-m", "lit_hidden", *words], {**os.environ, **wanted()})
+        os.execve(sys.executable, [sys.executable, "-m", "lit_hidden", *words], {**os.environ, **wanted})

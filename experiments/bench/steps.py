@@ -6,7 +6,6 @@ SGD, and loss and accuracies read back to the host at each step. It computes wha
 """
 
 import copy
-import time
 from functools import partial
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.bench.rows import Bench, Section, timed
+from experiments.bench.rows import Bench, Section, timed, turns
 from experiments.bench.training import BATCH, Batch, Watched, like, made, noise, step_of
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.edge_popup import Hiding, hidden_layers, maskers, original_weight
@@ -35,8 +34,7 @@ def steps(bench: Bench) -> Section:
         f"by round; plain has the first {bench.few} rounds alone. On a GPU, Conv2 to Conv8 hidden and dense "
         f"take {AT_ONCE} steps at once from a CUDA graph, augmentation included, as in the engine."
     )
-    columns = ("dense", "hidden", "plain", "hidden / dense", "plain / hidden")
-    section = Section("steps", device.type, about, columns)
+    section = Section("steps", device.type, about)
     turn = bench.seconds / 8  # short, so that a disturbance slows all that is compared
     for net in NETS:
         small = net.startswith("conv")
@@ -44,14 +42,12 @@ def steps(bench: Bench) -> Section:
         data = like(net, *((32, BATCH) if small else large))
         batch = noise(data, device)
         block = next(iter(Watched(1, BATCH, device, many))) if many else batch
-        modules = {name: made(net, density, data, device) for name, density in (("hidden", 0.5), ("dense", None))}
+        modules = {name: made(net, density, data, device) for name, density in (("dense", None), ("hidden", 0.5))}
         plain = {"plain": timed(partial(PlainStep(modules["hidden"]), batch), turn)}
         work = {name: partial(step_of(module, many), block) for name, module in modules.items()}
         measures = {name: timed(step, turn, many or 1) for name, step in work.items()}
-        began = time.perf_counter()
-        found = bench.turns(net, measures | plain, bench.few)
-        more = min(40, int(40 * bench.seconds * bench.few / (time.perf_counter() - began)))
-        for name, numbers in bench.turns(net, measures, max(bench.rounds, more) - bench.few).items():
+        found = turns(measures | plain, bench.few)
+        for name, numbers in turns(measures, 2 * bench.rounds - bench.few).items():
             found[name] += numbers
         section.add("ms", found, net)
         section.ratio("hidden", "dense", net)

@@ -1,10 +1,8 @@
 """What the bench trains: nets as runs make them, steps without a Trainer, and an epoch with the engine's."""
 
 import logging
-import time
 import warnings
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +62,7 @@ def step_of(module: LitClassifier, at_once: int = 0) -> Callable[[Any], object]:
 
 
 class Watched(BatchLoader):
-    """`steps` batches of drawn images, or blocks of `at_once` batches, with the time of each `next()`.
+    """`steps` batches of drawn images, or blocks of `at_once` batches, that tell how long a step takes.
 
     A step is the time between two `next()` calls. A callback would be one more for Lightning to call.
     """
@@ -73,23 +71,23 @@ class Watched(BatchLoader):
         images, labels = (each.to(device) for each in drawn(steps * batch_size * (at_once or 1)))
         mean, std = CIFAR10Data.mean, CIFAR10Data.std
         super().__init__(images, labels, batch_size, mean, std, seed=0, crop=4, flip=True, at_once=at_once)
-        self.asked: list[float] = []
+        self.edges: list[float] = []
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield the epoch's batches or blocks, and forget the times of the epoch before."""
-        self.asked = []
-        batches = super().__iter__()
-        for number in range(len(self)):
-            # `timer` waits for the device: the work between these two steps is then complete.
-            self.asked.append((timer if number in (EDGE - 1, len(self) - 1) else time.perf_counter)())
-            yield next(batches)
+        for number, batch in enumerate(super().__iter__()):
+            if number in (EDGE - 1, len(self) - 1):
+                self.edges.append(timer())  # which waits for the device
+            yield batch
 
-    def steps(self) -> list[float]:
-        """Milliseconds of each timed step (in blocks, their mean); on a GPU, which runs behind the host, their mean."""
-        there, scale = self.asked[EDGE - 1 :], 1000 / (self.at_once or 1)
-        if self.device.type == "cuda":
-            return [scale * (there[-1] - there[0]) / (len(there) - 1)]
-        return [scale * (after - before) for before, after in pairwise(there)]
+    def timing(self, epoch: Callable[[], None]) -> Callable[[], float]:
+        """Give a measurement: train an epoch on this loader, and return the mean milliseconds of its timed steps."""
+
+        def measure() -> float:
+            epoch()
+            began, ended = self.edges[-2:]
+            return 1000 * (ended - began) / ((len(self) - EDGE) * (self.at_once or 1))
+
+        return measure
 
 
 def fit(module: LitClassifier, loader: BatchLoader, folder: Path) -> None:

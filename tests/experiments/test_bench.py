@@ -1,32 +1,31 @@
 """`lit-hidden bench`: its arithmetic, that both sides of a comparison do the same, what it writes, what it refuses."""
 
-import inspect
 import io
 import json
 import os
 import sys
 import time
-from itertools import islice
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
+from PIL import Image
 from rich.console import Console
-from torch import nn
 
-from experiments.bench import command, environment, epoch, inputs, selection, steps
-from experiments.bench.command import SECTIONS, bench
+from experiments.bench import command, epoch, inputs, selection, start, steps
+from experiments.bench.command import bench
 from experiments.bench.inputs import Source, ways
 from experiments.bench.page import markdown
-from experiments.bench.rows import Bench, Section
-from experiments.bench.steps import PlainConv, PlainStep, plain
+from experiments.bench.rows import Section, turns
+from experiments.bench.steps import PlainConv, PlainStep
 from experiments.bench.training import EDGE, Watched, drawn, fit, like, made, step_of
 from lit_hidden import build
 from lit_hidden.cli import main
 from lit_hidden.data import CIFAR10Data
+from lit_hidden.data.wnids import CLASS_LISTS
 from lit_hidden.edge_popup import maskers
 from lit_hidden.engine.experiment import ReproduceError
 from lit_hidden.modules import LitSubnetwork
@@ -42,34 +41,23 @@ COMMITTED = Path(__file__).parents[2] / "experiments" / "results" / "bench" / "b
 # --- arithmetic ------------------------------------------------------------------------------------------------
 
 
-def test_a_section_pairs_ratios_by_round_and_is_shown_by_row_or_by_group():
-    section = Section("steps", "cpu", "about it", findings=["so"])
+def test_ratios_are_by_round_and_a_table_has_a_column_for_each_group():
+    section = Section("steps", "cpu", "about it")
     section.add("ms", {"a": [3.0, 1.0, 2.0], "b": [4.0, 8.0]}, "x")
     section.add("ms", {"b": [100.0]}, "y")
     section.ratio("b", "a", "x")
-    assert section.medians("b") == {"x": 6.0, "y": 100.0}
-    assert markdown(section).splitlines()[4:] == [
-        "| what | median | min | max | unit |", "| --- | ---: | ---: | ---: | ---: |",
-        "| x: a | 2 | 1 | 3 | ms |", "| x: b | 6 | 4 | 8 | ms |", "| y: b | 100 | 100 | 100 | ms |",
-        "| x: b / a | 4.67 | 1.33 | 8 | ratio |", "", "- so",
+    assert section.rows[-1].numbers == {"median": pytest.approx(14 / 3), "min": pytest.approx(4 / 3), "max": 8}
+    assert markdown(section).splitlines()[2:] == [
+        "about it", "", "| median | x | y |", "| --- | ---: | ---: |", "| a (ms) | 2 |  |", "| b (ms) | 6 | 100 |",
+        "| b / a | 4.67 |  |",
     ]  # fmt: skip
-    section.rows.pop(2)
-    section.columns = ("b", "b / a")
-    assert "|  | b ms | b / a |\n| --- | ---: | ---: |\n| x | 6 | 4.67 |" in markdown(section)
 
 
-def test_every_other_round_goes_backwards_and_what_is_slow_has_two():
+def test_every_other_round_goes_backwards():
     asked: list[str] = []
-
-    def measure(what: str, takes: float) -> float:
-        asked.append(what)
-        time.sleep(takes)
-        return float(len(asked))
-
-    measures = {what: lambda what=what, takes=t: measure(what, takes) for what, t in (("a", 0), ("b", 0.05), ("c", 0))}
-    found = Bench(HERE, 1.0, 3, Console(file=io.StringIO())).turns("", measures, 3, slow=0.04)
-    assert "".join(asked) == "abc" + "cba" + "ac"
-    assert found == {"a": [1, 6, 7], "b": [2, 5], "c": [3, 4, 8]}
+    measures = {what: lambda what=what: asked.append(what) or float(len(asked)) for what in "abc"}
+    assert turns(measures, 3) == {"a": [1, 6, 7], "b": [2, 5, 8], "c": [3, 4, 9]}
+    assert "".join(asked) == "abc" + "cba" + "abc"
 
 
 # --- selection and steps ---------------------------------------------------------------------------------------
@@ -90,37 +78,15 @@ def test_the_ways_give_the_mask_or_all_that_reaches_the_threshold(kind):
     assert torch.equal(found["copy"], scores)
 
 
-def layers(net: nn.Module) -> list[PlainConv]:
-    return [module for module in net.modules() if isinstance(module, PlainConv)]
-
-
-@pytest.mark.parametrize("name", ["conv4", "cifar_resnet18"])
-def test_with_equal_weights_and_scores_the_plain_net_computes_what_ours_does(name):
-    ours = LitSubnetwork(build(name, width=0.125), density=0.3, schedule="constant", seed=3)
-    images, labels = torch.randn(6, 3, 32, 32), torch.arange(6)
-    if "resnet" in name:  # batch norm of so few images magnifies what float32 rounds off
-        ours, images = ours.double(), images.double()
-    theirs = plain(ours.net)
-    found = {}
-    for key, net in (("ours", ours), ("plain", theirs)):
-        logits = net(images)
-        loss = F.cross_entropy(logits, labels)
-        loss.backward()
-        found[key] = [logits.detach(), loss.detach()]
-    found["ours"] += [each.scores.grad for each in maskers(ours.net).values()]
-    found["plain"] += [m.scores.grad.view_as(s) for m, s in zip(layers(theirs), found["ours"][2:], strict=True)]
-    for mine, other in zip(found["ours"], found["plain"], strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5 * float(mine.abs().max()))
-
-
-def test_over_a_hundred_steps_losses_and_masks_are_those_of_the_published_algorithm():
+@pytest.mark.parametrize(("net", "steps"), [("conv2", 100), ("cifar_resnet18", 10)])
+def test_losses_and_masks_are_those_of_the_published_algorithm(net, steps):
     # In double precision: what float32 rounds off decides, some steps on, which of two near scores stays.
-    ours = LitSubnetwork(build("conv2", width=0.0625), density=0.5, schedule="constant").double()
+    ours = LitSubnetwork(build(net, width=0.0625), density=0.5, schedule="constant").double()
     theirs, optimizer = PlainStep(ours), ours.configure_optimizers()["optimizer"]
     images, labels = torch.randn(32, 3, 32, 32).double(), torch.randint(0, 10, (32,))
     started = [masker.mask() for masker in maskers(ours.net).values()]
-    before = {name: tensor.clone() for name, tensor in theirs.net.state_dict().items()}
-    for step in range(100):
+    before = {name: tensor.clone() for name, tensor in theirs.net.named_parameters()}
+    for step in range(steps):
         batch = tuple(each[4 * step % 32 :][:4] for each in (images, labels))
         optimizer.zero_grad()
         loss = ours.training_step(batch, 0)
@@ -128,11 +94,12 @@ def test_over_a_hundred_steps_losses_and_masks_are_those_of_the_published_algori
         optimizer.step()
         assert theirs(batch)[0] == pytest.approx(loss.item(), rel=1e-5)
     found = [masker.mask() for masker in maskers(ours.net).values()]
+    plain = [module for module in theirs.net.modules() if isinstance(module, PlainConv)]
     assert all(not torch.equal(*pair) for pair in zip(started, found, strict=True))
-    for mask, layer in zip(found, layers(theirs.net), strict=True):
+    for mask, layer in zip(found, plain, strict=True):
         order = layer.scores.detach().abs().flatten().argsort(stable=True)
         assert set(order[-int(mask.sum()) :].tolist()) == set(mask.flatten().nonzero().flatten().tolist())
-    after = theirs.net.state_dict()
+    after = dict(theirs.net.named_parameters())
     assert {name.split(".")[-1] for name in before if not torch.equal(before[name], after[name])} == {"scores"}
 
 
@@ -140,15 +107,13 @@ def test_over_a_hundred_steps_losses_and_masks_are_those_of_the_published_algori
 def test_steps_in_blocks_or_one_by_one_with_lightning_or_without_train_alike(at_once, tmp_path):
     one, other, third, new = (made("lenet", 0.5, like("lenet", 32, 4), HERE) for _ in range(4))
     loader = Watched(EDGE + 2, 4, HERE, at_once)
-    fit(one, loader, tmp_path)
+    began = time.perf_counter()
+    ms = loader.timing(lambda: fit(one, loader, tmp_path))()
+    assert 0 < 2 * ms * (at_once or 1) < 1000 * (time.perf_counter() - began)
     assert (tmp_path / "metrics.csv").exists()
     step, single = step_of(other, at_once), step_of(third)
     for batch in loader:
         step(batch)
-    assert len(loader.asked) == EDGE + 2, "an epoch forgets the times of the one before"
-    whole = 1000 * (loader.asked[-1] - loader.asked[EDGE - 1])
-    assert len(loader.steps()) == 2
-    assert sum(loader.steps()) * (at_once or 1) == pytest.approx(whole)
     loader.at_once = 0
     for batch in loader:
         single(batch)
@@ -161,18 +126,13 @@ def test_steps_in_blocks_or_one_by_one_with_lightning_or_without_train_alike(at_
 # --- input -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("workers", "batches", "turns"),
-    [
-        (2, [4, 4, 2], [8, 2, 8, 2]),  # an epoch's end is the end of a turn: nothing is decoded any more
-        (16, [4, 4, 2], [10, 10]),
-    ],
-)
-def test_batches_of_workers_count_turn_by_turn_whatever_the_epoch(workers, batches, turns):
-    source = Source(lambda: [(torch.zeros(count, 3, 2, 2), torch.zeros(count)) for count in batches], HERE, workers)
-    assert [*islice(source.turns(), len(turns))] == turns
-    next(source.turns())
-    assert next(source.epochs) == 3, "each measurement draws others"
+def test_a_rate_counts_whole_turns_of_the_workers_epoch_after_epoch(monkeypatch):
+    told = iter([0.0, 2.0])
+    monkeypatch.setattr(inputs, "timer", lambda: next(told))
+    sizes = [4, 4, 2]
+    source = Source(lambda: [(torch.zeros(count, 3, 2, 2), torch.zeros(count)) for count in sizes], HERE, 2)
+    assert source.rate(0) == (2 + 4) / 2, "the first turn, of two batches, is not counted"
+    assert next(source.epochs) == 2, "each measurement draws others"
 
 
 def test_every_way_yields_normalised_batches_of_all_images():
@@ -201,23 +161,21 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         patch.setattr(steps, "LARGE", {"cpu": (32, 4)})
         for name, value in (("NETS", {"cpu": ("lenet",)}), ("BATCH", 4), ("PRODUCT", {"cpu": 32})):
             patch.setattr(epoch, name, value)
-        for name, value in (("FILES", 4), ("cores", lambda: 2)):
-            patch.setattr(inputs, name, value)
-        small: dict[str, Any] = {"net": "lenet", "image_size": 16, "batch_size": 4, "data_dir": out / "no"}
-        bench(only=",".join(SECTIONS), seconds=0.001, rounds=1, out=out, console=console, **small)
+        patch.setattr(start, "_whole", lambda *words: float(len(words)))
+        bench(seconds=0.001, rounds=1, out=out, console=console, data_dir=out / "no")
     found = json.loads((out / "bench.json").read_text())
     rows = {(s["section"], r["group"], r["what"]): r["rounds"] for s in found["sections"] for r in s["rows"]}
-    page, printed = (out / "bench.md").read_text(), console.file.getvalue()
-    return SimpleNamespace(out=out, found=found, rows=rows, page=page, printed=printed)
+    return SimpleNamespace(out=out, found=found, rows=rows, printed=console.file.getvalue())
 
 
 def test_sections_come_in_their_order_with_the_rows_of_the_committed_bench(tiny):
-    keys = ["selection", "steps", "input", "feeding", "epoch", "start"]
+    keys = ["selection", "steps", "input", "epoch", "start"]
     assert [section["section"] for section in tiny.found["sections"]] == keys
     committed = {s["section"]: {r["what"] for r in s["rows"]} for s in json.loads(COMMITTED.read_text())["sections"]}
     gone = {"torch.ge", "ours / torch.ge", "Lightning's part of a step", "plain / dense", "end of an epoch"}
     gone |= {"Python", "imports", "net and data", "Trainer and step"}
-    for section in (key for key in SECTIONS if key != "feeding"):
+    gone |= {f"{way} / pass" for way in ("sort", "topk", "kthvalue", "partition")}
+    for section in keys:
         assert committed[section] - gone == {what for key, _, what in tiny.rows if key == section}
 
 
@@ -232,62 +190,67 @@ def test_an_epoch_says_what_lightning_adds_and_how_busy_the_device_is(tiny):
     assert does == pytest.approx([products / ms / 1e6 for ms in whole])
 
 
-def test_page_and_terminal_show_the_numbers_of_the_json_and_a_picture(tiny):
+def test_page_and_terminal_show_the_sections_and_a_picture(tiny):
+    page = (tiny.out / "bench.md").read_text()
     for section in tiny.found["sections"]:
-        for row in section["rows"]:
-            numbers = torch.tensor(row["rounds"], dtype=torch.float64)
-            expected = [float(n) for n in (numbers.quantile(0.5), numbers.min(), numbers.max())]
-            assert [row["median"], row["min"], row["max"]] == pytest.approx(expected)
-        assert f"## {section['title']}\n\n{section['about']}\n" in tiny.page
-        assert section["title"] in tiny.printed
+        title = f"{section['section'].capitalize()}, cpu"
+        assert f"## {title}\n\n{section['about']}\n" in page
+        assert title in tiny.printed
     for name in ("bench.svg", "bench.png"):
         assert (tiny.out / name).stat().st_size > 10_000
-    given = f"--only {','.join(SECTIONS)} --net lenet --image-size 16 --batch-size 4 --seconds 0.001"
-    assert tiny.found["command"] == f"lit-hidden bench {given}"
+
+
+def test_the_program_ends_at_its_first_training_step(monkeypatch):
+    def end(status: int) -> None:
+        raise SystemExit(status)
+
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(sys, "argv", ["start.py", "cpu"])
+    monkeypatch.setattr(start, "NET", "lenet")
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    with pytest.raises(SystemExit, match="0"):
+        start.main()
+
+
+def test_feeding_compares_a_sets_loader_with_training_and_names_a_damaged_image(tmp_path):
+    parts = product(("train", "val"), CLASS_LISTS["tiny-imagenet-100"])
+    files = [tmp_path / "tiny-imagenet-100" / part / wnid / "0.JPEG" for part, wnid in parts]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        Image.new("RGB", (64, 64)).save(file)
+    asked = {"data": "tiny-imagenet-100", "net": "lenet", "data_dir": tmp_path, "out": tmp_path / "out"}
+    bench(**asked, seconds=0.001, rounds=1, console=Console(file=io.StringIO()))
+    (section,) = json.loads((tmp_path / "out" / "bench.json").read_text())["sections"]
+    loader, *training = (row["median"] for row in section["rows"] if row["unit"] == "images/s")
+    ratios = {row["what"]: row["median"] for row in section["rows"] if row["unit"] == "ratio"}
+    names = ("loader / training, hidden", "loader / training, dense")
+    assert ratios == {name: pytest.approx(loader / each) for name, each in zip(names, training, strict=True)}
+    for file in files:
+        file.write_bytes(b"no image")
+    with pytest.raises(ReproduceError, match="JPEG cannot be used"):
+        bench(**asked)
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["--only", "speed"], 2, f"--only speed names no section 'speed'; sections are {', '.join(SECTIONS)}\n"),
-        (["--only", "steps", "--net", "conv4"], 2, "--net is for feeding, which --only steps leaves out\n"),
-        (["--device", "tpu"], 2, "--device tpu is not there; there is cpu"),
-        (["--seconds", "-1.5"], 2, "--seconds -1.5 measures nothing; it must be more than 0\n"),
-        (["--data", "imagenet", "--data-dir", "no"], 1, "no/imagenet/train cannot be used"),
-        (["--batch-size", "0"], 2, "batch_size=0 "),
-        (["--data", "digits", "--image-size", "64"], 2, "--image-size 64 is for ImageNet and its subsets"),
-        (["--only", "input", "--data-dir", "."], 1, "cifar-10-batches-bin"),
+        ("--only speed", 2, "'speed'; sections are selection, steps, input, epoch, start"),
+        ("--only steps --data digits", 2, "--data measures its loader and training alone"),
+        ("--net conv4", 2, "--net needs it"),
+        ("--device tpu", 2, "--device tpu is not there; there is cpu"),
+        ("--data digits --net nonet", 2, "nonet"),
+        ("--data imagenet --data-dir no", 1, "no holds no imagenet"),
+        ("--only input --data-dir .", 1, "cifar-10-batches-bin"),
     ],
 )
-def test_what_cannot_be_measured_is_said_before_anything_is(arguments, status, said, tmp_path, monkeypatch, capsys):
+def test_what_cannot_be_measured_is_said(arguments, status, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cifar-10-batches-bin").mkdir()
     (tmp_path / "cifar-10-batches-bin" / "data_batch_1.bin").write_bytes(b"short")
     with pytest.raises(SystemExit) as end:
-        main(["bench", *arguments])
+        main(["bench", *arguments.split()])
     assert end.value.code == status
-    shown = capsys.readouterr()
-    assert shown.err.startswith(f"lit-hidden: {said}")
-    assert shown.out == ""
-
-
-def test_a_damaged_image_ends_the_bench_with_its_name(tmp_path):
-    for n in range(200):
-        place = tmp_path / "imagenet100" / ("train", "val")[n % 2] / f"n{n // 2:02d}"
-        place.mkdir(parents=True)
-        (place / "0.JPEG").write_bytes(b"no image")
-    with pytest.raises(ReproduceError, match="JPEG cannot be used"):
-        bench(data="imagenet100", data_dir=tmp_path, net="lenet", image_size=16, seconds=0.001, out=tmp_path / "out")
-
-
-def test_the_command_takes_what_the_function_takes(monkeypatch):
-    taken: dict[str, Any] = {}
-    monkeypatch.setattr(command, "bench", lambda **given: taken.update(given))
-    words = {"only": "steps", "device": "cpu", "data": "digits", "data_dir": "d", "net": "lenet", "out": "o"}
-    given = {**words, "image_size": 16, "batch_size": 4, "seconds": 0.5}
-    assert given.keys() == inspect.signature(bench).parameters.keys() - {"rounds", "console"}
-    main(["bench", *(word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value)))])
-    assert taken == given
+    assert said in capsys.readouterr().err
 
 
 def test_a_process_of_its_own_becomes_one_in_the_workers_environment(monkeypatch):
@@ -298,11 +261,9 @@ def test_a_process_of_its_own_becomes_one_in_the_workers_environment(monkeypatch
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     main()
     ((python, words, found),) = became
-    assert (python, words) == (sys.executable, [sys.executable, "-m", "lit_hidden", "bench", "--only", "start"])
-    assert found == {**os.environ, **environment.wanted()}
+    assert words == [python, "-m", "lit_hidden", "bench", "--only", "start"]
     assert found["OMP_NUM_THREADS"] == "1"
-    for name, value in environment.wanted().items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "environ", found)
     main()  # is there already
     main(["bench"])  # called from Python: nobody's process is replaced
     assert len(became) == 1
