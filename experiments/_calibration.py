@@ -14,8 +14,6 @@ because fewer than three seeds that train decide nothing; Fisher's test helps on
 """
 
 import argparse
-import csv
-import io
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -27,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from lit_hidden.engine.store import write_atomically
+from lit_hidden.engine.written import as_csv
 from lit_hidden.judge import Array, Claim, decide, half_widths, judge, more_scatter, spread
 from lit_hidden.results import Results
 from lit_hidden.run import Run
@@ -190,34 +189,13 @@ def table(grids: int) -> list[dict[str, Any]]:
     return rows + [failing(n, grids // 2, 2000 + n, arms) for n in SEEDS for arms in fails]
 
 
-def markdown(rows: list[dict[str, Any]], grids: int) -> str:
-    """Write the table for people."""
-    about = (__doc__ or "").split("\n\n", 2)[2].strip()
-    text = [f"# How often verdicts are wrong\n\n{about}\n\n`make calibration`: {grids:,} grids a row "
-            f"({grids // 2:,} where runs fail), rates in percent."]  # fmt: skip
-    heading = ("claim", "noise", "seeds", *(name.replace("_", " ") for name in RATES))
-    for title, kept in (("Well posed", True), ("Outside", False)):
-        lines = [heading, ("---", "---", *["---:"] * (1 + len(RATES)))]
-        for row in (row for row in rows if row["well_posed"] is kept):
-            shown = ("" if row[name] is None else f"{100 * row[name]:.1f}" for name in RATES)
-            lines.append((row["claim"], row["noise"], str(row["seeds"]), *shown))
-        text.append(f"## {title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
-    return "\n\n".join(text) + "\n"
-
-
 def main() -> None:
     given = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    given.add_argument("--grids", type=int, default=4000, help="a row")
+    given.add_argument("--grids", type=int, default=4000, help="a row; half as many where runs fail")
     given.add_argument("--out", type=Path, default=Path("experiments/results/calibration"))
     arguments = given.parse_args()
-    rows = table(arguments.grids)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(arguments.out / "calibration.csv", text.getvalue())
-    write_atomically(arguments.out / "README.md", markdown(rows, arguments.grids))
+    write_atomically(arguments.out / "calibration.csv", as_csv(table(arguments.grids)))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""What a GPU takes for a step of lit_hidden, by net, precision and kernel; a line of JSON each, written as it comes.
+"""What a GPU takes for a step of a hidden net, by net, precision and kernel; a line of JSON each, written as it comes.
 
-    python3 measure.py cuda OUT SECONDS      (cpu: tries the script itself, on tiny nets)
+    python3 measure.py cuda OUT      (cpu: tries the script itself, on tiny nets)
 
-The most telling sections come first. None starts after SECONDS; one that fails is reported, and the next one starts.
+The most telling sections come first; one that fails is reported, and the next one starts.
 """
 
 import json
 import sys
-import time
 import traceback
 import warnings
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from experiments.bench.rows import timed
 from experiments.bench.training import Watched
-from lit_hidden.modules import LitDense, LitSubnetwork
+from lit_hidden.modules import LitSubnetwork
 from lit_hidden.steps import Steps
 
-dev, out, until = torch.device(sys.argv[1]), Path(sys.argv[2]), time.time() + float(sys.argv[3])
+dev, out = torch.device(sys.argv[1]), Path(sys.argv[2])
 gpu = dev.type == "cuda"
-nets, width, batch_size = (("conv2", "conv8", "conv4", "conv6"), 1.0, 128) if gpu else (("conv2",), 0.125, 8)
-turn = 0.3 if gpu else 0.0  # seconds of a measurement at least
+nets, width, batch_size = (("conv2", "conv8"), 1.0, 128) if gpu else (("conv2",), 0.125, 8)
 
 
 def say(**row: object) -> None:
@@ -37,32 +36,26 @@ def say(**row: object) -> None:
 
 
 def section(work: Callable[..., None], *arguments: str) -> None:
-    name = " ".join((work.__name__, *arguments))
-    if time.time() > until:
-        say(section=name, left_out="no time")
-        return
-    began = time.perf_counter()
     try:
         work(*arguments)
     except Exception:
-        say(section=name, failed=traceback.format_exc().splitlines()[-40:])  # its causes before it
+        say(section=[work.__name__, *arguments], failed=traceback.format_exc().splitlines()[-40:])  # its causes before
         if gpu:
             torch.cuda.set_stream(torch.cuda.default_stream())  # a capture that failed leaves its own
-    say(section=name, seconds=round(time.perf_counter() - began, 1))
 
 
-def prepared(net: str, kind: str, at_once: int) -> tuple[Steps, Any]:
-    """A net's steps and a block of that many batches."""
+def prepared(net: str, at_once: int) -> tuple[Steps, Any]:
+    """A hidden net's steps and a block of that many batches."""
     torch.manual_seed(0)
-    module = (LitSubnetwork if kind == "hidden" else LitDense)(net, width=width, schedule="constant").to(dev)
+    module = LitSubnetwork(net, width=width, schedule="constant").to(dev)
     steps = Steps(module.net, module.configure_optimizers()["optimizer"])
     return steps, next(iter(Watched(1, batch_size, dev, at_once)))
 
 
-def step(net: str, kind: str, precision: str) -> None:
+def step(net: str, precision: str) -> None:
     """Milliseconds of a training step, 100 of them at once, as the engine takes them."""
     many = 100 if gpu else 4
-    steps, block = prepared(net, kind, many)
+    steps, block = prepared(net, many)
     if gpu:
         torch.cuda.reset_peak_memory_stats()
     with torch.autocast(dev.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -70,19 +63,19 @@ def step(net: str, kind: str, precision: str) -> None:
         torch.set_float32_matmul_precision("high" if precision == "TF32" else "highest")
         torch.backends.cudnn.allow_tf32 = precision != "float32"
         try:
-            losses = [round(float(steps.train(block)["loss"]), 4) for _ in range(2)]
-            ms = timed(partial(steps.train, block), turn, many)()
+            losses = [round(float(steps.train(block).loss), 4) for _ in range(2)]
+            ms = timed(partial(steps.train, block), 0.3 if gpu else 0.0, many)()
         finally:
             torch.set_float32_matmul_precision("highest")
             torch.backends.cudnn.allow_tf32 = True
     peak = torch.cuda.max_memory_allocated() / 1e9 if gpu else 0
-    say(step=f"{net} {kind} {precision}", ms=round(ms, 5), losses=losses, peak_gb=round(peak, 2))
+    say(step=f"{net} hidden {precision}", ms=round(ms, 5), losses=losses, peak_gb=round(peak, 2))
     steps.forget()
 
 
 def kernels(net: str) -> None:
     """The kernels of a step and how long each takes, from an eager one: the graph holds the same."""
-    steps, block = prepared(net, "hidden", 8)
+    steps, block = prepared(net, 8)
     for _ in range(4):
         steps.place.fill_(0)
         steps._step(block.loader, batch_size)
@@ -102,14 +95,9 @@ torch.set_num_threads(1)
 torch.backends.cudnn.benchmark = True  # as the engine's Trainer sets it
 warnings.filterwarnings("ignore", module="lightning")
 out.mkdir(parents=True, exist_ok=True)
-for net in nets[:2]:
-    for kind, precision in (("hidden", "default"), ("hidden", "float32"), ("dense", "default")):
-        section(step, net, kind, precision)
-for net in nets[:2]:
+for net, precision in product(nets, ("default", "float32")):
+    section(step, net, precision)
+for net in nets:
     section(kernels, net)
-for net in nets[:2]:
-    for precision in ("TF32", "bf16"):
-        section(step, net, "hidden", precision)
-for net in nets[2:]:
-    for kind in ("hidden", "dense"):
-        section(step, net, kind, "default")
+for net, precision in product(nets, ("bf16", "TF32")):
+    section(step, net, precision)
