@@ -28,7 +28,7 @@ def bench(
     seconds: float = 1.0,
     out: str | Path = "results/bench",
     *,
-    rounds: int = 5,
+    rounds: int = 3,
     console: Console | None = None,
 ) -> None:
     """Measure each section `rounds` times, print it, and write `bench.json`, `.md`, `.svg` and `.png` into `out`.
@@ -41,8 +41,7 @@ def bench(
     """
     console, out = console or Console(highlight=False), Path(out)
     measures: dict[str, Callable[[Bench], Section]] = {
-        "selection": selection, "steps": steps, "input": partial(inputs.inputs, data_dir=Path(data_dir)),
-        "epoch": epoch, "start": start,
+        "selection": selection, "steps": steps, "input": inputs.inputs, "epoch": epoch, "start": start,
     }  # fmt: skip
     wanted = only.split(",") if only is not None else [*measures]
     if unknown := [name for name in wanted if name not in measures]:
@@ -61,7 +60,8 @@ def bench(
     with set_torch_threads(1), tried:
         try:
             out.mkdir(parents=True, exist_ok=True)
-            said = page.machine(benches[-1].device)
+            how = f"medians of {rounds} rounds, {seconds:g} s a measurement"
+            said = f"{page.machine(benches[-1].device)}; {how}"
             console.print(said, markup=False, soft_wrap=True)
             sections: list[Section] = []
             for name in (name for name in measures if name in wanted):
@@ -70,7 +70,7 @@ def bench(
                     with console.status(f"{name}, {each.device.type}"):
                         sections.append(measures[name](each))
                     console.print("", Markdown(page.markdown(sections[-1])))
-            page.write(sections, said, seconds, out)
+            page.write(sections, said, out)
         except (DataError, OSError) as error:
             raise ReproduceError(str(error)) from error
     console.print(f"\nwritten: {out / 'bench.md'}, and bench.json beside it", markup=False, soft_wrap=True)

@@ -57,7 +57,7 @@ def epoch(bench: Bench) -> Section:
                 "bare, a step": loader.timing(partial(_bare, step_of(make(), at_once), loader)),
                 "matrix product": product,
             }
-            fitted, bare, peak = turns(measures, bench.few).values()
+            fitted, bare, peak = turns(measures, bench.rounds).values()
         difference = [a - b for a, b in zip(fitted, bare, strict=True)]
         added = added or difference
         rates = [counter.get_total_flops() / ms / 1e6 for ms in fitted]

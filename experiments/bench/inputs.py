@@ -57,29 +57,20 @@ class Source:
                 yield images.to(self.device), labels.to(self.device)
 
 
-def inputs(bench: Bench, data_dir: Path) -> Section:
-    """Measure images a second of each way to make augmented batches of CIFAR-10's images, or of random ones.
-
-    Raises:
-        DataError: CIFAR-10 is damaged.
-    """
-    data = CIFAR10Data(str(data_dir))
-    images, kind = drawn(50_000), "random: CIFAR-10 is not in the data folder"
-    if find(data.root, data.layouts):
-        images, kind = data.read()[0], "CIFAR-10"
+def inputs(bench: Bench) -> Section:
+    """Measure images a second of each way to make augmented batches of images of CIFAR-10's size."""
     about = (
-        f"Batches of {BATCH} images of 32x32 pixels ({kind}), cropped after 4 pixels of padding, flipped, normalised, "
-        "on the device. Ours: from one uint8 tensor, by the batch. Torchvision: its transforms on one PIL image after "
+        f"Batches of {BATCH} random images of 32x32 pixels, cropped after 4 pixels of padding, flipped, normalised, on "
+        "the device. Ours: from one uint8 tensor, by the batch. Torchvision: its transforms on one PIL image after "
         "the other, in a DataLoader. Kornia, where it is installed: its RandomCrop (cropping_mode='slice', its faster "
-        "form) and RandomHorizontalFlip on our batches, normalised but not augmented. "
-        f"Medians of {bench.rounds} rounds, {bench.seconds:g} s a measurement; the first batch is not counted."
+        "form) and RandomHorizontalFlip on our batches, normalised but not augmented. The first batch is not counted."
     )
-    return _compared(Section("input", bench.device.type, about), ways(*images, bench.device), bench, bench.rounds)
+    return _compared(Section("input", bench.device.type, about), ways(*drawn(50_000), bench.device), bench)
 
 
-def _compared(section: Section, sources: dict[str, Source], bench: Bench, rounds: int) -> Section:
+def _compared(section: Section, sources: dict[str, Source], bench: Bench) -> Section:
     """Measure the images a second of all sources, and the ratios of the first to the others."""
-    section.add("images/s", turns({n: partial(s.rate, bench.seconds) for n, s in sources.items()}, rounds))
+    section.add("images/s", turns({n: partial(s.rate, bench.seconds) for n, s in sources.items()}, bench.rounds))
     first, *others = sources
     for name in others:
         section.ratio(first, name)
@@ -135,12 +126,12 @@ def feeding(bench: Bench, name: str, net: str | None, data_dir: Path) -> Section
     about = (
         f"{data.name}: the loader reads {f'files by {cores()} processes' if large else 'memory'}. Training: {net}, "
         f"hidden at density 0.3 and dense, on one batch of {len(batch[1])} images of {data.shape[1]}x{data.shape[2]} "
-        f"pixels on the device. Medians of {bench.few} rounds, {bench.seconds:g} s a measurement. A ratio below 1: the "
-        "loader starves the device. On a CPU loader and training share it; each was measured alone."
+        "pixels on the device. A ratio below 1: the loader starves the device. On a CPU loader and training share it; "
+        "each was measured alone."
     )
     sources = {"loader": Source(data.train_dataloader, device, cores() if large else 0)}
     sources |= {n: Source(partial(forever, step_of(module), batch), device) for n, module in modules.items()}
-    return _compared(Section("feeding", device.type, about), sources, bench, bench.few)
+    return _compared(Section("feeding", device.type, about), sources, bench)
 
 
 def fed(name: str, data_dir: Path, device: torch.device) -> ImageData:

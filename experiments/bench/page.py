@@ -18,7 +18,7 @@ MARKERS = "osv^D*XP<>"  # of a section's groups, in turn
 
 
 def machine(device: torch.device) -> str:
-    """Describe where it is measured, in one line."""
+    """Describe the machine, in one line."""
     info = Path("/proc/cpuinfo")  # of Linux
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -42,18 +42,18 @@ def markdown(section: Section) -> str:
     return f"## {section.key.capitalize()}, {section.device}\n\n{section.about}\n\n{lines}"
 
 
-def write(sections: list[Section], said: str, seconds: float, out: Path) -> None:
-    """Write `bench.json` and, from the same numbers, `bench.md` and the drawing; `said` is the machine."""
+def write(sections: list[Section], said: str, out: Path) -> None:
+    """Write `bench.json` and, from the same numbers, `bench.md` and the drawing; `said` names the machine."""
     finished = datetime.now(UTC).isoformat(timespec="seconds")
     plain = [
         {"section": each.key, "device": each.device, "about": each.about,
          "rows": [vars(row) | row.numbers for row in each.rows]}
         for each in sections
     ]  # fmt: skip
-    record = {"finished": finished, "machine": said, "seconds": seconds, "sections": plain}
+    record = {"finished": finished, "machine": said, "sections": plain}
     write_atomically(out / "bench.json", json.dumps(record, indent=1) + "\n")
     draw(sections, said, out)
-    parts = ["# What this machine does", f"{said}. {seconds:g} s a measurement, {finished}."]
+    parts = ["# What this machine does", f"{said}. {finished}."]
     parts += ["![What was measured](bench.svg)", *map(markdown, sections)]
     write_atomically(out / "bench.md", "\n\n".join(parts) + "\n")
 

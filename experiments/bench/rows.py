@@ -52,11 +52,6 @@ class Bench:
     seconds: float
     rounds: int
 
-    @property
-    def few(self) -> int:
-        """The number of rounds of slow measurements, such as ResNet-50 on a CPU."""
-        return min(3, self.rounds)
-
 
 def turns(measures: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Measure everything once a round, every other round backwards, so that drifts are shared by all."""

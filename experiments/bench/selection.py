@@ -24,8 +24,7 @@ def selection(bench: Bench) -> Section:
         "The mask of the larger half by magnitude, from float32 scores: random (uniform in [-1, 1]), tied (16 "
         "magnitudes) and 90% zeros. A pass reads every score and writes every byte of an existing mask (on a CPU by "
         "numpy: torch.ge takes longer). Ours, torch.sort and torch.topk(sorted=False) keep exactly half; "
-        "torch.kthvalue and numpy.partition keep all that reach the threshold, too many where scores are equal. "
-        f"Medians of {bench.rounds} rounds."
+        "torch.kthvalue and numpy.partition keep all that reach the threshold, too many where scores are equal."
     )
     section = Section("selection", bench.device.type, about)
     for size, kind in product(SIZES, KINDS):

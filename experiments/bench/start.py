@@ -23,7 +23,7 @@ def start(bench: Bench) -> Section:
     """Measure processes from start to end: seconds; an OSError if one fails."""
     about = (
         "From the start of a process, its files in the disk's cache, to its end. The first step is one of hidden "
-        f"Conv2 on drawn images, without the evaluation before it. Medians of {bench.few} rounds."
+        "Conv2 on drawn images, without the evaluation before it."
     )
     section = Section("start", bench.device.type, about)
     words = {
@@ -31,7 +31,7 @@ def start(bench: Bench) -> Section:
         "import lit_hidden": ("-c", "import lit_hidden"),
         "first training step": ("-m", "experiments.bench.start", bench.device.type),
     }
-    section.add("s", turns({what: partial(_whole, *each) for what, each in words.items()}, bench.few))
+    section.add("s", turns({what: partial(_whole, *each) for what, each in words.items()}, bench.rounds))
     return section
 
 

@@ -30,8 +30,8 @@ def steps(bench: Bench) -> Section:
         "Forward, backward and update on one batch of noise on the device, in float32, hidden at density 0.5 and "
         f"dense: Conv2 to Conv8 on {BATCH} images of 32x32 pixels, ResNet-50 on {large[1]} of {large[0]}x{large[0]}. "
         "Plain: the published algorithm as the authors write it (full sort, masks of floats, 1x1 convolutions for "
-        "linear layers, NCHW, three numbers read at each step), with the same weights and scores. Medians; ratios are "
-        f"by round; plain has the first {bench.few} rounds alone. On a GPU, Conv2 to Conv8 hidden and dense "
+        "linear layers, NCHW, three numbers read at each step), with the same weights and scores. Ratios are "
+        f"by round; of {4 * bench.rounds} rounds plain has {bench.rounds}. On a GPU, Conv2 to Conv8 hidden and dense "
         f"take {AT_ONCE} steps at once from a CUDA graph, augmentation included, as in the engine."
     )
     section = Section("steps", device.type, about)
@@ -46,8 +46,8 @@ def steps(bench: Bench) -> Section:
         plain = {"plain": timed(partial(PlainStep(modules["hidden"]), batch), turn)}
         work = {name: partial(step_of(module, many), block) for name, module in modules.items()}
         measures = {name: timed(step, turn, many or 1) for name, step in work.items()}
-        found = turns(measures | plain, bench.few)
-        for name, numbers in turns(measures, 2 * bench.rounds - bench.few).items():
+        found = turns(measures | plain, bench.rounds)
+        for name, numbers in turns(measures, 3 * bench.rounds).items():
             found[name] += numbers
         section.add("ms", found, net)
         section.ratio("hidden", "dense", net)

@@ -162,7 +162,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         for name, value in (("NETS", {"cpu": ("lenet",)}), ("BATCH", 4), ("PRODUCT", {"cpu": 32})):
             patch.setattr(epoch, name, value)
         patch.setattr(start, "_whole", lambda *words: float(len(words)))
-        bench(seconds=0.001, rounds=1, out=out, console=console, data_dir=out / "no")
+        bench(seconds=0.001, rounds=1, out=out, console=console)
     found = json.loads((out / "bench.json").read_text())
     rows = {(s["section"], r["group"], r["what"]): r["rounds"] for s in found["sections"] for r in s["rows"]}
     return SimpleNamespace(out=out, found=found, rows=rows, printed=console.file.getvalue())
@@ -240,13 +240,10 @@ def test_feeding_compares_a_sets_loader_with_training_and_names_a_damaged_image(
         ("--device tpu", 2, "--device tpu is not there; there is cpu"),
         ("--data digits --net nonet", 2, "nonet"),
         ("--data imagenet --data-dir no", 1, "no holds no imagenet"),
-        ("--only input --data-dir .", 1, "cifar-10-batches-bin"),
     ],
 )
 def test_what_cannot_be_measured_is_said(arguments, status, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "cifar-10-batches-bin").mkdir()
-    (tmp_path / "cifar-10-batches-bin" / "data_batch_1.bin").write_bytes(b"short")
     with pytest.raises(SystemExit) as end:
         main(["bench", *arguments.split()])
     assert end.value.code == status
