@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments import _margins as margins
 from lit_hidden.judge import judge
 from lit_hidden.report.published import points
+from lit_hidden.results import Results
 from lit_hidden.run import Run
 
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
@@ -160,3 +162,61 @@ def test_checks_are_exact_and_secondary_claims_come_after_primary_ones(name: str
     assert all(claim.sentence == claim.sentence.strip(". ") for claim in claims)
     assert len({claim.sentence for claim in claims}) == len(claims)
     assert claims[0].kind in ("primary", "check")
+
+
+IS_101 = {"net": "resnet101", "method": "edge_popup", "distribution": "kaiming_normal"}
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "value", "contradicted"),
+    [
+        ("fig3", {"method": "random", "net": "conv6"}, 90.0, {0}),
+        ("fig3", {"method": "dense", "net": "conv8", "optimizer": "adam"}, 95.0, {2, 3, 4, 7, 8}),
+        ("fig3", {"net": "conv6", "density": 0.5, "distribution": "signed_constant"}, 84.0, {1}),
+        ("fig7", {"scaled": True, "distribution": "kaiming_normal"}, 90.0, {3}),
+        ("fig8", IS_101, 80.0, {2}),
+        ("fig8", {"net": "resnet34"}, 79.0, {0}),
+        ("fig8", {"method": "random"}, 73.5, {4}),
+        ("fig10", IS_101, 74.1, {1}),  # a gain of 2.4 points
+        ("table2", IS_101, 64.0, {0}),
+        ("fig9", {"density": 0.7, "distribution": "signed_constant", "method": "edge_popup"}, 75.0, {0}),
+        ("fig9", {"method": "supermask", "distribution": "kaiming_normal"}, 80.0, {1, 2}),
+    ],
+)
+def test_one_cell_is_enough_to_fail_a_claim_about_all(name: str, where: Any, value: float, contradicted: Any) -> None:
+    def changed(run: Run) -> float:
+        return value if where.items() <= vars(run).items() else SUPPORTING.get(name, of_the_paper)(run)
+
+    told = verdicts(name, changed, lucky)
+    assert {number for number, verdict in enumerate(told) if verdict == "contradicted"} == contradicted
+
+
+def test_a_subnetwork_with_more_weights_than_the_smaller_net_contradicts_figure_8() -> None:
+    more = {"parameters": lambda run: 22e6 if run.density else 21.8e6}
+    results = made["measured"](grid("fig8"), of_the_paper, **more)
+    told = [judge(claim, results).verdict for claim in experiment("fig8").CLAIMS]
+    assert [number for number, verdict in enumerate(told) if verdict == "contradicted"] == [1]
+
+
+def test_a_gap_that_is_small_at_the_ends_alone_does_not_shrink_with_depth() -> None:
+    gaps = {"conv2": 2.0, "conv4": 9.0, "conv6": 12.0, "conv8": 1.0}
+    assert verdicts("fig3", lambda run: 90.0 - (gaps[run.net] if run.method != "dense" else 0.0))[2] == "undecided"
+
+
+def test_adam_is_judged_by_the_published_protocol_alone() -> None:
+    """In cut presets its batches of 60 make twice as many updates."""
+    fig3 = experiment("fig3")
+    for preset, expected in (("quick", 40), ("paper", 90)):
+        results = made["measured"](fig3.runs(preset), lambda run: 90.0 if run.optimizer == "adam" else 40.0)
+        assert fig3.trained(results, "conv2") == pytest.approx(expected, abs=0.1)
+
+
+def test_a_supermask_is_compared_where_it_ended_and_not_where_it_began() -> None:
+    """Started at 10%, it ends at 30%: there edge-popup has 80, between its 70 at 10% and its 90 at 50%."""
+    rows = [(Run(net="conv2", density=d), {"accuracy": 65.0 + 50 * d}, None) for d in (0.1, 0.5)]
+    zhou = Run(net="conv2", density=0.1, method="supermask")
+    results = Results([*rows, (zhou, {"accuracy": 78.0, "density_sampled": 0.3}, None)])
+    assert margins.supermasks_behind(results) == pytest.approx(2.0)
+    assert experiment("fig6").ahead(results, "signed_constant") == [pytest.approx(2.0)]
+    few = Results([*rows, (zhou, {"accuracy": 78.0, "density_sampled": 0.05}, None)])
+    assert np.isnan(margins.supermasks_behind(few)), "no subnetwork has so few weights"
