@@ -32,8 +32,8 @@ def as_the_theorem_says(run: Run, kind: str, rate: float, n: int) -> bool:
     return n % 40 >= {"pair": 3, "unit": 3, "layer": 12, "network": 24}[kind] * rate * (1 + 0.2 * run.seed)
 
 
-def measured(runs: list[Run], folder: Path, falls: Falls, **changes: np.ndarray) -> Results:
-    """Write what the engine writes: at each step, layer and rate each kind of swap, the n-th of which falls or not."""
+def measured(runs: list[Run], folder: Path, falls: Falls | None, **changes: np.ndarray) -> Results:
+    """Write what the engine writes: each kind of swap at each step, layer and rate; the n-th falls or not; maybe none."""
     rows = []
     for run in (run.resolved for run in runs):
         table = []
@@ -43,28 +43,18 @@ def measured(runs: list[Run], folder: Path, falls: Falls, **changes: np.ndarray)
             for rate in (0.02,) if kind == "first" else SWAPPING:
                 for n, (step, layer) in enumerate(cells):
                     size = 1e-3 * (1 + n) * rate
-                    change = -size if falls(run, kind, rate, n) else 0.2 * size
+                    change = -size if (falls or all_fall)(run, kind, rate, n) else 0.2 * size
                     swaps = 1 if kind in ("first", "pair", "unit") else round(1 + 100 * rate)
                     table.append((step, k, layer, rate, swaps, 0, kind == "unit", -size, change))
         names = ("step", "kind", "layer", "rate", "swaps", "flips", "same_unit", "predicted", "measured")
         arrays = dict(zip(names, map(np.array, zip(*table, strict=True)), strict=True))
         for name, column in changes.items():
             arrays[name] = np.resize(column, len(table))
+        arrays = {name: column if falls else column[:0] for name, column in arrays.items()}
         where = folder / run.hash
         where.mkdir(parents=True)
         np.savez(where / "swaps.npz", **arrays)
         rows.append((run, {"accuracy": 50.0, **summary(arrays, LAYERS)}, where))
-    return Results(rows)
-
-
-def still(runs: list[Run], folder: Path) -> Results:
-    """Runs in which nothing swapped."""
-    rows = []
-    for run, _, where in measured(runs, folder, all_fall).rows:
-        with np.load(where / "swaps.npz") as arrays:
-            empty = {name: column[:0] for name, column in arrays.items()}
-        np.savez(where / "swaps.npz", **empty)
-        rows.append((run, {"accuracy": 50.0, **summary(empty, LAYERS)}, where))
     return Results(rows)
 
 
@@ -93,8 +83,7 @@ UPHILL = np.where(np.arange(1000) == 17, 1.0, -1.0)  # one swap that first order
     ],
 )
 def test_claims_follow_the_swaps(falls: Any, changes: Any, expected: list[str], tmp_path: Path) -> None:
-    runs = theorem.runs("quick")
-    found = measured(runs, tmp_path, falls, **changes) if falls else still(runs, tmp_path)
+    found = measured(theorem.runs("quick"), tmp_path, falls, **changes)
     assert [judge(claim, found).verdict for claim in theorem.CLAIMS] == expected
 
 
@@ -156,7 +145,7 @@ def test_the_numbers_of_swaps_count_steps_at_which_nothing_swaps(figure: Figure,
 
 
 def test_runs_in_which_nothing_swaps_or_of_one_width_are_drawn_too(tmp_path: Path) -> None:
-    figure = drawing(still(theorem.runs("smoke"), tmp_path / "still"), "smoke")
+    figure = drawing(measured(theorem.runs("smoke"), tmp_path / "still", None), "smoke")
     assert figure.texts[0].get_text() == "At no step would any learning rate have swapped an edge."
     begun = drawing(measured(theorem.runs("quick")[:1], tmp_path / "begun", all_fall), "quick")
     assert made["overlaps"](figure) == made["overlaps"](begun) == []
