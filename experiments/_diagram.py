@@ -69,23 +69,13 @@ def find_swap(trace: Trace) -> Swap | None:
     return None
 
 
-@dataclass(frozen=True)
-class Move:
-    """What one update did to the score of one edge: `before + by_gradient + by_rest == after`."""
-
-    weight: float
-    before: float
-    gradient: float
-    by_gradient: float  # -lr * gradient
-    by_rest: float  # what momentum and weight decay add
-    after: float
-
-
-def move(trace: Trace, record: int, edge: Edge) -> Move:
-    """Read from the trace how its update number `record` moved the score of `edge`."""
+def move(trace: Trace, record: int, edge: Edge) -> dict[str, float]:
+    """Read how update number `record` moved the score of `edge`: `before + by_gradient + by_rest` is `after`."""
     before, after, gradient = (float(trace[name][record][edge]) for name in ("before", "after", "gradient"))
     by_gradient = -float(trace["lr"][record]) * gradient
-    return Move(float(trace["weight"][edge]), before, gradient, by_gradient, after - before - by_gradient, after)
+    by_rest = after - before - by_gradient  # by momentum and weight decay
+    found = {"weight": float(trace["weight"][edge]), "gradient": gradient, "before": before, "after": after}
+    return found | {"by_gradient": by_gradient, "by_rest": by_rest}
 
 
 def threshold(scores: np.ndarray, chosen: np.ndarray) -> float:
@@ -128,9 +118,8 @@ def draw_layer(
     """
     outputs, inputs = units
     highlight = highlight or {}
-    y_in: dict[int, float] = dict(zip(inputs.tolist(), _spread(len(inputs)), strict=True))
-    y_out: dict[int, float] = dict(zip(outputs.tolist(), _spread(len(outputs)), strict=True))
-    largest = float(np.abs(size[np.ix_(outputs, inputs)]).max()) or 1.0
+    y_in, y_out = (dict(zip(units.tolist(), np.linspace(1, 0, len(units)), strict=True)) for units in (inputs, outputs))
+    largest = float(np.abs(size[np.ix_(outputs, inputs)]).max())
     kinds: dict[tuple[str, bool], list[Edge]]
     kinds = {each: [] for each in product(("absent", "negative", "positive"), (False, True))}
     for edge in product(y_out, y_in):
@@ -178,30 +167,26 @@ def draw_scores(axes: Axes, trace: Trace, swap: Swap) -> None:
     A row for each edge: a ring where it was, a dot where it is, in between an arrow for the share of the gradient
     and one for that of momentum and weight decay. In thousandths.
     """
-    r = swap.record
-    reach = []
-    for time, gate_dashes in (("before", ":"), ("after", "-")):
-        gate = 1e3 * threshold(trace[time][r], trace[f"chosen_{time}"][r])
-        axes.axvline(gate, color=COLORS["ink"], linestyle=gate_dashes, linewidth=1.1, label=f"threshold {time}")
-        reach.append(gate)
+    r, reach, ink = swap.record, list[float](), COLORS["ink"]
+    for time, dashes in (("before", ":"), ("after", "-")):
+        reach.append(1e3 * threshold(trace[time][r], trace[f"chosen_{time}"][r]))
+        axes.axvline(reach[-1], color=ink, linestyle=dashes, linewidth=1.1, label=f"threshold {time}")
     for y, edge in ((1, swap.entered), (0, swap.died)):
         m = move(trace, r, edge)
-        start, middle, end = (1e3 * abs(s) for s in (m.before, m.before + m.by_gradient, m.after))
+        start, middle, end = (1e3 * abs(s) for s in (m["before"], m["before"] + m["by_gradient"], m["after"]))
         reach += [start, middle, end]
-        color = COLORS["positive" if m.weight > 0 else "negative"]
+        color = COLORS["positive" if m["weight"] > 0 else "negative"]
         for time, x, face in (("before", start, "white"), ("after", end, color)):
             label = f"$|s|$ {time}" if y else None
-            axes.plot(x, y, "o", color=COLORS["ink"], markerfacecolor=face, markersize=7, label=label, zorder=4)
+            axes.plot(x, y, "o", color=ink, markerfacecolor=face, markersize=7, label=label, zorder=4)
         axes.plot([start, end], [y, y], color=color, linewidth=3, solid_capstyle="butt", zorder=2)
         shares = (("gradient", start, middle, 0.3, "-"), ("momentum, decay", middle, end, -0.3, (0, (2, 1))))
-        for share, x0, x1, dy, dashes in shares:
-            arrow = {
-                "arrowstyle": "-|>", "linestyle": dashes, "color": COLORS["ink"], "linewidth": 1.3,
-                "shrinkA": 0, "shrinkB": 0, "mutation_scale": 8,
-            }  # fmt: skip
-            axes.annotate("", (x1, y + dy), (x0, y + dy), zorder=3, arrowprops=arrow)
+        for share, x0, x1, dy, line in shares:
+            look: dict[str, Any] = {"color": ink, "linestyle": line, "linewidth": 1.3}
+            arrow = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, "mutation_scale": 8}
+            axes.annotate("", (x1, y + dy), (x0, y + dy), zorder=3, arrowprops=arrow | look)
             if y:  # the legend cannot name an annotation
-                axes.plot([], [], color=COLORS["ink"], linestyle=dashes, linewidth=1.3, label=f"by {share}")
+                axes.plot([], [], label=f"by {share}", **look)
     pad = 0.06 * (max(reach) - min(reach) or 1.0)
     axes.set(xlim=(min(reach) - pad, max(reach) + pad), ylim=(-0.6, 1.6), xlabel=r"$1000\,|s|$")
     axes.locator_params(axis="x", nbins=5)
@@ -224,7 +209,3 @@ def number(value: float, digits: int = 3) -> str:
 
 def _edges(mask: np.ndarray) -> list[Edge]:
     return [(int(o), int(i)) for o, i in np.argwhere(mask)]
-
-
-def _spread(count: int) -> np.ndarray:
-    return np.linspace(1, 0, count) if count > 1 else np.array([0.5])

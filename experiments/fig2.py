@@ -152,7 +152,7 @@ def draw_swap(figure: Figure, trace: diagram.Trace, swap: diagram.Swap | None) -
     rows = [("edge", *(f"{i} \u2192 {o}, {verb}" for (o, i), verb in zip(edges, (comes, "dies"), strict=True)))]
     for name, said in words.items():
         times, digits = (1, 4) if name == "weight" else (1000, 3)
-        rows.append((said, *(diagram.number(times * getattr(m, name), digits) for m in moves)))
+        rows.append((said, *(diagram.number(times * m[name], digits) for m in moves)))
     for row, texts in enumerate(rows):
         y = 0.65 - 0.0235 * row
         figure.text(0.655, y, texts[0], fontsize=8.5)

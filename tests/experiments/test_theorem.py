@@ -33,7 +33,7 @@ def as_the_theorem_says(run: Run, kind: str, rate: float, n: int) -> bool:
 
 
 def measured(runs: list[Run], folder: Path, falls: Falls | None, **changes: np.ndarray) -> Results:
-    """Write what the engine writes: each kind of swap at each step, layer and rate; the n-th falls or not; maybe none."""
+    """Write what the engine writes: each kind of swap at each step, layer and rate, of which the n-th falls or not."""
     rows = []
     for run in (run.resolved for run in runs):
         table = []
