@@ -64,8 +64,7 @@ def draw_accuracies(axes: Axes, nets: dict[str, Results]) -> None:
             panels.others(axes, same, look.color, at=at + 1.7 * aside, net=net, distribution=distribution)
         cells = {at + aside: panels.there(same, distribution=distribution) for at, same in enumerate(nets.values())}
         panels.cells(axes, cells, replace(look, linestyle=""))
-    axes.set_ylabel("test accuracy (%)")
-    axes.set_title(f"(a) subnetworks of {100 * imagenet_grid.DENSITY:g}%")
+    axes.set(ylabel="test accuracy (%)", title=f"(a) subnetworks of {100 * imagenet_grid.DENSITY:g}%")
 
 
 def draw_gains(axes: Axes, nets: dict[str, Results]) -> None:
@@ -88,5 +87,4 @@ def draw_gains(axes: Axes, nets: dict[str, Results]) -> None:
         axes.annotate(f"{mean(gain):+.1f}".replace("-", "\u2212"), (x, mean(gain)), (7, 0), fontsize=8,
                       textcoords="offset points", va="center")  # fmt: skip
     axes.axhline(0, color=style.COLORS["muted"], linewidth=0.8)
-    axes.set_ylabel("points")
-    axes.set_title("(b) gain of signed constants, seed by seed")
+    axes.set(ylabel="points", title="(b) gain of signed constants, seed by seed")

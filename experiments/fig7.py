@@ -140,6 +140,5 @@ def draw(results: Results, figure: Figure) -> None:
     panels.level(axes, results, panels.DENSE["sgd"], method="dense")
     panels.others(axes, results, panels.DENSE["sgd"].color, beyond=0.07, net="conv4", method="dense", optimizer="sgd")
     panels.density_axis(axes, results.each("density"))
-    axes.set(ylabel="test accuracy (%)")
-    axes.set_title("Conv4")
+    axes.set(ylabel="test accuracy (%)", title="Conv4")
     panels.finish(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.06))

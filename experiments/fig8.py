@@ -59,6 +59,5 @@ def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(8.6, 5.6)
     axes = figure.add_axes((0.075, 0.3, 0.905, 0.64))
     sizes.draw(axes, results, lambda run: imagenet_grid.NETS[run.net])
-    axes.set_ylabel("test accuracy (%)")
-    axes.set_title(f"{KEPT} of random ResNets, and ResNets trained")
+    axes.set(ylabel="test accuracy (%)", title=f"{KEPT} of random ResNets, and ResNets trained")
     panels.finish(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.07))

@@ -82,6 +82,5 @@ def draw(results: Results, figure: Figure) -> None:
     panels.level(axes, results, panels.DENSE["sgd"], method="dense")
     panels.others(axes, results, panels.DENSE["sgd"].color, beyond=0.07, net="resnet50", method="dense")
     panels.density_axis(axes, panels.each(results, "density", method="edge_popup"))
-    axes.set_ylabel("test accuracy (%)")
-    axes.set_title("ResNet-50")
+    axes.set(ylabel="test accuracy (%)", title="ResNet-50")
     panels.finish(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.07))

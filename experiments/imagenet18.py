@@ -71,6 +71,5 @@ def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(7.6, 5.2)
     axes = figure.add_axes((0.085, 0.34, 0.895, 0.58))
     sizes.draw(axes, results, lambda run: f"x{run.width:g}")
-    axes.set_ylabel("test accuracy (%)")
-    axes.set_title("30% of random ResNet-18 of two widths, and ResNet-18 trained")
+    axes.set(ylabel="test accuracy (%)", title="30% of random ResNet-18 of two widths, and ResNet-18 trained")
     panels.finish(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.07))

@@ -80,6 +80,5 @@ def draw(results: Results, figure: Figure) -> None:
         panels.level(axes, results, look, method="dense", optimizer=optimizer)
     panels.random(axes, results)
     panels.density_axis(axes, results.each("density"))
-    axes.set(ylabel="test accuracy (%)")
-    axes.set_title("The fully connected net, 300-100-10")
+    axes.set(ylabel="test accuracy (%)", title="The fully connected net, 300-100-10")
     panels.finish(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.06))

@@ -87,6 +87,5 @@ def draw(results: Results, figure: Figure) -> None:
     panels.level(axes, results, panels.DENSE["sgd"], method="dense")
     panels.random(axes, results)
     panels.density_axis(axes, results.each("density"))
-    axes.set(ylabel="test accuracy (%)")
-    axes.set_title("ResNet-18")
+    axes.set(ylabel="test accuracy (%)", title="ResNet-18")
     panels.finish(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.06))

@@ -160,15 +160,16 @@ def draw(results: Results, figure: Figure) -> None:
 
 
 def bars(axes: Axes, x: np.ndarray, counted: np.ndarray, look: Look, **more: Any) -> None:
-    """Draw percentages of `(2, X)` changes measured and lowering, with their intervals."""
+    """Draw percentages of `(2, X)` changes measured and lowering, with their intervals, where any were measured."""
     from scipy.stats import binomtest  # slow to import: not while planning
 
-    measured, lowered = counted
-    bounds = [binomtest(int(k), int(n)).proportion_ci(method="wilson") for n, k in counted.T]
+    there = counted[0] > 0
+    measured, lowered = counted[:, there]
+    bounds = [binomtest(int(k), int(n)).proportion_ci(method="wilson") for n, k in counted[:, there].T]
     at, low, high = 100 * lowered / measured, *(100 * np.transpose(bounds))
     axes.errorbar(
-        x, at, yerr=np.maximum([at - low, high - at], 0), color=look.color, linestyle=look.linestyle, linewidth=1.3,
-        elinewidth=0.9, marker=look.marker, label=look.label, **{"markersize": 4.5} | more,
+        x[there], at, yerr=np.maximum([at - low, high - at], 0), color=look.color, linestyle=look.linestyle,
+        linewidth=1.3, elinewidth=0.9, marker=look.marker, label=look.label, **{"markersize": 4.5} | more,
     )  # fmt: skip
 
 
@@ -176,20 +177,17 @@ def draw_shares(axes: Axes, results: Results) -> None:
     """Draw the percentage of changes that lower the loss over the learning rate."""
     rates = np.array(results.values("swaps")[0]["rates"])
     for kind, aside in zip(KINDS[1:], (0.88, 0.96, 1.04, 1.13), strict=True):  # bars stand beside each other
-        counted = counts(results, kind)
-        there = counted[0] > 0
-        bars(axes, aside * rates[there], counted[:, there], LOOKS[kind])
+        bars(axes, aside * rates, counts(results, kind), LOOKS[kind])
     rows = table(results)
     low, middle, high = np.quantile(rows["rate"][rows["kind"] == KINDS.index("first")], (0.1, 0.5, 0.9))
     spread = [[middle - low], [high - middle]]
-    bars(axes, middle, counts(results, "first"), LOOKS["first"], xerr=spread, markersize=9, zorder=3)
+    bars(axes, np.array([middle]), counts(results, "first"), LOOKS["first"], xerr=spread, markersize=9, zorder=3)
     rate_axis(axes, results)
     axes.annotate(
         "the training's, at its start", (results.rows[0][0].lr, 0), (3, 4), xycoords=("data", "axes fraction"),
         textcoords="offset points", rotation=90, fontsize=7.5, color=style.COLORS["muted"],
     )  # fmt: skip
-    axes.set(ylabel="lower the loss (%)", ylim=(-3, 103))
-    axes.set_title("(a) how often the loss falls")
+    axes.set(ylabel="lower the loss (%)", ylim=(-3, 103), title="(a) how often the loss falls")
 
 
 def draw_numbers(axes: Axes, results: Results) -> None:
@@ -203,15 +201,13 @@ def draw_numbers(axes: Axes, results: Results) -> None:
         axes.plot(*zip(*drawn.items(), strict=True), color=look.color, ls=look.linestyle, marker=look.marker, ms=4.5)
     axes.set_yscale("log")
     rate_axis(axes, results)
-    axes.set_ylabel("edges that enter, mean")
-    axes.set_title("(b) how many edges swap at once")
+    axes.set(ylabel="edges that enter, mean", title="(b) how many edges swap at once")
 
 
 def rate_axis(axes: Axes, results: Results) -> None:
     """Label the axis of learning rates, and mark the training's own."""
     rates = results.values("swaps")[0]["rates"]
-    axes.set_xscale("log")
-    axes.set(xlabel="learning rate of the step", xlim=(rates[0] / 2, rates[-1] * 2))
+    axes.set(xscale="log", xlabel="learning rate of the step", xlim=(rates[0] / 2, rates[-1] * 2))
     axes.grid(axis="y")
     axes.axvline(results.each("lr")[0], color=style.COLORS["absent"], linewidth=0.9, linestyle=(0, (2, 2)), zorder=0.5)
 
@@ -234,10 +230,9 @@ def draw_orders(axes: Axes, results: Results, most: int = 600) -> None:
             textcoords="offset points", va="bottom" if height else "top", fontsize=7.5, color=style.COLORS["ink"],
             bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
         )  # fmt: skip
-    axes.set_xscale("log")
-    axes.set(xlabel="fall of the loss that first order predicts", ylabel="measured / predicted", ylim=(-2.2, 3.2))
+    axes.set(xscale="log", xlabel="fall of the loss that first order predicts")
+    axes.set(ylabel="measured / predicted", ylim=(-2.2, 3.2), title="(c) how much of it is first order")
     axes.set_yticks(range(-2, 4), ["\u2264 \u22122", "\u22121", "0", "1", "2", "\u2265 3"])
-    axes.set_title("(c) how much of it is first order")
 
 
 def draw_widths(axes: Axes, results: Results) -> None:
@@ -247,14 +242,12 @@ def draw_widths(axes: Axes, results: Results) -> None:
     for width in widths:
         seeds = [share(results.select(width=width, seed=seed), "first") for seed in results.select(width=width).seeds]
         axes.plot([0.97 * width] * len(seeds), seeds, linestyle="", marker="_", color=style.COLORS["muted"])
-    there = counted[0] > 0
-    look = replace(LOOKS["first"], linestyle="-")
-    bars(axes, np.array(widths)[there], counted[:, there], look, markersize=9)
+    bars(axes, np.array(widths), counted, replace(LOOKS["first"], linestyle="-"), markersize=9)
     axes.set_xscale("log")
     axes.set_xticks(widths, [f"{width:g}" for width in widths])
     axes.minorticks_off()
-    axes.set(xlabel="width of the net (multiplier)", ylabel="lower the loss (%)")
-    axes.set(xlim=(0.8 * widths[0], 1.25 * widths[-1]), ylim=(None, 101))
+    axes.set(xlabel="width of the net (multiplier)", xlim=(0.8 * widths[0], 1.25 * widths[-1]))
+    axes.set(ylabel="lower the loss (%)", ylim=(None, 101))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y")
     axes.set_title("(d) first swaps, by width: all (star), each seed (dash)")
