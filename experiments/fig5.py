@@ -11,7 +11,6 @@ other figures'; paper 65, of 100 epochs, on a GPU.
 """
 
 from dataclasses import replace
-from math import isclose
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -107,10 +106,9 @@ def as_many(results: Results, density: float) -> Results:
 
     Unlike `size` it needs no run of that net, so it serves half a grid.
     """
-
-    def alike(run: Run, base: Run) -> bool:
-        channels = 1 if run.data == "digits" else 3
-        ours, theirs = (run.density or 0) * weights(run.width, channels), density * weights(base.width, channels)
-        return run.data == base.data and isclose(ours, theirs, rel_tol=1e-4)  # densities are rounded
-
-    return results.where(lambda run: any(alike(run, base) for base, *_ in PRESETS.values()))
+    same = set()
+    for base, multiples, _ in PRESETS.values():
+        narrowest = replace(base, density=density)
+        runs = [narrowest, *(thinned(narrowest, multiple) for multiple in multiples)]
+        same |= {(run.data, run.width, run.density) for run in runs}
+    return results.where(lambda run: (run.data, run.width, run.density) in same)

@@ -2,7 +2,7 @@
 
 import importlib.util
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count, islice
@@ -17,7 +17,7 @@ from torch.utils.benchmark import timer
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from experiments.bench.rows import Bench, Section, turns
+from experiments.bench.rows import Bench, Section, timed, turns
 from experiments.bench.training import BATCH, Batch, drawn, made, step_of
 from lit_hidden.data import BatchLoader, CIFAR10Data, ImageData, ImageNetData, data_module
 from lit_hidden.engine.devices import cores
@@ -65,13 +65,15 @@ def inputs(bench: Bench) -> Section:
         "the other, in a DataLoader. Kornia, where it is installed: its RandomCrop (cropping_mode='slice', its faster "
         "form) and RandomHorizontalFlip on our batches, normalised but not augmented. The first batch is not counted."
     )
-    return _compared(Section("input", bench.device.type, about), ways(*drawn(50_000), bench.device), bench)
+    sources = ways(*drawn(50_000), bench.device)
+    measures = {name: partial(source.rate, bench.seconds) for name, source in sources.items()}
+    return _compared(Section("input", bench.device.type, about), measures, bench.rounds)
 
 
-def _compared(section: Section, sources: dict[str, Source], bench: Bench) -> Section:
-    """Measure the images a second of all sources, and the ratios of the first to the others."""
-    section.add("images/s", turns({n: partial(s.rate, bench.seconds) for n, s in sources.items()}, bench.rounds))
-    first, *others = sources
+def _compared(section: Section, measures: Mapping[str, Callable[[], float]], rounds: int) -> Section:
+    """Measure images a second in several ways, and the ratios of the first to the others."""
+    section.add("images/s", turns(measures, rounds))
+    first, *others = measures
     for name in others:
         section.ratio(first, name)
     return section
@@ -122,16 +124,19 @@ def feeding(bench: Bench, name: str, net: str | None, data_dir: Path) -> Section
         modules = {f"training, {n}": made(net, k, data, device) for n, k in (("hidden", 0.3), ("dense", None))}
     except ValueError as error:
         raise UsageError(str(error)) from error
-    batch = next(iter(data.train_dataloader()))
+    images, labels = (each.to(device) for each in next(iter(data.train_dataloader())))
     about = (
         f"{data.name}: the loader reads {f'files by {cores()} processes' if large else 'memory'}. Training: {net}, "
-        f"hidden at density 0.3 and dense, on one batch of {len(batch[1])} images of {data.shape[1]}x{data.shape[2]} "
+        f"hidden at density 0.3 and dense, on one batch of {len(labels)} images of {data.shape[1]}x{data.shape[2]} "
         "pixels on the device. A ratio below 1: the loader starves the device. On a CPU loader and training share it; "
         "each was measured alone."
     )
-    sources = {"loader": Source(data.train_dataloader, device, cores() if large else 0)}
-    sources |= {n: Source(partial(forever, step_of(module), batch), device) for n, module in modules.items()}
-    return _compared(Section("feeding", device.type, about), sources, bench)
+    loader = Source(data.train_dataloader, device, cores() if large else 0)
+    measures: dict[str, Callable[[], float]] = {"loader": partial(loader.rate, bench.seconds)}
+    for name, module in modules.items():
+        step = timed(partial(step_of(module), (images, labels)), bench.seconds)
+        measures[name] = lambda step=step: 1000 * len(labels) / step()  # type: ignore[misc]
+    return _compared(Section("feeding", device.type, about), measures, bench.rounds)
 
 
 def fed(name: str, data_dir: Path, device: torch.device) -> ImageData:
@@ -149,10 +154,3 @@ def fed(name: str, data_dir: Path, device: torch.device) -> ImageData:
         data.prepare_data()
         data.setup("fit")
     return data
-
-
-def forever(step: Callable[[Batch], object], batch: Batch) -> Iterator[Batch]:
-    """Train on one batch, and yield it after each step."""
-    while True:
-        step(batch)
-        yield batch
