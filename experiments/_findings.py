@@ -4,7 +4,6 @@ A claim is shown at the largest preset that decides it; if none does, at the lar
 the first primary claim of each experiment; docs/results.md has all claims.
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -59,6 +58,4 @@ def main(results: Path, root: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=ROOT / "experiments" / "results")
-    main(parser.parse_args().results, ROOT)
+    main(ROOT / "experiments" / "results", ROOT)
