@@ -63,7 +63,7 @@ def step(net: str, precision: str) -> None:
         torch.set_float32_matmul_precision("high" if precision == "TF32" else "highest")
         torch.backends.cudnn.allow_tf32 = precision != "float32"
         try:
-            losses = [round(float(steps.train(block).loss), 4) for _ in range(2)]
+            losses = [round(float(steps.train(block)["loss"]), 4) for _ in range(2)]
             ms = timed(partial(steps.train, block), 0.3 if gpu else 0.0, many)()
         finally:
             torch.set_float32_matmul_precision("highest")
