@@ -142,7 +142,6 @@ def do(job: Job, group: "Group | None" = None) -> int:
         process = subprocess.Popen(command, preexec_fn=lambda: libc.prctl(1, signal.SIGTERM), start_new_session=True)
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
-        status = process.wait()
+        return process.wait()
     finally:
         signal.signal(signal.SIGTERM, before)
-    return status if status >= 0 else 128 - status

@@ -21,7 +21,7 @@ from lit_hidden.run import Run
 pytestmark = pytest.mark.slow
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
-job, counted, without_time = made["job"], made["counted"], made["without_time"]
+job, counted, without_time, until, gone = (made[name] for name in ("job", "counted", "without_time", "until", "gone"))
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = '''
 """A grid of every method."""
@@ -81,15 +81,11 @@ class Engine:
 
     def worker(self, other_than: int | None = None) -> int:
         """Wait for its worker, a process that one of its own has forked, and return the id of that process."""
-        found: list[int] = []
-
-        def there() -> bool:
-            grandchildren = [pid for child in children(self.process.pid) for pid in children(child)]
-            found[:] = [pid for pid in grandchildren if pid != other_than and not gone(pid)]
-            return bool(found)
-
-        wait_until(there)
-        return found[0]
+        while True:
+            for pid in [pid for child in children(self.process.pid) for pid in children(child)]:
+                if pid != other_than and not gone(pid):
+                    return pid
+            time.sleep(0.02)
 
     def end(self) -> tuple[int, str, str]:
         """Wait for its end and return its status and what it printed."""
@@ -97,24 +93,11 @@ class Engine:
         return self.process.returncode, printed, said
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.02)
-
-
 def children(pid: int) -> list[int]:
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     with suppress(OSError):
         return [int(child) for path in tasks for child in path.read_text().split()]
     return []
-
-
-def gone(pid: int) -> bool:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    return True
 
 
 @pytest.fixture
@@ -157,10 +140,10 @@ def test_a_grid_killed_and_stopped_in_every_way_is_finished_by_two_engines_at_on
     # A worker is killed and replaced; then Ctrl-C, which in a terminal reaches the whole process group.
     engine = Engine(checkout, forked)
     worker = engine.worker()
-    wait_until(lambda: epochs() >= 1)
+    until(lambda: epochs() >= 1)
     os.kill(worker, signal.SIGKILL)
     worker, before = engine.worker(other_than=worker), epochs()
-    wait_until(lambda: epochs() > before)
+    until(lambda: epochs() > before)
     os.killpg(engine.process.pid, signal.SIGINT)
     status, printed, said = engine.end()
     assert status == 130
@@ -171,9 +154,9 @@ def test_a_grid_killed_and_stopped_in_every_way_is_finished_by_two_engines_at_on
     # The engine is killed, and its worker with it.
     engine, before = Engine(checkout, forked), epochs()
     worker = engine.worker()
-    wait_until(lambda: epochs() > before)
+    until(lambda: epochs() > before)
     engine.process.kill()
-    wait_until(lambda: gone(worker), 10)
+    until(lambda: gone(worker), 10)
     assert engine.end()[0] == -signal.SIGKILL
 
     # Two engines finish it: each run that is left is trained by one of them.

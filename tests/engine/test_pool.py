@@ -4,22 +4,19 @@ import os
 import runpy
 import signal
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lit_hidden.engine import pool as pools
-from lit_hidden.engine.pool import Local
+from lit_hidden.engine.pool import Local, do
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import train
 from lit_hidden.engine.work import log_of
 from lit_hidden.run import Run
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
-job, counted, without_time = made["job"], made["counted"], made["without_time"]
+job, counted, without_time, until = (made[name] for name in ("job", "counted", "without_time", "until"))
 TINY = {"net": "conv2", "width": 0.05, "data": "digits", "train_images": 200}
 LONG = Run(density=0.5, epochs=2000, **TINY)
 
@@ -35,13 +32,6 @@ def pool(monkeypatch):
 
 def start(one: Local, store: Store, *runs: Run) -> None:
     one.start([0, 1], [job(run, store.root) for run in runs])
-
-
-def until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def all_ended(one: Local, number: int) -> dict[int, str | None]:
@@ -80,13 +70,12 @@ def test_a_process_that_is_killed_is_told_and_closing_lets_one_write_its_checkpo
     assert "stopped after step" in (store.folder(LONG) / "log.txt").read_text()
 
 
-@pytest.mark.parametrize(("command", "status"), [("exit 3", 3), ("kill -9 $$", 137)])
-def test_torchruns_end_is_the_jobs_and_its_signal_handler_goes_with_it(command, status, tmp_path, monkeypatch, capfd):
-    (tmp_path / "python").write_text(f"#!/bin/sh\necho its words\n{command}\n")
+def test_torchruns_end_is_the_jobs_and_its_signal_handler_goes_with_it(tmp_path, monkeypatch, capfd):
+    (tmp_path / "python").write_text("#!/bin/sh\necho its words\nexit 3\n")
     (tmp_path / "python").chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     before, order = signal.getsignal(signal.SIGTERM), job(Run(), tmp_path, devices=2)
-    assert pools.do(order) == status
+    assert do(order) == 3
     assert log_of(order).read_text() == "its words\n"
     assert capfd.readouterr() == ("", "")
     assert signal.getsignal(signal.SIGTERM) == before

@@ -2,7 +2,6 @@
 
 import io
 import runpy
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from lit_hidden.run import Run
 pytestmark = pytest.mark.slow
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
-job, counted, without_time = made["job"], made["counted"], made["without_time"]
+job, counted, without_time, until, gone = (made[name] for name in ("job", "counted", "without_time", "until", "gone"))
 RUN = Run(density=0.5, epochs=2, net="conv2", width=0.05, data="digits", train_images=300)
 
 
@@ -31,7 +30,6 @@ def pretending() -> Callable[[Any], Any]:
     def work(job: dict[str, Any]) -> int:
         import os
         import signal
-        import time
         from pathlib import Path
 
         from lit_hidden.engine.pool import do
@@ -62,10 +60,7 @@ def start(pool: Ray, root: Path, *do: str) -> None:
 
 def ends(pool: Ray, number: int) -> dict[int, str | None]:
     found: dict[int, str | None] = {}
-    deadline = time.monotonic() + 60
-    while len(found) < number:
-        assert time.monotonic() < deadline
-        found |= dict(pool.ended(0.2))
+    until(lambda: found.update(pool.ended(0.2)) or len(found) == number)
     return found
 
 
@@ -106,21 +101,11 @@ def test_two_runs_share_a_gpu(started, tmp_path):
     assert (one != other, gpu, same) == (True, "'0'", "'0'")
 
 
-def gone(pid: int) -> bool:
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
-    return not state.strip() or state.startswith("Z")
-
-
 def test_closing_leaves_no_worker(cores, tmp_path):
     start(cores, tmp_path, "sleeps", "sleeps")
-    deadline = time.monotonic() + 60
-    while len(begun(tmp_path)) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: len(begun(tmp_path)) == 2)
     cores.close()
-    while not all(gone(int(pid)) for pid, _ in begun(tmp_path)):
-        assert time.monotonic() < deadline, "they sleep on"
-        time.sleep(0.05)
+    until(lambda: all(gone(int(pid)) for pid, _ in begun(tmp_path)))
 
 
 def test_a_worker_that_is_killed_is_replaced_and_the_run_is_as_trained_without_ray(cores, tmp_path):

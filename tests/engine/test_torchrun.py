@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +32,7 @@ from lit_hidden.run import Run
 
 training: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("training.py")))
 ROOT = Path(__file__).parents[2]
-job, without_time, counted = training["job"], training["without_time"], training["counted"]
+job, without_time, counted, until = (training[name] for name in ("job", "without_time", "counted", "until"))
 
 # 301 images in batches of 60: of the last there is 1, which one rank has and the other only repeats.
 TINY = {"net": "conv2", "width": 0.1, "data": "digits", "train_images": 301, "batch_size": 60}
@@ -60,10 +59,7 @@ class Torchrun:
 
     def until(self, epochs: int) -> None:
         """Wait until so many epochs are trained."""
-        metrics, end = self.folder / "metrics.csv", time.monotonic() + 60
-        while not metrics.exists() or len(metrics.read_text().splitlines()) < epochs + 2:
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        until(lambda: Store(self.folder.parent).progress(SAMPLED)[0] >= epochs)
 
     @property
     def ranks(self) -> list[int]:

@@ -2,7 +2,10 @@
 
 import csv
 import json
+import time
 import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +75,18 @@ def stopped(run: Run, store: Store) -> Path:
         patch.setattr(Recorder, "on_train_epoch_end", stop)
         assert answered(job(run, store.root))["error"] == "RuntimeError: stopped here"
     return store.folder(run)
+
+
+def until(condition: Callable[[], object], seconds: float = 300) -> None:
+    """Wait until a condition is true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.01)
+
+
+def gone(pid: int) -> bool:
+    """Tell whether a process has ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return True
