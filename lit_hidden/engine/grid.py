@@ -128,9 +128,9 @@ class Grid:
         """Return a run's whole job; its paths are absolute, as a worker may have another working directory."""
         pool, asked = self.pool, self.job(run)
         paths = {"runs_dir": os.path.abspath(self.store.root), "data_dir": os.path.abspath(asked["data_dir"])}
-        on = {"device": pool.device, "devices": max(1, int(pool.per_run)), "decoders": pool.decoders, "threads": 1}
-        until = {"until": time.time() + self.until - time.monotonic()}
-        return {**asked, "name": run.name, "run": json.loads(run.to_json()), **paths, **on, **until}
+        on = {"device": pool.device, "devices": max(1, int(pool.per_run)), "decoders": pool.decoders}
+        until = time.time() + self.until - time.monotonic()  # by the clock of all machines
+        return {**asked, "name": run.name, "run": json.loads(run.to_json()), **paths, **on, "until": until}
 
     def _end(self, seconds: float) -> None:
         """Wait so long for workers to end, and see what becomes of their runs."""
@@ -147,7 +147,8 @@ class Grid:
                 self._replace(run, how)
 
     def _over(self, run: Run) -> bool:
-        return self.store.done(run) or self.store.failure(run) is not None
+        """Tell whether nothing more is to come of a run: workers stop by themselves when the time is up."""
+        return self.store.done(run) or self.store.failure(run) is not None or time.monotonic() >= self.until
 
     def _await(self, run: Run) -> None:
         """Wait for what a worker has left elsewhere."""

@@ -1,9 +1,8 @@
 """The one worker program: claim a run, build it, train it, write down what became of it.
 
-A job is `{"run": description, "runs_dir", "data_dir", "device", "threads", "devices"}`. It may say how many processes
-decode images for each device, `"decoders"`, whether to `"keep"` the run's net for the runs after it, and when to stop,
-`"until"`. What became of it stands in the run's folder: `result.json`, or `failure.json`, and `notes.txt`, lines for
-the user.
+A job is `{"run": description, "runs_dir", "data_dir", "device", "devices"}`. It may say how many processes decode
+images for each device, `"decoders"`, whether to `"keep"` the run's net for the runs after it, and when to stop,
+`"until"`. What became of it stands in the run's folder: `result.json`, or `failure.json`, and lines for the user.
 """
 
 import errno
@@ -64,13 +63,9 @@ def work(job: Job, group: "Group | None" = None, log: bool = False) -> None:
                 for part in folder.glob(".*.part"):  # of a process that was killed: nobody else writes here now
                     shutil.rmtree(part) if part.is_dir() else part.unlink()
                 now, epochs = datetime.now(UTC).isoformat(timespec="seconds"), store.progress(run)[0]
-                begins = (
-                    f"{now} process {os.getpid()} on {socket.gethostname()} trains {run.name}, after epoch {epochs}"
-                )
-                sys.stderr.write(f"{begins}\n")
+                here = f"process {os.getpid()} on {socket.gethostname()}"
+                sys.stderr.write(f"{now} {here} trains {run.name}, after epoch {epochs}\n")
                 store.finish(run, _trained(job, run, folder, group))
-                if damage := store.damage(run):
-                    raise RuntimeError(f"the files that it left cannot be used: {damage}")
         except Exception as error:
             _fail(run, store, error, group)
 
@@ -92,8 +87,7 @@ def _trained(job: Job, run: Run, folder: Path, group: "Group | None") -> dict[st
     from lit_hidden.engine.network import make_data
     from lit_hidden.engine.train import alone, train
 
-    named = ("device", "threads", "decoders", "keep", "until")
-    how: dict[str, Any] = {name: job[name] for name in named if name in job}
+    how: dict[str, Any] = {name: job[name] for name in ("device", "decoders", "keep", "until") if name in job}
     if group is None or alone(run):
         return train(run, folder, job["data_dir"], **how)
     if group.ranks.local == 0:  # before all meet: the others would block, and each machine may have a cache of its own

@@ -145,7 +145,7 @@ def test_runs_are_trained_in_the_plans_order_as_soon_as_their_parents_are_done(t
     assert [run_of(job) for job in pool.jobs[:3]] == [*PARENTS, OTHER], "workers that stay may go on with the others"
     assert pool.jobs[-1] == {
         "run": json.loads(OTHER.to_json()), "name": OTHER.name, "runs_dir": f"{tmp_path}/runs", "until": math.inf,
-        "data_dir": f"{tmp_path}/data", "device": "cpu", "threads": 1, "devices": 1, "decoders": None,
+        "data_dir": f"{tmp_path}/data", "device": "cpu", "devices": 1, "decoders": None,
     }  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def counted(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def job(run: Run, runs_dir: Path, **other: str) -> dict[str, object]:
-    here = {"run": json.loads(run.to_json()), "runs_dir": str(runs_dir), "device": "cpu", "threads": 1, "devices": 1}
+    here = {"run": json.loads(run.to_json()), "runs_dir": str(runs_dir), "device": "cpu", "devices": 1}
     return {**JOB, **here, **other}
 
 
