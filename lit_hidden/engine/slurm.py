@@ -65,10 +65,7 @@ class Slurm(Pool):
         """Submit an array, a job a place, each of which begins with its run and goes on with the others."""
         tasks = [Task([*jobs[first:], *jobs[:first]]) for first in range(min(len(places), len(jobs)))]
         self._executor.update_parameters(slurm_array_parallelism=len(tasks))
-        try:
-            self._jobs |= dict(zip(places, self._executor.submit_array(tasks), strict=False))
-        except (RuntimeError, OSError) as error:  # submitit's are RuntimeErrors
-            raise LauncherError(f"--launcher slurm: the jobs cannot be submitted: {error}") from error
+        self._jobs |= dict(zip(places, self._executor.submit_array(tasks), strict=False))
 
     def ended(self, seconds: float) -> list[Ended]:
         """Wait so long, and say which jobs have ended."""

@@ -4,7 +4,6 @@ What a kill leaves changes only with the operations on files, so workers are kil
 processes.
 """
 
-import csv
 import json
 import os
 import random
@@ -27,7 +26,8 @@ from lit_hidden.run import Run
 
 pytestmark = pytest.mark.slow
 
-job: Any = runpy.run_path(str(Path(__file__).parent / "training.py"))["job"]
+made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
+job, counted, without_time = made["job"], made["counted"], made["without_time"]
 TINY = {"net": "conv2", "width": 0.05, "data": "digits", "train_images": 200}
 TRACE = (spec("trace.Trace", updates=3),)
 FOUND = Run(density=0.5, epochs=2, callbacks=TRACE, **TINY)
@@ -84,8 +84,6 @@ def outcome(run: Run, store: Store) -> dict[str, Any]:
     result, folder = store.result(run), store.folder(run)
     assert result is not None, store.damage(run)
     assert store.damage(run) is None
-    with (folder / "metrics.csv").open(newline="") as file:
-        curve = [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
     files: dict[str, Any] = {}
     for path in sorted(set(folder.iterdir()) - {folder / "last.ckpt"}):
         files[path.name] = None
@@ -96,7 +94,7 @@ def outcome(run: Run, store: Store) -> dict[str, Any]:
             tensors = {name: (tensor.shape, tensor.tobytes()) for name, tensor in load_file(path).items()}
             with safe_open(path, "np") as file:  # its entries have no order
                 files[path.name] = tensors, file.metadata()
-    return {"result": {k: v for k, v in result.items() if k != "provenance"}, "curve": curve, "files": files}
+    return {"result": counted(result), "curve": without_time(folder), "files": files}
 
 
 def kept(run: Run, store: Store) -> int:

@@ -14,7 +14,6 @@ import pytest
 from rich.console import Console
 
 from lit_hidden.engine import slurm
-from lit_hidden.engine.devices import LauncherError
 from lit_hidden.engine.grid import Grid, Plan
 from lit_hidden.engine.slurm import Slurm, Task
 from lit_hidden.engine.store import Store
@@ -139,9 +138,3 @@ def test_jobs_that_die_are_told_and_those_left_are_cancelled_in_the_end(cluster)
     assert str(how).startswith("ended with SLURM's job 12_0 (NODE_FAIL; ")
     pool.close()
     assert (cluster.folder / "cancelled").read_text() == "12_1\n"
-
-
-def test_jobs_that_slurm_does_not_take_are_an_error_in_its_words(cluster):
-    (cluster.folder / "sbatch").write_text("#!/bin/sh\necho sbatch: error: invalid partition >&2\nexit 1\n")
-    with pytest.raises(LauncherError, match=r"(?s)jobs cannot be submitted: .*sbatch: error: invalid partition"):
-        start(Slurm(cluster.folder / "runs", 1, 1, 1, []), cluster.folder / "runs", RUNS[:1], [])
