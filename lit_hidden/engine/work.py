@@ -66,6 +66,8 @@ def work(job: Job, group: "Group | None" = None, log: bool = False) -> None:
                 here = f"process {os.getpid()} on {socket.gethostname()}"
                 sys.stderr.write(f"{now} {here} trains {run.name}, after epoch {epochs}\n")
                 store.finish(run, _trained(job, run, folder, group))
+                if damage := store.damage(run):  # its own code was changed meanwhile
+                    raise RuntimeError(f"the files that it left cannot be used: {damage}")
         except Exception as error:
             _fail(run, store, error, group)
 
