@@ -1,6 +1,7 @@
 """The W&B view: what it chooses, what it shows (read back with W&B's own reader), what failures cost, the upload."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -183,28 +185,30 @@ def test_a_server_that_is_dead_costs_seconds_and_a_line_and_nothing_is_lost(nowh
         assert "55.5" in read_back(folder)
 
 
-FAKE = """
-import sys
-print("wandb: Syncing", *sys.argv[1:])
-sys.exit(3 if "broken" in sys.argv[-1] else 0)
-"""
+def test_every_offline_run_is_given_to_wandbs_own_command_if_there_is_a_key(nowhere, monkeypatch, capsys):
+    asked: list[list[str]] = []
+    status = 0
 
+    def run(command, **_):
+        asked.append(command)
+        assert "WANDB_MODE" not in os.environ
+        return SimpleNamespace(returncode=status)
 
-def test_every_offline_run_is_given_to_wandbs_own_command(nowhere, monkeypatch, capfd):
     def refused() -> str:
         with pytest.raises(SystemExit) as end:
             main(["wandb-sync"])
         assert end.value.code == 1
-        return capfd.readouterr().err.removeprefix("lit-hidden: ")
+        return capsys.readouterr().err.removeprefix("lit-hidden: ")
 
+    monkeypatch.setattr(subprocess, "run", run)
     assert refused() == f"no offline-run-* in {nowhere}/wandb, so there is nothing to upload\n"
     runs = [nowhere / "wandb" / name for name in ("offline-run-1-abc", "offline-run-2-def", "run-3-online")]
-    for run in runs:
-        run.mkdir(parents=True)
-    (nowhere / "wandb.py").write_text(FAKE)
-    monkeypatch.setenv("PYTHONPATH", str(nowhere))
+    for folder in runs:
+        folder.mkdir(parents=True)
+    assert refused().startswith("W&B: no API key is configured, so nothing was uploaded")
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     monkeypatch.setenv("WANDB_MODE", "offline")  # why the runs are there, not a wish about uploading
     main(["wandb-sync"])
-    assert capfd.readouterr().out == f"wandb: Syncing sync --yes {runs[0]} {runs[1]}\n"
-    (nowhere / "wandb" / "offline-run-9-broken").mkdir()
+    assert asked == [[sys.executable, "-m", "wandb", "sync", "--yes", *map(str, runs[:2])]]
+    status = 3
     assert refused() == "wandb sync ended with status 3; its own message stands above\n"
