@@ -88,8 +88,7 @@ def reproduce(
         target.mkdir(parents=True, exist_ok=True)  # fails before the expensive part
     view, problems, late = View(console.print), list[str](), False
     if todo.missing:
-        # Equal runs of several experiments are one, in the first one's W&B group.
-        groups = {run.hash: f"{experiment.name}/{preset}" for experiment, runs in reversed(chosen) for run in runs}
+        groups = {run.hash: f"{experiment.name}/{preset}" for experiment, runs in chosen for run in runs}
         kept = {run.parent.hash for run in todo.missing.values() if run.parent and needed(run) == (SCORES,)}
 
         def show(run: Run, result: dict[str, Any]) -> None:

@@ -308,6 +308,10 @@ def test_what_cannot_be_drawn_is_judged_without_an_older_drawing_and_all_others_
     assert written("worse").keys() == set()
     for name in ("fig0", "sketch"):
         assert "figure.svg" in written(name)
+    add("fig0", ("results.seeds", "[]"))
+    with pytest.raises(ReproduceError, match=r"^fig0 cannot be judged or drawn"):
+        reproduce("fig0")
+    assert "figure.svg" in written("fig0"), "a drawing of the same runs stays"
 
 
 # --- what is judged and written --------------------------------------------------------------------------
