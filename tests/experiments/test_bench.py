@@ -234,7 +234,7 @@ def test_feeding_compares_a_sets_loader_with_training_and_names_a_damaged_image(
         ("--net conv4", 2, "--net needs it"),
         ("--device tpu", 2, "--device tpu is not there; there is cpu"),
         ("--data digits --net nonet", 2, "nonet"),
-        ("--data imagenet --data-dir no", 1, "no holds no imagenet"),
+        ("--data imagenet --data-dir no", 1, "no/imagenet/train cannot be used"),
     ],
 )
 def test_what_cannot_be_measured_is_said(arguments, status, said, tmp_path, monkeypatch, capsys):
