@@ -101,7 +101,6 @@ class EdgePopup(Masker):
         start.uniform_(generator=generator).mul_(2).sub_(1).div_(math.sqrt(start[0].numel()))
         self.scores = nn.Parameter(torch.empty_like(weight, dtype=torch.float32).copy_(start))
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # numpy and Triton select
     def forward(self, weight: Tensor) -> Tensor:
         """Return `weight * mask`."""
         # The sign is d|s|/ds: |s| is ranked.

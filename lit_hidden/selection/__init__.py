@@ -38,6 +38,13 @@ def top_k_mask(scores: Tensor, keep: int) -> Tensor:
     Returns:
         bool `(*)`, laid out as `scores`, with exactly `keep` entries True.
     """
+    mask: Tensor = torch.ops.lit_hidden.top_k_mask(scores, keep)
+    return mask
+
+
+# A custom operator, so that torch.compile and torch.export see one opaque node and not what numpy does.
+@torch.library.custom_op("lit_hidden::top_k_mask", mutates_args=())
+def _top_k_mask(scores: Tensor, keep: int) -> Tensor:
     bits = scores.detach().view(_BITS[scores.element_size()])
     mask = torch.empty_like(bits, dtype=torch.bool)
     if keep in (0, bits.numel()):
@@ -51,8 +58,13 @@ def top_k_mask(scores: Tensor, keep: int) -> Tensor:
         chosen = select_triton(flat, keep)
     else:
         chosen = _select_torch(flat, keep)
-    # as_strided: the strides of the scores, also of dimensions of size 1, by which convolutions choose their layout.
+    # as_strided: the fake below promises these strides, also of dimensions of size 1.
     return chosen.as_strided(mask.shape, mask.stride()) if bits.is_contiguous() else mask.copy_(chosen.view(bits.shape))
+
+
+@_top_k_mask.register_fake
+def _(scores: Tensor, keep: int) -> Tensor:
+    return torch.empty_like(scores, dtype=torch.bool)
 
 
 @functools.cache
