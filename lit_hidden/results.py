@@ -35,13 +35,16 @@ def failed(run: Run, result: Mapping[str, Any]) -> bool:
     """Tell whether a resolved run did not learn: it diverged, or its test accuracy is no better than chance.
 
     That is below the .999 quantile of a guesser's: of 10,000 images of 10 classes, 10.94%. It is unknown for tasks and
-    data of your own. A random mask does not learn and so cannot fail. `result` may be a row of `results.csv`.
+    data of your own; a callback whose runs may well be at chance returns another bound, `fails_below`. A random mask
+    does not learn and so cannot fail. `result` may be a row of `results.csv`.
     """
     accuracy = quality(result)
     if recipes.method(str(run.method)).learns is None:
         return False
     if diverged(result) or not math.isfinite(accuracy):
         return True
+    if (below := result.get("fails_below")) is not None:
+        return accuracy < float(below)
     if run.task is not None or not run.num_classes:
         return False
     from scipy.special import bdtrik

@@ -25,8 +25,9 @@ ROOT = Path(__file__).parents[2]
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(ROOT / "tests" / "fabricated.py"))
 measured, hollow = made["measured"], made["hollow"]
 EVERY = {path.stem: made["experiment"](path.stem) for path in sorted((ROOT / "experiments").glob("[!_]*.py"))}
-# Those drawn from accuracies; the others draw traces and swaps, in test_fig2 and test_theorem.
-NAMES = [name for name in EVERY if name not in ("fig1", "fig2", "theorem")]
+# Those drawn from accuracies; the others are drawn in tests of their own.
+READINGS = ("lottery", "random_labels", "individuals")
+NAMES = [name for name in EVERY if name not in ("fig1", "fig2", "theorem", *READINGS)]
 ON_IMAGENET = ("fig8", "fig9", "fig10", "table2", "imagenet18")
 PRESETS = ("smoke", "quick", "short", "paper")
 fig5, fig7, table2 = (EVERY[name] for name in ("fig5", "fig7", "table2"))
@@ -66,7 +67,8 @@ def drawn(name: str, preset: str) -> tuple[Figure, Results]:
 @pytest.mark.parametrize("name", EVERY)
 def test_a_docstring_names_its_source_and_its_runs(name: str) -> None:
     text = " ".join(EVERY[name].__doc__.split())
-    assert re.search(r"Source: .*Ramanujan et al., arXiv:1911.13299", text)
+    paper = r".*(arXiv|Communications)" if name in READINGS else r".*Ramanujan et al., arXiv:1911.13299"
+    assert re.search(f"Source: {paper}", text)
     told = re.search(r"Cost: quick (\d+) runs, [^;]* two (?:busy )?cores; short (\d+),[^;]*; paper (\d+),? ", text)
     counts = [len(grid(name, preset)) for preset in PRESETS[1:]]
     assert [int(count) for count in told.groups()] == counts if told else name == "fig1"

@@ -1,0 +1,250 @@
+"""Individual differences: networks that are equally good, found or trained, represent images differently.
+
+The reading trains networks that differ by the seed of their initial weights alone, compares the responses to test
+images in each layer by representational dissimilarity matrices (RDMs: 1 - Pearson's correlation for each pair of
+images), and calls the share of variance that the RDMs of two networks have in common (r squared) their consistency. It
+falls with depth although accuracies are equal; class centroids are more consistent than images.
+
+Ours: the same for subnetworks of random weights. Groups of 8 networks: trained from Kaiming normal and from signed
+constant weights; trained for as long as gives the subnetworks' accuracy; subnetworks of either distribution, of other
+weights or of one set of weights with other scores. Controls: networks that were never trained, and random masks.
+Intervals leave out one network at a time, since pairs that share a network are not independent.
+
+Source: Mehrer, Spoerer, Kriegeskorte and Kietzmann, Individual differences among deep neural network models, Nature
+Communications 11:5725, 2020 (figures from memory, to be checked; All-CNN-C, 10 seeds, 350 epochs).
+Cost: quick 160 runs, half of them analyses, 4 minutes on two cores; short 128, six groups (weights of one distribution
+each), 48 of which train, about 2 core-hours; paper 160, most of 350 epochs.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from math import nan
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lit_hidden.code import spec
+from lit_hidden.judge import Claim
+from lit_hidden.report import panels, style
+from lit_hidden.results import Results
+from lit_hidden.run import Run
+
+SEEDS = 8
+STOPS = (1, 2, 3)  # epochs of trainings that are stopped early
+PRESETS = {  # a run and how many images are compared
+    "smoke": (Run(net="conv2", data="digits", width=0.125, epochs=1), 20),
+    "quick": (Run(net="conv4", data="digits", width=0.125, epochs=4, batch_size=32), 180),
+    "short": (Run(net="conv6", width=0.25, epochs=5), 1000),
+    "paper": (Run(net="allcnn.all_cnn_c", epochs=350), 1000),
+}
+LOOKS = {  # the groups
+    "dense": panels.Look("trained, from Kaiming normal", style.ORANGE, (0, (5, 1.5)), "s"),
+    "dense, constants": panels.Look("trained, from signed constants", "#7d4c14", (0, (1.2, 1.2)), "^"),
+    "dense, stopped": panels.Look("trained to the subnetworks' accuracy", style.BLACK, (0, (3, 1, 1, 1)), "v"),
+    "masks, normal": panels.Look("subnetworks, Kaiming normal", style.SKY, (0, (4, 1.2)), "s"),
+    "masks": panels.Look("subnetworks, signed constants", style.NAVY, "-", "o"),
+    "masks, same weights": panels.Look("subnetworks of one set of weights", style.PURPLE, (0, (6, 1.2, 1.2, 1.2)), "D"),
+    "untrained": panels.Look("never trained", "#999999", (0, (1, 2)), "x"),
+    "random masks": panels.Look("random masks", style.GREY, (0, (1, 1)), "+"),
+}
+
+
+def networks(base: Run, seed: int, whole: bool) -> Iterable[Run]:
+    """List the networks of a seed, one of each group, and those stopped at `STOPS`; not `whole`: of six groups."""
+    dense = replace(base, seed=seed)
+    mask = replace(dense, density=0.5)
+    yield dense
+    yield from (replace(dense, epochs=epochs) for epochs in STOPS if epochs < base.epochs)
+    yield mask
+    if whole:
+        yield replace(dense, distribution="signed_constant")
+        yield replace(mask, distribution="kaiming_normal")
+    yield replace(mask, weight_seed=1000)
+    yield replace(mask, method="random", density=1.0)
+    yield replace(mask, method="random")
+
+
+def runs(preset: str) -> list[Run]:
+    base, images = PRESETS[preset]
+    analysis = (spec("rdm.RDM", images=images),)
+    grid = []
+    for seed in range(1 if preset == "smoke" else SEEDS):
+        for run in networks(base, seed, preset != "short"):
+            grid += [run, run.then(epochs=0, callbacks=analysis)]
+    return grid
+
+
+def group(run: Run, last: int) -> str:
+    """Name the group of an analysis' parent; `last` is the length of the trainings that are not stopped."""
+    if run.method == "dense":
+        if run.epochs < last:
+            return f"dense, {run.epochs}"
+        return "dense" if run.distribution == "kaiming_normal" else "dense, constants"
+    if run.method == "random":
+        return "untrained" if run.density == 1 else "random masks"
+    if run.weight_seed != run.seed:
+        return "masks, same weights"
+    return "masks" if run.distribution == "signed_constant" else "masks, normal"
+
+
+def groups(results: Results) -> dict[str, Results]:
+    """Part the analyses by group; `dense, stopped` are those nearest to the accuracy of signed constant masks."""
+    analyses = results.where(lambda run: run.epochs == 0)
+    last = max((run.after.epochs for run in analyses.runs if run.after), default=0)
+    found: dict[str, Results] = {}
+    for name in dict.fromkeys(group(run.after, last) for run in analyses.runs if run.after):
+        found[name] = analyses.where(lambda run, name=name: run.after and group(run.after, last) == name)  # type: ignore[misc]
+    if "masks" in found:
+        dense = {name: part for name, part in found.items() if name.startswith("dense") and "constants" not in name}
+        near = min(dense, key=lambda name: abs(dense[name].mean() - found["masks"].mean()), default=None)
+        if near:
+            found["dense, stopped"] = dense[near]
+    return found
+
+
+_shared: dict[tuple[str, str, str], float] = {}  # r squared by layer and two runs, computed once
+
+
+def reduce(results: Results) -> dict[str, np.ndarray]:
+    """Compare the RDMs of all pairs of networks: r squared.
+
+    Returns:
+        `runs` (N,), hashes of the analyses; `layers` (L,), names in order; `images` and `centroids` `(L, N, N)`.
+    """
+    rows = [row for row in results.rows if row[0].epochs == 0]
+    runs = [run.hash for run, _, _ in rows]
+    with np.load(rows[0][2] / "rdm.npz") as arrays:  # type: ignore[operator]
+        kinds = [name for name in arrays if name != "labels"]
+    for kind in kinds:
+        if all((kind, one, other) in _shared for one in runs for other in runs):
+            continue
+        vectors = []
+        for _, _, folder in rows:
+            with np.load(folder / "rdm.npz") as arrays:  # type: ignore[operator]
+                vectors.append(arrays[kind])
+        r = np.corrcoef(np.stack(vectors))
+        _shared.update({(kind, runs[i], runs[j]): float(r[i, j] ** 2) for i, j in np.ndindex(r.shape)})
+    layers = [kind for kind in kinds if not kind.endswith(".centroids")]
+
+    def matrices(end: str) -> np.ndarray:
+        return np.array([[[_shared[layer + end, one, other] for other in runs] for one in runs] for layer in layers])
+
+    found = {"images": matrices(""), "centroids": matrices(".centroids")}
+    return {"runs": np.array(runs), "layers": np.array(layers), **found}
+
+
+def consistency(results: Results, one: str, other: str | None = None, of: str = "images") -> np.ndarray:
+    """Average r squared over the pairs of networks within a group, or between two groups: by layer `(L,)`."""
+    parts, summary = groups(results), results.summary
+    if one not in parts or (other or one) not in parts:
+        return np.full(len(summary["layers"]), nan)
+    place = {name: at for at, name in enumerate(summary["runs"].tolist())}
+    ours, theirs = ([place[run.hash] for run in parts[name].runs] for name in (one, other or one))
+    pairs = summary[of][:, ours][:, :, theirs]
+    if other is None:
+        first, second = np.triu_indices(len(ours), 1)
+        return np.asarray(pairs[:, first, second].mean(1)) if len(first) else np.full(len(pairs), nan)
+    return np.asarray(pairs.mean((1, 2)))
+
+
+def falls(results: Results, name: str) -> float:
+    """Give by how much the consistency of a group falls from the first layer to the last hidden one."""
+    found = 100 * consistency(results, name)
+    return float(found[0] - found[-2])
+
+
+def hidden(results: Results, one: str, other: str | None = None, of: str = "images") -> float:
+    """Give the consistency in the last hidden layer, in percent."""
+    return float(100 * consistency(results, one, other, of)[-2])
+
+
+def individual(results: Results) -> float:
+    """Give by how much networks trained to the subnetworks' accuracy are more consistent; NaN 1 point off or more."""
+    parts = groups(results)
+    if abs(parts["dense, stopped"].mean() - parts["masks"].mean()) > 1:
+        return nan
+    return hidden(results, "dense, stopped") - hidden(results, "masks")
+
+
+CLAIMS = [
+    Claim("trained networks: consistency falls from the first layer to the last hidden one",
+          lambda r: falls(r, "dense"), "% of variance"),
+    Claim("subnetworks: consistency falls from the first layer to the last hidden one",
+          lambda r: falls(r, "masks"), "% of variance"),
+    Claim("trained networks: class centroids are more consistent than images, in the last hidden layer",
+          lambda r: hidden(r, "dense", of="centroids") - hidden(r, "dense"), "% of variance"),
+    Claim("subnetworks: class centroids are more consistent than images, in the last hidden layer",
+          lambda r: hidden(r, "masks", of="centroids") - hidden(r, "masks"), "% of variance"),
+    Claim("trained to the same accuracy, networks are more consistent than subnetworks, in the last hidden layer",
+          individual, "% of variance"),
+    Claim("subnetworks of one set of weights are more consistent than those of other weights, in the first layer",
+          lambda r: float(100 * (consistency(r, "masks, same weights") - consistency(r, "masks"))[0]), "% of variance"),
+    Claim("a subnetwork and a trained network share less than two trained networks, in the last hidden layer",
+          lambda r: hidden(r, "dense") - hidden(r, "masks", "dense"), "% of variance"),
+    Claim("a subnetwork and a trained network share more than a random mask and a trained network, there",
+          lambda r: hidden(r, "masks", "dense") - hidden(r, "random masks", "dense"), "% of variance"),
+]  # fmt: skip
+
+
+def draw(results: Results, figure: Figure) -> None:
+    figure.set_size_inches(12.5, 8.6)
+    layers, parts = results.summary["layers"].tolist(), groups(results)
+    shown = [name for name in LOOKS if name in parts]
+    grid = figure.add_gridspec(2, 3, left=0.055, right=0.985, top=0.95, bottom=0.16, wspace=0.2, hspace=0.36)
+    within, centroids, across = (figure.add_subplot(cell) for cell in (grid[0, 0], grid[0, 1], grid[0, 2]))
+    for axes, of, title in ((within, "images", "(a) within a group"), (centroids, "centroids", "(b) class centroids")):
+        for name in shown:
+            draw_line(axes, consistency(results, name, of=of), LOOKS[name])
+        layer_axis(axes, layers, title)
+    for name in ("dense", "masks", "untrained", "random masks"):
+        draw_line(across, consistency(results, "dense", None if name == "dense" else name), LOOKS[name])
+    layer_axis(across, layers, "(c) with networks trained from Kaiming normal")
+    whole = figure.add_subplot(grid[1, :2])
+    whole.set_title("(d) an RDM of each group, last hidden layer, images sorted by class", pad=20)
+    whole.axis("off")
+    small = grid[1, :2].subgridspec(2, 4, wspace=0.08, hspace=0.24)
+    for n, name in enumerate(shown):
+        draw_matrix(figure.add_subplot(small[n // 4, n % 4]), parts[name], layers[-2], name)
+    draw_map(figure.add_subplot(grid[1, 2]), results, parts)
+    panels.finish(figure, [within], bbox_to_anchor=(0.5, 0.045))
+
+
+def draw_line(axes: Axes, values: np.ndarray, look: panels.Look) -> None:
+    axes.plot(100 * values, color=look.color, linestyle=look.linestyle, marker=look.marker, markersize=4.5,
+              label=look.label)  # fmt: skip
+
+
+def layer_axis(axes: Axes, layers: list[str], title: str) -> None:
+    axes.set_xticks(range(len(layers)), [str(n + 1) for n in range(len(layers))])
+    axes.set(xlabel="layer", ylabel="shared variance (%)", ylim=(0, 102))
+    axes.set_title(title)
+    axes.grid(axis="y")
+
+
+def draw_matrix(axes: Axes, part: Results, layer: str, title: str) -> None:
+    """Draw a group's first RDM of a layer, images sorted by class; the colors end at 0 and 1.2."""
+    from scipy.spatial.distance import squareform  # a second of imports
+
+    with np.load(part.rows[0][2] / "rdm.npz") as arrays:  # type: ignore[operator]
+        vector, labels = arrays[layer], arrays["labels"]
+    matrix, order = squareform(vector), np.argsort(labels, kind="stable")
+    axes.imshow(matrix[order][:, order], cmap="viridis", vmin=0, vmax=1.2)
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(title, fontsize=8.5)
+
+
+def draw_map(axes: Axes, results: Results, parts: dict[str, Results]) -> None:
+    """Place all networks in a plane by what they share in the last hidden layer: classical multidimensional scaling."""
+    summary = results.summary
+    distance = 1 - np.sqrt(summary["images"][-2])
+    centre = np.eye(len(distance)) - 1 / len(distance)
+    values, vectors = np.linalg.eigh(-0.5 * centre @ distance**2 @ centre)
+    places = vectors[:, -2:] * np.sqrt(np.maximum(values[-2:], 0))
+    at = {name: row for row, name in enumerate(summary["runs"].tolist())}
+    for name, look in LOOKS.items():
+        rows = [at[run.hash] for run in parts[name].runs] if name in parts else []
+        if rows and name != "dense, stopped":
+            axes.plot(*places[rows].T, linestyle="", marker=look.marker, color=look.color, markersize=5)
+    axes.set(xlabel="networks that share more are nearer", xticks=[], yticks=[])
+    axes.set_title("(e) all networks, last hidden layer")
