@@ -1,10 +1,11 @@
-"""Write the tables of findings in README.md and docs/results.md from the committed verdicts: `make findings`.
+"""Write the tables of findings in README.md and docs/ from the committed verdicts: `make findings`.
 
 A claim is shown at the largest preset that decides it; if none does, at the largest one with results. The README has
-the first primary claim of each experiment; docs/results.md has all claims.
+the first primary claim of each experiment, docs/results.md all claims, the page of an experiment its own.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,22 +40,21 @@ def row(experiment: str, presets: list[tuple[str, dict[str, Any]]]) -> str:
     return f"| {experiment} | {claim['sentence']} | {SIGNS[claim['verdict']]} | {margin} | {preset} |"
 
 
-def table(claims: Claims, whole: bool) -> str:
-    """Write the claims as Markdown: all of them, or the first primary one of each experiment."""
+def table(claims: Claims, of: str) -> str:
+    """Write the claims of one experiment, or of `all`, as Markdown; without a name the first primary one of each."""
     rows = ["| | claim | verdict | margin (95% interval) | preset |", "| --- | --- | --- | --- | --- |"]
     for experiment, by_sentence in claims.items():
-        shown = [presets for presets in by_sentence.values() if whole or presets[0][1]["kind"] == "primary"]
-        rows += [row(experiment, presets) for presets in shown[: None if whole else 1]]
+        shown = [presets for presets in by_sentence.values() if of or presets[0][1]["kind"] == "primary"]
+        rows += [row(experiment, presets) for presets in shown[: None if of else 1] if of in ("", "all", experiment)]
     return "\n".join(rows)
 
 
 def main(results: Path, root: Path) -> None:
-    """Replace what stands between the marks in both files."""
+    """Replace what stands between the marks of README.md and the pages of docs/."""
     claims = found(results)
-    for name, whole in (("README.md", False), ("docs/results.md", True)):
-        head, _, rest = (root / name).read_text().partition("<!-- findings -->\n")
-        _, _, tail = rest.partition("<!-- end -->")
-        (root / name).write_text(f"{head}<!-- findings -->\n{table(claims, whole)}\n<!-- end -->{tail}")
+    for path in (root / "README.md", *root.glob("docs/*.md")):
+        marks = r"(<!-- findings ?(\w*) -->\n).*?(<!-- end -->)"
+        path.write_text(re.sub(marks, lambda m: f"{m[1]}{table(claims, m[2])}\n{m[3]}", path.read_text(), flags=re.S))
 
 
 if __name__ == "__main__":
