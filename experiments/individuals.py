@@ -199,7 +199,7 @@ def draw(results: Results, figure: Figure) -> None:
         layer_axis(axes, layers, title)
     for name in ("dense", "masks", "untrained", "random masks"):
         draw_line(across, consistency(results, "dense", None if name == "dense" else name), LOOKS[name])
-    layer_axis(across, layers, "(c) with networks trained from Kaiming normal")
+    layer_axis(across, layers, "(c) with trained networks (Kaiming normal)")
     whole = figure.add_subplot(grid[1, :2])
     whole.set_title("(d) an RDM of each group, last hidden layer, images sorted by class", pad=20)
     whole.axis("off")
@@ -237,14 +237,17 @@ def draw_matrix(axes: Axes, part: Results, layer: str, title: str) -> None:
 def draw_map(axes: Axes, results: Results, parts: dict[str, Results]) -> None:
     """Place all networks in a plane by what they share in the last hidden layer: classical multidimensional scaling."""
     summary = results.summary
-    distance = 1 - np.sqrt(summary["images"][-2])
-    centre = np.eye(len(distance)) - 1 / len(distance)
+    at = {name: row for row, name in enumerate(summary["runs"].tolist())}
+    shown = [name for name in LOOKS if name in parts and name != "dense, stopped"]  # which is drawn already
+    rows = {name: [at[run.hash] for run in parts[name].runs] for name in shown}
+    every = [row for group in rows.values() for row in group]
+    # Outputs that are equal for all images have no correlation: such networks share nothing.
+    distance = 1 - np.sqrt(np.nan_to_num(summary["images"][-2][np.ix_(every, every)]))
+    centre = np.eye(len(every)) - 1 / len(every)
     values, vectors = np.linalg.eigh(-0.5 * centre @ distance**2 @ centre)
     places = vectors[:, -2:] * np.sqrt(np.maximum(values[-2:], 0))
-    at = {name: row for row, name in enumerate(summary["runs"].tolist())}
-    for name, look in LOOKS.items():
-        rows = [at[run.hash] for run in parts[name].runs] if name in parts else []
-        if rows and name != "dense, stopped":
-            axes.plot(*places[rows].T, linestyle="", marker=look.marker, color=look.color, markersize=5)
+    for name in shown:
+        here = [every.index(row) for row in rows[name]]
+        axes.plot(*places[here].T, linestyle="", marker=LOOKS[name].marker, color=LOOKS[name].color, markersize=5)
     axes.set(xlabel="networks that share more are nearer", xticks=[], yticks=[])
     axes.set_title("(e) all networks, last hidden layer")

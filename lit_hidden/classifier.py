@@ -214,15 +214,23 @@ class LitClassifier(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
     def lr_factor(self, epoch: int) -> float:
-        """Return the factor of the learning rate in `epoch`, counted from 0, as the authors' `utils/schedulers.py`."""
+        """Return the factor of the learning rate in `epoch`, counted from 0, as the authors' `utils/schedulers.py`.
+
+        A cosine ends with the Trainer's `max_epochs` or `max_steps`, whichever is first; without either it is refused.
+        """
         warmup = self.recipe.warmup_epochs
         if epoch < warmup:
             return (epoch + 1) / warmup
         if self.recipe.schedule == "constant":
             return 1.0
-        epochs = self.trainer.max_epochs
-        if epochs is None or epochs == -1:
-            raise ValueError("schedule='cosine' needs an end: give the Trainer max_epochs")
+        trainer = self.trainer
+        epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+        if trainer.max_steps > 0:  # before training, num_training_batches is infinite
+            batches = min(trainer.num_training_batches, trainer.max_steps * trainer.accumulate_grad_batches)
+            steps = math.ceil(batches / trainer.accumulate_grad_batches)
+            epochs = min(epochs, math.ceil(trainer.max_steps / steps))
+        if epochs == math.inf:
+            raise ValueError("schedule='cosine' needs an end: give the Trainer max_epochs or max_steps")
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (epoch - warmup) / max(1, epochs - warmup))))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -135,6 +135,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if line := pkgutil.resolve_name(function)(**arguments):
             sys.stdout.write(f"{line}\n")
+    except OSError as error:  # such as a folder that cannot be written to
+        sys.exit(f"lit-hidden: {error}")
     except (UserError, KeyboardInterrupt) as error:
         stopped = f"stopped{'; the same command goes on where this one was' if command == 'reproduce' else ''}"
         sys.stderr.write(f"lit-hidden: {error if isinstance(error, UserError) else stopped}\n")

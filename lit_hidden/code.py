@@ -179,7 +179,7 @@ def fingerprint(name: str) -> str | None:
     file = _file(_find(name)[0].rpartition(".")[0])
     if file is None or not file.exists():  # Python remembers where it was
         return None
-    tree = ast.parse(file.read_bytes(), file)
+    tree = _parsed(file)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             documented = ast.get_docstring(node, clean=False) is not None
@@ -210,12 +210,19 @@ def _file(module: str) -> Path | None:
     return Path(found.origin) if found and found.origin and found.origin.endswith(".py") else None
 
 
+def _parsed(file: Path) -> ast.Module:
+    try:
+        return ast.parse(file.read_bytes(), file)
+    except (SyntaxError, ValueError) as error:
+        raise CodeError(f"{file} is no Python: {error}") from error
+
+
 @cache
 def _find(name: str) -> tuple[str, ast.stmt | None]:
     """Follow a dotted name from file to file that imports it; return its name in the last and the statement there."""
     module, _, own = name.rpartition(".")
     file = _file(module)
-    node = _bound(ast.parse(file.read_bytes(), file)).get(own) if file else None
+    node = _bound(_parsed(file)).get(own) if file else None
     if not isinstance(node, ast.ImportFrom) or file is None:
         return name, node
     original = next(alias.name for alias in node.names if (alias.asname or alias.name) == own)

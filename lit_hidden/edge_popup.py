@@ -28,13 +28,19 @@ OfScores = Callable[[Tensor], Tensor]
 class Masked(torch.autograd.Function):
     """`weight * mask(scores)`; backward as if the derivative of the mask by the scores were `slope(scores)`."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, scores: Tensor, mask: OfScores, slope: OfScores) -> Tensor:
+    def forward(weight: Tensor, scores: Tensor, mask: OfScores, slope: OfScores) -> Tensor:
         """Return the masked weight."""
-        ctx.mask, ctx.slope = mask, slope
-        ctx.save_for_backward(weight, scores)  # not the mask: the straight-through gradient never needs it
         # torch's product of floats and bools takes three times as long.
         return mask(scores).to(weight.dtype).mul_(weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, OfScores, OfScores], output: Tensor) -> None:
+        """Save the inputs; not the mask, which the straight-through gradient never needs."""
+        weight, scores, ctx.mask, ctx.slope = inputs
+        ctx.save_for_backward(weight, scores)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
@@ -287,12 +293,16 @@ def _layer(module: str, weight: str) -> str:
     return plain_name(f"{module}.{weight}").removesuffix(".weight")
 
 
+def _own(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module._parameters.values() if parameter is not None]
+
+
 def _hideable(model: nn.Module, layer: str, module: nn.Module, attribute: str) -> nn.Parameter:
     """Return the parameter behind a layer, or refuse it."""
     weight = module._parameters.get(attribute)
     if weight is None or weight.is_meta:
         why = "its weight is not in memory, or pruning or another parametrization owns it"
-    elif sum(weight is other for owner in model.modules() for other in owner._parameters.values()) > 1:
+    elif sum(weight.data_ptr() == other.data_ptr() for owner in model.modules() for other in _own(owner)) > 1:
         why = "another layer has the same weight, which cannot have two masks; clone one"
     else:
         return weight

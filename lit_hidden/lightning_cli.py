@@ -51,9 +51,12 @@ class HiddenCLI(LightningCLI):
         self.config = self.parser.parse_object(model, self.config)
 
     def before_instantiate_classes(self) -> None:
-        """Refuse a checkpoint that holds code, unless an option allows it."""
+        """Train for 100 epochs unless an option gives an end; refuse a checkpoint that holds code."""
         options = self.config[self.subcommand]
         options.weights_only = True if options.weights_only is None else options.weights_only
+        end = options.trainer.max_epochs, options.trainer.max_steps, options.trainer.max_time
+        if end == (None, -1, None):  # a default of the parser would shorten a longer cosine
+            options.trainer.max_epochs = 100
 
 
 def run(argv: list[str] | None) -> None:
@@ -67,7 +70,7 @@ def run(argv: list[str] | None) -> None:
             subclass_mode_data=True,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"logger": lazy_instance(CSVLogger, save_dir="."), "max_epochs": 100},
+            trainer_defaults={"logger": lazy_instance(CSVLogger, save_dir=".")},
             parser_kwargs={"prog": "lit-hidden"},
             args=argv,
         )

@@ -27,9 +27,9 @@ def two(first: nn.Module, second: nn.Module) -> nn.Module:
     return nn.Sequential(first, nn.BatchNorm1d(4), second)
 
 
-def tied() -> nn.Module:
+def tied(weight: Callable[[nn.Parameter], nn.Parameter] = lambda weight: weight) -> nn.Module:
     net = two(nn.Linear(4, 4), nn.Linear(4, 4))
-    net[2].weight = net[0].weight
+    net[2].weight = weight(net[0].weight)
     return net
 
 
@@ -106,6 +106,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Act, str]] = {
     "all skipped": (conv_net, hiding(skip=["0", "4"]), "nothing to hide: Sequential"),
     "unknown skip": (conv_net, hiding(skip=["4", "fc", "1"]), "skip names no layer: 1, fc; layers are 0, 4"),
     "tied": (tied, hiding(skip=["2"]), TIED),
+    "tied in memory": (lambda: tied(lambda w: nn.Parameter(w.data.t())), hiding(), TIED),
     "pruned": (lambda: two(nn.Linear(4, 4), prune.identity(nn.Linear(4, 4), "weight")), hiding(), OWNED),
     **{
         f"density {density}": (conv_net, hiding(density=density), f"density={density} keeps none, or more than all,")

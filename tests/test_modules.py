@@ -155,6 +155,14 @@ def test_the_rate_warms_up_and_falls_as_a_cosine_per_epoch_that_never_reaches_ze
     assert factors([7], -1, schedule="constant") == [1.0]
 
 
+def test_a_cosine_ends_where_training_does():
+    seen = []
+    note = LambdaCallback(on_train_epoch_start=lambda fit, _: seen.append(fit.optimizers[0].param_groups[0]["lr"]))
+    fit = trainer(max_epochs=-1, max_steps=4, accumulate_grad_batches=2, callbacks=[note])
+    fit.fit(LitSubnetwork(**TINY), DigitsData(train_images=400))  # 4 batches, so 2 steps, an epoch
+    assert seen[:2] == pytest.approx([0.1, 0.05])
+
+
 def test_a_fit_resumed_with_more_epochs_goes_on_at_the_rate_of_the_longer_cosine(tmp_path):
     fitted(LitSubnetwork(**TINY)).save_checkpoint(tmp_path / "a.ckpt")
     seen = []

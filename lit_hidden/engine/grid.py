@@ -143,8 +143,8 @@ class Grid:
                 self._say(line)
             if how is None and self.pool.elsewhere:
                 self._await(run)
-            elif how is not None and run.hash in self.left and not self._over(run):
-                self._replace(run, how)
+            elif run.hash in self.left and not self._over(run) and (how or not self.store.held(run)):
+                self._replace(run, how or "ended without a result")
 
     def _over(self, run: Run) -> bool:
         """Tell whether nothing more is to come of a run: workers stop by themselves when the time is up."""

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from lit_hidden.engine.store import CHECKPOINT
@@ -119,12 +120,19 @@ class SameNetwork(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compare, before the epoch's checkpoint is written; all ranks raise `RanksDifferError`."""
         learned = {name: tensor.detach() for name, tensor in pl_module.named_parameters() if tensor.requires_grad}
-        mine = torch.stack([torch.hash_tensor(tensor).view(torch.int64) for tensor in learned.values()])
+        mine = torch.stack([bits(tensor) for tensor in learned.values()])
         theirs = trainer.strategy.all_gather(mine)  # (ranks, tensors)
         for name, differs in zip(learned, (theirs != theirs[0]).any(dim=0).tolist(), strict=True):
             if differs:
                 why = "your own code may draw other random numbers on each rank, or a device may be broken"
                 raise RanksDifferError(f"after step {trainer.global_step} the ranks differ in {name}: {why}")
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """Sum the bit patterns of a tensor's elements, each times its position from 1: int64 `()`, wrapping around."""
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    flat = tensor.contiguous().view(whole).flatten().to(torch.int64)
+    return (flat * torch.arange(1, len(flat) + 1, device=tensor.device)).sum()
 
 
 class StoppedError(SystemExit):

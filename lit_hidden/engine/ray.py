@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -79,6 +80,9 @@ def _connected(cores: int) -> Any:
     try:
         import ray
 
+        host, _, port = address.rpartition("/")[2].rpartition(":")
+        if port.isdigit():  # Ray itself would wait for minutes
+            socket.create_connection((host, int(port)), 5).close()
         ray.init(**settings)
     except ImportError as error:
         raise LauncherError("--launcher ray needs Ray: pip install 'lit-hidden[ray]'") from error

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from lit_hidden.engine import beforehand
 from lit_hidden.engine.estimate import Clock
-from lit_hidden.engine.experiment import Experiment, ReproduceError, load, names
+from lit_hidden.engine.experiment import Experiment, ReproduceError, UsageError, load, names
 from lit_hidden.engine.grid import Grid, plan
 from lit_hidden.engine.store import SCORES, Store, needed, write_atomically
 from lit_hidden.engine.tracking import View
@@ -58,6 +58,8 @@ def reproduce(
         UsageError, ResultsError, StoreError, LauncherError: before training; arguments or folders cannot be used.
         TimeUpError, ReproduceError: after all else is done; `minutes` were over, or runs or drawings failed.
     """
+    if not minutes >= 0:
+        raise UsageError(f"--minutes {minutes:g}: give a number, such as 30, 0.5 or 0")
     until = time.monotonic() + 60 * minutes
     console, store = Console(highlight=False, markup=False, soft_wrap=True), Store(runs_dir)
     asked = dict.fromkeys(name for given in names_or_all for name in (names() if given == "all" else [given]))
@@ -74,7 +76,8 @@ def reproduce(
         for name, run in ({run.hash: run for run in ordered} | todo.missing).items():
             state = f"{'training' if store.held(run) else 'to train'} {store.progress(run)[0]}/{run.epochs}"
             console.print(f"  {name}  {state if name in todo.missing else 'done':16}  {run.name}")
-    if todo.missing:
+    train = bool(todo.missing) and minutes > 0
+    if todo.missing and (train or dry_run):
         pool = where.start(store.root, todo.missing.values())
         clock = Clock(pool.device, pool.device_name, store)
         left = ((run, run.epochs - store.progress(run)[0]) for run in todo.missing.values())
@@ -86,9 +89,9 @@ def reproduce(
     targets = {experiment.name: Path(out) / experiment.name / preset for experiment, _ in chosen}
     for target in targets.values():
         target.mkdir(parents=True, exist_ok=True)  # fails before the expensive part
-    view, problems, late = View(console.print), list[str](), False
-    if todo.missing:
-        groups = {run.hash: f"{experiment.name}/{preset}" for experiment, runs in chosen for run in runs}
+    view, problems, late = View(console.print), list[str](), bool(todo.missing)
+    if train:
+        groups = {run.hash: f"{experiment.name}/{preset}" for experiment, runs in reversed(chosen) for run in runs}
         kept = {run.parent.hash for run in todo.missing.values() if run.parent and needed(run) == (SCORES,)}
 
         def show(run: Run, result: dict[str, Any]) -> None:

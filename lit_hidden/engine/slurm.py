@@ -65,16 +65,21 @@ class Slurm(Pool):
         """Submit an array, a job a place, each of which begins with its run and goes on with the others."""
         tasks = [Task([*jobs[first:], *jobs[:first]]) for first in range(min(len(places), len(jobs)))]
         self._executor.update_parameters(slurm_array_parallelism=len(tasks))
-        self._jobs |= dict(zip(places, self._executor.submit_array(tasks), strict=False))
+        try:
+            self._jobs |= dict(zip(places, self._executor.submit_array(tasks), strict=False))
+        except (RuntimeError, OSError) as error:  # submitit's are RuntimeErrors
+            raise LauncherError(f"--launcher slurm: the jobs cannot be submitted: {error}") from error
 
     def ended(self, seconds: float) -> list[Ended]:
-        """Wait so long, and say which jobs have ended."""
+        """Wait so long, and say which jobs have ended; `LauncherError` if somebody cancelled one."""
         time.sleep(seconds)
         found = list[Ended]()
         for place in [place for place, job in self._jobs.items() if job.done()]:
             job, how = self._jobs.pop(place).task(0), None  # of several machines' tasks the first one leads
             if not job.paths.result_pickle.exists() or job.exception() is not None:
                 how = f"ended with SLURM's job {job.job_id} ({job.state}; {job.paths.stderr})"
+                if job.state.upper().startswith("CANCELLED"):
+                    raise LauncherError(f"SLURM's job {job.job_id} was cancelled; its log is {job.paths.stderr}")
             found.append((place, how))
         return found
 

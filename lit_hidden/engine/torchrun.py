@@ -68,6 +68,9 @@ class Lockstep(Pool):
 
     def __init__(self, group: "Group") -> None:
         self.group, self.per_run, self.device = group, group.ranks.size, "cuda" if gpus() else "cpu"
+        if 0 < gpus() < group.ranks.here:
+            told = f"{group.ranks.here} processes were started on a machine where each sees {gpus()} GPUs"
+            raise LauncherError(f"{told}: let each see one for every process (with srun, --gpu-bind=none)")
 
     def start(self, places: Sequence[int], jobs: Sequence[Job]) -> None:
         """Train the first run to its end, or until the time of its job is up."""

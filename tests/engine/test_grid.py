@@ -191,8 +191,10 @@ def test_a_worker_that_dies_is_replaced_as_long_as_each_gets_further(store):
         f"  the worker of {long.name} was killed by SIGKILL after epoch {epoch}; a new one goes on with it"
         for epoch in (1, 2, 4)
     ]
-    grid, said = trained(store, Workers(store, {PARENTS[0]: ["ended with exit status 9"] * 2}), *PARENTS, OTHER)
-    assert failed(grid) == [(PARENTS[0], "its worker ended with exit status 9, and so did the next one, after epoch 0")]
+    grid, said = trained(
+        store, Workers(store, {PARENTS[0]: ["ended with exit status 9", lambda run: None]}), *PARENTS, OTHER
+    )
+    assert failed(grid) == [(PARENTS[0], "its worker ended without a result, and so did the next one, after epoch 0")]
     assert grid.done == 2
 
 

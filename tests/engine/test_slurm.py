@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from lit_hidden.engine import slurm
+from lit_hidden.engine.devices import LauncherError
 from lit_hidden.engine.grid import Grid, Plan
 from lit_hidden.engine.slurm import Slurm, Task
 from lit_hidden.engine.store import Store
@@ -138,3 +139,11 @@ def test_jobs_that_die_are_told_and_those_left_are_cancelled_in_the_end(cluster)
     assert str(how).startswith("ended with SLURM's job 12_0 (NODE_FAIL; ")
     pool.close()
     assert (cluster.folder / "cancelled").read_text() == "12_1\n"
+
+
+def test_a_job_that_somebody_cancels_is_not_replaced(cluster):
+    pool = Slurm(cluster.folder / "runs", 2, 1, 1, [])
+    start(pool, cluster.folder / "runs", RUNS[:2], [])
+    cluster.states("CANCELLED by 1000", "RUNNING")
+    with pytest.raises(LauncherError, match=r"SLURM's job 12_0 was cancelled; its log is .*12_0"):
+        pool.ended(0)

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from lit_hidden.code import spec
 from lit_hidden.engine.devices import LauncherError
 from lit_hidden.engine.pool import do
-from lit_hidden.engine.ranks import Ranks, RanksDifferError, SameNetwork
+from lit_hidden.engine.ranks import Ranks, RanksDifferError, SameNetwork, bits
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.torchrun import placed
 from lit_hidden.engine.train import alone
@@ -206,6 +206,14 @@ def test_equal_ranks_pass_and_a_layer_that_differs_in_a_bit_is_named(kind):
     learned.data.view(torch.int32).view(-1)[5] += 1
     with pytest.raises(RanksDifferError, match=f"step 100 the ranks differ in {name}"):
         compare(first, second)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
+def test_bits_are_summed_by_their_place(dtype):
+    tensor = torch.tensor([[0, 1], [1, 1]]).to(dtype)
+    one = int.from_bytes(torch.ones(1, dtype=dtype).view(torch.uint8).numpy().tobytes(), "little")
+    assert bits(tensor).item() == one * (2 + 3 + 4)
+    assert bits(tensor.t()).item() == bits(tensor.t().contiguous()).item()
 
 
 # --- who trains what ---------------------------------------------------------------------------------------
