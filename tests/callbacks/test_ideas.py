@@ -86,9 +86,11 @@ CHAIN = [DENSE]
 for density in (0.5, 0.25):
     CHAIN.append(CHAIN[-1].then(callbacks=(spec("rewind.Prune", density=density),)))
 EARLY, LATE = (after(DENSE, "lesion.Lesion", epoch=epoch) for epoch in (0, 1))
+WATCHED = replace(DENSE, held_out=100, callbacks=(spec("early.Early", every=2), spec("rewind.Snapshot", update=1)))
 RESUMED = {
     "lesion": EARLY, "feedback": after(HIDDEN, "feedback.FeedbackAlignment"), "rewind": CHAIN[2],
-    "text": Run(**TEXT, density=0.5), "swaps": after(HIDDEN, "swaps.Swaps", updates=4),
+    "text": Run(**TEXT, density=0.5), "swaps": after(HIDDEN, "swaps.Swaps", updates=4), "early": WATCHED,
+    "rewound": WATCHED.then(callbacks=(spec("early.Early", every=2), spec("rewind.Prune", density=0.5, rewind=1))),
 }  # fmt: skip
 
 

@@ -42,8 +42,13 @@ OURS = {  # masks, untrained and trained
 }  # fmt: skip
 
 
-def lottery_results(case: int, spread: float = 0.1, jaccard: tuple[float, float] = (0.4, 0.35)) -> Results:
+def lottery_results(
+    case: int, spread: float = 0.1, jaccard: tuple[float, float] = (0.4, 0.35), folder: Path | None = None
+) -> Results:
     """Quick results where the claims hold (0) or fail (1), with the two kinds of masks' overlaps; chance is 0.3."""
+    if folder is not None:
+        curve = np.arange(3.0)
+        np.savez(folder / "early.npz", update=curve, loss=curve, accuracy=curve)
     grid = [run.resolved for run in lottery.runs("quick")]
     all_of_it = Results([(run, {}, None) for run in grid])
     kinds = {run: READ[kind][case] for kind in READ for run in lottery.line(all_of_it, kind).runs}
@@ -57,7 +62,7 @@ def lottery_results(case: int, spread: float = 0.1, jaccard: tuple[float, float]
     for run in grid:
         accuracy, update = kinds.get(run, (ours.get(run, 97.0), 0))
         accuracy, update = accuracy + spread * noise(run), update * (1 + spread * noise(run, "update") / 5)
-        rows.append((run, {"accuracy": accuracy, "early_accuracy": accuracy, "early_update": update}, None))
+        rows.append((run, {"accuracy": accuracy, "early_accuracy": accuracy, "early_update": update}, folder))
     results = Results(rows)
 
     def reduce(left: Results) -> dict[str, np.ndarray]:
@@ -191,9 +196,13 @@ WITHIN = {  # of a group, in four layers: where the claims hold, and where they 
 ACROSS = {"masks": (0.5, 0.8), "random masks": (0.1, 0.85)}  # with trained networks
 
 
-def individuals_results(case: int, spread: float = 0.005, accuracy: float = 90.0) -> Results:
+def individuals_results(
+    case: int, spread: float = 0.005, accuracy: float = 90.0, folder: Path | None = None
+) -> Results:
     grid = [run.resolved for run in individuals.runs("quick")]
-    rows = [(run, {"accuracy": accuracy if run.method == "dense" else 90.0}, None) for run in grid]
+    if folder is not None:
+        np.savez(folder / "rdm.npz", labels=np.arange(4), **{layer: np.arange(6.0) for layer in "abcd"})
+    rows = [(run, {"accuracy": accuracy if run.method == "dense" else 90.0}, folder) for run in grid]
     results = Results(rows)
 
     def reduce(left: Results) -> dict[str, np.ndarray]:
@@ -221,3 +230,15 @@ def test_claims_about_individuals_can_hold_fail_and_stay_open():
     apart = judged(individuals, individuals_results(0, accuracy=95.0))
     at_equal_accuracy = [claim.sentence.startswith("trained to the same accuracy") for claim in individuals.CLAIMS]
     assert apart == ["undecided" if equal else "supported" for equal in at_equal_accuracy]
+
+
+# --- drawings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("experiment", [lottery, random_labels, individuals])
+def test_a_drawing_can_be_read(experiment, tmp_path):
+    make = {lottery: lottery_results, individuals: individuals_results}.get(experiment)
+    results = make(0, folder=tmp_path) if make else labels_results(tmp_path, 0)
+    figure = made["drawn"](experiment, results, "quick")
+    assert not made["overlaps"](figure)
+    assert sum(len(axes.get_lines()) for axes in figure.axes) > 15
