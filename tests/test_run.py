@@ -250,9 +250,9 @@ def test_json_has_every_field_a_line_and_callbacks_as_lightnings_command_line_ta
         {"class_path": "lit_hidden.callbacks.rdm.RDM", "init_args": {"images": 9}},
         {"class_path": "mine.gone.Idea", "init_args": {"rate": 0.5}},
     ]
-    assert plain["versions"] == {"mine.gone.Idea": 2}
+    assert plain["versions"] == {"lit_hidden.callbacks.rdm.RDM": 2, "mine.gone.Idea": 2}
     assert plain["after"] == json.loads(LESIONED.to_json())
-    assert ANALYSED.row["callbacks"] == "lit_hidden.callbacks.rdm.RDM(images=9); mine.gone.Idea[2](rate=0.5)"
+    assert ANALYSED.row["callbacks"] == "lit_hidden.callbacks.rdm.RDM[2](images=9); mine.gone.Idea[2](rate=0.5)"
     assert (HIDDEN.row["callbacks"], HIDDEN.row["after"]) == (None, None)
     later = {"callbacks", "after", "masker", "task"}  # when trace and swaps were fields
     plain = {name: value for name, value in json.loads(text).items() if name not in later}

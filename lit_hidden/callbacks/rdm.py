@@ -23,7 +23,7 @@ class RDM(RunCallback):
     `rdm.npz` has an array for each layer with weights: 1 - Pearson's correlation of the outputs, before the
     nonlinearity, for each pair of images. It is float32 `(N (N - 1) / 2,)`, in the order of
     `scipy.spatial.distance.squareform`, NaN where all outputs for an image are equal. `NAME.centroids` compares the
-    mean outputs of the classes in the same way. `labels` is `(N,)`.
+    mean outputs of the classes, if there are any, in the same way. `labels` is `(N,)`.
 
     Args:
         images: number of images N, at least 2; at most the whole test set.
@@ -52,7 +52,7 @@ class RDM(RunCallback):
         pictures, labels = pictures[chosen], labels[chosen]
         ((pictures, _),) = BatchLoader(pictures, labels, len(labels), self.data.mean, self.data.std)
         found: dict[str, np.ndarray] = {"labels": labels.cpu().numpy()}
-        classes = [labels == label for label in labels.unique()]
+        classes = [labels == label for label in labels.unique()] if labels.ndim == 1 else []
 
         def compared(answers: Tensor) -> np.ndarray:
             matrix = 1 - torch.corrcoef(answers.double()).cpu().numpy()
@@ -62,7 +62,8 @@ class RDM(RunCallback):
             # Attention returns its weights too.
             answers = (answers[0] if isinstance(answers, tuple) else answers).flatten(1)
             found[name] = compared(answers)
-            found[f"{name}.centroids"] = compared(torch.stack([answers[of].mean(0) for of in classes]))
+            if classes:
+                found[f"{name}.centroids"] = compared(torch.stack([answers[of].mean(0) for of in classes]))
 
         hooks = [
             layer.register_forward_hook(lambda _, __, answers, name=name: record(name, answers))

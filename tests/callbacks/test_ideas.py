@@ -140,26 +140,6 @@ def test_what_cannot_be_is_refused_with_what_can(make, message):
         make()
 
 
-# --- random labels --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("fraction", [0.3, 1.0])
-def test_as_many_labels_are_wrong_as_drawing_among_ten_classes_makes_wrong_and_they_are_counted(fraction):
-    run, callback = Run(data="digits", held_out=137), RandomLabels(fraction)
-    images, labels = begun(callback, run)[1].splits["train"]
-    again, other = (begun(RandomLabels(fraction), run, seed)[1].splits["train"][1] for seed in (0, 1))
-    plain = make_data(run, "data")
-    plain.setup()
-    wrong, share = int((labels != plain.splits["train"][1]).sum()), 0.9 * fraction
-    assert wrong == pytest.approx(share * 1300, abs=4 * math.sqrt(share * (1 - share) * 1300))
-    assert callback.on_run_end(None, None, None) == {"wrong_labels": wrong}
-    assert labels.equal(again)
-    assert not labels.equal(other)
-    assert images.equal(plain.splits["train"][0])
-    for split in ("val", "test"):
-        assert begun(RandomLabels(), run)[1].splits[split][1].equal(plain.splits[split][1])
-
-
 # --- lesion ---------------------------------------------------------------------------------------------
 
 
@@ -287,12 +267,15 @@ def test_dissimilarities_are_scipys_of_answers_found_by_hand(trained):
     with np.load(folder / "rdm.npz") as found, torch.no_grad():
         assert found["labels"].tolist() == labels[chosen].tolist()
         assert np.bincount(found["labels"]).tolist() == [4] * 10
-        assert set(found.files) == {"labels", "0", "2", "6", "8", "10"}
+        layers = {"0", "2", "6", "8", "10"}
+        assert set(found.files) == {"labels", *layers, *(f"{name}.centroids" for name in layers)}
         for name, layer in network(before, trained(before)[0]).named_children():
             answers = layer(answers)
             if name in found:
                 expected = pdist(answers.flatten(1).double().numpy(), "correlation")
                 np.testing.assert_allclose(found[name], expected, atol=1e-6)
+                means = np.stack([answers[labels[chosen] == c].flatten(1).double().numpy().mean(0) for c in range(10)])
+                np.testing.assert_allclose(found[f"{name}.centroids"], pdist(means, "correlation"), atol=1e-6)
 
 
 def test_attention_has_an_rdm_too(trained):
