@@ -13,6 +13,9 @@ import torch
 
 from lit_hidden import __version__
 
+# Once a process, at import: workers are forked from one that has imported this.
+INSTALLED = sorted({f"{found.name}=={found.version}" for found in distributions()}, key=str.lower)
+
 
 def provenance(device: str, threads: int, ranks: int) -> dict[str, Any]:
     """Describe what computes in this process, on `cpu` or `cuda`."""
@@ -24,7 +27,7 @@ def provenance(device: str, threads: int, ranks: int) -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu": torch.backends.cpu.get_cpu_capability(),  # other instructions round otherwise
         "versions": {"lit_hidden": __version__, **versions},
-        "installed": sorted({f"{found.name}=={found.version}" for found in distributions()}, key=str.lower),
+        "installed": INSTALLED,
         "commit": os.environ.get("LIT_HIDDEN_COMMIT") or _commit(),  # a copy without history is told it
         "finished": now(),
     }
