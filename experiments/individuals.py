@@ -19,6 +19,7 @@ each), 48 of which train, about 2 core-hours; paper 160, most of 350 epochs.
 from collections.abc import Iterable
 from dataclasses import replace
 from math import nan
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -75,8 +76,10 @@ def runs(preset: str) -> list[Run]:
     return grid
 
 
-def group(run: Run, last: int) -> str:
+def group(analysis: Run, last: int) -> str:
     """Name the group of an analysis' parent; `last` is the length of the trainings that are not stopped."""
+    run = analysis.after
+    assert run is not None
     if run.method == "dense":
         if run.epochs < last:
             return f"dense, {run.epochs}"
@@ -92,9 +95,7 @@ def groups(results: Results) -> dict[str, Results]:
     """Part the analyses by group; `dense, stopped` are those nearest to the accuracy of signed constant masks."""
     analyses = results.where(lambda run: run.epochs == 0)
     last = max((run.after.epochs for run in analyses.runs if run.after), default=0)
-    found: dict[str, Results] = {}
-    for name in dict.fromkeys(group(run.after, last) for run in analyses.runs if run.after):
-        found[name] = analyses.where(lambda run, name=name: run.after and group(run.after, last) == name)  # type: ignore[misc]
+    found = analyses.by(lambda run: group(run, last))
     if "masks" in found:
         dense = {name: part for name, part in found.items() if name.startswith("dense") and "constants" not in name}
         near = min(dense, key=lambda name: abs(dense[name].mean() - found["masks"].mean()), default=None)
@@ -112,18 +113,14 @@ def reduce(results: Results) -> dict[str, np.ndarray]:
     Returns:
         `runs` (N,), hashes of the analyses; `layers` (L,), names in order; `images` and `centroids` `(L, N, N)`.
     """
-    rows = [row for row in results.rows if row[0].epochs == 0]
-    runs = [run.hash for run, _, _ in rows]
-    with np.load(rows[0][2] / "rdm.npz") as arrays:  # type: ignore[operator]
+    analyses = results.where(lambda run: run.epochs == 0)
+    runs, files = [run.hash for run in analyses.runs], [folder / "rdm.npz" for folder in analyses.folders]
+    with np.load(files[0]) as arrays:
         kinds = [name for name in arrays if name != "labels"]
     for kind in kinds:
         if all((kind, one, other) in _shared for one in runs for other in runs):
             continue
-        vectors = []
-        for _, _, folder in rows:
-            with np.load(folder / "rdm.npz") as arrays:  # type: ignore[operator]
-                vectors.append(arrays[kind])
-        r = np.corrcoef(np.stack(vectors))
+        r = np.corrcoef(np.stack([_array(file, kind) for file in files]))
         _shared.update({(kind, runs[i], runs[j]): float(r[i, j] ** 2) for i, j in np.ndindex(r.shape)})
     layers = [kind for kind in kinds if not kind.endswith(".centroids")]
 
@@ -132,6 +129,12 @@ def reduce(results: Results) -> dict[str, np.ndarray]:
 
     found = {"images": matrices(""), "centroids": matrices(".centroids")}
     return {"runs": np.array(runs), "layers": np.array(layers), **found}
+
+
+def _array(file: Path, name: str) -> np.ndarray:
+    """Load one array of a file: all of them together may not fit into memory."""
+    with np.load(file) as arrays:
+        return np.asarray(arrays[name])
 
 
 def consistency(results: Results, one: str, other: str | None = None, of: str = "images") -> np.ndarray:
@@ -226,8 +229,7 @@ def draw_matrix(axes: Axes, part: Results, layer: str, title: str) -> None:
     """Draw a group's first RDM of a layer, images sorted by class; the colors end at 0 and 1.2."""
     from scipy.spatial.distance import squareform  # a second of imports
 
-    with np.load(part.rows[0][2] / "rdm.npz") as arrays:  # type: ignore[operator]
-        vector, labels = arrays[layer], arrays["labels"]
+    vector, labels = (_array(part.folders[0] / "rdm.npz", name) for name in (layer, "labels"))
     matrix, order = squareform(vector), np.argsort(labels, kind="stable")
     axes.imshow(matrix[order][:, order], cmap="viridis", vmin=0, vmax=1.2)
     axes.set(xticks=[], yticks=[])

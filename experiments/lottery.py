@@ -24,6 +24,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments._crossed import by_density, crossed, density_of, draw_crossed, draw_overlap, mask, options
+from experiments._crossed import overlaps as reduce  # noqa: F401  the engine looks for it
 from lit_hidden.code import Spec, spec
 from lit_hidden.judge import Claim
 from lit_hidden.report import panels, style
@@ -70,7 +72,6 @@ PRESETS = {  # the nets and how many seeds
         5,
     ),
 }
-CHAIN = (0.7, 0.5, 0.35, 0.25)  # our iterative pruning goes through these to its first density
 
 
 def prune(run: Run, protocol: Protocol, done: int, **more: str) -> Run:
@@ -97,36 +98,13 @@ def snapshot(protocol: Protocol) -> tuple[Spec, ...]:
     return (spec("rewind.Snapshot", update=protocol.rewind),) if protocol.rewind else ()
 
 
-def crossed(protocol: Protocol) -> Iterator[Run]:
-    """List our runs: each mask at each density, its weights as they were drawn and trained."""
-    first = replace(protocol.run, held_out=0, distribution="kaiming_normal")
-    if not protocol.crossed:
-        return
-    yield first
-    run, hidden = first, replace(first, optimizer="sgd", batch_size=None, lr=None)
-    for density in (*CHAIN, *protocol.crossed):
-        run = run.then(callbacks=(spec("rewind.Prune", density=density, leave=density not in CHAIN),))
-        if density in CHAIN:
-            yield run
-            continue
-        at_once = first.then(callbacks=(spec("rewind.Prune", density=density),))
-        for trained in (run, at_once):
-            yield trained
-            yield replace(trained, epochs=0)
-        popup = replace(hidden, density=density)
-        yield replace(popup, score_seed=1000 + popup.seed)
-        for method, scaled in (("edge_popup", False), ("random", False), ("random", True)):
-            yield replace(popup, method=method, scaled=scaled)
-            yield replace(first, density=density, method="ticket", found_by=method, scaled=scaled)
-
-
 def runs(preset: str) -> list[Run]:
     protocols, seeds = PRESETS[preset]
     grid = []
     for seed in range(seeds):
         for protocol in protocols:
             own = replace(protocol, run=replace(protocol.run, seed=seed))
-            grid += [*read(own), *crossed(own)]
+            grid += [*read(own), *crossed(own.run, own.crossed)]
     return grid
 
 
@@ -137,11 +115,6 @@ LINES = {  # of runs with early stopping: by how Prune chooses weights and what 
     "fresh": panels.Look("the ticket's mask, weights drawn anew", style.ORANGE, (0, (5, 1.5)), "s"),
     "random": panels.Look("random mask, rewound", style.GREY, (0, (1.2, 1.2)), "x"),
 }
-
-
-def options(run: Run) -> dict[str, object]:
-    """Give the options of a run's Prune; nothing of a run without."""
-    return next((dict(one.options) for one in run.callbacks if one.class_path.endswith(".Prune")), {})
 
 
 def line(results: Results, kind: str, net: str = "lenet") -> Results:
@@ -180,95 +153,10 @@ def ahead(results: Results, kind: str) -> list[float]:
     return [at(results, "ticket", density) - at(results, kind, density) for density in few]
 
 
-# --- ours ----------------------------------------------------------------------------------------------------------
-
-MASKS = {
-    "imp": panels.Look("iterative magnitude pruning", style.NAVY, "-", "o"),
-    "one_shot": panels.Look("magnitude, at once", style.SKY, (0, (4, 1.2)), "s"),
-    "edge_popup": panels.Look("edge-popup", style.PURPLE, (0, (6, 1.2, 1.2, 1.2)), "D"),
-    "random": panels.Look("random", style.GREY, (0, (1.2, 1.2)), "x"),
-    "rescaled": panels.Look(r"random, times $1/\sqrt{k}$", style.ORANGE, (0, (5, 1.5)), "^"),
-}
-
-
-def mask(results: Results, name: str, trained: bool) -> Results:
-    """Keep the runs of our second row with one of `MASKS` and weights as drawn or trained."""
-
-    def there(run: Run) -> bool:
-        if run.held_out or run.score_seed != run.seed:
-            return False
-        if name in ("imp", "one_shot"):
-            chained = run.after is not None and bool(options(run.after))
-            return bool(options(run)) and chained == (name == "imp") and (run.epochs > 0) == trained
-        found = (run.found_by if trained else run.method, bool(run.scaled))
-        wanted = ("random", name == "rescaled") if name != "edge_popup" else ("edge_popup", False)
-        return run.density is not None and (run.method == "ticket") == trained and found == wanted
-
-    return results.where(there)
-
-
-def density_of(run: Run) -> float:
-    """Give the density of a run of the second row."""
-    return float(str(options(run)["density"])) if options(run) else float(run.density or 1)
-
-
-def by_density(results: Results) -> dict[float, Results]:
-    """Part runs of the second row by density, the largest first."""
-    found = sorted({density_of(run) for run in results.runs} - set(CHAIN), reverse=True)
-    return {density: results.where(lambda run, k=density: density_of(run) == k) for density in found}  # type: ignore[misc]
-
-
 def beats(results: Results, better: str, worse: str, trained: bool) -> list[float]:
     """List the points by which one mask beats another, by density."""
     ours, theirs = (by_density(mask(results, name, trained)) for name in (better, worse))
     return [ours[density].mean() - theirs[density].mean() for density in theirs]
-
-
-def chosen(results: Results, run: Run) -> dict[str, np.ndarray]:
-    """Give the mask of each layer, bool `(n,)`, of a run pruned or hidden; read once, whatever is left out."""
-    if run not in _chosen and not options(run):
-        parts = results.network(run).named_modules()
-        masks = {name: part.mask().flatten().numpy() for name, part in parts if hasattr(part, "set_mask")}
-        _chosen[run] = {name.partition(".parametrizations")[0]: mask for name, mask in masks.items()}
-    elif run not in _chosen:
-        folder = next(folder for known, _, folder in results.rows if known == run)
-        with np.load(folder / "masks.npz") as bits:  # type: ignore[operator]
-            _chosen[run] = {name: np.unpackbits(bits[name]).astype(bool) for name in bits}
-    return _chosen[run]
-
-
-_chosen: dict[Run, dict[str, np.ndarray]] = {}
-
-
-def overlap(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> tuple[float, float]:
-    """Give the Jaccard index of two masks over all layers, and that of the mean overlap of independent ones.
-
-    In a layer of n weights, of which they keep k and l, the mean is that of the hypergeometric distribution, k l / n.
-    """
-    # Packed masks end with up to 7 zeros.
-    kept = [(m.sum(), other[name].sum(), len(m), (m & other[name][: len(m)]).sum()) for name, m in one.items()]
-    ours, theirs, _, both = np.sum(kept, 0)
-    chance = sum(k * m / n for k, m, n, _ in kept)
-    return float(both / (ours + theirs - both)), float(chance / (ours + theirs - chance))
-
-
-def reduce(results: Results) -> dict[str, np.ndarray]:
-    """Compare masks found on the same weights: `density` (D,); `pruned`, `scores` and `chance`, Jaccard (D, seeds)."""
-    popup = results.where(lambda run: run.method == "edge_popup")
-    densities = list(by_density(popup))
-    found = {name: np.full((len(densities), len(results.seeds)), np.nan) for name in ("pruned", "scores", "chance")}
-    for row, density in enumerate(densities):
-        for column, seed in enumerate(results.seeds):
-            first, again = (
-                popup.where(lambda run: (run.density, run.seed, run.score_seed) == (density, seed, score)).runs  # noqa: B023
-                for score in (seed, 1000 + seed)
-            )
-            imp = by_density(mask(results, "imp", trained=True).where(lambda run: run.seed == seed))  # noqa: B023
-            for name, others in (("scores", again), ("pruned", imp[density].runs if density in imp else [])):
-                if first and others:
-                    pair = chosen(results, first[0]), chosen(results, others[0])
-                    found[name][row, column], found["chance"][row, column] = overlap(*pair)
-    return {"density": np.array(densities), **found}
 
 
 def above_chance(results: Results, name: str) -> list[float]:
@@ -343,34 +231,27 @@ def draw_left(axes: Axes, results: Results, net: str, number: str, unit: str, ti
     dense = line(results, "dense", net)
     axes.axhline(dense.mean(number), color=style.COLORS["ink"], linewidth=1, label="the whole net")
     for kind, look in LINES.items():
-        same = line(results, kind, net)
-        for_each = {density: same.values(number, **{"Prune.density": density}) for density in left(same)}
-        panels.bars(axes, for_each, look)
+        parts = line(results, kind, net).by(density_of)
+        panels.bars(axes, {density: part.values(number) for density, part in parts.items()}, look)
     axes.set_xscale("log")
     axes.invert_xaxis()
     axes.minorticks_off()
-    densities = left(line(results, "ticket", net))[::-3]
+    densities = list(line(results, "ticket", net).by(density_of))[::3]
     axes.set_xticks(densities, [f"{100 * density:.3g}" for density in densities])
     axes.set(xlabel="% of weights left in linear layers", ylabel=unit)
     axes.set_title(f"{net}: {title}")
     axes.grid(axis="y")
 
 
-def left(results: Results) -> list[float]:
-    """List the densities of pruned runs; none if there are none."""
-    return results.each("Prune.density") if len(results) else []
-
-
 def draw_curves(axes: Axes, results: Results, net: str) -> None:
     """Draw mean held-out accuracy over updates: of the whole net, and of tickets of three, six and nine rounds."""
-    tickets = line(results, "ticket", net)
-    shown = {f"{100 * 0.8**n:.3g}%": tickets.select(**{"Prune.density": round(0.8**n, 6)})
-             for n in (3, 6, 9) if round(0.8**n, 6) in left(tickets)}  # fmt: skip
+    tickets = line(results, "ticket", net).by(density_of)
+    shown = {f"{100 * k:.3g}%": tickets[k] for n in (3, 6, 9) if (k := round(0.8**n, 6)) in tickets}
     parts = {"100%": line(results, "dense", net), **shown}
     for shade, (label, part) in zip(("#000000", style.SKY, style.NAVY, style.PURPLE), parts.items(), strict=False):
         curves = []
-        for _, _, folder in part.rows:
-            with np.load(folder / "early.npz") as arrays:  # type: ignore[operator]
+        for folder in part.folders:
+            with np.load(folder / "early.npz") as arrays:
                 update, accuracy = arrays["update"], arrays["accuracy"]
             curves.append(accuracy)
         axes.plot(update, np.mean(curves, axis=0), color=shade, label=label, linewidth=1.2)
@@ -379,32 +260,3 @@ def draw_curves(axes: Axes, results: Results, net: str) -> None:
     axes.set_title(f"{net}: training, by weights left")
     axes.legend(fontsize=7.5)
     axes.grid(axis="y")
-
-
-def draw_crossed(axes: Axes, results: Results, trained: bool, title: str) -> None:
-    """Draw accuracy over density for each of our masks."""
-    found: dict[float, Results] = {}
-    for name, look in MASKS.items():
-        parts = by_density(mask(results, name, trained))
-        panels.cells(axes, parts, look)
-        found |= parts
-    panels.density_axis(axes, found)
-    axes.set_ylabel("test accuracy (%)")
-    axes.set_title(title)
-
-
-def draw_overlap(axes: Axes, results: Results) -> None:
-    """Draw the Jaccard index of masks found on the same weights, over density, beside chance."""
-    found = results.summary
-    for name, label, look in (
-        ("pruned", "iterative pruning and edge-popup", MASKS["imp"]),
-        ("scores", "edge-popup, twice, from other scores", MASKS["edge_popup"]),
-        ("chance", "chance", MASKS["random"]),
-    ):
-        rows = zip(found["density"], found[name], strict=True)
-        values = {density: row[np.isfinite(row)].tolist() for density, row in rows if np.isfinite(row).any()}
-        panels.bars(axes, values, replace(look, label=label))
-    panels.density_axis(axes, found["density"])
-    axes.set_ylabel("Jaccard index")
-    axes.set_title("ours, overlap of masks on the same weights")
-    axes.legend(fontsize=7.5, loc="lower left")

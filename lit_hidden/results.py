@@ -89,6 +89,11 @@ class Results:
         return ((run, result) for run, result, _ in self.rows)
 
     @property
+    def folders(self) -> list[Path]:
+        """The folders of the runs that have one here."""
+        return [folder for _, _, folder in self.rows if folder is not None]
+
+    @property
     def seeds(self) -> list[int]:
         """The seeds, ascending."""
         return sorted({run.seed for run in self.runs})
@@ -100,6 +105,14 @@ class Results:
     def where(self, keep: Callable[[Run], bool]) -> "Results":
         """Keep the runs for which `keep` is true; maybe none."""
         return self._but(_rows=[row for row in self._rows if keep(row[0])], _selected={})
+
+    def by(self, key: Callable[[Run], Any]) -> dict[Any, "Results"]:
+        """Part the runs by what `key` gives for each."""
+
+        def part(value: Any) -> Results:
+            return self.where(lambda run: key(run) == value)
+
+        return {value: part(value) for value in dict.fromkeys(map(key, self.runs))}
 
     def select(self, **where: Any) -> "Results":
         """Keep the runs whose fields equal `where`; options of callbacks are `Class.option`: `{"Lesion.epoch": 25}`.
@@ -147,7 +160,7 @@ class Results:
 
     def arrays(self, name: str, **where: Any) -> Arrays:
         """Load a file of arrays, such as `trace.npz`, from the folder of the one run selected."""
-        folders = [folder for _, _, folder in self.select(**where).rows if folder is not None]
+        folders = self.select(**where).folders
         if len(folders) != 1:
             raise ValueError(f"{len(folders)} runs with a folder have {where}; select one whose callbacks leave {name}")
         with np.load(folders[0] / name) as arrays:

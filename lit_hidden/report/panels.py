@@ -20,7 +20,7 @@ from matplotlib.transforms import ScaledTranslation
 from lit_hidden.recipes import method
 from lit_hidden.report import style
 from lit_hidden.report.published import SOURCES, Published, points
-from lit_hidden.report.tables import departures
+from lit_hidden.report.tables import departures, order
 from lit_hidden.results import Results, failed
 
 
@@ -69,8 +69,8 @@ def there(results: Results, **where: Any) -> Results:
 
 def each(results: Results, x: str, **where: Any) -> dict[Any, Results]:
     """Group the runs with `where` by field `x`, ascending; runs with None are left out."""
-    same = there(results, **where)
-    return {value: there(same, **{x: value}) for value in (same.each(x) if len(same) else [])}
+    parts = there(results, **where).by(lambda run: getattr(run, x))
+    return {value: parts[value] for value in sorted(parts.keys() - {None}, key=order)}
 
 
 def trained(results: Results) -> Results:

@@ -11,7 +11,7 @@ import pytest
 from scipy.spatial.distance import squareform
 from scipy.stats import hypergeom, pearsonr
 
-from experiments import individuals, lottery, random_labels
+from experiments import _crossed, individuals, lottery, random_labels
 from lit_hidden.judge import judge
 from lit_hidden.results import Results
 from lit_hidden.run import Run
@@ -90,7 +90,7 @@ def test_claims_about_tickets_can_hold_fail_and_stay_open():
 def test_every_mask_of_the_crossed_design_has_one_density_in_each_layer_and_the_same_initial_weights():
     results = Results([(run.resolved, {}, None) for run in lottery.runs("short")])
     for trained in (False, True):
-        for name in lottery.MASKS:
+        for name in _crossed.MASKS:
             parts = lottery.by_density(lottery.mask(results, name, trained))
             assert list(parts) == [0.2, 0.1, 0.05]
             for part in parts.values():
@@ -112,7 +112,7 @@ def test_overlap_is_that_of_sets_and_its_chance_that_of_the_hypergeometric_distr
     random = np.random.default_rng(0)
     sizes = {"first": (40, 10, 20), "second": (30, 6, 3)}
     one, other = ({name: random.permutation(n) < (k, m)[i] for name, (n, k, m) in sizes.items()} for i in (0, 1))
-    found, chance = lottery.overlap(one, other)
+    found, chance = _crossed.overlap(one, other)
     sets = [{(name, i) for name, bits in masks.items() for i in np.flatnonzero(bits)} for masks in (one, other)]
     assert found == pytest.approx(len(sets[0] & sets[1]) / len(sets[0] | sets[1]))
     both = sum(hypergeom(n, k, m).mean() for n, k, m in sizes.values())
@@ -207,7 +207,7 @@ def individuals_results(
 
     def reduce(left: Results) -> dict[str, np.ndarray]:
         runs = [run for run in left.runs if run.epochs == 0]
-        names = ["dense" if (name := individuals.group(run.after, 4)).startswith("dense, ") and "const" not in name
+        names = ["dense" if (name := individuals.group(run, 4)).startswith("dense, ") and "const" not in name
                  else name for run in runs]  # fmt: skip
         own = np.array([[noise(run, layer) for run in runs] for layer in ("", "a", "ab", "abc")])
         scatter = spread * (own[:, None] + own[..., None])
