@@ -135,9 +135,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if line := pkgutil.resolve_name(function)(**arguments):
             sys.stdout.write(f"{line}\n")
-    except OSError as error:  # such as a folder that cannot be written to
-        sys.exit(f"lit-hidden: {error}")
-    except (UserError, KeyboardInterrupt) as error:
+    except (UserError, OSError, KeyboardInterrupt) as error:  # OSError: such as a folder that cannot be written to
+        by_hand = isinstance(error, KeyboardInterrupt)
         stopped = f"stopped{'; the same command goes on where this one was' if command == 'reproduce' else ''}"
-        sys.stderr.write(f"lit-hidden: {error if isinstance(error, UserError) else stopped}\n")
-        sys.exit(getattr(error, "status", 130))
+        sys.stderr.write(f"lit-hidden: {stopped if by_hand else error}\n")
+        sys.exit(130 if by_hand else getattr(error, "status", 1))

@@ -63,7 +63,7 @@ class Spec:
 
     @property
     def _known(self) -> _Class:
-        with suppress(CodeError, SyntaxError):  # results stay readable, whatever has become of their code
+        with suppress(CodeError):  # results stay readable, whatever has become of their code
             return _class(self.class_path)
         return _Class()
 

@@ -45,6 +45,7 @@ def test_unknown_names_are_refused_with_what_there_is(arguments, message, monkey
     [
         (reproduce.ReproduceError("a\n  b"), 1, "a\n  b"),
         (reproduce.TimeUpError("time is up"), 75, "time is up"),
+        (PermissionError(13, "Permission denied", "results"), 1, "[Errno 13] Permission denied: 'results'"),
         (KeyboardInterrupt(), 130, "stopped; the same command goes on where this one was"),
     ],
 )

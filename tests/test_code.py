@@ -95,6 +95,7 @@ def test_results_stay_readable_whatever_has_become_of_their_code(name: str) -> N
         (spec, "ideas.own.Computed", "ideas.own.Computed: its version and the defaults of its options must be lit"),
         (spec, "ideas.own.Dated", "ideas.own.Dated: its version and the defaults of its options must be literals"),
         *((code.check, f"ideas.own.{name}", f"ideas.own.{name} cannot be found") for name in ("Gone", "deep.net")),
+        (code.check, "ideas.wrong.Open", "wrong.py is no Python: "),
         (code.load, "no_such_module.net", "no_such_module.net cannot be imported: No module named 'no_such_module'"),
         (code.load, "math.net", "math.net cannot be imported: module 'math' has no attribute 'net'"),
         *((read, text, f"no callbacks: {text!r}") for text in ("lesion.Lesion", "Lesion(", "Lesion(3)", "L(at=age)")),

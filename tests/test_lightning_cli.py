@@ -133,6 +133,7 @@ def test_code_of_ones_own_is_found_in_the_current_folder_and_taken_from_whom_it_
 
 
 def test_a_checkpoint_that_would_run_code_is_refused():
+    assert refusal("test", "--ckpt_path", "nothere.ckpt").startswith("lit-hidden: nothere.ckpt cannot be read: ")
     torch.save({"hyper_parameters": {}, "state_dict": {}, "code": Path("hostile")}, "a.ckpt")
     message = "a.ckpt is no checkpoint of tensors, numbers and text (UnpicklingError)"
     assert refusal("test", "--ckpt_path", "a.ckpt").startswith(f"lit-hidden: {message}")

@@ -140,10 +140,17 @@ def test_a_function_of_your_own_gets_the_arguments_it_takes() -> None:
         ("conv3", {}, f"net='conv3' is unknown; nets are {', '.join(ALL)}, timm:NAME, or package.module.function"),
         ("conv2", {"width": 0.01}, "width=0.01 leaves 0 of 64 channels"),
         ("my_own_nets:strict", {"width": 2}, "my_own_nets:strict has no width to change"),
+        ("timm:no_such_net", {}, "timm has no model 'no_such_net'"),
         ("no_such_module:net", {}, "no_such_module.net cannot be imported"),
+        ("without timm", {}, "net='timm:resnet18' needs timm; pip install 'lit-hidden[timm]'"),
     ],
 )
-def test_what_cannot_be_built_is_refused(name: str, arguments: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_built_is_refused(
+    name: str, arguments: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "without timm":
+        name = "timm:resnet18"
+        monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError) as error:
         build(name, **arguments)
     assert message in str(error.value)

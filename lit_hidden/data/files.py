@@ -1,11 +1,13 @@
 """Data folders: where a set is, one kind of error for damaged files, downloads that leave a whole set or nothing."""
 
 import os
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+TIMEOUT = 30  # seconds without an answer, after which a download gives up; torchvision would wait for ever
 SET_ROOT = "set DATA_DIR (--data-dir; of fit: --data.root) to the folder"
 
 
@@ -34,7 +36,9 @@ def download(source: Callable[..., object], root: Path, layout: str, **options: 
     Of two downloads at once the first to finish wins.
     """
     mend = f"it is missing, and its download failed: {SET_ROOT} that holds {layout}/; the quick preset needs none"
-    with checked(root / layout, mend):
+    with checked(root / layout, mend), ExitStack() as stack:
+        stack.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
+        socket.setdefaulttimeout(TIMEOUT)
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as new:
             source(new, download=True, **options)

@@ -36,7 +36,7 @@ def plan(runs: Iterable[Run], store: Store, mended: Callable[[str], None] | None
     Damaged folders are set aside, and `mended` takes a line for each; without it all stays as it is.
 
     Raises:
-        StoreError: a folder cannot be read or set aside.
+        OSError: a folder cannot be read or set aside.
         CodeError: a run names code that has no source here.
     """
     found = Plan({}, {}, {})

@@ -37,7 +37,7 @@ class Where:
             from lit_hidden.engine.torchrun import Lockstep
 
             if self.launcher != "local" or self.slurm:
-                raise LauncherError(f"--launcher {self.launcher} --slurm: torchrun or srun has started the processes")
+                raise LauncherError("torchrun or srun has started the processes: leave --launcher and --slurm out")
             return Lockstep(self.group)
         slurm, nodes, each = self.launcher == "slurm", self.num_nodes or 1, self.per_run
         if not slurm and (self.slurm or nodes != 1):

@@ -107,11 +107,13 @@ def _fail(run: Run, store: Store, error: Exception, group: "Group | None") -> No
         error = unwritable(store.folder(run), error)
     kinds = {kind.__name__ for kind in type(error).__mro__}  # by name: torch may be what cannot be imported
     stops = "data" if "DataError" in kinds else "grid" if "StoreError" in kinds else "run"
-    if group is not None:
-        time.sleep(_GRACE)
-    store.fail(run, str(error) if stops != "run" else f"{type(error).__name__}: {error}", stops)
-    if group is not None:
-        sys.exit(1)
+    told = str(error) if stops != "run" else f"{type(error).__name__}: {error}"
+    if group is None:
+        return store.fail(run, told, stops)
+    time.sleep(_GRACE)
+    if store.failure(run) is None:  # else another rank failed first, and this one lost it
+        store.fail(run, told, stops)
+    sys.exit(1)
 
 
 @contextmanager

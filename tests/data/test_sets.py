@@ -3,6 +3,7 @@
 import hashlib
 import re
 import shutil
+import socket
 import urllib.request
 from pathlib import Path
 from urllib.error import URLError
@@ -120,6 +121,7 @@ def test_offline_what_is_missing_is_named_and_nothing_is_left(tmp_path, data, la
 
 def test_a_download_comes_whole_or_not_at_all_and_of_two_at_once_the_first_to_finish_wins(tmp_path, monkeypatch, write):
     def broken(new, **options):
+        assert socket.getdefaulttimeout() == 30
         Path(new, "cifar-10-python.tar.gz").write_bytes(b"half")
         raise TimeoutError("timed out")
 
@@ -136,7 +138,7 @@ def test_a_download_comes_whole_or_not_at_all_and_of_two_at_once_the_first_to_fi
         if source is broken:
             with pytest.raises(DataError, match="TimeoutError: timed out"):
                 data.prepare_data()
-            assert list(tmp_path.iterdir()) == []
+            assert (list(tmp_path.iterdir()), socket.getdefaulttimeout()) == ([], None)
         else:
             data.prepare_data()
             assert [path.name for path in tmp_path.iterdir()] == [PY]

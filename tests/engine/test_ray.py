@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from lit_hidden.engine import ray as module
+from lit_hidden.engine.devices import LauncherError
 from lit_hidden.engine.grid import Grid, Plan
 from lit_hidden.engine.ray import Ray
 from lit_hidden.engine.store import Store
@@ -132,3 +133,9 @@ print(one.device, one.places, repr(one.device_name), ends)
 """
     address = ray.get_runtime_context().gcs_address
     assert python(code, RAY_ADDRESS=address) == "cuda 4 '' [(0, 'ended with exit status 9')]"
+
+
+def test_a_cluster_that_does_not_answer_is_named_by_its_address(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(LauncherError, match=r"RAY_ADDRESS=127\.0\.0\.1:1: .*refused"):
+        Ray(None)

@@ -147,3 +147,9 @@ def test_a_job_that_somebody_cancels_is_not_replaced(cluster):
     cluster.states("CANCELLED by 1000", "RUNNING")
     with pytest.raises(LauncherError, match=r"SLURM's job 12_0 was cancelled; its log is .*12_0"):
         pool.ended(0)
+
+
+def test_jobs_that_slurm_does_not_take_are_an_error_in_its_words(cluster):
+    (cluster.folder / "sbatch").write_text("#!/bin/sh\necho sbatch: error: invalid partition >&2\nexit 1\n")
+    with pytest.raises(LauncherError, match=r"(?s)jobs cannot be submitted: .*sbatch: error: invalid partition"):
+        start(Slurm(cluster.folder / "runs", 1, 1, 1, []), cluster.folder / "runs", RUNS[:1], [])

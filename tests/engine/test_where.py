@@ -123,6 +123,9 @@ RAY, SLURM = {"launcher": "ray"}, {"launcher": "slurm"}
     [
         (8, {"num_nodes": 4}, "--num-nodes are for --launcher slurm; else start torchrun or srun"),
         (8, {"slurm": ["partition=gpu"]}, "--slurm .* for --launcher slurm"),
+        (8, {"group": GROUP, "launcher": "ray"}, "torchrun or srun has started .*: leave --launcher and --slurm out"),
+        (8, {"group": GROUP, "slurm": ["partition=gpu"]}, "leave --launcher and --slurm out"),
+        (4, {"group": GROUP}, "8 processes were started on a machine where each sees 4 GPUs: let each see one"),
         (8, {"per_run": 2, "devices": 1}, "--devices 1, --per-run 2: 8 devices have room for 4 run"),
         (8, {"devices": 9, "per_run": 1}, "--devices 9, --per-run 1: 8 devices have room for 8 run"),
         (8, {"per_run": 9}, "--per-run 9: 8 devices have room for 0 run"),
