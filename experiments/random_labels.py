@@ -41,7 +41,7 @@ def corrupt(fraction: float, pixels: str = "kept") -> tuple[Spec, ...]:
     return (spec("labels.RandomLabels", fraction=fraction, pixels=pixels),)
 
 
-SMALL = Run(net="lenet", data="digits", train_images=400, held_out=137, epochs=50, batch_size=32, weight_decay=0.0)
+SMALL = Run(net="lenet", data="digits", train_images=320, held_out=137, epochs=50, batch_size=32, weight_decay=0.0)
 SHORT = Run(net="conv4", width=0.25, train_images=2000, held_out=500, epochs=200, augment=False, weight_decay=0.0)
 PRESETS = {  # a run; seeds of labels, and of all else; fractions of drawn labels; other densities, and widths
     "smoke": (replace(SMALL, epochs=2), 1, 1, (0.0, 1.0), (0.1,), (0.5,)),
