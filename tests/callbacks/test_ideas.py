@@ -1,9 +1,7 @@
 """The ideas that come with the suite do what they say; stopped in the middle they end as if never stopped."""
 
-import math
 import re
 import runpy
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +11,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from scipy.spatial.distance import pdist
 from torch import Tensor, nn
 
-from lit_hidden.callbacks import RunCallback, arm, text, weights
+from lit_hidden.callbacks import RunCallback, weights
 from lit_hidden.callbacks.feedback import FeedbackAlignment
 from lit_hidden.callbacks.labels import RandomLabels
 from lit_hidden.callbacks.lesion import Lesion
@@ -35,32 +32,10 @@ from lit_hidden.engine.train import Recorder, train
 from lit_hidden.run import Run
 
 made: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "engine" / "training.py"))
-TINY, without_time, counted = made["TINY"], made["without_time"], made["counted"]
+TINY, ARM, TEXT = made["TINY"], made["ARM"], made["TEXT"]
+without_time, counted = made["without_time"], made["counted"]
 DENSE, HIDDEN = Run(epochs=2, **TINY), Run(density=0.5, epochs=2, **TINY)
 NORMS = {"net": "cifar_resnet18", "width": 0.05, "data": "digits", "train_images": 300, "epochs": 1}
-ARM = {"net": "lenet", "width": 0.3, "data": "arm.ArmData", "task": "arm.Angles", "epochs": 2, "lr": 0.05}
-TEXT: dict[str, Any] = {
-    "net": "text.Reader", "data": "text.TopicsData", "task": "text.NextToken", "train_images": 200, "batch_size": 20,
-    "width": 0.25, "epochs": 2, "lr": 0.1,
-}  # fmt: skip
-Trained = Callable[[Run], tuple[Path, dict[str, Any]]]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Train a run, after those that come before it, once for all tests."""
-    runs, done = tmp_path_factory.mktemp("runs"), {}
-
-    def go(run: Run) -> tuple[Path, dict[str, Any]]:
-        folder = runs / run.hash
-        if run.hash not in done:
-            if run.parent is not None:
-                go(run.parent)
-            folder.mkdir()
-            done[run.hash] = train(run, folder, keep=True)
-        return folder, done[run.hash]
-
-    return go
 
 
 def begun(
@@ -283,115 +258,3 @@ def test_attention_has_an_rdm_too(trained):
     with np.load(trained(run)[0] / "rdm.npz") as found:
         layers = {"layer.self_attn.in_proj_weight", "layer.linear1", "layer.linear2", "out"}
         assert {name: found[name].shape for name in found.files} == dict.fromkeys(layers, (45,)) | {"labels": (10, 64)}
-
-
-# --- pruning with rewinding -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("n", [1, 2])
-def test_the_largest_weights_of_the_run_before_go_back_to_their_start_and_the_others_stay_0(n, trained):
-    run, before = CHAIN[n], CHAIN[n - 1]
-    folder, result = trained(run)
-    initial = weights(make_module(DENSE, make_data(DENSE, "data")).net)
-    parent = weights(network(before, trained(before)[0]))
-    start = weights(begun(Prune(0.5**n), run, parent=trained(before)[0])[0].net)
-    end = weights(network(run, folder))
-    left = 0
-    for name, weight in parent.items():
-        keep = weight.numel() - int((1 - 0.5**n) * weight.numel())
-        mask = torch.zeros(weight.numel(), dtype=torch.bool)
-        mask[torch.from_numpy(np.argsort(weight.detach().abs().numpy(), axis=None)[-keep:].copy())] = True
-        mask = mask.view(weight.shape)
-        assert start[name].equal(initial[name] * mask)
-        assert end[name].ne(0).equal(mask)
-        assert not (mask & (weight == 0)).any(), "masks are nested"
-        left += keep
-    assert result["left"] == left
-    with pytest.raises(ValueError, match=r"^density=0.75 keeps \d+ weights of 0; its parent run left \d+$"):
-        begun(Prune(0.75), run.then(callbacks=(spec("rewind.Prune", density=0.75),)), parent=folder)
-
-
-def test_all_that_a_net_learnt_is_rewound(trained):
-    run = Run(**TEXT)  # with an embedding and norm layers
-    folder, _ = trained(run)
-    begins = begun(Prune(1.0), after(run.then(), "rewind.Prune", density=1.0), parent=folder)[0].net.state_dict()
-    torch.manual_seed(0)
-    ended = load_file(folder / "weights.safetensors")
-    for name, tensor in make_module(run, make_data(run, "data")).net.state_dict().items():
-        assert begins[name].equal(tensor), name
-        assert not ended[name].equal(tensor), name
-
-
-# --- an arm, a text -------------------------------------------------------------------------------------
-
-
-def test_the_angles_bring_the_hand_to_the_place_and_no_others_do():
-    data = arm.ArmData(held_out=0)
-    data.setup()
-    for split, count in (("train", 4000), ("test", 1000)):
-        places, angles = data.splits[split]
-        (x, y, one), (shoulder, elbow) = places.flatten(1).double().T, angles.double().T
-        assert len(places) == count
-        assert (one == 1).all()
-        # The other way round: the law of cosines, as robotics books have it.
-        found = torch.arccos(((x**2 + y**2 - 2) / 2).clamp(-1, 1))
-        torch.testing.assert_close(found, elbow, atol=2e-3, rtol=0)
-        found = torch.atan2(y, x) - torch.atan2(elbow.sin(), 1 + elbow.cos())
-        torch.testing.assert_close(found % (2 * math.pi), shoulder, atol=2e-3, rtol=0)
-
-
-def test_an_arm_is_measured_in_degrees_and_learnt_better_than_a_guess_of_the_mean(trained):
-    run = Run(**ARM, density=0.5)
-    folder, result = trained(run)
-    assert (result["metric"], result["unit"], result["better"]) == ("error", "degrees", "lower")
-    assert not {"accuracy", "top5", "train_accuracy"} & result.keys()
-    (before, *_, last) = without_time(folder)
-    assert set(last) == {"epoch", "step", "lr", "train_error", "train_loss", "test_error", "test_loss"}
-    data = arm.ArmData()
-    data.setup()
-    (_, angles), (places, truth) = data.splits["train"], data.splits["test"]
-    guess = np.rad2deg(np.abs(truth.numpy() - angles.mean(0).numpy()).mean())
-    assert 40 < guess < float(before["test_error"])
-    assert result["error"] == float(last["test_error"]) < guess / 2
-    found = network(run, folder)(places).detach().numpy()
-    assert result["error"] == pytest.approx(np.rad2deg(np.abs(found - truth.numpy()).mean()), rel=1e-4)
-
-
-def test_windows_are_the_text_and_targets_the_characters_that_follow():
-    from pydoc_data.topics import topics
-
-    data = text.TopicsData(held_out=0)
-    data.setup()
-    written = "".join(c if c.isascii() else " " for c in "\n".join(topics[name] for name in sorted(topics)))
-    (inputs, targets), (tested, _) = data.splits["train"], data.splits["test"]
-    assert "".join(map(chr, torch.cat([inputs, tested]).flatten().tolist())) == written[: 64 * 6400]
-    assert "".join(map(chr, targets.flatten().tolist())) == written[1 : 64 * 5800 + 1]
-    assert "?" in written[: 64 * 6400]
-
-
-def test_a_text_is_measured_in_bits_and_learnt_better_than_a_guess(trained):
-    run = Run(**TEXT, density=0.5)
-    folder, result = trained(run)
-    assert (result["metric"], result["unit"], result["better"]) == ("bits", "bits per character", "lower")
-    data = text.TopicsData()
-    data.setup()
-    inputs, targets = data.splits["test"]
-    uniform = text.NextToken().measure(torch.zeros(600, 64, 128), targets)
-    torch.testing.assert_close(uniform, torch.full((600,), 7.0))
-    assert result["bits"] < 6
-    p = network(run, folder)(inputs).detach().double().softmax(-1).gather(-1, targets[..., None])
-    assert result["bits"] == pytest.approx(-p.log2().mean().item(), rel=1e-4)
-    assert result["loss"] == pytest.approx(result["bits"] * math.log(2), rel=1e-4)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_later_characters_change_no_earlier_answer(training):
-    module = make_module(Run(**TEXT, density=0.5), text.TopicsData())
-    module.train(training)
-    characters = torch.randint(128, (3, 64))
-    later = characters.clone()
-    later[:, 40:] = torch.randint(128, (3, 24))
-    with torch.set_grad_enabled(training):
-        one, other = module(characters), module(later)
-    torch.testing.assert_close(one[:, :40], other[:, :40])
-    assert not torch.allclose(one[:, 40:], other[:, 40:])

@@ -1,7 +1,7 @@
 """Iterative magnitude pruning, rewinding and early stopping: exact counts, and the weights they say."""
 
 import csv
-from collections.abc import Callable
+import runpy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,37 +14,20 @@ from torch import Tensor
 
 from lit_hidden.code import Spec, spec
 from lit_hidden.engine.network import make_data, make_module
-from lit_hidden.engine.train import train
 from lit_hidden.run import Run
 from lit_hidden.selection import kept
 
+made: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "engine" / "training.py"))
+TEXT = made["TEXT"]
 NET = {"net": "lenet", "width": 0.1, "data": "digits", "train_images": 240, "held_out": 60, "batch_size": 60}
 DENSE = Run(**NET, epochs=2, optimizer="adam", distribution="xavier_normal", schedule="constant")
 UPDATES = 4  # of an epoch
 EARLY = spec("early.Early", every=UPDATES)
 FIRST = replace(DENSE, callbacks=(EARLY, spec("rewind.Snapshot", update=UPDATES)))
-Trained = Callable[[Run], tuple[Path, dict[str, Any]]]
 
 
 def prune(run: Run, density: float, *more: Spec, epochs: int = 2, **options: Any) -> Run:
     return run.then(epochs=epochs, callbacks=(*more, spec("rewind.Prune", density=density, **options)))
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Train a run, after those that come before it, once for all tests."""
-    runs, done = tmp_path_factory.mktemp("runs"), {}
-
-    def go(run: Run) -> tuple[Path, dict[str, Any]]:
-        folder = runs / run.hash
-        if run.hash not in done:
-            if run.parent is not None:
-                go(run.parent)
-            folder.mkdir()
-            done[run.hash] = train(run, folder)
-        return folder, done[run.hash]
-
-    return go
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -89,6 +72,15 @@ def test_weights_are_rewound_to_their_start_or_to_the_update_asked_for(options, 
     for (name, weight), mask in zip(weights(folder).items(), masks(folder).values(), strict=True):
         mask = torch.from_numpy(mask[: weight.numel()]).view_as(weight)
         assert weight.equal(start(trained)[name] * mask)
+
+
+def test_all_that_a_net_learnt_is_rewound(trained):
+    run = Run(**TEXT)  # with an embedding and norm layers
+    begins, ended = (load_file(trained(one)[0] / "weights.safetensors") for one in (prune(run, 1.0, epochs=0), run))
+    torch.manual_seed(0)
+    for name, tensor in make_module(run, make_data(run, "data")).net.state_dict().items():
+        assert begins[name].equal(tensor), name
+        assert not ended[name].equal(tensor), name
 
 
 def test_controls_have_the_mask_and_other_weights_or_the_weights_and_another_mask_of_equal_size(trained):

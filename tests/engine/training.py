@@ -11,15 +11,24 @@ from typing import Any
 
 import lightning.pytorch as L
 import pytest
+import torch
 
 from lit_hidden.code import spec
 from lit_hidden.engine.checkpoints import Recorder
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import train
 from lit_hidden.engine.work import run_of, work
+from lit_hidden.results import Results
 from lit_hidden.run import Run
 
 TINY = {"net": "conv2", "width": 0.05, "data": "digits", "train_images": 300}
+ARM: dict[str, Any] = {
+    "net": "lenet", "width": 0.3, "data": "arm.ArmData", "task": "arm.Angles", "epochs": 2, "lr": 0.05,
+}  # fmt: skip
+TEXT: dict[str, Any] = {
+    "net": "text.Reader", "data": "text.TopicsData", "task": "text.NextToken", "train_images": 200, "batch_size": 20,
+    "width": 0.25, "epochs": 2, "lr": 0.1,
+}  # fmt: skip
 # A decay that can be seen: at the published 1e-4 its share of a step is lost in rounding.
 HIDDEN = Run(density=0.4, epochs=4, callbacks=(spec("trace.Trace", updates=100),), weight_decay=0.05, **TINY)
 JOB = {"data_dir": "data"}
@@ -90,3 +99,26 @@ def gone(pid: int) -> bool:
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     return True
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("runs"))
+
+
+def done(store: Store, run: Run, keep: bool = True) -> dict[str, Any]:
+    """Train a run, unless that was done, and those before it."""
+    if (result := store.result(run)) is None:
+        if run.parent is not None:
+            done(store, run.parent)
+        with store.claim(run) as folder:
+            assert folder is not None
+            store.finish(run, train(run, folder, keep=keep))
+        assert store.damage(run) is None
+        result = store.result(run)
+    assert result is not None
+    return result
+
+
+def network(store: Store, run: Run) -> torch.nn.Module:
+    return Results([(run, done(store, run), store.folder(run))]).network(run)

@@ -1,0 +1,89 @@
+"""Tasks of one's own, an arm and a text: what their data are, and that they are learnt and measured in their units."""
+
+import math
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lit_hidden.callbacks import arm, text
+from lit_hidden.engine.network import make_module, network
+from lit_hidden.run import Run
+
+made: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "engine" / "training.py"))
+ARM, TEXT, without_time = made["ARM"], made["TEXT"], made["without_time"]
+
+
+def test_the_angles_bring_the_hand_to_the_place_and_no_others_do():
+    data = arm.ArmData(held_out=0)
+    data.setup()
+    for split, count in (("train", 4000), ("test", 1000)):
+        places, angles = data.splits[split]
+        (x, y, one), (shoulder, elbow) = places.flatten(1).double().T, angles.double().T
+        assert len(places) == count
+        assert (one == 1).all()
+        # The other way round: the law of cosines, as robotics books have it.
+        found = torch.arccos(((x**2 + y**2 - 2) / 2).clamp(-1, 1))
+        torch.testing.assert_close(found, elbow, atol=2e-3, rtol=0)
+        found = torch.atan2(y, x) - torch.atan2(elbow.sin(), 1 + elbow.cos())
+        torch.testing.assert_close(found % (2 * math.pi), shoulder, atol=2e-3, rtol=0)
+
+
+def test_an_arm_is_measured_in_degrees_and_learnt_better_than_a_guess_of_the_mean(trained):
+    run = Run(**ARM, density=0.5)
+    folder, result = trained(run)
+    assert (result["metric"], result["unit"], result["better"]) == ("error", "degrees", "lower")
+    assert not {"accuracy", "top5", "train_accuracy"} & result.keys()
+    (before, *_, last) = without_time(folder)
+    assert set(last) == {"epoch", "step", "lr", "train_error", "train_loss", "test_error", "test_loss"}
+    data = arm.ArmData()
+    data.setup()
+    (_, angles), (places, truth) = data.splits["train"], data.splits["test"]
+    guess = np.rad2deg(np.abs(truth.numpy() - angles.mean(0).numpy()).mean())
+    assert 40 < guess < float(before["test_error"])
+    assert result["error"] == float(last["test_error"]) < guess / 2
+    found = network(run, folder)(places).detach().numpy()
+    assert result["error"] == pytest.approx(np.rad2deg(np.abs(found - truth.numpy()).mean()), rel=1e-4)
+
+
+def test_windows_are_the_text_and_targets_the_characters_that_follow():
+    from pydoc_data.topics import topics
+
+    data = text.TopicsData(held_out=0)
+    data.setup()
+    written = "".join(c if c.isascii() else " " for c in "\n".join(topics[name] for name in sorted(topics)))
+    (inputs, targets), (tested, _) = data.splits["train"], data.splits["test"]
+    assert "".join(map(chr, torch.cat([inputs, tested]).flatten().tolist())) == written[: 64 * 6400]
+    assert "".join(map(chr, targets.flatten().tolist())) == written[1 : 64 * 5800 + 1]
+    assert "?" in written[: 64 * 6400]
+
+
+def test_a_text_is_measured_in_bits_and_learnt_better_than_a_guess(trained):
+    run = Run(**TEXT, density=0.5)
+    folder, result = trained(run)
+    assert (result["metric"], result["unit"], result["better"]) == ("bits", "bits per character", "lower")
+    data = text.TopicsData()
+    data.setup()
+    inputs, targets = data.splits["test"]
+    uniform = text.NextToken().measure(torch.zeros(600, 64, 128), targets)
+    torch.testing.assert_close(uniform, torch.full((600,), 7.0))
+    assert result["bits"] < 6
+    p = network(run, folder)(inputs).detach().double().softmax(-1).gather(-1, targets[..., None])
+    assert result["bits"] == pytest.approx(-p.log2().mean().item(), rel=1e-4)
+    assert result["loss"] == pytest.approx(result["bits"] * math.log(2), rel=1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_later_characters_change_no_earlier_answer(training):
+    module = make_module(Run(**TEXT, density=0.5), text.TopicsData())
+    module.train(training)
+    characters = torch.randint(128, (3, 64))
+    later = characters.clone()
+    later[:, 40:] = torch.randint(128, (3, 24))
+    with torch.set_grad_enabled(training):
+        one, other = module(characters), module(later)
+    torch.testing.assert_close(one[:, :40], other[:, :40])
+    assert not torch.allclose(one[:, 40:], other[:, 40:])
