@@ -63,6 +63,13 @@ def test_what_is_left_out_is_left_out_of_selections_and_of_the_summary() -> None
     assert (found.values(density=0.5), found.summary["mean"]) == ([5, 6, 7], 6), "after"
 
 
+def test_runs_are_parted_by_what_a_function_gives_each_without_those_left_out() -> None:
+    parts = NINE.without([run.hash for run, _ in NINE.select(density=None)]).by(lambda run: (run.density, run.seed > 0))
+    assert {key: part.seeds for key, part in parts.items()} == {
+        (density, later): [1, 2] if later else [0] for density in (0.3, 0.5) for later in (False, True)
+    }
+
+
 def test_runs_are_selected_by_options_of_their_callbacks() -> None:
     swaps = [(spec("swaps.Swaps", updates=n), spec("trace.Trace")) for n in (3, 7)]
     r = Results((Run(density=0.5, seed=s, callbacks=c), {"accuracy": 1.0}, None) for s in (0, 1) for c in (*swaps, ()))

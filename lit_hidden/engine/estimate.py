@@ -84,4 +84,5 @@ def elapsed(seconds: float) -> str:
     """Say how long something took, in one unit: `40 s`, `22 min`, `1.33 h`, `2.1 d`."""
     units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
     unit, size = next((unit for unit in units if seconds >= unit[1]), units[-1])
-    return f"{seconds / size:.3g} {unit}"
+    number = seconds / size
+    return f"{number:.0f} {unit}" if number >= 100 else f"{number:.3g} {unit}"

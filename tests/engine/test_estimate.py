@@ -114,4 +114,5 @@ def test_a_folder_of_runs_is_read_but_for_what_other_devices_took_or_is_damaged(
 
 
 def test_times_are_said_as_people_do():
-    assert [elapsed(seconds) for seconds in (0, 40, 1320, 4800, 181440)] == ["0 s", "40 s", "22 min", "1.33 h", "2.1 d"]
+    times = {0: "0 s", 40: "40 s", 1320: "22 min", 4800: "1.33 h", 181440: "2.1 d", 1234 * 86400: "1234 d"}
+    assert {seconds: elapsed(seconds) for seconds in times} == times
