@@ -151,4 +151,4 @@ def draw_overlap(axes: Axes, results: Results) -> None:
     panels.density_axis(axes, found["density"])
     axes.set_ylabel("Jaccard index")
     axes.set_title("ours, overlap of masks on the same weights")
-    axes.legend(fontsize=7.5, loc="lower left")
+    axes.legend(fontsize=6.5, loc="lower left")

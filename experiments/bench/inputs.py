@@ -19,6 +19,7 @@ from torchvision import transforms
 
 from experiments.bench.rows import Bench, Section, timed, turns
 from experiments.bench.training import BATCH, Batch, drawn, made, step_of
+from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import BatchLoader, CIFAR10Data, ImageData, ImageNetData, data_module
 from lit_hidden.engine.devices import cores
 from lit_hidden.engine.experiment import UsageError
@@ -132,10 +133,12 @@ def feeding(bench: Bench, name: str, net: str | None, data_dir: Path) -> Section
         "each was measured alone."
     )
     loader = Source(data.train_dataloader, device, cores() if large else 0)
-    measures: dict[str, Callable[[], float]] = {"loader": partial(loader.rate, bench.seconds)}
-    for name, module in modules.items():
+
+    def rate(module: LitClassifier) -> Callable[[], float]:
         step = timed(partial(step_of(module), (images, labels)), bench.seconds)
-        measures[name] = lambda step=step: 1000 * len(labels) / step()  # type: ignore[misc]
+        return lambda: 1000 * len(labels) / step()
+
+    measures = {"loader": partial(loader.rate, bench.seconds)} | {name: rate(one) for name, one in modules.items()}
     return _compared(Section("feeding", device.type, about), measures, bench.rounds)
 
 
@@ -147,7 +150,7 @@ def fed(name: str, data_dir: Path, device: torch.device) -> ImageData:
     data = data_module(name, root=str(data_dir), batch_size=size, held_out=0, **options)
     # All that a data module reads from its trainer; without one it stays on the CPU.
     device_of = SimpleNamespace(root_device=device)
-    data.trainer = SimpleNamespace(strategy=device_of, global_rank=0, world_size=1, num_devices=1, overfit_batches=0)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(strategy=device_of, global_rank=0, world_size=1, num_devices=1)  # type: ignore[assignment]
     if isinstance(data, ImageNetData):
         _ = data.tree  # prepare_data would decode every image
     else:

@@ -77,6 +77,6 @@ class Early(RunCallback):
 
     def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
         """Write the curve, and return where early stopping would end."""
-        columns = np.array(self.rows).reshape(-1, 3).T
-        np.savez(folder / "early.npz", **dict(zip(("update", "loss", "accuracy"), columns, strict=True)))  # type: ignore[arg-type]
+        update, loss, accuracy = np.array(self.rows).reshape(-1, 3).T
+        np.savez(folder / "early.npz", update=update, loss=loss, accuracy=accuracy)
         return {"early_update": self.at, "early_accuracy": self.accuracy}
