@@ -161,10 +161,12 @@ def test_no_minutes_judge_and_draw_what_is_done(workers):
 def test_ctrl_c_and_sigterm_stop_it_and_say_how_to_go_on(workers, capsys, monkeypatch, sign):
     add("fig1", SEEDS_2_TO_4)
     workers.after = lambda run: signal.raise_signal(sign)
-    before = signal.getsignal(signal.SIGTERM)
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a script in the background ignores
     with pytest.raises(SystemExit) as end:
         main(["reproduce", "fig1"])
-    signal.signal(signal.SIGTERM, before)
+    for one, handler in before.items():
+        signal.signal(one, handler)
     assert end.value.code == 130
     assert capsys.readouterr().err == "lit-hidden: stopped; the same command goes on where this one was\n"
     assert len(workers.jobs) == 1
