@@ -6,9 +6,10 @@ images), and calls the share of variance that the RDMs of two networks have in c
 falls with depth although accuracies are equal; class centroids are more consistent than images.
 
 Ours: the same for subnetworks of random weights. Groups of 8 networks: trained from Kaiming normal and from signed
-constant weights; trained for as long as gives the subnetworks' accuracy; subnetworks of either distribution, of other
-weights or of one set of weights with other scores. Controls: networks that were never trained, and random masks.
-Intervals leave out one network at a time, since pairs that share a network are not independent.
+constant weights; trained in as many epochs, with a rate that falls to 0, as come nearest to the subnetworks' accuracy;
+subnetworks of either distribution, of other weights or of one set of weights with other scores. The order of images is
+the same for all. Controls: networks that were never trained, and random masks. Intervals leave out one network at a
+time, since pairs that share a network are not independent. Responses are those before the nonlinearity.
 
 Source: Mehrer, Spoerer, Kriegeskorte and Kietzmann, Individual differences among deep neural network models, Nature
 Communications 11:5725, 2020 (figures from memory, to be checked; All-CNN-C, 10 seeds, 350 epochs).
@@ -16,7 +17,7 @@ Cost: quick 160 runs, half of them analyses, 4 minutes on two cores; short 128, 
 each), 48 of which train, about 2 core-hours; paper 160, most of 350 epochs.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from math import nan
 from pathlib import Path
@@ -26,18 +27,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lit_hidden.code import spec
-from lit_hidden.judge import Claim
+from lit_hidden.judge import Claim, jackknifed
 from lit_hidden.report import panels, style
-from lit_hidden.results import Results
+from lit_hidden.results import NoRunsError, Results
 from lit_hidden.run import Run
 
 SEEDS = 8
-STOPS = (1, 2, 3)  # epochs of trainings that are stopped early
-PRESETS = {  # a run and how many images are compared
-    "smoke": (Run(net="conv2", data="digits", width=0.125, epochs=1), 20),
-    "quick": (Run(net="conv4", data="digits", width=0.125, epochs=4, batch_size=32), 180),
-    "short": (Run(net="conv6", width=0.25, epochs=5), 1000),
-    "paper": (Run(net="allcnn.all_cnn_c", epochs=350), 1000),
+PRESETS = {  # a run, how many images are compared, and the epochs of shorter trainings
+    "smoke": (Run(net="conv2", data="digits", width=0.125, epochs=1), 20, ()),
+    "quick": (Run(net="conv4", data="digits", width=0.125, epochs=4, batch_size=32), 180, (1, 2, 3)),
+    "short": (Run(net="conv6", width=0.25, epochs=5), 1000, (1, 2, 3)),
+    "paper": (Run(net="allcnn.all_cnn_c", epochs=350), 1000, (20, 50, 120)),
 }
 LOOKS = {  # the groups
     "dense": panels.Look("trained, from Kaiming normal", style.ORANGE, (0, (5, 1.5)), "s"),
@@ -51,12 +51,12 @@ LOOKS = {  # the groups
 }
 
 
-def networks(base: Run, seed: int, whole: bool) -> Iterable[Run]:
-    """List the networks of a seed, one of each group, and those stopped at `STOPS`; not `whole`: of six groups."""
-    dense = replace(base, seed=seed)
+def networks(base: Run, seed: int, stops: Iterable[int], whole: bool) -> Iterable[Run]:
+    """List the networks of a seed, one of each group, and those of `stops` epochs; not `whole`: of six groups."""
+    dense = replace(base, seed=seed, data_seed=0)
     mask = replace(dense, density=0.5)
     yield dense
-    yield from (replace(dense, epochs=epochs) for epochs in STOPS if epochs < base.epochs)
+    yield from (replace(dense, epochs=epochs) for epochs in stops)
     yield mask
     if whole:
         yield replace(dense, distribution="signed_constant")
@@ -67,11 +67,11 @@ def networks(base: Run, seed: int, whole: bool) -> Iterable[Run]:
 
 
 def runs(preset: str) -> list[Run]:
-    base, images = PRESETS[preset]
+    base, images, stops = PRESETS[preset]
     analysis = (spec("rdm.RDM", images=images),)
     grid = []
     for seed in range(1 if preset == "smoke" else SEEDS):
-        for run in networks(base, seed, preset != "short"):
+        for run in networks(base, seed, stops, preset != "short"):
             grid += [run, run.then(epochs=0, callbacks=analysis)]
     return grid
 
@@ -104,9 +104,6 @@ def groups(results: Results) -> dict[str, Results]:
     return found
 
 
-_shared: dict[tuple[str, str, str], float] = {}  # r squared by layer and two runs, computed once
-
-
 def reduce(results: Results) -> dict[str, np.ndarray]:
     """Compare the RDMs of all pairs of networks: r squared.
 
@@ -114,21 +111,17 @@ def reduce(results: Results) -> dict[str, np.ndarray]:
         `runs` (N,), hashes of the analyses; `layers` (L,), names in order; `images` and `centroids` `(L, N, N)`.
     """
     analyses = results.where(lambda run: run.epochs == 0)
-    runs, files = [run.hash for run in analyses.runs], [folder / "rdm.npz" for folder in analyses.folders]
+    if not analyses.folders:
+        raise NoRunsError("no analysis is done")
+    files = [folder / "rdm.npz" for folder in analyses.folders]
     with np.load(files[0]) as arrays:
-        kinds = [name for name in arrays if name != "labels"]
-    for kind in kinds:
-        if all((kind, one, other) in _shared for one in runs for other in runs):
-            continue
-        r = np.corrcoef(np.stack([_array(file, kind) for file in files]))
-        _shared.update({(kind, runs[i], runs[j]): float(r[i, j] ** 2) for i, j in np.ndindex(r.shape)})
-    layers = [kind for kind in kinds if not kind.endswith(".centroids")]
+        layers = [name for name in arrays if name != "labels" and not name.endswith(".centroids")]
 
     def matrices(end: str) -> np.ndarray:
-        return np.array([[[_shared[layer + end, one, other] for other in runs] for one in runs] for layer in layers])
+        return np.array([np.corrcoef([_array(file, layer + end) for file in files]) ** 2 for layer in layers])
 
     found = {"images": matrices(""), "centroids": matrices(".centroids")}
-    return {"runs": np.array(runs), "layers": np.array(layers), **found}
+    return {"runs": np.array([run.hash for run in analyses.runs]), "layers": np.array(layers), **found}
 
 
 def _array(file: Path, name: str) -> np.ndarray:
@@ -137,84 +130,126 @@ def _array(file: Path, name: str) -> np.ndarray:
         return np.asarray(arrays[name])
 
 
-def consistency(results: Results, one: str, other: str | None = None, of: str = "images") -> np.ndarray:
-    """Average r squared over the pairs of networks within a group, or between two groups: by layer `(L,)`."""
-    parts, summary = groups(results), results.summary
-    if one not in parts or (other or one) not in parts:
+def consistency(summary: dict[str, np.ndarray], one: Sequence[int], other: Sequence[int], of: str) -> np.ndarray:
+    """Average r squared over pairs of networks, in percent by layer `(L,)`: of two groups, or within one and itself.
+
+    Networks are rows of `summary`; a network is no pair with itself.
+    """
+    pairs = [(i, j) for i in one for j in other if i != j]
+    if not pairs:
         return np.full(len(summary["layers"]), nan)
-    place = {name: at for at, name in enumerate(summary["runs"].tolist())}
-    ours, theirs = ([place[run.hash] for run in parts[name].runs] for name in (one, other or one))
-    pairs = summary[of][:, ours][:, :, theirs]
-    if other is None:
-        first, second = np.triu_indices(len(ours), 1)
-        return np.asarray(pairs[:, first, second].mean(1)) if len(first) else np.full(len(pairs), nan)
-    return np.asarray(pairs.mean((1, 2)))
+    return np.asarray(100 * summary[of][:, *np.transpose(pairs)].mean(1))
 
 
-def falls(results: Results, name: str) -> float:
-    """Give by how much the consistency of a group falls from the first layer to the last hidden one."""
-    found = 100 * consistency(results, name)
-    return float(found[0] - found[-2])
+def members(results: Results) -> dict[str, list[int]]:
+    """Give the rows of each group's networks in `summary`."""
+    place = {name: at for at, name in enumerate(results.summary["runs"].tolist())}
+    return {name: [place[run.hash] for run in part.runs] for name, part in groups(results).items()}
 
 
-def hidden(results: Results, one: str, other: str | None = None, of: str = "images") -> float:
-    """Give the consistency in the last hidden layer, in percent."""
-    return float(100 * consistency(results, one, other, of)[-2])
+Term = tuple[float, str, str, str, slice]  # a factor, two groups, images or centroids, layers
 
 
-def individual(results: Results) -> float:
-    """Give by how much networks trained to the subnetworks' accuracy are more consistent; NaN 1 point off or more."""
-    parts = groups(results)
-    if abs(parts["dense, stopped"].mean() - parts["masks"].mean()) > 1:
-        return nan
-    return hidden(results, "dense, stopped") - hidden(results, "masks")
+def claimed(*terms: Term, equal: bool = False) -> Callable[[Results], tuple[float, float, float]]:
+    """Make the interval of a claim: a sum of consistencies, averaged over layers, leaving out one network at a time.
+
+    `equal`: it is NaN where subnetworks and trained networks are a point or more apart.
+    """
+
+    def interval(results: Results) -> tuple[float, float, float]:
+        parts, rows = groups(results), members(results)
+        names = list(dict.fromkeys(name for _, one, other, _, _ in terms for name in (one, other)))
+        if any(name not in rows for name in names):
+            raise NoRunsError(f"no network is done of {', '.join(name for name in names if name not in rows)}")
+        if equal and abs(parts["dense, stopped"].mean() - parts["masks"].mean()) > 1:
+            return nan, nan, nan
+        summary = results.summary
+
+        def margin(cells: list[list[int]]) -> float:
+            at = dict(zip(names, cells, strict=True))
+            found = (factor * consistency(summary, at[one], at[other], of)[layers].mean()
+                     for factor, one, other, of, layers in terms)  # fmt: skip
+            return float(sum(found))
+
+        return jackknifed(margin, [rows[name] for name in names])
+
+    return interval
 
 
+FIRST, LAST, HIDDEN = slice(0, 1), slice(-2, -1), slice(0, -1)  # of the hidden layers: the first, the last, all
+
+
+def falls(name: str, by: float = 1.0) -> tuple[Term, Term]:
+    """Give the terms of the fall of a group's consistency from the first layer to the last hidden one."""
+    return (by, name, name, "images", FIRST), (-by, name, name, "images", LAST)
+
+
+def gains(name: str, by: float = 1.0) -> tuple[Term, Term]:
+    """Give the terms of how much more consistent centroids are than images, in the last hidden layer."""
+    return (by, name, name, "centroids", LAST), (-by, name, name, "images", LAST)
+
+
+def within(by: float, name: str, layers: slice = LAST) -> Term:
+    return by, name, name, "images", layers
+
+
+def across(by: float, name: str) -> Term:
+    return by, name, "dense, stopped", "images", LAST
+
+
+SHARED = "% of variance"
 CLAIMS = [
-    Claim("trained networks: consistency falls from the first layer to the last hidden one",
-          lambda r: falls(r, "dense"), "% of variance"),
-    Claim("subnetworks: consistency falls from the first layer to the last hidden one",
-          lambda r: falls(r, "masks"), "% of variance"),
-    Claim("trained networks: class centroids are more consistent than images, in the last hidden layer",
-          lambda r: hidden(r, "dense", of="centroids") - hidden(r, "dense"), "% of variance"),
-    Claim("subnetworks: class centroids are more consistent than images, in the last hidden layer",
-          lambda r: hidden(r, "masks", of="centroids") - hidden(r, "masks"), "% of variance"),
+    Claim("trained networks: consistency falls from the first layer to the last hidden one", unit=SHARED,
+          interval=claimed(*falls("dense"))),
+    Claim("subnetworks: consistency falls from the first layer to the last hidden one", unit=SHARED,
+          interval=claimed(*falls("masks"))),
+    Claim("control: it falls less in trained networks than in networks that were never trained", unit=SHARED,
+          kind="check", interval=claimed(*falls("untrained"), *falls("dense", -1.0))),
+    Claim("trained networks: class centroids are more consistent than images, in the last hidden layer", unit=SHARED,
+          interval=claimed(*gains("dense"))),
+    Claim("subnetworks: class centroids are more consistent than images, in the last hidden layer", unit=SHARED,
+          interval=claimed(*gains("masks"))),
+    Claim("control: centroids gain more over images in trained networks than in networks that were never trained",
+          unit=SHARED, kind="check", interval=claimed(*gains("dense"), *gains("untrained", -1.0))),
     Claim("trained to the same accuracy, networks are more consistent than subnetworks, in the last hidden layer",
-          individual, "% of variance"),
-    Claim("subnetworks of one set of weights are more consistent than those of other weights, in the first layer",
-          lambda r: float(100 * (consistency(r, "masks, same weights") - consistency(r, "masks"))[0]), "% of variance"),
-    Claim("a subnetwork and a trained network share less than two trained networks, in the last hidden layer",
-          lambda r: hidden(r, "dense") - hidden(r, "masks", "dense"), "% of variance"),
-    Claim("a subnetwork and a trained network share more than a random mask and a trained network, there",
-          lambda r: hidden(r, "masks", "dense") - hidden(r, "random masks", "dense"), "% of variance"),
+          unit=SHARED, interval=claimed(within(1.0, "dense, stopped"), within(-1.0, "masks"), equal=True)),
+    Claim("subnetworks of one set of weights are more consistent than those of other weights, over the hidden layers",
+          unit=SHARED,
+          interval=claimed(within(1.0, "masks, same weights", HIDDEN), within(-1.0, "masks", HIDDEN))),
+    Claim("a subnetwork and a trained network of the same accuracy share less than two trained ones, there",
+          unit=SHARED, interval=claimed(within(1.0, "dense, stopped"), across(-1.0, "masks"), equal=True)),
+    Claim("a subnetwork and a trained network share more than a random mask and a trained network, there", unit=SHARED,
+          interval=claimed(across(1.0, "masks"), across(-1.0, "random masks"))),
 ]  # fmt: skip
 
 
 def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(12.5, 8.6)
-    layers, parts = results.summary["layers"].tolist(), groups(results)
+    layers, parts, rows = results.summary["layers"].tolist(), groups(results), members(results)
     shown = [name for name in LOOKS if name in parts]
     grid = figure.add_gridspec(2, 3, left=0.055, right=0.985, top=0.95, bottom=0.16, wspace=0.2, hspace=0.36)
-    within, centroids, across = (figure.add_subplot(cell) for cell in (grid[0, 0], grid[0, 1], grid[0, 2]))
-    for axes, of, title in ((within, "images", "(a) within a group"), (centroids, "centroids", "(b) class centroids")):
+    inside, centroids, outside = (figure.add_subplot(cell) for cell in (grid[0, 0], grid[0, 1], grid[0, 2]))
+    for axes, of, title in ((inside, "images", "(a) within a group"), (centroids, "centroids", "(b) class centroids")):
         for name in shown:
-            draw_line(axes, consistency(results, name, of=of), LOOKS[name])
+            draw_line(axes, consistency(results.summary, rows[name], rows[name], of), LOOKS[name])
         layer_axis(axes, layers, title)
-    for name in ("dense", "masks", "untrained", "random masks"):
-        draw_line(across, consistency(results, "dense", None if name == "dense" else name), LOOKS[name])
-    layer_axis(across, layers, "(c) with trained networks (Kaiming normal)")
+    for name in ("dense, stopped", "masks", "untrained", "random masks"):
+        if {name, "dense, stopped"} <= rows.keys():
+            shared = consistency(results.summary, rows[name], rows["dense, stopped"], "images")
+            draw_line(outside, shared, LOOKS[name])
+    layer_axis(outside, layers, "(c) with those trained to the same accuracy")
     whole = figure.add_subplot(grid[1, :2])
     whole.set_title("(d) an RDM of each group, last hidden layer, images sorted by class", pad=20)
     whole.axis("off")
     small = grid[1, :2].subgridspec(2, 4, wspace=0.08, hspace=0.24)
     for n, name in enumerate(shown):
-        draw_matrix(figure.add_subplot(small[n // 4, n % 4]), parts[name], layers[-2], name)
+        draw_matrix(figure.add_subplot(small[n // 4, n % 4]), parts[name], layers[-2], LOOKS[name].label)
     draw_map(figure.add_subplot(grid[1, 2]), results, parts)
-    panels.finish(figure, [within], bbox_to_anchor=(0.5, 0.045))
+    panels.finish(figure, [inside], bbox_to_anchor=(0.5, 0.045))
 
 
 def draw_line(axes: Axes, values: np.ndarray, look: panels.Look) -> None:
-    axes.plot(100 * values, color=look.color, linestyle=look.linestyle, marker=look.marker, markersize=4.5,
+    axes.plot(values, color=look.color, linestyle=look.linestyle, marker=look.marker, markersize=4.5,
               label=look.label)  # fmt: skip
 
 
@@ -231,16 +266,19 @@ def draw_matrix(axes: Axes, part: Results, layer: str, title: str) -> None:
 
     vector, labels = (_array(part.folders[0] / "rdm.npz", name) for name in (layer, "labels"))
     matrix, order = squareform(vector), np.argsort(labels, kind="stable")
-    axes.imshow(matrix[order][:, order], cmap="viridis", vmin=0, vmax=1.2)
+    shown = axes.imshow(matrix[order][:, order], cmap="viridis", vmin=0, vmax=1.2)
     axes.set(xticks=[], yticks=[])
-    axes.set_title(title, fontsize=8.5)
+    axes.set_title(title, fontsize=6.5, pad=3)
+    bar = axes.figure.colorbar(shown, ax=axes, ticks=[0, 1], pad=0.03, shrink=0.9)
+    bar.ax.tick_params(labelsize=6, length=2)
 
 
 def draw_map(axes: Axes, results: Results, parts: dict[str, Results]) -> None:
     """Place all networks in a plane by what they share in the last hidden layer: classical multidimensional scaling."""
     summary = results.summary
     at = {name: row for row, name in enumerate(summary["runs"].tolist())}
-    shown = [name for name in LOOKS if name in parts and name != "dense, stopped"]  # which is drawn already
+    twice = [name for name in ("dense, stopped",) if name in parts and parts[name].runs == parts["dense"].runs]
+    shown = [name for name in LOOKS if name in parts and name not in twice]
     rows = {name: [at[run.hash] for run in parts[name].runs] for name in shown}
     every = [row for group in rows.values() for row in group]
     # Outputs that are equal for all images have no correlation: such networks share nothing.

@@ -125,6 +125,19 @@ def spread(whole: Array, left_out: Iterable[Array]) -> tuple[Array, Array, Array
     return estimate.round(DIGITS), variance, freedom
 
 
+def jackknifed(statistic: Callable[[list[list[Any]]], float], cells: Sequence[list[Any]]) -> tuple[float, float, float]:
+    """Give a statistic of some cells with its 95% interval, leaving out one item of one cell at a time."""
+    whole, cells = np.array([statistic(list(cells))]), list(cells)
+
+    def without(cell: int, item: int) -> list[list[Any]]:
+        return [*cells[:cell], cells[cell][:item] + cells[cell][item + 1 :], *cells[cell + 1 :]]
+
+    left_out = [np.array([[statistic(without(n, at))] for at in range(len(cell))]) for n, cell in enumerate(cells)]
+    (margin,), variance, freedom = spread(whole, left_out)
+    (half,) = half_widths(variance, freedom, parts=1)
+    return float(margin), float(margin - half), float(margin + half)
+
+
 def half_widths(own: Array, freedom: Array, parts: int, among: int = 1) -> Array:
     """Give half of the 95% interval of each part of a claim, and of each floor behind the parts.
 

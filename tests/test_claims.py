@@ -16,6 +16,7 @@ from lit_hidden.judge import (
     Verdict,
     decide,
     half_widths,
+    jackknifed,
     judge,
     more_scatter,
 )
@@ -340,3 +341,10 @@ def test_the_calibration_judges_as_claims_are_judged(calibration: Any) -> None:
     v = judge(claim, table(dict(zip((1, 2, 3, 4), values.tolist(), strict=True))))
     assert (v.verdict, v.why) == (found.word, found.why)
     assert (v.margin, v.low, v.high) == pytest.approx((found.margin, found.low, found.high), abs=1e-6)
+
+
+def test_an_interval_that_leaves_out_items_is_welchs_for_two_means():
+    one, other = [3.0, 4.5, 5.0, 7.0], [1.0, 1.5, 4.0]
+    found = jackknifed(lambda cells: float(np.mean(cells[0]) - np.mean(cells[1])), [one, other])
+    bounds = stats.ttest_ind(one, other, equal_var=False).confidence_interval()
+    assert found == pytest.approx((np.mean(one) - np.mean(other), *bounds))

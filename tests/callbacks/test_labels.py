@@ -1,5 +1,7 @@
 """Random labels and spoiled pixels: exact in number, fixed per seed, never in the test set."""
 
+import csv
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -117,3 +119,15 @@ def test_a_run_on_random_labels_at_chance_has_not_failed():
 def test_what_cannot_be_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         RandomLabels(**options)
+
+
+def test_labels_are_fitted_in_the_first_epoch_at_95_percent_or_never(trained):
+    run = Run(net="lenet", width=0.3, data="digits", train_images=100, epochs=12, batch_size=20, lr=0.01,
+              callbacks=(spec("labels.RandomLabels", fraction=0.0),))  # fmt: skip
+    for one in (run, replace(run, epochs=1)):
+        folder, result = trained(one)
+        with (folder / "metrics.csv").open() as file:
+            curve = [float(row["train_top1"] or 0) for row in csv.DictReader(file)]
+        found = [n for n, value in enumerate(curve) if value >= 95]
+        assert result["epochs_to_fit"] == min(found, default=one.epochs)
+        assert bool(found) == (one.epochs > 1)

@@ -31,13 +31,15 @@ job, counted, without_time = made["job"], made["counted"], made["without_time"]
 TINY = {"net": "conv2", "width": 0.05, "data": "digits", "train_images": 200}
 TRACE = (spec("trace.Trace", updates=3),)
 FOUND = Run(density=0.5, epochs=2, callbacks=TRACE, **TINY)
-LESIONED = Run(epochs=2, callbacks=(spec("lesion.Lesion", epoch=1),), **TINY)
+EARLY = spec("early.Early", every=1)
+WATCHED = (spec("lesion.Lesion", epoch=1), EARLY, spec("rewind.Snapshot", update=1))
+LESIONED = Run(epochs=2, held_out=40, callbacks=WATCHED, **TINY)
 GRID = [
     FOUND,
     FOUND.then(method="ticket"),
     Run(density=0.5, method="supermask", epochs=2, **TINY),
     LESIONED,
-    LESIONED.then(callbacks=(spec("rewind.Prune", density=0.25),)),
+    LESIONED.then(callbacks=(EARLY, spec("rewind.Prune", density=0.25, rewind=1))),
 ]
 # Does jobs in a folder. Before an operation on a file there, the one of the number sys.argv[2] kills it; or, if that
 # is 0, the folder is copied, which is what a kill would leave.
