@@ -196,19 +196,18 @@ def draw(results: Results, figure: Figure) -> None:
         if name != "sparse":
             panels.bars(times, {f: same.values("epochs_to_fit") for f, same in there.items()}, look)
         panels.bars(tests, {f: [100 - accuracy for accuracy in same.values()] for f, same in there.items()}, look)
-        for number, words, marker in (("fit_replaced", "drawn", look.marker), ("fit_kept", "true", "_")):
+        for number, marker in (("fit_replaced", look.marker), ("fit_kept", "_")):
             parts = {f: same.values(number) for f, same in there.items() if all(number in r for _, r in same)}
-            panels.bars(learned, parts, replace(look, label=f"{look.label}: {words} labels", marker=marker))
+            panels.bars(learned, parts, replace(look, label="", marker=marker))
     draw_sizes(sizes, results)
     for axes, unit, title in (
         (times, "epoch", "(c) when 95% are fitted; the last if never"),
         (tests, "test error (%)", "(d) test error"),
-        (learned, "fitted (%)", "(e) fit of drawn and of true labels"),
+        (learned, "fitted (%)", "(e) fit of drawn labels; bars: of true ones"),
     ):
         axes.set(xlabel="fraction of labels drawn anew", ylabel=unit)
         axes.set_title(title)
         axes.grid(axis="y")
-    learned.legend(fontsize=7.5)
     panels.finish(figure, [times, tests], bbox_to_anchor=(0.5, 0.05))
 
 

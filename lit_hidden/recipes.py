@@ -85,7 +85,7 @@ def recipe(name: str, net: str, optimizer: str = "sgd") -> Recipe:
     baseline but starts from the weights of the hidden nets, as in the authors' `configs/largescale/fixedsubnet`.
     """
     learns = method(name).learns
-    allowed = get_args(Optimizer) if learns == "weights" else ("sgd",)
+    allowed = get_args(Optimizer) if learns == "weights" or name == "edge_popup" else ("sgd",)
     if optimizer not in allowed:
         raise ValueError(f"optimizer={optimizer!r}: method={name!r} takes {' or '.join(allowed)}")
     if learns is None:
@@ -102,7 +102,9 @@ def recipe(name: str, net: str, optimizer: str = "sgd") -> Recipe:
         found = Recipe(lr=0.01)
     if name == "dense":
         found = replace(found, distribution="kaiming_normal")
-    if optimizer == "adam":  # the lottery ticket paper's rates
+    if optimizer == "adam" and learns == "scores":  # ours: nobody has published any
+        found = replace(found, lr=1e-3, momentum=0.0, weight_decay=0.0)
+    elif optimizer == "adam":  # the lottery ticket paper's rates
         lr = {"conv2": 2e-4, "lenet": 1.2e-3}.get(net, 3e-4)
         found = replace(found, lr=lr, momentum=0.0, weight_decay=0.0, batch_size=60, schedule="constant")
     return found

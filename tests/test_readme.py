@@ -55,8 +55,8 @@ def test_what_one_adds_is_trained_judged_and_drawn(tmp_path, monkeypatch):
 
 
 def test_the_examples_of_adding_an_idea_are_runs_whose_code_is_found():
-    text = (ROOT / "docs" / "adding.md").read_text()
-    _, reading, *examples = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    adding, text = ((ROOT / "docs" / name).read_text() for name in ("adding.md", "ideas.md"))
+    (_, reading), examples = (re.findall(r"```python\n(.*?)```", page, flags=re.S) for page in (adding, text))
     for example in examples:
         if isinstance(ast.parse(example).body[-1], ast.Expr):
             example = f"made = {example}"

@@ -23,11 +23,11 @@ from lit_hidden.supermask import Supermask
 from lit_hidden.ticket import fix_masks
 
 # Fields of a run that its LightningModule takes: of every run, and by kind.
-_ALL = ["net", "width", "lr", "momentum", "weight_decay", "schedule", "warmup_epochs", "label_smoothing", "task"]
+_ALL = ["net", "width", "lr", "momentum", "weight_decay", "schedule", "warmup_epochs", "label_smoothing", "task",
+        "optimizer"]  # fmt: skip
 _OWN = {
     "hidden": ["density", "distribution", "scaled", "weight_seed", "score_seed", "masker"],
-    "dense": ["distribution", "optimizer"],
-    "ticket": ["optimizer"],
+    "dense": ["distribution"],
 }
 
 
@@ -46,7 +46,7 @@ def make_module(run: Run, data: ImageData, runs_dir: Path = Path("runs")) -> Lit
     run = run.resolved
     before, make = run.parent, code.load(method(str(run.method)).module)
     begun = None if before is None else _left(before, runs_dir / before.hash, needed(run))
-    arguments: dict[str, Any] = _shape(data) | {name: getattr(run, name) for name in _ALL + _OWN[run.kind]}
+    arguments: dict[str, Any] = _shape(data) | {name: getattr(run, name) for name in _ALL + _OWN.get(run.kind, [])}
     if run.kind == "ticket":
         arguments |= {"net": begun, "subnetwork": None}
     elif run.kind == "dense":

@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from scipy.spatial.distance import pdist
-from torch import Tensor, nn
+from torch import nn
 
 from lit_hidden.callbacks import RunCallback, weights
-from lit_hidden.callbacks.feedback import FeedbackAlignment
 from lit_hidden.callbacks.labels import RandomLabels
 from lit_hidden.callbacks.lesion import Lesion
 from lit_hidden.callbacks.rdm import RDM
@@ -26,7 +24,6 @@ from lit_hidden.classifier import LitClassifier
 from lit_hidden.code import spec
 from lit_hidden.data import DigitsData, ImageData
 from lit_hidden.data.tensors import balanced_order
-from lit_hidden.edge_popup import hidden_layers, weight_layers
 from lit_hidden.engine.network import make_data, make_module, network
 from lit_hidden.engine.train import Recorder, train
 from lit_hidden.run import Run
@@ -65,6 +62,7 @@ WATCHED = replace(DENSE, held_out=100, callbacks=(spec("early.Early", every=2), 
 RESUMED = {
     "lesion": EARLY, "feedback": after(HIDDEN, "feedback.FeedbackAlignment"), "rewind": CHAIN[2],
     "text": Run(**TEXT, density=0.5), "swaps": after(HIDDEN, "swaps.Swaps", updates=4), "early": WATCHED,
+    "labels": after(replace(DENSE, epochs=3), "labels.RandomLabels", fraction=0.0),
     "rewound": WATCHED.then(callbacks=(spec("early.Early", every=2), spec("rewind.Prune", density=0.5, rewind=1))),
 }  # fmt: skip
 
@@ -105,7 +103,6 @@ def test_a_run_stopped_and_resumed_ends_bit_equal_to_one_never_stopped(name, tra
         (lambda: Lesion(0, fraction=1.5), "fraction=1.5"),
         (lambda: begun(Lesion(2)), "epoch=2 never begins in a run whose last epoch is 1"),
         (lambda: begun(Lesion(0), Run(**NORMS)), "the norm layer bn1 gives dead units an output"),
-        (lambda: begun(FeedbackAlignment(), Run(**TEXT)), "layer.self_attn.in_proj_weight, which is no linear layer"),
         (lambda: begun(Prune(0.5)), "a dense parent run is needed"),
         (lambda: begun(Prune(0.5), HIDDEN, parent=Path("none")), "a dense parent run is needed"),
     ],
@@ -168,61 +165,6 @@ def test_edges_are_cut_in_every_layer_and_in_nets_with_norms():
     zeros = [int((weight == 0).sum()) for weight in found]
     assert zeros == [round(weight.numel() / 4) for weight in found]
     assert lesion.on_run_end(None, None, None) == {"cut": sum(zeros)}
-
-
-# --- feedback alignment ---------------------------------------------------------------------------------
-
-
-def gradients(module: nn.Module, images: Tensor, targets: Tensor) -> list[Tensor]:
-    F.cross_entropy(module(images), targets).backward()
-    return [p.grad for p in module.parameters() if p.requires_grad]
-
-
-def test_answers_are_the_nets_own_and_errors_come_back_through_the_fixed_weights_by_hand():
-    run = Run(net="lenet", width=0.1, data="digits", train_images=300, density=0.5)
-    module, data = begun(FeedbackAlignment(), run)
-    images, targets = next(iter(data.train_dataloader()))
-    _, first, _, second, _, third = module.net
-    assert module(images).equal(make_module(run, data)(images))
-    x = images.flatten(1)
-    h1 = F.linear(x, first.weight.detach()).relu()
-    h2 = F.linear(h1, second.weight.detach()).relu()
-    error3 = (F.linear(h2, third.weight.detach()).softmax(1) - F.one_hot(targets, 10)) / len(targets)
-    error2 = (error3 @ third.feedback) * (h2 > 0)
-    error1 = (error2 @ second.feedback) * (h1 > 0)
-    by_hand = [error1.T @ x, error2.T @ h1, error3.T @ h2]
-    # What learns is scores, by the straight-through estimate.
-    chains = [layer.parametrizations[attribute] for layer, attribute in hidden_layers(module.net).values()]
-    by_hand = [g * c.original * c[0].scores.sign() for g, c in zip(by_hand, chains, strict=True)]
-    found, backprop = gradients(module, images, targets), gradients(make_module(run, data), images, targets)
-    for ours, expected in zip(found, by_hand, strict=True):
-        torch.testing.assert_close(ours, expected)
-    assert found[-1].equal(backprop[-1])
-    assert all(F.cosine_similarity(found[n].flatten(), backprop[n].flatten(), 0) < 0.5 for n in (0, 1))
-
-
-def test_errors_come_back_through_convolutions_by_hand():
-    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 5, 3, padding=1, stride=2))
-    images, onto = torch.randn(2, 3, 8, 8), torch.randn(2, 5, 4, 4)
-    h, plain = net[:2](images).detach(), net(images)
-    FeedbackAlignment().on_run_start(None, SimpleNamespace(net=net), None, None)
-    assert net(images).equal(plain)
-    (net(images) * onto).sum().backward()
-    error = torch.nn.grad.conv2d_input(h.shape, net[2].feedback, onto, stride=2, padding=1) * (h > 0)
-    expected = torch.nn.grad.conv2d_weight(images, net[0].weight.shape, error, padding=1)
-    torch.testing.assert_close(net[0].weight.grad, expected)
-    torch.testing.assert_close(net[0].bias.grad, error.sum((0, 2, 3)))
-
-
-@pytest.mark.parametrize("distribution", ["unsigned_constant", "kaiming_normal"])
-def test_the_fixed_weights_are_as_large_as_the_nets_and_of_its_seed(distribution):
-    run = replace(HIDDEN, distribution=distribution)
-    one, again, other = (begun(FeedbackAlignment(), run, seed)[0].net for seed in (0, 0, 1))
-    for layer, _ in weight_layers(one).values():
-        size = layer.weight.square().mean().sqrt().item()
-        assert layer.feedback.square().mean().sqrt().item() == pytest.approx(size, rel=0.4)
-    assert one[-1].feedback.equal(again[-1].feedback)
-    assert not one[-1].feedback.equal(other[-1].feedback)
 
 
 # --- RDM ------------------------------------------------------------------------------------------------

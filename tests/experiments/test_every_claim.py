@@ -18,7 +18,9 @@ from lit_hidden.run import Run
 made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
 EXPERIMENTS = sorted(path.stem for path in (Path(__file__).parents[2] / "experiments").glob("[!_]*.py"))
 # These are about more than accuracies; tests of their own have results of the three kinds for each claim.
-OTHERS = ("fig2", "theorem", "lottery", "random_labels", "individuals")
+OTHERS = (
+    "fig2", "theorem", "lottery", "random_labels", "individuals", "variance", "feedback", "predictive_coding",
+)  # fmt: skip
 NAMES = [name for name in EXPERIMENTS if name not in OTHERS]
 Accuracy = Callable[[Run], float]
 
