@@ -21,10 +21,7 @@ IMAGENET_DATA: dict[str, type[ImageNetData]] = {data.name: data for data in SUBS
 def data_module(name: str, **kwargs: Any) -> ImageData:
     """Make the data module called `name` with arguments as of `ImageData`, and of `ImageNetData` for its subsets.
 
-    Data of your own are called by their class, `package.module.Class`.
-
-    Raises:
-        ValueError: no set is called so.
+    Data of your own are called by their class, `package.module.Class`. ValueError: no set is called so.
     """
     sets: dict[str, type[ImageData]] = {**DATA, **IMAGENET_DATA}
     if name not in sets and "." not in name:

@@ -1,5 +1,8 @@
-"""Image files to uint8 pixels: decoded by Pillow, resized and cropped by torchvision, batch by batch in workers."""
+"""Image files to uint8 pixels, decoded by Pillow, resized and cropped by torchvision: in every epoch, or once."""
 
+import hashlib
+import math
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
@@ -7,17 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as TF
 
 from lit_hidden.data.crops import crop_boxes
-from lit_hidden.data.files import DataError, checked
+from lit_hidden.data.files import DataError, checked, whole
 from lit_hidden.data.loader import EpochLoader, draw_crops, to_device
 from lit_hidden.data.trees import Images
 
 MEND = "replace or delete it and run again"
+FORMAT = 2  # raise it when equal files no longer give equal pixels
+CHUNK = 64  # images that a worker decodes at a time, of those decoded once
 Places = tuple[np.ndarray, ...]  # of a batch: indices `(B,)`; to augment also draws `(B, DRAWS)` and flips `(B,)`
 
 
@@ -97,3 +103,35 @@ class DecodingLoader(EpochLoader):
                 raise batch
             images, labels = to_device(self.device, *batch)
             yield self._normalised(images), labels
+
+
+def decoded_once(images: Images, size: int, folder: Path, workers: int) -> Tensor:
+    """Give the middle squares of images, resized to `size` pixels; decode them now if that was not done.
+
+    They are uint8 `(N, 3, size, size)` on the CPU, mapped from `folder/<key>.pixels`: all processes share it, and pages
+    are read as they are needed. The key follows from the files' paths, sizes and times of change. DataError: an image
+    cannot be decoded, or the disk cannot hold them; it leaves nothing behind.
+    """
+    digest = hashlib.sha256(f"{FORMAT} {size}".encode())
+    for i, name in enumerate(images.names.tolist()):
+        with checked(images.path(i), MEND):
+            stat = images.path(i).stat()
+        digest.update(b"%d %d %s\n" % (stat.st_size, stat.st_mtime_ns, name))
+    path, shape = folder / f"{digest.hexdigest()[:16]}.pixels", (len(images), 3, size, size)
+    if not path.exists():
+        rank_zero_info(f"Decoding {len(images)} images, once, into {path}")
+        squares = DecodingLoader(  # with no mean, pixels as they are
+            images, images.labels, CHUNK, (), (), size=size, resize=size, workers=workers, augment=False
+        )
+        try:
+            with whole(folder, path.name) as new, (new / path.name).open("wb") as file:
+                for pixels, _ in squares:
+                    # Written, not mapped: a write to a full disk raises, a mapped page would kill the process.
+                    file.write(pixels.numpy().data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            mend = "make room, or set CACHE_DIR to another folder, or decode anew in every epoch: cache_gib=0"
+            raise DataError(f"{folder} cannot take {math.prod(shape)} bytes of images ({error}); {mend}") from error
+    with checked(path, "delete it and run again"):
+        return torch.from_file(str(path), size=math.prod(shape), dtype=torch.uint8).view(shape)

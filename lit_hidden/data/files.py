@@ -1,4 +1,4 @@
-"""Data folders: where a set is, one kind of error for damaged files, downloads that leave a whole set or nothing."""
+"""Data folders: where a set is, one kind of error for damaged files, and files that are whole or absent."""
 
 import os
 import socket
@@ -30,21 +30,27 @@ def find(root: Path, layouts: Sequence[str], *inside: str) -> Path | None:
     return next(there, None)
 
 
-def download(source: Callable[..., object], root: Path, layout: str, **options: object) -> None:
-    """Let torchvision's `source` download into a hidden folder of `root`, then move `layout` into place in one step.
+@contextmanager
+def whole(root: Path, name: str) -> Iterator[Path]:
+    """Give a hidden folder of `root` in which `name` is made; at the end it moves into `root` in one step.
 
-    Of two downloads at once the first to finish wins.
+    Of two processes at once, the first to finish makes a folder; a file is replaced by the other's, which is equal.
     """
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=root) as new:
+        yield Path(new)
+        (root / name).parent.mkdir(exist_ok=True)
+        try:
+            os.rename(Path(new) / name, root / name)
+        except OSError:
+            if not (root / name).is_dir():
+                raise
+
+
+def download(source: Callable[..., object], root: Path, layout: str) -> None:
+    """Let torchvision's `source` download `layout` into `root`."""
     mend = f"it is missing, and its download failed: {SET_ROOT} that holds {layout}/; the quick preset needs none"
     with checked(root / layout, mend), ExitStack() as stack:
         stack.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
         socket.setdefaulttimeout(TIMEOUT)
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as new:
-            source(new, download=True, **options)
-            (root / layout).parent.mkdir(exist_ok=True)
-            try:
-                os.rename(Path(new) / layout, root / layout)
-            except OSError:
-                if not find(root, [layout]):  # otherwise another process was first
-                    raise
+        source(stack.enter_context(whole(root, layout)), download=True)

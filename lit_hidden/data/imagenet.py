@@ -7,7 +7,7 @@ no picture. `augment="square"` crops squares decoded once at random: quicker, bu
 """
 
 import os
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,8 +15,7 @@ import torch
 from lightning.fabric.utilities.data import suggested_max_num_workers
 from torchvision.datasets import Imagenette
 
-from lit_hidden.data.cache import open_cache
-from lit_hidden.data.decode import DecodingLoader
+from lit_hidden.data.decode import DecodingLoader, decoded_once
 from lit_hidden.data.files import find
 from lit_hidden.data.loader import CropLoader
 from lit_hidden.data.tensors import ImageData
@@ -109,7 +108,7 @@ class ImageNetData(ImageData):
             parts = parts[:1] if self.augment == "square" else []
         folder = Path(os.environ.get("CACHE_DIR") or self.root / ".lit_hidden-cache").expanduser()
         for part in parts:
-            self._decoded[part] = open_cache(part, self._resize, folder, self._workers), part.labels
+            self._decoded[part] = decoded_once(part, self._resize, folder, self._workers), part.labels
         self._images = splits
 
     def setup(self, stage: str | None = None) -> None:
@@ -143,8 +142,7 @@ class ImagenetteData(ImageNetData):
     """10 easy classes, downloaded if missing. Not ILSVRC-2012's split of its images, so not picked out of that."""
 
     name, layouts = "imagenette", ("imagenette2-320", "imagenette")
-    source = Imagenette
-    options: ClassVar = {"size": "320px"}
+    source = partial(Imagenette, size="320px")
 
 
 class ImagewoofData(ImageNetData):

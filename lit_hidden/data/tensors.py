@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -47,7 +47,6 @@ class ImageData(L.LightningDataModule):
     # Of sets that are files: folders below root in order of preference, and what downloads the first of them.
     layouts: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[Callable[..., object] | None] = None
-    options: ClassVar[Mapping[str, str]] = {}
 
     def __init__(
         self,
@@ -72,7 +71,7 @@ class ImageData(L.LightningDataModule):
     def prepare_data(self) -> None:
         """Download the set if it is missing, and torchvision can."""
         if self.source and not self.folder:
-            download(self.source, self.root, self.layouts[0], **self.options)
+            download(self.source, self.root, self.layouts[0])
 
     @property
     def held_out(self) -> int:

@@ -48,11 +48,7 @@ class Tree(NamedTuple):
 
 
 def parse_classes(name: str) -> tuple[tuple[str, ...] | None, int | None]:
-    """Which classes `name` means, and how many; None where the folder decides.
-
-    Raises:
-        ValueError: it is none of `CLASS_LISTS`, `first-N`, `all`.
-    """
+    """Which classes `name` means, and how many; None where the folder decides. ValueError: it means none."""
     if name in CLASS_LISTS:
         return CLASS_LISTS[name], len(CLASS_LISTS[name])
     if found := re.fullmatch(r"first-([1-9]\d*)|all", name):
@@ -64,9 +60,7 @@ def read_tree(folder: Path, classes: str = "all", exactly: int | None = None) ->
     """List the images of some classes, see `parse_classes`; `exactly` so many must be there.
 
     Tiny ImageNet is read as it is published, too: test images in `val/images/`, classes in `val/val_annotations.txt`.
-
-    Raises:
-        DataError: there are other classes, a class has no images, or annotations do not fit the images.
+    DataError: there are other classes, a class has no images, or annotations do not fit the images.
     """
     wnids, count = parse_classes(classes)
     with checked(folder / "train", MEND):

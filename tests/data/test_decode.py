@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as TF
 
-from lit_hidden.data.cache import open_cache
-from lit_hidden.data.decode import load
+from lit_hidden.data.decode import decoded_once, load
 from lit_hidden.data.files import DataError
 from lit_hidden.data.imagenet import resize_to
 from lit_hidden.data.trees import read_tree
@@ -85,19 +84,19 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_it_holds_the_middle_squares_of_all_images_in_their_order(images, folder, workers):
-    squares = open_cache(images, 24, folder, workers)
+    squares = decoded_once(images, 24, folder, workers)
     assert squares.shape == (30, 3, 24, 24)
     for i in range(30):
         expected = np.asarray(TF.center_crop(TF.resize(load(images.path(i)), 24), 24)).transpose(2, 0, 1)
         assert np.array_equal(squares[i].numpy(), expected)
     before = squares.clone()
     squares[0, 0, 0, 0] ^= 255
-    assert open_cache(images, 24, folder, 0).equal(before), "one process's writes reach no other"
+    assert decoded_once(images, 24, folder, 0).equal(before), "one process's writes reach no other"
 
 
 def test_a_cache_serves_no_other_size_nor_other_or_changed_files(images, folder):
     def caches(images, size=24) -> int:
-        open_cache(images, size, folder, 0)
+        decoded_once(images, size, folder, 0)
         return len(list(folder.iterdir()))
 
     assert caches(images) == caches(images) == 1
@@ -111,7 +110,7 @@ def test_two_processes_may_decode_at_once_and_one_that_is_killed_leaves_no_cache
 
     def later(file):
         monkeypatch.setattr(os, "fsync", fsync)
-        others.append(open_cache(images, 24, folder, 0))  # another process, which is faster
+        others.append(decoded_once(images, 24, folder, 0))  # another process, which is faster
         fsync(file)
 
     def die(_):
@@ -119,11 +118,11 @@ def test_two_processes_may_decode_at_once_and_one_that_is_killed_leaves_no_cache
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", die)
-        child = multiprocessing.get_context("fork").Process(target=open_cache, args=(images, 24, folder, 0))
+        child = multiprocessing.get_context("fork").Process(target=decoded_once, args=(images, 24, folder, 0))
         child.start()
         child.join()
     assert child.exitcode == -signal.SIGKILL
     assert not list(folder.glob("*.pixels"))
     monkeypatch.setattr(os, "fsync", later)
-    assert open_cache(images, 24, folder, 0).equal(others[0])
+    assert decoded_once(images, 24, folder, 0).equal(others[0])
     assert len(list(folder.glob("*.pixels"))) == 1

@@ -13,7 +13,7 @@ import torch
 
 from lit_hidden import data as sets
 from lit_hidden.data import DataError, DigitsData, ImageNetData, imagenet
-from lit_hidden.data.cache import open_cache
+from lit_hidden.data.decode import decoded_once
 from lit_hidden.data.trees import read_tree
 from lit_hidden.data.wnids import CLASS_LISTS
 
@@ -120,9 +120,9 @@ def images(root: Path):
 def cut_short(root: Path) -> None:
     """Images decoded into a file that is cut short, and opened again."""
     here, folder = images(root), root / "cache"
-    open_cache(here, 24, folder, 0)
+    decoded_once(here, 24, folder, 0)
     os.truncate(next(folder.iterdir()), 9000)
-    open_cache(here, 24, folder, 0)
+    decoded_once(here, 24, folder, 0)
 
 
 WNIDS = CLASS_LISTS["tiny-imagenet-100"]
@@ -158,5 +158,5 @@ def test_what_goes_wrong_while_images_are_decoded_is_told_and_leaves_nothing(tmp
         monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
         says = "cannot take 20736 bytes of images .*No space left"
     with pytest.raises(DataError, match=says):
-        open_cache(here, 24, folder, 0)
+        decoded_once(here, 24, folder, 0)
     assert list(folder.iterdir()) == []
