@@ -54,18 +54,11 @@ def layer_generator(seed: int, purpose: str, layer: str) -> torch.Generator:
 def draw(
     shape: torch.Size, distribution: str, generator: torch.Generator, density: float = 1.0, scaled: Scaled = False
 ) -> Tensor:
-    """Draw the float32 weights `(out, in, *kernel)` of one layer on the CPU.
+    """Draw the float32 weights `(out, in, *kernel)` of one layer on the CPU; `scaled` is that of `hide`.
 
-    Args:
-        shape: of the weights.
-        distribution: one of `DISTRIBUTIONS`; `signed_constant` is the paper's U_k, `kaiming_normal` its N_k. Or the
-            dotted name of a `Draw` of your own, which gets Kaiming's standard deviation.
-        generator: a CPU generator, see `layer_generator`.
-        density: the fraction of weights kept; only `scaled` reads it.
-        scaled: see `lit_hidden.edge_popup.hide`; the two ways agree at a density of 0.5 only.
-
-    Raises:
-        ValueError: an unknown distribution or `scaled`, or an infinite scale.
+    `distribution` is one of `DISTRIBUTIONS` (`signed_constant` is the paper's U_k, `kaiming_normal` its N_k), or the
+    dotted name of a `Draw` of your own, which gets Kaiming's standard deviation. ValueError: an unknown distribution or
+    `scaled`, or an infinite scale.
     """
     if distribution not in DISTRIBUTIONS and "." not in distribution:
         names = ", ".join(DISTRIBUTIONS)

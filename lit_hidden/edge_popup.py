@@ -28,8 +28,6 @@ OfScores = Callable[[Tensor], Tensor]
 class Masked(torch.autograd.Function):
     """`weight * mask(scores)`; backward as if the derivative of the mask by the scores were `slope(scores)`."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(weight: Tensor, scores: Tensor, mask: OfScores, slope: OfScores) -> Tensor:
         """Return the masked weight."""
@@ -210,8 +208,7 @@ def hide(
         skip: layers left unmasked, frozen with the weights they have.
         masker: `EdgePopup`, or a sibling such as `lit_hidden.supermask.Supermask`.
 
-    Raises:
-        ValueError: the model is hidden already, a layer is unknown or cannot be hidden, or a value is not allowed.
+    ValueError: the model is hidden already, a layer is unknown or cannot be hidden, or a value is not allowed.
     """
     layers = weight_layers(model)
     if there := hidden_layers(model):
@@ -293,16 +290,12 @@ def _layer(module: str, weight: str) -> str:
     return plain_name(f"{module}.{weight}").removesuffix(".weight")
 
 
-def _own(module: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in module._parameters.values() if parameter is not None]
-
-
 def _hideable(model: nn.Module, layer: str, module: nn.Module, attribute: str) -> nn.Parameter:
     """Return the parameter behind a layer, or refuse it."""
     weight = module._parameters.get(attribute)
     if weight is None or weight.is_meta:
         why = "its weight is not in memory, or pruning or another parametrization owns it"
-    elif sum(weight.data_ptr() == other.data_ptr() for owner in model.modules() for other in _own(owner)) > 1:
+    elif sum(p.data_ptr() == weight.data_ptr() for m in model.modules() for p in m.parameters(recurse=False)) > 1:
         why = "another layer has the same weight, which cannot have two masks; clone one"
     else:
         return weight

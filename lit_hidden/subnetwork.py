@@ -58,10 +58,8 @@ def save_subnetwork(model: nn.Module, path: str | Path) -> Path:
     """Write the masks of a hidden `model`, one bit per weight, with the seeds its weights come from.
 
     Buffers (running statistics of norm layers) are written too, so that the loaded net gives the same logits.
-
-    Raises:
-        ValueError: nothing is hidden, or the file would not give the model back: its weights are not those of the
-            seeds, or its masker is more than a mask. Found by trial before writing.
+    ValueError: nothing is hidden, or a trial before writing shows that the file would not give the model back: its
+    weights are not those of the seeds, or its masker is more than a mask.
     """
     make, (found, tensors) = Hiding.of(model).arguments["masker"], _described(model)
     plain = reveal(copy.deepcopy(model))
@@ -88,16 +86,9 @@ def load_subnetwork(
 
     In place; returns `model`. Embeddings and other weights that `hide` does not draw must be those of the saved model.
     With `scores.safetensors` beside the file, training goes on as it would have. Without, scores are made to fit the
-    mask, see `set_mask`.
-
-    Args:
-        model: as `hide` takes it.
-        path: a file of `save_subnetwork`. It never makes lit_hidden import code.
-        masker: what the saved model was hidden with, if it is not lit_hidden's.
-        distribution: what its weights were drawn from, if it is not lit_hidden's.
-
-    Raises:
-        SubnetworkError: the file is damaged, does not fit, or names another masker; take a fresh model to try again.
+    mask, see `set_mask`. A file never makes lit_hidden import code: give the `masker` and the `distribution` of the
+    saved model if they are not lit_hidden's. SubnetworkError: the file is damaged, does not fit, or names another
+    masker; take a fresh model to try again.
     """
     beside = Path(path).with_name(_SCORES)
     try:

@@ -31,12 +31,8 @@ def kept(numel: int, density: float) -> int:
 def top_k_mask(scores: Tensor, keep: int) -> Tensor:
     """Mark the `keep` scores of largest magnitude; among equals the later (row-major) index stays.
 
-    Args:
-        scores: `(*)`, any rank and memory layout, floating point, on any device. A GPU is never waited for.
-        keep: how many entries stay, 0 to `scores.numel()`.
-
-    Returns:
-        bool `(*)`, laid out as `scores`, with exactly `keep` entries True.
+    `scores` are `(*)`, floating point, of any rank and memory layout, on any device; `keep` is 0 to `scores.numel()`.
+    The mask is bool `(*)`, laid out as `scores`. A GPU is never waited for.
     """
     mask: Tensor = torch.ops.lit_hidden.top_k_mask(scores, keep)
     return mask
@@ -65,11 +61,6 @@ def _top_k_mask(scores: Tensor, keep: int) -> Tensor:
 @_top_k_mask.register_fake
 def _(scores: Tensor, keep: int) -> Tensor:
     return torch.empty_like(scores, dtype=torch.bool)
-
-
-@_top_k_mask.register_vmap
-def _(info: object, in_dims: tuple[int, None], scores: Tensor, keep: int) -> tuple[Tensor, int]:
-    return torch.stack([top_k_mask(one, keep) for one in scores.unbind(in_dims[0])]), 0
 
 
 @functools.cache

@@ -22,14 +22,10 @@ _ROW = tl.constexpr(256 + 16)
 
 
 def select_triton(scores: Tensor, keep: int) -> Tensor:
-    """Mark the `keep` scores of largest magnitude, exactly as `selection.top_k_mask` does.
+    """Mark the `keep` scores of largest magnitude, 1 to N - 1, exactly as `selection.top_k_mask` does.
 
-    The host never waits and all sizes are known beforehand, so a CUDA graph can hold it. The first call compiles the
-    kernels and must be outside of the graph.
-
-    Args:
-        scores: `(*)`, float32, float16 or bfloat16, or their bits as int32 or int16; contiguous.
-        keep: how many entries stay, 1 to `scores.numel() - 1`.
+    `scores` are `(*)`, contiguous, float32, float16 or bfloat16, or their bits as int32 or int16. The host never waits
+    and all sizes are known beforehand, so a CUDA graph can hold it, after a first call that compiles the kernels.
     """
     assert scores.is_contiguous()
     assert 0 < keep < scores.numel() < 2**31 - _OPTIONS["BLOCK"]  # every index and every count fits 32 bits
