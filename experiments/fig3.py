@@ -173,7 +173,7 @@ def draw(results: Results, figure: Figure) -> None:
             aside = 0.07 if optimizer == "sgd" else 0.12
             panels.others(ax, results, look.color, beyond=aside, net=net, method="dense", optimizer=optimizer)
     for ax, net in zip(axes, NETS, strict=True):  # last: the panels share an axis
-        panels.random(ax, results, net=net)
+        panels.control(ax, panels.each(results, "density", net=net, method="random"))
         panels.density_axis(ax, results.each("density"))
         ax.set_title(net.capitalize())
     axes[0].set_ylabel("test accuracy (%)")

@@ -78,7 +78,7 @@ def draw(results: Results, figure: Figure) -> None:
     panels.supermasks(axes, results, panels.weights("signed_constant", words="Zhou et al., "))
     for optimizer, look in panels.DENSE.items():
         panels.level(axes, results, look, method="dense", optimizer=optimizer)
-    panels.random(axes, results)
+    panels.control(axes, panels.each(results, "density", method="random"))
     panels.density_axis(axes, results.each("density"))
     axes.set(ylabel="test accuracy (%)", title="The fully connected net, 300-100-10")
     panels.finish(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.06))

@@ -85,7 +85,7 @@ def draw(results: Results, figure: Figure) -> None:
             look = panels.weights(distribution, scaled)
             panels.curve(axes, hidden, "density", look, distribution=distribution, scaled=scaled)
     panels.level(axes, results, panels.DENSE["sgd"], method="dense")
-    panels.random(axes, results)
+    panels.control(axes, panels.each(results, "density", method="random"))
     panels.density_axis(axes, results.each("density"))
     axes.set(ylabel="test accuracy (%)", title="ResNet-18")
     panels.finish(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.06))

@@ -118,15 +118,8 @@ def level(axes: Axes, results: Results, look: Look, **where: Any) -> None:
         low, high = min(kept.values()), max(kept.values())
         axes.axhline(kept.mean(), color=look.color, linestyle=look.linestyle, label=look.label, gid="level")
         at = 0.99 - 0.02 * sum(found.get_gid() == "level" for found in axes.collections)
-        bar = LineCollection([[(at, low), (at, high)]], color=look.color, linewidth=1.1, gid="level")
-        bar.set_transform(axes.get_yaxis_transform())  # x as a fraction of the axes, y in data
-        axes.add_collection(bar, autolim=False)
-        axes.update_datalim([(0, low), (0, high)], updatex=False)
-
-
-def random(axes: Axes, results: Results, **where: Any) -> None:
-    """Draw random masks over density as `control` does."""
-    control(axes, each(results, "density", method="random", **where))
+        aside = axes.get_yaxis_transform()  # x as a fraction of the axes, y in data
+        axes.vlines(at, low, high, color=look.color, linewidth=1.1, gid="level", transform=aside)
 
 
 def control(axes: Axes, parts: Mapping[float, Results]) -> None:
