@@ -221,28 +221,27 @@ def hide(
         raise ValueError(f"nothing to hide: {type(model).__name__} has no convolution, linear or attention weight left")
     weight_seed = seed if weight_seed is None else weight_seed
     score_seed = seed if score_seed is None else score_seed
-    drawn, made = {}, {}
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    drawn: dict[str, Tensor] = {}
+    made: dict[str, Masker] = {}
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):  # torch tries each masker, and a supermask samples
         for name, place in layers.items():
-            weight = _hideable(model, name, *place)
+            weight = drawn[name] = _hideable(model, name, *place)
             made[name] = masker(weight, density, generator=layer_generator(score_seed, "scores", name))
             if not isinstance(made[name], Masker):
                 raise TypeError(f"masker={masker} gives no Masker")
             if distribution is not None:
                 generator = layer_generator(weight_seed, "weights", name)
                 drawn[name] = draw(weight.shape, distribution, generator, density, scaled)
-    frozen = tuple(name for name, parameter in model.named_parameters() if parameter.requires_grad)
-    model.requires_grad_(False)
-    masked = {module for module, _ in layers.values()}
-    for module in model.modules():
-        if isinstance(module, _NORMS) or module in masked:
-            zero_biases(module)
-        if isinstance(module, _NORMS) and module.weight is not None:
-            nn.init.ones_(module.weight)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):  # torch tries each masker, and a supermask samples
+        frozen = tuple(name for name, parameter in model.named_parameters() if parameter.requires_grad)
+        model.requires_grad_(False)
+        masked = {module for module, _ in layers.values()}
+        for module in model.modules():
+            if isinstance(module, _NORMS) or module in masked:
+                zero_biases(module)
+            if isinstance(module, _NORMS) and module.weight is not None:
+                nn.init.ones_(module.weight)
         for name, (module, attribute) in layers.items():
-            if name in drawn:
-                module.get_parameter(attribute).copy_(drawn[name])
+            module.get_parameter(attribute).copy_(drawn[name])
             parametrize.register_parametrization(module, attribute, made[name])
     arguments = {
         "density": float(density), "distribution": distribution, "scaled": scaled, "weight_seed": weight_seed,

@@ -82,18 +82,15 @@ def filtered(rows: list[RowOrRun], where: Iterable[str]) -> list[RowOrRun]:
         name, equals, value = wanted.partition("=")
         if not equals or (name not in FIELDS and "." not in name):
             raise ResultsError(f"where {wanted!r} is no FIELD=VALUE; fields are {', '.join(FIELDS)}, or Class.option")
-        found = [(row, options(describe(row) if isinstance(row, dict) else row, name)) for row in rows]
-        rows = [row for row, values in found if number(value) in values]
+        found = []
+        for row in rows:
+            run = describe(row) if isinstance(row, dict) else row
+            found.append((row, set(map(text, run.option(name) if "." in name else [run.row.get(name)]))))
+        rows = [row for row, values in found if text(number(value)) in values]
         if not rows:
-            known = sorted({one for _, values in found for one in values}, key=order)
-            raise ResultsError(f"no run has {wanted}; there are {name}={', '.join(map(text, known))}")
+            known = sorted({one for _, values in found for one in values}, key=lambda one: order(number(one)))
+            raise ResultsError(f"no run has {wanted}; there are {name}={', '.join(known)}")
     return rows
-
-
-def options(run: Run, name: str) -> list[Any]:
-    """List the values of a field or a callback's option, `Class.option`, of a run, as a table's cell has them."""
-    values = run.option(name) if "." in name else [run.row.get(name)]
-    return [str(value) if isinstance(value, tuple) else value for value in values]
 
 
 def read(path: Path) -> list[Row]:
@@ -102,22 +99,18 @@ def read(path: Path) -> list[Row]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for line in csv.DictReader(file, strict=True):
-                rows.append(_row(line))
+                if None in line or None in line.values():
+                    raise ValueError("a line has more or fewer cells than the heading")
+                row: Row = {name: (cell or None) if name in _TEXT else number(cell) for name, cell in line.items()}
+                if (found := describe(row).hash) != row["run"]:
+                    raise ValueError(f"the hash {row['run']} stands for another run, {found}")
+                float(row[primary(row)]), float(row["seconds"] or 0)
+                rows.append(row)
     except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
         raise ResultsError(f"{path} is missing, or damaged in line {len(rows) + 2}: {error!r}") from error
     if not rows:
         raise ResultsError(f"{path} is damaged: it has no run")
     return rows
-
-
-def _row(line: dict[str, str]) -> Row:
-    if None in line or None in line.values():
-        raise ValueError("a line has more or fewer cells than the heading")
-    row: Row = {name: (cell or None) if name in _TEXT else number(cell) for name, cell in line.items()}
-    if (found := describe(row).hash) != row["run"]:
-        raise ValueError(f"the hash {row['run']} stands for another run, {found}")
-    float(row[primary(row)]), float(row["seconds"] or 0)
-    return row
 
 
 def reason(why: str, lost: Mapping[str, Sequence[int]]) -> str:

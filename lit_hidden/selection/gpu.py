@@ -92,10 +92,17 @@ def _mark(  # type: ignore[no-untyped-def]
     first = program * each
     last = tl.minimum(first + each, tl.cdiv(n, BLOCK))
     if (before < drop) & (drop < after):  # some of this program's ties stay
-        # A quarter of the block: a cumulative sum takes registers, in every program.
-        _write_among_ties(raw, mask, first * 4, last * 4, n, threshold, drop - before, BLOCK // 4)
+        drop -= before
+        for quarter in range(first * 4, last * 4):  # of a block: a cumulative sum takes registers, in every program
+            at, bits = _load(raw, quarter, n, BLOCK // 4)
+            tie = ((bits == threshold) & (at < n)).to(tl.int32)
+            tl.store(mask + at, (bits > threshold) | ((tie > 0) & (tl.cumsum(tie, 0) > drop)), mask=at < n)
+            drop -= tl.sum(tie, 0)
     else:
-        _write(raw, mask, first, last, n, threshold - (before >= drop).to(tl.int32), BLOCK)
+        floor = threshold - (before >= drop).to(tl.int32)
+        for block in range(first, last):
+            at, bits = _load(raw, block, n, BLOCK)
+            tl.store(mask + at, bits > floor, mask=at < n)
 
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
@@ -118,21 +125,3 @@ def _resume(scratch, drop, LEVEL: tl.constexpr, PRIOR: tl.constexpr):  # type: i
     whole = tl.cumsum(histogram, 0) <= drop
     digit = tl.sum(whole.to(tl.int32), 0)
     return (prefix << PRIOR) | digit, drop - tl.sum(tl.where(whole, histogram, 0), 0)
-
-
-@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
-def _write(raw, mask, first, last, n, floor, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    for block in range(first, last):
-        at, bits = _load(raw, block, n, BLOCK)
-        tl.store(mask + at, bits > floor, mask=at < n)
-
-
-@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
-def _write_among_ties(  # type: ignore[no-untyped-def]
-    raw, mask, first, last, n, threshold, drop, BLOCK: tl.constexpr
-):  # fmt: skip
-    for block in range(first, last):
-        at, bits = _load(raw, block, n, BLOCK)
-        tie = ((bits == threshold) & (at < n)).to(tl.int32)
-        tl.store(mask + at, (bits > threshold) | ((tie > 0) & (tl.cumsum(tie, 0) > drop)), mask=at < n)
-        drop -= tl.sum(tie, 0)
