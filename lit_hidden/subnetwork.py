@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from lit_hidden.distributions import DISTRIBUTIONS
@@ -22,7 +22,6 @@ from lit_hidden.supermask import Supermask
 
 _FORMAT = "lit_hidden subnetwork 3"
 _KEY = "subnetwork"  # one entry of metadata, so that equal nets are equal bytes
-_SCORES = "scores.safetensors"  # what `lit_hidden.engine.network.save_net` writes beside it
 _MASKERS: dict[str, MakeMasker] = {"EdgePopup": EdgePopup, "Supermask": Supermask}
 
 
@@ -67,7 +66,7 @@ def save_subnetwork(model: nn.Module, path: str | Path) -> Path:
     try:
         if found["hiding"]["distribution"] is None:
             raise ValueError("its weights learn (fix_masks) or were kept (distribution=None)")
-        if fingerprint(reveal(_restored(plain, found, tensors, {}, _MASKERS.get(_name(make), make)))) != revealed:
+        if fingerprint(reveal(_restored(plain, found, tensors, _MASKERS.get(_name(make), make)))) != revealed:
             raise ValueError(f"{_name(make)} changes weights by more than its mask")
     except (ValueError, RuntimeError) as error:  # torch's, of a buffer that cannot be written to
         raise ValueError(
@@ -85,12 +84,10 @@ def load_subnetwork(
     """Hide a fresh `model` as the saved one was, with its masks, buffers and dtype.
 
     In place; returns `model`. Embeddings and other weights that `hide` does not draw must be those of the saved model.
-    With `scores.safetensors` beside the file, training goes on as it would have. Without, scores are made to fit the
-    mask, see `set_mask`. A file never makes lit_hidden import code: give the `masker` and the `distribution` of the
-    saved model if they are not lit_hidden's. SubnetworkError: the file is damaged, does not fit, or names another
-    masker; take a fresh model to try again.
+    Scores are made to fit the mask, see `set_mask`. A file never makes lit_hidden import code: give the `masker` and
+    the `distribution` of the saved model if they are not lit_hidden's. SubnetworkError: the file is damaged, does not
+    fit, or names another masker; take a fresh model to try again.
     """
-    beside = Path(path).with_name(_SCORES)
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -103,11 +100,9 @@ def load_subnetwork(
         for what, names in allowed.items():
             if (saved := found["hiding"][what]) not in names:
                 raise ValueError(f"it was saved with {what} {saved!r:.100}; give that as {what}=")
-        scores = load_file(beside) if beside.is_file() else {}
-        return _restored(model, found, tensors, scores, masker or _MASKERS[found["hiding"]["masker"]])
+        return _restored(model, found, tensors, masker or _MASKERS[found["hiding"]["masker"]])
     except Exception as error:  # a file may hold anything
-        place = f"{path}, or {_SCORES} beside it," if beside.is_file() else path
-        raise SubnetworkError(f"{place} is damaged or does not fit this {type(model).__name__}: {error}") from error
+        raise SubnetworkError(f"{path} is damaged or does not fit this {type(model).__name__}: {error}") from error
 
 
 def _described(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -129,9 +124,7 @@ def _described(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return found, tensors
 
 
-def _restored(
-    model: nn.Module, found: dict[str, Any], tensors: dict[str, Tensor], scores: dict[str, Tensor], masker: MakeMasker
-) -> nn.Module:
+def _restored(model: nn.Module, found: dict[str, Any], tensors: dict[str, Tensor], masker: MakeMasker) -> nn.Module:
     """Hide a model as a file says; ValueError: it would not be saved as the same file."""
     if found["dtype"] is not None:
         model.to(getattr(torch, found["dtype"]))
@@ -140,13 +133,11 @@ def _restored(
         mask = layer.mask()
         bits = np.unpackbits(tensors[f"mask/{name}"].numpy(), count=mask.numel())
         layer.set_mask(torch.from_numpy(bits.astype(bool)).view(mask.shape).to(mask.device))
-    if scores:
-        model.load_state_dict(scores)
     for name, buffer in _buffers(model).items():
         buffer.copy_(tensors[f"buffer/{name}"])
     now = _described(model)[0]
     if differ := [what for what in now if now[what] != found.get(what)]:
-        why = f"a damaged file, another net, other embeddings, {_SCORES} of another net, or a bad set_mask"
+        why = "a damaged file, another net, other embeddings, or a bad set_mask"
         raise ValueError(f"{' and '.join(differ)} would differ: {why}")
     return model
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from lit_hidden.edge_popup import EdgePopup, Masker, hide, maskers, original_weight
-from lit_hidden.engine.network import save_net
 from lit_hidden.subnetwork import SubnetworkError, load_subnetwork, save_subnetwork
 from lit_hidden.supermask import Supermask
 from lit_hidden.ticket import fix_masks
@@ -91,10 +90,6 @@ def older(path: Path) -> None:
     rewrite(path, lambda tensors, metadata: metadata.update(subnetwork='{"format": "lit_hidden subnetwork 2"}'))
 
 
-def beside(path: Path) -> Path:
-    return path.with_name("scores.safetensors")
-
-
 OWNED, TIED = (
     "2 cannot be hidden: its weight is not in memory, or ",
     "0 cannot be hidden: another layer has the same weight",
@@ -144,13 +139,6 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Act, str]] = {
     "load into a hidden model": (lambda: hide(mixed_net(), 0.1), loading(), "already hidden"),
     "load an unknown masker": (
         mixed_net, loading(resaved(lambda: hide(mixed_net(), masker=Gained))), "saved with masker 'Gained'; give that",
-    ),
-    "load with other scores": (
-        mixed_net, loading(lambda path: save_net(shuffled(hide(mixed_net(), 0.3)), beside(path))),
-        "checksum would differ: a damaged file, another net",
-    ),
-    "load with damaged scores": (
-        mixed_net, loading(lambda path: beside(path).write_bytes(b"hello")), "scores.safetensors beside it, is damaged",
     ),
 }  # fmt: skip
 

@@ -16,8 +16,6 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from lit_hidden.edge_popup import EdgePopup, hide, maskers, original_weight, reveal
-from lit_hidden.engine.network import save_net
-from lit_hidden.engine.store import SCORES
 from lit_hidden.subnetwork import SubnetworkError, _digest, fingerprint, load_subnetwork, masks, save_subnetwork
 from lit_hidden.supermask import Supermask
 
@@ -86,7 +84,7 @@ def test_skipped_layers_running_statistics_and_shared_buffers_come_back(tmp_path
     assert fresh._lit_hidden == model._lit_hidden
 
 
-def test_without_its_scores_a_search_goes_on_from_those_of_the_seed_moved_to_fit_the_mask(tmp_path: Path) -> None:
+def test_a_search_goes_on_from_those_of_the_seed_moved_to_fit_the_mask(tmp_path: Path) -> None:
     model = shuffled(hide(net(), 0.3, seed=4))
     fresh, start = load_subnetwork(net(), saved(tmp_path, model)), hide(net(), 0.3, seed=4)
     for name, mask in masks(model).items():
@@ -106,15 +104,6 @@ def trained(model: nn.Module, steps: int) -> nn.Module:
         (model(images) - images.mean((1, 2, 3))[:, None]).pow(2).mean().backward()
         optimizer.step()
     return model
-
-
-@pytest.mark.parametrize("masker", [EdgePopup, Supermask])
-def test_with_its_scores_beside_it_a_search_goes_on_exactly(masker: Any, tmp_path: Path) -> None:
-    model = trained(hide(net(), 0.3, masker=masker), 20)
-    save_net(model, tmp_path / SCORES)
-    loaded = load_subnetwork(net(), saved(tmp_path, model))
-    for mine, other in zip(trained(loaded, 20).parameters(), trained(model, 20).parameters(), strict=True):
-        assert torch.equal(mine, other)
 
 
 def test_a_supermask_comes_back_as_its_most_probable_mask(tmp_path: Path) -> None:
