@@ -162,7 +162,7 @@ def test_kernels_that_fail_or_err_on_a_device_are_left_for_torch(monkeypatch: py
         (gpu.select_triton, "selection on cpu uses torch.topk, which is slower: Triton failed: "),
         (
             lambda raw, keep: _select_torch(raw, keep).roll(1),
-            "of 1000 scores as torch.int32 they select others",
+            "of 1000 scores they select others",
         ),
     ):
         monkeypatch.setattr(gpu, "select_triton", select)

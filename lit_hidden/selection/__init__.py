@@ -48,7 +48,7 @@ def _top_k_mask(scores: Tensor, keep: int) -> Tensor:
     flat = bits.flatten()  # row-major whatever the layout, so that ties are broken alike
     if flat.device.type == "cpu":
         chosen = torch.from_numpy(select(flat.numpy(), keep))
-    elif flat.device.type == "cuda" and flat.element_size() < 8 and _kernels_work(flat.device):
+    elif flat.device.type == "cuda" and flat.dtype == torch.int32 and _kernels_work(flat.device):
         from lit_hidden.selection.gpu import select_triton
 
         chosen = select_triton(flat, keep)
@@ -70,10 +70,9 @@ def _kernels_work(device: torch.device) -> bool:
         from lit_hidden.selection.gpu import select_triton
 
         for numel in (1000, 100_000):  # one program, and many
-            scores = torch.linspace(-3, 3, numel, device=device).round(decimals=3)  # tied
-            for bits in (scores.view(torch.int32), scores.bfloat16().view(torch.int16)):
-                if not torch.equal(select_triton(bits, numel // 2), _select_torch(bits, numel // 2)):
-                    raise RuntimeError(f"of {numel} scores as {bits.dtype} they select others")
+            bits = torch.linspace(-3, 3, numel, device=device).round(decimals=3).view(torch.int32)  # tied
+            if not torch.equal(select_triton(bits, numel // 2), _select_torch(bits, numel // 2)):
+                raise RuntimeError(f"of {numel} scores they select others")
     except Exception as error:  # compilers and drivers raise of many kinds
         warnings.warn(f"selection on {device} uses torch.topk, which is slower: Triton failed: {error}", stacklevel=2)
         return False

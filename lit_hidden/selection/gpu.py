@@ -1,9 +1,8 @@
-"""Exact top-k of scores on a GPU: a radix select in Triton. Import it only where there is a CUDA device.
+"""Exact top-k of float32 scores on a GPU: a radix select in Triton. Import it only where there is a CUDA device.
 
-A selection zeroes 4 kB, passes over the scores once per digit of the magnitude (float32: 8, 8, 8 and 7 bits; half
-precision: 8 and 7), and writes the mask. So n float32 scores take 6 launches, read 20n bytes and write n; n
-half-precision scores take 4, read 6n and write n. Triton counts a histogram with one ballot per bin, so digits are
-narrow. Scratch: 4 kB and one histogram per program (4 programs per multiprocessor).
+A selection zeroes 4 kB, passes over the scores once per digit of the magnitude (8, 8, 8 and 7 bits), and writes the
+mask. So n scores take 6 launches, read 20n bytes and write n. Triton counts a histogram with one ballot per bin, so
+digits are narrow. Scratch: 4 kB and one histogram per program (4 programs per multiprocessor).
 """
 
 from typing import Any
@@ -13,35 +12,33 @@ import triton  # type: ignore[import-not-found,import-untyped,unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from torch import Tensor
 
-_RAW = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
-_DIGITS = {torch.int32: (8, 8, 8, 7), torch.int16: (8, 7)}  # bits of each digit, the highest first
+_DIGITS = (8, 8, 8, 7)  # bits of each digit, the highest first
 _OPTIONS: dict[str, Any] = {"BLOCK": 2048, "num_warps": 4, "enable_fp_fusion": False}  # Triton 3.9 wants fusion named
 # Scratch has a row per digit: its histogram, then the digits above it and how many scores to drop among theirs.
 _STATE = tl.constexpr(256)
 _ROW = tl.constexpr(256 + 16)
 
 
-def select_triton(scores: Tensor, keep: int) -> Tensor:
+def select_triton(raw: Tensor, keep: int) -> Tensor:
     """Mark the `keep` scores of largest magnitude, 1 to N - 1, exactly as `selection.top_k_mask` does.
 
-    `scores` are `(*)`, contiguous, float32, float16 or bfloat16, or their bits as int32 or int16. The host never waits
-    and all sizes are known beforehand, so a CUDA graph can hold it, after a first call that compiles the kernels.
+    `raw` are the bits of the scores, int32 `(N,)`, contiguous. The host never waits and all sizes are known beforehand,
+    so a CUDA graph can hold it, after a first call that compiles the kernels.
     """
-    assert scores.is_contiguous()
-    assert 0 < keep < scores.numel() < 2**31 - _OPTIONS["BLOCK"]  # every index and every count fits 32 bits
-    raw = scores.detach().view(_RAW.get(scores.dtype, scores.dtype))
+    n = raw.numel()
+    assert raw.is_contiguous()
+    assert 0 < keep < n < 2**31 - _OPTIONS["BLOCK"]  # every index and every count fits 32 bits
     mask = torch.empty_like(raw, dtype=torch.bool)
-    n, digits = raw.numel(), _DIGITS[raw.dtype]
     most = 4 * torch.cuda.get_device_properties(raw.device).multi_processor_count if raw.is_cuda else 4
     blocks = triton.cdiv(n, _OPTIONS["BLOCK"])
     each = triton.cdiv(blocks, most)
     grid = (triton.cdiv(blocks, each),)
-    scratch = torch.zeros((len(digits), _ROW.value), dtype=torch.int32, device=raw.device)
-    table = torch.empty((*grid, 2 ** digits[-1]), dtype=torch.int32, device=raw.device)
+    scratch = torch.zeros((len(_DIGITS), _ROW.value), dtype=torch.int32, device=raw.device)
+    table = torch.empty((*grid, 2 ** _DIGITS[-1]), dtype=torch.int32, device=raw.device)
     sizes = (n, n - keep, each)
     with torch.cuda.device(raw.get_device()):
-        for level, width in enumerate(digits):
-            prior, below = digits[level - 1] if level else 0, sum(digits[level + 1 :])
+        for level, width in enumerate(_DIGITS):
+            prior, below = _DIGITS[level - 1] if level else 0, sum(_DIGITS[level + 1 :])
             _count[grid](raw, scratch, table, *sizes, LEVEL=level, PRIOR=prior, WIDTH=width, SHIFT=below, **_OPTIONS)
         programs = triton.next_power_of_2(most)
         _mark[grid](raw, scratch, table, mask, *sizes, LEVEL=level + 1, PRIOR=width, PROGRAMS=programs, **_OPTIONS)
@@ -109,8 +106,7 @@ def _mark(  # type: ignore[no-untyped-def]
 def _load(raw, block, n, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """Read a block of magnitudes: without the sign, IEEE bits order as integers."""
     at = block * BLOCK + tl.arange(0, BLOCK)
-    bits = tl.load(raw + at, mask=at < n, other=0).to(tl.int32)
-    return at, bits & (0x7FFF if raw.dtype.element_ty == tl.int16 else 0x7FFFFFFF)
+    return at, tl.load(raw + at, mask=at < n, other=0) & 0x7FFFFFFF
 
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
