@@ -1,6 +1,7 @@
 """Arrows point down only: what each room may import, read from the import statements themselves."""
 
 import ast
+import shutil
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -102,16 +103,20 @@ def runs(preset):
 """
 
 
-def test_help_planning_and_comparing_wait_for_no_framework(python: Callable[..., str], tmp_path: Path) -> None:
+def test_help_planning_the_page_and_comparing_wait_for_no_framework(python: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "mine.py").write_text(MINE)
+    committed = Path("experiments", "results", "fig1", "quick")
+    shutil.copytree(ROOT / committed, tmp_path / committed)
     code = (
         "import os, sys, lit_hidden\nfrom lit_hidden.cli import main\n"
-        "def loaded(): return sorted({'torch', 'lightning', 'wandb', 'timm', 'numpy', 'rich'} & {*sys.modules})\n"
+        "NAMES = 'torch', 'lightning', 'matplotlib', 'scipy', 'wandb', 'timm', 'numpy', 'rich'\n"
+        "def loaded(): return sorted({*NAMES} & {*sys.modules})\n"
         "try: main(['--help'])\nexcept SystemExit: print(loaded())\n"
         "lit_hidden.Run(density=0.5).hash, lit_hidden.Results([]), lit_hidden.Claim\n"
         f"os.chdir({str(tmp_path)!r})\n"
         "main(['reproduce', 'mine', '--dry-run'])\n"
+        "main(['report'])\n"
         "try: main(['compare', 'mine'])\nexcept SystemExit as end: print(end.code)\n"
         "print(loaded())"
     )
@@ -120,6 +125,7 @@ def test_help_planning_and_comparing_wait_for_no_framework(python: Callable[...,
         assert f"\n    {name}" in said
     assert "\n[]\n" in said, "help"
     assert "Lesion(epoch=2)" in said, "the plan"
+    assert "report.html: 1 experiments" in said
     assert said.endswith("1\n['numpy', 'rich']"), "compare: no run is done"
 
 

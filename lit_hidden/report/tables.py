@@ -148,12 +148,9 @@ class Cell:
 
 def cells(rows: Iterable[Row]) -> list[Cell]:
     """Group rows that differ by their seeds or by what was recorded, sorted by net, method and so on."""
-    trainings: dict[str, tuple[Run, Row]] = {}  # the same training with and without a recording counts once
-    for row in rows:
-        run = describe(row)
-        trainings.setdefault(run.unrecorded.hash, (run, row))
     found: dict[str, Cell] = {}
-    for run, row in sorted(trainings.values(), key=lambda pair: [order(setting(pair[0], n)) for n in CONDITIONS]):
+    runs = [(describe(row), row) for row in rows]
+    for run, row in sorted(runs, key=lambda pair: [order(setting(pair[0], name)) for name in CONDITIONS]):
         found.setdefault(run.unrecorded.cell, Cell(run, [])).rows.append(row)
     return list(found.values())
 
