@@ -46,7 +46,7 @@ class ImageData(L.LightningDataModule):
     augment_default: ClassVar[bool] = False
     # Of sets that are files: folders below root in order of preference, and what downloads the first of them.
     layouts: ClassVar[tuple[str, ...]] = ()
-    source: ClassVar[Callable[..., object] | None] = None
+    source: ClassVar[Callable[..., Any] | None] = None
 
     def __init__(
         self,

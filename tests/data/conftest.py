@@ -1,5 +1,6 @@
 import hashlib
 import os
+import pickle
 import struct
 from pathlib import Path
 
@@ -51,9 +52,11 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             md5 = {}
             for part, count in (("train", 60), ("t10k", 10)):
                 pixels, labels = bytes(range(count)) * 784, bytes(i % 10 for i in range(count))
-                images = written(folder / f"{part}-images-idx3-ubyte", struct.pack(">4I", 2051, count, 28, 28) + pixels)
-                named = written(folder / f"{part}-labels-idx1-ubyte", struct.pack(">2I", 2049, count) + labels)
-                md5[part] = (images, named)
+                for name, content in (
+                    (f"{part}-images-idx3-ubyte", struct.pack(">4I", 2051, count, 28, 28) + pixels),
+                    (f"{part}-labels-idx1-ubyte", struct.pack(">2I", 2049, count) + labels),
+                ):
+                    md5[name] = written(folder / name, content)
             monkeypatch.setattr(MNISTData, "md5", md5)
             return folder
         sums = []
@@ -67,6 +70,9 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         if sums:
             monkeypatch.setattr(CIFAR10, "train_list", sums[:5])
             monkeypatch.setattr(CIFAR10, "test_list", sums[5:])
+            meta = {"filename": "batches.meta", "key": "label_names"}
+            names = pickle.dumps({"label_names": [*"abcdefghij"]})
+            monkeypatch.setattr(CIFAR10, "meta", meta | {"md5": written(folder / "batches.meta", names)})
         return folder
 
     return write
