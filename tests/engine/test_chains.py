@@ -128,6 +128,8 @@ def test_scores_are_left_where_a_run_goes_on_or_no_seed_gives_the_weights_back(s
         done(store, alone.then())
     done(store, HIDDEN)
     assert files(store, HIDDEN) == {SCORES, SUBNETWORK}
+    left = network(store, HIDDEN).state_dict()
+    assert all(torch.equal(left[name], tensor) for name, tensor in tensors(store, HIDDEN, SCORES).items())
     cut = replace(HIDDEN, callbacks=(spec("lesion.Lesion", epoch=0),))
     done(store, cut, keep=False)
     assert files(store, cut) == {SCORES}
