@@ -69,8 +69,8 @@ lines: ## Count the lines of Python: the rooms of the library, the reading path,
 reproduce-%: install FORCE ## Train a figure's missing runs, check its claims, draw it (reproduce-all: every figure; PRESET=quick, DATA=, DEVICES=, PER_RUN=, LAUNCHER=, MINUTES=)
 	$(BIN)/lit-hidden reproduce $* --preset $(PRESET) --out $(OUT) $(WHERE) $(ARGS)
 
-bench: $(VENV)/.installed-bench ## Measure selection, training steps, input, an epoch, start; table and plot (ONLY=selection,steps; DATA= DATA_DIR= NET=; ARGS="--seconds 3")
-	$(BIN)/lit-hidden bench $(if $(ONLY),--only $(ONLY)) $(if $(DATA),--data $(DATA)) $(if $(NET),--net $(NET)) --out $(OUT)/bench $(ARGS)
+bench: $(VENV)/.installed-bench ## Measure selection, training steps, input, an epoch, start; table and plot (ONLY=selection,steps; ARGS="--seconds 3")
+	$(BIN)/lit-hidden bench $(if $(ONLY),--only $(ONLY)) --out $(OUT)/bench $(ARGS)
 
 calibration: install ## Simulate how often verdicts are wrong in grids of known truth (ARGS="--grids 1000": a first look)
 	$(BIN)/python experiments/_calibration.py --out $(RESULTS)/calibration $(ARGS)

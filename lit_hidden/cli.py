@@ -81,12 +81,10 @@ def parser() -> argparse.ArgumentParser:
     table.add_argument("--csv", dest="as_csv", action="store_true", help="write CSV with all numbers")
 
     measures = "measure selection, training steps, input, an epoch, and start-up"
-    speed = add("bench", "experiments.bench.command:bench", measures, "--data-dir")
+    speed = add("bench", "experiments.bench.command:bench", measures)
     sections = "with commas: selection, steps, input, epoch, start; without it all"
     speed.add_argument("--only", metavar="SECTIONS", help=sections)
     speed.add_argument("--device", help="cpu or cuda; both, if there is a GPU")
-    speed.add_argument("--data", help="a set by name: measure its loader and training alone")
-    speed.add_argument("--net", help="the net that --data trains: resnet50 on ImageNet and subsets, else conv4")
     speed.add_argument("--seconds", type=float, default=1.0, help="the shortest time of a measurement")
     speed.add_argument("--out", default="results/bench", help="folder of the numbers, the page and the plot")
 

@@ -18,15 +18,17 @@ SCRIPTS = ROOT / "experiments" / "gpu"
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="scripts for Linux")
 
 
-def test_each_section_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_precision_and_the_kernels_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["measure.py", "cpu", str(tmp_path)])
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
+    for name in ("benchmark", "allow_tf32"):
+        monkeypatch.setattr(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
     threads = torch.get_num_threads()
     runpy.run_path(str(SCRIPTS / "measure.py"))
     torch.set_num_threads(threads)
     rows = [json.loads(line) for line in (tmp_path / "measure.jsonl").read_text().splitlines()]
-    assert [row for row in rows if "failed" in row] == []
-    assert {"step", "kernels"} <= {name for row in rows for name in row}
+    steps = [row["step"] for row in rows if "step" in row]
+    assert steps == [f"conv2 hidden {precision}" for precision in ("float32", "TF32", "bf16", "default")]
+    assert [row["kernels"] for row in rows if "kernels" in row] == ["conv2"]
 
 
 def test_the_scripts_measure_and_train_what_they_are_told_for_what_is_left_of_their_seconds(tmp_path: Path) -> None:

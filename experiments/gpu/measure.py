@@ -1,15 +1,11 @@
 """What a GPU takes for a step of a hidden net, by net, precision and kernel; a line of JSON each, written as it comes.
 
-    python3 measure.py cuda OUT      (cpu: tries the script itself, on tiny nets)
-
-The most telling sections come first; one that fails is reported, and the next one starts.
+`python3 measure.py cuda OUT`; with `cpu` it tries itself, on tiny nets.
 """
 
 import json
 import sys
-import traceback
 import warnings
-from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -35,15 +31,6 @@ def say(**row: object) -> None:
         file.write(line + "\n")
 
 
-def section(work: Callable[..., None], *arguments: str) -> None:
-    try:
-        work(*arguments)
-    except Exception:
-        say(section=[work.__name__, *arguments], failed=traceback.format_exc().splitlines()[-40:])  # its causes before
-        if gpu:
-            torch.cuda.set_stream(torch.cuda.default_stream())  # a capture that failed leaves its own
-
-
 def prepared(net: str, at_once: int) -> tuple[Steps, Any]:
     """A hidden net's steps and a block of that many batches."""
     torch.manual_seed(0)
@@ -56,20 +43,12 @@ def step(net: str, precision: str) -> None:
     """Milliseconds of a training step, 100 of them at once, as the engine takes them."""
     many = 100 if gpu else 4
     steps, block = prepared(net, many)
-    if gpu:
-        torch.cuda.reset_peak_memory_stats()
+    # By default torch computes convolutions in TF32, products in float32.
+    torch.set_float32_matmul_precision("high" if precision == "TF32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision != "float32"
     with torch.autocast(dev.type, torch.bfloat16, enabled=precision == "bf16"):
-        # By default torch computes convolutions in TF32, products in float32.
-        torch.set_float32_matmul_precision("high" if precision == "TF32" else "highest")
-        torch.backends.cudnn.allow_tf32 = precision != "float32"
-        try:
-            losses = [round(float(steps.train(block)["loss"]), 4) for _ in range(2)]
-            ms = timed(partial(steps.train, block), 0.3 if gpu else 0.0, many)()
-        finally:
-            torch.set_float32_matmul_precision("highest")
-            torch.backends.cudnn.allow_tf32 = True
-    peak = torch.cuda.max_memory_allocated() / 1e9 if gpu else 0
-    say(step=f"{net} hidden {precision}", ms=round(ms, 5), losses=losses, peak_gb=round(peak, 2))
+        ms = timed(partial(steps.train, block), 0.3 if gpu else 0.0, many)()
+    say(step=f"{net} hidden {precision}", ms=round(ms, 5))
     steps.forget()
 
 
@@ -77,9 +56,7 @@ def kernels(net: str) -> None:
     """The kernels of a step and how long each takes, from an eager one: the graph holds the same."""
     steps, block = prepared(net, 8)
     for _ in range(4):
-        steps.place.fill_(0)
         steps._step(block.loader, batch_size)
-    steps.place.fill_(0)
     with profile(activities=[ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU]) as seen:
         steps._step(block.loader, batch_size)
         if gpu:
@@ -95,9 +72,7 @@ torch.set_num_threads(1)
 torch.backends.cudnn.benchmark = True  # as the engine's Trainer sets it
 warnings.filterwarnings("ignore", module="lightning")
 out.mkdir(parents=True, exist_ok=True)
-for net, precision in product(nets, ("default", "float32")):
-    section(step, net, precision)
+for precision, net in product(("float32", "TF32", "bf16", "default"), nets):
+    step(net, precision)
 for net in nets:
-    section(kernels, net)
-for net, precision in product(nets, ("bf16", "TF32")):
-    section(step, net, precision)
+    kernels(net)
