@@ -7,6 +7,7 @@ from itertools import product
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
@@ -19,11 +20,13 @@ SIDES = ((0, 1), (1, 0), (-1, 0), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 PLACES = list(product((6, 10, 16), SIDES))
 
 
-def draw(axes: Axes, results: Results, name: Callable[[Run], str]) -> None:
+def draw(figure: Figure, results: Results, name: Callable[[Run], str]) -> Axes:
     """Draw accuracy over the number of parameters (of a subnetwork, weights kept), one point per net.
 
     `name` names a net from any of its runs.
     """
+    figure.set_size_inches(8.6, 5.6)
+    axes = figure.add_axes((0.075, 0.3, 0.905, 0.64))
     axes.set_xscale("log")
     axes.set_autoscalex_on(False)  # it cannot show a single size
     axes.margins(y=0.12)
@@ -48,10 +51,11 @@ def draw(axes: Axes, results: Results, name: Callable[[Run], str]) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: panels.count(value)))
-    axes.set_xlabel("parameters; of a subnetwork, the weights kept")
+    axes.set(xlabel="parameters; of a subnetwork, the weights kept", ylabel="test accuracy (%)")
     axes.grid(axis="y")
-    panels.stack([axes])
+    panels.finish(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.07))
     _beside(axes, named)
+    return axes
 
 
 def _by_size(results: Results) -> dict[float, Results]:

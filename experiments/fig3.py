@@ -18,8 +18,8 @@ from statistics import mean
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments import _density as density
 from lit_hidden.judge import Claim, more_scatter
-from lit_hidden.report import panels
 from lit_hidden.results import Results
 from lit_hidden.run import Run, vary
 
@@ -161,20 +161,8 @@ CLAIMS = [
 
 def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(13, 4.6)
-    axes = figure.subplots(1, 4, sharey=True)
+    axes = dict(zip(NETS, figure.subplots(1, 4, sharey=True), strict=True))
     figure.subplots_adjust(left=0.05, right=0.98, top=0.92, bottom=0.36, wspace=0.14)
-    for ax, net in zip(axes, NETS, strict=True):
-        for distribution in DISTRIBUTIONS:
-            look = panels.weights(distribution)
-            panels.curve(ax, results, "density", look, net=net, distribution=distribution, method="edge_popup")
-            panels.others(ax, results, look.color, net=net, distribution=distribution)
-        for optimizer, look in panels.DENSE.items():
-            panels.level(ax, results, look, net=net, method="dense", optimizer=optimizer)
-            aside = 0.07 if optimizer == "sgd" else 0.12
-            panels.others(ax, results, look.color, beyond=aside, net=net, method="dense", optimizer=optimizer)
-    for ax, net in zip(axes, NETS, strict=True):  # last: the panels share an axis
-        panels.control(ax, panels.each(results, "density", net=net, method="random"))
-        panels.density_axis(ax, results.each("density"))
-        ax.set_title(net.capitalize())
-    axes[0].set_ylabel("test accuracy (%)")
-    panels.finish(figure, axes, bbox_to_anchor=(0.5, 0.06))
+    for net, panel in axes.items():
+        density.panel(panel, results, net)
+    density.finish(figure, axes, results, ncols=4)

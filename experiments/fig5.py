@@ -102,13 +102,8 @@ def draw(results: Results, figure: Figure) -> None:
 
 
 def as_many(results: Results, density: float) -> Results:
-    """Keep the runs with as many weights as a preset's narrowest net has at `density`; maybe none.
-
-    Unlike `size` it needs no run of that net, so it serves half a grid.
-    """
-    same = set()
-    for base, multiples, _ in PRESETS.values():
-        narrowest = replace(base, density=density)
-        runs = [narrowest, *(thinned(narrowest, multiple) for multiple in multiples)]
-        same |= {(run.data, run.width, run.density) for run in runs}
-    return results.where(lambda run: (run.data, run.width, run.density) in same)
+    """Keep the runs with as many weights as a preset's narrowest net, which may be absent, has at `density`."""
+    bases = [(replace(base, density=density), (1.0, *multiples)) for base, multiples, _ in PRESETS.values()]
+    same = [thinned(base, multiple) for base, multiples in bases for multiple in multiples]
+    fields = {(run.data, run.width, run.density) for run in same}
+    return results.where(lambda run: (run.data, run.width, run.density) in fields)

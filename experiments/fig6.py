@@ -18,9 +18,9 @@ from statistics import mean
 
 from matplotlib.figure import Figure
 
+from experiments import _density as density
 from experiments import _margins as margins
 from lit_hidden.judge import Claim
-from lit_hidden.report import panels
 from lit_hidden.results import Results
 from lit_hidden.run import Run, vary
 
@@ -85,20 +85,8 @@ CLAIMS = [
 def draw(results: Results, figure: Figure) -> None:
     nets = results.each("net")
     figure.set_size_inches(3.2 * max(len(nets), 3), 4.9)
-    axes = figure.subplots(1, len(nets), squeeze=False)[0]
+    axes = dict(zip(nets, figure.subplots(1, len(nets), squeeze=False)[0], strict=True))
     figure.subplots_adjust(left=0.065, right=0.96, top=0.92, bottom=0.38, wspace=0.2)
-    for ax, net in zip(axes, nets, strict=True):
-        same = results.select(net=net)
-        for distribution in POPUP:
-            look = panels.weights(distribution, words="edge-popup, ")
-            panels.curve(ax, same, "density", look, distribution=distribution, method="edge_popup")
-            panels.others(ax, same, look.color, net=net, distribution=distribution)
-        for distribution in ZHOU:
-            look = panels.weights(distribution, words="Zhou et al., ")
-            panels.supermasks(ax, same, look, distribution=distribution)
-        panels.level(ax, same, panels.DENSE["sgd"], method="dense")
-        panels.others(ax, same, panels.DENSE["sgd"].color, beyond=0.07, net=net, method="dense", optimizer="sgd")
-        panels.density_axis(ax, panels.each(results, "density", method="edge_popup"))
-        ax.set_title(net.capitalize())
-    axes[0].set_ylabel("test accuracy (%)")
-    panels.finish(figure, axes, ncols=3, bbox_to_anchor=(0.5, 0.06))
+    for net, panel in axes.items():
+        density.panel(panel, results, net, POPUP, ZHOU)
+    density.finish(figure, axes, results)

@@ -20,6 +20,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from experiments import _density as density
 from lit_hidden.judge import Claim
 from lit_hidden.report import panels
 from lit_hidden.results import Results
@@ -127,18 +128,7 @@ CLAIMS = [
 def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(9, 5.2)
     axes = figure.add_axes((0.085, 0.34, 0.895, 0.58))
-    hidden = panels.there(results, method="edge_popup")
-    for distribution in KAIMING:
-        for scaled in panels.each(hidden, "scaled"):
-            look = panels.weights(distribution, scaled)
-            panels.curve(axes, hidden, "density", look, distribution=distribution, scaled=scaled)
-        panels.others(axes, results, panels.weights(distribution).color, net="conv4", distribution=distribution)
-    for distribution in OTHERS:
-        panels.curve(axes, hidden, "density", panels.weights(distribution), distribution=distribution, lr=0.1)
-    raised = hidden.where(lambda run: run.lr != 0.1)
-    panels.curve(axes, raised, "density", CONTROL, distribution="xavier_normal")
-    panels.level(axes, results, panels.DENSE["sgd"], method="dense")
-    panels.others(axes, results, panels.DENSE["sgd"].color, beyond=0.07, net="conv4", method="dense", optimizer="sgd")
-    panels.density_axis(axes, results.each("density"))
-    axes.set(ylabel="test accuracy (%)", title="Conv4")
-    panels.finish(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.06))
+    raised = {run for run, _ in results if run.method == "edge_popup" and run.lr != 0.1}
+    density.panel(axes, results.where(lambda run: run not in raised), "conv4", KAIMING + OTHERS)
+    panels.curve(axes, results.where(raised.__contains__), "density", CONTROL)
+    density.finish(figure, {"conv4": axes}, results)

@@ -17,7 +17,6 @@ from experiments import _imagenet as imagenet_grid
 from experiments import _margins as margins
 from experiments import _sizes as sizes
 from lit_hidden.judge import Claim
-from lit_hidden.report import panels
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 
@@ -56,8 +55,5 @@ CLAIMS = [
 
 
 def draw(results: Results, figure: Figure) -> None:
-    figure.set_size_inches(8.6, 5.6)
-    axes = figure.add_axes((0.075, 0.3, 0.905, 0.64))
-    sizes.draw(axes, results, lambda run: imagenet_grid.NETS[run.net])
-    axes.set(ylabel="test accuracy (%)", title=f"{KEPT} of random ResNets, and ResNets trained")
-    panels.finish(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.07))
+    axes = sizes.draw(figure, results, lambda run: imagenet_grid.NETS[run.net])
+    axes.set_title(f"{KEPT} of random ResNets, and ResNets trained")

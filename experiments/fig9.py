@@ -13,10 +13,10 @@ Cost: quick 18 runs, 2 minutes on two busy cores; short 27, an estimated hour, a
 
 from matplotlib.figure import Figure
 
+from experiments import _density as density
 from experiments import _imagenet as imagenet_grid
 from experiments import _margins as margins
 from lit_hidden.judge import Claim
-from lit_hidden.report import panels
 from lit_hidden.results import Results
 from lit_hidden.run import Run, vary
 
@@ -74,13 +74,6 @@ CLAIMS = [
 def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(7.6, 5.2)
     axes = figure.add_axes((0.085, 0.34, 0.895, 0.58))
-    for distribution, same in panels.each(results.where(lambda run: run.method != "dense"), "distribution").items():
-        look = panels.weights(distribution, words="edge-popup, ")
-        panels.curve(axes, same, "density", look, method="edge_popup")
-        panels.others(axes, same, look.color, net="resnet50", distribution=distribution)
-        panels.supermasks(axes, same, panels.weights(distribution, words="Zhou et al., "))
-    panels.level(axes, results, panels.DENSE["sgd"], method="dense")
-    panels.others(axes, results, panels.DENSE["sgd"].color, beyond=0.07, net="resnet50", method="dense")
-    panels.density_axis(axes, panels.each(results, "density", method="edge_popup"))
-    axes.set(ylabel="test accuracy (%)", title="ResNet-50")
-    panels.finish(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.07))
+    density.panel(axes, results, "resnet50", imagenet_grid.DISTRIBUTIONS, imagenet_grid.DISTRIBUTIONS)
+    axes.set_title("ResNet-50")
+    density.finish(figure, {"resnet50": axes}, results)

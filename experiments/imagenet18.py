@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 from experiments import _margins as margins
 from experiments import _sizes as sizes
 from lit_hidden.judge import Claim
-from lit_hidden.report import panels
 from lit_hidden.results import Results
 from lit_hidden.run import Run, vary
 
@@ -68,8 +67,5 @@ CLAIMS = [
 
 
 def draw(results: Results, figure: Figure) -> None:
-    figure.set_size_inches(7.6, 5.2)
-    axes = figure.add_axes((0.085, 0.34, 0.895, 0.58))
-    sizes.draw(axes, results, lambda run: f"x{run.width:g}")
-    axes.set(ylabel="test accuracy (%)", title="30% of random ResNet-18 of two widths, and ResNet-18 trained")
-    panels.finish(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.07))
+    axes = sizes.draw(figure, results, lambda run: f"x{run.width:g}")
+    axes.set_title("30% of random ResNet-18 of two widths, and ResNet-18 trained")

@@ -11,9 +11,9 @@ Cost: quick 42 runs, a minute on two cores; short 68, the paper's; paper 68, of 
 
 from matplotlib.figure import Figure
 
+from experiments import _density as density
 from experiments import _margins as margins
 from lit_hidden.judge import Claim
-from lit_hidden.report import panels
 from lit_hidden.results import Results
 from lit_hidden.run import Run, vary
 
@@ -72,13 +72,6 @@ CLAIMS = [
 def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(7.6, 4.9)
     axes = figure.add_axes((0.085, 0.33, 0.895, 0.59))
-    for distribution in DISTRIBUTIONS:
-        look = panels.weights(distribution)
-        panels.curve(axes, results, "density", look, distribution=distribution, method="edge_popup")
-    panels.supermasks(axes, results, panels.weights("signed_constant", words="Zhou et al., "))
-    for optimizer, look in panels.DENSE.items():
-        panels.level(axes, results, look, method="dense", optimizer=optimizer)
-    panels.control(axes, panels.each(results, "density", method="random"))
-    panels.density_axis(axes, results.each("density"))
-    axes.set(ylabel="test accuracy (%)", title="The fully connected net, 300-100-10")
-    panels.finish(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.06))
+    density.panel(axes, results, "lenet", DISTRIBUTIONS, ("signed_constant",))
+    axes.set_title("The fully connected net, 300-100-10")
+    density.finish(figure, {"lenet": axes}, results)

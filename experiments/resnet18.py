@@ -15,9 +15,9 @@ from dataclasses import replace
 
 from matplotlib.figure import Figure
 
+from experiments import _density as density
 from experiments import _margins as margins
 from lit_hidden.judge import Claim
-from lit_hidden.report import panels
 from lit_hidden.results import Results
 from lit_hidden.run import Run, vary
 
@@ -79,13 +79,6 @@ CLAIMS = [
 def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(9, 4.9)
     axes = figure.add_axes((0.085, 0.33, 0.895, 0.59))
-    hidden = panels.there(results, method="edge_popup")
-    for distribution in DISTRIBUTIONS:
-        for scaled in panels.each(hidden, "scaled"):
-            look = panels.weights(distribution, scaled)
-            panels.curve(axes, hidden, "density", look, distribution=distribution, scaled=scaled)
-    panels.level(axes, results, panels.DENSE["sgd"], method="dense")
-    panels.control(axes, panels.each(results, "density", method="random"))
-    panels.density_axis(axes, results.each("density"))
-    axes.set(ylabel="test accuracy (%)", title="ResNet-18")
-    panels.finish(figure, [axes], ncols=3, bbox_to_anchor=(0.5, 0.06))
+    density.panel(axes, results, NET.net, DISTRIBUTIONS)
+    axes.set_title("ResNet-18")
+    density.finish(figure, {NET.net: axes}, results)
