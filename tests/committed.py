@@ -1,17 +1,17 @@
-"""Results folders made by hand, as the engine writes them. Loaded by path: tests are no package."""
+"""Results folders made by hand, as the engine writes them."""
 
 import csv
 import json
-import runpy
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+from fabricated import measured
 
 from lit_hidden.engine.written import rows
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 
-made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).with_name("fabricated.py")))
 PROVENANCE = {
     "seconds": 90.0,
     "device": "CPU, 1 thread(s)",
@@ -33,7 +33,7 @@ def accuracy(run: Run) -> float:
 
 
 def results(runs: Iterable[Run], accuracy: Callable[[Run], float] = accuracy, **result: Any) -> Results:
-    found: Results = made["measured"](runs, accuracy, lambda run: 0.0, **result, provenance=PROVENANCE)
+    found: Results = measured(runs, accuracy, lambda run: 0.0, **result, provenance=PROVENANCE)
     return found
 
 

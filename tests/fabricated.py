@@ -1,4 +1,4 @@
-"""Runs, traces and results made by hand and by numpy, as the engine leaves them. Loaded by path: no package."""
+"""Runs, traces and results made by hand and by numpy, as the engine leaves them."""
 
 import csv
 import importlib

@@ -1,4 +1,4 @@
-"""What the tests of hiding share: small nets and a look at what was hidden. Loaded by path: tests are no package."""
+"""What the tests of hiding share: small nets and a look at what was hidden."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -2,13 +2,13 @@
 
 import csv
 import math
-import runpy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fabricated import experiment
 from scipy import stats
 
 from lit_hidden.judge import (
@@ -24,7 +24,6 @@ from lit_hidden.results import Results
 from lit_hidden.run import Run, vary
 
 ROOT = Path(__file__).parent.parent
-made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).with_name("fabricated.py")))
 FAILS = (10.0, 10.1, 9.9)
 
 
@@ -300,7 +299,7 @@ def test_more_scatter_is_the_f_test() -> None:
 
 @pytest.fixture(scope="module")
 def calibration() -> Any:
-    return made["experiment"]("_calibration")
+    return experiment("_calibration")
 
 
 @pytest.fixture(scope="module")

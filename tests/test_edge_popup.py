@@ -1,20 +1,15 @@
 """The parametrization: masks against a sort, gradients against autograd, training against a plain implementation."""
 
 import math
-import runpy
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from hiding import conv_net, masker_of
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from lit_hidden.edge_popup import EdgePopup, hide, maskers, original_weight
-
-made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "hiding.py"))
-conv_net, masker_of = made["conv_net"], made["masker_of"]
 
 
 def by_sorting(scores: Tensor, density: float) -> Tensor:

@@ -1,23 +1,19 @@
 """What `hide` draws, freezes and masks, which seed reaches what, and what `reveal` gives back."""
 
 import pickle
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hiding import conv_net, describe, masker_of, mixed_net, same
 from torch import nn
 from torch.nn.utils import parametrize
 
 from lit_hidden.distributions import draw, layer_generator
 from lit_hidden.edge_popup import EdgePopup, Hiding, hide, maskers, original_weight, reveal
 from lit_hidden.selection import kept
-
-made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "hiding.py"))
-conv_net, mixed_net, masker_of = (made[name] for name in ("conv_net", "mixed_net", "masker_of"))
-describe, same = made["describe"], made["same"]
 
 
 @pytest.mark.parametrize("norm", [

@@ -1,22 +1,18 @@
 """Every architecture hides, runs and reveals; so do shared layers, wrappers, copies and compiled models."""
 
 import copy
-import runpy
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from hiding import conv_net
 from torch import Tensor, nn
 
 from lit_hidden.edge_popup import hide, maskers, original_weight, reveal, weight_layers
 from lit_hidden.selection import kept
 from lit_hidden.subnetwork import fingerprint
-
-made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "hiding.py"))
-conv_net, mixed_net = made["conv_net"], made["mixed_net"]
 
 
 def check_any(net: nn.Module, x: Tensor, density: float = 0.5) -> list[str]:

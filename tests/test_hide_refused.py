@@ -2,13 +2,13 @@
 
 import math
 import re
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hiding import conv_net, mixed_net, rewrite, shuffled
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
@@ -18,8 +18,6 @@ from lit_hidden.supermask import Supermask
 from lit_hidden.ticket import fix_masks
 
 Act = Callable[[nn.Module, Path], object]
-made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "hiding.py"))
-conv_net, mixed_net, shuffled, rewrite = (made[name] for name in ("conv_net", "mixed_net", "shuffled", "rewrite"))
 
 
 def two(first: nn.Module, second: nn.Module) -> nn.Module:

@@ -1,15 +1,13 @@
 """Drawings: of any part of a grid, with failures counted, others' points beside ours, greys that differ."""
 
-import runpy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from itertools import combinations
-from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pytest
+from fabricated import drawn, experiment, measured, overlaps
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -18,10 +16,8 @@ from lit_hidden.report import panels, style
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 
-made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parent / "fabricated.py"))
-measured, overlaps, drawn = made["measured"], made["overlaps"], made["drawn"]
 NAMES = ("fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10", "imagenet18", "mnist", "resnet18", "tickets")
-FIGURES = {name: made["experiment"](name) for name in (*NAMES, "table2", "fig1", "fig2")}
+FIGURES = {name: experiment(name) for name in (*NAMES, "table2", "fig1", "fig2")}
 ROUNDED = "Zhou et al., most probable mask"
 
 

@@ -2,22 +2,22 @@
 
 import base64
 import re
-import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import committed
 import pytest
+from committed import SVG, folder
 
 from lit_hidden.page import build, load, match, report
 from lit_hidden.report.published import POINTS, Published
 from lit_hidden.report.tables import ResultsError, cells, read
 from lit_hidden.run import Run, vary
 
-made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parent / "committed.py"))
-CLAIM: dict[str, Any] = dict(made["CLAIM"])  # type: ignore[call-overload]
+CLAIM: dict[str, Any] = dict(committed.CLAIM)  # type: ignore[call-overload]
 NASTY = '<script>alert(1)</script> & "{{contents}}" \\1 \''
 UNBOUNDED = CLAIM | {"sentence": "another", "verdict": "undecided", "margin": None, "low": None, "high": None}
 EXACT = CLAIM | {"sentence": "no weight changes", "verdict": "contradicted", "kind": "check", "every": True,
@@ -65,7 +65,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         claims = [CLAIM, UNBOUNDED, EXACT, EXACT | {"kind": "primary"}] if place == "fig3-quick" else [CLAIM]
         name, _, preset = place.partition("-")
         more = {"train_accuracy": 91.25} if place == "fig3-paper" else {}
-        made["folder"](base, name, preset, made["results"](grids.get(place, QUICK[:1]), **more), claims)
+        folder(base, name, preset, committed.results(grids.get(place, QUICK[:1]), **more), claims)
     for file in ("README.md", "calibration/README.md", "gpu/bench.json", "bench/bench.svg", "fig4/short/runs.tar.gz"):
         (base / file).parent.mkdir(parents=True, exist_ok=True)
         (base / file).touch()  # these are no experiment's results, or not yet
@@ -195,7 +195,7 @@ def test_what_an_article_says_of_runs_and_verdicts(
 ) -> None:
     of_runs = {name: more[name] for name in ("accuracy", "parameters") if name in more}
     told = {name: value for name, value in more.items() if name not in of_runs}
-    path = made["folder"](tmp_path, "fig3", "quick", made["results"](runs, **of_runs), **told)
+    path = folder(tmp_path, "fig3", "quick", committed.results(runs, **of_runs), **told)
     page = build(load(path.parents[1]))
     said = article(page, "fig3-quick")
     assert [text for text in texts if text not in said] == []
@@ -204,7 +204,7 @@ def test_what_an_article_says_of_runs_and_verdicts(
 
 
 def test_several_commits_are_listed_with_their_runs(tmp_path: Path) -> None:
-    path = made["folder"](tmp_path, "fig10", "quick", made["results"](QUICK)) / "results.csv"
+    path = folder(tmp_path, "fig10", "quick", committed.results(QUICK)) / "results.csv"
     path.write_text(path.read_text().replace("0123456789ab", "ba9876543210-dirty", 1))
     assert "commit 0123456789ab (11); ba9876543210-dirty (1)" in article(build(load(tmp_path)), "fig10-quick")
 
@@ -213,8 +213,8 @@ def test_a_published_number_belongs_to_the_run_that_is_least_cut(tmp_path: Path)
     runs = [Run(density=0.5, width=w, epochs=e) for w, e in ((0.5, 100), (1, 5), (1, 100), (2, 100), (0.5, 50))]
     runs += [Run(density=0.5, scaled=True), Run(density=0.5, lr=0.2), Run(density=0.1), Run(density=0.7)]
     runs += [Run(density=0.7, distribution="kaiming_normal")]
-    found = made["results"](runs, lambda run: {0.5: 80.0}.get(run.density, 70.0) + (10 if run.scaled else 0))
-    some = cells(read(made["folder"](tmp_path, "fig3", "quick", found) / "results.csv"))
+    found = committed.results(runs, lambda run: {0.5: 80.0}.get(run.density, 70.0) + (10 if run.scaled else 0))
+    some = cells(read(folder(tmp_path, "fig3", "quick", found) / "results.csv"))
     point = Published("third party", "conv4", "edge_popup", 86.07, "signed_constant", 0.5)
     best = next(p for p in POINTS if p.source == "quoted" and p.net == "conv4")  # the best of several densities
     for one in (point, best):
@@ -235,12 +235,12 @@ def test_the_page_loads_nothing_and_its_drawings_are_whole(page: Page) -> None:
     assert len(images) == len(PLACES)
     for image in images:
         kind, _, data = str(image["src"]).partition(";base64,")
-        assert (kind, base64.b64decode(data).decode()) == ("data:image/svg+xml", made["SVG"])
+        assert (kind, base64.b64decode(data).decode()) == ("data:image/svg+xml", SVG)
 
 
 def test_foreign_text_is_escaped_and_braces_are_left_alone(tmp_path: Path) -> None:
     claim = CLAIM | {"sentence": NASTY, "unit": NASTY, "why": NASTY}
-    made["folder"](tmp_path, "nasty", "quick", made["results"](QUICK[:1]), [claim], NASTY)
+    folder(tmp_path, "nasty", "quick", committed.results(QUICK[:1]), [claim], NASTY)
     page = build(load(tmp_path))
     assert "<script" not in page
     assert Page(page).text.count(NASTY) == 5  # a claim, its unit, its reason, the title and the contents
@@ -266,7 +266,7 @@ def test_the_committed_results_make_a_page(tmp_path: Path) -> None:
 def test_missing_and_damaged_files_are_named_with_the_remedy(
     tmp_path: Path, name: str, content: str | None, message: str
 ) -> None:
-    path = made["folder"](tmp_path, "fig3", "quick", made["results"](QUICK)) / name
+    path = folder(tmp_path, "fig3", "quick", committed.results(QUICK)) / name
     path.unlink() if content is None else path.write_text(content)
     with pytest.raises(ResultsError, match=f"{message}.*; make reproduce-fig3 PRESET=quick OUT={tmp_path} writes it"):
         load(tmp_path)

@@ -3,7 +3,6 @@
 import copy
 import json
 import random
-import runpy
 import sys
 import types
 from collections.abc import Callable
@@ -12,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from hiding import mixed_net as net
+from hiding import rewrite, same, shuffled
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -20,8 +21,6 @@ from lit_hidden.subnetwork import SubnetworkError, _digest, fingerprint, load_su
 from lit_hidden.supermask import Supermask
 
 Photograph = Callable[[nn.Module], Any]
-made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "hiding.py"))
-net, shuffled, same, rewrite = (made[name] for name in ("mixed_net", "shuffled", "same", "rewrite"))
 
 
 def saved(tmp_path: Path, model: nn.Module | None = None) -> Path:

@@ -1,19 +1,14 @@
 import math
-import runpy
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from hiding import masker_of
 from scipy import stats
 from torch import nn
 
 from lit_hidden.edge_popup import hide, original_weight, reveal
 from lit_hidden.supermask import Supermask
-
-made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "hiding.py"))
-masker_of = made["masker_of"]
 
 
 @pytest.mark.parametrize("density", [0.01, 0.1, 0.5, 0.9])

@@ -4,13 +4,14 @@ import csv
 import json
 import math
 import re
-import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import committed
 import pytest
+from committed import PROVENANCE
 
 from lit_hidden.code import Spec, spec
 from lit_hidden.engine.archive import contents
@@ -37,14 +38,13 @@ from lit_hidden.report.tables import (
 from lit_hidden.results import Results
 from lit_hidden.run import Run, vary
 
-made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parent / "committed.py"))
 RESULTS = Path(__file__).parent.parent / "experiments" / "results"
 GRID = vary([Run(net="conv2", data="digits", epochs=4, width=0.25)], density=[0.1, 0.5, None], seed=range(3))
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    folder: Path = made["folder"](tmp_path, "fig3", "quick", made["results"](GRID))
+    folder: Path = committed.folder(tmp_path, "fig3", "quick", committed.results(GRID))
     return folder / "results.csv"
 
 
@@ -54,12 +54,12 @@ def test_rows_are_read_back_as_the_engine_made_them(tmp_path: Path) -> None:
         Run(density=0.5, net="conv8", scaled=True, augment=False, width=0.125, seed=3, weight_seed=7),
         Run(optimizer="adam"),
     ]
-    provenance = made["PROVENANCE"] | {"commit": "12345678e123", "device": None}  # as a number it would be infinite
+    provenance = PROVENANCE | {"commit": "12345678e123", "device": None}  # as a number it would be infinite
     found = Results(
         (run, {"accuracy": 0.1 + 0.2, "loss": float("inf"), "edges": 7, "provenance": provenance}, None) for run in runs
     )
     found.rows[2][1]["swapped"] = 40  # a number that only a later run has comes after the provenance
-    path = made["folder"](tmp_path, "fig3", "quick", found) / "results.csv"
+    path = committed.folder(tmp_path, "fig3", "quick", found) / "results.csv"
     assert read(path) == rows(found)
     assert [describe(row) for row in read(path)] == runs
 
@@ -117,7 +117,7 @@ CHAIN = [
 
 
 def test_callbacks_and_runs_before_are_read_back_from_a_table(tmp_path: Path) -> None:
-    table = read(made["folder"](tmp_path, "mine", "quick", made["results"](CHAIN)) / "results.csv")
+    table = read(committed.folder(tmp_path, "mine", "quick", committed.results(CHAIN)) / "results.csv")
     assert [describe(row) for row in table] == CHAIN
     assert [describe(row).to_json() for row in table] == [run.to_json() for run in CHAIN]
 
@@ -136,7 +136,7 @@ def test_callbacks_and_runs_before_are_read_back_from_a_table(tmp_path: Path) ->
     ],
 )
 def test_runs_and_rows_are_chosen_by_options_of_callbacks(where: str, left: list[int] | str) -> None:
-    for there in (CHAIN, rows(made["results"](CHAIN))):
+    for there in (CHAIN, rows(committed.results(CHAIN))):
         if isinstance(left, str):
             with pytest.raises(ResultsError, match=f"^{re.escape(left)}$"):
                 filtered(there, [where])
@@ -145,7 +145,7 @@ def test_runs_and_rows_are_chosen_by_options_of_callbacks(where: str, left: list
 
 
 def test_cells_of_callbacks_differ_by_what_they_do_and_not_by_what_they_record() -> None:
-    found = cells(rows(made["results"](CHAIN)))
+    found = cells(rows(committed.results(CHAIN)))
     assert sorted([row["seed"] for row in cell.rows] for cell in found) == [[0], [0], [0], [0, 1], [1]]
     runs = [run.resolved for run in CHAIN]
     assert varying(runs) == ["density", "epochs", "callbacks", "after", "masker"]
@@ -175,7 +175,7 @@ def test_cells_are_means_over_seeds_that_train_whatever_was_recorded(path: Path)
     assert cells(row | {"failed": True} for row in failing)[1].mean() is None
     trace = spec("trace.Trace", updates=9)
     traced = [Run(density=0.5, data="digits", callbacks=(trace,)), Run(density=0.5, data="digits", seed=1)]
-    assert len(cells(rows(made["results"](traced)))) == 1
+    assert len(cells(rows(committed.results(traced)))) == 1
 
 
 def test_fields_that_differ_leave_out_seeds_and_each_methods_own_recipe() -> None:

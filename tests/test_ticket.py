@@ -1,21 +1,18 @@
 """A ticket: its mask is held, what it keeps learns, what it drops is 0 in every product."""
 
 import copy
-import runpy
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hiding import mixed_net as net
+from hiding import same, shuffled
 from torch import nn
 
 from lit_hidden.edge_popup import EdgePopup, hide, maskers, original_weight, reveal
 from lit_hidden.subnetwork import fingerprint, masks, used_masks
 from lit_hidden.supermask import Supermask
 from lit_hidden.ticket import fix_masks
-
-made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "hiding.py"))
-net, shuffled, same = (made[name] for name in ("mixed_net", "shuffled", "same"))
 
 
 def stepped(model: nn.Module, decay: float = 0.0, steps: int = 4) -> nn.Module:

@@ -1,7 +1,6 @@
 """The ideas that come with the suite do what they say; stopped in the middle they end as if never stopped."""
 
 import re
-import runpy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ import pytest
 import torch
 from scipy.spatial.distance import pdist
 from torch import nn
+from training import ARM, TEXT, TINY, counted, without_time
 
 from lit_hidden.callbacks import RunCallback, weights
 from lit_hidden.callbacks.labels import RandomLabels
@@ -28,9 +28,6 @@ from lit_hidden.engine.network import make_data, make_module, network
 from lit_hidden.engine.train import Recorder, train
 from lit_hidden.run import Run
 
-made: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "engine" / "training.py"))
-TINY, ARM, TEXT = made["TINY"], made["ARM"], made["TEXT"]
-without_time, counted = made["without_time"], made["counted"]
 DENSE, HIDDEN = Run(epochs=2, **TINY), Run(density=0.5, epochs=2, **TINY)
 NORMS = {"net": "cifar_resnet18", "width": 0.05, "data": "digits", "train_images": 300, "epochs": 1}
 

@@ -1,7 +1,6 @@
 """Iterative magnitude pruning, rewinding and early stopping: exact counts, and the weights they say."""
 
 import csv
-import runpy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from training import TEXT
 
 from lit_hidden.code import Spec, spec
 from lit_hidden.engine.network import make_data, make_module
 from lit_hidden.run import Run
 from lit_hidden.selection import kept
 
-made: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "engine" / "training.py"))
-TEXT = made["TEXT"]
 NET = {"net": "lenet", "width": 0.1, "data": "digits", "train_images": 240, "held_out": 60, "batch_size": 60}
 DENSE = Run(**NET, epochs=2, optimizer="adam", distribution="xavier_normal", schedule="constant")
 UPDATES = 4  # of an epoch

@@ -1,20 +1,15 @@
 """Tasks of one's own, an arm and a text: what their data are, and that they are learnt and measured in their units."""
 
 import math
-import runpy
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from training import ARM, TEXT, without_time
 
 from lit_hidden.callbacks import arm, text
 from lit_hidden.engine.network import make_module, network
 from lit_hidden.run import Run
-
-made: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "engine" / "training.py"))
-ARM, TEXT, without_time = made["ARM"], made["TEXT"], made["without_time"]
 
 
 def test_the_angles_bring_the_hand_to_the_place_and_no_others_do():

@@ -1,11 +1,8 @@
 """The trace of a run: the update rule, every swap counted, and what figure 1 draws of the other methods."""
 
-import runpy
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
+from training import HIDDEN, TINY
 
 from lit_hidden.callbacks.trace import Trace
 from lit_hidden.code import spec
@@ -14,9 +11,6 @@ from lit_hidden.engine.network import make_data, make_module
 from lit_hidden.engine.train import train
 from lit_hidden.results import Results
 from lit_hidden.run import Run
-
-made: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "engine" / "training.py"))
-TINY, HIDDEN = made["TINY"], made["HIDDEN"]
 
 
 @pytest.fixture(scope="module")

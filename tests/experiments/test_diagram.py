@@ -1,11 +1,9 @@
-import runpy
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import matplotlib.colors
 import numpy as np
 import pytest
+from fabricated import planted, simulated
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -13,9 +11,6 @@ from matplotlib.figure import Figure
 from experiments import _diagram as diagram
 from experiments._diagram import Swap
 from lit_hidden.report.style import COLORS
-
-made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
-planted, simulated = made["planted"], made["simulated"]
 
 
 def rows(trace: dict[str, np.ndarray], *keep: int) -> dict[str, np.ndarray]:

@@ -1,13 +1,14 @@
 """Every claim of every experiment: some results support it, some contradict it, some do not decide it; chance none."""
 
-import runpy
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import fabricated
 import numpy as np
 import pytest
+from fabricated import measured
 
 from experiments import _margins as margins
 from lit_hidden.judge import judge
@@ -15,7 +16,6 @@ from lit_hidden.report.published import points
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 
-made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
 EXPERIMENTS = sorted(path.stem for path in (Path(__file__).parents[2] / "experiments").glob("[!_]*.py"))
 # These are about more than accuracies; tests of their own have results of the three kinds for each claim.
 OTHERS = (
@@ -27,7 +27,7 @@ Accuracy = Callable[[Run], float]
 
 @cache
 def experiment(name: str) -> Any:
-    return made["experiment"](name)
+    return fabricated.experiment(name)
 
 
 @cache
@@ -39,7 +39,7 @@ def grid(name: str) -> list[Run]:
 @cache
 def verdicts(name: str, accuracy: Accuracy, spread: float | Accuracy = 0.1) -> list[str]:
     """Judge the paper preset of an experiment by made-up accuracies, scattered evenly by `spread` either way."""
-    results = made["measured"](grid(name), accuracy, spread if callable(spread) else lambda run: spread)
+    results = measured(grid(name), accuracy, spread if callable(spread) else lambda run: spread)
     return [judge(claim, results, grid(name)).verdict for claim in experiment(name).CLAIMS]
 
 
@@ -196,7 +196,7 @@ def test_one_cell_is_enough_to_fail_a_claim_about_all(name: str, where: Any, val
 
 def test_a_subnetwork_with_more_weights_than_the_smaller_net_contradicts_figure_8() -> None:
     more = {"parameters": lambda run: 22e6 if run.density else 21.8e6}
-    results = made["measured"](grid("fig8"), of_the_paper, **more)
+    results = measured(grid("fig8"), of_the_paper, **more)
     told = [judge(claim, results).verdict for claim in experiment("fig8").CLAIMS]
     assert [number for number, verdict in enumerate(told) if verdict == "contradicted"] == [1]
 
@@ -210,7 +210,7 @@ def test_adam_is_judged_by_the_published_protocol_alone() -> None:
     """In cut presets its batches of 60 make twice as many updates."""
     fig3 = experiment("fig3")
     for preset, expected in (("quick", 40), ("paper", 90)):
-        results = made["measured"](fig3.runs(preset), lambda run: 90.0 if run.optimizer == "adam" else 40.0)
+        results = measured(fig3.runs(preset), lambda run: 90.0 if run.optimizer == "adam" else 40.0)
         assert fig3.trained(results, "conv2") == pytest.approx(expected, abs=0.1)
 
 

@@ -1,12 +1,12 @@
 """Figures 1 and 2: claims that are exact, and drawings whose numbers are the traces'."""
 
-import runpy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fabricated
 import numpy as np
 import pytest
+from fabricated import hidden, overlaps, simulated
 from matplotlib.figure import Figure
 
 from experiments import _diagram as diagram
@@ -14,28 +14,26 @@ from lit_hidden.judge import judge
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 
-made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
-fig1, fig2 = made["experiment"]("fig1"), made["experiment"]("fig2")
-hidden, simulated = made["hidden"], made["simulated"]
+fig1, fig2 = fabricated.experiment("fig1"), fabricated.experiment("fig2")
 UNITS = ("unit-in", "unit-out")
 KEPT, UNCHANGED, REENTER, BEATS = fig2.CLAIMS
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    found: Results = made["results"](fig2.runs("smoke"), tmp_path_factory.mktemp("runs"))
+    found: Results = fabricated.results(fig2.runs("smoke"), tmp_path_factory.mktemp("runs"))
     return found
 
 
 @pytest.fixture(scope="module")
 def figure(results: Results) -> Figure:
-    drawn: Figure = made["drawn"](fig2, results, "smoke")
+    drawn: Figure = fabricated.drawn(fig2, results, "smoke")
     return drawn
 
 
 @pytest.fixture(scope="module")
 def sketch(results: Results) -> Figure:
-    drawn: Figure = made["drawn"](fig1, results, "smoke")
+    drawn: Figure = fabricated.drawn(fig1, results, "smoke")
     return drawn
 
 
@@ -133,9 +131,9 @@ def test_without_a_swap_figure_2_says_so_and_no_text_lies_on_another(
 ) -> None:
     still = simulated(0)
     still["chosen_after"] = still["chosen_before"] = np.repeat(still["chosen_before"][:1], 24, 0)
-    there = made["results"](fig2.runs("smoke")[:1], tmp_path, {0: still})
-    drawings = [made["drawn"](experiment, there, "smoke") for experiment in (fig1, fig2)]
+    there = fabricated.results(fig2.runs("smoke")[:1], tmp_path, {0: still})
+    drawings = [fabricated.drawn(experiment, there, "smoke") for experiment in (fig1, fig2)]
     said = [text.get_text() for text in drawings[1].texts if text.get_gid() == "rule"]
     assert said == ["No edge of this layer was swapped\nat any of the 24 recorded updates."]
     for drawing in (*drawings, figure, sketch):
-        assert made["overlaps"](drawing, UNITS) == []
+        assert overlaps(drawing, UNITS) == []

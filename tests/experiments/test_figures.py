@@ -1,17 +1,16 @@
 """What every experiment keeps to: its docstring, its grids, drawings that can be read; and what is special to some."""
 
 import re
-import runpy
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any
 
+import fabricated
 import numpy as np
 import pytest
 import torchvision.models
+from fabricated import experiment, hollow, measured, overlaps, parameters
 from matplotlib.figure import Figure
 
 from lit_hidden import build
@@ -22,9 +21,7 @@ from lit_hidden.results import NoRunsError, Results
 from lit_hidden.run import Run
 
 ROOT = Path(__file__).parents[2]
-made: dict[str, Callable[..., Any]] = runpy.run_path(str(ROOT / "tests" / "fabricated.py"))
-measured, hollow = made["measured"], made["hollow"]
-EVERY = {path.stem: made["experiment"](path.stem) for path in sorted((ROOT / "experiments").glob("[!_]*.py"))}
+EVERY = {path.stem: experiment(path.stem) for path in sorted((ROOT / "experiments").glob("[!_]*.py"))}
 # Those drawn from accuracies; the others are drawn in tests of their own.
 READINGS = ("lottery", "random_labels", "individuals")
 NAMES = [name for name in EVERY if name not in ("fig1", "fig2", "theorem", *READINGS)]
@@ -58,7 +55,7 @@ def grid(name: str, preset: str) -> list[Run]:
 @cache
 def drawn(name: str, preset: str) -> tuple[Figure, Results]:
     results = measured(grid(name, preset), accuracy, lambda run: 1.0)
-    return made["drawn"](EVERY[name], results, preset), results
+    return fabricated.drawn(EVERY[name], results, preset), results
 
 
 # --- the contract ------------------------------------------------------------------------------------------------
@@ -98,7 +95,7 @@ def test_claims_are_about_runs_that_there_are(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_text_lies_on_another_or_outside(name: str) -> None:
-    assert made["overlaps"](drawn(name, "paper")[0]) == []
+    assert overlaps(drawn(name, "paper")[0]) == []
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "table2"])
@@ -223,7 +220,7 @@ def test_points_stand_at_the_number_of_weights_that_are_there(name: str) -> None
     plotted = {(round(x), round(float(y), 6)) for line in figure.axes[0].get_lines() for x, y in line.get_xydata()}
     for run, _ in results:
         same = results.select(net=run.net, width=run.width, method=run.method, distribution=run.distribution)
-        assert run.method == "random" or (made["parameters"](run), round(same.mean(), 6)) in plotted
+        assert run.method == "random" or (parameters(run), round(same.mean(), 6)) in plotted
 
 
 def test_the_numbers_of_others_are_the_readmes_and_torchvisions() -> None:
@@ -236,7 +233,7 @@ def test_the_numbers_of_others_are_the_readmes_and_torchvisions() -> None:
 
 
 def words(results: Results) -> list[str]:
-    return [text.get_text() for text in made["drawn"](table2, results, "paper").texts]
+    return [text.get_text() for text in fabricated.drawn(table2, results, "paper").texts]
 
 
 def test_table_2_writes_what_was_measured_and_the_readmes_numbers_beside_it() -> None:

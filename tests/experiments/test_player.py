@@ -1,27 +1,26 @@
 import base64
 import json
 import re
-import runpy
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fabricated
 import numpy as np
 import pytest
+from fabricated import experiment
 
 from experiments import _diagram as diagram
 from experiments import _player as player
 from lit_hidden.results import Results
 
-made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
-simulated, fig2 = made["simulated"], made["experiment"]("fig2")
+simulated, fig2 = fabricated.simulated, experiment("fig2")
 RUNS = fig2.runs("smoke")
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    found: Results = made["results"](RUNS, tmp_path_factory.mktemp("runs"))
+    found: Results = fabricated.results(RUNS, tmp_path_factory.mktemp("runs"))
     return found
 
 
@@ -91,7 +90,7 @@ def test_five_long_seeds_of_a_wide_layer_stay_below_two_megabytes_and_no_name_br
     trace |= {name: np.tile(trace[name], 65) for name in ("swapped", "reentered")}  # 39,000 updates, 600 recorded
     trace["step"] = np.linspace(0, 38_999, 600).round().astype(int)
     runs = [replace(run, seed=seed, net="a.b:</script><b>") for run in RUNS[::3] for seed in range(5)]
-    text = player.page(made["results"](runs, tmp_path, dict.fromkeys(range(5), trace)))
+    text = player.page(fabricated.results(runs, tmp_path, dict.fromkeys(range(5), trace)))
     assert len(text) < 2_000_000
     assert "<b>" not in text
     seed = data(text)["seeds"][4]

@@ -1,13 +1,12 @@
 """The reading list: each claim can hold, fail and stay open; overlap and consistency against scipy and by hand."""
 
 import csv
-import runpy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fabricated import drawn, overlaps
 from scipy.spatial.distance import squareform
 from scipy.stats import hypergeom, pearsonr
 
@@ -15,8 +14,6 @@ from experiments import _crossed, individuals, lottery, random_labels
 from lit_hidden.judge import judge
 from lit_hidden.results import NoRunsError, Results
 from lit_hidden.run import Run
-
-made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
 
 
 def noise(run: Run, name: str = "") -> float:
@@ -251,8 +248,8 @@ def test_claims_about_individuals_can_hold_fail_and_stay_open():
 def test_a_drawing_can_be_read(experiment, tmp_path):
     make = {lottery: lottery_results, individuals: individuals_results}.get(experiment)
     results = make(0, folder=tmp_path) if make else labels_results(tmp_path, 0)
-    figure = made["drawn"](experiment, results, "quick")
-    assert not made["overlaps"](figure)
+    figure = drawn(experiment, results, "quick")
+    assert not overlaps(figure)
     assert sum(len(axes.get_lines()) for axes in figure.axes) > 15
 
 

@@ -1,12 +1,12 @@
 """Theorem 1's experiment: its grid, claims that can hold and can fail, a drawing that can be read."""
 
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fabricated import drawn, experiment, overlaps
 from matplotlib.figure import Figure
 
 from lit_hidden.callbacks.swaps import KINDS, RATES, summary
@@ -14,8 +14,7 @@ from lit_hidden.judge import judge
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 
-made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
-theorem = made["experiment"]("theorem")
+theorem = experiment("theorem")
 STEPS, LAYERS, SWAPPING = 10, 4, RATES[3:]  # nothing swaps at the smallest rates
 
 Falls = Callable[[Run, str, float, int], bool]
@@ -59,7 +58,7 @@ def measured(runs: list[Run], folder: Path, falls: Falls | None, **changes: np.n
 
 
 def drawing(results: Results, preset: str) -> Figure:
-    figure: Figure = made["drawn"](theorem, results, preset)
+    figure: Figure = drawn(theorem, results, preset)
     return figure
 
 
@@ -126,7 +125,7 @@ def figure(results: Results) -> Figure:
 
 
 def test_the_points_are_the_shares_and_no_text_lies_on_another(figure: Figure, results: Results) -> None:
-    assert made["overlaps"](figure) == []
+    assert overlaps(figure) == []
     lines = {c.get_label(): np.asarray(c.lines[0].get_ydata(), float) for c in figure.axes[0].containers}
     assert set(lines) == {look.label for look in theorem.LOOKS.values()}
     for kind in KINDS:
@@ -143,4 +142,4 @@ def test_runs_in_which_nothing_swaps_or_of_one_width_are_drawn_too(tmp_path: Pat
     figure = drawing(measured(theorem.runs("smoke"), tmp_path / "still", None), "smoke")
     assert figure.texts[0].get_text() == "At no step would any learning rate have swapped an edge."
     begun = drawing(measured(theorem.runs("quick")[:1], tmp_path / "begun", all_fall), "quick")
-    assert made["overlaps"](figure) == made["overlaps"](begun) == []
+    assert overlaps(figure) == overlaps(begun) == []
