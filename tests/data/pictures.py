@@ -1,4 +1,4 @@
-"""Small image trees made by hand, for tests of ImageNet's subsets. Loaded by path: tests are no package."""
+"""Small image trees made by hand, for tests of ImageNet's subsets."""
 
 import zlib
 from pathlib import Path

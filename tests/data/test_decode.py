@@ -3,13 +3,13 @@
 import io
 import multiprocessing
 import os
-import runpy
 import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pictures import picture, plant, tree
 from PIL import Image
 from torchvision.transforms import functional as TF
 
@@ -17,9 +17,6 @@ from lit_hidden.data.decode import decoded_once, load
 from lit_hidden.data.files import DataError
 from lit_hidden.data.imagenet import resize_to
 from lit_hidden.data.trees import read_tree
-
-made = runpy.run_path(str(Path(__file__).parent / "pictures.py"))
-picture, plant, tree = made["picture"], made["plant"], made["tree"]
 
 
 def pixels(path: Path) -> np.ndarray:

@@ -4,21 +4,18 @@ import errno
 import os
 import pickle
 import re
-import runpy
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import torch
+from pictures import plant, tree
 
 from lit_hidden import data as sets
 from lit_hidden.data import DataError, DigitsData, ImageNetData, imagenet
 from lit_hidden.data.decode import decoded_once
 from lit_hidden.data.trees import read_tree
 from lit_hidden.data.wnids import CLASS_LISTS
-
-made = runpy.run_path(str(Path(__file__).parent / "pictures.py"))
-plant, tree = made["plant"], made["tree"]
 
 ABC = ["n01", "n02", "n03"]
 BIN, PY, RAW = "cifar-10-batches-bin", "cifar-10-batches-py", "MNIST/raw"

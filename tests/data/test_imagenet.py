@@ -1,12 +1,12 @@
 """ImageNet and its subsets: which files are images, where they are, which are chosen, what is decoded once."""
 
 import re
-import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from pictures import plant, tree
 from torchvision.datasets import ImageFolder, Imagenette
 from torchvision.transforms import Normalize
 from torchvision.transforms import functional as TF
@@ -17,9 +17,6 @@ from lit_hidden.data.loader import CropLoader
 from lit_hidden.data.trees import Images, read_tree
 from lit_hidden.data.wnids import CLASS_LISTS
 from lit_hidden.recipes import CLASS_LISTS as NAMES
-
-made = runpy.run_path(str(Path(__file__).parent / "pictures.py"))
-plant, tree = made["plant"], made["tree"]
 
 ABC = ["n01", "n02", "n03"]
 

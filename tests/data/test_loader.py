@@ -3,14 +3,13 @@
 import gc
 import hashlib
 import multiprocessing
-import runpy
 from itertools import chain
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pictures import plant, tree
 from PIL import Image
 from torchvision.transforms import Normalize
 from torchvision.transforms import functional as TF
@@ -20,9 +19,6 @@ from lit_hidden.data.crops import DRAWS, crop_boxes, resized_crops
 from lit_hidden.data.decode import DecodingLoader
 from lit_hidden.data.loader import CropLoader
 from lit_hidden.data.trees import read_tree
-
-made = runpy.run_path(str(Path(__file__).parent / "pictures.py"))
-plant, tree = made["plant"], made["tree"]
 
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 COUNT = 50
