@@ -176,11 +176,3 @@ def test_the_context_ignores_and_restores_the_users_settings_and_a_footer_fits()
             assert overlaps(figure) == []
         assert (mpl.rcParams["font.size"], mpl.rcParams["lines.linewidth"]) == (33, 9)
     assert " ".join(figure.texts[0].get_text().split()) == text.strip()
-
-
-def test_a_band_is_the_mean_and_the_range() -> None:
-    axes = Figure().subplots()
-    style.band(axes, [0, 1], np.array([[1.0, 2.0], [3.0, 8.0], [2.0, 2.0]]), "dense", "trained")
-    np.testing.assert_array_equal(axes.lines[0].get_ydata(), [2, 4])
-    box = axes.collections[0].get_paths()[0].vertices
-    assert {tuple(map(float, point)) for point in box} == {(0, 1), (0, 3), (1, 2), (1, 8)}

@@ -55,12 +55,6 @@ def test_the_edge_that_dies_is_one_of_the_same_output_if_there_is_one() -> None:
         assert alone[swap.entered] >= gate
 
 
-def test_the_shares_of_a_move_add_up_to_it() -> None:
-    move = diagram.move(planted(), 2, (0, 2))
-    expected = {"weight": 0.25, "gradient": -1.1, "before": 0.8, "after": 1.9, "by_gradient": 1.1, "by_rest": 0}
-    assert move == pytest.approx(expected, abs=1e-6)
-
-
 @pytest.mark.parametrize(
     ("edges", "outputs", "inputs"),
     [
