@@ -24,6 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from experiments.fig4 import width_axis
 from lit_hidden.code import Spec, spec
 from lit_hidden.judge import Claim
 from lit_hidden.report import style
@@ -243,11 +244,7 @@ def draw_widths(axes: Axes, results: Results) -> None:
         seeds = [share(results.select(width=width, seed=seed), "first") for seed in results.select(width=width).seeds]
         axes.plot([0.97 * width] * len(seeds), seeds, linestyle="", marker="_", color=style.COLORS["muted"])
     bars(axes, np.array(widths), counted, replace(LOOKS["first"], linestyle="-"), markersize=9)
-    axes.set_xscale("log")
-    axes.set_xticks(widths, [f"{width:g}" for width in widths])
-    axes.minorticks_off()
-    axes.set(xlabel="width of the net (multiplier)", xlim=(0.8 * widths[0], 1.25 * widths[-1]))
+    width_axis(axes, widths)
     axes.set(ylabel="lower the loss (%)", ylim=(None, 101))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(axis="y")
     axes.set_title("(d) first swaps, by width: all (star), each seed (dash)")
