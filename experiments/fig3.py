@@ -18,7 +18,7 @@ from statistics import mean
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import _density as density
+from experiments import _curves as curves
 from lit_hidden.judge import Claim, more_scatter
 from lit_hidden.results import Results
 from lit_hidden.run import Run, vary
@@ -164,5 +164,5 @@ def draw(results: Results, figure: Figure) -> None:
     axes = dict(zip(NETS, figure.subplots(1, 4, sharey=True), strict=True))
     figure.subplots_adjust(left=0.05, right=0.98, top=0.92, bottom=0.36, wspace=0.14)
     for net, panel in axes.items():
-        density.panel(panel, results, net)
-    density.finish(figure, axes, results, ncols=4)
+        curves.panel(panel, results, net)
+    curves.finish(figure, axes, results, ncols=4)

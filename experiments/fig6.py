@@ -18,7 +18,7 @@ from statistics import mean
 
 from matplotlib.figure import Figure
 
-from experiments import _density as density
+from experiments import _curves as curves
 from experiments import _margins as margins
 from lit_hidden.judge import Claim
 from lit_hidden.results import Results
@@ -88,5 +88,5 @@ def draw(results: Results, figure: Figure) -> None:
     axes = dict(zip(nets, figure.subplots(1, len(nets), squeeze=False)[0], strict=True))
     figure.subplots_adjust(left=0.065, right=0.96, top=0.92, bottom=0.38, wspace=0.2)
     for net, panel in axes.items():
-        density.panel(panel, results, net, POPUP, ZHOU)
-    density.finish(figure, axes, results)
+        curves.panel(panel, results, net, zhou=ZHOU)
+    curves.finish(figure, axes, results)

@@ -20,7 +20,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments import _density as density
+from experiments import _curves as curves
 from lit_hidden.judge import Claim
 from lit_hidden.report import panels
 from lit_hidden.results import Results
@@ -129,6 +129,6 @@ def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(9, 5.2)
     axes = figure.add_axes((0.085, 0.34, 0.895, 0.58))
     raised = {run for run, _ in results if run.method == "edge_popup" and run.lr != 0.1}
-    density.panel(axes, results.where(lambda run: run not in raised), "conv4", KAIMING + OTHERS)
+    curves.panel(axes, results.where(lambda run: run not in raised), "conv4", KAIMING + OTHERS)
     panels.curve(axes, results.where(raised.__contains__), "density", CONTROL)
-    density.finish(figure, {"conv4": axes}, results)
+    curves.finish(figure, {"conv4": axes}, results)

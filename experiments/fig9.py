@@ -13,7 +13,7 @@ Cost: quick 18 runs, 2 minutes on two busy cores; short 27, an estimated hour, a
 
 from matplotlib.figure import Figure
 
-from experiments import _density as density
+from experiments import _curves as curves
 from experiments import _imagenet as imagenet_grid
 from experiments import _margins as margins
 from lit_hidden.judge import Claim
@@ -74,6 +74,6 @@ CLAIMS = [
 def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(7.6, 5.2)
     axes = figure.add_axes((0.085, 0.34, 0.895, 0.58))
-    density.panel(axes, results, "resnet50", imagenet_grid.DISTRIBUTIONS, imagenet_grid.DISTRIBUTIONS)
+    curves.panel(axes, results, "resnet50", zhou=imagenet_grid.DISTRIBUTIONS)
     axes.set_title("ResNet-50")
-    density.finish(figure, {"resnet50": axes}, results)
+    curves.finish(figure, {"resnet50": axes}, results)

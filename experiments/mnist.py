@@ -11,7 +11,7 @@ Cost: quick 42 runs, a minute on two cores; short 68, the paper's; paper 68, of 
 
 from matplotlib.figure import Figure
 
-from experiments import _density as density
+from experiments import _curves as curves
 from experiments import _margins as margins
 from lit_hidden.judge import Claim
 from lit_hidden.results import Results
@@ -72,6 +72,6 @@ CLAIMS = [
 def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(7.6, 4.9)
     axes = figure.add_axes((0.085, 0.33, 0.895, 0.59))
-    density.panel(axes, results, "lenet", DISTRIBUTIONS, ("signed_constant",))
+    curves.panel(axes, results, "lenet", zhou=("signed_constant",))
     axes.set_title("The fully connected net, 300-100-10")
-    density.finish(figure, {"lenet": axes}, results)
+    curves.finish(figure, {"lenet": axes}, results)

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from matplotlib.figure import Figure
 
-from experiments import _density as density
+from experiments import _curves as curves
 from experiments import _margins as margins
 from lit_hidden.judge import Claim
 from lit_hidden.results import Results
@@ -79,6 +79,6 @@ CLAIMS = [
 def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(9, 4.9)
     axes = figure.add_axes((0.085, 0.33, 0.895, 0.59))
-    density.panel(axes, results, NET.net, DISTRIBUTIONS)
+    curves.panel(axes, results, NET.net)
     axes.set_title("ResNet-18")
-    density.finish(figure, {NET.net: axes}, results)
+    curves.finish(figure, {NET.net: axes}, results)
