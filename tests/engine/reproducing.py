@@ -1,12 +1,11 @@
-"""What the tests of reproducing share: a checkout with an experiment, and workers that need no time. Loaded by path."""
+"""What the tests of reproducing share: a checkout with an experiment, and workers that need no time."""
 
 import csv
 import json
-import runpy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fabricated
 import pytest
 from matplotlib.figure import Figure
 
@@ -18,7 +17,6 @@ from lit_hidden.engine.where import Where
 from lit_hidden.engine.work import run_of
 from lit_hidden.run import Run
 
-made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
 EXPERIMENT = '''
 """Figure 0: a figure of three seeds."""
 import numpy as np
@@ -41,7 +39,7 @@ def draw(results, figure):
 
 def leave(run: Run, **result: Any) -> None:
     """Leave what a run leaves that ended at 70% and its seed."""
-    made["leave"](Store("runs"), run, **{"accuracy": 70.0 + run.seed, "layers": [1], **result})
+    fabricated.leave(Store("runs"), run, **{"accuracy": 70.0 + run.seed, "layers": [1], **result})
 
 
 def add(name: str, *replaced: tuple[str, str]) -> list[Run]:

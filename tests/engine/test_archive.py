@@ -3,14 +3,13 @@
 import gzip
 import io
 import resource
-import runpy
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from fabricated import leave
 
 from lit_hidden.cli import main
 from lit_hidden.engine import archive
@@ -18,8 +17,6 @@ from lit_hidden.engine.archive import contents, pack, unpack
 from lit_hidden.engine.store import Store, StoreError
 from lit_hidden.run import Run
 
-made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
-leave = made["leave"]
 RUNS = [Run(density=0.5, net="conv2", data="digits", epochs=2, seed=seed) for seed in range(3)]
 NAMES = ["result.json", "run.json", "metrics.csv", "subnetwork.safetensors"]
 FIRST, LAST = sorted(RUNS[:2], key=lambda run: run.hash)  # of those that are done

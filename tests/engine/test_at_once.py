@@ -1,6 +1,5 @@
 """A run whose steps are taken many at once, as on a GPU: its result, its checkpoints, what is not trained so."""
 
-import runpy
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from training import TINY, counted, stopped, without_time
 
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.code import spec
@@ -19,8 +19,6 @@ from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import CHECKPOINT, Recorder, together, train
 from lit_hidden.run import Run
 
-made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
-TINY, counted, without_time = made["TINY"], made["counted"], made["without_time"]
 HIDDEN = Run(density=0.4, epochs=3, weight_decay=0.05, **TINY)  # 3 batches an epoch: a block of 2 and one of 1
 RUNS = {
     "hidden": HIDDEN,
@@ -100,7 +98,7 @@ def test_a_run_stopped_between_two_checkpoints_ends_as_one_never_stopped(
 
 @pytest.mark.parametrize("kind", ["hidden", "dense, Adam, bfloat16"])
 def test_a_checkpoint_of_a_gpu_is_gone_on_with_on_a_cpu(kind: str, trained: Trained, tmp_path: Path) -> None:
-    folder = made["stopped"](RUNS[kind], Store(tmp_path))
+    folder = stopped(RUNS[kind], Store(tmp_path))
     state = torch.load(folder / CHECKPOINT, weights_only=True)
     (group,) = state["optimizer_states"][0]["param_groups"]
     group |= {"lr": torch.tensor(group["lr"], dtype=torch.float64), "fused": True}

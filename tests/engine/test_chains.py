@@ -1,16 +1,16 @@
 """Runs after runs: what one begins with, what it leaves for the next, and the net that it gives back."""
 
-import runpy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import training
 from PIL import Image
 from safetensors.torch import load_file
 from torchvision import transforms
+from training import TINY, done, network
 
 from lit_hidden.code import spec
 from lit_hidden.data import DigitsData
@@ -23,8 +23,8 @@ from lit_hidden.results import Results
 from lit_hidden.run import Run
 from lit_hidden.subnetwork import used_masks
 
-made: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("training.py")))
-TINY, store, done, network = (made[name] for name in ("TINY", "store", "done", "network"))
+store = training.store  # a fixture
+
 SMALL = {**TINY, "epochs": 1}
 HIDDEN, DENSE = Run(density=0.5, **SMALL), Run(**SMALL)
 MASK, RANDOM = replace(HIDDEN, method="supermask"), replace(HIDDEN, method="random")

@@ -2,15 +2,15 @@
 
 import csv
 import io
-import runpy
 import shutil
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from committed import accuracy, folder, results
+from fabricated import leave
 
 from lit_hidden.cli import main
 from lit_hidden.code import spec
@@ -18,8 +18,6 @@ from lit_hidden.engine.compare import compare
 from lit_hidden.engine.store import Store
 from lit_hidden.run import Run, vary
 
-made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "committed.py"))
-leave = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))["leave"]
 EXPERIMENT = '''
 """Mine: a grid."""
 from lit_hidden.run import Run, vary
@@ -51,15 +49,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def commit(results: Any) -> Path:
+def commit(found: Any) -> Path:
     shutil.rmtree("experiments/results", ignore_errors=True)
-    folder: Path = made["folder"](Path("experiments/results"), "mine", "quick", results)
-    return folder
+    return folder(Path("experiments/results"), "mine", "quick", found)
 
 
 @pytest.fixture
 def committed(here: Path) -> Path:
-    return commit(made["results"](GRID, **NUMBERS))
+    return commit(results(GRID, **NUMBERS))
 
 
 def shown(**arguments: Any) -> list[str]:
@@ -86,7 +83,7 @@ def cells(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str,
 
 def test_runs_that_are_done_are_shown_else_the_committed_ones(committed: Path) -> None:
     assert "36 committed runs, in experiments/results/mine/quick/results.csv; runs/ has none of 36" in shown()
-    for run, result in made["results"](GRID[:12], **NUMBERS):
+    for run, result in results(GRID[:12], **NUMBERS):
         leave(Store("runs"), run, **result)
     assert "12 of 36 runs are done, in runs/" in shown()
     commit(Store("runs").results(GRID))
@@ -107,16 +104,16 @@ def test_a_cell_is_the_mean_over_seeds_under_the_fields_that_differ_and_the_rest
 
 
 def failing(run: Run) -> float:
-    """As `committed.accuracy`, but Conv2 at 10% stays at chance: with all seeds on constants, with one on normals."""
+    """As `accuracy`, but Conv2 at 10% stays at chance: with all seeds on constants, with one on normals."""
     stuck = run.net == "conv2" and run.density == 0.1 and (run.distribution == "signed_constant" or run.seed == 1)
-    value: float = 10.0 if stuck else made["accuracy"](run)
+    value: float = 10.0 if stuck else accuracy(run)
     return value
 
 
 def test_seeds_that_fail_or_diverge_are_counted_and_means_are_of_those_that_train(here: Path) -> None:
-    results = made["results"](GRID, failing)
-    next(result for run, result in results if run.density == 0.5 and run.seed == 1)["diverged"] = 3
-    commit(results)
+    found = results(GRID, failing)
+    next(result for run, result in found if run.density == 0.5 and run.seed == 1)["diverged"] = 3
+    commit(found)
     # 72 and 73, or 80 and 81: Student's t of 1 degree is 12.7062, the standard error 0.5.
     assert body(shown())[2:5] == [
         "conv2 edge_popup sgd kaiming_normal 0.1 72.50 6.35 2 1/3 0/3",
@@ -125,7 +122,7 @@ def test_seeds_that_fail_or_diverge_are_counted_and_means_are_of_those_that_trai
     ]
     by_seed = body(shown(by_seed=True, where=["net=conv2", "distribution=kaiming_normal", "method=edge_popup"]))
     assert by_seed[1:5] == ["0.1 1 10.00 True -", "0.1 2 73.00 False -", "0.5 0 80.00 False -", "0.5 1 80.50 True 3"]
-    commit(made["results"](GRID[::3]))
+    commit(results(GRID[::3]))
     assert body(shown())[2] == "conv2 edge_popup sgd kaiming_normal 0.1 72.00 - 1", "one has no interval"
 
 
@@ -154,7 +151,7 @@ def test_csv_has_every_number_unrounded_and_nothing_else(committed: Path, capsys
 def test_where_keeps_the_runs_that_meet_all_of_it_and_callbacks_are_a_column(here: Path) -> None:
     lesions = [(spec("lesion.Lesion", epoch=epoch), spec("trace.Trace")) for epoch in (9, 10)]
     idea = vary([replace(GRID[0], callbacks=one) for one in lesions], seed=range(2))
-    commit(made["results"]([*GRID, *idea]))
+    commit(results([*GRID, *idea]))
     lines = shown(where=["net=conv4", "density=none"])
     assert [line.split()[:2] for line in body(lines)] == [["adam", "88.50"], ["sgd", "88.50"]]
     assert len(body(shown(where=["seed=1"], by_seed=True))) == 14

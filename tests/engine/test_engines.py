@@ -2,7 +2,6 @@
 
 import os
 import re
-import runpy
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from training import counted, gone, job, until, without_time
 
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.work import work
@@ -20,8 +20,6 @@ from lit_hidden.run import Run
 
 pytestmark = pytest.mark.slow
 
-made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
-job, counted, without_time, until, gone = (made[name] for name in ("job", "counted", "without_time", "until", "gone"))
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = '''
 """A grid of every method."""

@@ -4,14 +4,12 @@ import io
 import json
 import math
 import os
-import runpy
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
+from fabricated import leave
 from rich.console import Console
 
 from lit_hidden.code import CodeError, Spec
@@ -22,8 +20,6 @@ from lit_hidden.engine.store import Store, StoreError
 from lit_hidden.engine.work import run_of
 from lit_hidden.run import Run
 
-made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
-leave = made["leave"]
 TINY = {"net": "conv2", "data": "digits", "epochs": 2}
 TICKETS = [Run(density=0.5, method="ticket", seed=seed, **TINY).resolved for seed in range(2)]
 PARENTS = [ticket.parent for ticket in TICKETS]

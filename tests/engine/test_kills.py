@@ -7,7 +7,6 @@ processes.
 import json
 import os
 import random
-import runpy
 import signal
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file
+from training import counted, job, without_time
 
 from lit_hidden.code import spec
 from lit_hidden.engine.store import Store
@@ -26,8 +26,6 @@ from lit_hidden.run import Run
 
 pytestmark = pytest.mark.slow
 
-made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
-job, counted, without_time = made["job"], made["counted"], made["without_time"]
 TINY = {"net": "conv2", "width": 0.05, "data": "digits", "train_images": 200}
 TRACE = (spec("trace.Trace", updates=3),)
 FOUND = Run(density=0.5, epochs=2, callbacks=TRACE, **TINY)

@@ -1,7 +1,6 @@
 """`reproduce --minutes` where runs are trained in its own process: stopped within a run, drawn, gone on with."""
 
 import math
-import runpy
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from training import job, without_time
 
 from lit_hidden.engine import torchrun
 from lit_hidden.engine.ranks import Ranks, StoppedError
@@ -18,8 +18,6 @@ from lit_hidden.engine.where import Where
 from lit_hidden.engine.work import work
 from lit_hidden.modules import LitSubnetwork
 
-training: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("training.py")))
-job, without_time = training["job"], training["without_time"]
 EXPERIMENT = '''
 """Three seeds, of which one takes longer than the others."""
 from lit_hidden.run import Run

@@ -1,11 +1,11 @@
 """What committed presets still lack: counted against runs and tables, each run once, with its time."""
 
-import runpy
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import committed
 import pytest
+from committed import folder
+from fabricated import leave
 
 from lit_hidden.cli import main
 from lit_hidden.engine.missing import missing
@@ -13,8 +13,6 @@ from lit_hidden.engine.store import Store
 from lit_hidden.run import Run, vary
 
 ROOT = Path(__file__).parents[2]
-made: dict[str, Callable[..., Any]] = runpy.run_path(str(ROOT / "tests" / "committed.py"))
-leave = runpy.run_path(str(ROOT / "tests" / "fabricated.py"))["leave"]
 EXPERIMENT = '''
 """Mine: a grid."""
 from lit_hidden.run import Run, vary
@@ -36,7 +34,7 @@ def grid(nets: list[str], epochs: int) -> list[Run]:
 
 def commit(name: str, preset: str, runs: list[Run]) -> None:
     """Write a table of runs that took 90 seconds each."""
-    made["folder"](Path("experiments/results"), name, preset, made["results"](runs))
+    folder(Path("experiments/results"), name, preset, committed.results(runs))
 
 
 @pytest.fixture(autouse=True)

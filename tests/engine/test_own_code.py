@@ -1,13 +1,12 @@
 """Code of one's own by name: in every part of a run, changed in between, twice in one run."""
 
-import runpy
 import sys
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+import training
+from training import answered, done, job, network, stopped
 
 from lit_hidden import code
 from lit_hidden.code import spec
@@ -17,9 +16,8 @@ from lit_hidden.engine.train import train
 from lit_hidden.run import Run
 from lit_hidden.subnetwork import used_masks
 
-made: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("training.py")))
-answered, job, stopped = (made[name] for name in ("answered", "job", "stopped"))
-store, done, network = (made[name] for name in ("store", "done", "network"))
+store = training.store  # a fixture
+
 MINE = '''
 """Ideas of mine."""
 import numpy as np

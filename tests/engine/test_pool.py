@@ -1,13 +1,11 @@
 """Processes of this machine: every run once, as in this process, ended in order; nothing is left behind."""
 
 import os
-import runpy
 import signal
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
+from training import counted, job, until, without_time
 
 from lit_hidden.engine.pool import Local, do
 from lit_hidden.engine.store import Store
@@ -15,8 +13,6 @@ from lit_hidden.engine.train import train
 from lit_hidden.engine.work import log_of
 from lit_hidden.run import Run
 
-made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
-job, counted, without_time, until = (made[name] for name in ("job", "counted", "without_time", "until"))
 TINY = {"net": "conv2", "width": 0.05, "data": "digits", "train_images": 200}
 LONG = Run(density=0.5, epochs=2000, **TINY)
 

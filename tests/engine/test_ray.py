@@ -1,7 +1,6 @@
 """The Ray launcher, with a real Ray on this machine: results as without it, kills, failures, shared GPUs."""
 
 import io
-import runpy
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from training import counted, gone, job, until, without_time
 
 from lit_hidden.engine import ray as module
 from lit_hidden.engine.devices import LauncherError
@@ -20,8 +20,6 @@ from lit_hidden.run import Run
 
 pytestmark = pytest.mark.slow
 
-made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
-job, counted, without_time, until, gone = (made[name] for name in ("job", "counted", "without_time", "until", "gone"))
 RUN = Run(density=0.5, epochs=2, net="conv2", width=0.05, data="digits", train_images=300)
 
 

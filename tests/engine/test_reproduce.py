@@ -1,14 +1,14 @@
 """Reproducing experiments: what is refused, what is trained, how it ends."""
 
 import math
-import runpy
 import signal
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+import reproducing
+from reproducing import add, column, judged, leave, written
 
 from lit_hidden.cli import main
 from lit_hidden.engine.experiment import ReproduceError, UsageError, load, names
@@ -16,9 +16,8 @@ from lit_hidden.engine.reproduce import TimeUpError, reproduce
 from lit_hidden.engine.store import Store, StoreError
 from lit_hidden.engine.where import Where
 
-made: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("reproducing.py")))
-leave, add, judged, column, written = (made[name] for name in ("leave", "add", "judged", "column", "written"))
-checkout, workers, printed = made["checkout"], made["workers"], made["printed"]  # fixtures
+checkout, workers, printed = reproducing.checkout, reproducing.workers, reproducing.printed  # fixtures
+
 SEEDS_2_TO_4 = ("range(3)", "range(2, 5)")
 
 

@@ -3,7 +3,6 @@
 import io
 import os
 import re
-import runpy
 import signal
 import subprocess
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from training import counted, job, without_time
 
 from lit_hidden.engine import slurm
 from lit_hidden.engine.devices import LauncherError
@@ -21,8 +21,6 @@ from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import train
 from lit_hidden.run import Run
 
-made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
-job, counted, without_time = made["job"], made["counted"], made["without_time"]
 RUNS = [Run(density=0.5, seed=seed, net="conv2", width=0.05, data="digits", epochs=6) for seed in range(4)]
 
 

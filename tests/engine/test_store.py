@@ -4,19 +4,18 @@ import fcntl
 import hashlib
 import json
 import os
-import runpy
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from fabricated import leave
 
 from lit_hidden.code import spec
 from lit_hidden.engine.store import Store, StoreError, write_atomically
 from lit_hidden.run import Run
 
-leave: Callable[..., Path] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))["leave"]
 RUN = Run(density=0.5, net="conv2", data="digits", epochs=2)
 OTHER = Run(density=0.3, net="conv2", data="digits", epochs=2)
 BOTH = (spec("trace.Trace", updates=5), spec("swaps.Swaps", updates=5))

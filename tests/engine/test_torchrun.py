@@ -5,7 +5,6 @@ Of two agents of torchrun, as on two machines, the processes train each run of a
 
 import json
 import os
-import runpy
 import signal
 import socket
 import subprocess
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from training import counted, job, until, without_time
 
 from lit_hidden.code import spec
 from lit_hidden.engine.devices import LauncherError
@@ -30,9 +30,7 @@ from lit_hidden.engine.train import alone
 from lit_hidden.modules import LitDense, LitSubnetwork
 from lit_hidden.run import Run
 
-training: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("training.py")))
 ROOT = Path(__file__).parents[2]
-job, without_time, counted, until = (training[name] for name in ("job", "without_time", "counted", "until"))
 
 # 301 images in batches of 60: of the last there is 1, which one rank has and the other only repeats.
 TINY = {"net": "conv2", "width": 0.1, "data": "digits", "train_images": 301, "batch_size": 60}

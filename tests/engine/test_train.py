@@ -1,15 +1,16 @@
 """Training a Run: what it writes, and that stopping it changes nothing."""
 
-import runpy
 import signal
 from dataclasses import replace
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import training
+from pictures import plant, tree
+from training import HIDDEN, TINY, counted, without_time
 
 from lit_hidden import __version__
 from lit_hidden.code import spec
@@ -27,9 +28,7 @@ from lit_hidden.results import Results
 from lit_hidden.run import Run
 from lit_hidden.subnetwork import fingerprint, masks
 
-made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
-TINY, HIDDEN, undisturbed = made["TINY"], made["HIDDEN"], made["undisturbed"]
-without_time, counted = made["without_time"], made["counted"]
+undisturbed = training.undisturbed  # a fixture
 
 
 def test_a_hidden_run_reports_what_its_claims_need(undisturbed):
@@ -122,8 +121,7 @@ def test_sigterm_stops_after_the_step_and_the_run_goes_on_from_there(told, stops
 
 
 def test_a_run_trains_on_the_part_of_imagenet_that_it_says(tmp_path):
-    pictures = runpy.run_path(str(Path(__file__).parents[1] / "data" / "pictures.py"))
-    pictures["plant"](tmp_path / "imagenet", pictures["tree"](["n01", "n02", "n03"], train=6, val=2))
+    plant(tmp_path / "imagenet", tree(["n01", "n02", "n03"], train=6, val=2))
     own = {"classes": "first-2", "images_per_class": 5, "image_size": 16, "batch_size": 4}
     run = Run(density=0.5, net="conv2", width=0.05, data="imagenet", epochs=1, **own)
     result = train(run, tmp_path, tmp_path)

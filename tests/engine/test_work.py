@@ -1,7 +1,6 @@
 """A worker: what it trains, what it goes on from, and a failure that says what to mend."""
 
 import os
-import runpy
 import sys
 import tempfile
 import zipfile
@@ -11,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+import training
+from training import TINY, answered, counted, stopped, without_time
 
 from lit_hidden.code import spec
 from lit_hidden.data import DataError
@@ -19,21 +20,19 @@ from lit_hidden.engine.store import Store
 from lit_hidden.engine.work import work
 from lit_hidden.run import Run
 
-made: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "training.py"))
-answered, without_time, stopped = made["answered"], made["without_time"], made["stopped"]
-RUN = Run(density=0.5, epochs=2, callbacks=(spec("trace.Trace", updates=3),), **made["TINY"])
+RUN = Run(density=0.5, epochs=2, callbacks=(spec("trace.Trace", updates=3),), **TINY)
 DONE = {"status": "done", "notes": []}
 
 
 def job(store: Store) -> dict[str, object]:
-    return made["job"](RUN, store.root)
+    return training.job(RUN, store.root)
 
 
 def left(store: Store) -> tuple[dict[str, Any], list[dict[str, str]], list[str]]:
     """The result but for the provenance, the curve, and the names of the files."""
     result, folder = store.result(RUN), store.folder(RUN)
     assert result is not None, store.damage(RUN)
-    return made["counted"](result), without_time(folder), sorted(path.name for path in folder.iterdir())
+    return counted(result), without_time(folder), sorted(path.name for path in folder.iterdir())
 
 
 def epochs(folder: Path) -> list[int]:

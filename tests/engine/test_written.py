@@ -1,13 +1,13 @@
 """What a reproduction judges and writes: tables, verdicts, conditions, summaries."""
 
 import math
-import runpy
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import reproducing
+from reproducing import add, column, judged, leave, written
 from scipy import stats
 
 from lit_hidden.engine.experiment import ReproduceError, load
@@ -17,9 +17,7 @@ from lit_hidden.engine.written import conditions, draw, rows
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 
-made: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("reproducing.py")))
-leave, add, judged, column, written = (made[name] for name in ("leave", "add", "judged", "column", "written"))
-checkout, workers, printed = made["checkout"], made["workers"], made["printed"]  # fixtures
+checkout, workers, printed = reproducing.checkout, reproducing.workers, reproducing.printed  # fixtures
 
 
 def test_verdicts_are_printed_and_written_and_what_an_experiment_reduces_its_runs_to(printed, monkeypatch):

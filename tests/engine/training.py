@@ -1,4 +1,4 @@
-"""What the tests of training share: a run, what it leaves, a worker's job. Loaded by path: tests are no package."""
+"""What the tests of training share: a run, what it leaves, a worker's job."""
 
 import csv
 import json
