@@ -19,10 +19,18 @@ from lit_hidden.report import style
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 
+EXPERIMENTS = sorted(path.stem for path in (Path(__file__).parents[1] / "experiments").glob("[!_]*.py"))
+
 
 def experiment(name: str) -> ModuleType:
     """Import `experiments/<name>.py`."""
     return importlib.import_module(f"experiments.{name}")
+
+
+@cache
+def grid(name: str, preset: str) -> list[Run]:
+    """List an experiment's runs, once: a Run remembers what it works out, such as its hash."""
+    return [run.resolved for run in experiment(name).runs(preset)]
 
 
 def leave(store: Store, run: Run, epochs: int | None = None, **result: Any) -> Path:

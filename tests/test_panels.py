@@ -7,7 +7,7 @@ from itertools import combinations
 import matplotlib as mpl
 import numpy as np
 import pytest
-from fabricated import drawn, experiment, measured, overlaps
+from fabricated import drawn, experiment, grid, measured, overlaps
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -35,7 +35,7 @@ def size(run: Run) -> float:
 
 @cache
 def whole(name: str, preset: str) -> Results:
-    return measured(FIGURES[name].runs(preset), accuracy, parameters=size)
+    return measured(grid(name, preset), accuracy, parameters=size)
 
 
 @cache

@@ -2,13 +2,11 @@
 
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import fabricated
 import numpy as np
 import pytest
-from fabricated import measured
+from fabricated import EXPERIMENTS, experiment, grid, measured
 
 from experiments import _margins as margins
 from lit_hidden.judge import judge
@@ -16,7 +14,6 @@ from lit_hidden.report.published import points
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 
-EXPERIMENTS = sorted(path.stem for path in (Path(__file__).parents[2] / "experiments").glob("[!_]*.py"))
 # These are about more than accuracies; tests of their own have results of the three kinds for each claim.
 OTHERS = (
     "fig2", "theorem", "lottery", "random_labels", "individuals", "variance", "feedback", "predictive_coding",
@@ -26,21 +23,10 @@ Accuracy = Callable[[Run], float]
 
 
 @cache
-def experiment(name: str) -> Any:
-    return fabricated.experiment(name)
-
-
-@cache
-def grid(name: str) -> list[Run]:
-    """List an experiment's runs of the paper preset, once: a Run remembers what it works out, such as its hash."""
-    return [run.resolved for run in experiment(name).runs("paper")]
-
-
-@cache
 def verdicts(name: str, accuracy: Accuracy, spread: float | Accuracy = 0.1) -> list[str]:
     """Judge the paper preset of an experiment by made-up accuracies, scattered evenly by `spread` either way."""
-    results = measured(grid(name), accuracy, spread if callable(spread) else lambda run: spread)
-    return [judge(claim, results, grid(name)).verdict for claim in experiment(name).CLAIMS]
+    results = measured(grid(name, "paper"), accuracy, spread if callable(spread) else lambda run: spread)
+    return [judge(claim, results, grid(name, "paper")).verdict for claim in experiment(name).CLAIMS]
 
 
 def of_the_paper(run: Run) -> float:
@@ -196,7 +182,7 @@ def test_one_cell_is_enough_to_fail_a_claim_about_all(name: str, where: Any, val
 
 def test_a_subnetwork_with_more_weights_than_the_smaller_net_contradicts_figure_8() -> None:
     more = {"parameters": lambda run: 22e6 if run.density else 21.8e6}
-    results = measured(grid("fig8"), of_the_paper, **more)
+    results = measured(grid("fig8", "paper"), of_the_paper, **more)
     told = [judge(claim, results).verdict for claim in experiment("fig8").CLAIMS]
     assert [number for number, verdict in enumerate(told) if verdict == "contradicted"] == [1]
 

@@ -4,13 +4,12 @@ import re
 from dataclasses import replace
 from functools import cache
 from itertools import product
-from pathlib import Path
 
 import fabricated
 import numpy as np
 import pytest
 import torchvision.models
-from fabricated import experiment, hollow, measured, overlaps, parameters
+from fabricated import EXPERIMENTS, experiment, grid, hollow, measured, overlaps, parameters
 from matplotlib.figure import Figure
 
 from lit_hidden import build
@@ -20,8 +19,7 @@ from lit_hidden.report.tables import departures
 from lit_hidden.results import NoRunsError, Results
 from lit_hidden.run import Run
 
-ROOT = Path(__file__).parents[2]
-EVERY = {path.stem: experiment(path.stem) for path in sorted((ROOT / "experiments").glob("[!_]*.py"))}
+EVERY = {name: experiment(name) for name in EXPERIMENTS}
 # Those drawn from accuracies; the others are drawn in tests of their own.
 READINGS = ("lottery", "random_labels", "individuals")
 NAMES = [name for name in EVERY if name not in ("fig1", "fig2", "theorem", *READINGS)]
@@ -44,12 +42,6 @@ def accuracy(run: Run) -> float:
     where |= {"density": run.density, "distribution": run.distribution} if run.density else {}
     known = (point.accuracy for point in published.points(**where))
     return next(known, 80 - 20 * abs((run.density or 0.5) - 0.5) + 3 * float(np.log2(run.width)))
-
-
-@cache
-def grid(name: str, preset: str) -> list[Run]:
-    """List an experiment's runs, once: a Run remembers what it works out, such as its hash."""
-    return [run.resolved for run in EVERY[name].runs(preset)]
 
 
 @cache
