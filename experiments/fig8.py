@@ -18,15 +18,11 @@ from experiments import _margins as margins
 from experiments import _sizes as sizes
 from lit_hidden.judge import Claim
 from lit_hidden.results import Results
-from lit_hidden.run import Run
 
+runs = imagenet_grid.runs
 KEPT = f"{100 * imagenet_grid.DENSITY:g}%"
 WIDE = {"net": "wide_resnet50_2", "distribution": "signed_constant"}  # the subnetwork compared
 TRAINED = {"net": "resnet34", "method": "dense"}  # with this net
-
-
-def runs(preset: str) -> list[Run]:
-    return imagenet_grid.runs(preset)
 
 
 def larger(results: Results) -> list[float]:
