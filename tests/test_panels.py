@@ -68,6 +68,9 @@ def test_any_part_of_a_grid_is_drawn_and_of_what_is_absent_nothing_is(name: str)
     there = {run.cell for run, _ in some if run.method != "random"}
     means = [round(some.where(lambda run, cell=cell: run.cell == cell).mean(), 6) for cell in there]
     assert points(figure.axes[:1] if name == "fig10" else figure.axes) == sorted(means)  # (b) shows gains
+    named = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
+    control = name != "tickets" and any(run.method == "random" for run, _ in some)  # which writes it below the axis
+    assert (panels.RANDOM.label in named) == control
 
 
 @pytest.mark.parametrize("name", ["fig1", "fig2"])
