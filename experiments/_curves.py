@@ -36,7 +36,7 @@ def finish(figure: Figure, panel_of: Mapping[str, Axes], results: Results, ncols
     """Add random masks and axes to the panel of each net, and one legend; call it last: panels may share an axis."""
     densities = panels.each(results.where(lambda run: run.method != "supermask"), "density")
     for net, axes in panel_of.items():
-        panels.random(axes, results, net=net)
+        panels.control(axes, panels.each(results, "density", method="random", net=net))
         panels.density_axis(axes, densities)
     next(iter(panel_of.values())).set_ylabel("test accuracy (%)")
     panels.finish(figure, panel_of.values(), ncols=ncols, bbox_to_anchor=(0.5, 0.06))
