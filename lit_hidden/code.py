@@ -17,24 +17,17 @@ from importlib.machinery import PathFinder
 from inspect import Parameter, Signature
 from numbers import Real
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from lit_hidden.errors import UserError
 
 _ROOMS = ("lit_hidden.callbacks", "lit_hidden")  # a short name is looked up here, in this order
+_UNSAID: dict[str, Any] = {"options": Signature(), "version": 1, "records": False}  # of a class that says nothing
 _RAN: dict[str, str | None] = {}  # fingerprints of the code of one's own that this process has loaded
 
 
 class CodeError(UserError, ValueError):
     """A name without code, or options that the code does not take."""
-
-
-class _Class(NamedTuple):
-    """What the source says of a class; the defaults are those of code that is not here."""
-
-    options: Signature = Signature()  # of the constructor, each by name
-    version: int = 1
-    records: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,19 +46,19 @@ class Spec:
     @property
     def all_options(self) -> dict[str, Any]:
         """The options with their values; defaults are known only where the code is here."""
-        defaults = {name: one.default for name, one in self._known.options.parameters.items()}
+        defaults = {name: one.default for name, one in self._known["options"].parameters.items()}
         return {name: value for name, value in defaults.items() if value is not Parameter.empty} | dict(self.options)
 
     @property
     def records(self) -> bool:
         """Whether the callback only measures: the run's own numbers are those of the run without it."""
-        return self._known.records
+        return bool(self._known["records"])
 
     @property
-    def _known(self) -> _Class:
+    def _known(self) -> dict[str, Any]:
         with suppress(CodeError):  # results stay readable, whatever has become of their code
-            return _class(self.class_path)
-        return _Class()
+            return _UNSAID | _class(self.class_path)
+        return _UNSAID
 
     @property
     def entry(self) -> dict[str, Any]:
@@ -92,13 +85,14 @@ def spec(name: str, **options: Any) -> Spec:
     path = full(name)
     if not isinstance(_find(path)[1], ast.ClassDef):
         raise CodeError(f"{path} is no class of a Python file; callbacks derive from lit_hidden.callbacks.RunCallback")
-    found = _class(path)
+    said = _UNSAID | _class(path)
+    known: Signature = said["options"]
     try:
-        found.options.bind(**options)
+        known.bind(**options)
     except TypeError as error:
-        raise CodeError(f"{path.rpartition('.')[2]}{found.options}: {error}") from error
-    changed = {k: v for k, v in options.items() if canonical(v) != found.options.parameters[k].default}
-    return Spec.of(path, changed, found.version)
+        raise CodeError(f"{path.rpartition('.')[2]}{known}: {error}") from error
+    changed = {name: value for name, value in options.items() if canonical(value) != known.parameters[name].default}
+    return Spec.of(path, changed, said["version"])
 
 
 def read(text: str) -> tuple[Spec, ...]:
@@ -106,15 +100,16 @@ def read(text: str) -> tuple[Spec, ...]:
     found = []
     try:
         for line in ast.parse(text).body:
-            call: Any = line.value  # type: ignore[attr-defined]  # of anything else an AttributeError, as below
-            version, name = 1, call.func
-            if call.args:
-                raise ValueError("options have names")
-            if isinstance(name, ast.Subscript):
-                version, name = ast.literal_eval(name.slice), name.value
-            options = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+            match line:
+                case ast.Expr(ast.Call(ast.Subscript(name, ast.Constant(int(version))), [], given)):
+                    pass
+                case ast.Expr(ast.Call(name, [], given)):
+                    version = 1
+                case _:
+                    raise ValueError("no call by names")
+            options = {str(one.arg): ast.literal_eval(one.value) for one in given}
             found.append(Spec.of(ast.unparse(name), options, version))
-    except (SyntaxError, ValueError, AttributeError) as error:
+    except (SyntaxError, ValueError) as error:
         raise ValueError(f"no callbacks: {text!r}") from error
     return tuple(found)
 
@@ -247,19 +242,19 @@ def _bound(scope: ast.Module | ast.ClassDef) -> dict[str, ast.stmt]:
 
 
 @cache
-def _class(path: str) -> _Class:
-    """Read what a class says, and what it inherits from the first base that says something."""
+def _class(path: str) -> dict[str, Any]:
+    """Read what the source of a class says, or else those of its bases."""
     home, node = _find(path)
+    found: dict[str, Any] = {}
     if not isinstance(node, ast.ClassDef):
-        return _Class()
-    bases = [_class(f"{home.rpartition('.')[0]}.{base.id}") for base in node.bases if isinstance(base, ast.Name)]
-    found, own = next((base for base in bases if base != _Class()), _Class()), _bound(node)
+        return found
+    for base in reversed(node.bases):
+        found |= _class(f"{home.rpartition('.')[0]}.{base.id}") if isinstance(base, ast.Name) else {}
+    own: dict[str, Any] = _bound(node)
     try:
-        if isinstance(constructor := own.get("__init__"), ast.FunctionDef):
-            found = found._replace(options=_options(constructor.args))
-        for name in own.keys() & {"version", "records"}:
-            value: Any = getattr(own[name], "value", None)
-            found = found._replace(**{name: canonical(ast.literal_eval(value))})
+        found |= {name: canonical(ast.literal_eval(own[name].value)) for name in ("version", "records") if name in own}
+        if "__init__" in own:
+            found["options"] = _options(own["__init__"].args)
     except (ValueError, TypeError) as error:
         raise CodeError(f"{path}: its version and the defaults of its options must be literals; {error}") from error
     return found
