@@ -7,15 +7,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from lit_hidden import code
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.distributions import Scaled
 from lit_hidden.edge_popup import EdgePopup, MakeMasker, hide
 from lit_hidden.nets import initialise
-from lit_hidden.steps import Block
 from lit_hidden.subnetwork import load_subnetwork
 from lit_hidden.supermask import Supermask
 from lit_hidden.ticket import fix_masks
@@ -85,11 +81,6 @@ class LitRandomMask(LitSubnetwork):
 
     method = "random"
     automatic_optimization = False
-
-    @torch.no_grad()
-    def training_step(self, batch: tuple[Tensor, Tensor] | Block, batch_idx: int) -> Tensor:
-        """Pass a batch through and learn nothing."""
-        return super().training_step(batch, batch_idx)
 
 
 class LitTicket(LitClassifier):
