@@ -5,7 +5,7 @@
 
 import math
 import warnings
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -195,31 +195,26 @@ def judge(claim: Claim, results: Results, grid: Iterable[Run] | None = None) -> 
     grid = [run.resolved for run in (results.runs if grid is None else grid)]
     verdict = partial(Verdict, claim.sentence, unit=claim.unit, every=claim.every, kind=claim.kind)
     try:
-        read = _cells_read(claim, grid)
+        cells = {cell: [row for row in results.rows if row[0].cell == cell] for cell in _cells_read(claim, grid)}
     except NoRunsError as error:
         return verdict("undecided", math.nan, -math.inf, math.inf, 0, why=f"not asked at this preset: {error}")
-    titles, cells = Counter(cell.partition(" ")[0] for cell in {run.cell for run in grid}), Cells()
-    for cell in read:  # called by its name without a hash, where that is its alone
-        title = cell.partition(" ")[0]
-        cells[title if titles[title] == 1 else cell] = [row for row in results.rows if row[0].cell == cell]
-    trains = {name: [row for row in rows if not failed(*row[:2])] for name, rows in cells.items()}
-    finite = {name: [row for row in rows if not diverged(row[1])] for name, rows in cells.items()}
+    trains = {cell: [row for row in rows if not failed(*row[:2])] for cell, rows in cells.items()}
+    finite = {cell: [row for row in rows if not diverged(row[1])] for cell, rows in cells.items()}
     counted = finite if claim.every else trains
     found = _found(claim, results, cells, counted)
     total, there = (sum(map(len, each.values())) for each in (cells, finite))
     why = found.why + (f"; diverged: {total - there} of {total} runs" if there < total else "")
-    lost = {name: (len(rows) - len(trains[name]), len(rows)) for name, rows in cells.items()
-            if len(trains[name]) < len(rows)}  # fmt: skip
+    lost = {cell: (len(rows) - len(trains[cell]), len(rows)) for cell, rows in cells.items()}
+    lost = {cell: (fail, of) for cell, (fail, of) in lost.items() if fail}
     seeds = min(map(len, counted.values()))
     return verdict(found.word, found.margin, found.low, found.high, seeds, why=why, failed=lost)
 
 
 def _found(claim: Claim, results: Results, cells: Cells, trains: Cells) -> Decision:
     """Decide by the runs of each cell that train; of an exact claim, those whose loss is finite."""
-    if absent := [name for name, rows in cells.items() if not rows]:
-        more = f" and {len(absent) - 4} more" if len(absent) > 4 else ""
-        plural = "s are" if len(absent) > 1 else " is"
-        return _undecided(f"{len(absent)} cell{plural} absent: {', '.join(absent[:4])}{more}")
+    if absent := [cell for cell, rows in cells.items() if not rows]:
+        more = ", ..." if len(absent) > 4 else ""
+        return _undecided(f"no run in {len(absent)} of {len(cells)} cells: {', '.join(absent[:4])}{more}")
     if claim.every:
         return _exact(claim, results, trains)
     if (fewest := min(map(len, trains.values()))) < claim.seeds:

@@ -66,7 +66,7 @@ def test_a_grid_cut_by_where_is_judged_as_a_part_of_the_whole_one_and_names_abse
     assert workers.jobs == [], "its runs are fig0's"
     found = judged("fig1")
     assert found["absent"] == [runs[-1].cell]
-    assert found["claims"][0]["why"] == f"1 cell is absent: {runs[-1].cell.partition(' ')[0]}"
+    assert found["claims"][0]["why"] == f"no run in 1 of 2 cells: {runs[-1].cell}"
     assert [claim["verdict"] for claim in found["claims"]] == ["undecided", "contradicted", "undecided"]
     assert found["conditions"].startswith("preset quick; data digits; 3 seeds (0, 1, 2); 3 of 6 runs; net conv2; ")
 
@@ -83,7 +83,7 @@ def test_seeds_that_fail_or_diverge_are_marked_and_counted_with_every_verdict_th
     rate = found["failures"][runs[0].cell]
     assert (rate["failed"], rate["seeds"]) == (2, 6)
     assert found["diverged"] == [runs[5].name]
-    assert found["claims"][0]["failed"] == {"conv2-k50-signed_constant": [2, 6]}
+    assert found["claims"][0]["failed"] == {runs[0].cell: [2, 6]}
     assert found["claims"][0]["margin"] == (70 + 71 + 72 + 74) / 4 - 50
     (none,) = judged("fig0")["failures"].values()
     assert (none["failed"], none["seeds"], none["low"]) == (0, 3, 0)
