@@ -108,11 +108,8 @@ class Results:
 
     def by(self, key: Callable[[Run], Any]) -> dict[Any, "Results"]:
         """Part the runs by what `key` gives for each."""
-
-        def part(value: Any) -> Results:
-            return self.where(lambda run: key(run) == value)
-
-        return {value: part(value) for value in dict.fromkeys(map(key, self.runs))}
+        values = dict.fromkeys(map(key, self.runs))
+        return {value: self.where(lambda run, value=value: key(run) == value) for value in values}  # type: ignore[misc]
 
     def select(self, **where: Any) -> "Results":
         """Keep the runs whose fields equal `where`; options of callbacks are `Class.option`: `{"Lesion.epoch": 25}`.
@@ -153,7 +150,8 @@ class Results:
         Returns steps `(E,)`, and values by seed `(runs, E)`; raises a ValueError where steps differ between runs.
         """
         rows = sorted(self.select(**where).rows, key=lambda row: row[0].seed)
-        curves = [_metrics(folder) for _, result, folder in rows if folder is not None and not diverged(result)]
+        files = [folder / "metrics.csv" for _, result, folder in rows if folder is not None and not diverged(result)]
+        curves = [np.genfromtxt(file, delimiter=",", names=True, deletechars="", ndmin=1) for file in files]
         if len(steps := {tuple(curve["step"].astype(int)) for curve in curves}) != 1:
             raise ValueError(f"the runs with {where} were measured at different steps, or all of them diverged")
         return np.array(steps.pop()), np.array([curve[metric] for curve in curves])
@@ -184,10 +182,6 @@ class Results:
             raise ValueError(f"{run.name} is not among these {len(folders)} runs, or its folder is not here")
         # By name: the engine lies above, and imports torch.
         return code.load("lit_hidden.engine.network.network")(run, folder)
-
-
-def _metrics(folder: Path) -> np.ndarray:
-    return np.genfromtxt(folder / "metrics.csv", delimiter=",", names=True, deletechars="", ndmin=1)
 
 
 def _of(run: Run, name: str) -> list[Any]:
