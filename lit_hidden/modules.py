@@ -13,8 +13,7 @@ from lit_hidden.distributions import Scaled
 from lit_hidden.edge_popup import EdgePopup, MakeMasker, hide
 from lit_hidden.nets import initialise
 from lit_hidden.subnetwork import load_subnetwork
-from lit_hidden.supermask import Supermask
-from lit_hidden.ticket import fix_masks
+from lit_hidden.supermask import Supermask, fix_masks
 
 
 class LitDense(LitClassifier):

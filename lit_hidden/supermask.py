@@ -1,21 +1,19 @@
-"""Siblings of edge-popup: other ways to choose a subnetwork of a random network.
-
-Source: Zhou et al., Deconstructing Lottery Tickets, arXiv:1905.01067, Section 5.
-"""
+"""Siblings of edge-popup: a mask that is sampled, and one that is fixed while the weights it keeps learn."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from lit_hidden.edge_popup import Masked, Masker
+from lit_hidden.edge_popup import Hiding, Masked, Masker, hidden_layers
 
 
 class Supermask(Masker):
     """Keep each weight with probability `sigmoid(score)`, drawn anew at every forward pass, at test too.
 
     All scores start at `logit(density)`; the number kept is a result of training. Masks are drawn from the global
-    generator of the weight's device.
+    generator of the weight's device. Source: Zhou et al., arXiv:1905.01067, Section 5.
 
     Args:
         weight: tensor to mask, `(*)`; only its shape, device and layout are read.
@@ -52,3 +50,41 @@ class Supermask(Masker):
 def _slope(scores: Tensor) -> Tensor:
     p = scores.sigmoid()
     return p * (1 - p)
+
+
+class FixedMask(Masker):
+    """Multiply a weight, which may learn, by a bool `mask` of its shape that never changes: a lottery ticket's.
+
+    Source: Ramanujan et al., arXiv:1911.13299, appendix; the authors' `FixedSubnetConv`, `utils/conv_type.py`.
+    """
+
+    kept: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("kept", mask)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return `weight * mask`; only what is kept gets a gradient."""
+        return weight * self.kept
+
+    def mask(self) -> Tensor:
+        """Tell which weights stay."""
+        return self.kept
+
+
+def fix_masks(model: nn.Module) -> nn.Module:
+    """Fix the masks of a hidden `model` and let its weights learn instead, as those of a lottery ticket.
+
+    In place; returns `model`. What wanted a gradient before `hide` wants one again: weights, norm layers (from 1 and
+    0), biases (from 0), as in the dense baseline. A sampled supermask is fixed at its most probable mask. `reveal`
+    undoes it. ValueError: `model` is not hidden.
+    """
+    hiding = Hiding.of(model)
+    for module, attribute in hidden_layers(model).values():
+        chain = module.parametrizations[attribute]
+        chain[0] = FixedMask(chain[0].mask().clone())
+    hiding.thaw(model)
+    arguments = hiding.arguments | {"distribution": None}  # no seed gives trained weights back
+    model._lit_hidden = replace(hiding, arguments=arguments)  # type: ignore[assignment]
+    return model

@@ -14,8 +14,7 @@ from torch.nn.utils import prune
 
 from lit_hidden.edge_popup import EdgePopup, Masker, hide, maskers, original_weight
 from lit_hidden.subnetwork import SubnetworkError, load_subnetwork, save_subnetwork
-from lit_hidden.supermask import Supermask
-from lit_hidden.ticket import fix_masks
+from lit_hidden.supermask import Supermask, fix_masks
 
 Act = Callable[[nn.Module, Path], object]
 

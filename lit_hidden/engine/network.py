@@ -19,8 +19,7 @@ from lit_hidden.nets import build
 from lit_hidden.recipes import IMAGENET_SIZES, SUBSET, method
 from lit_hidden.run import Run
 from lit_hidden.subnetwork import load_subnetwork, serialised
-from lit_hidden.supermask import Supermask
-from lit_hidden.ticket import fix_masks
+from lit_hidden.supermask import Supermask, fix_masks
 
 # Fields of a run that its LightningModule takes: of every run, and by kind.
 _ALL = ["net", "width", "lr", "momentum", "weight_decay", "schedule", "warmup_epochs", "label_smoothing", "task",

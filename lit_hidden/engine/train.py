@@ -27,8 +27,7 @@ from lit_hidden.nets import NETS
 from lit_hidden.recipes import method
 from lit_hidden.run import Run
 from lit_hidden.subnetwork import fingerprint, masks, save_subnetwork, used_masks
-from lit_hidden.supermask import Supermask
-from lit_hidden.ticket import fix_masks
+from lit_hidden.supermask import Supermask, fix_masks
 
 # A callback's numbers may not have these names: of a run's fields, and of numbers that the engine gives later.
 RESERVED = {f.name for f in fields(Run)} | {
