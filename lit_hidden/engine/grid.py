@@ -6,14 +6,15 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from lit_hidden import code
 from lit_hidden.engine.pool import Pool
-from lit_hidden.engine.store import CHECKPOINT, Store, StoreError
+from lit_hidden.engine.store import CHECKPOINT, SCORES, Store, StoreError, needed
 from lit_hidden.engine.work import Job
 from lit_hidden.report.tables import score
 from lit_hidden.run import Run
@@ -25,34 +26,35 @@ _SEEN = 60.0  # seconds until another machine's file must be visible here: as lo
 class Plan:
     """What is to be trained, by hash."""
 
-    missing: dict[str, Run]  # in the order of the grid; before each run, the parents that it lacks
-    parents: dict[str, str]  # of missing runs whose parent is missing too, the parent's hash
-    damaged: dict[str, str]  # why folders of missing runs cannot be used
+    missing: dict[str, Run] = field(default_factory=dict)  # in the grid's order; before each the parents that it lacks
+    parents: dict[str, str] = field(default_factory=dict)  # the parent's hash, if that is missing too
+    keep: set[str] = field(default_factory=set)  # parents whose scores are needed
 
 
-def plan(runs: Iterable[Run], store: Store, mended: Callable[[str], None] | None = None) -> Plan:
-    """Find what is missing of `runs`, and which parents that needs.
+def plan(runs: Iterable[Run], store: Store, say: Callable[[str], None], mend: bool = True) -> Plan:
+    """Find what is missing of `runs`, and which parents that needs; `say` takes a line for each damaged folder.
 
-    Damaged folders are set aside, and `mended` takes a line for each; without it all stays as it is.
+    Damaged folders are set aside if `mend` is set, else all stays as it is.
 
     Raises:
         OSError: a folder cannot be read or set aside.
         CodeError: a run names code that has no source here.
     """
-    found = Plan({}, {}, {})
+    found = Plan()
 
     def add(run: Run, child: Run | None = None) -> None:
         """Add a run that is missing, after its parents."""
         if why := store.damage(run, child):
-            found.damaged[run.hash] = why
-            if mended and (line := store.mend(run, child)):
-                mended(line)
+            if line := store.mend(run, child) if mend else f"{store.folder(run)} is damaged and not used: {why}":
+                say(line)
         elif run.hash in found.missing or store.done(run):
             return
         if (parent := run.parent) is not None:
             add(parent, run)
             if parent.hash in found.missing:
                 found.parents[run.hash] = parent.hash
+            if needed(run) == (SCORES,):
+                found.keep.add(parent.hash)
         found.missing[run.hash] = run
 
     for run in runs:
@@ -60,15 +62,6 @@ def plan(runs: Iterable[Run], store: Store, mended: Callable[[str], None] | None
     for name in dict.fromkeys(name for run in found.missing.values() for name in run.names):
         code.check(name)
     return found
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A run that failed: why, and its log (none of a run that was skipped)."""
-
-    run: Run
-    error: str
-    log: str = ""
 
 
 @dataclass
@@ -82,16 +75,16 @@ class Grid:
     plan: Plan
     store: Store
     pool: Pool
-    job: Callable[[Run], Job]  # gives the rest of a run's job: the data folder, and whether to keep its net
+    data_dir: str | Path
     show: Callable[[Run, dict[str, Any]], None]  # shows a finished run in W&B
     console: Console
     until: float = math.inf  # when to stop, by `time.monotonic()`
 
     def __post_init__(self) -> None:
         self.left = dict(self.plan.missing)  # the runs that are neither done nor failed
-        self.done, self.failures = 0, list[Failure]()
+        self.done, self.failures = 0, list[str]()  # what to tell of runs that failed; nothing if they were skipped
         self._running: dict[int, Run] = {}  # by place
-        self._lost: dict[str, str] = {}  # why runs are skipped: by the hash of a parent that failed, or by their data
+        self._lost = set[str]()  # what other runs cannot do without: hashes of runs that failed, and missing data
         self._deaths: dict[str, int] = {}  # when a run's checkpoint was written, at its last worker's death
         self._shows = ThreadPoolExecutor(1)  # so that nothing waits for W&B
 
@@ -122,15 +115,16 @@ class Grid:
         free = [run for run in ready if places and not self.store.held(run)]
         if free:
             self._running |= dict(zip(places, free, strict=False))
-            self.pool.start(places, [self._described(run) for run in free])
+            self.pool.start(places, [self._job(run) for run in free])
 
-    def _described(self, run: Run) -> Job:
-        """Return a run's whole job; its paths are absolute, as a worker may have another working directory."""
-        pool, asked = self.pool, self.job(run)
-        paths = {"runs_dir": os.path.abspath(self.store.root), "data_dir": os.path.abspath(asked["data_dir"])}
-        on = {"device": pool.device, "devices": max(1, int(pool.per_run)), "decoders": pool.decoders}
-        until = time.time() + self.until - time.monotonic()  # by the clock of all machines
-        return {**asked, "name": run.name, "run": json.loads(run.to_json()), **paths, **on, "until": until}
+    def _job(self, run: Run) -> Job:
+        """Describe a run for a worker, whose working directory may be another."""
+        return {
+            "run": json.loads(run.to_json()), "name": run.name, "keep": run.hash in self.plan.keep,
+            "runs_dir": os.path.abspath(self.store.root), "data_dir": os.path.abspath(self.data_dir),
+            "device": self.pool.device, "devices": max(1, int(self.pool.per_run)), "decoders": self.pool.decoders,
+            "until": time.time() + self.until - time.monotonic(),  # by the clock of all machines
+        }  # fmt: skip
 
     def _end(self, seconds: float) -> None:
         """Wait so long for workers to end, and see what becomes of their runs."""
@@ -139,8 +133,6 @@ class Grid:
             return
         for place, how in self.pool.ended(seconds):
             run = self._running.pop(place)
-            for line in self.store.notes(run):
-                self._say(line)
             if how is None and self.pool.elsewhere:
                 self._await(run)
             elif run.hash in self.left and not self._over(run) and (how or not self.store.held(run)):
@@ -173,8 +165,7 @@ class Grid:
     def _look(self) -> None:
         """See which runs are done, have failed, or cannot be trained because others have failed."""
         for name, run in list(self.left.items()):  # parents before their children
-            whole = self.store.done(run) and self.store.damage(run) is None
-            if whole and (result := self.store.result(run)) is not None:
+            if self.store.damage(run) is None and (result := self.store.result(run)) is not None:
                 del self.left[name]
                 self.done += 1
                 self._say(f"{self.done}/{len(self.plan.missing)}  {run.name}: {score(result)}")
@@ -182,17 +173,16 @@ class Grid:
             elif failure := self.store.failure(run):
                 if failure["stops"] == "grid":
                     raise StoreError(failure["error"])
-                if failure["stops"] == "data":
-                    self._lost.setdefault(run.data, f"skipped: {run.name} failed on the same data")
+                self._lost |= {run.data} if failure["stops"] == "data" else set()
                 self._fail(run, failure["error"])
-            elif lost := [key for key in (self.plan.parents.get(name), run.data) if key in self._lost]:
-                self._fail(run, self._lost[lost[0]], tried=False)
+            elif {self.plan.parents.get(name), run.data} & self._lost:
+                self._fail(run)
 
-    def _fail(self, run: Run, error: str, tried: bool = True) -> None:
-        """Record a failure."""
+    def _fail(self, run: Run, error: str = "") -> None:
+        """Record a failure, or without an error that a run is skipped."""
         del self.left[run.hash]
-        self._lost[run.hash] = f"skipped: its parent {run.name} failed"
-        self.failures.append(Failure(run, error, str(self.store.folder(run) / "log.txt") if tried else ""))
+        self._lost.add(run.hash)
+        self.failures.append(error and f"{run.name}: {error}; its log is {self.store.folder(run) / 'log.txt'}")
 
     def _say(self, line: str) -> None:
         self.console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)

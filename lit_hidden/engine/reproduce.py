@@ -16,7 +16,7 @@ from lit_hidden.engine import beforehand
 from lit_hidden.engine.estimate import Clock
 from lit_hidden.engine.experiment import Experiment, ReproduceError, UsageError, load, names
 from lit_hidden.engine.grid import Grid, plan
-from lit_hidden.engine.store import SCORES, Store, needed, write_atomically
+from lit_hidden.engine.store import Store, write_atomically
 from lit_hidden.engine.tracking import View
 from lit_hidden.engine.where import Where
 from lit_hidden.engine.written import as_csv, draw, judged, rows
@@ -65,14 +65,12 @@ def reproduce(
     asked = dict.fromkeys(name for given in names_or_all for name in (names() if given == "all" else [given]))
     chosen = [(one := load(name), filtered(one.grid(preset), only)) for name in asked]
     ordered = [run for experiment, runs in chosen for run in sorted(runs, key=experiment.order)]
-    todo = plan(ordered, store, None if dry_run else console.print)
+    todo = plan(ordered, store, console.print, mend=not dry_run)
     for experiment, runs in chosen:
         missing = sum(run.hash in todo.missing for run in runs)
         console.print(f"{experiment.name} ({preset}): {experiment.title}", style="bold")
         console.print(f"{len(runs)} runs: {len(runs) - missing} done, {missing} to train")
     if dry_run:
-        for name, why in todo.damaged.items():
-            console.print(f"{store.root / name} is damaged and not used: {why}")
         for name, run in ({run.hash: run for run in ordered} | todo.missing).items():
             state = f"{'training' if store.held(run) else 'to train'} {store.progress(run)[0]}/{run.epochs}"
             console.print(f"  {name}  {state if name in todo.missing else 'done':16}  {run.name}")
@@ -92,16 +90,12 @@ def reproduce(
     view, problems, late = View(console.print), list[str](), bool(todo.missing)
     if train:
         groups = {run.hash: f"{experiment.name}/{preset}" for experiment, runs in reversed(chosen) for run in runs}
-        kept = {run.parent.hash for run in todo.missing.values() if run.parent and needed(run) == (SCORES,)}
 
         def show(run: Run, result: dict[str, Any]) -> None:
             view.show(run, store.folder(run), result, groups.get(run.hash, f"parents/{preset}"))
 
-        def job(run: Run) -> dict[str, Any]:
-            return {"data_dir": str(data_dir), "keep": run.hash in kept}
-
         store.check_writable()
-        grid = Grid(todo, store, pool, job, show, console, until)
+        grid = Grid(todo, store, pool, data_dir, show, console, until)
         grid.train()
         problems, late = _told(grid), bool(grid.left)
     verdicts: dict[str, list[Verdict]] = {}
@@ -130,7 +124,7 @@ def _told(grid: Grid) -> list[str]:
     told = [f"time is up: {how_far}"] if grid.left else []
     if grid.failures:
         told.append(f"{len(grid.failures)} of {whole} runs failed, or were skipped because others did:")
-    return told + [f"  {one.run.name}: {one.error}; its log is {one.log}" for one in grid.failures if one.log]
+    return told + [f"  {line}" for line in grid.failures if line]
 
 
 def _finish(

@@ -1,7 +1,7 @@
 """`runs/<hash>/`: one folder per run. `result.json` is written last and atomically; it means done.
 
-`result.json` has a checksum of itself and of each other file, so that damage is found when the run is read. A damaged
-folder is neither used nor deleted: it is renamed to `runs/<hash>.damaged-1`, and the run is trained again.
+`result.json` has a checksum of itself and of each other file, so that damage is found when the run is read. What is
+damaged is neither used nor deleted: it is moved to `runs/<hash>.damaged-1`, and the run is trained again.
 """
 
 import fcntl
@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from lit_hidden.run import Run
 SUBNETWORK, SCORES, WEIGHTS = "subnetwork.safetensors", "scores.safetensors", "weights.safetensors"
 NETS = (SUBNETWORK, SCORES, WEIGHTS)
 CHECKPOINT = "last.ckpt"  # of a run that was begun; not read once there is a result
-RESULT, FAILURE, NOTES = "result.json", "failure.json", "notes.txt"
+_CLAIM = ".claim"  # locked by the process that trains the run
+RESULT, FAILURE = "result.json", "failure.json"
 
 
 class StoreError(UserError):
@@ -128,37 +130,41 @@ class Store:
             return None
         return f"it lacks {' or '.join(needed(child))}, which {child.name} needs"
 
-    def mend(
-        self, run: Run, child: Run | None = None, look: Callable[[Run, Path], str | None] | None = None
-    ) -> str | None:
-        """Set a damaged folder aside, unless a process holds it; return a line that says so and why.
+    def mend(self, run: Run, child: Run | None = None) -> str | None:
+        """Set a damaged run aside, unless a process holds it; return a line that says so and why."""
+        with self.claim(run) as folder:
+            why = folder and self.damage(run, child)
+            return self.set_aside(run, why) if why else None
 
-        `look` finds further damage in the folder of a run that is not done.
-        """
+    def set_aside(self, run: Run, why: str) -> str:
+        """Move all files of a run that this process holds out of its folder; return a line that says so and why."""
         folder = self.folder(run)
-        with suppress(FileNotFoundError), _locked(folder / ".claim") as ours:  # no folder, or it was just set aside
-            why = ours and (self.damage(run, child) or (look and not self.done(run) and look(run, folder)))
-            if why:
-                aside = next(new for n in range(1, 10**9) if not (new := Path(f"{folder}.damaged-{n}")).exists())
-                folder.rename(aside)
-                return f"{folder} is damaged: {why}; set aside as {aside.name}, {run.name} is trained again"
-        return None
+        aside = next(new for number in count(1) if not (new := Path(f"{folder}.damaged-{number}")).exists())
+        aside.mkdir()
+        # Last what says that the others are there: if this process is killed meanwhile, the rest is damaged.
+        for path in sorted(folder.iterdir(), key=lambda path: path.name in (RESULT, CHECKPOINT)):
+            if path.name != _CLAIM:
+                path.rename(aside / path.name)
+        return f"{folder} is damaged: {why}; set aside as {aside.name}, {run.name} is trained again"
 
     @contextmanager
     def claim(self, run: Run) -> Iterator[Path | None]:
         """Hold a run's folder, at most until this process ends; yields None if another process holds it."""
-        folder, ours = self.folder(run), None
-        with ExitStack() as stack:
-            while ours is None:
-                folder.mkdir(parents=True, exist_ok=True)
-                with suppress(FileNotFoundError):  # the folder was set aside just now
-                    ours = stack.enter_context(_locked(folder / ".claim"))
-            yield folder if ours else None
+        folder = self.folder(run)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / _CLAIM).open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield None
+            else:
+                yield folder
 
     def held(self, run: Run) -> bool:
         """Tell whether a process holds a run."""
-        with suppress(OSError), _locked(self.folder(run) / ".claim") as ours:  # without a folder, nothing is held
-            return not ours
+        if (self.folder(run) / _CLAIM).exists():
+            with suppress(OSError), self.claim(run) as folder:  # others' folders may be forbidden
+                return folder is None
         return False
 
     def fail(self, run: Run, error: str, stops: str) -> None:
@@ -168,32 +174,19 @@ class Store:
 
     def failure(self, run: Run) -> dict[str, str] | None:
         """Read why a run failed; None if it has not: cheap enough to poll."""
-        found: dict[str, str] | None = json.loads(self._said(run, FAILURE) or "null")
+        try:
+            found: dict[str, str] = json.loads((self.folder(run) / FAILURE).read_text(encoding="utf-8"))
+        except OSError:
+            return None
         return found
 
-    def note(self, run: Run, line: str) -> None:
-        """Leave a line for the user in a run's folder."""
-        with (self.folder(run) / NOTES).open("a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
-
-    def notes(self, run: Run) -> list[str]:
-        """Read the lines for the user: cheap enough to poll."""
-        return self._said(run, NOTES).splitlines()
-
-    def _said(self, run: Run, name: str) -> str:
-        try:
-            return (self.folder(run) / name).read_text(encoding="utf-8")
-        except OSError:
-            return ""
-
     def forgive(self, run: Run) -> None:
-        """Remove a run's failure and notes before it is tried again."""
-        for name in (FAILURE, NOTES):
-            (self.folder(run) / name).unlink(missing_ok=True)
+        """Remove a run's failure before it is tried again."""
+        (self.folder(run) / FAILURE).unlink(missing_ok=True)
 
     def finish(self, run: Run, result: dict[str, Any]) -> None:
         """Write the result with checksums of all files, then remove the checkpoint: a kill must lose nothing."""
-        folder, temporary = self.folder(run), (".", RESULT, CHECKPOINT, FAILURE, NOTES, "log.txt")
+        folder, temporary = self.folder(run), (".", RESULT, CHECKPOINT, FAILURE, "log.txt")
         sums = {RESULT: _sum(json.dumps(result).encode())}
         for path in sorted(folder.iterdir()):
             if path.is_file() and not path.name.startswith(temporary):
@@ -231,18 +224,3 @@ def _sum(content: bytes) -> str:
 def unwritable(folder: Path, error: OSError) -> StoreError:
     """Say that a folder cannot be written to, and what to do."""
     return StoreError(f"{folder} cannot be written to: {error}; choose another with --runs-dir")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Lock a file for this process; yields False if another has it. FileNotFoundError: it is not there any more."""
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        # Between opening and locking, the folder may have been set aside and made again.
-        if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-            raise FileNotFoundError(f"{path} was replaced")
-        yield True

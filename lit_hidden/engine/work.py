@@ -2,7 +2,7 @@
 
 A job is `{"run": description, "runs_dir", "data_dir", "device", "devices"}`. It may say how many processes decode
 images for each device, `"decoders"`, whether to `"keep"` the run's net for the runs after it, and when to stop,
-`"until"`. What became of it stands in the run's folder: `result.json`, or `failure.json`, and lines for the user.
+`"until"`. What became of it stands in the run's folder: `result.json`, or `failure.json`.
 """
 
 import errno
@@ -50,24 +50,24 @@ def work(job: Job, group: "Group | None" = None, log: bool = False) -> None:
         try:
             from lit_hidden.engine.checkpoints import unusable  # here: without torch, `_fail` must still say so
 
-            note = store.mend(run, look=unusable)  # before the log is opened, which moves with its folder
+            folder = stack.enter_context(store.claim(run))
+            if folder is None:
+                return
+            why = store.damage(run) if store.done(run) else unusable(run, folder)
+            if why:
+                sys.stderr.write(f"{store.set_aside(run, why)}\n")
+            if store.done(run):
+                return
             if log:
                 stack.enter_context(printing_into(log_of(job)))
-            with store.claim(run) as folder:
-                if folder is None:
-                    return
-                if note:
-                    store.note(run, note)
-                if store.done(run):
-                    return
-                for part in folder.glob(".*.part"):  # of a process that was killed: nobody else writes here now
-                    shutil.rmtree(part) if part.is_dir() else part.unlink()
-                now, epochs = datetime.now(UTC).isoformat(timespec="seconds"), store.progress(run)[0]
-                here = f"process {os.getpid()} on {socket.gethostname()}"
-                sys.stderr.write(f"{now} {here} trains {run.name}, after epoch {epochs}\n")
-                store.finish(run, _trained(job, run, folder, group))
-                if damage := store.damage(run):  # its own code was changed meanwhile
-                    raise RuntimeError(f"the files that it left cannot be used: {damage}")
+            for part in folder.glob(".*.part"):  # of a process that was killed: nobody else writes here now
+                shutil.rmtree(part) if part.is_dir() else part.unlink()
+            now, epochs = datetime.now(UTC).isoformat(timespec="seconds"), store.progress(run)[0]
+            here = f"process {os.getpid()} on {socket.gethostname()}"
+            sys.stderr.write(f"{now} {here} trains {run.name}, after epoch {epochs}\n")
+            store.finish(run, _trained(job, run, folder, group))
+            if damage := store.damage(run):  # its own code was changed meanwhile
+                raise RuntimeError(f"the files that it left cannot be used: {damage}")
         except Exception as error:
             _fail(run, store, error, group)
 

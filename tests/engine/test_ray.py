@@ -24,7 +24,7 @@ RUN = Run(density=0.5, epochs=2, net="conv2", width=0.05, data="digits", train_i
 
 
 def pretending() -> Callable[[Any], Any]:
-    """Make a worker that does what the job's `do` says; Ray takes its code along, as it is defined inside."""
+    """Make a worker that does what the job's data folder says; Ray takes its code along, as it is defined inside."""
 
     def work(job: dict[str, Any]) -> int:
         import os
@@ -37,11 +37,12 @@ def pretending() -> Callable[[Any], Any]:
         begun.parent.mkdir(parents=True, exist_ok=True)
         with begun.open("a") as file:
             file.write(f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES')!r}\n")
-        if job["do"] == "dies once" and len(begun.read_text().splitlines()) == 1:
+        what = Path(job["data_dir"]).name
+        if what == "dies once" and len(begun.read_text().splitlines()) == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        if job["do"] == "sleeps":
+        if what == "sleeps":
             time.sleep(600)
-        return do(job) if job["do"] == "dies once" else 74
+        return do(job) if what == "dies once" else 74
 
     return work
 
@@ -53,7 +54,7 @@ def begun(root: Path) -> list[list[str]]:
 
 
 def start(pool: Ray, root: Path, *do: str) -> None:
-    jobs = {place: {**job(RUN, root), "name": what, "do": what} for place, what in enumerate(do)}
+    jobs = {place: {**job(RUN, root), "name": what, "data_dir": what} for place, what in enumerate(do)}
     pool.start(list(jobs), list(jobs.values()))
 
 
@@ -109,9 +110,8 @@ def test_closing_leaves_no_worker(cores, tmp_path):
 
 def test_a_worker_that_is_killed_is_replaced_and_the_run_is_as_trained_without_ray(cores, tmp_path):
     store, out = Store(tmp_path / "runs"), io.StringIO()
-    data, say = {"data_dir": "data", "do": "dies once"}, Console(file=out, width=200)
-    todo = Plan({RUN.hash: RUN}, {}, {})
-    Grid(todo, store, cores, lambda run: data, lambda *_: None, say).train(every=0.02)
+    todo, say = Plan({RUN.hash: RUN}), Console(file=out, width=200)
+    Grid(todo, store, cores, "dies once", lambda *_: None, say).train(every=0.02)
     assert f"the worker of {RUN.name} was lost (WorkerCrashedError) after epoch 0; a new one goes on" in out.getvalue()
     assert counted(store.result(RUN)) == counted(train(RUN, tmp_path))
     assert without_time(store.folder(RUN)) == without_time(tmp_path)

@@ -47,9 +47,8 @@ def test_a_run_of_jobs_killed_and_stopped_ends_as_if_nothing_had_been(tmp_path, 
                 warned.extend(re.findall(r"process (\d+) on", log.read_text())[-1:])
                 os.kill(int(warned[0]), signal.SIGUSR2)
 
-    todo, say = Plan({first.hash: first}, {}, {}), Console(file=out, width=400)
-    data = {"data_dir": "data"}
-    Disturbed(todo, store, pool, lambda run: data, lambda *_: None, say).train(every=0.02)
+    todo, say = Plan({first.hash: first}), Console(file=out, width=400)
+    Disturbed(todo, store, pool, "data", lambda *_: None, say).train(every=0.02)
     assert f"the worker of {first.name} ended with SLURM's job {killed[0]} " in out.getvalue()
     assert "stopped after step" in log.read_text(), "when it was told, it wrote a checkpoint"
     assert int(re.findall(r"after epoch (\d+)\n", log.read_text())[-1]) > 0

@@ -1,6 +1,5 @@
 """`runs/`: whole files or none, one owner at a time, and damage that is named and set aside."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -45,8 +44,6 @@ def test_a_run_without_result_is_not_done(store):
     assert (store.result(RUN), store.done(RUN), store.progress(RUN)) == (None, False, (1, 1.5))
     assert store.damage(RUN) is None
     assert store.mend(RUN) is None
-    line = store.mend(RUN, look=lambda run, folder: f"{folder.name} looks odd")
-    assert f"is damaged: {RUN.hash} looks odd; set aside" in str(line)
 
 
 def write(name: str, content: str | bytes) -> Callable[[Path], object]:
@@ -81,7 +78,7 @@ DAMAGE = [
 def test_a_damaged_folder_is_named_and_set_aside_whole(harm, why, store, tmp_path):
     folder = leave(store, TRACED)
     harm(folder)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = {path.name: path.read_bytes() for path in folder.glob("[!.]*")}
     assert store.result(TRACED) is None
     reason = store.damage(TRACED)
     assert reason is not None
@@ -91,7 +88,7 @@ def test_a_damaged_folder_is_named_and_set_aside_whole(harm, why, store, tmp_pat
     assert str(error.value) == f"{folder} is damaged: {reason}"
     aside = tmp_path / "runs" / f"{TRACED.hash}.damaged-1"
     assert store.mend(TRACED) == f"{error.value}; set aside as {aside.name}, {TRACED.name} is trained again"
-    assert not folder.exists()
+    assert [path.name for path in folder.iterdir()] == [".claim"]
     assert {path.name: path.read_bytes() for path in aside.iterdir()} == before
     assert store.mend(TRACED) is None
     leave(store, TRACED)
@@ -133,7 +130,7 @@ def test_a_parent_without_its_subnetwork_is_set_aside_for_its_child_alone(store)
     (folder / "subnetwork.safetensors").write_bytes(b"another")
     assert store.damage(RUN) == store.damage(RUN, CHILD) == f"subnetwork.safetensors: {ANOTHER}"
     assert store.mend(RUN, CHILD) is not None
-    assert not folder.exists()
+    assert not store.done(RUN)
 
 
 def test_nothing_set_aside_is_overwritten(store):
@@ -180,23 +177,30 @@ def test_of_many_that_mend_at_once_one_does(store):
     with ThreadPoolExecutor(4) as pool:  # a lock is held by an opened file, so threads exclude each other too
         answers = list(pool.map(lambda _: store.mend(RUN), range(8)))
     assert sum(answer is not None for answer in answers) == 1
-    assert [path.name for path in store.root.iterdir()] == [f"{RUN.hash}.damaged-1"]
+    assert {path.name for path in store.root.iterdir()} == {RUN.hash, f"{RUN.hash}.damaged-1"}
 
 
-def test_a_claim_on_a_folder_that_is_set_aside_meanwhile_is_on_the_new_one(store, monkeypatch):
-    folder = leave(store, RUN)
-    lock, moves = fcntl.flock, []
+def test_a_kill_while_files_are_set_aside_leaves_a_damaged_run_or_none(store, monkeypatch):
+    folder, real, moved = leave(store, TRACED), Path.rename, []
+    (folder / "metrics.csv").write_text("epoch")
 
-    def flock(file, how):
-        if not moves:  # between opening the lock and taking it
-            moves.append(folder.rename(f"{folder}.damaged-1"))
-        lock(file, how)
+    def rename(path: Path, other: Path) -> None:
+        if len(moved) % 3 == 2:
+            moved.append("killed")
+            raise KeyboardInterrupt
+        moved.append(path.name)
+        real(path, other)
 
-    monkeypatch.setattr(fcntl, "flock", flock)
-    with store.claim(RUN) as claimed:
-        assert claimed == folder
-        assert [path.name for path in folder.iterdir()] == [".claim"]
-        assert store.held(RUN)
+    monkeypatch.setattr(Path, "rename", rename)
+    kills = 0
+    while store.done(TRACED):
+        assert store.result(TRACED) is None
+        try:
+            store.mend(TRACED)
+        except KeyboardInterrupt:
+            kills += 1
+    assert kills >= 2
+    assert [path.name for path in folder.iterdir()] == [".claim"]
 
 
 def test_a_write_is_tried_without_a_trace_and_an_interrupted_one_leaves_the_old_file(store, monkeypatch):
