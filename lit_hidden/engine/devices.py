@@ -22,20 +22,11 @@ def gpus() -> int:
     """Count the NVIDIA GPUs that this process may use, without importing torch."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return sum(gpu.strip() not in ("", "-1") for gpu in visible.split(","))
-    return sum(line.startswith("GPU ") for line in _ask_nvidia("-L"))
-
-
-def gpu_name() -> str:
-    """Name the first GPU of this machine as torch does; empty if there is none."""
-    return next(iter(_ask_nvidia("--query-gpu=name", "--format=csv,noheader")), "").strip()
-
-
-def _ask_nvidia(*options: str) -> list[str]:
-    """Return the lines that the driver prints; none without one."""
     try:
-        return subprocess.run(["nvidia-smi", *options], capture_output=True, text=True, check=True).stdout.splitlines()
-    except (OSError, subprocess.CalledProcessError):
-        return []
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
+    except OSError:  # there is no driver
+        return 0
+    return sum(line.startswith("GPU ") for line in listed.splitlines())
 
 
 def cores() -> int:

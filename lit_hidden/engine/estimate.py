@@ -2,11 +2,12 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from operator import attrgetter
 from typing import Any
 
+from lit_hidden.engine.pool import Pool
 from lit_hidden.engine.store import RESULT, Store
 from lit_hidden.recipes import IMAGES
 from lit_hidden.run import Run
@@ -24,6 +25,7 @@ _kind = attrgetter(  # runs that agree in these take equally long per epoch
     "net", "width", "method", "data", "train_images", "held_out", "batch_size", "precision", "callbacks", "masker",
     "task", "classes", "images_per_class", "image_size",
 )  # fmt: skip
+Done = tuple[Run, Mapping[str, Any]]  # a run and its result, or its row of a table
 
 
 def work(run: Run) -> float:
@@ -39,45 +41,36 @@ def work(run: Run) -> float:
     return macs * (run.width * (run.image_size or size) / usual) ** 2 * (3 * train + (run.held_out or tested))
 
 
-class Clock:
-    """Estimates times from what runs took on one `device` (`cpu` or `cuda`), `name` in results: those of a store."""
-
-    def __init__(self, device: str, name: str, store: Store | None = None) -> None:
-        self.device, self.name = device, name
-        self._took: dict[str, tuple[Run, int, float]] = {}  # by hash: a run, its epochs, their seconds
-        for path in store.root.glob(f"*/{RESULT}") if store else ():
-            with suppress(Exception):  # damage of any kind, which the store reports
-                run = Run.from_json(path.with_name("run.json").read_text(encoding="utf-8"))
-                if path.parent.name == run.hash:  # else it was set aside
-                    self.result(run, json.loads(path.read_text(encoding="utf-8")))
-
-    def result(self, run: Run, result: Mapping[str, Any]) -> None:
-        """Take what a finished run took, if it was on this device; `result` may be a row of `results.csv`."""
-        provenance = result.get("provenance", result)
-        if provenance.get("device") == self.name:
-            self.measure(run, result.get("diverged") or run.epochs, provenance["seconds"])
-
-    def measure(self, run: Run, epochs: int, seconds: float) -> None:
-        """Take what the first epochs of a run took."""
-        if seconds and epochs:
-            self._took[run.hash] = run, epochs, seconds
-
-    def estimate(self, left: Iterable[tuple[Run, int]], workers: int) -> str:
-        """Say how long so many epochs of each run take on all workers; analyses, of no epochs, do not count."""
-        took = self._took.values()
-        known = [(epochs * work(run), seconds) for run, epochs, seconds in took if work(run)]
-        speed = sum(macs for macs, _ in known) / sum(seconds for _, seconds in known) if known else GUESS[self.device]
-        alike: dict[tuple[Any, ...], list[tuple[int, float]]] = defaultdict(list)
-        for run, epochs, seconds in took:
+def estimate(runs: Iterable[Run], store: Store, pool: Pool, known: Iterable[Done]) -> str:
+    """Say how long the rest of `runs` takes on all workers of a pool, by what `known` ones took on such devices."""
+    speeds, alike = [(0.0, 0.0)], defaultdict[tuple[Any, ...], list[tuple[int, float]]](list)
+    for run, result in known:
+        told, epochs = result.get("provenance", result), result.get("diverged") or run.epochs
+        number, _, device = str(told.get("device")).rpartition(" x ")
+        same = (int(number or 1), device.startswith("CPU")) == (max(1, int(pool.per_run)), pool.device == "cpu")
+        if same and epochs and (seconds := told.get("seconds")):
             alike[_kind(run.resolved)].append((epochs, seconds))
-        times = [0.0]
-        for run, epochs in left:  # runs alike tell more than the arithmetic
-            done, seconds = map(sum, zip(*alike.get(_kind(run.resolved), [(1, work(run) / speed)]), strict=True))
-            if epochs and not seconds:
-                return "unknown until a first run is measured"
-            times.append(epochs * seconds / done)
-        text = f"about {elapsed(max(sum(times) / workers, *times))} on {workers} worker(s)"  # a run has one
-        return text + ("" if self._took else ", a guess: nothing is measured here yet")
+            if macs := work(run):
+                speeds.append((epochs * macs, seconds))
+    macs, seconds = map(sum, zip(*speeds, strict=True))
+    speed, times = macs / seconds if seconds else GUESS[pool.device], [0.0]
+    for run in runs:  # runs alike tell more than the arithmetic; analyses have no epochs
+        done, seconds = map(sum, zip(*alike.get(_kind(run.resolved), [(1, work(run) / speed)]), strict=True))
+        left = run.epochs - store.progress(run)[0]
+        if left and not seconds:
+            return "unknown until a first run is measured"
+        times.append(left * seconds / done)
+    text = f"about {elapsed(max(sum(times) / pool.places, *times))} on {pool.places} worker(s)"  # a run has one
+    return text + ("" if alike else ", a guess: nothing is measured here yet")
+
+
+def measured(store: Store) -> Iterator[Done]:
+    """Give the runs of a store that are done, with their results."""
+    for path in store.root.glob(f"*/{RESULT}"):
+        with suppress(Exception):  # damage of any kind, which the store reports
+            run = Run.from_json(path.with_name("run.json").read_text(encoding="utf-8"))
+            if path.parent.name == run.hash:  # else it was set aside
+                yield run, dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def elapsed(seconds: float) -> str:

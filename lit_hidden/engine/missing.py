@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lit_hidden.engine.estimate import Clock
+from lit_hidden.engine.estimate import estimate, measured
 from lit_hidden.engine.experiment import load, names
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.where import Where
@@ -32,11 +32,6 @@ def missing(
     everything = [run for left in found.values() for run in left]
     found[f"in all {len(everything)} runs missing"] = everything
     pool = Where().start(store.root, everything)
-    clock = Clock(pool.device, pool.device_name, store)
-    for row in rows:
-        clock.result(describe(row), row)
-    lines = []
-    for line, left in found.items():
-        time = clock.estimate(((run, run.epochs - store.progress(run)[0]) for run in left), pool.places)
-        lines.append(f"{line}, {time}" if left else line)
-    return "\n".join(lines)
+    took = [*measured(store), *((describe(row), row) for row in rows)]
+    times = {line: f", {estimate(left, store, pool, took)}" if left else "" for line, left in found.items()}
+    return "\n".join(line + time for line, time in times.items())

@@ -5,6 +5,7 @@ acts on that in the same way for every pool.
 """
 
 import ctypes
+import gc
 import json
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ from multiprocessing.context import ForkServerProcess
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from lit_hidden.engine.devices import cores, environments, gpu_name
+from lit_hidden.engine.devices import cores, environments
 from lit_hidden.engine.work import Job, log_of, printing_into, work
 
 if TYPE_CHECKING:
@@ -39,12 +40,6 @@ class Pool(ABC):
     device: str  # `cuda` or `cpu`
     places: int  # how many runs are trained at a time
     per_run: float = 1
-
-    @property
-    def device_name(self) -> str:
-        """What trains a run, as its result's provenance names it; empty for GPUs of other machines."""
-        name = "CPU, 1 thread(s)" if self.device == "cpu" else "" if self.elsewhere else gpu_name()
-        return f"{self.per_run:g} x {name}" if name and self.per_run > 1 else name
 
     @abstractmethod
     def start(self, places: Sequence[int], jobs: Sequence[Job]) -> None:
@@ -75,7 +70,7 @@ class Local(Pool):
     def start(self, places: Sequence[int], jobs: Sequence[Job]) -> None:
         """Fork a process for each place."""
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["lit_hidden.engine.preload"])
+        context.set_forkserver_preload(["sklearn.datasets", "lit_hidden.engine.train"])
         ours, main = dict(os.environ), sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")  # a worker would import it, and a user's script begin anew
         os.environ |= {"OMP_NUM_THREADS": "1", **self.environments[0]}  # glibc reads its part when the server starts
@@ -116,6 +111,7 @@ class Local(Pool):
 
 def _work(job: Job, environment: dict[str, str]) -> None:
     """Do a job in a new process, which ignores Ctrl-C (its engine stops it in order) and ends with its engine."""
+    gc.freeze()  # what was imported before the fork stays shared
     os.environ |= environment
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     engine = multiprocessing.parent_process()

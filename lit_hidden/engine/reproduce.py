@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lit_hidden.engine import beforehand
-from lit_hidden.engine.estimate import Clock
+from lit_hidden.engine.estimate import estimate, measured
 from lit_hidden.engine.experiment import Experiment, ReproduceError, UsageError, load, names
 from lit_hidden.engine.grid import Grid, plan
 from lit_hidden.engine.store import Store, write_atomically
@@ -77,9 +77,7 @@ def reproduce(
     train = bool(todo.missing) and minutes > 0
     if todo.missing and (train or dry_run):
         pool = where.start(store.root, todo.missing.values())
-        clock = Clock(pool.device, pool.device_name, store)
-        left = ((run, run.epochs - store.progress(run)[0]) for run in todo.missing.values())
-        console.print(f"estimated time: {clock.estimate(left, pool.places)}")
+        console.print(f"estimated time: {estimate(todo.missing.values(), store, pool, measured(store))}")
         if dry_run:
             pool.close()
     if dry_run:

@@ -3,6 +3,8 @@
 import json
 import re
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lit_hidden.data import DATA, IMAGENET_DATA, data_module
 from lit_hidden.data.wnids import CLASS_LISTS
-from lit_hidden.engine.estimate import GUESS, MACS, Clock, elapsed, work
+from lit_hidden.engine.estimate import GUESS, MACS, elapsed, estimate, measured, work
 from lit_hidden.engine.store import Store
 from lit_hidden.nets import build
 from lit_hidden.recipes import CLASS_LISTS as COUNTS
@@ -68,12 +70,23 @@ def test_an_epoch_is_the_images_of_it(run, images):
     assert work(run.resolved) == pytest.approx(MACS[run.net][0] * images)
 
 
-def test_before_anything_is_measured_it_is_a_guess_or_unknown():
-    clock = Clock("cpu", CPU)
+@pytest.fixture
+def estimated(tmp_path):
+    """Say how long runs take on so many workers, by what was done; a result is a device, epochs and seconds."""
+
+    def say(left: list[Run], workers: int, *done: tuple[Run, str, float], on: str = "cpu", each: float = 1) -> str:
+        pool: Any = SimpleNamespace(device=on, places=workers, per_run=each)
+        known = [(run, {"provenance": {"device": device, "seconds": seconds}}) for run, device, seconds in done]
+        return estimate([run.resolved for run in left], Store(tmp_path), pool, [*known, *measured(Store(tmp_path))])
+
+    return say
+
+
+def test_before_anything_is_measured_it_is_a_guess_or_unknown(estimated):
     days = work(CONV2) / GUESS["cpu"] * 10**4 / 2 / 86400  # on two workers
     guess = f"about {days:.3g} d on 2 worker(s), a guess: nothing is measured here yet"
-    assert clock.estimate([(CONV2, 5000)] * 2, 2) == guess
-    assert clock.estimate([(CONV2, 5000), (OWN, 1)], 2) == "unknown until a first run is measured"
+    assert estimated([replace(CONV2, epochs=5000)] * 2, 2) == guess
+    assert estimated([CONV2, OWN], 2) == "unknown until a first run is measured"
 
 
 @pytest.mark.parametrize(
@@ -84,33 +97,39 @@ def test_before_anything_is_measured_it_is_a_guess_or_unknown():
         ([(CONV2, 2), (CONV2, 1)], 2, 40),  # a run has one worker
         ([(CONV4, 1)], 1, 20 * work(CONV4) / work(CONV2)),
         ([(OWN, 6)], 1, 5),
-        ([(CONV2, 1), (OWN.then(epochs=0), 0)], 1, 20),
+        ([(CONV2, 1), (OWN.then(), 0)], 1, 20),
     ],
 )
-def test_runs_alike_count_before_the_arithmetic_and_all_workers_share_them(left, workers, minutes):
-    clock = Clock("cpu", CPU)
-    clock.measure(replace(CONV2, seed=1, score_seed=1), 1, 10000.0)
-    clock.measure(replace(CONV2, seed=1, score_seed=1), 10, 100.0 * 60)  # in place of what it took before
-    clock.measure(replace(CONV2, seed=2, score_seed=2), 10, 300.0 * 60)
-    clock.measure(replace(OWN, seed=1), 1, 50.0)  # arithmetic that is not known says nothing of others
-    assert clock.estimate(left, workers) == f"about {elapsed(60 * minutes)} on {workers} worker(s)"
+def test_runs_alike_on_such_devices_count_before_the_arithmetic_and_all_workers_share_them(
+    left, workers, minutes, estimated
+):
+    ten, one = replace(CONV2, epochs=10), replace(OWN, epochs=1)
+    done = [(ten, CPU, 100.0 * 60), (replace(ten, seed=2), CPU, 300.0 * 60), (one, CPU, 50.0)]
+    done += [(ten, "NVIDIA H100", 1.0), (ten, f"2 x {CPU}", 1.0)]
+    runs = [replace(run, epochs=epochs) for run, epochs in left]
+    assert estimated(runs, workers, *done) == f"about {elapsed(60 * minutes)} on {workers} worker(s)"
 
 
-def test_a_folder_of_runs_is_read_but_for_what_other_devices_took_or_is_damaged(tmp_path):
-    def leave(seed: int, device: str, seconds: float, name: str = "", text: str = "") -> None:
+def test_gpus_and_runs_on_several_devices_go_by_their_like(estimated):
+    done = [(replace(CONV2, epochs=1), device, s) for device, s in ((CPU, 1.0), ("H100", 60.0), ("4 x H100", 180.0))]
+    one = [replace(CONV2, epochs=1)]
+    assert estimated(one, 1, *done, on="cuda", each=0.5) == "about 1 min on 1 worker(s)"
+    assert estimated(one, 1, *done, on="cuda", each=4) == "about 3 min on 1 worker(s)"
+
+
+def test_a_folder_of_runs_is_read_but_for_what_is_damaged(tmp_path, estimated):
+    def leave(seed: int, seconds: float, name: str = "", text: str = "") -> None:
         run = Run(density=0.5, net="conv2", epochs=10, seed=seed)
         folder = tmp_path / (name or run.hash)
         folder.mkdir()
         (folder / "run.json").write_text(text or run.to_json())
-        (folder / "result.json").write_text(json.dumps({"provenance": {"device": device, "seconds": seconds}}))
+        (folder / "result.json").write_text(json.dumps({"provenance": {"device": CPU, "seconds": seconds}}))
 
-    leave(1, CPU, 4000.0)
-    leave(2, CPU, 8000.0)
-    leave(3, "NVIDIA H100", 10.0)
-    leave(4, CPU, 10.0, name="0123456789ab.damaged-1")
-    leave(5, CPU, 10.0, text="{")
-    clock = Clock("cpu", CPU, Store(tmp_path))
-    assert clock.estimate([(CONV2, 6)], 1) == "about 1 h on 1 worker(s)"
+    leave(1, 4000.0)
+    leave(2, 8000.0)
+    leave(4, 10.0, name="0123456789ab.damaged-1")
+    leave(5, 10.0, text="{")
+    assert estimated([replace(CONV2, epochs=6)], 1) == "about 1 h on 1 worker(s)"
 
 
 def test_times_are_said_as_people_do():

@@ -33,7 +33,7 @@ def test_a_run_of_jobs_killed_and_stopped_ends_as_if_nothing_had_been(tmp_path, 
     monkeypatch.setattr(subprocess, "Popen", forked)
     store, first = Store(tmp_path / "runs"), RUNS[0]
     pool = Slurm(store.root, 1, 1, 1, ["cluster=local", "gpus_per_node=0"])
-    assert (pool.device, pool.device_name, pool.places) == ("cpu", "CPU, 1 thread(s)", 1)
+    assert (pool.device, pool.places) == ("cpu", 1)
     log, killed, warned, out = store.folder(first) / "log.txt", [], [], io.StringIO()
 
     class Disturbed(Grid):
@@ -101,7 +101,7 @@ def told(cluster: Any) -> dict[str, str]:
 def test_slurm_is_told_what_is_needed_and_each_job_may_train_every_run(cluster):
     options = ["partition=gpu", "account=me", "timeout_min=60", "mem_gb=2", "constraint=h100"]
     pool = Slurm(cluster.folder / "runs", 4, 2, 1, options)
-    assert (pool.device, pool.device_name, pool.places) == ("cuda", "", 2)
+    assert (pool.device, pool.places) == ("cuda", 2)
     start(pool, cluster.folder / "runs", RUNS[:2], RUNS[2:])
     expected = {
         "array": "0-1%2", "partition": "gpu", "account": "me", "time": "60", "mem": "2GB", "constraint": "h100",
@@ -115,7 +115,7 @@ def test_slurm_is_told_what_is_needed_and_each_job_may_train_every_run(cluster):
 
 def test_on_cpu_each_process_has_one_thread_and_on_several_machines_slurm_starts_all(cluster):
     pool = Slurm(cluster.folder / "runs", 8, 4, 2, ["gpus_per_node=0"])
-    assert (pool.device, pool.device_name, pool.places) == ("cpu", "4 x CPU, 1 thread(s)", 2)
+    assert (pool.device, pool.places) == ("cpu", 2)
     start(pool, cluster.folder / "runs", RUNS[:1], [])
     expected = {"nodes": "2", "ntasks-per-node": "2", "cpus-per-task": "1"}
     assert expected.items() <= told(cluster).items()

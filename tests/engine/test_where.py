@@ -154,13 +154,16 @@ def test_a_launcher_that_is_not_installed_is_named(start, monkeypatch, module, l
         start(0, [SMALL], launcher=launcher)
 
 
-def test_gpus_are_counted_as_cuda_would_see_them(monkeypatch):
+def test_gpus_are_counted_as_cuda_would_see_them(monkeypatch, tmp_path):
     for visible, number in (("1, 3", 2), ("-1", 0), ("", 0)):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert devices.gpus() == number
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr(devices, "_ask_nvidia", lambda *_: ["GPU 0: H100", "  MIG 1g", "GPU 1: H100"])
-    assert devices.gpus() == 2
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: H100\n  MIG 1g\nGPU 1: H100'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    for path, number in ((f"{tmp_path}:{os.environ['PATH']}", 2), ("", 0)):
+        monkeypatch.setenv("PATH", path)
+        assert devices.gpus() == number
 
 
 def test_on_cpu_there_are_as_many_workers_as_have_a_core_and_memory(monkeypatch):
