@@ -103,13 +103,13 @@ def parser() -> argparse.ArgumentParser:
 def _reproduce(names: list[str], preset: str, data: str = "", where: Sequence[str] = (), **arguments: Any) -> None:
     """Reproduce experiments; where torchrun or SLURM has started several processes, the first leads the others."""
     from lit_hidden.engine.reproduce import reproduce
-    from lit_hidden.engine.torchrun import led, placed
+    from lit_hidden.engine.torchrun import led
     from lit_hidden.engine.where import Where
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it stops a reproduction as Ctrl-C does
     on = {name: arguments.pop(name) for name in Where.__dataclass_fields__ if name in arguments}
     preset = f"{preset}-{data}" if data else preset
-    with led(placed()) as group:
+    with led() as group:
         reproduce(*names, preset=preset, where=Where(**on, group=group), only=where, **arguments)
 
 

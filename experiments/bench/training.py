@@ -16,7 +16,6 @@ from lit_hidden.data import BatchLoader, CIFAR10Data, ImageData, ImageNetData
 from lit_hidden.engine import train
 from lit_hidden.engine.checkpoints import Recorder
 from lit_hidden.engine.network import make_module
-from lit_hidden.engine.ranks import Interruption
 from lit_hidden.recipes import IMAGENET
 from lit_hidden.run import Run
 from lit_hidden.steps import Steps
@@ -92,12 +91,12 @@ class Watched(BatchLoader):
 
 def fit(module: LitClassifier, loader: BatchLoader, folder: Path) -> None:
     """Train an epoch as the engine does, checkpoint and callbacks of a plain run included; nothing is evaluated."""
-    kind, interruption = loader.device.type, Interruption(folder)
+    kind = loader.device.type
     recorder = Recorder(folder, "test", pause=train.PAUSE if kind == "cuda" else 0.0)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its notes on devices
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")  # its advice, as in the engine
         module.automatic_optimization = not loader.at_once
         settings = train.settings(folder, kind, at_once=loader.at_once)
-        trainer = L.Trainer(**settings, max_epochs=1, callbacks=[recorder, interruption])
+        trainer = L.Trainer(**settings, max_epochs=1, callbacks=[recorder])
         trainer.fit(module, loader)

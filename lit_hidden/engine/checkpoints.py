@@ -3,9 +3,12 @@
 import csv
 import io
 import math
+import signal
+import sys
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from lit_hidden import code
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.engine.store import CHECKPOINT, write_atomically
 from lit_hidden.run import Run
+
+AGREE = 10  # steps between two questions whether to stop: each waits for the device and for all ranks
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -49,22 +54,68 @@ def unusable(run: Run, folder: Path) -> str | None:
     return None
 
 
+class StoppedError(SystemExit):
+    """The checkpoint is written, and the process is to end."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
 class Recorder(Checkpoint):
     """Write a checkpoint at the end of an epoch, and `metrics.csv` with each checkpoint, both atomically.
 
     It is a Checkpoint because Lightning calls those last, when the epoch's metrics are complete. At least `pause`
-    seconds lie between two checkpoints; the last epoch always has one. Training ends with the epoch in which a loss is
-    not finite (`diverged`). Metrics of the `watched` split go into the rows, and only one rank `writes`.
+    seconds lie between two checkpoints; the last epoch always has one. On SIGTERM, or at the time `until`, it writes
+    one after a step and raises `StoppedError`: an epoch of ImageNet takes an hour. Training ends with the epoch in
+    which a loss is not finite (`diverged`). Rows have metrics of the `watched` split, and only one rank `writes`.
     """
 
     def __init__(
-        self, folder: Path, watched: str, writes: bool = True, pause: float = 0.0, code: Mapping[str, str | None] = {}
+        self, folder: Path, watched: str, writes: bool = True, pause: float = 0.0, until: float = math.inf
     ) -> None:
         super().__init__()
-        self.folder, self.watched, self.writes, self.pause, self.code = folder, watched, writes, pause, dict(code)
+        self.folder, self.watched, self.writes, self.pause, self.until = folder, watched, writes, pause, until
+        self.code: dict[str, str | None] = {}  # fingerprints of the code that trains the run
         self.rows: list[dict[str, float]] = []
         self.seconds, self._saved = 0.0, time.perf_counter()  # how long the epochs took; when a checkpoint was written
         self.diverged: int | None = None
+        self.told = False  # to stop
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take SIGTERM as the word to stop, and restore all handlers then."""
+        # After a Ctrl-C Lightning would leave this process deaf to the next.
+        before = {sign: signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)}
+        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "told", True))
+        try:
+            yield
+        except Exception:  # after the signal: other ranks have ended, and left this one in a collective
+            if not self.told:
+                raise
+        finally:
+            for sign, handler in before.items():
+                signal.signal(sign, handler)
+        if self.told:
+            raise StoppedError
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Keep Lightning from the signal: it would stop one rank in a collective, and wait for the device each step."""
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *step: Any) -> None:
+        """Stop if any rank has to, but not after an epoch's last step: the epoch's end belongs to it."""
+        several = trainer.world_size > 1  # they ask each other from time to time, and stop after the same step
+        if step[-1] + 1 == trainer.num_training_batches or (several and trainer.global_step % AGREE):
+            return
+        self.told = self.told or time.time() >= self.until
+        if several:
+            self.told = trainer.strategy.reduce_boolean_decision(self.told, all=False)
+        if self.told:
+            trainer.save_checkpoint(self.folder / CHECKPOINT, weights_only=False)
+            if trainer.is_global_zero:
+                sys.stdout.write(f"stopped after step {trainer.global_step}; the checkpoint is written\n")
+            raise StoppedError
 
     def state_dict(self) -> dict[str, Any]:
         """Write the curve, and put its rows into the checkpoint: that of a killed run has no gap."""

@@ -6,11 +6,9 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from lit_hidden import code
 from lit_hidden.engine.pool import Pool
@@ -22,66 +20,56 @@ from lit_hidden.run import Run
 _SEEN = 60.0  # seconds until another machine's file must be visible here: as long as NFS caches a folder
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is to be trained, by hash."""
+def plan(runs: Iterable[Run], store: Store, say: Callable[[str], None], mend: bool = True) -> dict[str, Run]:
+    """Find what is missing of `runs`, in their order, and before each the parents that it lacks; by hash.
 
-    missing: dict[str, Run] = field(default_factory=dict)  # in the grid's order; before each the parents that it lacks
-    parents: dict[str, str] = field(default_factory=dict)  # the parent's hash, if that is missing too
-    keep: set[str] = field(default_factory=set)  # parents whose scores are needed
-
-
-def plan(runs: Iterable[Run], store: Store, say: Callable[[str], None], mend: bool = True) -> Plan:
-    """Find what is missing of `runs`, and which parents that needs; `say` takes a line for each damaged folder.
-
-    Damaged folders are set aside if `mend` is set, else all stays as it is.
+    `say` takes a line for each damaged folder, which is set aside if `mend` is set.
 
     Raises:
         OSError: a folder cannot be read or set aside.
         CodeError: a run names code that has no source here.
     """
-    found = Plan()
+    missing = dict[str, Run]()
 
     def add(run: Run, child: Run | None = None) -> None:
         """Add a run that is missing, after its parents."""
         if why := store.damage(run, child):
             if line := store.mend(run, child) if mend else f"{store.folder(run)} is damaged and not used: {why}":
                 say(line)
-        elif run.hash in found.missing or store.done(run):
+        elif run.hash in missing or store.done(run):
             return
-        if (parent := run.parent) is not None:
-            add(parent, run)
-            if parent.hash in found.missing:
-                found.parents[run.hash] = parent.hash
-            if needed(run) == (SCORES,):
-                found.keep.add(parent.hash)
-        found.missing[run.hash] = run
+        if run.parent is not None:
+            add(run.parent, run)
+        missing[run.hash] = run
 
     for run in runs:
         add(run)
-    for name in dict.fromkeys(name for run in found.missing.values() for name in run.names):
+    for name in dict.fromkeys(name for run in missing.values() for name in run.names):
         code.check(name)
-    return found
+    return missing
 
 
 @dataclass
 class Grid:
-    """Train a plan in its order, and print a line for each run that is done.
+    """Train a plan in its order, and say a line for each run that is done.
 
     A worker that dies (killed, out of memory) is replaced, and its run goes on from its last checkpoint. The run fails
     when a second worker dies without a new checkpoint.
     """
 
-    plan: Plan
+    plan: dict[str, Run]  # by hash, parents before their children
     store: Store
     pool: Pool
     data_dir: str | Path
     show: Callable[[Run, dict[str, Any]], None]  # shows a finished run in W&B
-    console: Console
+    say: Callable[[str], None]
     until: float = math.inf  # when to stop, by `time.monotonic()`
 
     def __post_init__(self) -> None:
-        self.left = dict(self.plan.missing)  # the runs that are neither done nor failed
+        self.left = dict(self.plan)  # the runs that are neither done nor failed
+        children = [(run, run.parent) for run in self.plan.values() if run.parent is not None]
+        self._parents = {run.hash: parent.hash for run, parent in children}
+        self._keep = {parent.hash for run, parent in children if needed(run) == (SCORES,)}
         self.done, self.failures = 0, list[str]()  # what to tell of runs that failed; nothing if they were skipped
         self._running: dict[int, Run] = {}  # by place
         self._lost = set[str]()  # what other runs cannot do without: hashes of runs that failed, and missing data
@@ -110,8 +98,9 @@ class Grid:
     def _start(self) -> None:
         """Start runs where there is room, if their parents are done and no other engine trains them."""
         places = [place for place in range(self.pool.places) if place not in self._running]
-        busy, parents = {run.hash for run in self._running.values()}, self.plan.parents
-        ready = [run for name, run in self.left.items() if name not in busy and parents.get(name) not in self.left]
+        waits = {run.hash for run in self._running.values()}
+        waits |= {name for name in self.left if self._parents.get(name) in self.left}
+        ready = [run for name, run in self.left.items() if name not in waits]
         free = [run for run in ready if places and not self.store.held(run)]
         if free:
             self._running |= dict(zip(places, free, strict=False))
@@ -120,7 +109,7 @@ class Grid:
     def _job(self, run: Run) -> Job:
         """Describe a run for a worker, whose working directory may be another."""
         return {
-            "run": json.loads(run.to_json()), "name": run.name, "keep": run.hash in self.plan.keep,
+            "run": json.loads(run.to_json()), "name": run.name, "keep": run.hash in self._keep,
             "runs_dir": os.path.abspath(self.store.root), "data_dir": os.path.abspath(self.data_dir),
             "device": self.pool.device, "devices": max(1, int(self.pool.per_run)), "decoders": self.pool.decoders,
             "until": time.time() + self.until - time.monotonic(),  # by the clock of all machines
@@ -160,7 +149,7 @@ class Grid:
             self._fail(run, f"its worker {how}, and so did the next one, after epoch {epochs}")
         else:
             self._deaths[run.hash] = written
-            self._say(f"the worker of {run.name} {how} after epoch {epochs}; a new one goes on with it")
+            self.say(f"  the worker of {run.name} {how} after epoch {epochs}; a new one goes on with it")
 
     def _look(self) -> None:
         """See which runs are done, have failed, or cannot be trained because others have failed."""
@@ -168,14 +157,14 @@ class Grid:
             if self.store.damage(run) is None and (result := self.store.result(run)) is not None:
                 del self.left[name]
                 self.done += 1
-                self._say(f"{self.done}/{len(self.plan.missing)}  {run.name}: {score(result)}")
+                self.say(f"  {self.done}/{len(self.plan)}  {run.name}: {score(result)}")
                 self._shows.submit(self.show, run, result)
             elif failure := self.store.failure(run):
                 if failure["stops"] == "grid":
                     raise StoreError(failure["error"])
                 self._lost |= {run.data} if failure["stops"] == "data" else set()
                 self._fail(run, failure["error"])
-            elif {self.plan.parents.get(name), run.data} & self._lost:
+            elif {self._parents.get(name), run.data} & self._lost:
                 self._fail(run)
 
     def _fail(self, run: Run, error: str = "") -> None:
@@ -183,6 +172,3 @@ class Grid:
         del self.left[run.hash]
         self._lost.add(run.hash)
         self.failures.append(error and f"{run.name}: {error}; its log is {self.store.folder(run) / 'log.txt'}")
-
-    def _say(self, line: str) -> None:
-        self.console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)

@@ -128,7 +128,7 @@ def _work(job: Job, environment: dict[str, str]) -> None:
 def do(job: Job, group: "Group | None" = None) -> int:
     """Do a job here, with a group, or by torchrun on as many devices as it asks for; return the exit status."""
     if job["devices"] == 1 or group is not None:
-        work(job, group, log=True)
+        work(job, group)
         return 0
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(job["devices"])]
     command += ["-m", "lit_hidden.engine.torchrun", json.dumps(job)]

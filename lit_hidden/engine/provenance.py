@@ -17,9 +17,9 @@ from lit_hidden import __version__
 INSTALLED = sorted({f"{found.name}=={found.version}" for found in distributions()}, key=str.lower)
 
 
-def provenance(device: str, threads: int, ranks: int) -> dict[str, Any]:
+def provenance(device: str, ranks: int) -> dict[str, Any]:
     """Describe what computes in this process, on `cpu` or `cuda`."""
-    kind = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {threads} thread(s)"
+    kind = torch.cuda.get_device_name() if device == "cuda" else "CPU, 1 thread(s)"
     versions = {"python": platform.python_version(), "torch": torch.__version__, "lightning": lightning.__version__}
     return {
         "device": kind if ranks == 1 else f"{ranks} x {kind}",

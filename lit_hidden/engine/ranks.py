@@ -1,16 +1,11 @@
-"""What processes that train one run together need: jobs from the first, one network, and one moment to stop."""
+"""What processes that train one run together need: jobs from the first of them, and one network."""
 
 import json
-import math
 import os
-import signal
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
@@ -21,10 +16,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from lit_hidden.engine.store import CHECKPOINT
-
 _FOREVER = timedelta(days=365)  # a follower waits while the leader draws, or another engine trains
-AGREE = 10  # steps between two questions whether to stop: each waits for the device and for all ranks
 COMPARE = 100  # steps between two comparisons of the networks
 
 
@@ -36,11 +28,6 @@ class Ranks:
     size: int = 1  # how many processes there are
     local: int = 0  # its number on its machine
     here: int = 1  # how many there are on each machine
-
-    @property
-    def nodes(self) -> int:
-        """The number of machines."""
-        return self.size // self.here
 
 
 ALONE = Ranks()
@@ -133,59 +120,3 @@ def bits(tensor: Tensor) -> Tensor:
     whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
     flat = tensor.contiguous().view(whole).flatten().to(torch.int64)
     return (flat * torch.arange(1, len(flat) + 1, device=tensor.device)).sum()
-
-
-class StoppedError(SystemExit):
-    """The checkpoint is written, and the process is to end."""
-
-    def __init__(self) -> None:
-        super().__init__(128 + signal.SIGTERM)
-
-
-class Interruption(L.Callback):
-    """On SIGTERM, or at the time `until`, write a checkpoint in `folder` after a step, and end by `StoppedError`.
-
-    One rank is enough to stop all after the same step: they ask each other every `AGREE` steps. A process that trains
-    alone stops at the next step. Without this a run goes on from its last epoch, which on ImageNet takes an hour.
-    """
-
-    def __init__(self, folder: Path, until: float = math.inf) -> None:
-        super().__init__()
-        self.folder, self.until, self.told = folder, until, False
-
-    @contextmanager
-    def ready(self) -> Iterator[None]:
-        """Handle the signal meanwhile, and restore all handlers then."""
-        # After a Ctrl-C Lightning would leave this process deaf to the next.
-        before = {sign: signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)}
-        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "told", True))
-        try:
-            yield
-        except Exception:  # after the signal: other ranks have ended, and left this one in a collective
-            if not self.told:
-                raise
-        finally:
-            for sign, handler in before.items():
-                signal.signal(sign, handler)
-        if self.told:
-            raise StoppedError
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Keep Lightning from the signal: it would stop one rank in a collective, and wait for the device each step."""
-        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *step: Any) -> None:
-        """Stop if any rank has to, but not after an epoch's last step: the epoch's end belongs to it."""
-        if step[-1] + 1 == trainer.num_training_batches:
-            return
-        self.told = self.told or time.time() >= self.until
-        if trainer.world_size > 1:
-            if trainer.global_step % AGREE:
-                return
-            self.told = trainer.strategy.reduce_boolean_decision(self.told, all=False)
-        if self.told:
-            trainer.save_checkpoint(self.folder / CHECKPOINT, weights_only=False)
-            if trainer.is_global_zero:
-                sys.stdout.write(f"stopped after step {trainer.global_step}; the checkpoint is written\n")
-            raise StoppedError

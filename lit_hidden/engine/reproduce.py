@@ -14,13 +14,13 @@ from rich.text import Text
 
 from lit_hidden.engine import beforehand
 from lit_hidden.engine.estimate import estimate, measured
-from lit_hidden.engine.experiment import Experiment, ReproduceError, UsageError, load, names
+from lit_hidden.engine.experiment import Experiment, ReproduceError, load, names
 from lit_hidden.engine.grid import Grid, plan
 from lit_hidden.engine.store import Store, write_atomically
 from lit_hidden.engine.tracking import View
 from lit_hidden.engine.where import Where
 from lit_hidden.engine.written import as_csv, draw, judged, rows
-from lit_hidden.judge import Verdict, judge
+from lit_hidden.judge import judge
 from lit_hidden.report.tables import filtered, reason
 from lit_hidden.results import NoRunsError, Results
 from lit_hidden.run import Run
@@ -45,7 +45,7 @@ def reproduce(
     only: Sequence[str] = (),
     minutes: float = math.inf,
     dry_run: bool = False,
-) -> dict[str, list[Verdict]]:
+) -> None:
     """Train what is missing of experiments in one grid; then judge each by what is done of it, draw it, write it.
 
     `names_or_all` are files of `experiments/`, such as `fig2`, or `all`. `preset` is `smoke`, `quick`, `short` or
@@ -58,8 +58,6 @@ def reproduce(
         UsageError, ResultsError, StoreError, LauncherError: before training; arguments or folders cannot be used.
         TimeUpError, ReproduceError: after all else is done; `minutes` were over, or runs or drawings failed.
     """
-    if not minutes >= 0:
-        raise UsageError(f"--minutes {minutes:g}: give a number, such as 30, 0.5 or 0")
     until = time.monotonic() + 60 * minutes
     console, store = Console(highlight=False, markup=False, soft_wrap=True), Store(runs_dir)
     asked = dict.fromkeys(name for given in names_or_all for name in (names() if given == "all" else [given]))
@@ -67,57 +65,52 @@ def reproduce(
     ordered = [run for experiment, runs in chosen for run in sorted(runs, key=experiment.order)]
     todo = plan(ordered, store, console.print, mend=not dry_run)
     for experiment, runs in chosen:
-        missing = sum(run.hash in todo.missing for run in runs)
+        missing = sum(run.hash in todo for run in runs)
         console.print(f"{experiment.name} ({preset}): {experiment.title}", style="bold")
         console.print(f"{len(runs)} runs: {len(runs) - missing} done, {missing} to train")
     if dry_run:
-        for name, run in ({run.hash: run for run in ordered} | todo.missing).items():
+        for name, run in ({run.hash: run for run in ordered} | todo).items():
             state = f"{'training' if store.held(run) else 'to train'} {store.progress(run)[0]}/{run.epochs}"
-            console.print(f"  {name}  {state if name in todo.missing else 'done':16}  {run.name}")
-    train = bool(todo.missing) and minutes > 0
-    if todo.missing and (train or dry_run):
-        pool = where.start(store.root, todo.missing.values())
-        console.print(f"estimated time: {estimate(todo.missing.values(), store, pool, measured(store))}")
+            console.print(f"  {name}  {state if name in todo else 'done':16}  {run.name}")
+    if todo and (dry_run or minutes > 0):
+        pool = where.start(store.root, todo.values())
+        console.print(f"estimated time: {estimate(todo.values(), store, pool, measured(store))}")
         if dry_run:
             pool.close()
     if dry_run:
-        return {}
-    targets = {experiment.name: Path(out) / experiment.name / preset for experiment, _ in chosen}
-    for target in targets.values():
+        return
+    targets = [Path(out) / experiment.name / preset for experiment, _ in chosen]
+    for target in targets:
         target.mkdir(parents=True, exist_ok=True)  # fails before the expensive part
-    view, problems, late = View(console.print), list[str](), bool(todo.missing)
-    if train:
+    view, problems, late = View(console.print), list[str](), bool(todo)
+    if todo and minutes > 0:
         groups = {run.hash: f"{experiment.name}/{preset}" for experiment, runs in reversed(chosen) for run in runs}
 
         def show(run: Run, result: dict[str, Any]) -> None:
             view.show(run, store.folder(run), result, groups.get(run.hash, f"parents/{preset}"))
 
         store.check_writable()
-        grid = Grid(todo, store, pool, data_dir, show, console, until)
+        grid = Grid(todo, store, pool, data_dir, show, console.print, until)
         grid.train()
         problems, late = _told(grid), bool(grid.left)
-    verdicts: dict[str, list[Verdict]] = {}
-    for experiment, runs in chosen:
-        read = ((run, store.result(run), store.folder(run)) for run in runs)
-        results = Results((run, result, folder) for run, result, folder in read if result is not None)
-        if lacking := len(runs) - len(results):
-            problems.append(f"{experiment.name}: {lacking} of {len(runs)} runs are missing")
-        if runs and lacking == len(runs):
-            continue
+    for (experiment, runs), target in zip(chosen, targets, strict=True):
         try:
-            verdicts[experiment.name] = _finish(experiment, preset, results, targets[experiment.name], view, console)
+            results = store.results(runs)
+            if lacking := len(runs) - len(results):
+                problems.append(f"{experiment.name}: {lacking} of {len(runs)} runs are missing")
+            if not runs or len(results):
+                _finish(experiment, preset, results, target, view, console)
         except Exception as error:  # in the experiment's file; the other experiments are drawn all the same
             if not isinstance(error, NoRunsError):  # half a grid may be too little for a drawing
                 traceback.print_exc()
             problems.append(f"{experiment.name} cannot be judged or drawn: {type(error).__name__}: {error}")
     if problems:
         raise (TimeUpError if late else ReproduceError)("\n".join(problems))
-    return verdicts
 
 
 def _told(grid: Grid) -> list[str]:
     """Say whether the time was up, and which runs failed."""
-    whole = len(grid.plan.missing)
+    whole = len(grid.plan)
     how_far = f"{grid.done} of {whole} runs are done; the same command goes on where this one was"
     told = [f"time is up: {how_far}"] if grid.left else []
     if grid.failures:
@@ -125,9 +118,7 @@ def _told(grid: Grid) -> list[str]:
     return told + [f"  {line}" for line in grid.failures if line]
 
 
-def _finish(
-    experiment: Experiment, preset: str, results: Results, target: Path, view: View, console: Console
-) -> list[Verdict]:
+def _finish(experiment: Experiment, preset: str, results: Results, target: Path, view: View, console: Console) -> None:
     """Judge the claims, write the folder, show both; a table that is new is shown in W&B too."""
     if experiment.reduce is not None:
         results.reduce_by(experiment.reduce)
@@ -157,4 +148,3 @@ def _finish(
     write(draw(experiment, results, found["conditions"]))
     if new:
         view.summarise(f"{experiment.name}/{preset}", table, target / "figure.png", verdicts)
-    return verdicts

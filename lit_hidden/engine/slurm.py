@@ -99,10 +99,10 @@ class Task:
         """Train until no run is free, or follow the process that does; stop when SLURM warns."""
         from submitit import JobEnvironment
 
-        from lit_hidden.engine.torchrun import led, placed
+        from lit_hidden.engine.torchrun import led
 
         soon = signal.Signals[f"SIG{JobEnvironment.USR_SIG}"]  # SLURM's warning: out of time, or preempted
-        with led(placed()) as group:
+        with led() as group:
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # where nothing is trained
             signal.signal(soon, lambda *_: signal.raise_signal(signal.SIGTERM))
             for job in self.jobs:

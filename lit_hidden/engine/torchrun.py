@@ -38,12 +38,12 @@ def placed() -> "Ranks | None":
 
 
 @contextmanager
-def led(ranks: "Ranks | None") -> Iterator["Group | None"]:
-    """Take this process' place among those that were started together.
+def led() -> Iterator["Group | None"]:
+    """Give the leader of processes that were started together their group; None to a process that stands alone.
 
-    The leader gets the group. A follower trains what it is told, and exits. A process that stands alone gets None.
+    A follower trains what it is told, and exits.
     """
-    if ranks is None:
+    if (ranks := placed()) is None:
         yield None
         return
     from lit_hidden.engine.ranks import Group
@@ -90,5 +90,5 @@ class Lockstep(Pool):
 
 if __name__ == "__main__":  # do a job, given as JSON, with the others that torchrun has started for it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with led(placed()) as group:
-        work(json.loads(sys.argv[1]), group, log=True)
+    with led() as group:
+        work(json.loads(sys.argv[1]), group)

@@ -21,7 +21,7 @@ from lit_hidden.edge_popup import maskers
 from lit_hidden.engine.checkpoints import Recorder, WholeCheckpoints, measured
 from lit_hidden.engine.network import make_data, make_module, save_net
 from lit_hidden.engine.provenance import now, provenance
-from lit_hidden.engine.ranks import ALONE, Interruption, Ranks, SameNetwork, Together
+from lit_hidden.engine.ranks import ALONE, Ranks, SameNetwork, Together
 from lit_hidden.engine.store import CHECKPOINT, SCORES, SUBNETWORK, WEIGHTS, Store, write_atomically
 from lit_hidden.nets import NETS
 from lit_hidden.recipes import method
@@ -44,7 +44,6 @@ def train(
     data_dir: str | Path = "data",
     *,
     device: str = "cpu",
-    threads: int = 1,
     decoders: int | None = None,
     ranks: Ranks = ALONE,
     at_once: int | None = None,
@@ -54,22 +53,20 @@ def train(
     """Train `run` in `folder`, beside its parent's, from its last checkpoint if there is one, and return its result.
 
     The checkpoint stays until `Store.finish` has written the result. A run that others go on from has to `keep` its
-    scores. Results are bit-equal at the same number of CPU `threads`. `ranks` places this process among those that
-    share each batch; the first one writes. `at_once` is the number of steps of a block, see `lit_hidden.steps`: 100 on
-    a GPU for runs that allow it, else 0.
+    scores. `ranks` places this process among those that share each batch; the first one writes. `at_once` is the number
+    of steps of a block, see `lit_hidden.steps`; None: 100 on a GPU for runs that allow it, else 0.
 
-    Raises:
-        StoppedError: SIGTERM, or the time `until`; the checkpoint is written.
-        RanksDifferError: the ranks no longer train one network.
-        DataError: the data are missing or damaged. FileNotFoundError: the parent has not left its net.
+    Raises a StoppedError on SIGTERM or at the time `until`, a RanksDifferError if the ranks train several networks, a
+    DataError if data are missing or damaged, a FileNotFoundError if the parent has not left its net.
     """
     run = run.resolved
     several, first = ranks.size > 1, ranks.rank == 0
     if at_once is None:
         at_once = AT_ONCE if device == "cuda" and not several and together(run) else 0
-    started, interruption = now(), Interruption(folder, until)
-    torch.set_num_threads(threads)
-    with warnings.catch_warnings(), interruption.ready():
+    started, pause = now(), PAUSE if device == "cuda" else 0.0
+    recorder = Recorder(folder, "val" if run.held_out else "test", first, pause, until)
+    torch.set_num_threads(1)  # results are bit-equal at the same number
+    with warnings.catch_warnings(), recorder.listening():
         warnings.filterwarnings("ignore", module="lightning")  # its advice on loaders and loggers
         data = make_data(run, data_dir, decoders)
         if first:
@@ -84,9 +81,8 @@ def train(
         ran = {name: code.ran(name) for name in run.names if not code.ours(name)}
         if run.parent is not None:  # names among these, with the code that the parent was trained with
             ran |= (Store(folder.parent).result(run.parent) or {}).get("code", {})
-        pause = PAUSE if device == "cuda" else 0.0
-        recorder, ideas = Recorder(folder, "val" if run.held_out else "test", first, pause, ran), made(run)
-        callbacks = [recorder, *ideas, *([SameNetwork()] if several else []), interruption]
+        recorder.code, ideas = ran, made(run)
+        callbacks = [recorder, *ideas, *([SameNetwork()] if several else [])]
         own: dict[str, Any] = {"max_epochs": run.epochs, "precision": run.precision, "callbacks": callbacks}
         trainer = L.Trainer(**settings(folder, device, ranks, at_once), **own)
         for idea in ideas:
@@ -109,7 +105,7 @@ def train(
         if run.method == "supermask":
             result |= training.rounded(result["parameters"])
     result |= {"code": ran} if ran else {}
-    told = provenance(device, threads, ranks.size)
+    told = provenance(device, ranks.size)
     result["provenance"] = told | {"seconds": round(recorder.seconds, 1), "started": started}
     return result
 
@@ -134,7 +130,7 @@ def settings(folder: Path, device: str, ranks: Ranks = ALONE, at_once: int = 0) 
     return dict.fromkeys(quiet, False) | {
         "accelerator": "gpu" if on_gpu else "cpu",
         "devices": ranks.here,
-        "num_nodes": ranks.nodes,
+        "num_nodes": ranks.size // ranks.here,
         "strategy": Together() if several else "auto",
         "sync_batchnorm": several and on_gpu,
         "plugins": [WholeCheckpoints(), LightningEnvironment()],  # not torchrun's or SLURM's: a leader may train alone

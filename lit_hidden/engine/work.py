@@ -40,10 +40,10 @@ def log_of(job: Job) -> Path:
     return Store(job["runs_dir"]).folder(run_of(job)) / "log.txt"
 
 
-def work(job: Job, group: "Group | None" = None, log: bool = False) -> None:
+def work(job: Job, group: "Group | None" = None) -> None:
     """Train one job's run, unless it is done or another process holds it, and write down what became of it.
 
-    The `group` that this process leads trains it together. What is printed goes into the run's log if `log` is set.
+    The `group` that this process leads trains it together. What is printed goes into the run's log.
     """
     run, store = run_of(job), Store(job["runs_dir"])
     with ExitStack() as stack:
@@ -58,8 +58,7 @@ def work(job: Job, group: "Group | None" = None, log: bool = False) -> None:
                 sys.stderr.write(f"{store.set_aside(run, why)}\n")
             if store.done(run):
                 return
-            if log:
-                stack.enter_context(printing_into(log_of(job)))
+            stack.enter_context(printing_into(log_of(job)))
             for part in folder.glob(".*.part"):  # of a process that was killed: nobody else writes here now
                 shutil.rmtree(part) if part.is_dir() else part.unlink()
             now, epochs = datetime.now(UTC).isoformat(timespec="seconds"), store.progress(run)[0]

@@ -1,6 +1,5 @@
 """A grid: what is missing of it, parents before their children, another engine's runs waited for."""
 
-import io
 import json
 import math
 import os
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from fabricated import leave
 from rich.console import Console
+from pathlib import Path
 
 from lit_hidden.code import CodeError, Spec
 from lit_hidden.engine import grid as grid_module
@@ -34,35 +34,30 @@ def store(tmp_path):
 # --- the plan --------------------------------------------------------------------------------------------
 
 
-def planned(store: Store, *runs: Run) -> tuple[list[Run], dict[str, str]]:
-    found = plan(runs, store, lambda line: None, mend=False)
-    return list(found.missing.values()), found.parents
+def planned(store: Store, *runs: Run) -> list[Run]:
+    return list(plan(runs, store, lambda line: None, mend=False).values())
 
 
 def test_a_plan_is_what_is_missing_with_the_parents_it_needs_a_chain_after_the_other(store):
     first, second = ([parent, ticket, ticket.then(epochs=0)] for parent, ticket in zip(PARENTS, TICKETS, strict=True))
-    parents = {run.hash: before.hash for chain in (first, second) for before, run in pairwise(chain)}
-    assert planned(store, OTHER, first[-1], second[-1], second[1]) == ([OTHER, *first, *second], parents)
+    assert planned(store, OTHER, first[-1], second[-1], second[1]) == [OTHER, *first, *second]
     leave(store, PARENTS[0])
     leave(store, OTHER)
-    assert planned(store, OTHER, TICKETS[0]) == ([TICKETS[0]], {})
+    assert planned(store, OTHER, TICKETS[0]) == [TICKETS[0]]
     leave(store, TICKETS[0])
-    assert planned(store, OTHER, TICKETS[0]) == ([], {})
+    assert planned(store, OTHER, TICKETS[0]) == []
 
 
 def test_a_done_parent_without_its_subnetwork_is_trained_again_if_a_child_needs_it(store):
     (leave(store, PARENTS[0]) / "subnetwork.safetensors").unlink()
-    assert planned(store, PARENTS[0]) == ([], {})
-    assert planned(store, PARENTS[0], TICKETS[0])[0] == [PARENTS[0], TICKETS[0]]
+    assert planned(store, PARENTS[0]) == []
+    assert planned(store, PARENTS[0], TICKETS[0]) == [PARENTS[0], TICKETS[0]]
     assert store.result(PARENTS[0]) is not None, "a plan alone moves nothing"
     lines: list[str] = []
     plan([TICKETS[0]], store, lines.append)
     why = f"it lacks subnetwork.safetensors or scores.safetensors, which {TICKETS[0].name} needs"
     assert [why in line for line in lines] == [True]
     assert store.result(PARENTS[0]) is None
-    assert plan([PARENTS[1].then(), *TICKETS], store, lines.append).keep == {PARENTS[1].hash}, (
-        "masks are enough for others"
-    )
 
 
 def test_code_without_source_is_refused_before_anything_is_trained(store):
@@ -70,7 +65,7 @@ def test_code_without_source_is_refused_before_anything_is_trained(store):
     with pytest.raises(CodeError, match=r"math\.Idea cannot be found"):
         planned(store, OTHER, run)
     leave(store, run)
-    assert planned(store, run) == ([], {}), "what is done needs no code"
+    assert planned(store, run) == [], "what is done needs no code"
 
 
 # --- training --------------------------------------------------------------------------------------------
@@ -111,15 +106,15 @@ class Workers(Pool):
         self.closed += 1
 
 
-def grid_of(store: Store, pool: Pool, *runs: Run, **more: Any) -> tuple[Grid, io.StringIO]:
-    console, show = Console(file=io.StringIO(), width=200), more.pop("show", lambda *_: None)
-    return Grid(plan(runs, store, console.print), store, pool, "data", show, console, **more), console.file
+def grid_of(store: Store, pool: Pool, *runs: Run, **more: Any) -> tuple[Grid, list[str]]:
+    said, show = list[str](), more.pop("show", lambda *_: None)
+    return Grid(plan(runs, store, said.append), store, pool, "data", show, said.append, **more), said
 
 
 def trained(store: Store, pool: Pool, *runs: Run, **more: Any) -> tuple[Grid, list[str]]:
-    grid, out = grid_of(store, pool, *runs, **more)
+    grid, said = grid_of(store, pool, *runs, **more)
     grid.train(every=0)
-    return grid, out.getvalue().splitlines()
+    return grid, said
 
 
 def failed(store: Store, run: Run, why: str) -> str:

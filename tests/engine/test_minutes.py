@@ -11,7 +11,8 @@ import torch
 from training import job, without_time
 
 from lit_hidden.engine import torchrun
-from lit_hidden.engine.ranks import Ranks, StoppedError
+from lit_hidden.engine.checkpoints import StoppedError
+from lit_hidden.engine.ranks import Ranks
 from lit_hidden.engine.reproduce import TimeUpError, reproduce
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.where import Where

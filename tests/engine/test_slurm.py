@@ -1,6 +1,5 @@
 """SLURM, with submitit's local jobs: requeued and killed ones; without SLURM, what it would be told."""
 
-import io
 import os
 import re
 import signal
@@ -15,7 +14,7 @@ from training import counted, job, without_time
 
 from lit_hidden.engine import slurm
 from lit_hidden.engine.devices import LauncherError
-from lit_hidden.engine.grid import Grid, Plan
+from lit_hidden.engine.grid import Grid
 from lit_hidden.engine.slurm import Slurm, Task
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import train
@@ -34,7 +33,7 @@ def test_a_run_of_jobs_killed_and_stopped_ends_as_if_nothing_had_been(tmp_path, 
     store, first = Store(tmp_path / "runs"), RUNS[0]
     pool = Slurm(store.root, 1, 1, 1, ["cluster=local", "gpus_per_node=0"])
     assert (pool.device, pool.places) == ("cpu", 1)
-    log, killed, warned, out = store.folder(first) / "log.txt", [], [], io.StringIO()
+    log, killed, warned, said = store.folder(first) / "log.txt", [], [], list[str]()
 
     class Disturbed(Grid):
         def _look(self) -> None:
@@ -47,9 +46,8 @@ def test_a_run_of_jobs_killed_and_stopped_ends_as_if_nothing_had_been(tmp_path, 
                 warned.extend(re.findall(r"process (\d+) on", log.read_text())[-1:])
                 os.kill(int(warned[0]), signal.SIGUSR2)
 
-    todo, say = Plan({first.hash: first}), Console(file=out, width=400)
-    Disturbed(todo, store, pool, "data", lambda *_: None, say).train(every=0.02)
-    assert f"the worker of {first.name} ended with SLURM's job {killed[0]} " in out.getvalue()
+    Disturbed({first.hash: first}, store, pool, "data", lambda *_: None, said.append).train(every=0.02)
+    assert f"the worker of {first.name} ended with SLURM's job {killed[0]} " in "\n".join(said)
     assert "stopped after step" in log.read_text(), "when it was told, it wrote a checkpoint"
     assert int(re.findall(r"after epoch (\d+)\n", log.read_text())[-1]) > 0
     assert counted(store.result(first)) == counted(train(first, tmp_path))

@@ -16,9 +16,9 @@ from lit_hidden import __version__
 from lit_hidden.code import spec
 from lit_hidden.data import DataError
 from lit_hidden.edge_popup import EdgePopup, maskers
+from lit_hidden.engine.checkpoints import StoppedError
 from lit_hidden.engine.network import make_data, make_module
 from lit_hidden.engine.provenance import in_tf32, provenance
-from lit_hidden.engine.ranks import StoppedError
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import train
 from lit_hidden.engine.written import rows
@@ -65,7 +65,7 @@ def test_a_result_says_what_computed_it(undisturbed, monkeypatch):
     (row,) = rows(Results([(HIDDEN, undisturbed[1], undisturbed[0])]))
     assert (row["cpu"], row["tf32"]) == (told["cpu"], None)
     monkeypatch.setenv("LIT_HIDDEN_COMMIT", "0123456789ab")
-    assert provenance("cpu", 1, 2)["commit"] == "0123456789ab", "a copy without history is told it"
+    assert provenance("cpu", 2)["commit"] == "0123456789ab", "a copy without history is told it"
 
 
 @pytest.mark.parametrize(

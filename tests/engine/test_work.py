@@ -111,7 +111,7 @@ def flip(folder: Path) -> None:
 )
 def test_a_damaged_checkpoint_is_set_aside_and_the_run_begins_anew(harm, why, store, undisturbed, capfd):
     harm(store.folder(RUN))
-    work(job(store), log=True)
+    work(job(store))
     note, begun, *_ = capfd.readouterr().err.splitlines()
     assert note.startswith(f"{store.folder(RUN)} is damaged: {why}")
     assert note.endswith(f"; set aside as {RUN.hash}.damaged-1, {RUN.name} is trained again")
@@ -139,7 +139,13 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before_and_stops_the_grid(und
     assert len(written) == 2, "every checkpoint is on the disk before it takes the place of the one before"
     told = f"{folder} cannot be written to: [Errno 28] No space left on device; choose another with --runs-dir"
     assert answer == {"status": "failed", "notes": [], "error": told, "stops": "grid"}
-    assert sorted(path.name for path in folder.iterdir()) == [".claim", "last.ckpt", "metrics.csv", "run.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        ".claim",
+        "last.ckpt",
+        "log.txt",
+        "metrics.csv",
+        "run.json",
+    ]
     assert epochs(folder) == [0, 1]
     assert answered(job(store)) == DONE
     assert left(store) == undisturbed
