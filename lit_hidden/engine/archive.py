@@ -19,9 +19,9 @@ NAME = "runs.tar.gz"  # in experiments/results/NAME/PRESET/
 
 
 def pack(store: Store, runs: Iterable[Run], path: Path) -> list[Run]:
-    """Write those of `runs` that are done into the archive `path`; equal runs make equal bytes.
+    """Write those of `runs` that are done into the archive `path`, and return those for which there was `ROOM`.
 
-    Returns the runs packed: those beyond `ROOM` are left out. Raises a StoreError if a run's folder is damaged.
+    Equal runs make equal bytes. StoreError: a run's folder is damaged.
     """
     packed, out = [], io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -46,10 +46,7 @@ def pack(store: Store, runs: Iterable[Run], path: Path) -> list[Run]:
 
 
 def unpack(path: Path, store: Store) -> tuple[int, int]:
-    """Put the runs of an archive into `store`; return how many were new, and how many were there or are being trained.
-
-    Raises a StoreError if the archive is damaged, see `contents`; then nothing is taken.
-    """
+    """Put the runs of an archive into `store`; return how many were new, and how many were there or are held."""
     new = known = 0
     for run, files in contents(path).items():
         with store.claim(run) as folder:
@@ -63,10 +60,7 @@ def unpack(path: Path, store: Store) -> tuple[int, int]:
 
 
 def contents(path: Path) -> dict[Run, dict[str, bytes]]:
-    """Read an archive into memory, at most `MOST` bytes, and compare all files of its runs with their checksums.
-
-    Raises a StoreError if it is damaged, larger, or holds anything but the files of runs.
-    """
+    """Read an archive of at most `MOST` bytes; StoreError: it is damaged, or holds anything but the files of runs."""
     folders: defaultdict[str, dict[str, bytes]] = defaultdict(dict)
     found: dict[Run, dict[str, bytes]] = {}
     try:

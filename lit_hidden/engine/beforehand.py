@@ -14,9 +14,9 @@ def changed(path: Path) -> tuple[str | None, str | None]:
     """
     found: tuple[str | None, str | None] = None, None
     claims = _claims(path.read_text(encoding="utf-8"))
-    for line in _git(path, "log", "--format=%h %cI", "--abbrev=12", "--", path.name).splitlines():
+    for line in git(path.parent, "log", "--format=%h %cI", "--abbrev=12", "--", path.name).splitlines():
         commit, date = line.split()
-        if _claims(_git(path, "show", f"{commit}:./{path.name}")) != claims:
+        if _claims(git(path.parent, "show", f"{commit}:./{path.name}")) != claims:
             return found if found[0] else ("uncommitted", None)
         found = commit, date
     return found
@@ -34,10 +34,10 @@ def told(commit: str | None, date: str | None, first_run: str | None) -> tuple[s
     return f"{line}, {'after' if late else 'before'} the first run ({first_run[:10]})", late
 
 
-def _git(path: Path, *arguments: str) -> str:
-    """Return what git prints; nothing where there is no git or it fails."""
+def git(folder: Path, *arguments: str) -> str:
+    """Return what git prints in a folder; nothing where there is no git or it fails."""
     try:
-        return subprocess.run(["git", "-C", str(path.parent), *arguments], capture_output=True, text=True).stdout
+        return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True).stdout
     except OSError:
         return ""
 

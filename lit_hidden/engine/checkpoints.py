@@ -1,6 +1,5 @@
-"""The checkpoints and the curve of a run, as files that are whole or not there, even if the process is killed."""
+"""What the engine adds to Lightning: checkpoints and curves that a kill leaves whole, and one network in all ranks."""
 
-import csv
 import io
 import math
 import signal
@@ -16,13 +15,17 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
 
 from lit_hidden import code
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.engine.store import CHECKPOINT, write_atomically
+from lit_hidden.engine.written import as_csv
 from lit_hidden.run import Run
 
 AGREE = 10  # steps between two questions whether to stop: each waits for the device and for all ranks
+COMPARE = 100  # steps between two comparisons of the networks
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -36,21 +39,21 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def unusable(run: Run, folder: Path) -> str | None:
-    """Say why a run cannot go on from its checkpoint: it is damaged, another run's or of other code; else None."""
+    """Say why a run cannot go on from its checkpoint: it is damaged, another run's, or of other code; else None."""
     path = folder / CHECKPOINT
     if not path.exists():
         return None
     try:
         if (other := Run.from_json((folder / "run.json").read_text())) != run:
-            return f"it holds another run, {other.name}, than asked for, {run.name}"
+            raise ValueError(f"it is of another run, {other.name}")
         if bad := zipfile.ZipFile(path).testzip():  # torch.load compares no checksums
-            return f"{CHECKPOINT}: the checksum of {bad} is wrong"
+            raise ValueError(f"the checksum of {bad} is wrong")
         recorded = torch.load(path, map_location="cpu", weights_only=True)["callbacks"]["Recorder"]
         for name, then in recorded["code"].items():
             if code.fingerprint(name) != then:
-                return f"{CHECKPOINT}: it is stale: the code of {name} has changed since"
+                raise ValueError(f"the code of {name} has changed since")
     except Exception as error:  # of many kinds: zipfile's, torch's, pickle's
-        return f"{CHECKPOINT}: {type(error).__name__}: {error}"
+        return f"{path} is damaged: {error}"
     return None
 
 
@@ -160,11 +163,8 @@ class Recorder(Checkpoint):
     def write(self) -> None:
         """Write `metrics.csv`."""
         if self.writes:
-            out = io.StringIO()
-            writer = csv.DictWriter(out, list(self.rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({k: "" if v != v else v for k, v in row.items()} for row in self.rows)
-            write_atomically(self.folder / "metrics.csv", out.getvalue())
+            table = [{name: "" if math.isnan(value) else value for name, value in row.items()} for row in self.rows]
+            write_atomically(self.folder / "metrics.csv", as_csv(table))
 
 
 def _rate(trainer: L.Trainer) -> float:
@@ -178,3 +178,42 @@ def measured(module: LitClassifier, metrics: Mapping[str, float], split: str) ->
     # Rounded to what float32 means can tell.
     scales = {"loss": 1, **module.scales}
     return {name: round(scale * metrics.get(f"{split}/{name}", math.nan), 5) for name, scale in scales.items()}
+
+
+class Together(DDPStrategy):
+    """Lightning's DDP without its reseeding: before each fit and evaluation it would go back to the first seed."""
+
+    def setup_distributed(self) -> None:
+        """Join the process group, and draw on as one process would."""
+        with torch.random.fork_rng([self.root_device] if self.root_device.type == "cuda" else []):
+            super().setup_distributed()
+
+
+class RanksDifferError(RuntimeError):
+    """The ranks no longer train one network."""
+
+
+class SameNetwork(L.Callback):
+    """Compare what all ranks have learned, bit by bit: every `COMPARE` steps and at each epoch's end."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Compare from time to time."""
+        if trainer.global_step % COMPARE == 0:
+            self.on_train_epoch_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Compare, before the epoch's checkpoint is written; all ranks raise `RanksDifferError`."""
+        learned = {name: tensor.detach() for name, tensor in pl_module.named_parameters() if tensor.requires_grad}
+        mine = torch.stack([bits(tensor) for tensor in learned.values()])
+        theirs = trainer.strategy.all_gather(mine)  # (ranks, tensors)
+        for name, differs in zip(learned, (theirs != theirs[0]).any(dim=0).tolist(), strict=True):
+            if differs:
+                why = "your own code may draw other random numbers on each rank, or a device may be broken"
+                raise RanksDifferError(f"after step {trainer.global_step} the ranks differ in {name}: {why}")
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """Sum the bit patterns of a tensor's elements, each times its position from 1: int64 `()`, wrapping around."""
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    flat = tensor.contiguous().view(whole).flatten().to(torch.int64)
+    return (flat * torch.arange(1, len(flat) + 1, device=tensor.device)).sum()

@@ -35,9 +35,8 @@ def compare(
     """Print the runs of an experiment that are done, or if none is, its committed results.
 
     A line is a cell: means over the `n` seeds that train, half the 95% interval of the accuracy (`pm`), and how many
-    seeds failed to train, or diverged. `by_seed` shows each run. `sort` is a field or a number; None sorts by net,
-    method and so on. `where`, such as `net=conv4`, keeps the runs that have all of it. `as_csv` writes CSV with all
-    numbers to standard output, and all else to standard error. ResultsError: an unknown column, or nothing to show.
+    seeds failed to train, or diverged. With `by_seed` it is a run. `as_csv` writes CSV with all numbers to standard
+    output, and all else to standard error. ResultsError: an unknown column, or nothing to show.
     """
     console = Console(stderr=as_csv, highlight=False, markup=False)
     found, title, told = _find(name, preset, Store(runs_dir), Path(results))

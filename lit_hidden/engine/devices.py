@@ -44,10 +44,7 @@ def fitting() -> int:
 
 
 def places(there: Sequence[int], asked: int | None, per_run: float) -> int:
-    """Count the runs that `asked` devices train at a time, or all of `there`, the devices of each machine.
-
-    LauncherError: there are not so many, or too few for one run.
-    """
+    """Count the runs that `asked` devices, or all that are `there` by machine, train at a time; LauncherError: none."""
 
     def runs(devices: int) -> int:
         return int(devices // per_run) if per_run >= 1 else devices * int(1 / per_run + 1e-9)
@@ -63,8 +60,7 @@ def places(there: Sequence[int], asked: int | None, per_run: float) -> int:
 def environments(devices: int | None, per_run: float = 1) -> tuple[str, list[dict[str, str]]]:
     """Choose what each worker sees: return `cuda` or `cpu`, and each worker's extra environment.
 
-    `devices`: None takes all GPUs, or without one as many CPU workers as fit. Each worker has `per_run` of them, or
-    below 1 such a part of a GPU. `LauncherError`: this machine has no such devices.
+    `devices`: None takes all GPUs, or without one as many CPU workers as fit. `LauncherError`: there are not so many.
     """
     each = max(1, int(per_run))
     if not (there := gpus()):

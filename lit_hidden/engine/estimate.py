@@ -56,7 +56,7 @@ def estimate(runs: Iterable[Run], store: Store, pool: Pool, known: Iterable[Done
     speed, times = macs / seconds if seconds else GUESS[pool.device], [0.0]
     for run in runs:  # runs alike tell more than the arithmetic; analyses have no epochs
         done, seconds = map(sum, zip(*alike.get(_kind(run.resolved), [(1, work(run) / speed)]), strict=True))
-        left = run.epochs - store.progress(run)[0]
+        left = run.epochs - store.progress(run)
         if left and not seconds:
             return "unknown until a first run is measured"
         times.append(left * seconds / done)

@@ -45,10 +45,7 @@ class Experiment:
     reduce: Callable[[Results], dict[str, np.ndarray]] | None
 
     def grid(self, preset: str) -> list[Run]:
-        """List the runs of a preset, resolved and each once; `paper-imagenet100` is `paper` on those data.
-
-        UsageError: an unknown preset, or data that this experiment's runs cannot be trained on.
-        """
+        """List the runs of a preset, resolved and each once; `paper-imagenet100` is `paper` on those data."""
         base, _, data = preset.partition("-")
         if base not in PRESETS:
             raise UsageError(f"no preset {preset!r}; presets are {', '.join(PRESETS)}")
@@ -73,7 +70,7 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Experiment:
-    """Load the experiment `name`; UsageError: there is no such file; ReproduceError: it lacks a part."""
+    """Load the experiment `name`; ReproduceError: there is no such file, or it lacks a part."""
     if name not in names():
         raise UsageError(f"no experiment {name!r}; experiments are {', '.join(names())}")
     path = _folder() / f"{name}.py"

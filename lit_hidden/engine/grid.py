@@ -23,18 +23,15 @@ _SEEN = 60.0  # seconds until another machine's file must be visible here: as lo
 def plan(runs: Iterable[Run], store: Store, say: Callable[[str], None], mend: bool = True) -> dict[str, Run]:
     """Find what is missing of `runs`, in their order, and before each the parents that it lacks; by hash.
 
-    `say` takes a line for each damaged folder, which is set aside if `mend` is set.
-
-    Raises:
-        OSError: a folder cannot be read or set aside.
-        CodeError: a run names code that has no source here.
+    `say` takes a line for each damaged folder, which is set aside if `mend` is set. CodeError: a run names code that
+    has no source here.
     """
     missing = dict[str, Run]()
 
     def add(run: Run, child: Run | None = None) -> None:
         """Add a run that is missing, after its parents."""
         if why := store.damage(run, child):
-            if line := store.mend(run, child) if mend else f"{store.folder(run)} is damaged and not used: {why}":
+            if line := store.mend(run, child) if mend else f"{why}; it is not used":
                 say(line)
         elif run.hash in missing or store.done(run):
             return
@@ -53,8 +50,7 @@ def plan(runs: Iterable[Run], store: Store, say: Callable[[str], None], mend: bo
 class Grid:
     """Train a plan in its order, and say a line for each run that is done.
 
-    A worker that dies (killed, out of memory) is replaced, and its run goes on from its last checkpoint. The run fails
-    when a second worker dies without a new checkpoint.
+    A worker that dies (killed, out of memory) is replaced; when the next dies without a new checkpoint, its run fails.
     """
 
     plan: dict[str, Run]  # by hash, parents before their children
@@ -143,7 +139,7 @@ class Grid:
     def _replace(self, run: Run, how: str) -> None:
         """Let a new worker go on with a run, or let it fail."""
         self.store.check_writable()  # else the worker could not write down why it failed
-        checkpoint, epochs = self.store.folder(run) / CHECKPOINT, self.store.progress(run)[0]
+        checkpoint, epochs = self.store.folder(run) / CHECKPOINT, self.store.progress(run)
         written = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
         if self._deaths.get(run.hash) == written:
             self._fail(run, f"its worker {how}, and so did the next one, after epoch {epochs}")

@@ -1,8 +1,4 @@
-"""Pools of workers, and the pool of this machine's processes.
-
-A `Pool` starts jobs and says which have ended. The folder of a run says what became of it, and `lit_hidden.engine.grid`
-acts on that in the same way for every pool.
-"""
+"""Pools of workers, which start jobs and say which have ended, and the pool of this machine's processes."""
 
 import ctypes
 import gc
@@ -20,13 +16,10 @@ from contextlib import suppress
 from multiprocessing import connection
 from multiprocessing.context import ForkServerProcess
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from lit_hidden.engine.devices import cores, environments
+from lit_hidden.engine.ranks import Group
 from lit_hidden.engine.work import Job, log_of, printing_into, work
-
-if TYPE_CHECKING:
-    from lit_hidden.engine.ranks import Group
 
 _CHECKPOINT = 60.0  # seconds for the steps until all ranks stop, and for a checkpoint on a slow disk
 Ended = tuple[int, str | None]  # a place, and how its worker died; None: it ended as it should
@@ -125,7 +118,7 @@ def _work(job: Job, environment: dict[str, str]) -> None:
     sys.exit(do(job))
 
 
-def do(job: Job, group: "Group | None" = None) -> int:
+def do(job: Job, group: Group | None = None) -> int:
     """Do a job here, with a group, or by torchrun on as many devices as it asks for; return the exit status."""
     if job["devices"] == 1 or group is not None:
         work(job, group)

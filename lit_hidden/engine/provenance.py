@@ -2,7 +2,6 @@
 
 import os
 import platform
-import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import distributions
 from pathlib import Path
@@ -12,6 +11,7 @@ import lightning
 import torch
 
 from lit_hidden import __version__
+from lit_hidden.engine.beforehand import git
 
 # Once a process, at import: workers are forked from one that has imported this.
 INSTALLED = sorted({f"{found.name}=={found.version}" for found in distributions()}, key=str.lower)
@@ -19,6 +19,8 @@ INSTALLED = sorted({f"{found.name}=={found.version}" for found in distributions(
 
 def provenance(device: str, ranks: int) -> dict[str, Any]:
     """Describe what computes in this process, on `cpu` or `cuda`."""
+    # Of this package's checkout, not of a repository around its installation.
+    commit = git(Path(__file__).parents[2], "--git-dir=.git", "describe", "--always", "--dirty", "--abbrev=12").strip()
     kind = torch.cuda.get_device_name() if device == "cuda" else "CPU, 1 thread(s)"
     versions = {"python": platform.python_version(), "torch": torch.__version__, "lightning": lightning.__version__}
     return {
@@ -28,7 +30,7 @@ def provenance(device: str, ranks: int) -> dict[str, Any]:
         "cpu": torch.backends.cpu.get_cpu_capability(),  # other instructions round otherwise
         "versions": {"lit_hidden": __version__, **versions},
         "installed": INSTALLED,
-        "commit": os.environ.get("LIT_HIDDEN_COMMIT") or _commit(),  # a copy without history is told it
+        "commit": os.environ.get("LIT_HIDDEN_COMMIT") or commit or None,  # a copy without history is told it
         "finished": now(),
     }
 
@@ -44,14 +46,3 @@ def in_tf32(device: str) -> list[str]:
         return []
     convolutions = ["convolutions"] if torch.backends.cudnn.allow_tf32 else []
     return convolutions + (["products"] if torch.get_float32_matmul_precision() != "highest" else [])
-
-
-def _commit() -> str | None:
-    """Name the commit of this package's checkout; not that of a repository around its installation."""
-    checkout = Path(__file__).parents[2]
-    git = ["git", f"--git-dir={checkout}/.git", f"--work-tree={checkout}"]
-    describe = [*git, "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip() or None
-    except OSError:  # there is no git
-        return None

@@ -1,4 +1,4 @@
-"""What processes that train one run together need: jobs from the first of them, and one network."""
+"""Processes that torchrun or SLURM (srun) has started together: where each stands, and how the first leads them."""
 
 import json
 import os
@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import lightning.pytorch as L
-import torch
-import torch.distributed as dist
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor
-from torch.distributed.rendezvous import rendezvous
+from lit_hidden.engine.devices import LauncherError
 
 _FOREVER = timedelta(days=365)  # a follower waits while the leader draws, or another engine trains
-COMPARE = 100  # steps between two comparisons of the networks
+# What each launcher calls a process' number, how many there are, and the same on its machine.
+_PLACES = {
+    "TORCHELASTIC_RUN_ID": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    "SLURM_STEP_NUM_TASKS": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,17 @@ class Ranks:
 ALONE = Ranks()
 
 
+def placed() -> Ranks | None:
+    """Say where torchrun or SLURM (srun) has placed this process among several; None if it stands alone."""
+    names = next((names for launcher, names in _PLACES.items() if launcher in os.environ), None)
+    if names is None or os.environ[names[1]] == "1":
+        return None
+    rank, size, local, here = (os.environ[name] for name in names)
+    if "," in here:  # SLURM writes 8(x4), or 8(x3),4
+        raise LauncherError(f"SLURM's tasks per node are {here}; every machine must have the same number")
+    return Ranks(int(rank), int(size), int(local), int(here.partition("(")[0]))
+
+
 class Group:
     """The processes that torchrun or SLURM has started together, as one of them sees them.
 
@@ -42,7 +51,11 @@ class Group:
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
+        from torch.distributed.rendezvous import rendezvous  # here: one process alone may not need torch
+
         if "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun says where the first process listens, SLURM does not
+            from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
             slurm = SLURMEnvironment()
             os.environ |= {"MASTER_ADDR": slurm.main_address, "MASTER_PORT": str(slurm.main_port)}
         # Where Lightning's own environment looks.
@@ -67,6 +80,9 @@ class Group:
     @contextmanager
     def together(self, device: str) -> Iterator[None]:
         """Form one process group for the length of a run, which all ranks have to enter."""
+        import torch
+        import torch.distributed as dist
+
         backend = "gloo"  # by name: Lightning asks for it
         if device == "cuda":
             torch.cuda.set_device(self.ranks.local)
@@ -78,45 +94,8 @@ class Group:
 
     def end(self) -> None:
         """Let the followers go; what has started them ends those that do not listen, as this process failed."""
+        from torch.distributed import DistError
+
         self.tell(None)
-        with suppress(dist.DistError):  # the store may live in this process: wait until all have read that
+        with suppress(DistError):  # the store may live in this process: wait until all have read that
             self._store.wait([f"left/{rank}" for rank in range(1, self.ranks.size)], timedelta(seconds=10))
-
-
-class Together(DDPStrategy):
-    """Lightning's DDP without its reseeding: before each fit and evaluation it would go back to the first seed."""
-
-    def setup_distributed(self) -> None:
-        """Join the process group, and draw on as one process would."""
-        with torch.random.fork_rng([self.root_device] if self.root_device.type == "cuda" else []):
-            super().setup_distributed()
-
-
-class RanksDifferError(RuntimeError):
-    """The ranks no longer train one network."""
-
-
-class SameNetwork(L.Callback):
-    """Compare what all ranks have learned, bit by bit: every `COMPARE` steps and at each epoch's end."""
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """Compare from time to time."""
-        if trainer.global_step % COMPARE == 0:
-            self.on_train_epoch_end(trainer, pl_module)
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Compare, before the epoch's checkpoint is written; all ranks raise `RanksDifferError`."""
-        learned = {name: tensor.detach() for name, tensor in pl_module.named_parameters() if tensor.requires_grad}
-        mine = torch.stack([bits(tensor) for tensor in learned.values()])
-        theirs = trainer.strategy.all_gather(mine)  # (ranks, tensors)
-        for name, differs in zip(learned, (theirs != theirs[0]).any(dim=0).tolist(), strict=True):
-            if differs:
-                why = "your own code may draw other random numbers on each rank, or a device may be broken"
-                raise RanksDifferError(f"after step {trainer.global_step} the ranks differ in {name}: {why}")
-
-
-def bits(tensor: Tensor) -> Tensor:
-    """Sum the bit patterns of a tensor's elements, each times its position from 1: int64 `()`, wrapping around."""
-    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-    flat = tensor.contiguous().view(whole).flatten().to(torch.int64)
-    return (flat * torch.arange(1, len(flat) + 1, device=tensor.device)).sum()

@@ -16,11 +16,8 @@ from lit_hidden.engine.work import Job
 class Ray(Pool):
     """Train runs as Ray tasks: on the cluster that `RAY_ADDRESS` names, else on a Ray started here.
 
-    `number` counts GPUs, or cores of a cluster without any; None takes all there are now. `per_run` of them train each
-    run together, or it is which part of a GPU each run has. Ray retries nothing: the grid starts a new task.
-
-    Raises:
-        LauncherError: Ray is not installed, does not answer, or has no such devices.
+    `number` counts GPUs, or cores of a cluster without any; None takes all there are now. LauncherError: Ray is not
+    installed, does not answer, or has no such devices.
     """
 
     elsewhere = True

@@ -70,7 +70,7 @@ def reproduce(
         console.print(f"{len(runs)} runs: {len(runs) - missing} done, {missing} to train")
     if dry_run:
         for name, run in ({run.hash: run for run in ordered} | todo).items():
-            state = f"{'training' if store.held(run) else 'to train'} {store.progress(run)[0]}/{run.epochs}"
+            state = f"{'training' if store.held(run) else 'to train'} {store.progress(run)}/{run.epochs}"
             console.print(f"  {name}  {state if name in todo else 'done':16}  {run.name}")
     if todo and (dry_run or minutes > 0):
         pool = where.start(store.root, todo.values())

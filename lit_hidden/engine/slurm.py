@@ -1,7 +1,4 @@
-"""SLURM: an array of jobs, submitted by submitit, each of which trains whatever runs of the grid are free.
-
-A job waits in SLURM's queue, so it trains many runs. It sees in the runs' folder which of them are free.
-"""
+"""SLURM: an array of jobs, each of which waits in a queue, and then trains whatever runs of the grid are free."""
 
 import shlex
 import signal
@@ -25,9 +22,7 @@ class Slurm(Pool):
     They train as many runs at a time as `devices` allow (GPUs, or cores with `gpus_per_node=0`; None: a job for each
     run), each by `per_run` of these on `nodes` machines. `root` is the folder of runs, which all machines share.
     `options` are sbatch's by submitit's names, such as `partition=gpu`; with `cluster=local` jobs run here, as a trial.
-
-    Raises:
-        LauncherError: submitit is not installed, there is no SLURM here, or an option is unknown.
+    LauncherError: submitit is not installed, there is no SLURM here, or an option is unknown.
     """
 
     elsewhere = True
@@ -63,10 +58,10 @@ class Slurm(Pool):
 
     def start(self, places: Sequence[int], jobs: Sequence[Job]) -> None:
         """Submit an array, a job a place, each of which begins with its run and goes on with the others."""
-        tasks = [Task([*jobs[first:], *jobs[:first]]) for first in range(min(len(places), len(jobs)))]
-        self._executor.update_parameters(slurm_array_parallelism=len(tasks))
+        queues = [[*jobs[first:], *jobs[:first]] for first in range(min(len(places), len(jobs)))]
+        self._executor.update_parameters(slurm_array_parallelism=len(queues))
         try:
-            self._jobs |= dict(zip(places, self._executor.submit_array(tasks), strict=False))
+            self._jobs |= dict(zip(places, self._executor.map_array(serve, queues), strict=False))
         except (RuntimeError, OSError) as error:  # submitit's are RuntimeErrors
             raise LauncherError(f"--launcher slurm: the jobs cannot be submitted: {error}") from error
 
@@ -89,25 +84,19 @@ class Slurm(Pool):
             job.cancel(check=False)
 
 
-class Task:
-    """A SLURM job: train one of `jobs` after the other that is free."""
+def serve(jobs: Sequence[Job]) -> None:
+    """Be a SLURM job: train those of `jobs` that are free, or follow the process that does; stop when SLURM warns."""
+    from submitit import JobEnvironment
 
-    def __init__(self, jobs: list[Job]) -> None:
-        self.jobs = jobs
+    from lit_hidden.engine.torchrun import led
 
-    def __call__(self) -> None:
-        """Train until no run is free, or follow the process that does; stop when SLURM warns."""
-        from submitit import JobEnvironment
-
-        from lit_hidden.engine.torchrun import led
-
-        soon = signal.Signals[f"SIG{JobEnvironment.USR_SIG}"]  # SLURM's warning: out of time, or preempted
-        with led() as group:
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # where nothing is trained
-            signal.signal(soon, lambda *_: signal.raise_signal(signal.SIGTERM))
-            for job in self.jobs:
-                if _free(job) and (status := do(job, group)):
-                    sys.exit(status)
+    soon = signal.Signals[f"SIG{JobEnvironment.USR_SIG}"]  # SLURM's warning: out of time, or preempted
+    with led() as group:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # where nothing is trained
+        signal.signal(soon, lambda *_: signal.raise_signal(signal.SIGTERM))
+        for job in jobs:
+            if _free(job) and (status := do(job, group)):
+                sys.exit(status)
 
 
 def _free(job: Job) -> bool:

@@ -32,20 +32,10 @@ class StoreError(UserError):
     """A folder cannot be used; says what to do about it."""
 
 
-class Damage(StoreError):
-    """The files of a run cannot be used; `why` tells it without the folder."""
-
-    def __init__(self, folder: str | Path, why: str) -> None:
-        super().__init__(f"{folder} is damaged: {why}")
-        self.why = why
-
-
 def needed(child: Run) -> tuple[str, ...]:
     """Name the files of its parent that `child` can begin with; one of them is enough."""
     before = child.parent
-    if before is None:
-        return ()
-    if before.kind != "hidden":
+    if before is None or before.kind != "hidden":
         return (WEIGHTS,)
     if child.kind == "hidden" and (child.resolved.epochs or before.method == "supermask"):
         return (SCORES,)  # masks do not tell the scores, nor a supermask's probabilities
@@ -89,46 +79,45 @@ class Store:
         return os.path.exists(self.folder(run) / RESULT)
 
     def read(self, run: Run, *nets: str) -> dict[str, Any] | None:
-        """Read the result of a run; None if it is not done. Damage: its files, or these nets, are not what it left."""
+        """Read the result of a run; None if it is not done. StoreError: its files, or these nets, are damaged."""
         folder = self.folder(run)
         if not self.done(run):
             return None
         result = check(run, folder, lambda name: (folder / name).read_bytes(), nets)
         for name, then in result.get("code", {}).items():
             if code.fingerprint(name) not in (then, None):  # None: the code is not on this machine
-                raise Damage(folder, f"it is stale: the code of {name} has changed since")
+                raise StoreError(f"{folder} is stale: the code of {name} has changed since")
         return result
 
     def result(self, run: Run) -> dict[str, Any] | None:
         """Read the result of a run; None if it is not done or damaged."""
-        with suppress(Damage):
+        with suppress(StoreError):
             return self.read(run)
         return None
 
     def results(self, runs: Iterable[Run]) -> Results:
-        """Gather the results of the runs that are done; Damage: of one of them."""
+        """Gather the results of the runs that are done; StoreError: one of them is damaged."""
         read = ((run, self.read(run), self.folder(run)) for run in runs)
         return Results((run, result, folder) for run, result, folder in read if result is not None)
 
-    def progress(self, run: Run) -> tuple[int, float]:
-        """Return the epochs in `metrics.csv` and the seconds they took: cheap enough to poll."""
+    def progress(self, run: Run) -> int:
+        """Return the last epoch in `metrics.csv`, its first column: cheap enough to poll."""
         try:
-            heading, *_, last = (self.folder(run) / "metrics.csv").read_text(encoding="utf-8").splitlines()
-            row = dict(zip(heading.split(","), last.split(","), strict=True))
-            return int(row["epoch"]), float(row["seconds"])
-        except (OSError, ValueError, KeyError):
-            return 0, 0.0
+            *_, last = (self.folder(run) / "metrics.csv").read_text(encoding="utf-8").splitlines()
+            return int(last.partition(",")[0])
+        except (OSError, ValueError):
+            return 0
 
     def damage(self, run: Run, child: Run | None = None) -> str | None:
         """Say why a run that is done cannot be used, or not by a `child` that begins with its net; None if it can."""
         there = [name for name in NETS if (self.folder(run) / name).exists()]  # archives leave large ones out
         try:
             result = self.read(run, *there)
-        except Damage as damage:
-            return damage.why
+        except StoreError as damage:
+            return str(damage)
         if result is None or child is None or {*needed(child)} & {*there}:
             return None
-        return f"it lacks {' or '.join(needed(child))}, which {child.name} needs"
+        return f"{self.folder(run)} lacks {' or '.join(needed(child))}, which {child.name} needs"
 
     def mend(self, run: Run, child: Run | None = None) -> str | None:
         """Set a damaged run aside, unless a process holds it; return a line that says so and why."""
@@ -145,7 +134,7 @@ class Store:
         for path in sorted(folder.iterdir(), key=lambda path: path.name in (RESULT, CHECKPOINT)):
             if path.name != _CLAIM:
                 path.rename(aside / path.name)
-        return f"{folder} is damaged: {why}; set aside as {aside.name}, {run.name} is trained again"
+        return f"{why}; set aside as {aside.name}, {run.name} is trained again"
 
     @contextmanager
     def claim(self, run: Run) -> Iterator[Path | None]:
@@ -196,10 +185,7 @@ class Store:
 
 
 def check(run: Run, folder: str | Path, read: Callable[[str], bytes], nets: Iterable[str] = ()) -> dict[str, Any]:
-    """Compare the files of a run, which `read` returns, with their checksums; return its result without these.
-
-    Damage: of a file, or of one of `nets`.
-    """
+    """Compare what `read` returns, `nets` too, with its checksums, and return a run's result; StoreError: damage."""
     name = RESULT  # the file that is read
     try:
         result = dict(json.loads(read(name)))
@@ -213,7 +199,7 @@ def check(run: Run, folder: str | Path, read: Callable[[str], bytes], nets: Iter
             if _sum(read(name)) != sums.get(name):
                 raise ValueError(f"it is not the one whose checksum is in {RESULT}")
     except (ValueError, TypeError, OverflowError, RecursionError, FileNotFoundError, IsADirectoryError) as error:
-        raise Damage(folder, f"{name}: {error}") from error
+        raise StoreError(f"{folder} is damaged: {name}: {error}") from error
     return result
 
 
@@ -222,5 +208,5 @@ def _sum(content: bytes) -> str:
 
 
 def unwritable(folder: Path, error: OSError) -> StoreError:
-    """Say that a folder cannot be written to, and what to do."""
+    """Say what to do where a folder cannot be written to."""
     return StoreError(f"{folder} cannot be written to: {error}; choose another with --runs-dir")

@@ -1,7 +1,6 @@
-"""Weights & Biases: a view of the runs, never their record.
+"""Weights & Biases: a view of runs whose results are on disk; no failure of W&B loses one or takes beyond `LIMITS`.
 
-A run is shown when its result is on disk, so no failure of W&B can lose one, and none takes longer than `LIMITS`. A Run
-is a W&B run of its hash; a reproduction ends with a summary run that holds the table, the drawing and the verdicts.
+A Run is a W&B run of its hash; a reproduction ends with a summary run that holds the table, drawing and verdicts.
 """
 
 import csv

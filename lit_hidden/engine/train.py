@@ -18,10 +18,10 @@ from lit_hidden.callbacks import RunCallback, made, named
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import DATA, ImageData, ImageTensorsData
 from lit_hidden.edge_popup import maskers
-from lit_hidden.engine.checkpoints import Recorder, WholeCheckpoints, measured
+from lit_hidden.engine.checkpoints import Recorder, SameNetwork, Together, WholeCheckpoints, measured
 from lit_hidden.engine.network import make_data, make_module, save_net
 from lit_hidden.engine.provenance import now, provenance
-from lit_hidden.engine.ranks import ALONE, Ranks, SameNetwork, Together
+from lit_hidden.engine.ranks import ALONE, Ranks
 from lit_hidden.engine.store import CHECKPOINT, SCORES, SUBNETWORK, WEIGHTS, Store, write_atomically
 from lit_hidden.nets import NETS
 from lit_hidden.recipes import method

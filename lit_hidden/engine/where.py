@@ -3,15 +3,12 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lit_hidden.engine.devices import LauncherError, gpus
 from lit_hidden.engine.pool import Local, Pool
+from lit_hidden.engine.ranks import Group
 from lit_hidden.recipes import IMAGENET_SIZES
 from lit_hidden.run import Run
-
-if TYPE_CHECKING:
-    from lit_hidden.engine.ranks import Group
 
 
 @dataclass(frozen=True)
@@ -25,14 +22,10 @@ class Where:
     per_run: float | None = None
     num_nodes: int | None = None  # machines for each run; None: 1
     slurm: Sequence[str] = ()  # options of SLURM, such as `partition=gpu`
-    group: "Group | None" = None  # processes that torchrun or srun has started, led by this one: all train each run
+    group: Group | None = None  # processes that torchrun or srun has started, led by this one: all train each run
 
     def start(self, root: Path, runs: Collection[Run]) -> Pool:
-        """Make the pool for some runs, which live in the folder `root`.
-
-        Raises:
-            LauncherError: there are no such devices, or this process cannot have them.
-        """
+        """Make the pool for some runs, which live in the folder `root`; LauncherError: there are no such devices."""
         if self.group:
             from lit_hidden.engine.torchrun import Lockstep
 

@@ -1,8 +1,7 @@
-"""The one worker program: claim a run, build it, train it, write down what became of it.
+"""The one worker program: claim a run, build it, train it, and leave `result.json` or `failure.json` in its folder.
 
 A job is `{"run": description, "runs_dir", "data_dir", "device", "devices"}`. It may say how many processes decode
-images for each device, `"decoders"`, whether to `"keep"` the run's net for the runs after it, and when to stop,
-`"until"`. What became of it stands in the run's folder: `result.json`, or `failure.json`.
+images for each device, `"decoders"`, whether to `"keep"` the run's scores, and when to stop, `"until"`.
 """
 
 import errno
@@ -17,13 +16,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lit_hidden.engine.ranks import Group
 from lit_hidden.engine.store import Store, unwritable
 from lit_hidden.run import Run
-
-if TYPE_CHECKING:
-    from lit_hidden.engine.ranks import Group
 
 Job = dict[str, Any]
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
@@ -40,11 +37,8 @@ def log_of(job: Job) -> Path:
     return Store(job["runs_dir"]).folder(run_of(job)) / "log.txt"
 
 
-def work(job: Job, group: "Group | None" = None) -> None:
-    """Train one job's run, unless it is done or another process holds it, and write down what became of it.
-
-    The `group` that this process leads trains it together. What is printed goes into the run's log.
-    """
+def work(job: Job, group: Group | None = None) -> None:
+    """Train one job's run, with the `group` that this process leads, unless it is done or another process holds it."""
     run, store = run_of(job), Store(job["runs_dir"])
     with ExitStack() as stack:
         try:
@@ -61,17 +55,17 @@ def work(job: Job, group: "Group | None" = None) -> None:
             stack.enter_context(printing_into(log_of(job)))
             for part in folder.glob(".*.part"):  # of a process that was killed: nobody else writes here now
                 shutil.rmtree(part) if part.is_dir() else part.unlink()
-            now, epochs = datetime.now(UTC).isoformat(timespec="seconds"), store.progress(run)[0]
+            now, epochs = datetime.now(UTC).isoformat(timespec="seconds"), store.progress(run)
             here = f"process {os.getpid()} on {socket.gethostname()}"
             sys.stderr.write(f"{now} {here} trains {run.name}, after epoch {epochs}\n")
             store.finish(run, _trained(job, run, folder, group))
             if damage := store.damage(run):  # its own code was changed meanwhile
-                raise RuntimeError(f"the files that it left cannot be used: {damage}")
+                raise RuntimeError(damage)
         except Exception as error:
             _fail(run, store, error, group)
 
 
-def follow(group: "Group") -> None:
+def follow(group: Group) -> None:
     """Train what the leader of the group says, until it says no more."""
     while (job := group.take()) is not None:
         run, store = run_of(job), Store(job["runs_dir"])
@@ -83,7 +77,7 @@ def follow(group: "Group") -> None:
             _fail(run, store, error, group)
 
 
-def _trained(job: Job, run: Run, folder: Path, group: "Group | None") -> dict[str, Any]:
+def _trained(job: Job, run: Run, folder: Path, group: Group | None) -> dict[str, Any]:
     """Train a run in each process of a group, or in this one alone, and return its result."""
     from lit_hidden.engine.network import make_data
     from lit_hidden.engine.train import alone, train
@@ -99,7 +93,7 @@ def _trained(job: Job, run: Run, folder: Path, group: "Group | None") -> dict[st
         return train(run, folder, job["data_dir"], ranks=group.ranks, **how)
 
 
-def _fail(run: Run, store: Store, error: Exception, group: "Group | None") -> None:
+def _fail(run: Run, store: Store, error: Exception, group: Group | None) -> None:
     """Write down why a run failed and what that stops. In a group this process ends, as others may wait for it."""
     traceback.print_exc()
     if isinstance(error, OSError) and error.errno in _UNWRITABLE:

@@ -89,7 +89,7 @@ def test_a_run_stopped_between_two_checkpoints_ends_as_one_never_stopped(
     state = torch.load(folder / CHECKPOINT, weights_only=True)
     assert state["global_step"] == (8 if told else 3), "after a block of 2"
     assert [row["epoch"] for row in state["callbacks"]["Recorder"]["rows"]] == list(range(done + 1))
-    assert Store(tmp_path).progress(HIDDEN)[0] == done
+    assert Store(tmp_path).progress(HIDDEN) == done
     assert unusable(HIDDEN, folder) is None
     whole, result = trained("hidden", 2)
     assert counted(train(HIDDEN, folder, at_once=2)) == result

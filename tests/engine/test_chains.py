@@ -49,7 +49,7 @@ def files(store: Store, run: Run) -> set[str]:
 def test_an_analysis_and_the_net_of_a_run_are_as_good_as_the_run(run, store):
     result, analysis = done(store, run), done(store, run.then(epochs=0))
     assert analysis["weights_before"] == analysis["weights_after"] == result["weights_after"]
-    assert (analysis["steps"], store.progress(run.then(epochs=0))[0]) == (0, 0)
+    assert (analysis["steps"], store.progress(run.then(epochs=0))) == (0, 0)
     assert not analysis.keys() & {"train_accuracy"}
     rounded = "accuracy_rounded" if run == MASK else "accuracy"
     assert analysis[rounded] == result[rounded]
@@ -123,7 +123,7 @@ def test_scores_are_left_where_a_run_goes_on_or_no_seed_gives_the_weights_back(s
     alone = replace(HIDDEN, seed=3)
     done(store, alone, keep=False)
     assert files(store, alone) == {SUBNETWORK}
-    assert store.damage(alone, alone.then()) == f"it lacks {SCORES}, which {alone.then().name} needs"
+    assert store.damage(alone, alone.then()) == f"{store.folder(alone)} lacks {SCORES}, which {alone.then().name} needs"
     with pytest.raises(FileNotFoundError, match=f"has no {SCORES}, the net of {alone.name}; train it"):
         done(store, alone.then())
     done(store, HIDDEN)

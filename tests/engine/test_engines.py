@@ -133,7 +133,7 @@ def test_a_grid_killed_and_stopped_in_every_way_is_finished_by_two_engines_at_on
     store, runs = Store(checkout / "runs"), grid()
 
     def epochs() -> int:
-        return sum(store.progress(run)[0] for run in runs)
+        return sum(store.progress(run) for run in runs)
 
     # A worker is killed and replaced; then Ctrl-C, which in a terminal reaches the whole process group.
     engine = Engine(checkout, forked)

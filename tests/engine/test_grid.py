@@ -55,7 +55,7 @@ def test_a_done_parent_without_its_subnetwork_is_trained_again_if_a_child_needs_
     assert store.result(PARENTS[0]) is not None, "a plan alone moves nothing"
     lines: list[str] = []
     plan([TICKETS[0]], store, lines.append)
-    why = f"it lacks subnetwork.safetensors or scores.safetensors, which {TICKETS[0].name} needs"
+    why = f" lacks subnetwork.safetensors or scores.safetensors, which {TICKETS[0].name} needs"
     assert [why in line for line in lines] == [True]
     assert store.result(PARENTS[0]) is None
 

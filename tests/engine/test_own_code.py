@@ -107,7 +107,7 @@ def forget(name: str) -> None:
 
 def outcome(run: Run, store: Store) -> tuple[str, list[str]]:
     answer = answered(job(run, store.root))
-    return answer["status"], [note.partition(" is damaged: ")[2] for note in answer["notes"]]
+    return answer["status"], answer["notes"]
 
 
 def test_every_part_of_a_run_may_be_code_of_ones_own(mine, store):
@@ -131,19 +131,21 @@ def test_a_run_whose_code_has_changed_is_trained_again_and_so_are_those_after_it
     assert outcome(run, store) == outcome(child, store) == ("done", [])
     assert {r: store.result(r)["provenance"] for r in (run, child)} == began  # words are no code
     file.write_text(MINE.replace("nn.ReLU()", "nn.GELU()"))
-    why = f"it is stale: the code of {mine}.net has changed since"
-    assert store.damage(run) == store.damage(child) == why
+    why = f" is stale: the code of {mine}.net has changed since"
+    assert [store.damage(one) for one in (run, child)] == [f"{store.folder(one)}{why}" for one in (run, child)]
     assert store.result(run) is None
     with pytest.raises(StoreError, match=why):
         store.results([run])
     other = replace(run, seed=1)  # this process still has the net with ReLU
     assert outcome(other, store)[0] == "failed"
-    assert store.damage(other) == why
+    assert store.damage(other) == f"{store.folder(other)}{why}"
     forget(mine)
     for again in (run, child):
         status, notes = outcome(again, store)
         assert status == "done"
-        assert notes == [f"{why}; set aside as {again.hash}.damaged-1, {again.name} is trained again"]
+        assert notes == [
+            f"{store.folder(again)}{why}; set aside as {again.hash}.damaged-1, {again.name} is trained again"
+        ]
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").write_text(f"from {mine} import net\n")
     shown = code.fingerprint("package.net")
@@ -155,12 +157,12 @@ def test_a_run_whose_code_has_changed_is_trained_again_and_so_are_those_after_it
 def test_a_run_does_not_go_on_from_a_checkpoint_of_other_code(mine, tmp_path):
     store, run = Store(tmp_path / "runs"), Run(net=f"{mine}.net", **OWN | {"epochs": 2})
     stopped(run, store)
-    assert store.progress(run)[0] == 1
+    assert store.progress(run) == 1
     (tmp_path / f"{mine}.py").write_text(MINE.replace("nn.ReLU()", "nn.GELU()"))
     forget(mine)
     status, (note,) = outcome(run, store)
     assert status == "done"
-    assert note.startswith(f"last.ckpt: it is stale: the code of {mine}.net has changed since; set aside")
+    assert f"last.ckpt is damaged: the code of {mine}.net has changed since; set aside" in note
 
 
 def test_two_of_one_class_leave_numbers_and_files_of_their_own(mine, tmp_path):

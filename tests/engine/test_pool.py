@@ -50,19 +50,19 @@ def test_two_processes_train_two_runs_as_this_one_does_and_a_failure_is_written_
 def test_a_process_that_is_killed_is_told_and_closing_lets_one_write_its_checkpoint(tmp_path, pool):
     store = Store(tmp_path)
     start(pool, store, LONG)
-    until(lambda: store.progress(LONG)[0] >= 2)
+    until(lambda: store.progress(LONG) >= 2)
     (process,) = pool._processes.values()
     os.kill(process.pid, signal.SIGKILL)
     assert all_ended(pool, 1) == {0: "was killed by SIGKILL"}
     start(pool, store, LONG)
-    until(lambda: store.progress(LONG)[0] >= 5)
+    until(lambda: store.progress(LONG) >= 5)
     (process,) = pool._processes.values()
     pool.close()
     with pytest.raises(ProcessLookupError):
         os.kill(process.pid, 0)
     assert (store.folder(LONG) / "last.ckpt").exists()
     epochs = [row["epoch"] for row in without_time(store.folder(LONG))]
-    assert epochs == [str(n) for n in range(store.progress(LONG)[0] + 1)]
+    assert epochs == [str(n) for n in range(store.progress(LONG) + 1)]
     assert "stopped after step" in (store.folder(LONG) / "log.txt").read_text()
 
 

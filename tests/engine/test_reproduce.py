@@ -89,7 +89,7 @@ def test_a_dry_run_prints_the_grid_and_the_time_and_changes_nothing(printed, mon
         before = sorted(Path.cwd().rglob("*"))
         text = printed("fig1", dry_run=True, where=Where(devices=2))
     assert text.splitlines() == [
-        f"runs/{runs[4].hash} is damaged and not used: result.json: Expecting value: line 1 column 1 (char 0)",
+        f"runs/{runs[4].hash} is damaged: result.json: Expecting value: line 1 column 1 (char 0); it is not used",
         "fig1 (quick): Figure 0: a figure of three seeds.",
         "5 runs: 1 done, 4 to train",
         f"  {runs[0].hash}  done              {runs[0].name}",

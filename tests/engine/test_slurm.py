@@ -15,7 +15,7 @@ from training import counted, job, without_time
 from lit_hidden.engine import slurm
 from lit_hidden.engine.devices import LauncherError
 from lit_hidden.engine.grid import Grid
-from lit_hidden.engine.slurm import Slurm, Task
+from lit_hidden.engine.slurm import Slurm, serve
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import train
 from lit_hidden.run import Run
@@ -42,7 +42,7 @@ def test_a_run_of_jobs_killed_and_stopped_ends_as_if_nothing_had_been(tmp_path, 
                 (begun,) = pool._jobs.values()
                 killed.append(begun.job_id)
                 os.kill(int(Path(f"/proc/{begun.job_id}/task/{begun.job_id}/children").read_text()), signal.SIGKILL)
-            elif not warned and store.progress(first)[0] >= 2:  # what SLURM sends before it stops a job
+            elif not warned and store.progress(first) >= 2:  # what SLURM sends before it stops a job
                 warned.extend(re.findall(r"process (\d+) on", log.read_text())[-1:])
                 os.kill(int(warned[0]), signal.SIGUSR2)
 
@@ -64,7 +64,7 @@ def test_a_job_trains_what_is_free_and_leaves_what_is_done_has_failed_is_held_or
     monkeypatch.setattr(submitit, "JobEnvironment", SimpleNamespace(USR_SIG="USR2"))
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with store.claim(held):
-        Task([job(run, store.root) for run in (failed, held, child, free)])()
+        serve([job(run, store.root) for run in (failed, held, child, free)])
     assert trained == [0]
 
 
@@ -106,7 +106,7 @@ def test_slurm_is_told_what_is_needed_and_each_job_may_train_every_run(cluster):
         "gpus-per-node": "2", "nodes": "1", "ntasks-per-node": "1", "job-name": "lit-hidden", "signal": "USR2@300",
     }  # fmt: skip
     assert expected.items() <= told(cluster).items()
-    queues = [[one["run"]["seed"] for one in sent.submission().function.jobs] for sent in pool._jobs.values()]
+    queues = [[one["run"]["seed"] for one in sent.submission().args[0]] for sent in pool._jobs.values()]
     assert [queue[0] for queue in queues] == [0, 1]
     assert [set(queue) for queue in queues] == [{0, 1, 2, 3}] * 2
 

@@ -21,11 +21,11 @@ from safetensors.torch import load_file
 from training import counted, job, until, without_time
 
 from lit_hidden.code import spec
+from lit_hidden.engine.checkpoints import RanksDifferError, SameNetwork, bits
 from lit_hidden.engine.devices import LauncherError
 from lit_hidden.engine.pool import do
-from lit_hidden.engine.ranks import Ranks, RanksDifferError, SameNetwork, bits
+from lit_hidden.engine.ranks import Ranks, placed
 from lit_hidden.engine.store import Store
-from lit_hidden.engine.torchrun import placed
 from lit_hidden.engine.train import alone
 from lit_hidden.modules import LitDense, LitSubnetwork
 from lit_hidden.run import Run
@@ -57,7 +57,7 @@ class Torchrun:
 
     def until(self, epochs: int) -> None:
         """Wait until so many epochs are trained."""
-        until(lambda: Store(self.folder.parent).progress(SAMPLED)[0] >= epochs)
+        until(lambda: Store(self.folder.parent).progress(SAMPLED) >= epochs)
 
     @property
     def ranks(self) -> list[int]:

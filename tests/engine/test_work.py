@@ -102,18 +102,18 @@ def flip(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "why"),
     [
-        (cut, "last.ckpt: BadZipFile: File is not a zip file"),
-        (flip, "last.ckpt: the checksum of archive/data/"),
-        (lambda folder: torch.save({"callbacks": {}}, folder / "last.ckpt"), "last.ckpt: KeyError: 'Recorder'"),
-        (lambda folder: (folder / "run.json").unlink(), "last.ckpt: FileNotFoundError: "),
-        (lambda folder: (folder / "run.json").write_text(Run().to_json()), f"it holds another run, {Run().name}, "),
+        (cut, "File is not a zip file"),
+        (flip, "the checksum of archive/data/"),
+        (lambda folder: torch.save({"callbacks": {}}, folder / "last.ckpt"), "'Recorder'"),
+        (lambda folder: (folder / "run.json").unlink(), "[Errno 2] No such file"),
+        (lambda folder: (folder / "run.json").write_text(Run().to_json()), f"it is of another run, {Run().name}"),
     ],
 )
 def test_a_damaged_checkpoint_is_set_aside_and_the_run_begins_anew(harm, why, store, undisturbed, capfd):
     harm(store.folder(RUN))
     work(job(store))
     note, begun, *_ = capfd.readouterr().err.splitlines()
-    assert note.startswith(f"{store.folder(RUN)} is damaged: {why}")
+    assert note.startswith(f"{store.folder(RUN)}/last.ckpt is damaged: {why}")
     assert note.endswith(f"; set aside as {RUN.hash}.damaged-1, {RUN.name} is trained again")
     assert (store.folder(RUN) / "log.txt").exists(), "opened after the old files were moved"
     assert begun.endswith(f"trains {RUN.name}, after epoch 0")

@@ -71,7 +71,7 @@ def answered(job: dict[str, object]) -> dict[str, object]:
     with redirect_stderr(io.StringIO()) as said:
         work(job)
     sys.stderr.write(said.getvalue())
-    notes, failure = [line for line in said.getvalue().splitlines() if " is damaged: " in line], store.failure(run)
+    notes, failure = [line for line in said.getvalue().splitlines() if "; set aside as " in line], store.failure(run)
     store.forgive(run)
     return {"status": "failed" if failure else "done" if store.done(run) else "held", "notes": notes, **(failure or {})}
 
