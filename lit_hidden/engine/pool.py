@@ -19,7 +19,8 @@ from types import ModuleType
 
 from lit_hidden.engine.devices import cores, environments
 from lit_hidden.engine.ranks import Group
-from lit_hidden.engine.work import Job, log_of, printing_into, work
+from lit_hidden.engine.store import Store
+from lit_hidden.engine.work import Job, printing_into, run_of, work
 
 _CHECKPOINT = 60.0  # seconds for the steps until all ranks stop, and for a checkpoint on a slow disk
 Ended = tuple[int, str | None]  # a place, and how its worker died; None: it ended as it should
@@ -127,7 +128,7 @@ def do(job: Job, group: Group | None = None) -> int:
     command += ["-m", "lit_hidden.engine.torchrun", json.dumps(job)]
     libc = ctypes.CDLL(None)
     # prctl(PR_SET_PDEATHSIG): torchrun and its ranks end when this process is gone, however it went.
-    with printing_into(log_of(job)):
+    with printing_into(Store(job["runs_dir"]).folder(run_of(job))):
         process = subprocess.Popen(command, preexec_fn=lambda: libc.prctl(1, signal.SIGTERM), start_new_session=True)
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:

@@ -16,8 +16,8 @@ from lit_hidden.engine.work import Job
 class Ray(Pool):
     """Train runs as Ray tasks: on the cluster that `RAY_ADDRESS` names, else on a Ray started here.
 
-    `number` counts GPUs, or cores of a cluster without any; None takes all there are now. LauncherError: Ray is not
-    installed, does not answer, or has no such devices.
+    `number` counts GPUs, or cores of a cluster without any; None takes all there are now. LauncherError: Ray
+    does not answer, or has no such devices.
     """
 
     elsewhere = True
@@ -74,15 +74,13 @@ def _connected(cores: int) -> Any:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:  # its ports are open to others
             os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    try:
-        import ray
+    import ray
 
+    try:
         host, _, port = address.rpartition("/")[2].rpartition(":")
         if port.isdigit():  # Ray itself would wait for minutes
             socket.create_connection((host, int(port)), 5).close()
         ray.init(**settings)
-    except ImportError as error:
-        raise LauncherError("--launcher ray needs Ray: pip install 'lit-hidden[ray]'") from error
     except Exception as error:  # of many kinds
         raise LauncherError(f"--launcher ray: RAY_ADDRESS={address}: {str(error).partition(chr(10))[0]}") from error
     return ray

@@ -22,7 +22,7 @@ class Slurm(Pool):
     They train as many runs at a time as `devices` allow (GPUs, or cores with `gpus_per_node=0`; None: a job for each
     run), each by `per_run` of these on `nodes` machines. `root` is the folder of runs, which all machines share.
     `options` are sbatch's by submitit's names, such as `partition=gpu`; with `cluster=local` jobs run here, as a trial.
-    LauncherError: submitit is not installed, there is no SLURM here, or an option is unknown.
+    LauncherError: there is no SLURM here, or an option is unknown.
     """
 
     elsewhere = True
@@ -45,13 +45,11 @@ class Slurm(Pool):
             setup = [f"export {name}={shlex.quote(value)}" for name, value in CPU.items()]
             settings |= {"cpus_per_task": 1 if nodes > 1 else each, "slurm_setup": setup}
         settings |= {f"{cluster}_{name}": value for name, value in given.items()}
-        try:
-            from submitit import AutoExecutor
+        from submitit import AutoExecutor
 
+        try:
             self._executor: Any = AutoExecutor(root.absolute() / ".slurm", cluster)
             self._executor.update_parameters(**settings)
-        except ImportError as error:
-            raise LauncherError("--launcher slurm needs submitit: pip install 'lit-hidden[slurm]'") from error
         except (AssertionError, NameError, RuntimeError, ValueError) as error:  # no SLURM, or an unknown option
             raise LauncherError(f"--launcher slurm: {str(error).partition(chr(10))[0]}") from error
         self._jobs: dict[int, Any] = {}  # by place

@@ -40,12 +40,16 @@ class Where:
         if each is None:
             large = all(run.data in IMAGENET_SIZES for run in runs)
             each = (self.devices or gpus() or 1) * nodes if large and (slurm or gpus()) else 1
-        if slurm:
-            from lit_hidden.engine.slurm import Slurm
+        try:
+            if slurm:
+                from lit_hidden.engine.slurm import Slurm
 
-            return Slurm(root, self.devices and self.devices * nodes, each, nodes, self.slurm)
-        if self.launcher == "ray":
-            from lit_hidden.engine.ray import Ray
+                return Slurm(root, self.devices and self.devices * nodes, each, nodes, self.slurm)
+            if self.launcher == "ray":
+                from lit_hidden.engine.ray import Ray
 
-            return Ray(self.devices, each)
+                return Ray(self.devices, each)
+        except ImportError as error:
+            install = f"pip install 'lit-hidden[{self.launcher}]'"
+            raise LauncherError(f"--launcher {self.launcher} needs {error.name}: {install}") from error
         return Local(self.devices, each)

@@ -32,11 +32,6 @@ def run_of(job: Job) -> Run:
     return Run.from_json(json.dumps(job["run"]))
 
 
-def log_of(job: Job) -> Path:
-    """Return the path of a run's log."""
-    return Store(job["runs_dir"]).folder(run_of(job)) / "log.txt"
-
-
 def work(job: Job, group: Group | None = None) -> None:
     """Train one job's run, with the `group` that this process leads, unless it is done or another process holds it."""
     run, store = run_of(job), Store(job["runs_dir"])
@@ -52,7 +47,7 @@ def work(job: Job, group: Group | None = None) -> None:
                 sys.stderr.write(f"{store.set_aside(run, why)}\n")
             if store.done(run):
                 return
-            stack.enter_context(printing_into(log_of(job)))
+            stack.enter_context(printing_into(folder))
             for part in folder.glob(".*.part"):  # of a process that was killed: nobody else writes here now
                 shutil.rmtree(part) if part.is_dir() else part.unlink()
             now, epochs = datetime.now(UTC).isoformat(timespec="seconds"), store.progress(run)
@@ -110,10 +105,10 @@ def _fail(run: Run, store: Store, error: Exception, group: Group | None) -> None
 
 
 @contextmanager
-def printing_into(log: Path) -> Iterator[None]:
-    """Append what this process and its libraries print to a file."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file, ExitStack() as stack:
+def printing_into(folder: Path) -> Iterator[None]:
+    """Append what this process and its libraries print to the log in a run's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("a") as file, ExitStack() as stack:
         for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
             kept = os.dup(number)
             stack.callback(os.close, kept)  # done last: the callbacks run in reverse

@@ -10,7 +10,6 @@ from training import counted, job, until, without_time
 from lit_hidden.engine.pool import Local, do
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import train
-from lit_hidden.engine.work import log_of
 from lit_hidden.run import Run
 
 TINY = {"net": "conv2", "width": 0.05, "data": "digits", "train_images": 200}
@@ -70,8 +69,8 @@ def test_torchruns_end_is_the_jobs_and_its_signal_handler_goes_with_it(tmp_path,
     (tmp_path / "python").write_text("#!/bin/sh\necho its words\nexit 3\n")
     (tmp_path / "python").chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    before, order = signal.getsignal(signal.SIGTERM), job(Run(), tmp_path, devices=2)
-    assert do(order) == 3
-    assert log_of(order).read_text() == "its words\n"
+    before = signal.getsignal(signal.SIGTERM)
+    assert do(job(Run(), tmp_path, devices=2)) == 3
+    assert (Store(tmp_path).folder(Run()) / "log.txt").read_text() == "its words\n"
     assert capfd.readouterr() == ("", "")
     assert signal.getsignal(signal.SIGTERM) == before
