@@ -85,35 +85,47 @@ def checkout(tmp_path, monkeypatch):
 
 
 class Workers(Pool):
-    """Workers that need no time: `fails` gives the error of a run and what it stops, `jobs` what was begun."""
+    """Workers that need no time: they `leave` a result, or do what is asked of them once or several times.
 
-    device, places = "cpu", 1
+    A pair makes a run fail, a text is how its worker dies, and a function of the run may do either.
+    """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.fails: dict[Run, tuple[str, str]] = {}
-        self.jobs: list[tuple[Run, dict[str, Any]]] = []
-        self.after = lambda run: None  # called when a run has ended
+    device = "cpu"
+
+    def __init__(
+        self, store: Store, leave: Callable[..., Any], places: int, does: dict[Run, list[Any]] | None = None
+    ) -> None:
+        self.store, self.leave, self.places = store, leave, places
+        self.does = {run: list(deeds) for run, deeds in (does or {}).items()}
+        self.jobs: list[dict[str, Any]] = []  # all that were given
+        self.starts: list[list[Run]] = []  # those begun
+        self.begun: dict[int, Run] = {}
+        self.closed = 0
 
     def start(self, places, jobs) -> None:
-        run = run_of(job := jobs[0])
-        self.jobs.append((run, job))
-        if run in self.fails:
-            Store("runs").fail(run, *self.fails[run])
-        else:
-            leave(run)
-        self.after(run)
+        self.jobs += jobs
+        self.begun |= {place: run_of(job) for place, job in zip(places, jobs, strict=False)}
+        self.starts.append(list(self.begun.values()))
 
-    def ended(self, seconds: float) -> list[tuple[int, None]]:
-        return [(0, None)]
+    def ended(self, seconds: float) -> list[tuple[int, str | None]]:
+        ends = [(place, self._work(run)) for place, run in self.begun.items()]
+        self.begun.clear()
+        return ends
+
+    def _work(self, run: Run) -> str | None:
+        deed = self.does[run].pop(0) if self.does.get(run) else lambda run: self.leave(self.store, run)
+        if isinstance(deed, tuple):
+            return self.store.fail(run, *deed)
+        how = deed if isinstance(deed, str) else deed(run)
+        return how if isinstance(how, str) else None
 
     def close(self) -> None:
-        pass
+        self.closed += 1
 
 
 @pytest.fixture
 def workers(monkeypatch):
-    pool = Workers()
+    pool = Workers(Store("runs"), lambda store, run: leave(run), 1)
     monkeypatch.setattr(Where, "start", lambda self, root, runs: pool)
     return pool
 

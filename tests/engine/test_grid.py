@@ -20,6 +20,7 @@ from lit_hidden.engine.store import Store, StoreError
 from lit_hidden.engine.work import run_of
 from lit_hidden.run import Run
 
+leave = made["made"]["leave"]
 TINY = {"net": "conv2", "data": "digits", "epochs": 2}
 TICKETS = [Run(density=0.5, method="ticket", seed=seed, **TINY).resolved for seed in range(2)]
 PARENTS = [ticket.parent for ticket in TICKETS]
@@ -71,39 +72,8 @@ def test_code_without_source_is_refused_before_anything_is_trained(store):
 # --- training --------------------------------------------------------------------------------------------
 
 
-class Workers(Pool):
-    """A pool whose workers need no time: they leave a result, or do what is asked of them."""
-
-    device, places = "cpu", 2
-
-    def __init__(self, store: Store, does: dict[Run, list[Any]] | None = None) -> None:
-        super().__init__()
-        self.store, self.does = store, {run: list(deeds) for run, deeds in (does or {}).items()}
-        self.starts: list[list[Run]] = []
-        self.jobs: list[dict[str, Any]] = []
-        self.begun: dict[int, Run] = {}
-        self.closed = 0
-
-    def start(self, places, jobs) -> None:
-        self.jobs += jobs
-        self.begun |= {place: run_of(job) for place, job in zip(places, jobs, strict=False)}
-        self.starts.append(list(self.begun.values()))
-
-    def ended(self, seconds: float) -> list[tuple[int, str | None]]:
-        ends = [(place, self._work(run)) for place, run in self.begun.items()]
-        self.begun.clear()
-        return ends
-
-    def _work(self, run: Run) -> str | None:
-        """Fail as a pair says, die as a text says, or leave what a function leaves."""
-        if not self.does.get(run):
-            leave(self.store, run)
-            return None
-        deed = self.does[run].pop(0)
-        return self.store.fail(run, *deed) if isinstance(deed, tuple) else deed if isinstance(deed, str) else deed(run)
-
-    def close(self) -> None:
-        self.closed += 1
+def workers(store: Store, does: dict[Run, list[Any]] | None = None) -> Any:
+    return made["Workers"](store, leave, 2, does)
 
 
 def grid_of(store: Store, pool: Pool, *runs: Run, **more: Any) -> tuple[Grid, list[str]]:
@@ -125,7 +95,7 @@ def failed(store: Store, run: Run, why: str) -> str:
 def test_runs_are_trained_in_the_plans_order_as_soon_as_their_parents_are_done(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     store = Store("runs")
-    pool, shown = Workers(store), []
+    pool, shown = workers(store), []
     grid, said = trained(store, pool, *TICKETS, OTHER, show=lambda run, result: shown.append(result["accuracy"]))
     assert pool.starts == [[PARENTS[0], PARENTS[1]], [TICKETS[0], TICKETS[1]], [OTHER]]
     assert (grid.done, grid.left, grid.failures, pool.closed) == (5, {}, [], 1)
@@ -141,7 +111,7 @@ def test_runs_are_trained_in_the_plans_order_as_soon_as_their_parents_are_done(t
 
 def test_a_run_that_fails_takes_those_along_that_need_it_or_its_missing_data_and_no_others(store):
     on_mnist = [Run(**{**TINY, "data": "mnist"}, seed=seed).resolved for seed in range(3)]
-    pool = Workers(store, {PARENTS[0]: [("ValueError: no", "run")], on_mnist[0]: [("no MNIST", "data")]})
+    pool = workers(store, {PARENTS[0]: [("ValueError: no", "run")], on_mnist[0]: [("no MNIST", "data")]})
     grid, _ = trained(store, pool, *TICKETS, TICKETS[0].then(epochs=0), *on_mnist[:1], OTHER, *on_mnist[1:])
     assert pool.starts == [[PARENTS[0], PARENTS[1]], [TICKETS[1], on_mnist[0]], [OTHER]]
     told = failed(store, PARENTS[0], "ValueError: no"), failed(store, on_mnist[0], "no MNIST")
@@ -150,11 +120,11 @@ def test_a_run_that_fails_takes_those_along_that_need_it_or_its_missing_data_and
 
 
 def test_a_folder_that_cannot_be_used_stops_the_grid_and_what_failed_is_tried_again(store):
-    pool = Workers(store, {run: [("no room", "grid")] for run in PARENTS})
+    pool = workers(store, {run: [("no room", "grid")] for run in PARENTS})
     with pytest.raises(StoreError, match="no room"):
         trained(store, pool, *TICKETS, OTHER)
     assert (pool.starts, pool.closed) == ([PARENTS], 1)
-    grid, said = trained(store, Workers(store), *PARENTS)
+    grid, said = trained(store, workers(store), *PARENTS)
     assert (grid.done, grid.failures, len(said)) == (2, [], 2)
     assert store.failure(PARENTS[0]) is None
 
@@ -170,14 +140,14 @@ def test_a_worker_that_dies_is_replaced_as_long_as_each_gets_further(store):
         return reached
 
     long = Run(**{**TINY, "epochs": 9}).resolved
-    grid, said = trained(store, Workers(store, {long: [reach(1), reach(2), reach(4)]}), long)
+    grid, said = trained(store, workers(store, {long: [reach(1), reach(2), reach(4)]}), long)
     assert (grid.done, grid.failures) == (1, [])
     assert said[:-1] == [
         f"  the worker of {long.name} was killed by SIGKILL after epoch {epoch}; a new one goes on with it"
         for epoch in (1, 2, 4)
     ]
     grid, said = trained(
-        store, Workers(store, {PARENTS[0]: ["ended with exit status 9", lambda run: None]}), *PARENTS, OTHER
+        store, workers(store, {PARENTS[0]: ["ended with exit status 9", lambda run: None]}), *PARENTS, OTHER
     )
     why = "its worker ended without a result, and so did the next one, after epoch 0"
     assert grid.failures == [failed(store, PARENTS[0], why)]
@@ -185,20 +155,20 @@ def test_a_worker_that_dies_is_replaced_as_long_as_each_gets_further(store):
 
 
 def test_what_another_machine_has_finished_must_come_in_sight(store, monkeypatch):
-    late = Workers(store, {OTHER: [lambda run: None]})
+    late = workers(store, {OTHER: [lambda run: None]})
     late.elsewhere = True
     with monkeypatch.context() as patch:
         patch.setattr(grid_module.time, "sleep", lambda seconds: leave(store, OTHER))
         assert trained(store, late, OTHER)[0].done == 1
     monkeypatch.setattr(grid_module, "_SEEN", -1.0)
-    never = Workers(store, {PARENTS[0]: [lambda run: None]})
+    never = workers(store, {PARENTS[0]: [lambda run: None]})
     never.elsewhere = True
     with pytest.raises(StoreError, match="--runs-dir must be a folder that all machines share"):
         trained(store, never, PARENTS[0])
 
 
 def test_when_the_time_is_up_training_stops_and_what_has_failed_is_told_all_the_same(store, monkeypatch):
-    pool = Workers(store, {PARENTS[0]: [("ValueError: no", "run")]})
+    pool = workers(store, {PARENTS[0]: [("ValueError: no", "run")]})
     grid, _ = grid_of(store, pool, *TICKETS, OTHER, until=60)
     monkeypatch.setattr(grid_module.time, "monotonic", lambda: 60.0 * grid.done)
     monkeypatch.setattr(grid_module.time, "time", lambda: 1000.0 + 60.0 * grid.done)
@@ -223,13 +193,13 @@ def test_what_another_engine_trains_is_waited_for_or_taken_over(store, monkeypat
             leave(store, PARENTS[0])
 
     monkeypatch.setattr(grid_module.time, "sleep", sleep)
-    pool = Workers(store)
+    pool = workers(store)
     grid, _ = trained(store, pool, *TICKETS, OTHER)
     assert pool.starts == [[OTHER], [TICKETS[0], PARENTS[1]], [TICKETS[1]]]
     assert (len(naps), grid.done) == (2, 5)
 
 
 def test_a_result_that_is_damaged_is_not_done(store):
-    pool = Workers(store, {PARENTS[0]: [lambda run: (leave(store, run) / "subnetwork.safetensors").write_text("half")]})
+    pool = workers(store, {PARENTS[0]: [lambda run: (leave(store, run) / "subnetwork.safetensors").write_text("half")]})
     assert trained(store, pool, PARENTS[0])[0].done == 1
     assert pool.starts == [[PARENTS[0]]] * 2

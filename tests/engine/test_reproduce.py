@@ -60,7 +60,7 @@ def test_several_experiments_are_one_grid_each_in_its_order_and_each_is_judged_a
     add("fig1", SEEDS_2_TO_4)
     add("fig2", ("range(3)", "[4, 5, 6]"), ("CLAIMS = [", "def order(run):\n    return -run.seed\n\nCLAIMS = ["))
     text = printed("fig2", "fig1", "fig2")
-    assert [run.seed for run, _ in workers.jobs] == [6, 5, 4, 3]
+    assert [run.seed for (run,) in workers.starts] == [6, 5, 4, 3]
     for line in ("fig2 (quick): Figure 0", "3 runs: 0 done, 3 to train", "3 runs: 1 done, 2 to train", "  4/4  "):
         assert line in text
     for name, accuracies in (("fig1", ["72.0", "73.0", "74.0"]), ("fig2", ["74.0", "75.0", "76.0"])):
@@ -73,7 +73,7 @@ def test_runs_that_others_go_on_from_are_told_to_keep_their_scores(workers):
     add("chain", ("epochs=1, seed=s) for s in range(3)", after))
     with suppress(ReproduceError):  # that nothing fits together is none of this test's business
         reproduce("chain")
-    assert [(run.seed, run.after) for run, job in workers.jobs if job["keep"]] == [(9, None)]
+    assert {job["name"] for job in workers.jobs if job["keep"]} == {load("chain").grid("quick")[0].parent.name}
 
 
 def test_a_dry_run_prints_the_grid_and_the_time_and_changes_nothing(printed, monkeypatch):
@@ -108,7 +108,7 @@ def test_a_damaged_run_is_set_aside_and_trained_again(printed, workers):
     metrics.write_bytes(metrics.read_bytes().replace(b"10.0", b"11.0"))
     why = "metrics.csv: it is not the one whose checksum is in result.json"
     assert printed().startswith(f"{metrics.parent} is damaged: {why}; set aside as {run.hash}.damaged-1, ")
-    assert [trained for trained, _ in workers.jobs] == [run]
+    assert workers.starts == [[run]]
     assert run.hash in column("fig0", "run")
 
 
@@ -128,7 +128,7 @@ FAILED = ["{failed} of 3 runs failed, or were skipped because others did:", "  {
 )
 def test_failures_are_told_at_the_end_and_what_is_done_is_judged_and_drawn(workers, stops, failed, lines):
     run, *_ = add("fig1", ("range(3)", "range(5, 8)"))
-    workers.fails[run] = "no", stops
+    workers.does[run] = [("no", stops)]
     with pytest.raises(StoreError if stops == "grid" else ReproduceError) as error:
         reproduce("fig1", "fig0")
     told = [line.format(failed=failed, run=run.name, folder=Store("runs").folder(run)) for line in lines]
@@ -156,8 +156,7 @@ def test_no_minutes_judge_and_draw_what_is_done(workers):
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_stop_it_and_say_how_to_go_on(workers, capsys, monkeypatch, sign):
-    add("fig1", SEEDS_2_TO_4)
-    workers.after = lambda run: signal.raise_signal(sign)
+    workers.does[add("fig1", SEEDS_2_TO_4)[1]] = [lambda run: signal.raise_signal(sign)]
     before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a script in the background ignores
     with pytest.raises(SystemExit) as end:
@@ -166,7 +165,7 @@ def test_ctrl_c_and_sigterm_stop_it_and_say_how_to_go_on(workers, capsys, monkey
         signal.signal(one, handler)
     assert end.value.code == 130
     assert capsys.readouterr().err == "lit-hidden: stopped; the same command goes on where this one was\n"
-    assert len(workers.jobs) == 1
+    assert len(workers.starts) == 1
 
 
 def test_what_cannot_be_drawn_is_judged_without_an_older_drawing_and_all_others_are_drawn(printed, capsys):
