@@ -94,7 +94,7 @@ unpack: install ## Take the committed runs as done: draw again without training,
 	$(BIN)/lit-hidden unpack --results $(RESULTS) $(ARGS)
 
 wandb-sync: install ## Upload the runs that Weights & Biases kept offline in wandb/
-	$(BIN)/lit-hidden wandb-sync $(ARGS)
+	WANDB_MODE=online $(BIN)/wandb sync --yes $(ARGS)
 
 wheel: install-dev ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel .

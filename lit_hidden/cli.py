@@ -92,11 +92,6 @@ def parser() -> argparse.ArgumentParser:
     add("pack", f"{archive}pack_experiment", "put an experiment's runs into one file beside its results", *one)
     does = "take the committed runs as done: draw again, go on"
     add("unpack", f"{archive}unpack_all", does, "--runs-dir", "--results")
-    add(
-        "wandb-sync",
-        "lit_hidden.engine.tracking:sync",
-        "upload the runs that W&B kept offline in WANDB_DIR",
-    )
     return top
 
 

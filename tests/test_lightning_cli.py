@@ -98,7 +98,7 @@ HOSTILE = [
     ("distribution", "hostile.draw"),
     ("task", {"class_path": "hostile.Task", "init_args": {}}),
     ("_class_path", "hostile.Module"),
-    ("net", "lit_hidden.engine.tracking:sync"),  # of ours
+    ("net", "lit_hidden.engine.tracking:has_key"),  # of ours
 ]
 
 

@@ -7,7 +7,6 @@ import csv
 import json
 import netrc
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -16,23 +15,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from lit_hidden.errors import UserError
 from lit_hidden.judge import Verdict
 from lit_hidden.run import Run
 
-OFFLINE = "so runs are kept offline in wandb/; make wandb-sync (or lit-hidden wandb-sync) uploads them later"
+OFFLINE = "so runs are kept offline in wandb/; make wandb-sync (or wandb sync) uploads them later"
 LIMITS = {"init_timeout": 5.0, "finish_timeout": 10.0, "finish_timeout_raises": True}  # seconds, of each run
-
-
-def sync() -> None:
-    """Upload the runs that were kept offline, by W&B's own command; UserError: there are none, or it fails."""
-    folder = Path(os.environ.get("WANDB_DIR", "")) / "wandb"
-    runs = sorted(map(str, folder.glob("offline-run-*")))
-    if not runs:
-        raise UserError(f"no offline-run-* in {folder}, so there is nothing to upload")
-    os.environ.pop("WANDB_MODE", None)  # "offline" would forbid the upload
-    if status := subprocess.run([sys.executable, "-m", "wandb", "sync", "--yes", *runs], check=False).returncode:
-        raise UserError(f"wandb sync ended with status {status}; its own message stands above")
 
 
 def has_key() -> bool:
