@@ -94,11 +94,9 @@ class Grid:
     def _start(self) -> None:
         """Start runs where there is room, if their parents are done and no other engine trains them."""
         places = [place for place in range(self.pool.places) if place not in self._running]
-        waits = {run.hash for run in self._running.values()}
-        waits |= {name for name in self.left if self._parents.get(name) in self.left}
-        ready = [run for name, run in self.left.items() if name not in waits]
-        free = [run for run in ready if places and not self.store.held(run)]
-        if free:
+        waiting = [run for name, run in self.left.items() if self._parents.get(name) not in self.left]
+        idle = [run for run in waiting if run not in self._running.values()]
+        if free := [run for run in idle if places and not self.store.held(run)]:
             self._running |= dict(zip(places, free, strict=False))
             self.pool.start(places, [self._job(run) for run in free])
 
@@ -150,7 +148,8 @@ class Grid:
     def _look(self) -> None:
         """See which runs are done, have failed, or cannot be trained because others have failed."""
         for name, run in list(self.left.items()):  # parents before their children
-            if self.store.damage(run) is None and (result := self.store.result(run)) is not None:
+            whole = self.store.done(run) and self.store.damage(run) is None
+            if whole and (result := self.store.result(run)) is not None:
                 del self.left[name]
                 self.done += 1
                 self.say(f"  {self.done}/{len(self.plan)}  {run.name}: {score(result)}")
