@@ -64,7 +64,7 @@ class Local(Pool):
     def start(self, places: Sequence[int], jobs: Sequence[Job]) -> None:
         """Fork a process for each place."""
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["sklearn.datasets", "lit_hidden.engine.train"])
+        context.set_forkserver_preload(["lit_hidden.engine.preload"])
         ours, main = dict(os.environ), sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")  # a worker would import it, and a user's script begin anew
         os.environ |= {"OMP_NUM_THREADS": "1", **self.environments[0]}  # glibc reads its part when the server starts
