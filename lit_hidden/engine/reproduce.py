@@ -95,7 +95,8 @@ def reproduce(
         problems, late = _told(grid), bool(grid.left)
     for (experiment, runs), target in zip(chosen, targets, strict=True):
         try:
-            results = store.results(runs)
+            read = ((run, store.result(run), store.folder(run)) for run in runs)
+            results = Results((run, result, folder) for run, result, folder in read if result is not None)
             if lacking := len(runs) - len(results):
                 problems.append(f"{experiment.name}: {lacking} of {len(runs)} runs are missing")
             if not runs or len(results):
