@@ -77,6 +77,6 @@ def load(name: str) -> Experiment:
     parts = runpy.run_path(str(path), run_name=f"experiments.{name}")
     if lacking := [part for part in ("runs", "CLAIMS", "draw") if part not in parts]:
         raise ReproduceError(f"{path} lacks {', '.join(lacking)}; names of helpers begin with _")
-    title, order = (parts["__doc__"] or name).strip().splitlines()[0], parts.get("order", lambda run: 0)
-    own: dict[str, Any] = {part: parts.get(part) for part in ("runs", "draw", "page", "reduce")}
-    return Experiment(name, path, title, claims=parts["CLAIMS"], order=order, **own)
+    title = (parts["__doc__"] or name).strip().splitlines()[0]
+    page, order, reduce = parts.get("page"), parts.get("order", lambda run: 0), parts.get("reduce")
+    return Experiment(name, path, title, parts["runs"], parts["CLAIMS"], parts["draw"], page, order, reduce)
