@@ -208,8 +208,8 @@ CLAIMS = [
         interval=claimed("accuracy", (), ALONE, 50.0),
     ),
     Claim(
-        "control: of permuted runs the three sources explain less than 5% of the margins", unit=PERCENT, kind="secondary",
-        interval=claimed("permuted", (), ALONE, 5.0),
+        "control: of permuted runs the three sources explain less than 5% of the margins", unit=PERCENT,
+        kind="secondary", interval=claimed("permuted", (), ALONE, 5.0),
     ),
     Claim("noise in the last layer flips more decisions than noise in the first, at equal accuracy", later),
 ]  # fmt: skip

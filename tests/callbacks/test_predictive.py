@@ -1,9 +1,7 @@
 """Predictive coding: equilibrium in closed form, local updates by hand, and backpropagation as its limit."""
 
-import runpy
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from training import without_time
 
 from lit_hidden.callbacks.predictive import (
     Inference,
@@ -35,10 +34,6 @@ MASKS = Run(
     net="lenet", width=0.1, data="digits", train_images=300, epochs=2, optimizer="adam", lr=1e-3,
     method="predictive.PredictiveMasks", distribution="signed_constant", density=0.5,
 )  # fmt: skip
-
-
-made: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "engine" / "training.py"))
-without_time = made["without_time"]
 
 
 def linear(*sizes: int) -> nn.Sequential:

@@ -4,13 +4,11 @@ import json
 import math
 import os
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import pytest
 from fabricated import leave
-from rich.console import Console
-from pathlib import Path
+from reproducing import Workers
 
 from lit_hidden.code import CodeError, Spec
 from lit_hidden.engine import grid as grid_module
@@ -20,7 +18,6 @@ from lit_hidden.engine.store import Store, StoreError
 from lit_hidden.engine.work import run_of
 from lit_hidden.run import Run
 
-leave = made["made"]["leave"]
 TINY = {"net": "conv2", "data": "digits", "epochs": 2}
 TICKETS = [Run(density=0.5, method="ticket", seed=seed, **TINY).resolved for seed in range(2)]
 PARENTS = [ticket.parent for ticket in TICKETS]
@@ -73,7 +70,7 @@ def test_code_without_source_is_refused_before_anything_is_trained(store):
 
 
 def workers(store: Store, does: dict[Run, list[Any]] | None = None) -> Any:
-    return made["Workers"](store, leave, 2, does)
+    return Workers(store, leave, 2, does)
 
 
 def grid_of(store: Store, pool: Pool, *runs: Run, **more: Any) -> tuple[Grid, list[str]]:

@@ -1,13 +1,11 @@
 """The Ray launcher, with a real Ray on this machine: results as without it, kills, failures, shared GPUs."""
 
-import io
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 from training import counted, gone, job, until, without_time
 
 from lit_hidden.engine import ray as module

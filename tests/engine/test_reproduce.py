@@ -1,6 +1,5 @@
 """Reproducing experiments: what is refused, what is trained, how it ends."""
 
-import math
 import signal
 from contextlib import suppress
 from dataclasses import replace

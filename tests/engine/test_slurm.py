@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rich.console import Console
 from training import counted, job, without_time
 
 from lit_hidden.engine import slurm

@@ -255,9 +255,9 @@ def test_a_drawing_can_be_read(experiment, tmp_path):
 
 def test_half_a_grid_is_drawn_or_says_what_is_missing(tmp_path):
     lotteries, labels = lottery_results(0, folder=tmp_path), labels_results(tmp_path, 0)
-    made["drawn"](lottery, lotteries.where(lambda run: not run.held_out), "quick")
-    made["drawn"](random_labels, labels.where(lambda run: run.method == "edge_popup"), "quick")
+    drawn(lottery, lotteries.where(lambda run: not run.held_out), "quick")
+    drawn(random_labels, labels.where(lambda run: run.method == "edge_popup"), "quick")
     parents = individuals_results(0).where(lambda run: run.epochs > 0)
     parents.reduce_by(individuals.reduce)
     with pytest.raises(NoRunsError, match="no analysis is done"):
-        made["drawn"](individuals, parents, "quick")
+        drawn(individuals, parents, "quick")

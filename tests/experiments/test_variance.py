@@ -1,20 +1,18 @@
 """Variance components of designs with known shares; claims about variance, feedback and predictive coding."""
 
-import runpy
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fabricated import drawn, overlaps
 
 from experiments import feedback, predictive_coding, variance
 from lit_hidden.judge import judge
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 
-made: dict[str, Callable[..., Any]] = runpy.run_path(str(Path(__file__).parents[1] / "fabricated.py"))
 TRUE = dict(zip(variance.EFFECTS, (0.2, 1.0, 0.3, 2.0, 0.1, 0.6, 0.5), strict=True))
 
 
@@ -178,8 +176,8 @@ def test_claims_about_predictive_coding_can_hold_fail_and_stay_open():
 def test_a_drawing_can_be_read(experiment, results, tmp_path):
     np.savez(tmp_path / "noise.npz", flips=[4.0, 6.0, 8.0], accuracy=[90.0, 91.0, 90.0])
     found = results(0, folder=tmp_path)
-    figure = made["drawn"](experiment, found, "quick")
-    assert not made["overlaps"](figure)
+    figure = drawn(experiment, found, "quick")
+    assert not overlaps(figure)
     assert sum(len(axes.get_lines()) for axes in figure.axes) > 12
 
 
