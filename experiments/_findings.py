@@ -1,7 +1,7 @@
 """Write the tables of findings in README.md and docs/ from the committed verdicts: `make findings`.
 
 A claim is shown at the largest preset that decides it; if none does, at the largest one with results. The README has
-the first primary claim of each experiment, docs/results.md all claims, the page of an experiment its own.
+the first primary claim of each experiment without a page of its own, docs/results.md all claims, each page its own.
 """
 
 import json
@@ -52,9 +52,14 @@ def table(claims: Claims, of: str) -> str:
 def main(results: Path, root: Path) -> None:
     """Replace what stands between the marks of README.md and the pages of docs/."""
     claims = found(results)
+    own = {name: claims[name] for name in claims if not (root / "docs" / f"{name}.md").exists()}
     for path in (root / "README.md", *root.glob("docs/*.md")):
         marks = r"(<!-- findings ?(\w*) -->\n).*?(<!-- end -->)"
-        path.write_text(re.sub(marks, lambda m: f"{m[1]}{table(claims, m[2])}\n{m[3]}", path.read_text(), flags=re.S))
+        path.write_text(
+            re.sub(
+                marks, lambda m: f"{m[1]}{table(claims if m[2] else own, m[2])}\n{m[3]}", path.read_text(), flags=re.S
+            )
+        )
 
 
 if __name__ == "__main__":

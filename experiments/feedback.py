@@ -173,8 +173,8 @@ def draw(results: Results, figure: Figure) -> None:
     for axes in top[len(found) :]:
         axes.axis("off")
     for axes, letter, method in zip(bottom, "de", LOOKS, strict=False):
-        draw_angles(axes, results, found[-1], method)
-        axes.set_title(f"({letter}) {found[-1]}, {LOOKS[method].label}: angle of steps")
+        draw_angles(axes, results, found[0], method)
+        axes.set_title(f"({letter}) {found[0]}, {LOOKS[method].label}: angle of steps")
     draw_alignment(bottom[2], results, found)
     panels.finish(figure, [top[0]], bbox_to_anchor=(0.5, 0.045))
 
@@ -202,16 +202,17 @@ def arrays(results: Results) -> Iterator[dict[str, np.ndarray]]:
 
 
 def draw_angles(axes: Axes, results: Results, net: str, method: str) -> None:
-    """Draw the angle to the true gradient over epochs: the mean of seeds and of the layers before the last."""
+    """Draw the angle to the true gradient over epochs: a mean over seeds that train and layers before the last."""
     for name, part in panels.there(results, net=net, method=method, lr=RATES[method][0]).by(way).items():
-        if name in LINES:
+        seeds = [(found["epoch"], found["angle"][:, :-1].mean(1)) for found in arrays(panels.trained(part))]
+        if name in LINES and seeds:
             color, line = LINES[name]
-            seeds = [(found["epoch"], found["angle"][:, :-1].mean(1)) for found in arrays(part)]
             axes.plot(seeds[0][0], np.mean([angle for _, angle in seeds], axis=0), color=color, linestyle=line,
                       label=WORDS[name].replace("\n", " "))  # fmt: skip
     axes.axhline(90, color=style.COLORS["muted"], linewidth=0.8)
     axes.set(xlabel="epoch", ylabel="degrees", ylim=(0, 120))
-    axes.legend(fontsize=7.5, ncols=2, loc="lower right")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=7.5, ncols=2, loc="lower right")
     axes.grid(axis="y")
 
 
@@ -222,7 +223,7 @@ def draw_alignment(axes: Axes, results: Results, found: list[str]) -> None:
         for method, look in LOOKS.items():
             same = panels.there(results, net=net, method=method, lr=RATES[method][0])
             part = same.where(lambda run: way(run) == "random")
-            rows = list(arrays(part))
+            rows = list(arrays(panels.trained(part)))
             if rows:
                 by_layer = 100 * np.array([row["correlation"] for row in rows])
                 panels.bars(axes, {float(at + n): column.tolist() for n, column in enumerate(by_layer.T)}, look)

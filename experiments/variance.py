@@ -261,7 +261,7 @@ def draw_intervals(axes: Axes, results: Results) -> None:
                       label=ROWS[name].replace("\n", " ") if effect == 0 else None)  # fmt: skip
     axes.axhline(0, color=style.COLORS["muted"], linewidth=0.8)
     axes.set_xticks(range(len(names)), names, fontsize=8)
-    axes.set(ylabel=PERCENT, ylim=(-20, 105))
+    axes.set(ylabel=PERCENT, ylim=(-45, 130))
     axes.set_title("(b) the same with 95% intervals")
     axes.legend(fontsize=7.5, loc="upper left")
     axes.grid(axis="y")

@@ -147,5 +147,7 @@ def _timm(name: str, num_classes: int, in_channels: int) -> nn.Module:
         import timm
     except ImportError:
         raise ValueError(f"net='timm:{name}' needs timm; pip install 'lit-hidden[timm]'") from None
+    if not timm.is_model(name):
+        raise ValueError(f"timm has no model {name!r}; see timm.list_models()")
     model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_channels)
     return model

@@ -51,7 +51,7 @@ class Run:
     augment: bool | Literal["square"] | None = None
     epochs: int = 100  # a run of 0 is an analysis, by its callbacks
     batch_size: int | None = None  # images per step, over all devices
-    optimizer: str = "sgd"  # or, where weights are trained (dense, ticket), `adam`
+    optimizer: str = "sgd"  # or `adam`, except for supermasks and random masks
     lr: float | None = None
     momentum: float | None = None
     weight_decay: float | None = None

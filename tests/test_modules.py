@@ -107,7 +107,7 @@ class Named:
     [
         (lambda: LitDense(**TINY, optimizer="adamw"), "optimizer='adamw': method='dense' takes sgd or adam"),
         (lambda: LitSubnetwork(**TINY, schedule="step"), "schedule='step' is unknown; schedules are cosine, constant"),
-        (lambda: LitSubnetwork(**TINY, optimizer="adam"), "method='edge_popup' takes sgd"),
+        (lambda: LitSubnetwork(**TINY, optimizer="lion"), "method='edge_popup' takes sgd or adam"),
         (lambda: LitDense(**TINY, task=Named), "metric='seconds' of Named is the name of another number"),
         (lambda: LitTicket("nowhere", **TINY), "nowhere is damaged or does not fit this Sequential: No such file"),
         (

@@ -141,6 +141,7 @@ def test_a_function_of_your_own_gets_the_arguments_it_takes() -> None:
         ("conv2", {"width": 0.01}, "width=0.01 leaves 0 of 64 channels"),
         ("my_own_nets:strict", {"width": 2}, "my_own_nets:strict has no width to change"),
         ("no_such_module:net", {}, "no_such_module.net cannot be imported"),
+        ("timm:no_such_net", {}, "timm has no model 'no_such_net'"),
         ("without timm", {}, "net='timm:resnet18' needs timm; pip install 'lit-hidden[timm]'"),
     ],
 )

@@ -16,6 +16,7 @@ NETS = [*SMALL, "cifar_resnet18", *IMAGENET]
     [
         ("edge_popup", SMALL, "sgd", (0.1, "cosine", 1e-4, 0.9, 128)),
         ("edge_popup", ["cifar_resnet18"], "sgd", (0.1, "cosine", 5e-4, 0.9, 256)),
+        ("edge_popup", SMALL, "adam", (1e-3, "cosine", 0, 0, 128)),
         ("edge_popup", IMAGENET, "sgd", (0.256, "cosine", 3.0517578125e-5, 0.875, 256)),
         ("dense", SMALL[:4], "sgd", (0.01, "cosine", 1e-4, 0.9, 128)),
         ("dense", ["lenet"], "sgd", (0.1, "cosine", 1e-4, 0.9, 128)),

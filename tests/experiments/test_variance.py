@@ -137,6 +137,11 @@ def feedback_results(case: int, spread: float = 0.1, folder: Path | None = None)
         scale = dict.fromkeys(good, 1.0) | {"correlation": 0.1, "permuted": 0.1}
         extra = {n: v + scale[n] * noise[i] for i, (n, v) in enumerate(((good, bad)[case]).items())}
         rows.append((run, {"accuracy": level + noise[0], "fails_below": 0.0} | extra, folder))
+    if folder is not None:  # one diverged in its first epoch
+        random, short = rows[5], folder / "short"
+        short.mkdir()
+        np.savez(short / "feedback.npz", epoch=[0], angle=np.full((1, 5), np.nan))
+        rows[5] = random[0], random[1] | {"diverged": 1}, short
     return Results(rows)
 
 
