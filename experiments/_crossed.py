@@ -151,4 +151,5 @@ def draw_overlap(axes: Axes, results: Results) -> None:
     panels.density_axis(axes, found["density"])
     axes.set_ylabel("Jaccard index")
     axes.set_title("ours, overlap of masks on the same weights")
-    axes.legend(fontsize=6.5, loc="lower left")
+    if axes.get_lines():
+        axes.legend(fontsize=6.5, loc="lower left")

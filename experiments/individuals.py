@@ -42,7 +42,7 @@ PRESETS = {  # a run, how many images are compared, and the epochs of shorter tr
 LOOKS = {  # the groups
     "dense": panels.Look("trained, from Kaiming normal", style.ORANGE, (0, (5, 1.5)), "s"),
     "dense, constants": panels.Look("trained, from signed constants", "#7d4c14", (0, (1.2, 1.2)), "^"),
-    "dense, stopped": panels.Look("trained to the subnetworks' accuracy", style.BLACK, (0, (3, 1, 1, 1)), "v"),
+    "dense, stopped": panels.Look("trained, nearest to the subnetworks' accuracy", style.BLACK, (0, (3, 1, 1, 1)), "v"),
     "masks, normal": panels.Look("subnetworks, Kaiming normal", style.SKY, (0, (4, 1.2)), "s"),
     "masks": panels.Look("subnetworks, signed constants", style.NAVY, "-", "o"),
     "masks, same weights": panels.Look("subnetworks of one set of weights", style.PURPLE, (0, (6, 1.2, 1.2, 1.2)), "D"),
@@ -62,7 +62,7 @@ def networks(base: Run, seed: int, stops: Iterable[int], whole: bool) -> Iterabl
         yield replace(dense, distribution="signed_constant")
         yield replace(mask, distribution="kaiming_normal")
     yield replace(mask, weight_seed=1000)
-    yield replace(mask, method="random", density=1.0)
+    yield replace(dense, method="random", density=1.0, distribution="kaiming_normal")
     yield replace(mask, method="random")
 
 
@@ -118,7 +118,9 @@ def reduce(results: Results) -> dict[str, np.ndarray]:
         layers = [name for name in arrays if name != "labels" and not name.endswith(".centroids")]
 
     def matrices(end: str) -> np.ndarray:
-        return np.array([np.corrcoef([_array(file, layer + end) for file in files]) ** 2 for layer in layers])
+        return np.array(
+            [np.atleast_2d(np.corrcoef([_array(file, layer + end) for file in files])) ** 2 for layer in layers]
+        )
 
     found = {"images": matrices(""), "centroids": matrices(".centroids")}
     return {"runs": np.array([run.hash for run in analyses.runs]), "layers": np.array(layers), **found}
@@ -237,7 +239,7 @@ def draw(results: Results, figure: Figure) -> None:
         if {name, "dense, stopped"} <= rows.keys():
             shared = consistency(results.summary, rows[name], rows["dense, stopped"], "images")
             draw_line(outside, shared, LOOKS[name])
-    layer_axis(outside, layers, "(c) with those trained to the same accuracy")
+    layer_axis(outside, layers, "(c) with those trained to the nearest accuracy")
     whole = figure.add_subplot(grid[1, :2])
     whole.set_title("(d) an RDM of each group, last hidden layer, images sorted by class", pad=20)
     whole.axis("off")
@@ -281,6 +283,8 @@ def draw_map(axes: Axes, results: Results, parts: dict[str, Results]) -> None:
     shown = [name for name in LOOKS if name in parts and name not in twice]
     rows = {name: [at[run.hash] for run in parts[name].runs] for name in shown}
     every = [row for group in rows.values() for row in group]
+    if len(every) < 3:
+        return
     # Outputs that are equal for all images have no correlation: such networks share nothing.
     distance = 1 - np.sqrt(np.nan_to_num(summary["images"][-2][np.ix_(every, every)]))
     centre = np.eye(len(every)) - 1 / len(every)

@@ -255,7 +255,7 @@ def _class(path: str) -> dict[str, Any]:
         found |= {name: canonical(ast.literal_eval(own[name].value)) for name in ("version", "records") if name in own}
         if "__init__" in own:
             found["options"] = _options(own["__init__"].args)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise CodeError(f"{path}: its version and the defaults of its options must be literals; {error}") from error
     return found
 

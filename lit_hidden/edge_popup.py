@@ -28,6 +28,8 @@ OfScores = Callable[[Tensor], Tensor]
 class Masked(torch.autograd.Function):
     """`weight * mask(scores)`; backward as if the derivative of the mask by the scores were `slope(scores)`."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(weight: Tensor, scores: Tensor, mask: OfScores, slope: OfScores) -> Tensor:
         """Return the masked weight."""

@@ -20,6 +20,8 @@ def hyper_parameters(path: Any, kind: str, given: Mapping[str, Any], weights_onl
         checkpoint = _load(path, map_location="meta", weights_only=weights_only)
         keys = (*CHECKPOINT_PAST_HPARAMS_KEYS, L.LightningModule.CHECKPOINT_HYPER_PARAMS_KEY)
         found = {str(name): value for key in keys for name, value in checkpoint.get(key, {}).items()}
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
     except Exception as error:  # a damaged file may raise anything
         raise ValueError(f"{path} is no checkpoint of tensors, numbers and text ({type(error).__name__})") from error
     if hasattr(path, "seek"):

@@ -38,6 +38,7 @@ class Claim:
     # Gives margin, low and high, from the runs that train; in place of `margin`.
     interval: Callable[[Results], tuple[float, float, float]] | None = None
     seeds: int = 3  # fewer in a cell decide nothing, except for exact claims
+    one_sided: bool = False  # an interval below 0 is no finding: the claim stays undecided
 
     def margins(self, results: Results) -> list[float]:
         """Give the margin of each part."""
@@ -222,7 +223,12 @@ def _found(claim: Claim, results: Results, cells: Cells, trains: Cells) -> Decis
     there, good = ({row[0].hash for rows in each.values() for row in rows} for each in (cells, trains))
     training = results.without(there - good)
     if claim.interval is not None:
-        return _by_interval(*claim.interval(training))
+        try:
+            found = _by_interval(*claim.interval(training))
+        except NoRunsError as error:
+            return _undecided(f"too few runs: {error}")
+        no_finding = claim.one_sided and found.word == "contradicted"
+        return replace(found, word="undecided", why=f"{found.why}, which is no finding") if no_finding else found
 
     def statistics(without: Iterable[str] = ()) -> Array:
         left = training.without(without)
@@ -268,6 +274,7 @@ def _survivors(found: Decision, parts: int, cells: Cells, trains: Cells, left_ou
 def _by_interval(margin: float, low: float, high: float) -> Decision:
     word, lies = ("supported", "lies above") if low > 0 else ("undecided", "holds")
     word, lies = ("contradicted", "lies below") if high < 0 else (word, lies)
+    word, lies = ("undecided", "has no width at") if low == high else (word, lies)
     why = f"the 95% interval {lies} 0" if math.isfinite(margin) else f"a margin is {margin}"
     return Decision(word, why, margin, low, high)
 

@@ -10,6 +10,7 @@ from typing import Any
 from jsonargparse.typing import lazy_instance
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import lit_hidden.modules  # noqa: F401  the classes that --model names
 from lit_hidden.classifier import LitClassifier
@@ -74,6 +75,8 @@ def run(argv: list[str] | None) -> None:
             parser_kwargs={"prog": "lit-hidden"},
             args=argv,
         )
+    except MisconfigurationException as error:
+        sys.exit(f"lit-hidden: {error}")
     except (ValueError, DataError) as error:
         why: BaseException | None = error
         while why and not Path(traceback.extract_tb(why.__traceback__)[-1].filename).is_relative_to(HERE):

@@ -343,6 +343,14 @@ def test_the_calibration_judges_as_claims_are_judged(calibration: Any) -> None:
     assert (v.margin, v.low, v.high) == pytest.approx((found.margin, found.low, found.high), abs=1e-6)
 
 
+def test_an_interval_of_no_width_or_on_the_side_that_is_no_finding_decides_nothing():
+    for bounds, one_sided, word in (((5.0, 5.0, 5.0), False, "undecided"), ((-5.0, -6.0, -4.0), True, "undecided"),
+                                    ((-5.0, -6.0, -4.0), False, "contradicted")):  # fmt: skip
+        claim = Claim("more", interval=lambda r, bounds=bounds: bounds, one_sided=one_sided)
+        v = judge(claim, table({1: (60.0, 61.0, 62.0)}))
+        assert (v.verdict, v.margin, v.low, v.high) == (word, *bounds)
+
+
 def test_an_interval_that_leaves_out_items_is_welchs_for_two_means():
     one, other = [3.0, 4.5, 5.0, 7.0], [1.0, 1.5, 4.0]
     found = jackknifed(lambda cells: float(np.mean(cells[0]) - np.mean(cells[1])), [one, other])

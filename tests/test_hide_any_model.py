@@ -149,3 +149,26 @@ def test_the_compiled_and_the_exported_model_have_the_same_output_and_gradients(
     expected = net.eval()(x)
     assert torch.equal(torch.export.export(net, (x,)).module()(x), expected)
     assert torch.equal(torch.export.export(reveal(net), (x,)).module()(x), expected)
+
+
+def test_stacked_models_run_and_differentiate_under_vmap_either_way_round() -> None:
+    nets, x = [hide(conv_net(), 0.3, seed=s) for s in range(3)], torch.randn(4, 1, 8, 8)
+    parameters, _ = torch.func.stack_module_state(nets)
+    base = copy.deepcopy(nets[0])
+    scores = {n: p.detach() for n, p in parameters.items() if n.endswith("scores")}
+    frozen = {n: p.detach() for n, p in parameters.items() if not n.endswith("scores")}
+
+    def run(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        return torch.func.functional_call(base, parameters, (x,))  # type: ignore[no-any-return]
+
+    out = torch.func.vmap(run, in_dims=(0, None))(parameters, x)
+    out.pow(2).sum().backward()
+    inside = torch.func.vmap(torch.func.grad(lambda s, w: run(s | w, x).pow(2).sum()))(scores, frozen)
+    for i, net in enumerate(nets):
+        alone = net(x)
+        torch.testing.assert_close(out[i], alone, rtol=1e-4, atol=1e-5)
+        alone.pow(2).sum().backward()
+        for name, masker in maskers(net).items():
+            place = f"{name}.parametrizations.weight.0.scores"
+            torch.testing.assert_close(parameters[place].grad[i], masker.scores.grad, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(inside[place][i], masker.scores.grad, rtol=1e-4, atol=1e-4)

@@ -22,7 +22,7 @@ class RandomLabels(RunCallback):
     Test images keep their labels. `fit` is the percentage of training images that get the label they were trained on,
     in eval mode after the last step; `fit_replaced` and `fit_kept` are those of images with a drawn and with a true
     label. `epochs_to_fit` is the first epoch whose running training accuracy is 95%, or else the last. Test accuracy at
-    chance is no failure of such a run.
+    chance is no failure of such a run, unless labels and pixels are as they were.
 
     Args:
         fraction: which part of the labels is drawn anew, in [0, 1]: of N images `round(fraction * N)`. With C classes a
@@ -31,7 +31,7 @@ class RandomLabels(RunCallback):
             `gaussian`, drawn with the mean and the standard deviation of all training pixels, and cut to 0 to 255.
     """
 
-    version = 3
+    version = 4
     capturable = several_devices = True
 
     def __init__(self, fraction: float = 1.0, pixels: str = "kept") -> None:
@@ -99,5 +99,5 @@ class RandomLabels(RunCallback):
         drawn[self.replaced] = True
         parts = {"fit": right, "fit_replaced": right[drawn], "fit_kept": right[~drawn]}
         found: dict[str, Any] = {name: 100 * part.double().mean().item() for name, part in parts.items() if len(part)}
-        epoch = self.fitted or trainer.max_epochs
-        return found | {"epochs_to_fit": epoch, "wrong_labels": self.wrong, "fails_below": 0.0}
+        found |= {"epochs_to_fit": self.fitted or trainer.max_epochs, "wrong_labels": self.wrong}
+        return found if self.wrong == 0 and self.pixels == "kept" else found | {"fails_below": 0.0}

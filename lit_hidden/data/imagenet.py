@@ -142,7 +142,7 @@ class ImagenetteData(ImageNetData):
     """10 easy classes, downloaded if missing. Not ILSVRC-2012's split of its images, so not picked out of that."""
 
     name, layouts = "imagenette", ("imagenette2-320", "imagenette")
-    source = partial(Imagenette, size="320px")
+    source = staticmethod(partial(Imagenette, size="320px"))
 
 
 class ImagewoofData(ImageNetData):

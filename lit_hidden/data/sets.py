@@ -59,6 +59,14 @@ class CIFAR10Data(TorchvisionData):
         return records[:, 1:].reshape(-1, 3, 32, 32).contiguous(), labels
 
 
+class _MNIST(MNIST):  # type: ignore[misc]
+    def _check_legacy_exist(self) -> bool:
+        return False  # tensors that an old torchvision left beside the files, which nobody has verified
+
+
+_MNIST.__name__ = "MNIST"  # torchvision names its folder so
+
+
 class MNISTData(TorchvisionData):
     """MNIST: 60,000 training and 10,000 test images `(1, 28, 28)` of 10 digits.
 
@@ -67,7 +75,7 @@ class MNISTData(TorchvisionData):
 
     name, shape, sizes = "mnist", (1, 28, 28), (60_000, 10_000)
     mean, std = (0.1307,), (0.3081,)
-    layouts, source = ("MNIST/raw",), MNIST
+    layouts, source = ("MNIST/raw",), _MNIST
     md5: ClassVar = {
         "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
         "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",

@@ -6,7 +6,7 @@ from lit_hidden.engine.estimate import estimate, measured
 from lit_hidden.engine.experiment import load, names
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.where import Where
-from lit_hidden.report.tables import describe, read
+from lit_hidden.report.tables import ResultsError, describe, read
 from lit_hidden.run import Run
 
 
@@ -19,6 +19,8 @@ def missing(
     and `short` of the same experiments. UsageError: an unknown preset; ResultsError: a table is damaged.
     """
     store, tables = Store(runs_dir), sorted(Path(results).glob("*/*/results.csv"))
+    if not tables:
+        raise ResultsError(f"no results in {results}")
     rows = [row for path in tables for row in read(path)]
     known, found = {row["run"] for row in rows}, dict[str, list[Run]]()
     for name in names():

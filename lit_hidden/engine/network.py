@@ -77,25 +77,26 @@ def network(run: Run, folder: Path) -> nn.Module:
 
 
 def _left(run: Run, folder: Path, names: Collection[str]) -> nn.Module:
-    """Build the net that a run left, from the last of the files `names` that is there: scores tell more than masks."""
+    """Build the net that a run left, from those of the files `names` that are there."""
     run = run.resolved
     there = [name for name in names if (folder / name).exists()]
     if not there:
         files = " or ".join(names)
         raise FileNotFoundError(f"{folder} has no {files}, the net of {run.name}; train it, after deleting the folder")
-    Store(folder.parent).read(run, there[-1])
+    Store(folder.parent).read(run, *there)
     of_method = getattr(code.load(method(str(run.method)).module), "masker", EdgePopup)
     masker = code.load(run.masker) if run.masker else of_method
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.data_seed or 0)  # for what a net of your own draws itself, as in training
         net = build(run.net, width=run.width, **_shape(make_data(run, folder)))
-        if there[-1] == SUBNETWORK:
-            return load_subnetwork(net, folder / SUBNETWORK, masker=masker, distribution=run.distribution).float()
-        if run.density is not None:
+        if SUBNETWORK in there:
+            load_subnetwork(net, folder / SUBNETWORK, masker=masker, distribution=run.distribution).float()
+        elif run.density is not None:
             hide(net, run.density, distribution=None, masker=masker)
         if run.kind == "ticket":
             fix_masks(net)
-        net.load_state_dict(load_file(folder / there[-1]))
+        if there != [SUBNETWORK]:  # the scores, too
+            net.load_state_dict(load_file(folder / there[-1]))
     return net
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from lit_hidden.engine import beforehand
 from lit_hidden.engine.estimate import estimate, measured
-from lit_hidden.engine.experiment import Experiment, ReproduceError, load, names
+from lit_hidden.engine.experiment import Experiment, ReproduceError, UsageError, load, names
 from lit_hidden.engine.grid import Grid, plan
 from lit_hidden.engine.store import Store, write_atomically
 from lit_hidden.engine.tracking import View
@@ -58,6 +58,8 @@ def reproduce(
         UsageError, ResultsError, StoreError, LauncherError: before training; arguments or folders cannot be used.
         TimeUpError, ReproduceError: after all else is done; `minutes` were over, or runs or drawings failed.
     """
+    if not minutes >= 0:
+        raise UsageError(f"--minutes {minutes:g}: give a number, such as 30, 0.5 or 0")
     until = time.monotonic() + 60 * minutes
     console, store = Console(highlight=False, markup=False, soft_wrap=True), Store(runs_dir)
     asked = dict.fromkeys(name for given in names_or_all for name in (names() if given == "all" else [given]))

@@ -131,7 +131,7 @@ def conditions(preset: str, results: Results, whole: int | None = None) -> str:
     if whole is not None and len(runs) < whole:
         parts.append(f"{len(runs)} of {whole} runs")
     parts.append(f"net {listed(run.net for run in runs)}")
-    found, widths = departures(runs), sorted({run.width for run in runs})
+    found, widths = departures([run for run in runs if run.epochs] or runs), sorted({run.width for run in runs})
     if widths and widths[-1] > 1:  # widths are what the figure is about: nets wider than published cut nothing
         parts.append(f"widths {listed(f'x{width:g}' for width in widths)}")
         del found["width"]

@@ -147,10 +147,10 @@ class Cell:
 
 
 def cells(rows: Iterable[Row]) -> list[Cell]:
-    """Group rows that differ by their seeds or by what was recorded, sorted by net, method and so on."""
+    """Group rows that differ by their seeds, sorted by net, method and so on; what was recorded makes no difference."""
     found: dict[str, Cell] = {}
-    runs = [(describe(row), row) for row in rows]
-    for run, row in sorted(runs, key=lambda pair: [order(setting(pair[0], name)) for name in CONDITIONS]):
+    runs = {run.unrecorded.hash: (run, row) for row in rows for run in [describe(row)]}
+    for run, row in sorted(runs.values(), key=lambda pair: [order(setting(pair[0], name)) for name in CONDITIONS]):
         found.setdefault(run.unrecorded.cell, Cell(run, [])).rows.append(row)
     return list(found.values())
 

@@ -63,6 +63,11 @@ def _(scores: Tensor, keep: int) -> Tensor:
     return torch.empty_like(scores, dtype=torch.bool)
 
 
+@_top_k_mask.register_vmap
+def _(info: object, in_dims: tuple[int, None], scores: Tensor, keep: int) -> tuple[Tensor, int]:
+    return torch.stack([top_k_mask(one, keep) for one in scores.unbind(in_dims[0])]), 0
+
+
 @functools.cache
 def _kernels_work(device: torch.device) -> bool:
     """Try the GPU kernels once per device; waits for it, so no CUDA graph may capture the first selection."""

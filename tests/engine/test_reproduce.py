@@ -1,5 +1,6 @@
 """Reproducing experiments: what is refused, what is trained, how it ends."""
 
+import math
 import signal
 from contextlib import suppress
 from dataclasses import replace
@@ -10,7 +11,7 @@ import reproducing
 from reproducing import add, column, judged, leave, written
 
 from lit_hidden.cli import main
-from lit_hidden.engine.experiment import ReproduceError, load, names
+from lit_hidden.engine.experiment import ReproduceError, UsageError, load, names
 from lit_hidden.engine.reproduce import TimeUpError, reproduce
 from lit_hidden.engine.store import Store, StoreError
 from lit_hidden.engine.where import Where
@@ -148,6 +149,8 @@ def test_no_minutes_judge_and_draw_what_is_done(workers):
     with pytest.raises(TimeUpError) as error:
         reproduce("fig1", minutes=0)
     assert str(error.value) == "fig1: 2 of 3 runs are missing"
+    with pytest.raises(UsageError, match="--minutes nan: give a number"):
+        reproduce("fig1", minutes=math.nan)
     assert workers.jobs == []
     assert "figure.svg" in written("fig1")
     assert column("fig1", "seed") == ["2"]
