@@ -106,8 +106,6 @@ class LitClassifier(L.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor] | Block, batch_idx: int) -> Tensor:
         """Return the mini-batch's mean loss, by which ranks average to the whole batch's; or take a block's steps."""
-        if batch_idx == 0:  # and not where a checkpoint is resumed within an epoch
-            self.train_metrics.reset()
         if isinstance(batch, Block):
             return self._train(batch)
         mine, factor = self._share(batch, batch_idx)
@@ -178,6 +176,11 @@ class LitClassifier(L.LightningModule):
         metrics["loss"].update(loss.detach().expand(len(targets)))
         for name, values in zip(self.scales, found, strict=True):
             metrics[name].update(values)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Reset the metrics at the first batch of an epoch, and not where a checkpoint is resumed within one."""
+        if batch_idx == 0:
+            self.train_metrics.reset()
 
     def on_train_epoch_end(self) -> None:
         """Log the means of training, validation or test."""
