@@ -119,8 +119,8 @@ class LitClassifier(L.LightningModule):
 
     def _train(self, block: Block) -> Tensor:
         """Take the steps of a block without Lightning, and report them to its counters; return the mean loss."""
-        optimizer: Any = self.optimizers(use_pl_optimizer=False)
-        if self._steps is None or self._steps.optimizer is not optimizer:  # that of a fit which an exception ended
+        if self._steps is None:
+            optimizer: Any = self.optimizers(use_pl_optimizer=False)
             self._steps = Steps(self.net, optimizer, self.recipe.label_smoothing)
         measured = self._steps.train(block)
         for name, mean in measured.items():
@@ -153,8 +153,6 @@ class LitClassifier(L.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Add a batch to the metrics of validation or test."""
-        if batch_idx == 0:
-            self._metrics.reset()
         mine, _ = self._share(batch, batch_idx)
         images, labels = batch
         logits = self(images)[:mine]  # even if none counts, so that all ranks sample the same masks
@@ -177,8 +175,14 @@ class LitClassifier(L.LightningModule):
         for name, values in zip(self.scales, found, strict=True):
             metrics[name].update(values)
 
+    def setup(self, stage: str) -> None:
+        """Discard the state of an earlier fit or evaluation, which an exception may have ended."""
+        self._steps = None  # its optimizer is stale
+        for metrics in (self.train_metrics, self.val_metrics, self.test_metrics):
+            metrics.reset()
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Reset the metrics at the first batch of an epoch, and not where a checkpoint is resumed within one."""
+        """Reset the metrics of the epoch before, which a checkpoint at its last step still holds."""
         if batch_idx == 0:
             self.train_metrics.reset()
 
@@ -186,6 +190,8 @@ class LitClassifier(L.LightningModule):
         """Log the means of training, validation or test."""
         # compute() has reduced over ranks already; sync_dist avoids Lightning's warning, and the mean changes nothing.
         self.log_dict(self._metrics.compute(), prog_bar=True, sync_dist=True)
+        with torch.inference_mode(False):  # steps outside inference mode could not write to its tensors
+            self._metrics.reset()
 
     on_validation_epoch_end = on_test_epoch_end = on_train_epoch_end
 
