@@ -42,7 +42,7 @@ PRESETS = {  # a run, how many images are compared, and the epochs of shorter tr
 LOOKS = {  # the groups
     "dense": panels.Look("trained, from Kaiming normal", style.ORANGE, (0, (5, 1.5)), "s"),
     "dense, constants": panels.Look("trained, from signed constants", "#7d4c14", (0, (1.2, 1.2)), "^"),
-    "dense, stopped": panels.Look("trained, nearest to the subnetworks' accuracy", style.BLACK, (0, (3, 1, 1, 1)), "v"),
+    "dense, stopped": panels.Look("trained, nearest in accuracy", style.BLACK, (0, (3, 1, 1, 1)), "v"),
     "masks, normal": panels.Look("subnetworks, Kaiming normal", style.SKY, (0, (4, 1.2)), "s"),
     "masks": panels.Look("subnetworks, signed constants", style.NAVY, "-", "o"),
     "masks, same weights": panels.Look("subnetworks of one set of weights", style.PURPLE, (0, (6, 1.2, 1.2, 1.2)), "D"),

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse.typing import lazy_instance
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import lit_hidden.modules  # noqa: F401  the classes that --model names
 from lit_hidden.classifier import LitClassifier

@@ -44,7 +44,7 @@ class FeedbackAlignment(RunCallback):
         angles: training images on which angles are measured before training and after each epoch; 0 measures none.
     """
 
-    version = 2
+    version = 3
 
     def __init__(self, through: str = "random", angles: int = 0) -> None:
         super().__init__()
@@ -158,8 +158,7 @@ class FeedbackAlignment(RunCallback):
         means["first_layer"] = float(first)
         if self.through != "masked":
             means["fails_below"] = 0.0
-        angle = float(np.mean(self.rows[-1][1:-1])) if self.rows else float("nan")
-        return means | ({"angle": angle} if np.isfinite(angle) else {})
+        return means | ({"angle": float(np.mean(self.rows[-1][1:-1]))} if self.rows else {})
 
 
 def _size(weight: Tensor) -> Tensor:
@@ -171,7 +170,7 @@ def _only_back(detour: Tensor) -> Tensor:
 
 
 def _angle(true: Tensor, found: Tensor | None) -> float:
-    if found is None:
+    if found is None or not found.any() or not true.any():
         return float("nan")
     cosine = F.cosine_similarity(true.flatten().double(), found.flatten().double(), 0).clamp(-1, 1)
     return float(cosine.arccos().rad2deg())

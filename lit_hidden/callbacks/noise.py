@@ -17,22 +17,25 @@ from lit_hidden.callbacks import RunCallback, splits
 from lit_hidden.data import BatchLoader
 from lit_hidden.edge_popup import maskers
 
-COLDEST, HOTTEST, HALVINGS = -6.0, 10.0, 14  # log2 of temperatures
+HOTTEST, HALVINGS = 10.0, 14  # of the temperature's log2, which begins at 0
 
 
 class MaskNoise(RunCallback):
     """Make one layer's mask as noisy as costs `loss` points of held-out accuracy, layer by layer, after a supermask.
 
-    In a trial the layer's mask is sampled once, with probabilities `sigmoid(score / temperature)`; all other masks are
-    the most probable ones. The temperature is found by bisection. `noise.npz` has, by layer `(L,)`: `temperature`, NaN
-    where no noise costs so much; `held_out`, points lost there; `accuracy` on test images; `flips`, the percentage of
-    test images and pairs of trials with two decisions. The result has `flips_first`, `flips_last`, and the accuracies
-    `accuracy_first`, `accuracy_last`.
+    In a trial the layer's mask is sampled once, with probabilities `sigmoid(score / temperature)`. All other masks are
+    one sample each, the same in every trial (not the most probable masks: trained among samples, these do badly). From
+    a temperature of 1, as in training, bisection raises it. `noise.npz` has, by layer `(L,)`: `temperature`, NaN where
+    no noise costs so much; `held_out`, points lost there; `before` and `accuracy`, on test images, at 1 and there;
+    `flips`, the percentage of test images and pairs of trials with two decisions. The result has `flips_first`,
+    `flips_last`, and the accuracies `accuracy_first`, `accuracy_last`.
 
     Args:
         loss: points of accuracy on the held-out images.
         trials: masks sampled, at least 2.
     """
+
+    version = 2
 
     def __init__(self, loss: float = 2.0, trials: int = 20) -> None:
         super().__init__()
@@ -59,12 +62,12 @@ class MaskNoise(RunCallback):
         module.eval()
         scores: dict[str, Any] = {name: masker.scores for name, masker in maskers(module.net).items()}
         learned = {name: tensor.detach().clone() for name, tensor in scores.items()}
-        for name, tensor in scores.items():  # probabilities of 0 and 1
-            tensor.copy_(torch.where(learned[name] >= 0, torch.inf, -torch.inf))
-        whole = 100 * self._decided(module, "val")[1].mean().item()
-        arrays: dict[str, list[float]] = {name: [] for name in ("temperature", "held_out", "accuracy", "flips")}
+        arrays: dict[str, list[float]] = {n: [] for n in ("temperature", "held_out", "before", "accuracy", "flips")}
+        for name, tensor in learned.items():  # probabilities of 0 and 1
+            drawn = torch.rand(tensor.shape, generator=self.generator(f"fixed {name}")).to(tensor.device)
+            scores[name].copy_(torch.where(drawn < tensor.sigmoid(), torch.inf, -torch.inf))
         for name, tensor in scores.items():
-            sure = tensor.clone()
+            fixed = tensor.clone()
 
             def trials(split: str, heat: float, name: str = name) -> tuple[Tensor, Tensor]:
                 scores[name].copy_(learned[name] / 2**heat)
@@ -72,20 +75,23 @@ class MaskNoise(RunCallback):
                 decisions, right = (torch.stack(each) for each in zip(*found, strict=True))
                 return decisions, right
 
-            low, high = COLDEST, HOTTEST
+            def accuracy(split: str, heat: float) -> float:
+                return 100 * trials(split, heat)[1].mean().item()
+
+            low, high, whole = 0.0, HOTTEST, accuracy("val", 0.0)
             for _ in range(HALVINGS):
                 heat = (low + high) / 2
-                enough = whole - 100 * trials("val", heat)[1].mean().item() >= self.loss
-                low, high = (low, heat) if enough else (heat, high)
+                low, high = (low, heat) if whole - accuracy("val", heat) >= self.loss else (heat, high)
             decisions, right = trials("test", high)
             counts = F.one_hot(decisions).sum(0).double()  # (images, classes)
             same = (counts * (counts - 1)).sum(1) / (self.trials * (self.trials - 1))
-            found = high < HOTTEST
-            arrays["temperature"].append(2**high if found else math.nan)
-            arrays["held_out"].append(whole - 100 * trials("val", high)[1].mean().item())
+            there = high < HOTTEST
+            arrays["temperature"].append(2**high if there else math.nan)
+            arrays["held_out"].append(whole - accuracy("val", high))
+            arrays["before"].append(accuracy("test", 0.0))
             arrays["accuracy"].append(100 * right.mean().item())
-            arrays["flips"].append(100 * (1 - same).mean().item() if found else math.nan)
-            tensor.copy_(sure)
+            arrays["flips"].append(100 * (1 - same).mean().item() if there else math.nan)
+            tensor.copy_(fixed)
         for name, tensor in scores.items():
             tensor.copy_(learned[name])
         np.savez(folder / "noise.npz", **arrays)  # type: ignore[arg-type]

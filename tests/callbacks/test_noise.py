@@ -28,7 +28,10 @@ def test_noise_costs_what_it_should_and_is_the_same_again(trained):
     with np.load(folder / "noise.npz") as arrays:
         found = dict(arrays)
     assert found["held_out"] == pytest.approx(5.0, abs=1.0)
-    assert (found["temperature"] > 0).all()
+    assert (found["temperature"] > 1).all()
+    sampled = trained(SAMPLED)[1]["accuracy"]
+    assert found["before"] == pytest.approx(sampled, abs=6.0)  # as noisy as in training, in one layer
+    assert (found["before"] - found["accuracy"]).mean() == pytest.approx(5.0, abs=2.5)
     assert (result["flips_first"], result["flips_last"]) == tuple(found["flips"][[0, -1]])
     again = trained(replace(NOISY, callbacks=(NOISE, spec("margins.Margins"))))
     with np.load(again[0] / "noise.npz") as arrays:
@@ -51,10 +54,16 @@ def test_decisions_flip_as_often_as_in_masks_sampled_by_hand(trained):
     images, labels = data.splits["test"]
     mean, std = (torch.tensor(part).view(1, -1, 1, 1) for part in (data.mean, data.std))
     x = ((images / 255 - mean) / std).flatten(1)
+    callback = MaskNoise()
+    callback.run_seed = NOISY.seed
+    draws = [
+        torch.rand(s.shape, generator=callback.generator(f"fixed {n}")) for n, s in zip(names, scores, strict=True)
+    ]
+    fixed = [draw < score.sigmoid() for draw, score in zip(draws, scores, strict=True)]
     torch.manual_seed(1)
     decided = []
     for _ in range(60):
-        masks = [score >= 0 for score in scores]
+        masks = list(fixed)
         masks[1] = torch.rand_like(scores[1]) < (scores[1] / heat).sigmoid()
         h = x
         for n, (weight, mask) in enumerate(zip(weights, masks, strict=True)):

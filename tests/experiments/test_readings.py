@@ -257,12 +257,9 @@ def test_half_a_grid_is_drawn_or_says_what_is_missing(tmp_path):
     lotteries, labels = lottery_results(0, folder=tmp_path), labels_results(tmp_path, 0)
     drawn(lottery, lotteries.where(lambda run: not run.held_out), "quick")
     drawn(random_labels, labels.where(lambda run: run.method == "edge_popup"), "quick")
-    np.savez(
-        tmp_path / "rdm.npz",
-        labels=np.arange(4),
-        **{n: np.arange(6.0) for n in ("a", "b", "a.centroids", "b.centroids")},
-    )
     one = Results(individuals_results(0, folder=tmp_path).where(lambda run: run.epochs == 0).rows[:1])
+    layers = [f"{layer}{end}" for layer in "ab" for end in ("", ".centroids")]
+    np.savez(tmp_path / "rdm.npz", labels=np.arange(4), **{name: np.arange(6.0) for name in layers})
     one.reduce_by(individuals.reduce)
     drawn(individuals, one, "quick")
     parents = individuals_results(0).where(lambda run: run.epochs > 0)
