@@ -44,7 +44,7 @@ RATES = {"edge_popup": [0.1, 0.03], "dense": [0.01, 0.003]}  # of all ways
 CHANCE = 20.0  # percent of test images, and 10 points more than by chance
 PRESETS = {  # a run of each net, the number of seeds, and of images that angles are measured on
     "smoke": ([replace(SMALL, width=0.1, epochs=1)], 1, 128),
-    "quick": ([SMALL, replace(SMALL, net="conv2", width=0.125, epochs=4)], 3, 128),
+    "quick": ([SMALL, replace(SMALL, net="conv2", width=0.125, epochs=3)], 3, 128),
     "short": ([LENET, CONV, replace(CONV, net="conv4")], 3, 512),
     "paper": (
         [
