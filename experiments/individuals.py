@@ -14,7 +14,7 @@ time, since pairs that share a network are not independent. Responses are those 
 Source: Mehrer, Spoerer, Kriegeskorte and Kietzmann, Individual differences among deep neural network models, Nature
 Communications 11:5725, 2020 (figures from memory, to be checked; All-CNN-C, 10 seeds, 350 epochs).
 Cost: quick 160 runs, half of them analyses, 4 minutes on two cores; short 128, six groups (weights of one distribution
-each), 48 of which train, about 2 core-hours; paper 160, most of 350 epochs.
+each), 48 of which train on 45,000 images, about 2 core-hours; paper 160, most of 350 epochs.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -36,7 +36,7 @@ SEEDS = 8
 PRESETS = {  # a run, how many images are compared, and the epochs of shorter trainings
     "smoke": (Run(net="conv2", data="digits", width=0.125, epochs=1), 20, ()),
     "quick": (Run(net="conv4", data="digits", width=0.125, epochs=4, batch_size=32), 180, (1, 2, 3)),
-    "short": (Run(net="conv6", width=0.25, epochs=5), 1000, (1, 2, 3)),
+    "short": (Run(net="conv6", width=0.25, train_images=45_000, epochs=5), 1000, (1, 2, 3)),
     "paper": (Run(net="allcnn.all_cnn_c", epochs=350), 1000, (20, 50, 120)),
 }
 LOOKS = {  # the groups
