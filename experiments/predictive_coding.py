@@ -68,15 +68,20 @@ def better(method: str, one: str, other: str, by: float = 0.0) -> Callable[[Resu
     return lambda results: learned(results, method, one).mean() - learned(results, method, other).mean() - by
 
 
+def both(method: str, one: str, other: str) -> Callable[[Results], list[float]]:
+    """Give the accuracies of two rules: neither is as good as the other where both are at chance."""
+    return lambda results: [learned(results, method, rule).mean() for rule in (one, other)]
+
+
 OTHERS = "20 steps,\nothers' errors"
 CLAIMS = [
     Claim(
         "masks: predictive coding is within 2 points of backpropagation of the same error",
-        better(MASKS, "20 steps", "backpropagation", -2.0),
+        better(MASKS, "20 steps", "backpropagation", -2.0), floor=both(MASKS, "20 steps", "backpropagation"),
     ),
     Claim(
         "weights: predictive coding is within 2 points of backpropagation of the same error",
-        better(WEIGHTS, "20 steps", "backpropagation", -2.0),
+        better(WEIGHTS, "20 steps", "backpropagation", -2.0), floor=both(WEIGHTS, "20 steps", "backpropagation"),
     ),
     Claim(
         "masks: errors of hidden layers have to be those of the image: others' cost 1 point",
@@ -87,7 +92,8 @@ CLAIMS = [
         better(MASKS, "20 steps", "1 step", 1.0),
     ),
     Claim(
-        "masks: five steps are within 1 point of twenty", better(MASKS, "5 steps", "20 steps", -1.0), kind="secondary",
+        "masks: five steps are within 1 point of twenty", better(MASKS, "5 steps", "20 steps", -1.0),
+        floor=both(MASKS, "5 steps", "20 steps"), kind="secondary",
     ),
     Claim(
         "masks: after training, steps lie within 30 degrees of the gradient, all layers but the last",

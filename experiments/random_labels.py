@@ -260,9 +260,17 @@ def draw_sizes(axes: Axes, results: Results) -> None:
     panels.bars(
         axes, {float(x): values for x, values in enumerate(cells.values())}, replace(LOOKS["edge_popup"], linestyle="")
     )
+    if len(there_is(results, "dense", 1.0)):
+        weights = panels.each(results.select(method="dense", **{LABELS: 1.0}), "width")
+        named = {"as in (b)" if width == base.width else words["width"](same.runs[0]): same
+                  for width, same in weights.items()}  # fmt: skip
+        places = {
+            float(list(cells).index(label)): same.values("fit") for label, same in named.items() if label in cells
+        }
+        panels.bars(axes, places, replace(LOOKS["dense"], linestyle=""))
     axes.set_xticks(range(len(cells)), list(cells), rotation=20, ha="right", fontsize=8)
     bits = sum(layer["numel"] for layer in there_is(results, "edge_popup", 1.0).rows[0][1]["layers"])
-    labels = log2(10) * (base.train_images or IMAGES[base.data][2])
+    size = log2(10) * (base.train_images or IMAGES[base.data][2])
     axes.set(ylabel="random labels fitted (%)", ylim=(0, 103))
-    axes.set_title(f"(f) the mask has {panels.count(bits)} bits, the labels {panels.count(labels)}")
+    axes.set_title(f"(f) the mask has {panels.count(bits)} bits, the labels {panels.count(size)}")
     axes.grid(axis="y")

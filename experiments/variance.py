@@ -172,7 +172,7 @@ def claimed(name: str, plus: Iterable[int] = (), minus: Iterable[int] = (), more
 
     def interval(results: Results) -> tuple[float, float, float]:
         if results.summary[f"{name}.left"].shape[1] < 4 and np.isfinite(results.summary[name]).all():
-            raise NoRunsError("three levels of a factor decide nothing")
+            raise NoRunsError("fewer than four levels of a factor decide nothing")
         value, low, high = estimated(results, name, weights)
         return value + more, low + more, high + more
 

@@ -274,7 +274,8 @@ def _survivors(found: Decision, parts: int, cells: Cells, trains: Cells, left_ou
 def _by_interval(margin: float, low: float, high: float) -> Decision:
     word, lies = ("supported", "lies above") if low > 0 else ("undecided", "holds")
     word, lies = ("contradicted", "lies below") if high < 0 else (word, lies)
-    word, lies = ("undecided", "has no width at") if low == high else (word, lies)
+    if low == high:
+        return Decision("undecided", "the 95% interval has no width", margin, low, high)
     why = f"the 95% interval {lies} 0" if math.isfinite(margin) else f"a margin is {margin}"
     return Decision(word, why, margin, low, high)
 

@@ -102,6 +102,11 @@ class Results:
         """Leave runs out, also of what is selected from the rest and of `summary`."""
         return self._but(_left_out=self._left_out.union(hashes))
 
+    @property
+    def whole(self) -> "Results":
+        """These results with those that were left out."""
+        return self._but(_left_out=frozenset())
+
     def where(self, keep: Callable[[Run], bool]) -> "Results":
         """Keep the runs for which `keep` is true; maybe none."""
         return self._but(_rows=[row for row in self._rows if keep(row[0])], _selected={})

@@ -128,6 +128,8 @@ class Inference(RunCallback):
         angles: training images on which angles are measured; 0 measures none.
     """
 
+    version = 2
+
     def __init__(self, steps: int = 20, step: float = 0.3, shuffled: bool = False, angles: int = 512) -> None:
         super().__init__()
         if steps < 0 or not 0 < step < 1:
@@ -161,9 +163,10 @@ class Inference(RunCallback):
 
     def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
         """Measure angles after training; write `predictive.npz`."""
+        found = {"fails_below": 0.0} if self.steps else {}
         if not self.angles:
-            return {}
+            return found
         after = [self._angles(module, steps) for steps in MEASURED]
         np.savez(folder / "predictive.npz", steps=MEASURED, before=self.before, after=after)
         own = self._angles(module, self.steps)[:-1] if self.steps else [0.0]
-        return {"fails_below": 0.0} | ({"angle": float(np.mean(own))} if np.isfinite(own).all() else {})
+        return found | ({"angle": float(np.mean(own))} if np.isfinite(own).all() else {})
