@@ -248,7 +248,7 @@ def draw_curves(axes: Axes, results: Results, net: str) -> None:
     """Draw mean held-out accuracy over updates: of the whole net, and of tickets of three, six and nine rounds."""
     tickets = line(results, "ticket", net).by(density_of)
     shown = {f"{100 * k:.3g}%": tickets[k] for n in (3, 6, 9) if (k := round(0.8**n, 6)) in tickets}
-    parts = {"100%": line(results, "dense", net), **shown}
+    parts, lows = {"100%": line(results, "dense", net), **shown}, list[float]()
     for shade, (label, part) in zip(("#000000", style.SKY, style.NAVY, style.PURPLE), parts.items(), strict=False):
         curves = []
         for folder in part.folders:
@@ -256,7 +256,8 @@ def draw_curves(axes: Axes, results: Results, net: str) -> None:
                 update, accuracy = arrays["update"], arrays["accuracy"]
             curves.append(accuracy)
         axes.plot(update, np.mean(curves, axis=0), color=shade, label=label, linewidth=1.2)
-        axes.set_ylim(np.quantile(curves, 0.1), None)
+        lows.append(np.quantile(curves, 0.1))
+    axes.set_ylim(min(lows, default=0), None)
     axes.set(xlabel="update", ylabel="held-out accuracy (%)")
     axes.set_title(f"{net}: training, by weights left")
     axes.legend(fontsize=7.5)
