@@ -113,8 +113,11 @@ class Results:
 
     def by(self, key: Callable[[Run], Any]) -> dict[Any, "Results"]:
         """Part the runs by what `key` gives for each."""
-        values = dict.fromkeys(map(key, self.runs))
-        return {value: self.where(lambda run, value=value: key(run) == value) for value in values}  # type: ignore[misc]
+
+        def part(value: Any) -> Results:
+            return self.where(lambda run: key(run) == value)
+
+        return {value: part(value) for value in dict.fromkeys(map(key, self.runs))}
 
     def select(self, **where: Any) -> "Results":
         """Keep the runs whose fields equal `where`; options of callbacks are `Class.option`: `{"Lesion.epoch": 25}`.

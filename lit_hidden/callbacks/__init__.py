@@ -6,10 +6,13 @@ from typing import Any, Self
 
 import lightning.pytorch as L
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_hidden import code
 from lit_hidden.code import Spec
+from lit_hidden.data import BatchLoader
+from lit_hidden.data.tensors import balanced_order
 from lit_hidden.distributions import layer_generator
 from lit_hidden.edge_popup import hidden_layers, original_weight, weight_layers
 from lit_hidden.run import Run
@@ -125,6 +128,21 @@ def splits(data: Any) -> dict[str, tuple[Tensor, Tensor]]:
         given = "a Trainer's loaders" if data is None else type(data).__name__
         raise ValueError(f"{given}: the images are not in memory; take an ImageTensorsData, such as CIFAR10Data")
     return found
+
+
+def balanced(data: Any, split: str, images: int, batch_size: int | None = None) -> BatchLoader:
+    """Load so many images of a split, as many of each class as possible: in one batch, or several."""
+    pictures, labels = splits(data)[split]
+    chosen = balanced_order(labels.cpu())[:images].to(labels.device)
+    return BatchLoader(pictures[chosen], labels[chosen], batch_size or len(chosen), data.mean, data.std)
+
+
+def angle(one: Tensor, other: Tensor | None) -> float:
+    """Return the angle between two gradients, in degrees; NaN where one of them is nothing."""
+    if other is None or not other.any() or not one.any():
+        return float("nan")
+    cosine = F.cosine_similarity(one.flatten().double(), other.flatten().double(), 0).clamp(-1, 1)
+    return float(cosine.arccos().rad2deg())
 
 
 @torch.no_grad()

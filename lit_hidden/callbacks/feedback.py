@@ -15,9 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_hidden.callbacks import RunCallback, splits, weights
-from lit_hidden.data import BatchLoader
-from lit_hidden.data.tensors import balanced_order
+from lit_hidden.callbacks import RunCallback, angle, balanced, weights
 from lit_hidden.edge_popup import weight_layers
 
 PATHS = ("masked", "whole", "random", "sign", "masked_sign", "direct", "none", "minus")
@@ -32,9 +30,8 @@ class FeedbackAlignment(RunCallback):
     before the last, and `correlation` that of the weights used forward with B, `kept` and `dropped` the
     percentages of weights with the sign of B, in the layers behind the first. `first_layer`, through which no error
     travels, is its correlation in standard deviations of the permuted. A test accuracy at chance is no failure, but for
-    `masked`. `feedback.npz` has `epoch`
-    `(E,)`, `angle` `(E, L)`, and by layer `correlation` `(L,)`, `permuted` `(L, 30)`, with B permuted, `kept`,
-    `dropped` `(L,)`.
+    `masked`. `feedback.npz` has `epoch` `(E,)`, `angle` `(E, L)`, and by layer `correlation` `(L,)`, `permuted`
+    `(L, 30)`, with B permuted, `kept` and `dropped` `(L,)`.
 
     Args:
         through: `masked`, the weights used forward, which is backpropagation; `whole`, the weights under the mask;
@@ -69,9 +66,7 @@ class FeedbackAlignment(RunCallback):
         self.under, self.passed = weights(module.net), list[tuple[str, Tensor]]()
         self.last, self.direct = layer.weight.detach().clone(), dict[str, Tensor]()
         if self.angles:
-            images, labels = splits(data)["train"]
-            chosen = balanced_order(labels.cpu())[: self.angles].to(labels.device)
-            self.data = BatchLoader(images[chosen], labels[chosen], len(chosen), data.mean, data.std)
+            self.data = balanced(data, "train", self.angles)
 
     def _forward(self, name: str, layer: Any, inputs: Tensor) -> Tensor:
         weight, number = layer.weight, list(self.layers).index(name)
@@ -127,7 +122,7 @@ class FeedbackAlignment(RunCallback):
         for self.true in (True, False):
             loss = F.cross_entropy(module(images), labels)
             found.append(torch.autograd.grad(loss, wanted, allow_unused=True))
-        return [_angle(one, other) for one, other in zip(*found, strict=True)]
+        return [angle(one, other) for one, other in zip(*found, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
         """Put the angles into checkpoints."""
@@ -167,13 +162,6 @@ def _size(weight: Tensor) -> Tensor:
 
 def _only_back(detour: Tensor) -> Tensor:
     return detour - detour.detach()  # 0, but its gradient reaches the inputs
-
-
-def _angle(true: Tensor, found: Tensor | None) -> float:
-    if found is None or not found.any() or not true.any():
-        return float("nan")
-    cosine = F.cosine_similarity(true.flatten().double(), found.flatten().double(), 0).clamp(-1, 1)
-    return float(cosine.arccos().rad2deg())
 
 
 def _correlation(one: Tensor, other: Tensor) -> float:

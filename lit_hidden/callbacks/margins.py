@@ -7,9 +7,7 @@ import lightning.pytorch as L
 import numpy as np
 import torch
 
-from lit_hidden.callbacks import RunCallback, splits
-from lit_hidden.data import BatchLoader
-from lit_hidden.data.tensors import balanced_order
+from lit_hidden.callbacks import RunCallback, balanced, splits
 
 
 class Margins(RunCallback):
@@ -39,10 +37,8 @@ class Margins(RunCallback):
     def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
         """Run the net on the images."""
         module.eval()
-        images, labels = self.data.splits["test"]
-        chosen = balanced_order(labels.cpu())[: self.images].to(labels.device)
         found = []
-        for pictures, truth in BatchLoader(images[chosen], labels[chosen], 1000, self.data.mean, self.data.std):
+        for pictures, truth in balanced(self.data, "test", self.images, 1000):
             logits = module(pictures).float()
             right = logits.gather(1, truth[:, None])
             found.append(right[:, 0] - logits.scatter(1, truth[:, None], -torch.inf).amax(1))

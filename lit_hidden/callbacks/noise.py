@@ -98,7 +98,7 @@ class MaskNoise(RunCallback):
         ends = {"first": 0, "last": -1}
         return {f"{number}_{end}": arrays[number][n] for number in ("flips", "accuracy") for end, n in ends.items()}
 
-    def _decided(self, module: Any, split: str, name: str = "") -> tuple[Tensor, Tensor]:
+    def _decided(self, module: Any, split: str, name: str) -> tuple[Tensor, Tensor]:
         """Return a net's decisions on all images of a split at once, and whether they are right, by masks of a name."""
         images, labels = self.data.splits[split]
         ((pictures, labels),) = BatchLoader(images, labels, len(labels), self.data.mean, self.data.std)

@@ -14,10 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lit_hidden.callbacks import RunCallback, splits
+from lit_hidden.callbacks import RunCallback, angle, balanced
 from lit_hidden.classifier import LitClassifier
-from lit_hidden.data import BatchLoader
-from lit_hidden.data.tensors import balanced_order
 from lit_hidden.edge_popup import weight_layers
 from lit_hidden.modules import LitDense, LitSubnetwork
 
@@ -147,9 +145,7 @@ class Inference(RunCallback):
         stages(module.net)
         module.steps, module.step, module.shuffled = self.steps, self.step, self.shuffled
         if self.angles:
-            images, labels = splits(data)["train"]
-            chosen = balanced_order(labels.cpu())[: self.angles].to(labels.device)
-            self.data = BatchLoader(images[chosen], labels[chosen], len(chosen), data.mean, data.std)
+            self.data = balanced(data, "train", self.angles)
             self.before = [self._angles(module, steps) for steps in MEASURED]
 
     def _angles(self, module: Any, steps: int) -> list[float]:
@@ -157,9 +153,7 @@ class Inference(RunCallback):
         wanted = [p for p in module.net.parameters() if p.requires_grad and p.ndim > 1]
         losses = module._loss(module(images), labels), module.local(images, labels, steps)
         true, found = (torch.autograd.grad(loss, wanted) for loss in losses)
-        both = [(a.flatten().double(), b.flatten().double()) for a, b in zip(true, found, strict=True)]
-        return [float(F.cosine_similarity(a, b, 0).clamp(-1, 1).arccos().rad2deg()) if b.any() else float("nan")
-                for a, b in both]  # fmt: skip
+        return [angle(one, other) for one, other in zip(true, found, strict=True)]
 
     def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
         """Measure angles after training; write `predictive.npz`."""

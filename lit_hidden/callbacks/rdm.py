@@ -11,9 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_hidden.callbacks import RunCallback, splits
-from lit_hidden.data import BatchLoader
-from lit_hidden.data.tensors import balanced_order
+from lit_hidden.callbacks import RunCallback, balanced, splits
 from lit_hidden.edge_popup import weight_layers
 
 
@@ -47,10 +45,7 @@ class RDM(RunCallback):
     @torch.no_grad()
     def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
         """Run the net on the images and write `rdm.npz`."""
-        pictures, labels = self.data.splits["test"]
-        chosen = balanced_order(labels.cpu())[: self.images].to(labels.device)
-        pictures, labels = pictures[chosen], labels[chosen]
-        ((pictures, _),) = BatchLoader(pictures, labels, len(labels), self.data.mean, self.data.std)
+        ((pictures, labels),) = balanced(self.data, "test", self.images)
         found: dict[str, np.ndarray] = {"labels": labels.cpu().numpy()}
         classes = [labels == label for label in labels.unique()] if labels.ndim == 1 else []
 
