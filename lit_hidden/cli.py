@@ -88,6 +88,16 @@ def parser() -> argparse.ArgumentParser:
     speed.add_argument("--seconds", type=float, default=1.0, help="the shortest time of a measurement")
     speed.add_argument("--out", default="results/bench", help="folder of the numbers, the page and the plot")
 
+    does = "turn a checkpoint of the authors' code into one of LitSubnetwork"
+    theirs = add("import", "lit_hidden.authors:import_checkpoint", does)
+    theirs.add_argument("file", help="such as model_best.pth; code in it is never run")
+    theirs.add_argument("--net", required=True, help="conv4, cifar_resnet18, resnet50, ...")
+    theirs.add_argument("--width", type=float, default=1.0, help="their width_mult")
+    rate = theirs.add_mutually_exclusive_group(required=True)
+    rate.add_argument("--density", type=float, help="fraction kept: the prune_rate of their SubnetConv")
+    rate.add_argument("--removed", type=float, help="fraction removed: the prune_rate of their FixedSubnetConv")
+    theirs.add_argument("--out", help="the checkpoint to write; without it FILE.ckpt")
+
     archive = "lit_hidden.engine.archive:"
     add("pack", f"{archive}pack_experiment", "put an experiment's runs into one file beside its results", *one)
     does = "take the committed runs as done: draw again, go on"

@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # `Makefile -> cli -> engine -> modules, data -> edge_popup, nets -> selection`.
 FLOORS = [
     "errors", "code", "selection distributions recipes steps", "checks", "edge_popup run", "results", "judge",
-    "supermask", "subnetwork nets hyper_parameters metrics", "classifier", "modules data report", "callbacks",
+    "supermask", "subnetwork nets hyper_parameters metrics", "classifier", "modules data report", "authors callbacks",
     "engine", "page", "lightning_cli", "cli", "__main__",
 ]  # fmt: skip
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
