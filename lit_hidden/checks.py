@@ -11,6 +11,7 @@ from lit_hidden.code import Spec
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "distribution": recipes.DISTRIBUTIONS, "precision": recipes.PRECISIONS, "schedule": recipes.SCHEDULES,
     "scaled": (False, True, "authors"), "augment": (None, False, True, "square"),
+    "net": recipes.NETS, "data": tuple(recipes.IMAGES),
 }  # fmt: skip
 _LEAST = dict.fromkeys(("lr", "momentum", "weight_decay", "label_smoothing", "held_out", "warmup_epochs"), 0)
 _LEAST |= dict.fromkeys(("train_images", "images_per_class", "image_size", "batch_size"), 1)
@@ -20,9 +21,11 @@ _AFTER = {"hidden": ("hidden", "ticket"), "ticket": ("ticket",), "dense": ("dens
 def faults(run: Any) -> Iterator[str]:
     """Say why a run cannot be trained: a resolved `lit_hidden.run.Run`, which lies above."""
     for name, allowed in _CHOICES.items():
-        own = name == "distribution" and re.search("[.:]", run.distribution)
-        if not own and (value := getattr(run, name)) not in allowed:
-            yield f"{name}={value!r} is unknown; there are {', '.join(map(str, allowed))}"
+        value = getattr(run, name)
+        own = name in ("distribution", "net", "data")
+        if value not in allowed and not (own and re.search("[.:]", str(value))):
+            more = ", or package.module.name" if own else ""
+            yield f"{name}={value!r} is unknown; there are {', '.join(map(str, allowed))}{more}"
     for name, least in (_LEAST | {"epochs": 0 if run.callbacks or run.after else 1}).items():
         value, default = getattr(run, name), getattr(type(run), name)
         if value != default and not (isinstance(value, int | float) and least <= value < math.inf):

@@ -9,7 +9,8 @@ import hashlib
 import importlib.util
 import math
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -163,10 +164,23 @@ def load(name: str) -> Any:
         raise CodeError(f"{name} cannot be imported: {error}; give package.module.name") from error
 
 
-def check(name: str) -> None:
-    """Raise a CodeError unless a file defines this full dotted name; nothing is imported."""
-    if _find(name)[1] is None:
-        raise CodeError(f"{name} cannot be found; give package.module.name of what a Python file defines")
+def check(*names: str) -> None:
+    """Raise one CodeError for all of these full dotted names that cannot be imported; nothing is imported."""
+    if faults := [fault for name in names for fault in _faults(name)]:
+        raise CodeError("\n".join(faults))
+
+
+def _faults(name: str) -> Iterator[str]:
+    home, node = _find(name)
+    if node is None:
+        yield f"{name} cannot be found; give package.module.name of what a Python file defines"
+    elif file := _file(home.rpartition(".")[0]):
+        body = _parsed(file).body
+        needed = [alias.name for line in body if isinstance(line, ast.Import) for alias in line.names]
+        needed += [line.module or "" for line in body if isinstance(line, ast.ImportFrom) and not line.level]
+        for first in dict.fromkeys(module.partition(".")[0] for module in needed):
+            if first not in sys.modules and importlib.util.find_spec(first) is None:
+                yield f"{name} cannot be imported: {file} needs {first}, which is not installed"
 
 
 def fingerprint(name: str) -> str | None:

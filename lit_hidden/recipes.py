@@ -55,6 +55,7 @@ SQUARES = {"imagenette": None, "imagewoof": None, "tiny-imagenet": 64, "tiny-ima
 # The number of classes in each list of `lit_hidden.data.wnids`.
 CLASS_LISTS = {name: IMAGES[name][-1] for name in ("imagenette", "imagewoof", "tiny-imagenet-100")}
 IMAGENET = ("resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2")
+NETS = ("conv2", "conv4", "conv6", "conv8", "lenet", "cifar_resnet18", *IMAGENET)  # built by `lit_hidden.nets`
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class FeedbackAlignment(RunCallback):
         self.layers: dict[str, tuple[Any, str]] = weight_layers(module.net)
         layers = self.layers
         if others := [name for name, (layer, _) in layers.items() if not isinstance(layer, nn.Linear | nn.Conv2d)]:
-            raise ValueError(f"errors cannot be sent past {others[0]}, which is no linear layer or 2-d convolution")
+            raise ValueError(f"errors cannot be sent past '{others[0]}', which is no linear layer or 2-d convolution")
         layer: Any
         for name, (layer, _) in layers.items():
             back = _size(layer.weight) * torch.randn(layer.weight.shape, generator=self.generator(name))

@@ -44,7 +44,7 @@ class Lesion(RunCallback):
             raise ValueError(f"epoch={self.epoch} never begins in a run whose last epoch is {last}, counted from 0")
         norms = [name for name, layer in module.net.named_modules() if isinstance(layer, _NORMS)]
         if self.of == "units" and norms:
-            raise ValueError(f"the norm layer {norms[0]} gives dead units an output; cut edges instead of units")
+            raise ValueError(f"the norm layer '{norms[0]}' gives dead units an output; cut edges instead of units")
         self.alive: list[tuple[Tensor, Tensor]] = []  # weights, and 0 where they are cut
         layers = list(weights(module.net).items())
         for name, weight in layers[: -1 if self.of == "units" else None]:

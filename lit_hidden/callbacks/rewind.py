@@ -115,7 +115,7 @@ class Prune(RunCallback):
             density = self.output if name == list(layers)[-1] and self.output is not None else density
             keep, there = kept(weight.numel(), density), int(weight.count_nonzero())
             if keep > there and self.choice == "magnitude":
-                raise ValueError(f"density={density} keeps {keep} weights of {name}; its parent run left {there}")
+                raise ValueError(f"density={density} keeps {keep} weights of '{name}'; its parent run left {there}")
             ranked = weight.detach()
             if self.choice == "random":
                 ranked = torch.rand(weight.shape, generator=self.generator(name)).to(weight.device)

@@ -209,7 +209,7 @@ class SameNetwork(L.Callback):
         for name, differs in zip(learned, (theirs != theirs[0]).any(dim=0).tolist(), strict=True):
             if differs:
                 why = "your own code may draw other random numbers on each rank, or a device may be broken"
-                raise RanksDifferError(f"after step {trainer.global_step} the ranks differ in {name}: {why}")
+                raise RanksDifferError(f"after step {trainer.global_step} the ranks differ in '{name}': {why}")
 
 
 def bits(tensor: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from lit_hidden.engine.pool import Pool
-from lit_hidden.engine.store import RESULT, Store
+from lit_hidden.engine.store import RESULT, Store, content
 from lit_hidden.recipes import IMAGES
 from lit_hidden.run import Run
 
@@ -68,9 +68,9 @@ def measured(store: Store) -> Iterator[Done]:
     """Give the runs of a store that are done, with their results."""
     for path in store.root.glob(f"*/{RESULT}"):
         with suppress(Exception):  # damage of any kind, which the store reports
-            run = Run.from_json(path.with_name("run.json").read_text(encoding="utf-8"))
+            run = Run.from_json(content(path.with_name("run.json")).decode())
             if path.parent.name == run.hash:  # else it was set aside
-                yield run, dict(json.loads(path.read_text(encoding="utf-8")))
+                yield run, dict(json.loads(content(path)))
 
 
 def elapsed(seconds: float) -> str:

@@ -23,8 +23,8 @@ _SEEN = 60.0  # seconds until another machine's file must be visible here: as lo
 def plan(runs: Iterable[Run], store: Store, say: Callable[[str], None], mend: bool = True) -> dict[str, Run]:
     """Find what is missing of `runs`, in their order, and before each the parents that it lacks; by hash.
 
-    `say` takes a line for each damaged folder, which is set aside if `mend` is set. CodeError: a run names code that
-    has no source here.
+    `say` takes a line for each damaged folder, which is set aside if `mend` is set. CodeError: runs name code
+    that cannot be imported.
     """
     missing = dict[str, Run]()
 
@@ -41,8 +41,7 @@ def plan(runs: Iterable[Run], store: Store, say: Callable[[str], None], mend: bo
 
     for run in runs:
         add(run)
-    for name in dict.fromkeys(name for run in missing.values() for name in run.names):
-        code.check(name)
+    code.check(*dict.fromkeys(name for run in missing.values() for name in run.names))
     return missing
 
 

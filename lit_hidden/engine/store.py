@@ -55,6 +55,13 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         part.unlink(missing_ok=True)
 
 
+def content(path: Path) -> bytes:
+    """Read a file; FileNotFoundError: there is none, or a FIFO, which would block, or a link in a circle."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError("there is no such file")
+    return path.read_bytes()
+
+
 class Store:
     """The folder `root` that holds runs; made when first written to."""
 
@@ -71,19 +78,23 @@ class Store:
             raise unwritable(self.root, error) from error
 
     def folder(self, run: Run) -> Path:
-        """Return where `run` lives, whether it is there or not."""
-        return self.root / run.hash
+        """Return where `run` lives, whether it is there or not; StoreError: something else is in its place."""
+        folder = self.root / run.hash
+        for path in () if os.path.isdir(folder) else (folder, self.root):
+            if os.path.lexists(path) and not os.path.isdir(path):
+                raise StoreError(f"{path} is no folder, nor does it link to one; remove it, or choose another --runs-dir")
+        return folder
 
     def done(self, run: Run) -> bool:
         """Tell whether a run has a result, without reading it: cheap enough to poll."""
-        return os.path.exists(self.folder(run) / RESULT)
+        return os.path.isfile(self.folder(run) / RESULT)
 
     def read(self, run: Run, *nets: str) -> dict[str, Any] | None:
         """Read the result of a run; None if it is not done. StoreError: its files, or these nets, are damaged."""
         folder = self.folder(run)
         if not self.done(run):
             return None
-        result = check(run, folder, lambda name: (folder / name).read_bytes(), nets)
+        result = check(run, folder, lambda name: content(folder / name), nets)
         for name, then in result.get("code", {}).items():
             if code.fingerprint(name) not in (then, None):  # None: the code is not on this machine
                 raise StoreError(f"{folder} is stale: the code of {name} has changed since")
@@ -103,7 +114,7 @@ class Store:
     def progress(self, run: Run) -> int:
         """Return the last epoch in `metrics.csv`, its first column: cheap enough to poll."""
         try:
-            *_, last = (self.folder(run) / "metrics.csv").read_text(encoding="utf-8").splitlines()
+            *_, last = content(self.folder(run) / "metrics.csv").decode().splitlines()
             return int(last.partition(",")[0])
         except (OSError, ValueError):
             return 0
@@ -198,7 +209,7 @@ def check(run: Run, folder: str | Path, read: Callable[[str], bytes], nets: Iter
         for name in sorted({*sums.keys() - {*NETS}, "run.json", "metrics.csv", *nets}):
             if _sum(read(name)) != sums.get(name):
                 raise ValueError(f"it is not the one whose checksum is in {RESULT}")
-    except (ValueError, TypeError, OverflowError, RecursionError, FileNotFoundError, IsADirectoryError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError, FileNotFoundError) as error:
         raise StoreError(f"{folder} is damaged: {name}: {error}") from error
     return result
 

@@ -99,7 +99,7 @@ def test_a_run_stopped_and_resumed_ends_bit_equal_to_one_never_stopped(name, tra
         (lambda: Lesion(0, of="brains"), "of='brains'"),
         (lambda: Lesion(0, fraction=1.5), "fraction=1.5"),
         (lambda: begun(Lesion(2)), "epoch=2 never begins in a run whose last epoch is 1"),
-        (lambda: begun(Lesion(0), Run(**NORMS)), "the norm layer bn1 gives dead units an output"),
+        (lambda: begun(Lesion(0), Run(**NORMS)), "the norm layer 'bn1' gives dead units an output"),
         (lambda: begun(Prune(0.5)), "a dense parent run is needed"),
         (lambda: begun(Prune(0.5), HIDDEN, parent=Path("none")), "a dense parent run is needed"),
     ],

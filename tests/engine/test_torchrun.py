@@ -202,7 +202,7 @@ def test_equal_ranks_pass_and_a_layer_that_differs_in_a_bit_is_named(kind):
     compare(first, second)
     name, learned = [(name, p) for name, p in second.named_parameters() if p.requires_grad][2]
     learned.data.view(torch.int32).view(-1)[5] += 1
-    with pytest.raises(RanksDifferError, match=f"step 100 the ranks differ in {name}"):
+    with pytest.raises(RanksDifferError, match=f"step 100 the ranks differ in '{name}'"):
         compare(first, second)
 
 
