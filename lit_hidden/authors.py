@@ -6,7 +6,6 @@ Source: allenai/hidden-networks, `main.py` (what is saved and where), `utils/con
 import math
 import re
 from pathlib import Path
-from typing import Any
 
 import lightning
 import torch
@@ -16,12 +15,6 @@ from lit_hidden.errors import UserError
 from lit_hidden.modules import LitSubnetwork
 from lit_hidden.subnetwork import masks
 
-Layers = dict[str, dict[str, Tensor]]  # a layer's tensors by their names in it, in the order of the net
-
-
-class AuthorsError(UserError):
-    """A file that is no checkpoint of the authors' code, or is not of this net or this density."""
-
 
 @torch.no_grad()
 def import_checkpoint(
@@ -30,14 +23,14 @@ def import_checkpoint(
     """Write a checkpoint of `LitSubnetwork` with the weights, scores and running statistics of the authors' `file`.
 
     Their prune rate is the fraction kept in `SubnetConv` and the fraction removed in `FixedSubnetConv`. It is given as
-    `density` or as `removed`, and all that the file tells of it must agree. `out` is `<file>.ckpt` by default.
-    Returns what to tell the user: what each layer keeps. AuthorsError: the file cannot be imported.
+    `density` or as `removed`, and all that the file tells of it must agree. `out` is `<file>.ckpt` by default. Returns
+    what to tell the user: what each layer keeps. UserError: the file is not theirs, or not of this net or this rate.
     """
     theirs, target = _layers(_read(file)), out or f"{file}.ckpt"
     hidden = [layer for layer in theirs.values() if {"weight", "scores"} <= layer.keys()]
     weights, scores = ([layer[part] for layer in hidden] for part in ("weight", "scores"))
     if not hidden or any(weight.ndim < 2 for weight in weights):
-        raise AuthorsError(f"{file} has no layers with weight and scores: it is no hidden network of the authors' code")
+        raise UserError(f"{file} has no layers with weight and scores: it is no hidden network of the authors' code")
     option, rate, kept = ("--removed", removed, 1 - removed) if density is None else ("--density", density, density)
     told = _prune_rates(file, weights)
     if is_mask := all(bool(((s == 0) | (s == 1)).all()) for s in scores):  # of FixedSubnetConv
@@ -47,29 +40,26 @@ def import_checkpoint(
     for what, said in told.items():
         if not abs(said - rate) < 0.01:
             either = f"give --density {said:.2g} if it was kept, as by their SubnetConv, or --removed {said:.2g}"
-            raise AuthorsError(f"{option} {rate:g} contradicts {what} that says {said:.2g}; {either}")
-    # A first layer of 1x1 convolutions is a linear one, of MNIST's pixels.
-    (outputs, inputs), kernel = (len(weights[-1]), weights[0].shape[1]), weights[0][0, 0].numel()
-    shape = (inputs, 32) if kernel > 1 else (1, math.isqrt(inputs))
+            raise UserError(f"{option} {rate:g} contradicts {what} that says {said:.2g}; {either}")
+    inputs, kernel = weights[0].shape[1], weights[0][0, 0].numel()
+    shape = (inputs, 32) if kernel > 1 else (1, math.isqrt(inputs))  # 1x1: a linear layer, of MNIST's pixels
     try:
-        lit = LitSubnetwork(net, width, outputs, *shape, density=kept, distribution=None)
+        lit = LitSubnetwork(net, width, len(weights[-1]), *shape, density=kept, distribution=None)
         _copy(theirs, _layers(lit.net.state_dict()))
         stay = {name: (int(mask.sum()), mask.numel()) for name, mask in masks(lit.net).items()}
         if is_mask and [keep for keep, _ in stay.values()] != [int(s.sum()) for s in scores]:
             raise ValueError("its masks do not keep the same fraction of each layer")
     except ValueError as error:
-        raise AuthorsError(f"{file} is no {net} of width {width:g} with {option} {rate:g}: {error}") from error
-    saved: dict[str, Any] = {"epoch": 0, "global_step": 0, "pytorch-lightning_version": lightning.__version__}
-    saved |= {"callbacks": {}, "optimizer_states": [], "lr_schedulers": []}  # none: a fit goes on from the scores
-    saved |= {"state_dict": lit.state_dict(), "hparams_name": "kwargs", "hyper_parameters": dict(lit.hparams)}
-    torch.save(saved, target)
+        raise UserError(f"{file} is no {net} of width {width:g} with {option} {rate:g}: {error}") from error
+    saved = {"state_dict": lit.state_dict(), "hyper_parameters": dict(lit.hparams), "hparams_name": "kwargs"}
+    none = {"epoch": 0, "global_step": 0, "callbacks": {}, "optimizer_states": [], "lr_schedulers": []}
+    torch.save(saved | none | {"pytorch-lightning_version": lightning.__version__}, target)
     stay["all"] = sum(keep for keep, _ in stay.values()), sum(n for _, n in stay.values())
     lines = [f"{name}: {keep} of {n} weights kept ({keep / n:.2%})" for name, (keep, n) in stay.items()]
     return "\n".join([*lines, f"{target}: density {kept:g}, confirmed by {' and '.join(told) or 'nothing but you'}"])
 
 
 def _read(file: str) -> dict[str, Tensor]:
-    """Read the tensors of a checkpoint, whatever else is in it; code is never run."""
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
         return {str(name): tensor.detach() for name, tensor in content.get("state_dict", content).items()}
@@ -78,12 +68,12 @@ def _read(file: str) -> dict[str, Tensor]:
     except Exception as error:  # a damaged file may raise anything
         why = f"is no checkpoint of tensors, numbers and text ({type(error).__name__}), and nothing else is unpickled"
         how = "torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
-        raise AuthorsError(f"{file} {why}; if you trust it, run {how}") from error
+        raise UserError(f"{file} {why}; if you trust it, run {how}") from error
 
 
-def _layers(state: dict[str, Tensor]) -> Layers:
+def _layers(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Group a state dict, theirs or one of a hidden net, by layers."""
-    found: Layers = {}
+    found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in state.items():
         name = key.replace("parametrizations.weight.original", "weight").replace("parametrizations.weight.0.", "")
         layer, _, part = name.removeprefix("module.").rpartition(".")  # of DataParallel
@@ -96,15 +86,13 @@ def _prune_rates(file: str, weights: list[Tensor]) -> dict[str, float]:
     folders = re.findall(r"/prune_rate=(\d*\.?\d+)/", str(Path(file).absolute()))
     found = {f"its folder prune_rate={rate}": float(rate) for rate in folders[-1:]}
     # The mean square of each layer's weights is 2 / fan_in, and with `scale_fan` 2 / (fan_in * (1 - prune_rate)).
-    sizes = torch.tensor([weight.numel() for weight in weights]).double()
-    rest = torch.stack([2 * len(weight) / weight.double().square().sum() for weight in weights])
-    mean = float((rest * sizes).sum() / sizes.sum())
-    if mean < 0.99 and bool(((rest / mean - 1).abs() < 5 * (2 / sizes).sqrt() + 1e-3).all()):
-        found["the scale of its weights"] = 1 - mean
+    rest = {weight.numel(): float(2 * len(weight) / weight.double().square().sum()) for weight in weights}
+    if max(rest.values()) < min(0.99, 1.2 * min(rest.values())):
+        found["the scale of its weights"] = 1 - rest[max(rest)]  # that of most weights is the most exact
     return found
 
 
-def _copy(theirs: Layers, ours: Layers) -> None:
+def _copy(theirs: dict[str, dict[str, Tensor]], ours: dict[str, dict[str, Tensor]]) -> None:
     """Copy layer by layer, in order; a linear layer of ours may be a 1x1 convolution of theirs."""
     if len(theirs) != len(ours):
         raise ValueError(f"it has {len(theirs)} layers with tensors, not {len(ours)}")
@@ -112,9 +100,8 @@ def _copy(theirs: Layers, ours: Layers) -> None:
         needed = {"weight", "scores"} if "scores" in tensors else {"running_mean", "running_var"} & tensors.keys()
         if wrong := (needed - parts.keys()) | (parts.keys() - tensors.keys()):
             raise ValueError(f"'{layer}' has {', '.join(parts)}; {', '.join(sorted(wrong))} is missing or too much")
-        for part, tensor in parts.items():
-            here = tensors[part]
-            if tensor.shape != (*here.shape, *[1] * (tensor.ndim - here.ndim)):
+        for part, here in tensors.items():
+            if (tensor := parts.get(part, here)).shape[: here.ndim] != here.shape or tensor.numel() != here.numel():
                 shapes = f"{tuple(tensor.shape)}, and ours, '{name}', {tuple(here.shape)}"
                 raise ValueError(f"{part} of '{layer}' has the shape {shapes}")
             here.copy_(tensor.view_as(here))

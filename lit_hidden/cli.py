@@ -88,8 +88,7 @@ def parser() -> argparse.ArgumentParser:
     speed.add_argument("--seconds", type=float, default=1.0, help="the shortest time of a measurement")
     speed.add_argument("--out", default="results/bench", help="folder of the numbers, the page and the plot")
 
-    does = "turn a checkpoint of the authors' code into one of LitSubnetwork"
-    theirs = add("import", "lit_hidden.authors:import_checkpoint", does)
+    theirs = add("import", "lit_hidden.authors:import_checkpoint", "turn a checkpoint of the authors' code into ours")
     theirs.add_argument("file", help="such as model_best.pth; code in it is never run")
     theirs.add_argument("--net", required=True, help="conv4, cifar_resnet18, resnet50, ...")
     theirs.add_argument("--width", type=float, default=1.0, help="their width_mult")

@@ -10,7 +10,7 @@ import importlib.util
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -166,21 +166,21 @@ def load(name: str) -> Any:
 
 def check(*names: str) -> None:
     """Raise one CodeError for all of these full dotted names that cannot be imported; nothing is imported."""
-    if faults := [fault for name in names for fault in _faults(name)]:
-        raise CodeError("\n".join(faults))
-
-
-def _faults(name: str) -> Iterator[str]:
-    home, node = _find(name)
-    if node is None:
-        yield f"{name} cannot be found; give package.module.name of what a Python file defines"
-    elif file := _file(home.rpartition(".")[0]):
-        body = _parsed(file).body
-        needed = [alias.name for line in body if isinstance(line, ast.Import) for alias in line.names]
-        needed += [line.module or "" for line in body if isinstance(line, ast.ImportFrom) and not line.level]
-        for first in dict.fromkeys(module.partition(".")[0] for module in needed):
-            if first not in sys.modules and importlib.util.find_spec(first) is None:
-                yield f"{name} cannot be imported: {file} needs {first}, which is not installed"
+    wrong = []
+    for name in names:
+        home, node = _find(name)
+        file = _file(home.rpartition(".")[0]) if node else None
+        if file is None:
+            wrong.append(f"{name} cannot be found; give package.module.name of what a Python file defines")
+            continue
+        lines = _parsed(file).body
+        needed = {one.name for line in lines if isinstance(line, ast.Import) for one in line.names}
+        needed |= {str(line.module) for line in lines if isinstance(line, ast.ImportFrom) and not line.level}
+        for package in sorted({module.partition(".")[0] for module in needed} - sys.modules.keys()):
+            if importlib.util.find_spec(package) is None:
+                wrong.append(f"{name} cannot be imported: {file} needs {package}, which is not installed")
+    if wrong:
+        raise CodeError("\n".join(wrong))
 
 
 def fingerprint(name: str) -> str | None:

@@ -121,7 +121,7 @@ def test_help_planning_the_page_and_comparing_wait_for_no_framework(python: Call
         "print(loaded())"
     )
     said = python(code)
-    for name in ("fit", "validate", "test", "reproduce", "missing", "report", "compare", "bench", "pack", "unpack"):
+    for name in "fit validate test reproduce missing report compare bench import pack unpack".split():
         assert f"\n    {name}" in said
     assert "\n[]\n" in said, "help"
     assert "Lesion(epoch=2)" in said, "the plan"

@@ -1,9 +1,11 @@
-"""Checkpoints as the authors' code writes them, from nets written here a second way, give the same logits when imported."""
+"""Checkpoints as the authors' code writes them, of nets written here a second way, give the same logits here."""
 
-import math
 import re
 import sys
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,111 +14,198 @@ from torch import Tensor, nn
 
 from lit_hidden.authors import import_checkpoint
 from lit_hidden.cli import main
+from lit_hidden.errors import UserError
 from lit_hidden.modules import LitSubnetwork
 from lit_hidden.subnetwork import masks
 
 
 class Subnet(nn.Conv2d):
-    """Their layer: all scores are sorted, the first of them are dropped. `rate` is the fraction kept."""
+    """Their layer: all scores are sorted and the first are dropped; their prune rate is the fraction kept here."""
 
-    rate = 0.3
+    kept = 0.3
 
-    def __init__(self, before: int, after: int, kernel: int, stride: int = 1) -> None:
+    def __init__(self, before: int, after: int, kernel: int = 1, stride: int = 1) -> None:
         super().__init__(before, after, kernel, stride, kernel // 2, bias=False)
         nn.init.kaiming_normal_(self.weight)
         self.scores = nn.Parameter(torch.randn_like(self.weight))
 
     def mask(self) -> Tensor:
-        order = self.scores.abs().flatten().argsort()
         mask = torch.ones(self.scores.numel())
-        mask[order[: int((1 - self.rate) * mask.numel())]] = 0
+        mask[self.scores.abs().flatten().argsort()[: int((1 - self.kept) * mask.numel())]] = 0
         return mask.view_as(self.scores)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight * self.mask(), None, self.stride, self.padding)
 
 
-class Conv4(nn.Module):
-    def __init__(self, c: int = 8, images: int = 32) -> None:
+class Flat(nn.Module):
+    """Their Conv4, or with no convolutions their FC: linear layers are 1x1 convolutions."""
+
+    def __init__(self, channels: list[int], sizes: list[int]) -> None:
         super().__init__()
-        pool, relu, sizes = nn.MaxPool2d(2), nn.ReLU(), [3, c, c, 2 * c, 2 * c]
-        pairs = [Subnet(a, b, 3) for a, b in zip(sizes, sizes[1:], strict=False)]
-        self.convs = nn.Sequential(*[m for i, one in enumerate(pairs) for m in (one, relu, *[pool] * (i % 2))])
-        dense = Subnet(2 * c * (images // 4) ** 2, 4 * c, 1), relu, Subnet(4 * c, 4 * c, 1), relu, Subnet(4 * c, 10, 1)
-        self.linear = nn.Sequential(*dense)
+        convs = [Subnet(a, b, 3) for a, b in pairwise(channels)]
+        pool = nn.MaxPool2d(2)
+        self.convs = nn.Sequential(*[m for i, c in enumerate(convs) for m in (c, nn.ReLU(), *[pool] * (i % 2))])
+        self.linear = nn.Sequential(*[m for a, b in pairwise(sizes) for m in (Subnet(a, b), nn.ReLU())][:-1])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(self.convs(x).view(len(x), -1, 1, 1)).squeeze()
 
 
-class FC(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Sequential(Subnet(784, 30, 1), nn.ReLU(), Subnet(30, 10, 1), nn.ReLU(), Subnet(10, 10, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x.view(len(x), -1, 1, 1)).squeeze()
-
-
 class Block(nn.Module):
-    def __init__(self, before: int, planes: int, stride: int, grow: int, side: str, affine: bool) -> None:
+    """Two 3x3 convolutions, or with `grow` 4 a bottleneck, and a way around them called `around`."""
+
+    def __init__(self, before: int, planes: int, stride: int, grow: int, around: str) -> None:
         super().__init__()
-        basic = [(before, planes, 3, stride), (planes, planes, 3, 1)]
-        deep = [(before, planes, 1, 1), (planes, planes, 3, stride), (planes, planes * grow, 1, 1)]
-        self.n, self.side = (2, basic) if grow == 1 else (3, deep), side
-        self.n, convs = self.n
-        for i, (a, b, kernel, step) in enumerate(convs, 1):
-            self.add_module(f"conv{i}", Subnet(a, b, kernel, step))
+        deep, affine = grow > 1, around == "downsample"  # both of their kinds of norm layers
+        sizes = [before, planes, planes, *[planes * grow] * deep]
+        self.n, self.around = len(sizes) - 1, around
+        for i, (a, b) in enumerate(pairwise(sizes), 1):
+            self.add_module(f"conv{i}", Subnet(a, b, 1 if deep and i != 2 else 3, stride if i == 1 + deep else 1))
             self.add_module(f"bn{i}", nn.BatchNorm2d(b, affine=affine))
-        self.short = stride != 1 or before != planes * grow
-        after = planes * grow
-        parts = [Subnet(before, after, 1, stride), nn.BatchNorm2d(after, affine=affine)] if self.short else []
-        self.add_module(side, nn.Sequential(*parts))
+        parts = [Subnet(before, sizes[-1], 1, stride), nn.BatchNorm2d(sizes[-1], affine=affine)]
+        self.add_module(around, nn.Sequential(*[] if (stride, before) == (1, sizes[-1]) else parts))
 
     def forward(self, x: Tensor) -> Tensor:
         out = x
         for i in range(1, self.n + 1):
-            out = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(out))
-            out = out.relu() if i < self.n else out
-        return (out + getattr(self, self.side)(x)).relu()
+            out = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(out.relu() if i > 1 else out))
+        return (out + getattr(self, self.around)(x)).relu()
 
 
-class ResNet(nn.Module):
-    def __init__(self, c: int, blocks: list[int], grow: int, *, cifar: bool, classes: int, affine: bool = False) -> None:
+class ResNet(nn.Sequential):
+    """Their cResNet18 or, of larger images, ResNet50, with 8 channels for their 64."""
+
+    def __init__(self, blocks: list[int], grow: int, cifar: bool, classes: int) -> None:
         super().__init__()
-        self.conv1 = Subnet(3, c, 3) if cifar else Subnet(3, c, 7, 2)
-        self.bn1, before = nn.BatchNorm2d(c, affine=affine), c
-        self.pool = nn.Identity() if cifar else nn.MaxPool2d(3, 2, 1)
-        for i, count in enumerate(blocks):
-            stage, planes = [], c * 2**i
-            for j in range(count):
-                stride = 2 if i and not j else 1
-                stage.append(Block(before, planes, stride, grow, "shortcut" if cifar else "downsample", affine))
+        self.conv1, self.bn1 = Subnet(3, 8, *(3, 1) if cifar else (7, 2)), nn.BatchNorm2d(8, affine=not cifar)
+        self.relu, self.pool, before = nn.ReLU(), nn.Identity() if cifar else nn.MaxPool2d(3, 2, 1), 8
+        for stage, count in enumerate(blocks):
+            made, planes = [], 8 * 2**stage
+            for i in range(count):
+                stride = 2 if stage and not i else 1
+                made.append(Block(before, planes, stride, grow, "shortcut" if cifar else "downsample"))
                 before = planes * grow
-            self.add_module(f"layer{i + 1}", nn.Sequential(*stage))
-        self.fc = Subnet(before, classes, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.pool(self.bn1(self.conv1(x)).relu())
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(x.mean((2, 3), keepdim=True)).flatten(1)
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*made))
+        self.avgpool, self.fc, self.flat = nn.AdaptiveAvgPool2d(1), Subnet(before, classes), nn.Flatten()
 
 
-def as_trained(net: nn.Module) -> nn.Module:
-    for m in net.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            m.running_mean.normal_(std=0.1)
-            m.running_var.uniform_(0.5, 1.5)
-            for p in m.parameters():
-                nn.init.uniform_(p, 0.5, 1)
+NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "conv4": (lambda: Flat([3, 8, 8, 16, 16], [16 * 64, 32, 32, 10]), (3, 32, 32)),
+    "lenet": (lambda: Flat([], [784, 37, 12, 10]), (1, 28, 28)),
+    "cifar_resnet18": (lambda: ResNet([2, 2, 2, 2], 1, True, 10), (3, 32, 32)),
+    "resnet50": (lambda: ResNet([3, 4, 6, 3], 4, False, 20), (3, 64, 64)),
+}
+
+
+def theirs(name: str = "conv4") -> nn.Module:
+    """One of their nets, as after training."""
+    net = NETS[name][0]()
+    for norm in net.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.normal_(norm.running_mean, std=0.1)
+            for tensor in (norm.running_var, *norm.parameters()):
+                nn.init.uniform_(tensor, 0.5, 1.5)
     return net.eval()
 
 
-def save(net: nn.Module, path: Path, **more: object) -> Path:
-    """As their main.py does, and as torch wrote files in their days."""
+def save(net: nn.Module, path: Path, **more: Any) -> str:
+    """Write a file as their main.py does, in the format of torch in their days."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    optimizer = torch.optim.SGD(net.parameters(), 0.1, 0.9).state_dict()
-    content = {"epoch": 100, "arch": "Net", "state_dict": nn.DataParallel(net).state_dict(), "optimizer": optimizer}
-    content |= {"best_acc1": 88.1, "curr_acc1": "Not evaluated"} | more
-    torch.save(content, path, _use_new_zipfile_serialization=False)
-    return path
+    content = {"epoch": 100, "arch": "Net", "state_dict": nn.DataParallel(net).state_dict(), "best_acc1": 88.1}
+    content |= {"optimizer": torch.optim.SGD(net.parameters(), 0.1).state_dict(), "curr_acc1": "Not evaluated"}
+    torch.save(content | more, path, _use_new_zipfile_serialization=False)
+    return str(path)
+
+
+def subnets(net: nn.Module) -> list[Subnet]:
+    return [m for m in net.modules() if isinstance(m, Subnet)]
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_an_imported_net_has_their_logits_and_their_mask(name, tmp_path):
+    net, images = theirs(name), torch.randn(4, *NETS[name][1])
+    told = import_checkpoint(save(net, tmp_path / "a.pth"), name, density=0.3, width=0.125)
+    lit = LitSubnetwork.load_from_checkpoint(tmp_path / "a.pth.ckpt").eval()
+    torch.testing.assert_close(lit(images), net(images), rtol=1e-4, atol=1e-5)
+    ones = [layer.mask().flatten() for layer in subnets(net)]
+    assert all(torch.equal(a.flatten(), b.bool()) for a, b in zip(masks(lit.net).values(), ones, strict=True))
+    whole, last = torch.cat(ones), told.splitlines()
+    assert f"all: {int(whole.sum())} of {len(whole)} weights kept (30." in last[-2]
+    assert last[-1].endswith("density 0.3, confirmed by nothing but you")
+
+
+@pytest.mark.parametrize("removed", [0.1, 0.3, 0.9])
+def test_a_mask_that_is_fixed_keeps_exactly_its_ones(removed, tmp_path):
+    net = theirs()
+    for layer in subnets(net):  # of n scores the first int(removed * n) become 0, the others 1
+        layer.scores.data = torch.ones_like(layer.scores)
+        order = torch.randperm(layer.scores.numel())
+        layer.scores.data.view(-1)[order[: int(removed * len(order))]] = 0
+        layer.mask = lambda layer=layer: layer.scores
+    file, images = save(net, tmp_path / "a.pth"), torch.randn(4, 3, 32, 32)
+    import_checkpoint(file, "conv4", removed=removed, width=0.125)
+    torch.testing.assert_close(LitSubnetwork.load_from_checkpoint(f"{file}.ckpt")(images), net(images))
+    with pytest.raises(UserError, match=r"--density 0\.5 contradicts its scores, a mask of ones and zeros, that says"):
+        import_checkpoint(file, "conv4", density=0.5, width=0.125)
+
+
+def scaled(net: nn.Module, rate: float) -> nn.Module:
+    for layer in subnets(net):  # their signed_constant with scale_fan
+        fan = layer.weight[0].numel() * (1 - rate)
+        layer.weight.data = layer.weight.data.sign() * (2 / fan) ** 0.5
+    return net
+
+
+@pytest.mark.parametrize("where", ["folder", "weights"])
+def test_a_rate_that_the_file_tells_must_be_the_one_given_whichever_it_means(where, tmp_path):
+    net = scaled(theirs(), 0.7) if where == "weights" else theirs()
+    file = save(net, tmp_path / ("prune_rate=0.7" if where == "folder" else "x") / "checkpoints" / "model_best.pth")
+    what = {"folder": "its folder prune_rate=0.7", "weights": "the scale of its weights"}[where]
+    for option in ("density", "removed"):
+        assert what in import_checkpoint(file, "conv4", width=0.125, **{option: 0.7}).splitlines()[-1]
+        either = "give --density 0.7 if it was kept, as by their SubnetConv, or --removed 0.7"
+        message = f"--{option} 0.3 contradicts {what} that says 0.7; {either}"
+        with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+            import_checkpoint(file, "conv4", width=0.125, **{option: 0.3})
+
+
+class Bad:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (sys.exit, ("code ran",))
+
+
+def state(change: Callable[[dict[str, Tensor]], object]) -> Callable[[], dict[str, Any]]:
+    def changed() -> dict[str, Any]:
+        tensors = theirs().state_dict()
+        change(tensors)
+        return {"state_dict": tensors}
+
+    return changed
+
+
+NO_CHECKPOINT = "is no checkpoint of tensors, numbers and text (UnpicklingError), and nothing else is unpickled"
+
+
+@pytest.mark.parametrize(
+    ("more", "options", "message"),
+    [
+        (lambda: {"args": Bad()}, [], NO_CHECKPOINT),
+        (lambda: {"state_dict": [1]}, [], "is no checkpoint of tensors, numbers and text (AttributeError)"),
+        (lambda: {"state_dict": {}}, [], "has no layers with weight and scores"),
+        (dict, ["--net", "conv6"], "it has 7 layers with tensors, not 9"),
+        (dict, ["--width", "1"], "weight of 'convs.0' has the shape (8, 3, 3, 3), and ours, '0', (64, 3, 3, 3)"),
+        (dict, ["--net", "conv5"], "net='conv5' is unknown"),
+        (dict, ["--density", "1.5"], "density=1.5 keeps none, or more than all"),
+        (state(lambda s: s.pop("linear.2.scores")), [], "'linear.2' has weight; scores is missing or too much"),
+        (state(lambda s: s.update({"convs.0.bias": torch.ones(8)})), [], "bias is missing or too much"),
+    ],
+)
+def test_what_cannot_be_imported_is_said_in_a_line_and_no_code_runs(more, options, message, tmp_path, capsys):
+    file = save(theirs(), tmp_path / "a.pth", **more())
+    with pytest.raises(SystemExit) as end:
+        main(["import", file, "--net", "conv4", "--density", "0.3", "--width", "0.125", *options])
+    said = capsys.readouterr().err
+    assert (end.value.code, said.count("\n"), list(tmp_path.iterdir())) == (1, 1, [Path(file)])
+    assert said.startswith(f"lit-hidden: {file} ")
+    assert message in said

@@ -42,6 +42,7 @@ def ideas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "deep" / "__init__.py").write_text("from ..own import Newer\n1 / 0\n")
     (folder / "own.py").write_text(OWN)
     (folder / "wrong.py").write_text("class Open(:\n")
+    (folder / "needy.py").write_text("import os.path, nosuch.deep\nfrom .own import Still\nnet = 1\n")
     sys.path.insert(0, str(folder.parent))
     importlib.invalidate_caches()
     yield folder
@@ -96,6 +97,7 @@ def test_results_stay_readable_whatever_has_become_of_their_code(name: str) -> N
         (spec, "ideas.own.Dated", "ideas.own.Dated: its version and the defaults of its options must be literals"),
         *((code.check, f"ideas.own.{name}", f"ideas.own.{name} cannot be found") for name in ("Gone", "deep.net")),
         (code.check, "ideas.wrong.Open", "wrong.py is no Python: "),
+        (code.check, "ideas.needy.net", "needy.py needs nosuch, which is not installed"),
         (code.load, "no_such_module.net", "no_such_module.net cannot be imported: No module named 'no_such_module'"),
         (code.load, "math.net", "math.net cannot be imported: module 'math' has no attribute 'net'"),
         *((read, text, f"no callbacks: {text!r}") for text in ("lesion.Lesion", "Lesion(", "Lesion(3)", "L(at=age)")),

@@ -4,11 +4,17 @@ from dataclasses import replace
 
 import pytest
 
-from lit_hidden import distributions, recipes
+from lit_hidden import distributions, nets, recipes
+from lit_hidden.data import DATA, IMAGENET_DATA
 from lit_hidden.recipes import FINDERS, IMAGENET, METHODS, Method, method, recipe
 
 SMALL = ["conv2", "conv4", "conv6", "conv8", "lenet"]
 NETS = [*SMALL, "cifar_resnet18", *IMAGENET]
+
+
+def test_the_names_that_runs_may_have_are_those_of_the_nets_and_the_data():
+    assert sorted(recipes.NETS) == sorted(nets.NETS)
+    assert recipes.IMAGES.keys() == {*DATA, *IMAGENET_DATA}
 
 
 @pytest.mark.parametrize(

@@ -276,7 +276,7 @@ REFUSED: list[tuple[Run, dict[str, Any], str]] = [
     (Run(), {"method": "popup"}, "methods are edge_popup, dense, supermask, random, ticket"),
     (replace(HIDDEN, method="random"), {"optimizer": "adam"}, "method='random' takes sgd"),
     *((Run(), {name: "odd"}, f"{name}='odd' is unknown; there are ")
-      for name in ("schedule", "distribution", "precision", "scaled", "augment")),
+      for name in ("schedule", "distribution", "precision", "scaled", "augment", "net", "data")),
     (Run(), {"scaled": 1}, "scaled=1 is of the wrong type"),
     (Run(), {"augment": "square"}, "data='cifar10' takes no augment='square'"),
     (Run(), {"classes": "first-10", "image_size": 64}, "data='cifar10' takes no classes='first-10', image_size=64"),

@@ -82,7 +82,7 @@ class Store:
         folder = self.root / run.hash
         for path in () if os.path.isdir(folder) else (folder, self.root):
             if os.path.lexists(path) and not os.path.isdir(path):
-                raise StoreError(f"{path} is no folder, nor does it link to one; remove it, or choose another --runs-dir")
+                raise StoreError(f"{path} is no folder and links to none; remove it, or choose another with --runs-dir")
         return folder
 
     def done(self, run: Run) -> bool:

@@ -60,8 +60,9 @@ def test_a_done_parent_without_its_subnetwork_is_trained_again_if_a_child_needs_
 
 def test_code_without_source_is_refused_before_anything_is_trained(store):
     run = replace(PARENTS[0], callbacks=(Spec("math.Idea"),)).then()  # its parents count
-    with pytest.raises(CodeError, match=r"math\.Idea cannot be found"):
-        planned(store, OTHER, run)
+    gone = replace(OTHER, data="nosuch.Data")
+    with pytest.raises(CodeError, match=r"^math\.Idea cannot be found.*\nnosuch\.Data cannot be found.*$"):
+        planned(store, OTHER, run, gone, replace(gone, seed=1))
     leave(store, run)
     assert planned(store, run) == [], "what is done needs no code"
 

@@ -12,6 +12,7 @@ import pytest
 from fabricated import leave
 
 from lit_hidden.code import spec
+from lit_hidden.engine.archive import pack, unpack
 from lit_hidden.engine.store import Store, StoreError, write_atomically
 from lit_hidden.run import Run
 
@@ -143,6 +144,7 @@ def test_nothing_set_aside_is_overwritten(store):
 
 HOLD = """
 import sys
+from lit_hidden.engine.archive import pack, unpack
 from lit_hidden.engine.store import Store
 from lit_hidden.run import Run
 with Store(sys.argv[1]).claim(Run.from_json(sys.argv[2])) as folder:
@@ -219,3 +221,27 @@ def test_a_write_is_tried_without_a_trace_and_an_interrupted_one_leaves_the_old_
         store.check_writable()
     assert path.read_text() == "old"
     assert os.listdir(store.root) == ["result.json"]
+
+
+@pytest.mark.parametrize("make", [Path.touch, os.mkfifo, lambda p: p.symlink_to(p.name), lambda p: p.symlink_to("gone")])
+@pytest.mark.parametrize("place", [Store.folder, lambda store, run: store.root])
+def test_what_is_no_folder_is_said_and_a_fifo_blocks_nothing(make, place, store, tmp_path):
+    whole = Store(tmp_path / "whole")
+    leave(whole, RUN)
+    pack(whole, [RUN], tmp_path / "one.tar.gz")
+    path = place(store, RUN)
+    path.parent.mkdir(exist_ok=True)
+    make(path)
+    uses = (store.done, store.read, store.damage, store.mend, store.progress, store.held, lambda run: store.results([run]))
+    for use in (*uses, lambda run: unpack(tmp_path / "one.tar.gz", store), lambda run: pack(store, [run], tmp_path / "x")):
+        with pytest.raises(StoreError, match=f"^{path} is no folder and links to none; remove it, or choose another with"):
+            use(RUN)
+
+
+def test_a_fifo_in_a_folder_is_damage(store):
+    folder = leave(store, RUN)
+    for name, why in (("metrics.csv", "metrics.csv: there is no such file"), ("result.json", None)):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        assert str(store.damage(RUN)) == (f"{folder} is damaged: {why}" if why else "None")
+    assert (store.done(RUN), store.progress(RUN)) == (False, 0)
