@@ -121,8 +121,8 @@ def test_help_planning_the_page_and_comparing_wait_for_no_framework(python: Call
         "print(loaded())"
     )
     said = python(code)
-    for name in "fit validate test reproduce missing report compare bench import pack unpack".split():
-        assert f"\n    {name}" in said
+    commands = {"fit", "validate", "test", "reproduce", "missing", "report", "compare", "bench", "import", "pack", "unpack"}
+    assert {name for name in commands if f"\n    {name}" in said} == commands
     assert "\n[]\n" in said, "help"
     assert "Lesion(epoch=2)" in said, "the plan"
     assert "report.html: 1 experiments" in said

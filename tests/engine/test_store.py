@@ -223,18 +223,17 @@ def test_a_write_is_tried_without_a_trace_and_an_interrupted_one_leaves_the_old_
     assert os.listdir(store.root) == ["result.json"]
 
 
-@pytest.mark.parametrize("make", [Path.touch, os.mkfifo, lambda p: p.symlink_to(p.name), lambda p: p.symlink_to("gone")])
 @pytest.mark.parametrize("place", [Store.folder, lambda store, run: store.root])
+@pytest.mark.parametrize("make", [Path.touch, os.mkfifo, lambda p: p.symlink_to(p), lambda p: p.symlink_to("gone")])
 def test_what_is_no_folder_is_said_and_a_fifo_blocks_nothing(make, place, store, tmp_path):
-    whole = Store(tmp_path / "whole")
+    archive, whole, path = tmp_path / "one.tar.gz", Store(tmp_path / "whole"), place(store, RUN)
     leave(whole, RUN)
-    pack(whole, [RUN], tmp_path / "one.tar.gz")
-    path = place(store, RUN)
+    pack(whole, [RUN], archive)
     path.parent.mkdir(exist_ok=True)
     make(path)
-    uses = (store.done, store.read, store.damage, store.mend, store.progress, store.held, lambda run: store.results([run]))
-    for use in (*uses, lambda run: unpack(tmp_path / "one.tar.gz", store), lambda run: pack(store, [run], tmp_path / "x")):
-        with pytest.raises(StoreError, match=f"^{path} is no folder and links to none; remove it, or choose another with"):
+    lists = (lambda run: store.results([run]), lambda run: pack(store, [run], archive), lambda run: unpack(archive, store))
+    for use in (store.done, store.read, store.damage, store.mend, store.progress, store.held, *lists):
+        with pytest.raises(StoreError, match=f"^{path} is no folder and links to none; remove it, or choose"):
             use(RUN)
 
 
