@@ -231,8 +231,12 @@ def test_what_is_no_folder_is_said_and_a_fifo_blocks_nothing(make, place, store,
     pack(whole, [RUN], archive)
     path.parent.mkdir(exist_ok=True)
     make(path)
-    lists = (lambda run: store.results([run]), lambda run: pack(store, [run], archive), lambda run: unpack(archive, store))
-    for use in (store.done, store.read, store.damage, store.mend, store.progress, store.held, *lists):
+    several = (
+        lambda run: store.results([run]),
+        lambda run: pack(store, [run], archive),
+        lambda _: unpack(archive, store),
+    )
+    for use in (store.done, store.read, store.damage, store.mend, store.progress, store.held, *several):
         with pytest.raises(StoreError, match=f"^{path} is no folder and links to none; remove it, or choose"):
             use(RUN)
 
