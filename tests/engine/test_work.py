@@ -16,7 +16,7 @@ from training import TINY, answered, counted, stopped, without_time
 from lit_hidden.code import spec
 from lit_hidden.data import DataError
 from lit_hidden.engine.ranks import Ranks
-from lit_hidden.engine.store import Store
+from lit_hidden.engine.store import Store, StoreError
 from lit_hidden.engine.work import work
 from lit_hidden.run import Run
 
@@ -183,5 +183,5 @@ def test_a_library_that_cannot_be_imported_is_a_failure_too(tmp_path, monkeypatc
 
 def test_a_failure_that_cannot_be_written_down_ends_the_worker(tmp_path):
     (tmp_path / "runs").write_text("a file")
-    with pytest.raises(OSError, match="Not a directory"):
+    with pytest.raises(StoreError, match="runs is no folder"):
         work(job(Store(tmp_path / "runs")))
