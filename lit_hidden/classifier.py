@@ -3,18 +3,21 @@
 No step waits for the device: metrics add up there and are read once per epoch.
 """
 
+import inspect
 import math
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
 from typing import Any, Self
 
 import lightning.pytorch as L
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from lit_hidden import code
-from lit_hidden.hyper_parameters import hyper_parameters
+from lit_hidden.hyper_parameters import facts, hyper_parameters
 from lit_hidden.metrics import Task, means
 from lit_hidden.nets import build
 from lit_hidden.recipes import SCHEDULES, Optimizer, Recipe, Schedule, recipe
@@ -24,16 +27,16 @@ from lit_hidden.steps import Block, Steps, correct
 class LitClassifier(L.LightningModule):
     """Cross-entropy training of `net`, images `(B, C, H, W)` to logits `(B, num_classes)`.
 
-    Logs `loss`, `top1` and `top5` (fractions) of `train/`, `val/` and `test/` once per epoch. Settings that are None
-    are the authors' for the method and the net, see `lit_hidden.recipes`. The DataModule has the batch size, 128 by
-    default; the published one is `module.recipe.batch_size`.
+    Logs `loss`, `top1` and `top5` (percent), as `train_loss`, `val_loss` or `test_loss`, once per epoch. Settings that
+    are None are the authors' for the method and the net, see `lit_hidden.recipes`. The DataModule has the batch size,
+    128 by default; the published one is `module.recipe.batch_size`.
 
     Args:
         net: a name for `lit_hidden.build`; or a module, which `load_from_checkpoint` has to be given again.
         width: multiplies the channels of a net given by name.
-        num_classes: number of logits.
-        in_channels: channels of an image.
-        image_size: height and width of an image.
+        num_classes: number of logits; None: as in the data, before they are known 10.
+        in_channels: channels of an image; None: as in the data, before they are known 3.
+        image_size: height and width of an image; None: as in the data, before they are known 32.
         optimizer: `sgd` or `adam`.
         lr: learning rate at the start.
         momentum: of SGD.
@@ -45,14 +48,15 @@ class LitClassifier(L.LightningModule):
     """
 
     method = "dense"
+    _known: Mapping[str, int] = {"num_classes": 10, "in_channels": 3, "image_size": 32}  # before the data are
 
     def __init__(
         self,
         net: str | nn.Module = "conv4",
         width: float = 1.0,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
+        num_classes: int | None = None,
+        in_channels: int | None = None,
+        image_size: int | None = None,
         optimizer: Optimizer = "sgd",
         lr: float | None = None,
         momentum: float | None = None,
@@ -63,7 +67,11 @@ class LitClassifier(L.LightningModule):
         task: str | Task | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["net"] if isinstance(net, nn.Module) else [])
+        self._given: Mapping[str, int | None]  # those that data must not contradict
+        self._given = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
+        shape = {name: self._known[name] if value is None else value for name, value in self._given.items()}
+        self.save_hyperparameters(ignore=["net"] if isinstance(net, nn.Module) else [], logger=False)
+        self.hparams.update(shape)
         made: Any = code.load(code.full(task)) if isinstance(task, str) else task
         self.task: Task | None = made() if isinstance(made, type) else made
         if self.task is not None and self.task.metric in ("loss", "accuracy", "top1", "top5", "steps", "seconds"):
@@ -74,11 +82,11 @@ class LitClassifier(L.LightningModule):
         if self.recipe.schedule not in SCHEDULES:
             raise ValueError(f"schedule={schedule!r} is unknown; schedules are {', '.join(SCHEDULES)}")
         if isinstance(net, str):
-            net = build(net, num_classes=num_classes, in_channels=in_channels, image_size=image_size, width=width)
+            net = build(net, **shape, width=width)
         self.net = net
-        self.train_metrics = means("train/", self.scales)
-        self.val_metrics = means("val/", self.scales)
-        self.test_metrics = means("test/", self.scales)
+        self.train_metrics = means("train_", self.scales)
+        self.val_metrics = means("val_", self.scales)
+        self.test_metrics = means("test_", self.scales)
         # Checkpoints keep them, so that an epoch resumed in the middle reports all its images.
         self.train_metrics.persistent(True)
         self._rng: list[Tensor] | None = None
@@ -91,6 +99,28 @@ class LitClassifier(L.LightningModule):
         """Load as Lightning does, but import no code that only the checkpoint names: see `hyper_parameters`."""
         hyper_parameters(checkpoint_path, f"{cls.__module__}.{cls.__qualname__}", given, weights_only)
         return super().load_from_checkpoint(checkpoint_path, map_location, weights_only=weights_only, **given)
+
+    def configure_callbacks(self) -> Any:
+        """Make the net anew if the data's images or classes are others; Lightning calls this before other hooks.
+
+        ValueError: an argument contradicts the data, or a strategy trains in processes that leave this one's net as is.
+        """
+        trainer: Any = self.trainer
+        data = trainer.datamodule
+        if "net" in self.hparams and hasattr(data, "shape") and hasattr(data, "num_classes"):
+            known = facts(data, self._given)
+            if any(self.hparams[name] != value for name, value in known.items()):
+                if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+                    told = ", ".join(f"{name}={value}" for name, value in known.items())
+                    raise ValueError(f"with this strategy {type(self).__name__} needs {told}; strategy='ddp' does not")
+                takes = inspect.signature(type(self)).parameters  # as Lightning makes it from a checkpoint
+                every = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+                own = {**self.hparams, **self._given}
+                self._known = known
+                self.__init__(**{n: v for n, v in own.items() if n in takes or (every and n[0] != "_")})  # type: ignore[misc]
+                self.trainer = trainer
+            self._given = known  # from now on others would cost what was learned
+        return super().configure_callbacks()
 
     @property
     def recipe(self) -> Recipe:
@@ -180,6 +210,8 @@ class LitClassifier(L.LightningModule):
         self._steps = None  # its optimizer is stale
         for metrics in (self.train_metrics, self.val_metrics, self.test_metrics):
             metrics.reset()
+        if stage != "fit":
+            self._log_config()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Reset the metrics of the epoch before, which a checkpoint at its last step still holds."""
@@ -188,8 +220,12 @@ class LitClassifier(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the means of training, validation or test."""
+        found = self._metrics.compute()
+        for name, scale in self.scales.items():
+            if scale != 1:  # rounded to what float32 means can tell
+                found[f"{self._metrics.prefix}{name}"] = round(scale * float(found[f"{self._metrics.prefix}{name}"]), 5)
         # compute() has reduced over ranks already; sync_dist avoids Lightning's warning, and the mean changes nothing.
-        self.log_dict(self._metrics.compute(), prog_bar=True, sync_dist=True)
+        self.log_dict(found, prog_bar=True, sync_dist=True)
         with torch.inference_mode(False):  # steps outside inference mode could not write to its tensors
             self._metrics.reset()
 
@@ -257,7 +293,7 @@ class LitClassifier(L.LightningModule):
             checkpoint["state_dict"] |= {name: torch.zeros_like(checkpoint["state_dict"][name]) for name in measured}
 
     def on_train_start(self) -> None:
-        """Restore the random state of a resumed run, and go on at the rate of this fit's own schedule."""
+        """Restore the random state of a resumed run, go on at the rate of this fit's own schedule, tell the loggers."""
         for schedule in (config.scheduler for config in self.trainer.lr_scheduler_configs):
             if getattr(schedule, "lr_lambdas", None) == [self.lr_factor]:  # not a scheduler of the user's own
                 rate = self.recipe.lr * self.lr_factor(schedule.last_epoch)
@@ -269,3 +305,19 @@ class LitClassifier(L.LightningModule):
             if len(self._rng) > 1 and self.device.type == "cuda":
                 torch.cuda.set_rng_state(self._rng[1].cpu(), self.device)
         self._rng = None
+        self._log_config()
+
+    def _log_config(self) -> None:
+        """Describe the run to its loggers, with the names of a `Run`'s fields and the rates really used."""
+        trainer: Any = self.trainer
+        data, own = trainer.datamodule, self.hparams
+        config = {**own, **asdict(self.recipe), "distribution": own.get("distribution"), "method": self.method}
+        config |= {"data": getattr(data, "name", type(data).__name__), "data_seed": getattr(data, "seed", None)}
+        config |= {name: getattr(data, name, None) for name in ("batch_size", "augment", "held_out", "train_images")}
+        for optimizer in trainer.optimizers:  # Lightning's command line may have replaced ours
+            used = optimizer.param_groups[0]
+            used = {**used, "lr": used.get("initial_lr", used["lr"])}
+            config |= {name: float(used[name]) for name in ("lr", "momentum", "weight_decay") if name in used}
+            config["optimizer"] = type(optimizer).__name__.lower()
+        for logger in trainer.loggers:
+            logger.log_hyperparams(config | {"epochs": trainer.max_epochs, "precision": trainer.precision})

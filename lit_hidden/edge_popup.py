@@ -245,6 +245,7 @@ def hide(
         for name, (module, attribute) in layers.items():
             module.get_parameter(attribute).copy_(drawn[name])
             parametrize.register_parametrization(module, attribute, made[name])
+            type(module).__reduce_ex__ = _reduced  # type: ignore[assignment,method-assign]
     arguments = {
         "density": float(density), "distribution": distribution, "scaled": scaled, "weight_seed": weight_seed,
         "score_seed": score_seed, "skip": sorted(skip), "masker": masker,
@@ -272,6 +273,19 @@ def reveal(model: nn.Module) -> nn.Module:
         Hiding.of(model).thaw(model)
         del model._lit_hidden
     return model
+
+
+def _reduced(layer: nn.Module, protocol: Any) -> tuple[Any, ...]:
+    """Pickle a hidden layer, as `ddp_spawn` and `torch.save` do: `_revived` makes the class of torch's again."""
+    return nn.Module.__new__, type(layer).__bases__, vars(layer), None, None, _revived
+
+
+def _revived(layer: Any, state: dict[str, Any]) -> None:
+    layer.__setstate__(state)
+    parametrize._inject_new_class(layer)
+    for attribute in layer.parametrizations:
+        parametrize._inject_property(layer, attribute)
+    type(layer).__reduce_ex__ = _reduced  # type: ignore[assignment]
 
 
 def zero_biases(module: nn.Module) -> None:

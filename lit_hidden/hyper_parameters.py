@@ -1,4 +1,4 @@
-"""The arguments that a checkpoint's module was made with, read without importing the code that they name."""
+"""A module's arguments: those that a checkpoint records, read without importing code, and those that data give."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,6 +7,7 @@ import lightning.pytorch as L
 from lightning.fabric.utilities.cloud_io import _load
 from lightning.pytorch.core.saving import CHECKPOINT_PAST_HPARAMS_KEYS
 
+from lit_hidden import _HOME
 from lit_hidden.code import dotted
 
 
@@ -21,12 +22,14 @@ def hyper_parameters(path: Any, kind: str, given: Mapping[str, Any], weights_onl
         keys = (*CHECKPOINT_PAST_HPARAMS_KEYS, L.LightningModule.CHECKPOINT_HYPER_PARAMS_KEY)
         found = {str(name): value for key in keys for name, value in checkpoint.get(key, {}).items()}
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        raise ValueError(f"{path} cannot be read: {error}") from None
     except Exception as error:  # a damaged file may raise anything
         raise ValueError(f"{path} is no checkpoint of tensors, numbers and text ({type(error).__name__})") from error
     if hasattr(path, "seek"):
         path.seek(0)
     found.pop("_instantiator", None)  # Lightning checks that one itself
+    kind = _home(kind)
+    given, found = ({n: _home(v) if n == "_class_path" else v for n, v in one.items()} for one in (given, found))
     for name, value in found.items():
         # `skip` names layers, `subnetwork` a file.
         is_code = value != kind and name not in ("skip", "subnetwork") and _names_code(value)
@@ -38,6 +41,21 @@ def hyper_parameters(path: Any, kind: str, given: Mapping[str, Any], weights_onl
         if option != written and not is_code and name != "subnetwork":
             raise ValueError(f"{name.lstrip('_')}={option!r} contradicts {path}, which says {written!r}")
     return found
+
+
+def facts(data: Any, given: Mapping[str, Any]) -> dict[str, int]:
+    """Return the arguments of a net that an `ImageData` determines; ValueError: a `given` one contradicts it."""
+    known = {"num_classes": data.num_classes, "in_channels": data.shape[0], "image_size": data.shape[1]}
+    for name, value in known.items():
+        if given.get(name) not in (None, value):
+            raise ValueError(f"{name}={given[name]} contradicts {type(data).__name__}, which has {name}={value}")
+    return known
+
+
+def _home(kind: Any) -> Any:
+    """Return where a public class lives: `lit_hidden.LitDense` is `lit_hidden.modules.LitDense`."""
+    name = str(kind).removeprefix("lit_hidden.")
+    return f"lit_hidden.{_HOME[name]}.{name}" if name in _HOME else kind
 
 
 def _names_code(value: Any) -> bool:

@@ -1,28 +1,59 @@
 """`lit-hidden fit`, `validate`, `test`: LightningCLI over the suite's modules and data."""
 
 import os
+import pkgutil
+import re
 import sys
 import traceback
-from collections.abc import Callable
+from difflib import get_close_matches
+from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import lightning.pytorch as L
+from jsonargparse import ArgumentParser
 from jsonargparse.typing import lazy_instance
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 
 import lit_hidden.modules  # noqa: F401  the classes that --model names
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import DataError, ImageData
-from lit_hidden.hyper_parameters import hyper_parameters
+from lit_hidden.hyper_parameters import facts, hyper_parameters
 
 HERE = Path(__file__).parent
-LINKED: dict[str, Callable[[ImageData], int]] = {  # the data know these arguments of a model
-    "num_classes": lambda data: data.num_classes,
-    "in_channels": lambda data: data.shape[0],
-    "image_size": lambda data: data.shape[1],
-}
+LINKED = ("num_classes", "in_channels", "image_size")  # the data know these arguments of a model
+
+
+class Parser(LightningArgumentParser):
+    """Lightning's parser, whose errors are one line if an option is unknown: with the nearest name."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """End with status 2."""
+        unknown = re.search(r"class_path '(\S+)':\s+Option '(\S+)' is not accepted", message)
+        if unknown is None:
+            super().error(message, ex)
+        kind, option = unknown.groups()
+        parser = ArgumentParser()
+        parser.add_class_arguments(pkgutil.resolve_name(kind))
+        names = [*vars(parser.get_defaults())]
+        near = get_close_matches(option, names, 1)
+        told = f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}"
+        sys.stderr.write(f"lit-hidden: {kind.rpartition('.')[2]} has no option {option!r}; {told}\n")
+        sys.exit(2)
+
+
+class KeptConfig(SaveConfigCallback):
+    """Writes the configuration as `config.yaml`, or `config-1.yaml` and so on where a file has that name."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Find a free name in the log's folder, which without one is the current folder."""
+        folder = Path(trainer.log_dir or ".")
+        names = (f"config{f'-{number}' if number else ''}.yaml" for number in count())
+        self.config_filename = next(name for name in names if self.already_saved or not (folder / name).exists())
+        super().setup(trainer, pl_module, stage)
 
 
 class HiddenCLI(LightningCLI):
@@ -30,8 +61,14 @@ class HiddenCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link the data's facts to the model's arguments."""
-        for target, source in LINKED.items():
-            parser.link_arguments("data", f"model.init_args.{target}", source, apply_on="instantiate")
+        for name in LINKED:
+            fact = partial(_fact, name)
+            parser.link_arguments("data", f"model.init_args.{name}", fact, apply_on="instantiate")
+
+    def instantiate_classes(self) -> None:
+        """Refuse arguments, given or from the checkpoint, that contradict the data."""
+        super().instantiate_classes()
+        facts(self.datamodule, self.config[self.subcommand].model.init_args)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and keep apart what the user gave."""
@@ -47,7 +84,7 @@ class HiddenCLI(LightningCLI):
         kind, given = model["class_path"], model.get("init_args", {}) | model.get("dict_kwargs", {})
         given = {name: value for name, value in given.items() if value is not None}
         found = hyper_parameters(path, kind, {"_class_path": kind} | given)
-        found = {name: value for name, value in found.items() if name not in (*LINKED, *given, "_class_path")}
+        found = {name: value for name, value in found.items() if name not in (*given, "_class_path")}
         model = {command: {"model": {"class_path": kind, "init_args": found}}}
         self.config = self.parser.parse_object(model, self.config)
 
@@ -60,6 +97,10 @@ class HiddenCLI(LightningCLI):
             options.trainer.max_epochs = 100
 
 
+def _fact(name: str, data: ImageData) -> int:
+    return facts(data, {})[name]
+
+
 def run(argv: list[str] | None) -> None:
     """Run `fit`, `validate` or `test` with `argv`; None reads the command line."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of how Lightning calls it
@@ -70,7 +111,8 @@ def run(argv: list[str] | None) -> None:
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=KeptConfig,
+            parser_class=Parser,
             trainer_defaults={"logger": lazy_instance(CSVLogger, save_dir=".")},
             parser_kwargs={"prog": "lit-hidden"},
             args=argv,

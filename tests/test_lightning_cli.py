@@ -61,7 +61,7 @@ def trained(tmp_path_factory):
 
 
 def top1(split: str, capsys) -> str:
-    return re.search(rf"{split}/top1\s*│\s*(\S+)", capsys.readouterr().out)[1]
+    return re.search(rf"{split}_top1\s*│\s*(\S+)", capsys.readouterr().out)[1]
 
 
 def test_what_no_option_says_is_the_checkpoints_and_its_accuracy_is_found_again(trained, capsys, monkeypatch):
@@ -69,7 +69,7 @@ def test_what_no_option_says_is_the_checkpoints_and_its_accuracy_is_found_again(
     folder = trained.parents[1]
     assert "density: 0.3" in (folder / "config.yaml").read_text()
     names, values = (line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()[:2])
-    watched = f"{float(values[names.index('val/top1')]):.8f}"[:8]
+    watched = f"{float(values[names.index('val_top1')]):.8f}"[:8]
     run("validate", "--ckpt_path", str(trained), "--model.net=conv2", "--model.density=0.3")
     assert watched in top1("val", capsys)
     python = torch.load(trained, weights_only=True)  # made in Python, without the command line's `_class_path`
@@ -151,10 +151,47 @@ def test_fit_trains_a_ticket_whose_file_may_move(trained, tmp_path):
     assert loaded.hparams["subnetwork"] == moved
 
 
-def test_typing_errors_are_named_and_values_we_refuse_are_one_line(tmp_path, capsys):
+def test_what_contradicts_the_data_is_refused(trained):
+    assert refusal("fit", "--model.num_classes=7").endswith(
+        "num_classes=7 contradicts DigitsData, which has num_classes=10"
+    )
+    said = refusal("test", "--ckpt_path", str(trained), "--data=CIFAR10Data", "--data.train_images=10")
+    assert said.endswith("in_channels=1 contradicts CIFAR10Data, which has in_channels=3")
+
+
+def test_fit_leaves_the_users_config_alone(tmp_path):
+    mine = tmp_path / "config.yaml"
+    mine.write_text("mine")
+    options = ["--model.net=conv2", "--model.width=0.05", "--trainer.max_epochs=1", "--trainer.logger=false"]
+    for _ in range(2):
+        run("fit", *options, "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1")
+    assert mine.read_text() == "mine"
+    saved = [(tmp_path / f"config-{number}.yaml").read_text() for number in (1, 2)]
+    assert "width: 0.05" in saved[0]
+    assert saved[0] == saved[1]
+
+
+LESION = ("--trainer.callbacks=lit_hidden.callbacks.lesion.Lesion", "--trainer.callbacks.epok=1")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--config=a.yaml"], "LitSubnetwork has no option 'densty'; did you mean density?"),
+        (["--model.densty=0.3"], "LitSubnetwork has no option 'densty'; did you mean density?"),
+        (["--data.heldout=0"], "DigitsData has no option 'heldout'; did you mean held_out?"),
+        (LESION, "Lesion has no option 'epok'; did you mean epoch?"),
+        (["--data.xyz=0"], "DigitsData has no option 'xyz'; it has root, batch_size, "),
+    ],
+)
+def test_an_unknown_option_is_one_line_with_the_nearest_name(options, said, tmp_path, capsys):
     (tmp_path / "a.yaml").write_text("model: {class_path: LitSubnetwork, init_args: {densty: 0.3}}")
-    assert refusal("fit", "--config", "a.yaml") == "2"
-    assert "Option 'densty' is not accepted" in capsys.readouterr().err
+    assert refusal("fit", *options) == "2"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"lit-hidden: {said}")
+
+
+def test_values_we_refuse_are_one_line():
     assert refusal("fit", "--model.density=1.3").startswith("lit-hidden: density=1.3 keeps ")
     nowhere = ["--data=CIFAR10Data", "--data.root=nowhere"]
     assert refusal("fit", *nowhere).startswith("lit-hidden: nowhere/cifar-10-batches-py cannot be used")

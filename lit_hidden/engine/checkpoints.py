@@ -147,7 +147,7 @@ class Recorder(Checkpoint):
         assert isinstance(pl_module, LitClassifier)
         self.add_row(epoch, epoch * batches, self._lr, pl_module, metrics)
         self._lr = _rate(trainer)  # of the next epoch
-        if not all(math.isfinite(value) for name, value in metrics.items() if name.endswith("/loss")):
+        if not all(math.isfinite(value) for name, value in metrics.items() if name.endswith("_loss")):
             self.diverged, trainer.should_stop = epoch, True
         if trainer.should_stop or epoch == trainer.max_epochs or time.perf_counter() - self._saved >= self.pause:
             trainer.save_checkpoint(self.folder / CHECKPOINT, weights_only=False)
@@ -176,8 +176,7 @@ def _rate(trainer: L.Trainer) -> float:
 def measured(module: LitClassifier, metrics: Mapping[str, float], split: str) -> dict[str, float]:
     """Return the loss and metrics that a module logged, accuracies in percent; NaN for those it did not log."""
     # Rounded to what float32 means can tell.
-    scales = {"loss": 1, **module.scales}
-    return {name: round(scale * metrics.get(f"{split}/{name}", math.nan), 5) for name, scale in scales.items()}
+    return {name: round(metrics.get(f"{split}_{name}", math.nan), 5) for name in ("loss", *module.scales)}
 
 
 class Together(DDPStrategy):

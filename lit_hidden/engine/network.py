@@ -15,6 +15,7 @@ from lit_hidden.data import ImageData, data_module
 from lit_hidden.data.imagenet import resize_to
 from lit_hidden.edge_popup import EdgePopup, hide, maskers
 from lit_hidden.engine.store import SCORES, SUBNETWORK, WEIGHTS, Store, needed, write_atomically
+from lit_hidden.hyper_parameters import facts
 from lit_hidden.nets import build
 from lit_hidden.recipes import IMAGENET_SIZES, SUBSET, method
 from lit_hidden.run import Run
@@ -45,7 +46,7 @@ def make_module(run: Run, data: ImageData, runs_dir: Path = Path("runs")) -> Lit
     run = run.resolved
     before, make = run.parent, code.load(method(str(run.method)).module)
     begun = None if before is None else _left(before, runs_dir / before.hash, needed(run))
-    arguments: dict[str, Any] = _shape(data) | {name: getattr(run, name) for name in _ALL + _OWN.get(run.kind, [])}
+    arguments: dict[str, Any] = facts(data, {}) | {name: getattr(run, name) for name in _ALL + _OWN.get(run.kind, [])}
     if run.kind == "ticket":
         arguments |= {"net": begun, "subnetwork": None}
     elif run.kind == "dense":
@@ -88,7 +89,7 @@ def _left(run: Run, folder: Path, names: Collection[str]) -> nn.Module:
     masker = code.load(run.masker) if run.masker else of_method
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.data_seed or 0)  # for what a net of your own draws itself, as in training
-        net = build(run.net, width=run.width, **_shape(make_data(run, folder)))
+        net = build(run.net, width=run.width, **facts(make_data(run, folder), {}))
         if SUBNETWORK in there:
             load_subnetwork(net, folder / SUBNETWORK, masker=masker, distribution=run.distribution).float()
         elif run.density is not None:
@@ -117,8 +118,3 @@ def transform(data: ImageData) -> Callable[[Any], Tensor]:
     scale = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(data.mean, data.std)]
     made: Callable[[Any], Tensor] = v2.Compose([v2.ToImage(), colour, *cut, *scale])
     return made
-
-
-def _shape(data: ImageData) -> dict[str, int]:
-    channels, size, _ = data.shape
-    return {"num_classes": data.num_classes, "in_channels": channels, "image_size": size}

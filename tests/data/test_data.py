@@ -133,7 +133,7 @@ def fit(folder, data, *callbacks, kind=LitClassifier, **settings):
 
 
 WATCHING = {
-    "ModelCheckpoint monitors val/top1": ([ModelCheckpoint(monitor="val/top1", mode="max")], LitClassifier),
+    "ModelCheckpoint monitors val_top1": ([ModelCheckpoint(monitor="val_top1", mode="max")], LitClassifier),
     "EarlyStopping monitors val/loss": ([EarlyStopping(monitor="val/loss")], LitClassifier),
     "ReduceLROnPlateau monitors val/loss": ([], Plateau),
 }
