@@ -311,7 +311,8 @@ class LitClassifier(L.LightningModule):
         """Describe the run to its loggers, with the names of a `Run`'s fields and the rates really used."""
         trainer: Any = self.trainer
         data, own = trainer.datamodule, self.hparams
-        config = {**own, **asdict(self.recipe), "distribution": own.get("distribution"), "method": self.method}
+        config = {name: value for name, value in own.items() if name[0] != "_"}  # not the command line's
+        config |= {**asdict(self.recipe), "distribution": own.get("distribution"), "method": self.method}
         config |= {"data": getattr(data, "name", type(data).__name__), "data_seed": getattr(data, "seed", None)}
         config |= {name: getattr(data, name, None) for name in ("batch_size", "augment", "held_out", "train_images")}
         for optimizer in trainer.optimizers:  # Lightning's command line may have replaced ours

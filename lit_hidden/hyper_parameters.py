@@ -7,8 +7,7 @@ import lightning.pytorch as L
 from lightning.fabric.utilities.cloud_io import _load
 from lightning.pytorch.core.saving import CHECKPOINT_PAST_HPARAMS_KEYS
 
-from lit_hidden import _HOME
-from lit_hidden.code import dotted
+from lit_hidden.code import dotted, ours
 
 
 def hyper_parameters(path: Any, kind: str, given: Mapping[str, Any], weights_only: bool = True) -> dict[str, Any]:
@@ -28,9 +27,9 @@ def hyper_parameters(path: Any, kind: str, given: Mapping[str, Any], weights_onl
     if hasattr(path, "seek"):
         path.seek(0)
     found.pop("_instantiator", None)  # Lightning checks that one itself
-    kind = _home(kind)
-    given, found = ({n: _home(v) if n == "_class_path" else v for n, v in one.items()} for one in (given, found))
     for name, value in found.items():
+        if name == "_class_path" and ours(str(value)) and value.rpartition(".")[2] == kind.rpartition(".")[2]:
+            continue  # `lit_hidden.LitDense` is `lit_hidden.modules.LitDense`
         # `skip` names layers, `subnetwork` a file.
         is_code = value != kind and name not in ("skip", "subnetwork") and _names_code(value)
         if is_code and (name == "_class_path" or name not in given):
@@ -50,12 +49,6 @@ def facts(data: Any, given: Mapping[str, Any]) -> dict[str, int]:
         if given.get(name) not in (None, value):
             raise ValueError(f"{name}={given[name]} contradicts {type(data).__name__}, which has {name}={value}")
     return known
-
-
-def _home(kind: Any) -> Any:
-    """Return where a public class lives: `lit_hidden.LitDense` is `lit_hidden.modules.LitDense`."""
-    name = str(kind).removeprefix("lit_hidden.")
-    return f"lit_hidden.{_HOME[name]}.{name}" if name in _HOME else kind
 
 
 def _names_code(value: Any) -> bool:

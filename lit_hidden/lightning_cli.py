@@ -7,12 +7,12 @@ import sys
 import traceback
 from difflib import get_close_matches
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
+from uuid import uuid4
 
 import lightning.pytorch as L
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import lazy_instance
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import CSVLogger
 import lit_hidden.modules  # noqa: F401  the classes that --model names
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import DataError, ImageData
+from lit_hidden.engine.tracking import labels
 from lit_hidden.hyper_parameters import facts, hyper_parameters
 
 HERE = Path(__file__).parent
@@ -46,14 +47,13 @@ class Parser(LightningArgumentParser):
 
 
 class KeptConfig(SaveConfigCallback):
-    """Writes the configuration as `config.yaml`, or `config-1.yaml` and so on where a file has that name."""
+    """Writes `config.yaml` into the log's folder, which may be the current one: under another name if that is taken."""
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Find a free name in the log's folder, which without one is the current folder."""
-        folder = Path(trainer.log_dir or ".")
-        names = (f"config{f'-{number}' if number else ''}.yaml" for number in count())
-        self.config_filename = next(name for name in names if self.already_saved or not (folder / name).exists())
-        super().setup(trainer, pl_module, stage)
+    def setup(self, trainer: L.Trainer, *rest: Any) -> None:
+        """Choose the name."""
+        if not self.already_saved and (Path(trainer.log_dir or ".") / self.config_filename).exists():
+            self.config_filename = f"config-{uuid4().hex[:8]}.yaml"
+        super().setup(trainer, *rest)
 
 
 class HiddenCLI(LightningCLI):
@@ -91,10 +91,25 @@ class HiddenCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Train for 100 epochs unless an option gives an end; refuse a checkpoint that holds code."""
         options = self.config[self.subcommand]
+        if "WandbLogger" in str(options.trainer.logger):
+            _label(str(self.subcommand), options)
         options.weights_only = True if options.weights_only is None else options.weights_only
         end = options.trainer.max_epochs, options.trainer.max_steps, options.trainer.max_time
         if end == (None, -1, None):  # a default of the parser would shorten a longer cosine
             options.trainer.max_epochs = 100
+
+
+def _label(command: str, options: Namespace) -> None:
+    """Label a run for W&B as `reproduce` does, unless its own variables do."""
+    if isinstance(logger := options.trainer.logger, Namespace) and logger.init_args.name == "lightning_logs":
+        logger.init_args.name = None  # it was the default logger's
+    model, data = options.model.init_args, pkgutil.resolve_name(options.data.class_path).name
+    method = pkgutil.resolve_name(options.model.class_path).method
+    name = f"{model.net}-{f'k{100 * model.density:g}' if 'density' in model else method}-{data}-s{model.get('seed', 0)}"
+    told = labels(f"{command}/{data}", name, uuid4().hex[:8], model.net, method, data)
+    variables = {"RUN_ID": told["id"], "RUN_GROUP": told["group"], "JOB_TYPE": told["job_type"], "NAME": name}
+    for variable, value in {**variables, "TAGS": ",".join(told["tags"]), "PROJECT": "lit-hidden"}.items():
+        os.environ.setdefault(f"WANDB_{variable}", value)
 
 
 def _fact(name: str, data: ImageData) -> int:

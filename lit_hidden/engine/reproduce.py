@@ -86,10 +86,11 @@ def reproduce(
         target.mkdir(parents=True, exist_ok=True)  # fails before the expensive part
     view, problems, late = View(console.print), list[str](), bool(todo)
     if todo and minutes > 0:
-        groups = {run.hash: f"{experiment.name}/{preset}" for experiment, runs in reversed(chosen) for run in runs}
+        figures = {experiment.name: {run.hash for run in runs} for experiment, runs in chosen}
 
         def show(run: Run, result: dict[str, Any]) -> None:
-            view.show(run, store.folder(run), result, groups.get(run.hash, f"parents/{preset}"))
+            for name in [name for name, hashes in figures.items() if run.hash in hashes] or ["parents"]:
+                view.show(run, store.folder(run), result, f"{name}/{preset}")
 
         store.check_writable()
         grid = Grid(todo, store, pool, data_dir, show, console.print, until)
@@ -101,6 +102,8 @@ def reproduce(
             results = Results((run, result, folder) for run, result, folder in read if result is not None)
             if lacking := len(runs) - len(results):
                 problems.append(f"{experiment.name}: {lacking} of {len(runs)} runs are missing")
+            for run, result in results:  # also those that were done before
+                view.show(run, store.folder(run), result, f"{experiment.name}/{preset}", new=False)
             if not runs or len(results):
                 _finish(experiment, preset, results, target, view, console)
         except Exception as error:  # in the experiment's file; the other experiments are drawn all the same

@@ -103,15 +103,59 @@ def test_an_offline_run_reads_back_as_it_was_described(nowhere, done, monkeypatc
     first = replace(RUN, net=f"{'mine.' * 20}Net", callbacks=(spec("lesion.Lesion", epoch=1),))
     run = first.then(epochs=0, callbacks=(Spec("mine.gone.Idea", (("layers", (1, 2)),), 2),))
     shown, said = view("offline", monkeypatch)
-    shown.show(run, done, {"accuracy": 55.5, "layers": [1]}, "mine/smoke")
+    shown.show(run, done, {"accuracy": 55.5, "parameters": 7, "layers": [1]}, "mine/smoke")
     (folder,) = (nowhere / "wandb").glob("offline-run-*")
     text = read_back(folder)
     expected = (run.hash, run.name[-128:], run.net[-64:], "lit-hidden", "mine/smoke", '"hidden"', "44.5")
     assert [word for word in expected if word not in text] == []
     found = json.loads(read_back(folder, "--summary"))
-    assert found["summary"]["accuracy"] == 55.5
+    numbers = {name: value for name, value in found["summary"].items() if name[0] != "_"}
+    assert numbers == {"epoch": 2, "step": 24, "test_top1": 55.5, "lr": 0.05, "parameters": 7}, "each number once"
+    assert folder.name.endswith(f"-{run.hash}")
+    assert "-mine-smoke-Net-k50-" in folder.name, "what `wandb leet` lists"
     assert Run.from_json(json.dumps({k: v for k, v in found["config"].items() if k != "_wandb"})) == run
     assert said == []
+
+
+def test_a_run_is_shown_once_in_each_figure_that_uses_it(nowhere, done, monkeypatch):
+    shown, said = view("offline", monkeypatch)
+    shown.show(RUN, done, {}, "fig1/smoke")
+    for group in ("fig1/smoke", "fig2/smoke", "fig1/smoke", "fig2/smoke"):
+        shown.show(RUN, done, {}, group, new=False)
+    names = sorted(folder.name.split("-", 3)[3] for folder in (nowhere / "wandb").glob("offline-run-*"))
+    assert [name[:10] for name in names] == ["fig1-smoke", "fig2-smoke"]
+    view("disabled", monkeypatch)[0].show(RUN, done, {}, "fig3/smoke", new=False)
+    assert said == []
+
+
+class Shown:
+    """A run of a W&B that is online."""
+
+    offline = False
+
+    def __init__(self):
+        self.summary, self.artifacts = {}, []
+
+    def log(self, row, step): ...
+
+    def finish(self): ...
+
+    def log_artifact(self, path, **about):
+        self.artifacts.append((path, about["type"]))
+
+
+def test_online_a_run_has_its_subnetwork_as_an_artifact(done, monkeypatch):
+    import wandb
+
+    made = Shown()
+    monkeypatch.setattr(wandb, "init", lambda **_: made)
+    path = done / "subnetwork.safetensors"
+    for content in (None, b"bits"):
+        if content:
+            path.write_bytes(content)
+        view("online", monkeypatch)[0].show(RUN, done, {"loss": 1.0}, "fig2/smoke")
+    assert made.artifacts == [(path, "subnetwork")]
+    assert made.summary == {"test_loss": 1.0}
 
 
 def test_the_summary_run_holds_the_table_the_verdicts_and_the_drawing(nowhere, monkeypatch):
