@@ -49,11 +49,11 @@ class Parser(LightningArgumentParser):
 class KeptConfig(SaveConfigCallback):
     """Writes `config.yaml` into the log's folder, which may be the current one: under another name if that is taken."""
 
-    def setup(self, trainer: L.Trainer, *rest: Any) -> None:
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Choose the name."""
         if not self.already_saved and (Path(trainer.log_dir or ".") / self.config_filename).exists():
             self.config_filename = f"config-{uuid4().hex[:8]}.yaml"
-        super().setup(trainer, *rest)
+        super().setup(trainer, pl_module, stage)
 
 
 class HiddenCLI(LightningCLI):

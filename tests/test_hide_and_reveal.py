@@ -159,3 +159,17 @@ def test_a_revealed_model_can_be_hidden_again_and_may_keep_its_weights() -> None
     assert same(describe(net)[1], describe(fresh)[1])
     before = {"0": reveal(net)[0].weight.detach().clone(), "4": net[4].weight.detach().clone()}
     assert same(describe(hide(net, distribution=None))[0], before)
+
+
+def test_a_hidden_model_pickles_and_goes_on() -> None:
+    net = hide(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 8), nn.MultiheadAttention(8, 2)), seed=3)
+    back = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(net))))
+    masks = [{name: masker.mask().tolist() for name, masker in maskers(model).items()} for model in (net, back)]
+    assert masks[0] == masks[1]
+    x = torch.randn(2, 1, 4, 4)
+    for model in (net, back):
+        model[:3](x).sum().backward()
+    scores = "0.parametrizations.weight.0.scores"
+    assert torch.equal(back.get_parameter(scores).grad, net.get_parameter(scores).grad)
+    assert [type(layer) for layer in reveal(back)] == [nn.Conv2d, nn.Flatten, nn.Linear, nn.MultiheadAttention]
+    assert torch.equal(back[:3](x), net[:3](x)), "its own class: the other stays hidden"

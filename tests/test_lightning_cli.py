@@ -2,6 +2,7 @@
 
 import io
 import re
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -170,6 +171,25 @@ def test_fit_leaves_the_users_config_alone(tmp_path):
     assert len(saved) == 2
     assert "width: 0.05" in saved[0]
     assert saved[0] == saved[1]
+
+
+def test_fit_labels_its_run_for_wandb_as_reproduce_does(tmp_path, monkeypatch):
+    for name in ("RUN_ID", "RUN_GROUP", "JOB_TYPE", "NAME", "TAGS", "PROJECT"):
+        monkeypatch.setenv(f"WANDB_{name}", "")  # so that they are taken away again
+        monkeypatch.delenv(f"WANDB_{name}")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
+    run("fit", "--model.net=conv2", "--model.width=0.05", "--trainer.max_epochs=1", "--trainer.logger=WandbLogger")
+    import wandb
+
+    wandb.finish()
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert re.search(r"-fit-digits-conv2-k50-digits-s0-\w{8}$", folder.name)
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(folder)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    names = ("lit-hidden", "conv2-k50-digits-s0", "hidden", "mine", "val_top1", "train_loss", "edge_popup", "digits")
+    assert [name for name in names if f'"{name}"' not in text] == []
+    assert "_class_path" not in text
 
 
 LESION = ("--trainer.callbacks=lit_hidden.callbacks.lesion.Lesion", "--trainer.callbacks.epok=1")

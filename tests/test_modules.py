@@ -1,6 +1,7 @@
 """The LightningModules: the paper's settings, exact metrics, steps that never wait, checkpoints that come back."""
 
 import contextlib
+import json
 import math
 import pkgutil
 import re
@@ -8,18 +9,21 @@ import re
 import lightning.pytorch as L
 import pytest
 import torch
+import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import Checkpoint, LambdaCallback
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_hidden.classifier import LitClassifier
-from lit_hidden.data import DigitsData
+from lit_hidden.data import CIFAR10Data, DigitsData
 from lit_hidden.edge_popup import maskers
 from lit_hidden.modules import LitDense, LitSubnetwork, LitSupermask, LitTicket
 from lit_hidden.recipes import METHODS
+from lit_hidden.run import Run
 from lit_hidden.subnetwork import fingerprint, masks, save_subnetwork
 
 TINY = {"net": "conv2", "width": 0.05, "in_channels": 1}
@@ -98,6 +102,44 @@ def test_the_command_line_knows_every_argument_its_default_and_its_meaning(modul
         module(**{"subnetwork": __file__} if module is LitTicket else {}, densty=0.5)
 
 
+class Mine(LitSubnetwork):
+    """One of a user's, which says itself how it is made, and looks at its net."""
+
+    def __init__(self, lr):
+        super().__init__("conv2", 0.05, lr=lr)
+        self.first = self.net[0].in_channels
+
+
+@pytest.mark.parametrize("module", [lambda: LitSubnetwork("conv2", 0.05, lr=0.5), lambda: Mine(0.5)])
+def test_a_module_takes_the_shape_from_the_data_and_keeps_what_it_learned(module, tmp_path):
+    lit, data = module(), DigitsData(train_images=200)
+    assert lit.net[0].in_channels == 3, "before the data are known"
+    fit = trainer(max_epochs=1, logger=CSVLogger(tmp_path, version=0), log_every_n_steps=1)
+    fit.fit(lit, data)
+    told = LitSubnetwork("conv2", 0.05, num_classes=10, in_channels=1, image_size=32, lr=0.5)
+    fitted(told)
+    for name, tensor in told.net.state_dict().items():
+        assert torch.equal(lit.net.state_dict()[name], tensor), name
+    assert getattr(lit, "first", 1) == 1
+    learned = lit.net[0].weight.detach()
+    fit.test(lit, data, verbose=False)
+    assert torch.equal(lit.net[0].weight, learned)
+    with pytest.raises(ValueError, match="in_channels=1 contradicts CIFAR10Data, which has in_channels=3"):
+        fit.test(lit, CIFAR10Data(), verbose=False)
+    config = yaml.unsafe_load((tmp_path / "lightning_logs/version_0/hparams.yaml").read_text())
+    run = Run(net="conv2", width=0.05, density=0.5, data="digits", train_images=200, held_out=144, epochs=1, lr=0.5)
+    expected = {n: v for n, v in json.loads(run.to_json()).items() if n in config and not n.endswith("seed")}
+    assert {n: config[n] for n in expected} == expected | {"augment": False, "image_size": 32}
+    assert {"method", "net", "data", "batch_size", "epochs", "lr", "momentum", "density"} <= expected.keys()
+
+
+def attached(lit, **settings):
+    """A module in the process that a strategy has started, before it is trained."""
+    lit.trainer = trainer(**settings)
+    lit.trainer.datamodule = DigitsData()
+    return lit
+
+
 class Named:
     metric, unit, better = "seconds", "s", "lower"
 
@@ -110,6 +152,14 @@ class Named:
         (lambda: LitSubnetwork(**TINY, optimizer="lion"), "method='edge_popup' takes sgd or adam"),
         (lambda: LitDense(**TINY, task=Named), "metric='seconds' of Named is the name of another number"),
         (lambda: LitTicket("nowhere", **TINY), "nowhere is damaged or does not fit this Sequential: No such file"),
+        (
+            lambda: fitted(LitDense("conv2", num_classes=7)),
+            "num_classes=7 contradicts DigitsData, which has num_classes=10",
+        ),
+        (
+            lambda: attached(LitSubnetwork("conv2", 0.05), strategy="ddp_spawn").configure_callbacks(),
+            "with this strategy LitSubnetwork needs num_classes=10, in_channels=1, image_size=32",
+        ),
         (
             lambda: trainer(max_epochs=-1, max_time={"seconds": 1}, limit_train_batches=1).fit(
                 LitSubnetwork(**TINY), DigitsData(train_images=200)
