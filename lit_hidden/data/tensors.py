@@ -22,7 +22,7 @@ class ImageData(L.LightningDataModule):
 
     Validation is on held-out training images. Which these are, and which of the others are used, is the same for every
     seed; they are as many of each class as possible. With `held_out=0` validation is on the test set, as the authors
-    do, and callbacks and schedulers that monitor `val/...` are refused.
+    do, and callbacks and schedulers that monitor `val_...` are refused.
 
     Args:
         root: folder of the data; None is DATA_DIR, or else `data`.

@@ -101,13 +101,15 @@ def test_the_best_epoch_is_the_largest_after_training_began_and_of_the_test_imag
 
 def test_a_summary_is_shown_when_the_table_is_new_whoever_trained_its_runs(workers, monkeypatch):
     shown: list[Any] = []
+    done: list[Any] = []  # before
     view = SimpleNamespace(
-        show=lambda run, folder, result, group: shown.append((run.seed, group)),
+        show=lambda run, folder, result, group, new=True: (shown if new else done).append((run.seed, group)),
         summarise=lambda group, *_: shown.append(group),
     )
     monkeypatch.setattr("lit_hidden.engine.reproduce.View", lambda say: view)
     reproduce("fig0")  # nothing is missing: the runs are an archive's, or a command's that was killed before it drew
     assert shown == ["fig0/quick"]
+    assert done == [(seed, "fig0/quick") for seed in range(3)]
     reproduce("fig0")
     assert len(shown) == 1
     add("fig0", ("range(3)", "range(1, 4)"))
