@@ -21,12 +21,13 @@ from lit_hidden.hyper_parameters import facts, hyper_parameters
 from lit_hidden.metrics import Task, means
 from lit_hidden.nets import build
 from lit_hidden.recipes import SCHEDULES, Optimizer, Recipe, Schedule, recipe
-from lit_hidden.steps import Block, Steps, correct
+from lit_hidden.steps import Block, Steps, correct, main_output
 
 
 class LitClassifier(L.LightningModule):
     """Cross-entropy training of `net`, images `(B, C, H, W)` to logits `(B, num_classes)`.
 
+    Of several outputs the one named `logits` is trained; auxiliary heads (GoogLeNet, Inception) learn nothing.
     Logs `loss`, `top1` and `top5` (percent), as `train_loss`, `val_loss` or `test_loss`, once per epoch. Settings that
     are None are the authors' for the method and the net, see `lit_hidden.recipes`. The DataModule has the batch size,
     128 by default; the published one is `module.recipe.batch_size`.
@@ -131,8 +132,8 @@ class LitClassifier(L.LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         """Map images `(B, C, H, W)` to logits `(B, num_classes)`."""
         # Convolutions follow their input's layout, and channels last is quicker: by 15% in hidden Conv8 on a CPU core.
-        logits: Tensor = self.net(images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images)
-        return logits
+        last = images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
+        return main_output(self.net(last))
 
     def training_step(self, batch: tuple[Tensor, Tensor] | Block, batch_idx: int) -> Tensor:
         """Return the mini-batch's mean loss, by which ranks average to the whole batch's; or take a block's steps."""

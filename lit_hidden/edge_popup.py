@@ -7,7 +7,7 @@ Source: Ramanujan et al., arXiv:1911.13299, Section 3; the authors' code, `utils
 """
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from lit_hidden import uses
 from lit_hidden.distributions import Scaled, draw, layer_generator
 from lit_hidden.selection import kept, top_k_mask
 
-_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 _PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")  # out_proj is an nn.Linear
 
 OfScores = Callable[[Tensor], Tensor]
@@ -192,12 +192,19 @@ def hide(
     score_seed: int | None = None,
     skip: Collection[str] = (),
     masker: MakeMasker = EdgePopup,
+    embeddings: bool = False,
+    strict: bool = False,
+    example: Any = None,
+    roles: Mapping[str, str] | None = None,
 ) -> nn.Module:
-    """Draw and freeze the weights of `model` and put a masker on each convolution, linear and attention weight.
+    """Draw and freeze the weights of `model` and put a masker on each weight that is a matrix.
 
-    In place; returns `model`. Only the scores want a gradient. Norm layers get weight 1 and bias 0, hidden layers bias
-    0; other parameters (embeddings, class tokens) are frozen as they came. A call that is refused changes nothing; the
-    global random state is never touched.
+    In place; returns `model`. Only the scores want a gradient. Layers that torch knows (convolution, linear, bilinear,
+    attention, recurrent) are found by type. If the model has other parameters, it is run once to see what they do, see
+    `lit_hidden.uses`: matrices are hidden too (Conv1D, stacked experts), gains of branches become 1. Norm layers get
+    weight 1 and bias 0, hidden layers bias 0. Embeddings are drawn from N(0, 1) and tables (positions, class tokens)
+    from N(0, 0.02^2), all else is frozen as it came. A call that is refused changes nothing; the global random state is
+    neither touched nor read.
 
     Args:
         model: any module. A module used in several places shares its mask as it shares its weight.
@@ -207,18 +214,38 @@ def hide(
         seed: gives the seeds that are None; every layer draws from (seed, its name).
         weight_seed: seed of the weights.
         score_seed: seed of the scores.
-        skip: layers left unmasked, frozen with the weights they have.
+        skip: layers, embeddings and other parameters left unmasked, frozen with the values they have.
         masker: `EdgePopup`, or a sibling such as `lit_hidden.supermask.Supermask`.
+        embeddings: hide embeddings too; their rows are units, fan-in is the embedding's length.
+        strict: refuse the model if less than 90% of its matrix weights can be hidden, instead of a UserWarning.
+        example: an input of the model, a tuple or a dictionary of inputs; None: one is guessed from its first layer.
+        roles: of parameters that no type explains, by name; None: found by running the model, see `lit_hidden.uses`.
 
     ValueError: the model is hidden already, a layer is unknown or cannot be hidden, or a value is not allowed.
     """
     layers = weight_layers(model)
     if there := hidden_layers(model):
-        raise ValueError(f"already hidden: {', '.join(there)}; reveal(model) first, or hide a fresh model")
+        raise ValueError(f"already hidden: {uses.quoted(there)}; reveal(model) first, or hide a fresh model")
+    if not callable(masker):
+        raise TypeError(f"masker={masker!r} cannot be called; give a class, such as lit_hidden.supermask.Supermask")
+    places = {
+        _layer(name, attribute): (module, attribute)
+        for name, module in model.named_modules()
+        for attribute, parameter in module._parameters.items()
+        if parameter is not None
+    }
+    if lazy := [name for name, place in places.items() if nn.parameter.is_lazy(getattr(*place))]:
+        raise ValueError(f"{uses.quoted(lazy)} cannot be hidden: lazy, without a shape; run the model once before")
     skip = {skip} if isinstance(skip, str) else set(skip)
-    if unknown := sorted(skip - layers.keys()):
-        raise ValueError(f"skip names no layer: {', '.join(unknown)}; layers are {', '.join(layers)}")
-    layers = {name: place for name, place in layers.items() if name not in skip}
+    if unknown := sorted(skip - layers.keys() - places.keys()):
+        raise ValueError(f"skip names no layer: {uses.quoted(unknown)}; layers are {uses.quoted(layers)}")
+    if roles is None:
+        unexplained = {name: place for name, place in places.items() if name not in skip | layers.keys()}
+        roles = uses.roles(model, unexplained, embeddings, strict, example)
+    if unknown := sorted(roles.keys() - places.keys()):
+        raise ValueError(f"roles names no parameter: {uses.quoted(unknown)}; they are {uses.quoted(places)}")
+    matrices = {name: role for name, role in roles.items() if role not in ("gain", "drawn")}
+    layers = {name: place for name, place in (layers | {n: places[n] for n in matrices}).items() if name not in skip}
     if not layers:
         raise ValueError(f"nothing to hide: {type(model).__name__} has no convolution, linear or attention weight left")
     weight_seed = seed if weight_seed is None else weight_seed
@@ -228,29 +255,44 @@ def hide(
     with torch.no_grad(), torch.random.fork_rng(devices=[]):  # torch tries each masker, and a supermask samples
         for name, place in layers.items():
             weight = drawn[name] = _hideable(model, name, *place)
-            made[name] = masker(weight, density, generator=layer_generator(score_seed, "scores", name))
+            role = matrices.get(name, "o" + "i" * (weight.ndim - 1))
+            rows, experts = uses.as_rows(weight, role)
+            made[name] = masker(rows, density, generator=layer_generator(score_seed, "scores", name))
             if not isinstance(made[name], Masker):
                 raise TypeError(f"masker={masker} gives no Masker")
+            for parameter in (p for p in made[name].parameters() if p.shape == rows.shape):
+                parameter.data = uses.from_rows(parameter.data, weight, role)
             if distribution is not None:
-                generator = layer_generator(weight_seed, "weights", name)
-                drawn[name] = draw(weight.shape, distribution, generator, density, scaled)
+                generator, shape = (
+                    layer_generator(weight_seed, "weights", name),
+                    (len(rows) // experts, *rows.shape[1:]),
+                )
+                each = [draw(torch.Size(shape), distribution, generator, density, scaled) for _ in range(experts)]
+                drawn[name] = uses.from_rows(torch.cat(each), weight, role)
+        uses.check_share(layers, places, skip, strict)
         frozen = tuple(name for name, parameter in model.named_parameters() if parameter.requires_grad)
         model.requires_grad_(False)
+        for name in roles.keys() - layers.keys() - skip:
+            if roles[name] == "gain" or distribution is not None:
+                uses.fill(*places[name], roles[name], layer_generator(weight_seed, "weights", name))
         masked = {module for module, _ in layers.values()}
         for module in model.modules():
-            if isinstance(module, _NORMS) or module in masked:
+            if isinstance(module, uses.NORMS) or module in masked:
                 zero_biases(module)
-            if isinstance(module, _NORMS) and module.weight is not None:
+            if isinstance(module, uses.NORMS) and module.weight is not None:
                 nn.init.ones_(module.weight)
         for name, (module, attribute) in layers.items():
             module.get_parameter(attribute).copy_(drawn[name])
             parametrize.register_parametrization(module, attribute, made[name])
             type(module).__reduce_ex__ = _reduced  # type: ignore[assignment,method-assign]
+            if isinstance(module, nn.RNNBase):
+                uses.recurrent(module)
     arguments = {
         "density": float(density), "distribution": distribution, "scaled": scaled, "weight_seed": weight_seed,
         "score_seed": score_seed, "skip": sorted(skip), "masker": masker,
     }  # fmt: skip
-    model._lit_hidden = Hiding(arguments, frozen)  # type: ignore[assignment]
+    # Files of nets without roles are as they were before there were any.
+    model._lit_hidden = Hiding(arguments | ({"roles": roles} if roles else {}), frozen)  # type: ignore[assignment]
     return model
 
 
@@ -269,6 +311,8 @@ def reveal(model: nn.Module) -> nn.Module:
         with torch.no_grad():
             weight = getattr(module, attribute)
             weight.copy_(masker.baked(weight))
+        if isinstance(module, nn.RNNBase):
+            module._init_flat_weights()
     if hasattr(model, "_lit_hidden"):
         Hiding.of(model).thaw(model)
         del model._lit_hidden
@@ -314,4 +358,4 @@ def _hideable(model: nn.Module, layer: str, module: nn.Module, attribute: str) -
         why = "another layer has the same weight, which cannot have two masks; clone one"
     else:
         return weight
-    raise ValueError(f"{layer} cannot be hidden: {why}")
+    raise ValueError(f"{layer!r} cannot be hidden: {why}")

@@ -30,6 +30,14 @@ def correct(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return top1, (logits.topk(min(5, logits.shape[1])).indices == labels[:, None]).any(dim=1)
 
 
+def main_output(outputs: Any) -> Tensor:
+    """Return a net's output, or its `logits` if it has several, as GoogLeNet has in training; TypeError: neither."""
+    logits = getattr(outputs, "logits", outputs)
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"the net gave a {type(outputs).__name__}; it has to give a tensor, or an output with `logits`")
+    return logits
+
+
 class Steps:
     """Train `net` on blocks of mini-batches, with the results of single steps: on a CPU bit for bit.
 
@@ -106,7 +114,7 @@ class Steps:
         kind = self.device.type
         # Without its cache: within a graph, autocast would keep a dense net's weights as they were at the capture.
         with torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False):
-            logits = self.net(pictures.contiguous(memory_format=torch.channels_last))
+            logits = main_output(self.net(pictures.contiguous(memory_format=torch.channels_last)))
             loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         torch.autograd.backward(loss)
         self.optimizer.step()

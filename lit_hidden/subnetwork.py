@@ -128,7 +128,7 @@ def _restored(model: nn.Module, found: dict[str, Any], tensors: dict[str, Tensor
     """Hide a model as a file says; ValueError: it would not be saved as the same file."""
     if found["dtype"] is not None:
         model.to(getattr(torch, found["dtype"]))
-    hide(model, **found["hiding"] | {"masker": masker})
+    hide(model, **{"roles": {}} | found["hiding"] | {"masker": masker})
     for name, layer in maskers(model).items():
         mask = layer.mask()
         bits = np.unpackbits(tensors[f"mask/{name}"].numpy(), count=mask.numel())

@@ -1,0 +1,286 @@
+"""What a model does with the parameters that the types of its layers do not explain, seen in one forward pass.
+
+A role is "gain" (it multiplies a branch, as LayerScale does), "drawn" (a table that is added or looked up: positions,
+class tokens), or, of a matrix weight, one letter for each axis: `i` is summed over, `o` counts units, `e` counts experts.
+nn.Linear's weight is "oi", transformers' Conv1D's "io".
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lit_hidden.distributions import DISTRIBUTIONS
+
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+_MATRICES = (nn.Bilinear, nn.RNNBase, nn.RNNCellBase)  # (out, in)
+_BIASED = (nn.modules.conv._ConvNd, nn.Linear, nn.MultiheadAttention)
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+Places = dict[str, tuple[nn.Module, str]]  # name -> module and attribute of a parameter
+
+# (operation, place of an argument) -> dimension of this argument that is summed over
+_SUMMED = {
+    ("mm", 0): -1, ("mm", 1): -2, ("addmm", 1): -1, ("addmm", 2): -2, ("bmm", 0): -1, ("bmm", 1): -2, ("mv", 0): -1,
+    ("baddbmm", 1): -1, ("baddbmm", 2): -2, ("addmv", 1): -1, ("linear", 1): -1, ("_grouped_mm", 1): -2,
+}  # fmt: skip
+_GAINS = {("mul", 0), ("mul", 1), ("addcmul", 1), ("addcmul", 2), ("native_layer_norm", 2), ("native_group_norm", 1),
+          ("native_batch_norm", 1), ("_native_batch_norm_legit_no_training", 1), ("_fused_rms_norm", 2)}  # fmt: skip
+_COPIES = ("clone", "_to_copy", "contiguous", "mul", "div")  # mul and div by a number
+_TABLES = ("add", "sub", "addcmul", "cat", "stack", "index", "index_select", "embedding", "gather", "where", "copy",
+           "native_layer_norm", "roll", "constant_pad_nd", "upsample_bicubic2d", "_upsample_bicubic2d_aa")  # fmt: skip
+# From the product of a gain to the softmax of attention, which makes the gain a temperature.
+_TO_SOFTMAX = ("add", "sub", "mul", "div", "bmm", "where", "masked_fill", "clone", "_to_copy")
+
+
+def _memory(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follow `parameters` through views and copies to the operations that use them; `roles` says what was seen."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.roles: dict[int, str] = {}  # by the parameter's id
+        # memory -> parameter and (stride, size, axis) of its axes; views share memory
+        self.seen = {_memory(p): (p, [(p.stride(a), n, a) for a, n in enumerate(p.shape)]) for p in parameters}
+        self.alone: set[int] = set()  # memory of what parameters alone give
+        self.scaled: dict[int, set[int]] = {}  # memory of activations -> gains that they were multiplied by
+        self.alive: list[Any] = []  # freed memory would be mistaken for what takes its place
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation, and note what it does with parameters."""
+        out = func(*args, **(kwargs or {}))
+        op = func._schema.name.removeprefix("aten::").rstrip("_")
+        given = [(n, t) for n, a in enumerate(args) for t in (a if isinstance(a, (list, tuple)) else (a,))]
+        given = [(n, t) for n, t in given if isinstance(t, Tensor)]
+        made = [t for t in (out if isinstance(out, (list, tuple)) else (out,)) if isinstance(t, Tensor)]
+        found = [(n, t, *self.seen[_memory(t)]) for n, t in given if _memory(t) in self.seen]
+        if func.is_view or not given or not made:
+            return out
+        gains = set[int]().union(*(self.scaled.get(_memory(t), ()) for _, t in given))
+        if op == "_softmax" or "scaled_dot_product" in op:
+            self.roles |= dict.fromkeys(gains, "function")
+        if gains and op in _TO_SOFTMAX and not (found and op == "bmm"):
+            self._note(self.scaled, gains, made)
+        alone = all(_memory(t) in self.seen or _memory(t) in self.alone for _, t in given)
+        if alone and op in _COPIES and len(given) == len(found) == 1 and made[0].shape == given[0][1].shape:
+            ((_, t, parameter, axes),) = found
+            copied = [(made[0].stride(d), t.shape[d], a) for d in range(t.ndim) for a in _covered(t, d, axes)]
+            self.seen[_memory(made[0])] = parameter, copied
+            self.alive += made
+            return out
+        for n, t, parameter, axes in found:
+            role = _role(op, n, t, parameter.shape, axes, alone)
+            if role == "gain":
+                self._note(self.scaled, {id(parameter)}, made)
+            if _rank(role) > _rank(self.roles.get(id(parameter))):
+                self.roles[id(parameter)] = role
+        if alone:
+            self.alone |= {_memory(t) for t in made}
+            self.alive += made
+        return out
+
+    def _note(self, where: dict[int, set[int]], names: set[int], made: list[Tensor]) -> None:
+        for t in made:
+            where[_memory(t)] = where.get(_memory(t), set()) | names
+        self.alive += made
+
+
+def _role(op: str, place: int, tensor: Tensor, shape: torch.Size, axes: list[Any], alone: bool) -> str:
+    """Tell what an operation does with a view `tensor` of a parameter of `shape`; `alone`: with parameters only."""
+    many = sum(n > 1 for n in shape)
+    if op == "convolution" and place == 1 and not alone:
+        return "o" + "i" * (len(shape) - 1)
+    if (op, place) in _SUMMED and many > 1 and not alone:
+        there = [_covered(tensor, d, axes) for d in range(tensor.ndim)]
+        inside, batch = there[_SUMMED[op, place]], there[0] if tensor.ndim == 3 else []
+        outside = {a for d in there for a in d} - {*inside, *batch}
+        letters = ["i" if a in inside else "o" if a in outside or n == 1 else "e" for a, n in enumerate(shape)]
+        return "".join(letters) if "o" in letters else "function"
+    # The gain of a weight that is normalised first, as NFNet's, meets parameters alone.
+    if (op, place) in _GAINS and many < 2 and not (alone and "norm" not in op):
+        return "gain"
+    return "drawn" if op in _TABLES or (op, place) in _SUMMED else "function"
+
+
+def _rank(role: str | None) -> int:
+    ranks = (None, "drawn", "gain", "function")
+    return ranks.index(role) if role in ranks else len(ranks)
+
+
+def _covered(tensor: Tensor, dimension: int, axes: list[tuple[int, int, int]]) -> list[int]:
+    """Return the axes of a parameter that a dimension of a view of it moves along: those whose strides overlap."""
+    step, size = tensor.stride(dimension), tensor.shape[dimension]
+    return [a for stride, n, a in axes if n > 1 and size > 1 and step < stride * n and stride < step * size]
+
+
+def _inputs(model: nn.Module) -> Iterator[Any]:
+    """Guess inputs `(2, ...)` of a model from its first layer."""
+    sizes = [32, 64, *(getattr(m, "img_size", None) or getattr(m, "image_size", None) for m in model.modules()), 224]
+    configured = getattr(model, "default_cfg", None)
+    sizes += [configured["input_size"][-1]] if isinstance(configured, dict) and "input_size" in configured else []
+    sides = dict.fromkeys(s[0] if isinstance(s, (tuple, list)) else s for s in sizes if s is not None)
+    like = next(p for p in model.parameters() if p.is_floating_point())
+    for m in model.modules():
+        if isinstance(m, (nn.Embedding, nn.EmbeddingBag)):
+            yield torch.arange(16, device=like.device).view(2, 8) % m.num_embeddings
+        elif isinstance(m, nn.modules.conv._ConvNd):
+            for side in (s for s in sides if isinstance(s, int)):
+                yield like.new_ones(2, m.in_channels, *[side] * len(m.kernel_size))
+        elif isinstance(m, (nn.RNNBase, nn.RNNCellBase)):
+            yield from (like.new_ones(*shape, m.input_size) for shape in ((2, 8), (2,)))
+        elif isinstance(m, nn.Linear):
+            yield from (like.new_ones(*shape, m.in_features) for shape in ((2,), (2, 8)))
+        else:
+            continue
+        return
+    for side in (s for p in model.parameters() for s in p.shape):  # no layer that torch knows
+        yield from (like.new_ones(*shape, side) for shape in ((2,), (2, 8)))
+
+
+def quoted(names: Collection[str]) -> str:
+    """Name layers in a message, the first 12."""
+    return ", ".join([*map(repr, islice(names, 12)), *(["..."] if len(names) > 12 else [])])
+
+
+def roles(model: nn.Module, places: Places, embeddings: bool, strict: bool, example: Any) -> dict[str, str]:
+    """Map the parameters at `places` to their roles, see `hide`; one that stays as it is has none.
+
+    Only what no type explains makes the model run, without any other effect: in eval mode, without gradients.
+    """
+    found: dict[str, str] = {}
+    unknown: dict[str, nn.Parameter] = {}
+    for name, (module, attribute) in places.items():
+        parameter = module.get_parameter(attribute)
+        if not parameter.requires_grad or isinstance(module, (*NORMS, nn.PReLU)):
+            continue
+        if isinstance(module, _EMBEDDINGS):
+            found[name] = "oi" if embeddings else "drawn"
+        elif isinstance(module, _MATRICES) and "weight" in attribute:
+            found[name] = "o" + "i" * (parameter.ndim - 1)
+        elif not (isinstance(module, (*_MATRICES, *_BIASED)) and "bias" in attribute):
+            unknown[name] = parameter
+    if not unknown:
+        return found
+    try:
+        seen = _watch(getattr(model, "_orig_mod", model), example)
+    except ValueError as error:
+        said = f"{quoted(unknown)}: not known what {type(model).__name__} does with them, so they stay: give example="
+        said += f"; {error}"
+        if strict or example is not None:
+            raise ValueError(said) from error
+        warnings.warn(said, stacklevel=3)
+        return found
+    for name, p in unknown.items():
+        role, first = seen.get(id(p), "drawn"), p.detach().flatten()[0]
+        constant = bool((p == first).all())
+        # A constant of 1 or more stops nothing; equal values are no table that was drawn.
+        if not (role == "function" or (constant and (role == "drawn" or (role == "gain" and abs(first) >= 1)))):
+            found[name] = role
+    return found
+
+
+def _watch(model: nn.Module, example: Any) -> dict[int, str]:
+    """Run `model` and return the roles by parameter id; ValueError: it does not run."""
+    parameters = list(model.parameters())
+    buffers = {name: b.clone() for name, b in model.named_buffers()}
+    devices, modes = {p.device for p in parameters if p.is_cuda}, {m: m.training for m in model.modules()}
+    why = "no input is known"
+    for given in [example] if example is not None else _inputs(model):
+        named, places = (
+            (given, ()) if isinstance(given, dict) else ({}, given if isinstance(given, tuple) else (given,))
+        )
+        watch = _Watch(parameters)
+        try:
+            with torch.random.fork_rng(devices=list(devices)), torch.no_grad(), watch:
+                torch.func.functional_call(model.eval(), buffers, places, named)
+            return watch.roles
+        except Exception as error:  # of the model's own
+            why = f"on an input {[tuple(x.shape) for x in tree_leaves(given) if isinstance(x, Tensor)]}, {error!r:.300}"
+        finally:
+            for m, mode in modes.items():
+                m.training = mode
+    raise ValueError(why)
+
+
+def check_share(layers: Places, places: Places, skip: Collection[str], strict: bool) -> None:
+    """Warn if less than 90% of the matrix weights that learnt are in `layers`; ValueError instead if `strict`."""
+    taken = [module.get_parameter(attribute) for module, attribute in (*layers.values(), *(places[s] for s in skip))]
+    sizes = {name: (p.numel(), id(p)) for name, place in places.items() if _wide(p := place[0].get_parameter(place[1]))}
+    left = {name: n for name, (n, key) in sizes.items() if key not in {id(p) for p in taken}}
+    share = 1 - sum(left.values()) / max(1, sum({key: n for n, key in sizes.values()}.values()))
+    if share < 0.9:
+        said = (
+            f"only {share:.0%} of the matrix weights are hidden; not: {quoted(left)}. embeddings=True hides embeddings"
+        )
+        said += ", roles= other parameters; skip= says that they are meant to stay"
+        if strict:
+            raise ValueError(said)
+        warnings.warn(said, stacklevel=3)
+
+
+def _wide(parameter: nn.Parameter) -> bool:
+    return parameter.requires_grad and sum(n > 1 for n in parameter.shape) > 1
+
+
+def as_rows(weight: Tensor, role: str) -> tuple[Tensor, int]:
+    """Return a weight as nn.Linear has it, `(e * o, *i)`, and the number of experts e, 1 if they are none."""
+    if len(role) != weight.ndim or not {"o", "i"} <= set(role) <= set("eoi"):
+        raise ValueError(f"role {role!r} of a weight {tuple(weight.shape)} cannot be: 'gain', 'drawn', or like 'io'")
+    count = math.prod(n for n, letter in zip(weight.shape, role, strict=True) if letter == "e")
+    return weight.permute(_order(role)).flatten(0, len(role) - role.count("i") - 1), count
+
+
+def from_rows(rows: Tensor, weight: Tensor, role: str) -> Tensor:
+    """Undo `as_rows`: return `rows` in the layout of `weight`."""
+    order = _order(role)
+    if order == sorted(order):
+        return rows.reshape(weight.shape)
+    back = rows.reshape([weight.shape[a] for a in order]).permute([order.index(a) for a in range(len(order))])
+    return torch.empty_like(weight, dtype=rows.dtype).copy_(back)
+
+
+def _order(role: str) -> list[int]:
+    return sorted(range(len(role)), key=lambda axis: "eoi".index(role[axis]))
+
+
+def fill(module: nn.Module, attribute: str, role: str, generator: torch.Generator) -> None:
+    """Set a gain to 1; draw a table."""
+    parameter = module.get_parameter(attribute)
+    if role == "gain":
+        nn.init.ones_(parameter)
+        return
+    std = 1.0 if isinstance(module, _EMBEDDINGS) else 0.02
+    parameter.copy_(DISTRIBUTIONS["kaiming_normal"](parameter.shape, std, generator))
+    if isinstance(padding := getattr(module, "padding_idx", None), int):
+        nn.init.zeros_(parameter[padding])
+
+
+def _cached(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with parametrize.cached():
+            return forward(*args, **kwargs)
+
+    return run
+
+
+def recurrent(module: nn.RNNBase) -> None:
+    """Let a parametrized RNN read its weights anew in each forward pass; it keeps a list of the plain ones."""
+    kind = type(module)
+    names = list(module._flat_weights_names)
+    object.__setattr__(module, "_flat_weights", [None] * len(names))
+    for name, value in {
+        "_flat_weights": property(lambda self: [getattr(self, n, None) for n in names], lambda self, value: None),
+        "_init_flat_weights": lambda self: None,
+        "_update_flat_weights": lambda self: None,
+        "forward": _cached(kind.forward),
+    }.items():
+        setattr(kind, name, value)
