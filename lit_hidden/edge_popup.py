@@ -239,12 +239,12 @@ def hide(
     skip = {skip} if isinstance(skip, str) else set(skip)
     if unknown := sorted(skip - layers.keys() - places.keys()):
         raise ValueError(f"skip names no layer: {uses.quoted(unknown)}; layers are {uses.quoted(layers)}")
-    if roles is None:
+    if search := roles is None:
         unexplained = {name: place for name, place in places.items() if name not in skip | layers.keys()}
         roles = uses.roles(model, unexplained, embeddings, strict, example)
     if unknown := sorted(roles.keys() - places.keys()):
         raise ValueError(f"roles names no parameter: {uses.quoted(unknown)}; they are {uses.quoted(places)}")
-    matrices = {name: role for name, role in roles.items() if role not in ("gain", "drawn")}
+    matrices = {name: roles[name] for name in places if roles.get(name, "gain") not in ("gain", "drawn")}
     layers = {name: place for name, place in (layers | {n: places[n] for n in matrices}).items() if name not in skip}
     if not layers:
         raise ValueError(f"nothing to hide: {type(model).__name__} has no convolution, linear or attention weight left")
@@ -269,7 +269,8 @@ def hide(
                 )
                 each = [draw(torch.Size(shape), distribution, generator, density, scaled) for _ in range(experts)]
                 drawn[name] = uses.from_rows(torch.cat(each), weight, role)
-        uses.check_share(layers, places, skip, strict)
+        if search or strict:  # else the user knows, or a file
+            uses.check_share(layers, places, skip, strict)
         frozen = tuple(name for name, parameter in model.named_parameters() if parameter.requires_grad)
         model.requires_grad_(False)
         for name in roles.keys() - layers.keys() - skip:

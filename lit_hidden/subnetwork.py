@@ -83,7 +83,7 @@ def load_subnetwork(
 ) -> nn.Module:
     """Hide a fresh `model` as the saved one was, with its masks, buffers and dtype.
 
-    In place; returns `model`. Embeddings and other weights that `hide` does not draw must be those of the saved model.
+    In place; returns `model`. Weights that `hide` neither draws nor hides must be those of the saved model.
     Scores are made to fit the mask, see `set_mask`. A file never makes lit_hidden import code: give the `masker` and
     the `distribution` of the saved model if they are not lit_hidden's. SubnetworkError: the file is damaged, does not
     fit, or names another masker; take a fresh model to try again.
@@ -128,6 +128,7 @@ def _restored(model: nn.Module, found: dict[str, Any], tensors: dict[str, Tensor
     """Hide a model as a file says; ValueError: it would not be saved as the same file."""
     if found["dtype"] is not None:
         model.to(getattr(torch, found["dtype"]))
+    # A file without roles may be older than these: its net has none.
     hide(model, **{"roles": {}} | found["hiding"] | {"masker": masker})
     for name, layer in maskers(model).items():
         mask = layer.mask()

@@ -1,7 +1,7 @@
 """What a model does with the parameters that the types of its layers do not explain, seen in one forward pass.
 
 A role is "gain" (it multiplies a branch, as LayerScale does), "drawn" (a table that is added or looked up: positions,
-class tokens), or, of a matrix weight, one letter for each axis: `i` is summed over, `o` counts units, `e` counts experts.
+class tokens), or, of a matrix weight, a letter for each axis: `i` is summed over, `o` counts units, `e` counts experts.
 nn.Linear's weight is "oi", transformers' Conv1D's "io".
 """
 

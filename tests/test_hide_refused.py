@@ -43,6 +43,17 @@ def changed(net: nn.Module, change: Callable[[nn.Module], object]) -> nn.Module:
     return net
 
 
+class Gated(nn.Linear):
+    """Multiplies its output by what nobody but a forward pass can tell from a bias."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        self.gate = nn.Parameter(torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gate * super().forward(x)
+
+
 class Gained(EdgePopup):
     """Changes weights by what it has learnt."""
 
@@ -88,17 +99,24 @@ def older(path: Path) -> None:
 
 
 OWNED, TIED = (
-    "2 cannot be hidden: its weight is not in memory, or ",
-    "0 cannot be hidden: another layer has the same weight",
+    "'2' cannot be hidden: its weight is not in memory, or ",
+    "'0' cannot be hidden: another layer has the same weight",
 )
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], Act, str]] = {
-    "hidden twice": (lambda: hide(conv_net()), hiding(), "already hidden: 0, 4; reveal(model) first"),
+    "hidden twice": (lambda: hide(conv_net()), hiding(), "already hidden: '0', '4'; reveal(model) first"),
     "nothing": (lambda: nn.Sequential(nn.BatchNorm1d(3), nn.Embedding(3, 3)), hiding(), "nothing to hide: Sequential"),
     "all skipped": (conv_net, hiding(skip=["0", "4"]), "nothing to hide: Sequential"),
-    "unknown skip": (conv_net, hiding(skip=["4", "fc", "1"]), "skip names no layer: 1, fc; layers are 0, 4"),
+    "unknown skip": (conv_net, hiding(skip=["4", "fc", "1"]), "skip names no layer: '1', 'fc'; layers are '0', '4'"),
     "tied": (tied, hiding(skip=["2"]), TIED),
     "tied in memory": (lambda: tied(lambda w: nn.Parameter(w.data.t())), hiding(), TIED),
+    "lazy": (lambda: two(nn.LazyLinear(4), nn.LazyBatchNorm1d()), hiding(), "'0', '0.bias', '2', '2.bias' cannot be"),
+    "a masker's name": (conv_net, hiding(masker="supermask"), "masker='supermask' cannot be called; give a class"),
+    "most is an embedding": (Embedded, hiding(strict=True), "only 50% of the matrix weights are hidden; not: 'embed"),
+    "an input that does not fit": (Gated, hiding(example=torch.ones(2, 5)), "'gate': not known what Gated does with"),
+    "strict without an input": (lambda: two(Gated(), nn.Embedding(3, 4)), hiding(strict=True), "'0.gate': not known"),
+    "a role of nothing": (conv_net, hiding(roles={"0.gate": "gain"}), "roles names no parameter: '0.gate'; they "),
+    "a role that cannot be": (Gated, hiding(roles={"gate": "io"}), "role 'io' of a weight (4,) cannot be"),
     "pruned": (lambda: two(nn.Linear(4, 4), prune.identity(nn.Linear(4, 4), "weight")), hiding(), OWNED),
     **{
         f"density {density}": (conv_net, hiding(density=density), f"density={density} keeps none, or more than all,")
@@ -132,7 +150,9 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Act, str]] = {
         lambda: nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Linear(80, 7)), loading(),
         "does not fit this Sequential: 'mask/2'",
     ),
-    "load beside other embeddings": (Embedded, loading(resaved(lambda: hide(Embedded()))), "fingerprint"),
+    "load beside other embeddings": (
+        Embedded, loading(resaved(lambda: hide(Embedded(), skip=["embedding"]))), "fingerprint",
+    ),
     "load into a hidden model": (lambda: hide(mixed_net(), 0.1), loading(), "already hidden"),
     "load an unknown masker": (
         mixed_net, loading(resaved(lambda: hide(mixed_net(), masker=Gained))), "saved with masker 'Gained'; give that",

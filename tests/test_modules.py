@@ -5,6 +5,8 @@ import json
 import math
 import pkgutil
 import re
+from collections import namedtuple
+from typing import Any
 
 import lightning.pytorch as L
 import pytest
@@ -13,7 +15,7 @@ import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import Checkpoint, LambdaCallback
 from lightning.pytorch.loggers import CSVLogger
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
@@ -357,3 +359,23 @@ def test_a_net_of_ones_own_is_hidden_and_its_tickets_norm_layers_are_affine(tmp_
     fitted(ticket)
     assert not torch.equal(ticket.net[1].weight, torch.ones(4))
     assert ticket.net[0].bias.any()
+
+
+class Auxiliary(nn.Module):
+    """As GoogLeNet: in training a named tuple with a second head."""
+
+    def __init__(self, of: Any) -> None:
+        super().__init__()
+        self.of, self.fc = of, nn.Linear(3, 2)
+
+    def forward(self, images: Tensor) -> Any:
+        logits = self.fc(images.mean((2, 3)))
+        return self.of(logits, 2 * logits) if self.training else logits
+
+
+def test_of_several_outputs_the_logits_are_trained_and_outputs_without_logits_are_refused() -> None:
+    images = torch.randn(4, 3, 8, 8)
+    module = LitSubnetwork(Auxiliary(namedtuple("Outputs", ["logits", "aux"])))
+    assert torch.equal(module.train()(images), module.eval()(images))
+    with pytest.raises(TypeError, match="the net gave a list; it has to give a tensor, or an output with `logits`"):
+        LitSubnetwork(Auxiliary(lambda *both: list(both))).train()(images)

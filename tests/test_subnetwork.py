@@ -83,6 +83,18 @@ def test_skipped_layers_running_statistics_and_shared_buffers_come_back(tmp_path
     assert fresh._lit_hidden == model._lit_hidden
 
 
+def test_a_file_older_than_roles_leaves_what_they_would_change(tmp_path: Path) -> None:
+    def scaled() -> nn.Module:
+        return nn.Sequential(nn.Embedding(2, 3), nn.GRUCell(3, 4), nn.PReLU(), nn.Linear(4, 4))
+
+    old = hide(scaled(), roles={})  # as all nets were hidden before
+    path, fresh = saved(tmp_path, old), scaled()
+    assert "roles" not in json.loads(safe_open(path, "pt").metadata()["subnetwork"])["hiding"]
+    fresh.load_state_dict({n: v for n, v in old.state_dict().items() if not n.startswith("3.")}, strict=False)
+    assert list(maskers(load_subnetwork(fresh, path))) == ["3"]
+    assert fingerprint(fresh) == fingerprint(old)
+
+
 def test_a_search_goes_on_from_those_of_the_seed_moved_to_fit_the_mask(tmp_path: Path) -> None:
     model = shuffled(hide(net(), 0.3, seed=4))
     fresh, start = load_subnetwork(net(), saved(tmp_path, model)), hide(net(), 0.3, seed=4)
