@@ -22,6 +22,7 @@ from lit_hidden.metrics import Task, means
 from lit_hidden.nets import build
 from lit_hidden.recipes import SCHEDULES, Optimizer, Recipe, Schedule, recipe
 from lit_hidden.steps import Block, Steps, correct, main_output
+from lit_hidden.subnetwork import SHAPE
 
 
 class LitClassifier(L.LightningModule):
@@ -124,6 +125,13 @@ class LitClassifier(L.LightningModule):
         return super().configure_callbacks()
 
     @property
+    def about(self) -> dict[str, Any]:
+        """What files say of the net: arguments of `build` if it has a name, and `ImageData.about` of its data, if any."""
+        known = (*SHAPE, "net") if "net" in self.hparams else ()
+        data = getattr(self._trainer, "datamodule", None)
+        return getattr(data, "about", {}) | {name: self.hparams[name] for name in known}
+
+    @property
     def recipe(self) -> Recipe:
         """The settings: those in `hparams`, which checkpoints record and Lightning may set, else the authors'."""
         own = {f.name: value for f in fields(Recipe) if (value := self.hparams.get(f.name)) is not None}
@@ -177,6 +185,7 @@ class LitClassifier(L.LightningModule):
         if trainer is not None and trainer.world_size > 1:
             loader = trainer.train_dataloader if trainer.training else trainer.val_dataloaders
             loader = trainer.test_dataloaders if trainer.testing else loader
+            loader = trainer.predict_dataloaders if trainer.predicting else loader
             if hasattr(loader, "share"):  # else not one of our loaders: Lightning divides equally
                 mine, whole = loader.share(batch_idx)
                 return mine, mine * trainer.world_size / whole
@@ -191,6 +200,13 @@ class LitClassifier(L.LightningModule):
             self._update(self._metrics, self._loss(logits, labels[:mine]), logits, labels[:mine])
 
     test_step = validation_step
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Map images, or a batch that begins with them, to probabilities `(B, num_classes)`; of a task to outputs."""
+        images = batch[0] if isinstance(batch, (tuple, list)) else batch
+        mine, _ = self._share((images, images), batch_idx)
+        outputs: Tensor = self(images)[:mine]
+        return outputs if self.task is not None else outputs.float().softmax(-1)
 
     def _loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
         if self.task is not None:
@@ -271,7 +287,8 @@ class LitClassifier(L.LightningModule):
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (epoch - warmup) / max(1, epochs - warmup))))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the random state, and the training metrics summed over all ranks."""
+        """Save what the net is about, the random state, and the training metrics summed over all ranks."""
+        checkpoint["about"] = self.about
         if self.trainer.world_size > 1:
             for name, metric in self.train_metrics.items(keep_base=True):
                 with metric.sync_context():

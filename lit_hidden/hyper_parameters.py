@@ -8,6 +8,7 @@ from lightning.fabric.utilities.cloud_io import _load
 from lightning.pytorch.core.saving import CHECKPOINT_PAST_HPARAMS_KEYS
 
 from lit_hidden.code import dotted, ours
+from lit_hidden.errors import missing
 
 
 def hyper_parameters(path: Any, kind: str, given: Mapping[str, Any], weights_only: bool = True) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def hyper_parameters(path: Any, kind: str, given: Mapping[str, Any], weights_onl
         keys = (*CHECKPOINT_PAST_HPARAMS_KEYS, L.LightningModule.CHECKPOINT_HYPER_PARAMS_KEY)
         found = {str(name): value for key in keys for name, value in checkpoint.get(key, {}).items()}
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+        raise ValueError(f"{path} cannot be read: {missing(path) or error}") from None
     except Exception as error:  # a damaged file may raise anything
         raise ValueError(f"{path} is no checkpoint of tensors, numbers and text ({type(error).__name__})") from error
     if hasattr(path, "seek"):

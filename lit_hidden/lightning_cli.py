@@ -17,12 +17,15 @@ from jsonargparse.typing import lazy_instance
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_info
 
 import lit_hidden.modules  # noqa: F401  the classes that --model names
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import DataError, ImageData
+from lit_hidden.edge_popup import hidden_layers
 from lit_hidden.engine.tracking import labels
 from lit_hidden.hyper_parameters import facts, hyper_parameters
+from lit_hidden.subnetwork import save_subnetwork
 
 HERE = Path(__file__).parent
 LINKED = ("num_classes", "in_channels", "image_size")  # the data know these arguments of a model
@@ -97,6 +100,15 @@ class HiddenCLI(LightningCLI):
         end = options.trainer.max_epochs, options.trainer.max_steps, options.trainer.max_time
         if end == (None, -1, None):  # a default of the parser would shorten a longer cosine
             options.trainer.max_epochs = 100
+
+    def after_fit(self) -> None:
+        """Write the subnetwork that a hidden module ended with, beside the logs."""
+        if hidden_layers(self.model.net) and self.trainer.is_global_zero:
+            path = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "subnetwork.safetensors"
+            try:
+                rank_zero_info(f"The subnetwork is in {save_subnetwork(self.model.net, path, self.model.about)}")
+            except ValueError as error:
+                rank_zero_info(f"No subnetwork is written: {error}")
 
 
 def _label(command: str, options: Namespace) -> None:

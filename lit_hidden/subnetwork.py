@@ -1,12 +1,13 @@
 """A found subnetwork: its masks, its fingerprint, and a file small enough to mail.
 
-The file holds one bit per weight and the seeds, from which the weights are drawn again: Conv2's 4.3 million weights
-are a 0.5 MB file. The fingerprint inside proves that the same weights came back.
+The file holds the masks, coded, and the seeds, from which the weights are drawn again: half of Conv2's 4.3 million
+weights are a 0.5 MB file, a tenth of them 0.26 MB. The fingerprint inside proves that the same weights came back.
 """
 
 import copy
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,24 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from lit_hidden import rice
 from lit_hidden.distributions import DISTRIBUTIONS
 from lit_hidden.edge_popup import EdgePopup, Hiding, MakeMasker, hidden_layers, hide, maskers, plain_name, reveal
+from lit_hidden.errors import UserError, missing
+from lit_hidden.nets import NETS, build
 from lit_hidden.supermask import Supermask
 
-_FORMAT = "lit_hidden subnetwork 3"
+_CODES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {  # by format; the last one is written
+    "lit_hidden subnetwork 3": (np.packbits, lambda code, length: np.unpackbits(code, count=length).astype(bool)),
+    "lit_hidden subnetwork 4": (rice.encode, rice.decode),
+}
 _KEY = "subnetwork"  # one entry of metadata, so that equal nets are equal bytes
 _MASKERS: dict[str, MakeMasker] = {"EdgePopup": EdgePopup, "Supermask": Supermask}
+MOST = 250_000_000  # weights of a net that is built because a file names it
+SHAPE = ("num_classes", "in_channels", "image_size", "width")  # arguments of `build`
 
 
-class SubnetworkError(ValueError):
+class SubnetworkError(ValueError, UserError):
     """A file that is no subnetwork, is damaged, or does not fit the model; the message names it."""
 
 
@@ -53,14 +62,16 @@ def serialised(tensors: dict[str, Tensor], metadata: dict[str, str] | None = Non
     return data
 
 
-def save_subnetwork(model: nn.Module, path: str | Path) -> Path:
-    """Write the masks of a hidden `model`, one bit per weight, with the seeds its weights come from.
+def save_subnetwork(model: nn.Module, path: str | Path, about: Mapping[str, Any] | None = None) -> Path:
+    """Write the masks of a hidden `model`, entropy-coded, with the seeds its weights come from.
 
-    Buffers (running statistics of norm layers) are written too, so that the loaded net gives the same logits.
+    Buffers (running statistics of norm layers) are written too, so that the loaded net gives the same logits. `about`
+    says, as JSON, what `network` builds and how pictures become its input: see `LitClassifier.about`. Equal nets are
+    equal bytes.
     ValueError: nothing is hidden, or a trial before writing shows that the file would not give the model back: its
     weights are not those of the seeds, or its masker is more than a mask.
     """
-    make, (found, tensors) = Hiding.of(model).arguments["masker"], _described(model)
+    make, (found, tensors) = Hiding.of(model).arguments["masker"], _described(model, about=about)
     plain = reveal(copy.deepcopy(model))
     revealed = fingerprint(plain)
     try:
@@ -88,13 +99,8 @@ def load_subnetwork(
     the `distribution` of the saved model if they are not lit_hidden's. SubnetworkError: the file is damaged, does not
     fit, or names another masker; take a fresh model to try again.
     """
+    found, tensors = _read(path)
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        found = json.loads(metadata.get(_KEY, "{}"))
-        if found.get("format") != _FORMAT:
-            raise ValueError(f"its format is {found.get('format')!r:.50}, not {_FORMAT!r}")
         allowed = {"masker": [_name(masker)] if masker else [*_MASKERS]}
         allowed["distribution"] = [distribution] if distribution else [*DISTRIBUTIONS]
         for what, names in allowed.items():
@@ -102,26 +108,86 @@ def load_subnetwork(
                 raise ValueError(f"it was saved with {what} {saved!r:.100}; give that as {what}=")
         return _restored(model, found, tensors, masker or _MASKERS[found["hiding"]["masker"]])
     except Exception as error:  # a file may hold anything
-        raise SubnetworkError(f"{path} is damaged or does not fit this {type(model).__name__}: {error}") from error
+        raise SubnetworkError(f"{path} does not fit this {type(model).__name__}: {error}") from error
 
 
-def _described(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Describe a hidden model as its file does; give the file's tensors too: masks, a bit a weight, and buffers."""
-    arguments = Hiding.of(model).arguments
-    packed = {f"mask/{name}": np.packbits(mask.cpu().numpy().reshape(-1)) for name, mask in masks(model).items()}
+def network(path: str | Path, net: str | nn.Module | None = None, **arguments: Any) -> nn.Module:
+    """Build the net of a file, hidden as the saved one was, in eval mode; its attribute `about` is what the file says.
+
+    Without `net` that is one of `NETS`, named in the file. No code is imported because a file names it: give other nets
+    yourself, as a name for `build` or as a fresh module. Keywords are those of `load_subnetwork`, errors too.
+    """
+    about = _read(path)[0].get("about") or {}
+    made = load_subnetwork(built(path, about, net), path, **arguments)
+    vars(made)["about"] = about
+    return made.eval()
+
+
+def built(path: str | Path, about: Mapping[str, Any], net: str | nn.Module | None = None) -> nn.Module:
+    """Build the net that a file is `about`, or `net`; SubnetworkError: it says none of ours, or cannot be."""
+    if isinstance(net, nn.Module):
+        return net
+    try:
+        named: Any = about.get("net")
+        if net is None and named not in NETS:
+            raise ValueError(f"it says net={named!r:.100}, and only {', '.join(NETS)} are built unasked; name the net")
+        if net not in (None, named) and named in NETS:
+            raise ValueError(f"it is of net {named!r}, not {net!r}")
+        shape = {name: about[name] for name in SHAPE if name in about}
+        if net is None:
+            with torch.device("meta"):
+                weights = sum(p.numel() for p in build(named, **shape).parameters())
+            if weights > MOST:
+                raise ValueError(f"its {named} would have {weights} weights, more than {MOST}; name the net")
+        with torch.random.fork_rng(devices=[]):
+            return build(net or named, **shape)
+    except Exception as error:  # a file may say anything
+        raise SubnetworkError(f"{path} gives no net: {error}") from error
+
+
+def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a file's description and tensors; SubnetworkError: it is missing, damaged, or no subnetwork."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        found = json.loads(metadata.get(_KEY, "{}"))
+        if (named := str(found.get("format"))) not in _CODES:
+            raise ValueError(f"its format is {named!r:.50}, not one of {', '.join(_CODES)}")
+        if found.get("checksum") != _checksum(found, tensors):
+            raise ValueError("its content is not what its checksum is of")
+        return dict(found), tensors
+    except Exception as error:  # a file may hold anything
+        why = missing(path) or f"it is damaged or no subnetwork: {error}"
+        raise SubnetworkError(f"{path} cannot be read: {why}") from error
+
+
+def _described(
+    model: nn.Module, named: str = [*_CODES][-1], about: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Describe a hidden model as its file does; give the file's tensors too: coded masks, and buffers."""
+    arguments, encode = Hiding.of(model).arguments, _CODES[named][0]
+    kept = {f"mask/{name}": mask.cpu().numpy() for name, mask in masks(model).items()}
     buffers = _buffers(model)
-    tensors = {name: torch.from_numpy(bits) for name, bits in packed.items()}
+    tensors = {name: torch.from_numpy(encode(mask.reshape(-1))) for name, mask in kept.items()}
     tensors |= {f"buffer/{name}": buffer for name, buffer in buffers.items()}
     dtypes = {t.dtype for t in (_weights(model) | buffers).values() if t.is_floating_point()}
     found: dict[str, Any] = {
-        "format": _FORMAT,
+        "format": named,
         "hiding": arguments | {"masker": _name(arguments["masker"])},
         "fingerprint": fingerprint(model),
         # None: the dtypes of the model that loads it.
         "dtype": str(dtypes.pop()).removeprefix("torch.") if len(dtypes) == 1 else None,
     }
-    found["checksum"] = _digest(dict(sorted(tensors.items())), json.dumps(found, sort_keys=True))
-    return found, tensors
+    if encode is rice.encode:  # before, shapes were not written
+        found |= {"shapes": {name: list(mask.shape) for name, mask in kept.items()}, "about": about or {}}
+    found = json.loads(json.dumps(found))
+    return found | {"checksum": _checksum(found, tensors)}, tensors
+
+
+def _checksum(found: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    described = {name: value for name, value in found.items() if name != "checksum"}
+    return _digest(dict(sorted(tensors.items())), json.dumps(described, sort_keys=True))
 
 
 def _restored(model: nn.Module, found: dict[str, Any], tensors: dict[str, Tensor], masker: MakeMasker) -> nn.Module:
@@ -130,16 +196,24 @@ def _restored(model: nn.Module, found: dict[str, Any], tensors: dict[str, Tensor
         model.to(getattr(torch, found["dtype"]))
     # A file without roles may be older than these: its net has none.
     hide(model, **{"roles": {}} | found["hiding"] | {"masker": masker})
-    for name, layer in maskers(model).items():
-        mask = layer.mask()
-        bits = np.unpackbits(tensors[f"mask/{name}"].numpy(), count=mask.numel())
-        layer.set_mask(torch.from_numpy(bits.astype(bool)).view(mask.shape).to(mask.device))
+    own = {f"mask/{name}": layer.mask() for name, layer in maskers(model).items()}
+    shapes = {name: list(mask.shape) for name, mask in own.items()}
+    saved = found.get("shapes") or {name: shapes.get(name) for name in tensors if name.startswith("mask/")}
+    for name in [*shapes, *saved]:
+        if shapes.get(name) != saved.get(name):
+            there, here = saved.get(name, "absent"), shapes.get(name, "absent")
+            raise ValueError(f"it is of another net: layer {name.removeprefix('mask/')} is {there} there, {here} here")
+    for (name, mask), layer in zip(own.items(), maskers(model).values(), strict=True):
+        kept = torch.from_numpy(_CODES[found["format"]][1](tensors[name].numpy(), mask.numel()))
+        layer.set_mask(kept.view(mask.shape).to(mask.device))
     for name, buffer in _buffers(model).items():
         buffer.copy_(tensors[f"buffer/{name}"])
-    now = _described(model)[0]
+    now = _described(model, found["format"], found.get("about"))[0]
+    if now["fingerprint"] != found["fingerprint"]:
+        why = "other embeddings or layers left unmasked, or a torch that draws others from the seeds"
+        raise ValueError(f"its weights do not come back, their fingerprint would differ: {why}")
     if differ := [what for what in now if now[what] != found.get(what)]:
-        why = "a damaged file, another net, other embeddings, or a bad set_mask"
-        raise ValueError(f"{' and '.join(differ)} would differ: {why}")
+        raise ValueError(f"{' and '.join(differ)} would differ: other buffers, or a bad set_mask")
     return model
 
 

@@ -98,6 +98,11 @@ def older(path: Path) -> None:
     rewrite(path, lambda tensors, metadata: metadata.update(subnetwork='{"format": "lit_hidden subnetwork 2"}'))
 
 
+def dangling(path: Path) -> Path:
+    path.with_name("link").symlink_to("gone")
+    return path.with_name("link")
+
+
 OWNED, TIED = (
     "'2' cannot be hidden: its weight is not in memory, or ",
     "'0' cannot be hidden: another layer has the same weight",
@@ -142,13 +147,14 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Act, str]] = {
         "Gained changes weights by more than its mask; save reveal(model).state_dict()",
     ),
     "save a masker without set_mask": (lambda: hide(mixed_net(), masker=Secret), saving, "Secret has no set_mask"),
-    "load nothing": (mixed_net, loading(lambda path: path.with_name("nowhere")), "No such file"),
-    "load text": (mixed_net, loading(lambda path: path.write_bytes(b"hello")), "is damaged or does not fit this Seq"),
+    "load nothing": (mixed_net, loading(lambda path: path.with_name("nowhere")), "cannot be read: it is not there"),
+    "load what a link misses": (mixed_net, loading(dangling), "it is a link to gone, which is not there"),
+    "load text": (mixed_net, loading(lambda path: path.write_bytes(b"hello")), "it is damaged or no subnetwork"),
     "load an older format": (mixed_net, loading(older), "its format is 'lit_hidden subnetwork 2', not"),
-    "load into another width": (lambda: mixed_net(8), loading(), "checksum would differ: a damaged file, another net"),
+    "load into another width": (lambda: mixed_net(8), loading(), "another net: layer 4 is [7, 80] there, [8, 80] here"),
     "load into other layers": (
         lambda: nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Linear(80, 7)), loading(),
-        "does not fit this Sequential: 'mask/2'",
+        "does not fit this Sequential: it is of another net: layer 2 is absent there, [7, 80] here",
     ),
     "load beside other embeddings": (
         Embedded, loading(resaved(lambda: hide(Embedded(), skip=["embedding"]))), "fingerprint",

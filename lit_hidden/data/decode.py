@@ -4,9 +4,10 @@ import hashlib
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as TF
+from torchvision.transforms import v2
 
 from lit_hidden.data.crops import crop_boxes
 from lit_hidden.data.files import DataError, checked, whole
@@ -33,6 +35,22 @@ def load(path: Path) -> Image.Image:
         warnings.simplefilter("ignore")  # about damaged EXIF, which is not read, and about very large images
         with Image.open(path) as image:
             return image.convert("RGB")
+
+
+def transform(about: Mapping[str, Any]) -> Callable[[Any], Tensor]:
+    """Return what turns a picture (PIL, or uint8 `(..., C, H, W)`) into the input `(..., C, S, S)` of a net.
+
+    Resized and normalised as the test images of the net's data, whose `ImageData.about` this is; inputs that are no
+    images only become tensors.
+    """
+    if "mean" not in about:
+        return torch.as_tensor
+    size, resize = about["image_size"], about.get("resize")
+    cut = [v2.Resize(resize), v2.CenterCrop(size)] if resize else [v2.Resize((size, size))]
+    colour = v2.Grayscale(1) if about["in_channels"] == 1 else v2.RGB()
+    scale = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(about["mean"], about["std"])]
+    made: Callable[[Any], Tensor] = v2.Compose([v2.ToImage(), colour, *cut, *scale])
+    return made
 
 
 @dataclass

@@ -45,6 +45,7 @@ class ImageNetData(ImageData):
     augment_default = True
     layouts: ClassVar[tuple[str, ...]] = ("imagenet",)
     subset: ClassVar[bool] = False  # whether own classes may be taken out of a folder with more
+    resize: int
     square: ClassVar[int | None] = None  # side of the publisher's images, if all are square and the same
 
     def __init__(
@@ -63,7 +64,7 @@ class ImageNetData(ImageData):
         if images_per_class is not None and (images_per_class < 1 or self.train_images is not None):
             raise ValueError(f"images_per_class={images_per_class} must be at least 1, without train_images")
         self.shape, self.images_per_class = (3, size, size), images_per_class
-        self._resize = size if size == self.square else resize_to(size)  # shorter side before the centre crop
+        self.resize = size if size == self.square else resize_to(size)  # shorter side before the centre crop
         self.classes = classes or (self.name if self.name in CLASS_LISTS else "all")
         self._exactly = count if classes is None and not self.subset else None  # classes that the folder must have
         self._count = parse_classes(self.classes)[1] or self._exactly
@@ -75,6 +76,11 @@ class ImageNetData(ImageData):
     def num_classes(self) -> int:  # type: ignore[override]
         """The number of classes; read from disk only if `classes="all"` leaves it open."""
         return self._count or len(self.tree.classes)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The wnids, if the images are there."""
+        return self.tree.classes if self.folder else ()
 
     @property
     def sizes(self) -> tuple[int, int]:  # type: ignore[override]
@@ -104,11 +110,11 @@ class ImageNetData(ImageData):
         parts = list(dict.fromkeys(splits.values()))
         if self.augment is True and self.shape[1] != self.square:  # crops of the whole image
             parts = parts[1:]
-        if 3 * self._resize**2 * sum(map(len, parts)) > self.cache_gib * 2**30:
+        if 3 * self.resize**2 * sum(map(len, parts)) > self.cache_gib * 2**30:
             parts = parts[:1] if self.augment == "square" else []
         folder = Path(os.environ.get("CACHE_DIR") or self.root / ".lit_hidden-cache").expanduser()
         for part in parts:
-            self._decoded[part] = decoded_once(part, self._resize, folder, self._workers), part.labels
+            self._decoded[part] = decoded_once(part, self.resize, folder, self._workers), part.labels
         self._images = splits
 
     def setup(self, stage: str | None = None) -> None:
@@ -129,7 +135,7 @@ class ImageNetData(ImageData):
         shared |= {"size": self.shape[1], "to": self.device, "augment": bool(self.augment)}
         if part in self._decoded:
             return CropLoader(*self._decoded[part], **shared)
-        return DecodingLoader(part, part.labels, resize=self._resize, workers=self._workers, **shared)
+        return DecodingLoader(part, part.labels, resize=self.resize, workers=self._workers, **shared)
 
 
 class ImageNet100Data(ImageNetData):

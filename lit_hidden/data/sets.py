@@ -42,6 +42,7 @@ class CIFAR10Data(TorchvisionData):
     name, shape, sizes = "cifar10", (3, 32, 32), (50_000, 10_000)
     mean, std = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
     crop, flip, augment_default = 4, True, True
+    class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     layouts, source = ("cifar-10-batches-py", "cifar-10-batches-bin"), CIFAR10
 
     def _read(self, train: bool) -> Split:

@@ -43,6 +43,8 @@ class ImageData(L.LightningDataModule):
     sizes: tuple[int, int]  # training and test images
     mean: ClassVar[tuple[float, ...]]  # of each channel, for pixels in [0, 1]
     std: ClassVar[tuple[float, ...]]
+    class_names: tuple[str, ...] = ()  # in the order of the labels; empty if unknown
+    resize: int | None = None  # a picture's shorter side before the centre crop; None squeezes it whole
     augment_default: ClassVar[bool] = False
     # Of sets that are files: folders below root in order of preference, and what downloads the first of them.
     layouts: ClassVar[tuple[str, ...]] = ()
@@ -62,6 +64,13 @@ class ImageData(L.LightningDataModule):
         self.batch_size, self.seed = batch_size, seed
         self.augment = self.augment_default if augment is None else augment
         self._held_out, self.train_images = held_out, train_images
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What files say of nets of these data: inputs, classes, and how pictures become inputs; see `transform`."""
+        facts = {"num_classes": self.num_classes, "in_channels": self.shape[0], "image_size": self.shape[1]}
+        pictures = {"mean": self.mean, "std": self.std, "resize": self.resize}
+        return facts | {"classes": self.class_names} | (pictures if self.mean else {})
 
     @property
     def folder(self) -> Path | None:
@@ -113,6 +122,8 @@ class ImageData(L.LightningDataModule):
     def test_dataloader(self) -> EpochLoader:
         """The test images in a fixed order."""
         return self._loader("test")
+
+    predict_dataloader = test_dataloader
 
     def _loader(self, split: str, seed: int | None = None) -> EpochLoader:
         raise NotImplementedError

@@ -1,18 +1,17 @@
 """From a run to its net: built as it begins, or as it was at its end, from what its folder holds."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
-from torchvision.transforms import v2
+from torch import nn
 
 from lit_hidden import code
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import ImageData, data_module
-from lit_hidden.data.imagenet import resize_to
+from lit_hidden.data.decode import transform
 from lit_hidden.edge_popup import EdgePopup, hide, maskers
 from lit_hidden.engine.store import SCORES, SUBNETWORK, WEIGHTS, Store, needed, write_atomically
 from lit_hidden.hyper_parameters import facts
@@ -67,13 +66,15 @@ def network(run: Run, folder: Path) -> nn.Module:
     """Build the net of a run that is done as it was at its end, in eval mode.
 
     It is hidden as it was; a sampled supermask has its most probable mask. Its attribute `transform` turns a picture
-    (PIL, or uint8 `(..., C, H, W)`) into its input. FileNotFoundError: its file is not there; StoreError: damage.
+    (PIL, or uint8 `(..., C, H, W)`) into its input, `about` is what `LitClassifier.about` was. FileNotFoundError: its
+    file is not there; StoreError: damage.
     """
     net = _left(run, folder, (SUBNETWORK, SCORES) if run.kind == "hidden" else (WEIGHTS,))
     if any(isinstance(masker, Supermask) for masker in maskers(net).values()):  # which would sample
         fix_masks(net)
+    about = make_data(run, folder).about | {"net": run.net, "width": run.width}
     # Not through nn.Module, which would register a torchvision transform as a layer.
-    object.__setattr__(net, "transform", transform(make_data(run, folder)))
+    vars(net).update(about=about, transform=transform(about))
     return net.eval()
 
 
@@ -106,15 +107,3 @@ def save_net(net: nn.Module, path: Path) -> None:
     write_atomically(path, serialised(net.state_dict()))
 
 
-def transform(data: ImageData) -> Callable[[Any], Tensor]:
-    """Return what turns pictures into the input of nets of these data: resized and normalised as the test images."""
-    if not data.mean:
-        return torch.as_tensor
-    channels, size, _ = data.shape
-    cut = [v2.Resize((size, size))]
-    if data.name in IMAGENET_SIZES:
-        cut = [v2.Resize(resize_to(size)), v2.CenterCrop(size)]
-    colour = v2.Grayscale(1) if channels == 1 else v2.RGB()
-    scale = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(data.mean, data.std)]
-    made: Callable[[Any], Tensor] = v2.Compose([v2.ToImage(), colour, *cut, *scale])
-    return made

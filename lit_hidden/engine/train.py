@@ -101,7 +101,8 @@ def train(
             earlier = sum(type(one) is type(idea) for one in ideas[:number])
             result |= training.ended(idea, f"_{earlier + 1}" if earlier else "", result.keys())
         if first:
-            _save(run, module.net, folder, keep)
+            measure = {name: result[name] for name in ("accuracy",) if name in result}
+            _save(run, module.net, folder, keep, module.about | measure)
         if run.method == "supermask":
             result |= training.rounded(result["parameters"])
     result |= {"code": ran} if ran else {}
@@ -223,11 +224,11 @@ def _named(metric: str) -> str:
     return "accuracy" if metric == "top1" else metric
 
 
-def _save(run: Run, net: nn.Module, folder: Path, keep: bool) -> None:
+def _save(run: Run, net: nn.Module, folder: Path, keep: bool, about: dict[str, Any]) -> None:
     """Write a net for later runs and for users."""
     if run.kind == "hidden":
         try:
-            save_subnetwork(net, folder / SUBNETWORK)
+            save_subnetwork(net, folder / SUBNETWORK, about)
         except ValueError:  # seeds and masks do not give this net back; all its tensors do
             keep = True
     if run.kind != "hidden" or keep:

@@ -14,9 +14,9 @@ from training import TINY, done, network
 
 from lit_hidden.code import spec
 from lit_hidden.data import DigitsData
-from lit_hidden.data.imagenet import resize_to
+from lit_hidden.data.decode import transform
 from lit_hidden.edge_popup import maskers
-from lit_hidden.engine.network import make_data, transform
+from lit_hidden.engine.network import make_data
 from lit_hidden.engine.store import SCORES, SUBNETWORK, WEIGHTS, Store, StoreError
 from lit_hidden.engine.train import train
 from lit_hidden.results import Results
@@ -174,10 +174,10 @@ def test_a_net_of_a_run_that_is_not_there_or_damaged_is_refused(store, tmp_path)
 def test_pictures_are_made_what_the_test_images_are():
     data = make_data(Run(data="tiny-imagenet-100", net="resnet18"), "data")
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 130, 3), np.uint8))
-    parts = [transforms.Resize(resize_to(64)), transforms.CenterCrop(64), transforms.ToTensor()]
+    parts = [transforms.Resize(64), transforms.CenterCrop(64), transforms.ToTensor()]
     expected = transforms.Compose([*parts, transforms.Normalize(data.mean, data.std)])(picture)
-    torch.testing.assert_close(transform(data)(picture), expected, atol=0.02, rtol=0)  # after or before rounding
-    grey = transform(make_data(Run(net="lenet", data="mnist"), "data"))(picture)
+    torch.testing.assert_close(transform(data.about)(picture), expected, atol=0.02, rtol=0)  # after or before rounding
+    grey = transform(make_data(Run(net="lenet", data="mnist"), "data").about)(picture)
     assert grey.shape == (1, 28, 28)
-    numbers = transform(make_data(Run(net="lenet", data="arm.ArmData", task="arm.Angles"), "data"))([1.0, 2.0])
+    numbers = transform(make_data(Run(net="lenet", data="arm.ArmData", task="arm.Angles"), "data").about)([1.0, 2.0])
     assert numbers.tolist() == [1.0, 2.0]
