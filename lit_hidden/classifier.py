@@ -126,7 +126,7 @@ class LitClassifier(L.LightningModule):
 
     @property
     def about(self) -> dict[str, Any]:
-        """What files say of the net: arguments of `build` if it has a name, and `ImageData.about` of its data, if any."""
+        """What files say of the net: arguments of `build` if it has a name, and `ImageData.about` of its data."""
         known = (*SHAPE, "net") if "net" in self.hparams else ()
         data = getattr(self._trainer, "datamodule", None)
         return getattr(data, "about", {}) | {name: self.hparams[name] for name in known}

@@ -80,6 +80,20 @@ def parser() -> argparse.ArgumentParser:
     table.add_argument("--by-seed", action="store_true", help="a line for each run instead of means over seeds")
     table.add_argument("--csv", dest="as_csv", action="store_true", help="write CSV with all numbers")
 
+    for command, home, does in (
+        ("predict", "lit_hidden.predict", "print the class and probability of images"),
+        ("inspect", "lit_hidden.inspection", "print what each layer of a subnetwork keeps"),
+    ):
+        look = add(command, f"{home}:{command}", does)
+        look.add_argument("what", metavar="NET", help="a run's folder, a subnetwork file, or a checkpoint of fit")
+        look.add_argument("--net", help="its net, if it is none of ours: timm:NAME or package.module.function")
+        if command == "predict":
+            look.add_argument("images", nargs="+", metavar="IMAGE", help="image files, and folders of them")
+            look.add_argument("--format", default="table", choices=("table", "csv", "json"), help="of what is printed")
+            look.add_argument("--top", type=int, default=1, help="classes of each image, the most probable first")
+        else:
+            look.add_argument("--picture", metavar="FILE", help="draw the first kernels, before and after, as PNG")
+
     measures = "measure selection, training steps, input, an epoch, and start-up"
     speed = add("bench", "experiments.bench.command:bench", measures)
     sections = "with commas: selection, steps, input, epoch, start; without it all"

@@ -71,7 +71,7 @@ def save_subnetwork(model: nn.Module, path: str | Path, about: Mapping[str, Any]
     ValueError: nothing is hidden, or a trial before writing shows that the file would not give the model back: its
     weights are not those of the seeds, or its masker is more than a mask.
     """
-    make, (found, tensors) = Hiding.of(model).arguments["masker"], _described(model, about=about)
+    make, (found, tensors) = Hiding.of(model).arguments["masker"], _described(model, {"about": dict(about or {})})
     plain = reveal(copy.deepcopy(model))
     revealed = fingerprint(plain)
     try:
@@ -162,11 +162,10 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise SubnetworkError(f"{path} cannot be read: {why}") from error
 
 
-def _described(
-    model: nn.Module, named: str = [*_CODES][-1], about: Mapping[str, Any] | None = None
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Describe a hidden model as its file does; give the file's tensors too: coded masks, and buffers."""
-    arguments, encode = Hiding.of(model).arguments, _CODES[named][0]
+def _described(model: nn.Module, like: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Describe a hidden model `like` its file does; give the file's tensors too: coded masks, and buffers."""
+    arguments, named = Hiding.of(model).arguments, like.get("format", [*_CODES][-1])
+    encode = _CODES[named][0]
     kept = {f"mask/{name}": mask.cpu().numpy() for name, mask in masks(model).items()}
     buffers = _buffers(model)
     tensors = {name: torch.from_numpy(encode(mask.reshape(-1))) for name, mask in kept.items()}
@@ -176,11 +175,11 @@ def _described(
         "format": named,
         "hiding": arguments | {"masker": _name(arguments["masker"])},
         "fingerprint": fingerprint(model),
-        # None: the dtypes of the model that loads it.
-        "dtype": str(dtypes.pop()).removeprefix("torch.") if len(dtypes) == 1 else None,
+        # None: the dtypes of the model that loads it, which may be one.
+        "dtype": str(dtypes.pop()).removeprefix("torch.") if len(dtypes) == 1 and like.get("dtype", 1) else None,
     }
     if encode is rice.encode:  # before, shapes were not written
-        found |= {"shapes": {name: list(mask.shape) for name, mask in kept.items()}, "about": about or {}}
+        found |= {"shapes": {name: list(mask.shape) for name, mask in kept.items()}, "about": like["about"]}
     found = json.loads(json.dumps(found))
     return found | {"checksum": _checksum(found, tensors)}, tensors
 
@@ -208,7 +207,7 @@ def _restored(model: nn.Module, found: dict[str, Any], tensors: dict[str, Tensor
         layer.set_mask(kept.view(mask.shape).to(mask.device))
     for name, buffer in _buffers(model).items():
         buffer.copy_(tensors[f"buffer/{name}"])
-    now = _described(model, found["format"], found.get("about"))[0]
+    now = _described(model, found)[0]
     if now["fingerprint"] != found["fingerprint"]:
         why = "other embeddings or layers left unmasked, or a torch that draws others from the seeds"
         raise ValueError(f"its weights do not come back, their fingerprint would differ: {why}")

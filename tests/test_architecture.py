@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     "errors", "code", "selection distributions recipes steps rice", "checks uses", "edge_popup run", "results", "judge",
     "supermask", "nets hyper_parameters metrics", "subnetwork", "classifier", "modules data report", "authors callbacks",
-    "engine", "page", "lightning_cli", "cli", "__main__",
+    "engine", "page predict hub", "inspection", "lightning_cli", "cli", "__main__",
 ]  # fmt: skip
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 KERNEL, DESCRIPTIONS = {"torch", "numpy", "lit_hidden"}, {"numpy", "scipy", "lit_hidden"}
@@ -122,7 +122,8 @@ def test_help_planning_the_page_and_comparing_wait_for_no_framework(python: Call
         "print(loaded())"
     )
     said = python(code)
-    for name in (*LIGHTNING, "reproduce", "missing", "report", "compare", "bench", "import", "pack", "unpack"):
+    for name in (*LIGHTNING, "reproduce", "missing", "report", "compare", "bench", "import",
+                 "predict", "inspect", "pack", "unpack"):
         assert f"\n    {name}" in said
     assert "\n[]\n" in said, "help"
     assert "Lesion(epoch=2)" in said, "the plan"

@@ -24,7 +24,7 @@ from lit_hidden.data.loader import EpochLoader, draw_crops, to_device
 from lit_hidden.data.trees import Images
 
 MEND = "replace or delete it and run again"
-FORMAT = 2  # raise it when equal files no longer give equal pixels
+FORMAT = 3  # raise it when equal files no longer give equal pixels
 CHUNK = 64  # images that a worker decodes at a time, of those decoded once
 Places = tuple[np.ndarray, ...]  # of a batch: indices `(B,)`; to augment also draws `(B, DRAWS)` and flips `(B,)`
 
@@ -34,7 +34,10 @@ def load(path: Path) -> Image.Image:
     with checked(path, MEND), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about damaged EXIF, which is not read, and about very large images
         with Image.open(path) as image:
-            return image.convert("RGB")
+            if not image.mode.startswith("I"):
+                return image.convert("RGB")
+            greys = np.asarray(image).clip(0, 2**16 - 1) // 257  # of 16 bits, which Pillow would cut off at 255
+            return Image.fromarray(greys.astype(np.uint8)).convert("RGB")
 
 
 def transform(about: Mapping[str, Any]) -> Callable[[Any], Tensor]:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from lit_hidden.errors import missing
+
 TIMEOUT = 30  # seconds without an answer, after which a download gives up; torchvision would wait for ever
 SET_ROOT = "set DATA_DIR (--data-dir; of fit: --data.root) to the folder"
 
@@ -21,7 +23,8 @@ def checked(path: Path, mend: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a damaged archive, pickle or image may raise anything
-        raise DataError(f"{path} cannot be used ({type(error).__name__}: {error}); {mend}") from error
+        why = missing(path) or f"{type(error).__name__}: {error}"
+        raise DataError(f"{path} cannot be used ({why}); {mend}") from error
 
 
 def find(root: Path, layouts: Sequence[str], *inside: str) -> Path | None:

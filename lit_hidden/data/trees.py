@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from PIL import Image
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
@@ -71,9 +73,33 @@ def read_tree(folder: Path, classes: str = "all", exactly: int | None = None) ->
     return Tree(taken, _images(folder / "train", taken), _images(folder / "val", taken))
 
 
+def pictures(paths: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
+    """List files and what lies in folders, at any depth, sorted: pictures, and what in folders is none by its name."""
+    found: list[Path] = []
+    left_out: list[Path] = []
+    for path in map(Path, paths):
+        inside = [p for p in sorted(path.rglob("*")) if not (p.is_dir() or p.name.startswith("."))]
+        found += [p for p in inside if _by_name(p)] if path.is_dir() else [path]
+        left_out += [p for p in inside if not _by_name(p)]
+    return found, left_out
+
+
+def _by_name(path: str | Path) -> bool:
+    """Tell whether Pillow reads files that are named so."""
+    return Image.registered_extensions().get(Path(path).suffix.lower()) in Image.OPEN
+
+
 def _images(folder: Path, classes: Sequence[str]) -> Images:
     """The images of these classes in a folder `train` or `val`."""
     labels = {wnid: label for label, wnid in enumerate(classes)}
+    left_out: list[str] = []
+
+    def valid(path: str) -> bool:
+        takes = path.lower().endswith(IMG_EXTENSIONS)
+        if not takes and _by_name(path):
+            left_out.append(path)
+        return takes
+
     annotations, published = folder / "val_annotations.txt", folder / "images"
     if annotations.exists() and not (folder / classes[0]).is_dir():
         with checked(annotations, MEND):
@@ -83,6 +109,9 @@ def _images(folder: Path, classes: Sequence[str]) -> Images:
         found = [(str(published / name), labels[wnid]) for name, wnid in wnids.items() if wnid in labels]
     else:
         with checked(folder, MEND):
-            found = make_dataset(folder, labels, extensions=IMG_EXTENSIONS)
+            found = make_dataset(folder, labels, is_valid_file=valid)
+        if left_out:
+            known = f"torchvision's sets are of {', '.join(IMG_EXTENSIONS)}"
+            rank_zero_warn(f"{len(left_out)} images of {folder} are left out, such as {left_out[0]}; {known}")
     found.sort(key=itemgetter(1, 0))
     return Images(np.array([os.fsencode(path) for path, _ in found]), torch.tensor([label for _, label in found]))

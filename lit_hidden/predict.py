@@ -1,0 +1,145 @@
+"""`lit-hidden predict`: the classes of pictures, by the net of a run, a subnetwork file or a checkpoint."""
+
+import csv
+import io
+import json
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lit_hidden import code
+from lit_hidden.data import DataError
+from lit_hidden.data.decode import load, transform
+from lit_hidden.data.trees import pictures
+from lit_hidden.edge_popup import EdgePopup, hide, maskers, plain_name, weight_layers
+from lit_hidden.engine.network import network as network_of
+from lit_hidden.engine.store import SUBNETWORK
+from lit_hidden.errors import UserError, missing
+from lit_hidden.hyper_parameters import hyper_parameters
+from lit_hidden.run import Run
+from lit_hidden.subnetwork import built, network
+from lit_hidden.supermask import Supermask, fix_masks
+
+BATCH = 64  # pictures at a time
+
+
+def predict(
+    what: str | Path,
+    images: Sequence[str | Path],
+    *,
+    net: str | None = None,
+    format: Literal["table", "csv", "json"] = "table",
+    top: int = 1,
+) -> str:
+    """Give the `top` classes of each picture and their probabilities, as text; `what` and `net` are those of `loaded`.
+
+    `images` are files, and folders of which all pictures are taken. They are converted to the net's channels, resized
+    and normalised as the test images of its data. UserError: no picture is there, or, after the others were written to
+    standard output, some cannot be read.
+    """
+    made = loaded(what, net)
+    about: Any = made.about
+    if "mean" not in about:
+        raise UserError(f"{what} does not say how pictures become its input: save it with about={{'mean': ...}}")
+    found, left_out = pictures(images)
+    if top < 1 or not found:
+        raise UserError(f"top={top} must be at least 1" if found else f"no pictures in {', '.join(map(str, images))}")
+    if left_out:
+        sys.stderr.write(f"lit-hidden: left out, no pictures by their names: {', '.join(map(str, left_out))}\n")
+    as_input, rows, unread = transform(about), [], []
+    for start in range(0, len(found), BATCH):
+        read: dict[Path, Tensor] = {}
+        for path in found[start : start + BATCH]:
+            try:
+                read[path] = as_input(load(path))
+            except DataError as error:
+                unread.append(str(error))
+        with torch.inference_mode():
+            outputs = made(torch.stack([*read.values()])).softmax(-1) if read else torch.empty(0, top)
+        best = outputs.topk(min(top, outputs.shape[1]))
+        for path, chances, labels in zip(read, best.values.tolist(), best.indices.tolist(), strict=True):
+            for chance, label in zip(chances, labels, strict=True):
+                name = about["classes"][label] if about.get("classes") else label
+                rows.append({"image": str(path), "class": name, "probability": round(chance, 6)})
+    text = _written(rows, format)
+    if unread:
+        sys.stdout.write(f"{text}\n")
+        raise UserError("\n".join(unread))
+    return text
+
+
+def _written(rows: list[dict[str, Any]], format: str) -> str:
+    if format == "json":
+        return json.dumps(rows, indent=1)
+    cells = [["image", "class", "probability"], *(list(row.values()) for row in rows)]
+    if format == "csv":
+        csv.writer(out := io.StringIO(), lineterminator="\n").writerows(cells)
+        return out.getvalue().rstrip()
+    return columns(cells)
+
+
+def columns(rows: Sequence[Sequence[Any]]) -> str:
+    """Align rows of cells: text to the left, numbers to the right."""
+    texts = [[f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    right = [not isinstance(cell, str) for cell in rows[-1]]
+    sides = [*zip(widths, right, strict=True)]
+    lines = ([t.rjust(w) if r else t.ljust(w) for t, (w, r) in zip(row, sides, strict=True)] for row in texts)
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def loaded(what: str | Path, net: str | None = None) -> nn.Module:
+    """Build the net of a run's folder, a subnetwork file (or a folder with one) or a checkpoint, in eval mode.
+
+    It is hidden as it was; a sampled supermask has its most probable mask. Its attribute `about` is a dict, see
+    `LitClassifier.about`. `net` names the net, see `build`, if the file does not name one of ours: no code is imported
+    because a file names it. UserError: that is needed, or there is no net, or it is damaged.
+    """
+    path = Path(what)
+    if why := missing(path):
+        raise UserError(f"{path} cannot be read: {why}")
+    try:
+        if (path / "run.json").exists():
+            made = _of_run(path, net)
+        elif zipfile.is_zipfile(path):
+            made = _of_checkpoint(path, net)
+        else:
+            made = network(path / SUBNETWORK if path.is_dir() else path, net)
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise UserError(str(error)) from error
+    if any(isinstance(masker, Supermask) for masker in maskers(made).values()):  # which would sample
+        fix_masks(made)
+    return made.float().eval()
+
+
+def _of_run(folder: Path, net: str | None) -> nn.Module:
+    run = Run.from_json((folder / "run.json").read_text(encoding="utf-8"))
+    fields = run.net, run.data, run.masker, run.distribution, run.method
+    for name in (code.full(str(field)) for field in fields if code.dotted(field)):
+        if not code.ours(name) and name.replace(":", ".") != str(net).replace(":", "."):
+            why = "code is never imported because a file names it: give a net with --net; in Python, results.network"
+            raise UserError(f"{folder} is of {name}, and {why}")
+    return network_of(run, folder)
+
+
+def _of_checkpoint(path: Path, net: str | None) -> nn.Module:
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    kind = checkpoint["hyper_parameters"].get("_class_path", "")  # not imported: the tensors say what is hidden
+    found = hyper_parameters(path, kind, {"net": net} if net else {})
+    made = built(path, about := checkpoint.get("about", {}) | found, net)
+    state = {plain_name(name[4:]): t for name, t in checkpoint["state_dict"].items() if name.startswith("net.")}
+    under = (name.replace("parametrizations.", "").split(".original") for name in state if name.endswith(".original"))
+    if hidden := {name.removesuffix(".weight") for name, _ in under}:
+        sampled = kind.endswith("Supermask")
+        skip = weight_layers(made).keys() - hidden
+        hide(made, found.get("density", 0.5), distribution=None, skip=skip, masker=Supermask if sampled else EdgePopup)
+    if any(name.endswith(".kept") for name in state):
+        fix_masks(made)
+    made.load_state_dict(state)
+    vars(made)["about"] = about
+    return made
