@@ -129,7 +129,7 @@ class LitClassifier(L.LightningModule):
         """What files say of the net: arguments of `build` if it has a name, and `ImageData.about` of its data."""
         known = (*SHAPE, "net") if "net" in self.hparams else ()
         data = getattr(self._trainer, "datamodule", None)
-        return getattr(data, "about", {}) | {name: self.hparams[name] for name in known}
+        return getattr(data, "about", {}) | {name: self.hparams[name] for name in known} | {"method": self.method}
 
     @property
     def recipe(self) -> Recipe:

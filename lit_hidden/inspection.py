@@ -43,7 +43,8 @@ def inspect(what: str | Path, *, net: str | None = None, picture: str | Path | N
     rows.append(["all", "", *sums[:2], sums[1] / sums[0], *sums[3:]])
     if picture is not None:
         first = next(iter(kept))
-        _draw(weights[first], kept[first], f"{what}, {first}", int(made.about.get("image_size", 1)), picture)  # type: ignore[operator, union-attr]
+        about: Any = made.about
+        _draw(weights[first], kept[first], f"{what}, {first}", about.get("image_size", 1), picture)
     return columns([HEAD, *rows])
 
 
@@ -53,8 +54,8 @@ def _draw(weight: Tensor, mask: Tensor, name: str, size: int, path: str | Path) 
     channels, side = weight.shape[1:3] if weight.ndim == 4 else (inside // size**2, size)
     if inside % (channels * side or inside + 1):  # what is connected to no images
         channels, side = 1, 1
-    colours = LinearSegmentedColormap.from_list("", [COLORS["negative"], "white", COLORS["positive"]])
-    colours.set_bad(COLORS["random"])
+    shades = [COLORS["negative"], "white", COLORS["positive"]]
+    colours = LinearSegmentedColormap.from_list("", shades).with_extremes(bad=COLORS["random"])
 
     def picture(tensor: Tensor) -> Any:
         kernels = tensor[:KERNELS].reshape(-1, channels, side, inside // (channels * side))
@@ -67,7 +68,7 @@ def _draw(weight: Tensor, mask: Tensor, name: str, size: int, path: str | Path) 
             rgb = colours(np.ma.masked_array((picture(weight) / most + 1) / 2, ~left))[..., :3].transpose(0, 3, 1, 2)
             across = round((len(left) * left.shape[1] / left.shape[2]) ** 0.5) or 1
             grid = make_grid(torch.from_numpy(rgb), across, padding=1, pad_value=1)
-            axes.imshow(grid.permute(1, 2, 0), interpolation="nearest")
+            axes.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
             axes.set_title(f"{when}: {left.sum()} of {left.size} weights")
             axes.set_axis_off()
         figure.suptitle(f"{name}: {len(left)} of {len(weight)} kernels. Blue: above 0, orange: below, grey: masked")

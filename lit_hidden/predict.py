@@ -7,10 +7,10 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lit_hidden import code
 from lit_hidden.data import DataError
@@ -25,22 +25,15 @@ from lit_hidden.run import Run
 from lit_hidden.subnetwork import built, network
 from lit_hidden.supermask import Supermask, fix_masks
 
-BATCH = 64  # pictures at a time
-
 
 def predict(
-    what: str | Path,
-    images: Sequence[str | Path],
-    *,
-    net: str | None = None,
-    format: Literal["table", "csv", "json"] = "table",
-    top: int = 1,
+    what: str | Path, images: Sequence[str | Path], *, net: str | None = None, format: str = "table", top: int = 1
 ) -> str:
-    """Give the `top` classes of each picture and their probabilities, as text; `what` and `net` are those of `loaded`.
+    """Give the `top` classes of each picture and their probabilities, as a `table`, `csv` or `json`.
 
-    `images` are files, and folders of which all pictures are taken. They are converted to the net's channels, resized
-    and normalised as the test images of its data. UserError: no picture is there, or, after the others were written to
-    standard output, some cannot be read.
+    `what` and `net` are those of `loaded`, `images` files, and folders of which all pictures are taken. These are
+    converted to the net's channels, resized and normalised as the test images of its data. UserError: no picture is
+    there; or some cannot be read, after the others were written to standard output.
     """
     made = loaded(what, net)
     about: Any = made.about
@@ -51,46 +44,35 @@ def predict(
         raise UserError(f"top={top} must be at least 1" if found else f"no pictures in {', '.join(map(str, images))}")
     if left_out:
         sys.stderr.write(f"lit-hidden: left out, no pictures by their names: {', '.join(map(str, left_out))}\n")
-    as_input, rows, unread = transform(about), [], []
-    for start in range(0, len(found), BATCH):
-        read: dict[Path, Tensor] = {}
-        for path in found[start : start + BATCH]:
-            try:
-                read[path] = as_input(load(path))
-            except DataError as error:
-                unread.append(str(error))
-        with torch.inference_mode():
-            outputs = made(torch.stack([*read.values()])).softmax(-1) if read else torch.empty(0, top)
-        best = outputs.topk(min(top, outputs.shape[1]))
-        for path, chances, labels in zip(read, best.values.tolist(), best.indices.tolist(), strict=True):
-            for chance, label in zip(chances, labels, strict=True):
-                name = about["classes"][label] if about.get("classes") else label
-                rows.append({"image": str(path), "class": name, "probability": round(chance, 6)})
-    text = _written(rows, format)
+    as_input, names, rows, unread = transform(about), about.get("classes"), [], []
+    for path in found:
+        try:
+            with torch.inference_mode():
+                chances = made(as_input(load(path))[None]).softmax(-1)[0]
+        except DataError as error:
+            unread.append(str(error))
+            continue
+        best = [label for label, _ in sorted(enumerate(chances.tolist()), key=lambda one: -one[1])[:top]]
+        rows += [(str(path), names[label] if names else label, round(chances[label].item(), 6)) for label in best]
+    head = ("image", "class", "probability")
+    if format == "json":
+        text = json.dumps([dict(zip(head, row, strict=True)) for row in rows], indent=1)
+    elif format == "csv":
+        csv.writer(out := io.StringIO(), lineterminator="\n").writerows([head, *rows])
+        text = out.getvalue().rstrip()
+    else:
+        text = columns([head, *rows])
     if unread:
         sys.stdout.write(f"{text}\n")
         raise UserError("\n".join(unread))
     return text
 
 
-def _written(rows: list[dict[str, Any]], format: str) -> str:
-    if format == "json":
-        return json.dumps(rows, indent=1)
-    cells = [["image", "class", "probability"], *(list(row.values()) for row in rows)]
-    if format == "csv":
-        csv.writer(out := io.StringIO(), lineterminator="\n").writerows(cells)
-        return out.getvalue().rstrip()
-    return columns(cells)
-
-
 def columns(rows: Sequence[Sequence[Any]]) -> str:
-    """Align rows of cells: text to the left, numbers to the right."""
+    """Align rows of cells: the first to the left, the others to the right."""
     texts = [[f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    right = [not isinstance(cell, str) for cell in rows[-1]]
-    sides = [*zip(widths, right, strict=True)]
-    lines = ([t.rjust(w) if r else t.ljust(w) for t, (w, r) in zip(row, sides, strict=True)] for row in texts)
-    return "\n".join("  ".join(line).rstrip() for line in lines)
+    first, *others = (max(map(len, column)) for column in zip(*texts, strict=True))
+    return "\n".join(f"{row[0]:{first}}  {'  '.join(map(str.rjust, row[1:], others))}" for row in texts)
 
 
 def loaded(what: str | Path, net: str | None = None) -> nn.Module:
@@ -129,13 +111,15 @@ def _of_run(folder: Path, net: str | None) -> nn.Module:
 
 def _of_checkpoint(path: Path, net: str | None) -> nn.Module:
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(checkpoint, dict) or "hyper_parameters" not in checkpoint:
+        raise ValueError(f"{path} is no checkpoint of lit_hidden")
     kind = checkpoint["hyper_parameters"].get("_class_path", "")  # not imported: the tensors say what is hidden
     found = hyper_parameters(path, kind, {"net": net} if net else {})
     made = built(path, about := checkpoint.get("about", {}) | found, net)
     state = {plain_name(name[4:]): t for name, t in checkpoint["state_dict"].items() if name.startswith("net.")}
     under = (name.replace("parametrizations.", "").split(".original") for name in state if name.endswith(".original"))
     if hidden := {name.removesuffix(".weight") for name, _ in under}:
-        sampled = kind.endswith("Supermask")
+        sampled = about.get("method") == "supermask"
         skip = weight_layers(made).keys() - hidden
         hide(made, found.get("density", 0.5), distribution=None, skip=skip, masker=Supermask if sampled else EdgePopup)
     if any(name.endswith(".kept") for name in state):

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hiding import same
 
 from lit_hidden.cli import main
+from lit_hidden.data import DigitsData
 from lit_hidden.modules import LitDense, LitSubnetwork, LitTicket
-from lit_hidden.subnetwork import save_subnetwork
+from lit_hidden.subnetwork import fingerprint, masks, network, save_subnetwork
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")  # its advice on loaders and logging
 DATA = """
@@ -80,6 +82,15 @@ def test_what_no_option_says_is_the_checkpoints_and_its_accuracy_is_found_again(
     assert watched in top1("test", capsys)
 
 
+def test_fit_leaves_the_subnetwork_beside_its_logs(trained):
+    found = network(trained.parents[1] / "subnetwork.safetensors")
+    lit = LitSubnetwork.load_from_checkpoint(trained, map_location="cpu")
+    assert fingerprint(found) == fingerprint(lit.net)
+    assert same(masks(found), masks(lit.net))
+    assert found.about["net"] == "conv2"
+    assert found.about["mean"] == [*DigitsData.mean]
+
+
 def test_what_contradicts_the_checkpoint_is_refused(trained):
     for option, given, written in (("density", 0.5, 0.3), ("net", "conv4", "conv2"), ("skip", ["10"], [])):
         message = f"{option}={given!r} contradicts {trained}, which says {written!r}"
@@ -135,8 +146,10 @@ def test_code_of_ones_own_is_found_in_the_current_folder_and_taken_from_whom_it_
 
 def test_a_checkpoint_that_would_run_code_is_refused():
     torch.save({"hyper_parameters": {}, "state_dict": {}, "code": Path("hostile")}, "a.ckpt")
+    Path("dangling.ckpt").symlink_to("gone")
     for file, why in (
-        ("nothere.ckpt", "cannot be read: "),
+        ("nothere.ckpt", "cannot be read: it is not there"),
+        ("dangling.ckpt", "cannot be read: it is a link to gone, which is not there"),
         ("a.ckpt", "is no checkpoint of tensors, numbers and text (UnpicklingError)"),
     ):
         assert refusal("test", "--ckpt_path", file).startswith(f"lit-hidden: {file} {why}")

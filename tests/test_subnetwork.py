@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hiding import mixed_net as net
@@ -17,7 +18,19 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from lit_hidden.edge_popup import EdgePopup, hide, maskers, original_weight, reveal
-from lit_hidden.subnetwork import SubnetworkError, _checksum, fingerprint, load_subnetwork, masks, save_subnetwork
+from lit_hidden.engine.archive import contents
+from lit_hidden.nets import build
+from lit_hidden.rice import decode
+from lit_hidden.subnetwork import (
+    SubnetworkError,
+    _checksum,
+    fingerprint,
+    load_subnetwork,
+    masks,
+    network,
+    save_subnetwork,
+    used_masks,
+)
 from lit_hidden.supermask import Supermask
 
 Photograph = Callable[[nn.Module], Any]
@@ -170,18 +183,64 @@ def test_the_file_says_what_it_is_and_holds_the_mask_in_row_major_order(tmp_path
     assert described["shapes"] == {"mask/0": [300, 2, 3, 3]}
 
 
-def test_a_file_of_the_format_before_loads(tmp_path: Path) -> None:
-    files = next(iter(contents(ROOT / "experiments/results/mnist/quick/runs.tar.gz").values()))
-    path = tmp_path / "file"
-    path.write_bytes(files["subnetwork.safetensors"])
-    bits, described = entry(path)
-    assert described["format"] == "lit_hidden subnetwork 3"
+ARCHIVES = Path(__file__).parent.parent / "experiments" / "results"
+
+
+@pytest.mark.parametrize("place", ["fig1/short", "lottery/short"])  # with a dtype, and with none
+def test_files_of_the_format_before_that_are_committed_load(place: str, tmp_path: Path) -> None:
+    archive = contents(ARCHIVES / place / "runs.tar.gz").items()
+    run, files = next((run, files) for run, files in archive if "subnetwork.safetensors" in files)
+    (path := tmp_path / "file").write_bytes(files["subnetwork.safetensors"])
+    shape = {"in_channels": 1, "image_size": 28} if run.net == "lenet" else {}
+    with pytest.raises(SubnetworkError, match=r"it says net=None, and only conv2, .* are built unasked; name the net"):
+        network(path)
+    found = load_subnetwork(build(run.net, width=run.width, **shape), path)
+    layers = json.loads(files["result.json"])["layers"]
+    assert {name: int(mask.sum()) for name, mask in used_masks(found).items()} == {
+        n["name"]: n["kept_min"] for n in layers
+    }
+
+
+ABOUT = {"net": "conv2", "width": 0.1, "num_classes": 7, "mean": (0.5,) * 3}
+
+
+def small(path: Path, **about: Any) -> Path:
+    return save_subnetwork(hide(build("conv2", width=0.1, num_classes=7), 0.1), path / "file", ABOUT | about)
+
+
+def test_a_net_of_ours_is_built_from_its_file_alone(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    path = small(tmp_path)
+    for found in (network(path), network(path, "conv2"), network(path, build("conv2", width=0.1, num_classes=7))):
+        assert found.about == ABOUT | {"mean": [0.5] * 3}
+        assert not found.training
+        assert fingerprint(found) == fingerprint(hide(build("conv2", width=0.1, num_classes=7), 0.1))
+        torch.set_rng_state(before)
+    network(path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("about", "net", "said"), [
+    ({"net": "hostile.net"}, None, "gives no net: it says net='hostile.net', and only conv2, "),
+    ({"net": ["conv2"]}, None, "gives no net: "),
+    ({"width": 1e4}, None, r"gives no net: its conv2 would have \d+ weights, more than 250000000; name the net"),
+    ({"width": "wide"}, None, "gives no net: "),
+    ({"num_classes": 10**30}, None, "gives no net: "),
+    ({"width": 0.2}, None, r"it is of another net: layer 0 is \[6, 3, 3, 3\] there, \[12, 3, 3, 3\] here"),
+    ({}, "conv4", "gives no net: it is of net 'conv2', not 'conv4'"),
+])  # fmt: skip
+def test_a_file_that_says_what_cannot_be_built_is_refused(about: Any, net: Any, said: str, tmp_path: Path) -> None:
+    path = small(tmp_path, **about)
+    with pytest.raises(SubnetworkError, match=f"^{path} .*{said}"):
+        network(path, net)
 
 
 WRONG = (None, -1, 1.5, float("nan"), 10**400, "os.abort", [[]], {}, ["0", "4"], [None])
 FORGED: dict[str, Callable[[dict[str, Any], dict[str, Tensor], Any], object]] = {
     "another dtype of masks": lambda found, t, _: t.update({"mask/0": t["mask/0"].to(torch.int8)}),
     "another shape of masks": lambda found, t, _: t.update({"mask/0": t["mask/0"][None]}),
+    "another code of masks": lambda found, t, wrong: t["mask/0"].view(-1)[: 3 + WRONG.index(wrong)].fill_(255),
     "no mask": lambda found, t, _: t.pop("mask/0"),
     "an unknown buffer": lambda found, t, _: t.update({"buffer/mine": torch.zeros(3)}),
     "another dtype of buffers": lambda found, t, _: t.update({"buffer/1.running_mean": torch.zeros(5).double()}),
@@ -204,6 +263,8 @@ def test_what_cannot_be_is_one_error_that_names_the_file_even_under_its_checksum
             FORGED[case](found, tensors, wrong)
             metadata["subnetwork"] = json.dumps(found | {"checksum": _checksum(found, tensors)})
 
+        if (case, wrong) == ("dtype", None):  # the model's own
+            continue
         path.write_bytes(original)
         rewrite(path, forge)
         with pytest.raises(SubnetworkError, match=f"^{path} (cannot be read|does not fit this Sequential): "):

@@ -60,6 +60,16 @@ def test_files_and_labels_are_those_of_torchvisions_image_folder(tmp_path, monke
         assert ours.labels.dtype == torch.int64
 
 
+def test_pictures_that_a_set_does_not_take_are_named_and_others_are_taken_at_any_depth(tmp_path):
+    pixels = {f"{part}/n01/{name}": (8, 8) for part in ("train", "val") for name in ("a.tif", "deep/b.PPM", "c.JPEG")}
+    plant(tmp_path, {**pixels, "train/n01/d.gif": (8, 8), "train/n01/boxes.txt": "no picture"})
+    with pytest.warns(
+        UserWarning, match=r"1 images of .*train are left out, such as .*d\.gif; torchvision's sets are of"
+    ):
+        found = read_tree(tmp_path)
+    assert [found.train.path(i).name for i in range(len(found.train))] == ["a.tif", "c.JPEG", "b.PPM"]
+
+
 def test_tiny_imagenet_as_it_is_published_and_with_its_test_images_sorted_into_class_folders(tmp_path):
     lines = {f"val_{i}.JPEG": ABC[i % 3] for i in range(6)}
     files = {f"train/{c}/images/{c}_{i}.JPEG": b"" for c in ABC for i in range(4)}

@@ -1,5 +1,6 @@
 """Runs after runs: what one begins with, what it leaves for the next, and the net that it gives back."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from lit_hidden.edge_popup import maskers
 from lit_hidden.engine.network import make_data
 from lit_hidden.engine.store import SCORES, SUBNETWORK, WEIGHTS, Store, StoreError
 from lit_hidden.engine.train import train
+from lit_hidden.predict import predict
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 from lit_hidden.subnetwork import used_masks
@@ -42,11 +44,16 @@ def files(store: Store, run: Run) -> set[str]:
     return {path.name for path in store.folder(run).glob("*.safetensors")}
 
 
+def picture(folder: Path, pixels: torch.Tensor) -> Path:
+    Image.fromarray(pixels[0].numpy()).save(folder / "a.png")
+    return folder / "a.png"
+
+
 # --- what a run begins with, and the net that it gives back ----------------------------------------------
 
 
 @pytest.mark.parametrize("run", [HIDDEN, DENSE, TICKET, NORMED, SEARCH, MASK], ids=lambda run: run.name)
-def test_an_analysis_and_the_net_of_a_run_are_as_good_as_the_run(run, store):
+def test_an_analysis_and_the_net_of_a_run_are_as_good_as_the_run(run, store, tmp_path):
     result, analysis = done(store, run), done(store, run.then(epochs=0))
     assert analysis["weights_before"] == analysis["weights_after"] == result["weights_after"]
     assert (analysis["steps"], store.progress(run.then(epochs=0))) == (0, 0)
@@ -61,6 +68,8 @@ def test_an_analysis_and_the_net_of_a_run_are_as_good_as_the_run(run, store):
         right = (net(net.transform(images)).argmax(1) == labels).double().mean()
     assert 100 * right.item() == pytest.approx(result[rounded], abs=1e-4)
     assert not net.training
+    told = json.loads(predict(store.folder(run), [picture(tmp_path, images[7])], format="json"))
+    assert told[0]["probability"] == pytest.approx(net(net.transform(images[7:8])).softmax(1).max().item(), abs=1e-5)
     masks = {name: int(mask.sum()) for name, mask in used_masks(net).items()}
     assert masks == {layer["name"]: layer["kept_min"] for layer in result.get("layers", [])}
     assert set(masks) == set(maskers(net))
