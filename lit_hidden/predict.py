@@ -45,10 +45,11 @@ def predict(
     if left_out:
         sys.stderr.write(f"lit-hidden: left out, no pictures by their names: {', '.join(map(str, left_out))}\n")
     as_input, names, rows, unread = transform(about), about.get("classes"), [], []
+    mode = "L" if about["in_channels"] == 1 else "RGB"
     for path in found:
         try:
             with torch.inference_mode():
-                chances = made(as_input(load(path))[None]).softmax(-1)[0]
+                chances = made(as_input(load(path).convert(mode))[None]).softmax(-1)[0]
         except DataError as error:
             unread.append(str(error))
             continue

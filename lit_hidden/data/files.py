@@ -23,7 +23,8 @@ def checked(path: Path, mend: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a damaged archive, pickle or image may raise anything
-        why = missing(path) or f"{type(error).__name__}: {error}"
+        absent = missing(path) if isinstance(error, FileNotFoundError) else None
+        why = absent or f"{type(error).__name__}: {error}"
         raise DataError(f"{path} cannot be used ({why}); {mend}") from error
 
 
