@@ -153,7 +153,7 @@ class Named:
         (lambda: LitSubnetwork(**TINY, schedule="step"), "schedule='step' is unknown; schedules are cosine, constant"),
         (lambda: LitSubnetwork(**TINY, optimizer="lion"), "method='edge_popup' takes sgd or adam"),
         (lambda: LitDense(**TINY, task=Named), "metric='seconds' of Named is the name of another number"),
-        (lambda: LitTicket("nowhere", **TINY), "nowhere is damaged or does not fit this Sequential: No such file"),
+        (lambda: LitTicket("nowhere", **TINY), "nowhere cannot be read: it is not there"),
         (
             lambda: fitted(LitDense("conv2", num_classes=7)),
             "num_classes=7 contradicts DigitsData, which has num_classes=10",

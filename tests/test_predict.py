@@ -124,11 +124,11 @@ def test_a_checkpoint_gives_the_net_that_the_trainer_predicts_with(kind: str, tm
     if kind == "supermask":  # which the module samples
         assert [m.mask().sum() for m in maskers(found).values()] == [m.sum() for m in masks(lit.net).values()]
         return
-    both = [fit.predict(lit, datamodule=data), fit.predict(lit, torch.utils.data.DataLoader(inputs, 100))]
+    both = [fit.predict(lit, datamodule=data), fit.predict(lit, torch.utils.data.DataLoader(inputs, batch_size=100))]
     for each in both:
         torch.testing.assert_close(torch.cat(each), chances, atol=1e-5, rtol=0)
     assert len(chances) == len(labels)
-    pairs = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs[:9], labels[:9]), 9)
+    pairs = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs[:9], labels[:9]), batch_size=9)
     assert torch.equal(fit.predict(lit, pairs)[0].argmax(1), chances[:9].argmax(1))
 
 

@@ -125,7 +125,10 @@ def cut_short(root: Path) -> None:
 WNIDS = CLASS_LISTS["tiny-imagenet-100"]
 MISNAMED, EMPTY = tree(["n", *WNIDS[1:]]), tree(ABC) | {"train/n7/a.JPEG": b""}
 FITTING = [
-    (lambda root: imagenet.TinyImageNet100Data(str(root)).setup(), "/tiny-imagenet-100/train cannot be used (it is not"),
+    (
+        lambda root: imagenet.TinyImageNet100Data(str(root)).setup(),
+        "/tiny-imagenet-100/train cannot be used (it is not",
+    ),
     (lambda root: ImageNetData(empty(root, *ABC)).setup(), "it has 3 class folders, not 1000); sort the images into "),
     (lambda root: read(root, tree(ABC), "first-4"), "/train cannot be used (ValueError: it has 3 class folders, not 4"),
     (lambda root: read(root, MISNAMED, "tiny-imagenet-100"), "no valid file for the classes n"),
