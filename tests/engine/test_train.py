@@ -200,7 +200,7 @@ def test_a_supermask_stopped_after_its_last_epoch_reports_what_it_keeps_sampled_
     # A rate at which some probabilities cross one half within two epochs.
     run, seen = Run(method="supermask", density=0.4, epochs=2, lr=2000.0, held_out=50, **TINY), {}
 
-    def stop(net, path):
+    def stop(net, path, about):
         seen["scores"] = [masker.scores.detach().clone() for masker in maskers(net).values()]
         raise RuntimeError("stopped here")
 
