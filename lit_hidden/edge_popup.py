@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from lit_hidden import uses
+from lit_hidden import parametrized, uses
 from lit_hidden.distributions import Scaled, draw, layer_generator
 from lit_hidden.selection import kept, top_k_mask
 
@@ -284,10 +283,7 @@ def hide(
                 nn.init.ones_(module.weight)
         for name, (module, attribute) in layers.items():
             module.get_parameter(attribute).copy_(drawn[name])
-            parametrize.register_parametrization(module, attribute, made[name])
-            type(module).__reduce_ex__ = _reduced  # type: ignore[assignment,method-assign]
-            if isinstance(module, nn.RNNBase):
-                uses.recurrent(module)
+            parametrized.attach(module, attribute, made[name])
     arguments = {
         "density": float(density), "distribution": distribution, "scaled": scaled, "weight_seed": weight_seed,
         "score_seed": score_seed, "skip": sorted(skip), "masker": masker,
@@ -305,32 +301,14 @@ def reveal(model: nn.Module) -> nn.Module:
     """
     for module, attribute in hidden_layers(model).values():
         masker = module.parametrizations[attribute][0]
-        # A deep copy shares the class from which torch deletes the property: give this module its own.
-        shared = type(module)
-        module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
-        parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
+        parametrized.detach(module, attribute)
         with torch.no_grad():
             weight = getattr(module, attribute)
             weight.copy_(masker.baked(weight))
-        if isinstance(module, nn.RNNBase):
-            module._init_flat_weights()
     if hasattr(model, "_lit_hidden"):
         Hiding.of(model).thaw(model)
         del model._lit_hidden
     return model
-
-
-def _reduced(layer: nn.Module, protocol: Any) -> tuple[Any, ...]:
-    """Pickle a hidden layer, as `ddp_spawn` and `torch.save` do: `_revived` makes the class of torch's again."""
-    return nn.Module.__new__, type(layer).__bases__, vars(layer), None, None, _revived
-
-
-def _revived(layer: Any, state: dict[str, Any]) -> None:
-    layer.__setstate__(state)
-    parametrize._inject_new_class(layer)
-    for attribute in layer.parametrizations:
-        parametrize._inject_property(layer, attribute)
-    type(layer).__reduce_ex__ = _reduced  # type: ignore[assignment]
 
 
 def zero_biases(module: nn.Module) -> None:

@@ -7,13 +7,12 @@ nn.Linear's weight is "oi", transformers' Conv1D's "io".
 
 import math
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -262,25 +261,3 @@ def fill(module: nn.Module, attribute: str, role: str, generator: torch.Generato
     parameter.copy_(DISTRIBUTIONS["kaiming_normal"](parameter.shape, std, generator))
     if isinstance(padding := getattr(module, "padding_idx", None), int):
         nn.init.zeros_(parameter[padding])
-
-
-def _cached(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with parametrize.cached():
-            return forward(*args, **kwargs)
-
-    return run
-
-
-def recurrent(module: nn.RNNBase) -> None:
-    """Let a parametrized RNN read its weights anew in each forward pass; it keeps a list of the plain ones."""
-    kind = type(module)
-    names = list(module._flat_weights_names)
-    object.__setattr__(module, "_flat_weights", [None] * len(names))
-    for name, value in {
-        "_flat_weights": property(lambda self: [getattr(self, n, None) for n in names], lambda self, value: None),
-        "_init_flat_weights": lambda self: None,
-        "_update_flat_weights": lambda self: None,
-        "forward": _cached(kind.forward),
-    }.items():
-        setattr(kind, name, value)

@@ -9,7 +9,6 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import lit_hidden
-from lit_hidden.cli import LIGHTNING
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lit_hidden"
@@ -18,15 +17,15 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A room may import from lower floors, and from within itself:
 # `Makefile -> cli -> engine -> modules, data -> edge_popup, nets -> selection`.
 FLOORS = [
-    "errors", "code", "selection distributions recipes steps rice", "checks uses", "edge_popup run", "results", "judge",
-    "supermask", "nets hyper_parameters metrics", "subnetwork", "classifier", "modules data report", "authors callbacks",
-    "engine", "page predict hub", "inspection", "lightning_cli", "cli", "__main__",
+    "errors", "code", "selection distributions recipes steps rice", "checks uses parametrized", "edge_popup run", "results",
+    "judge", "supermask", "nets hyper_parameters metrics", "subnetwork", "classifier", "modules data report",
+    "authors callbacks", "engine", "page predict hub", "inspection", "lightning_cli", "cli", "__main__",
 ]  # fmt: skip
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 KERNEL, DESCRIPTIONS = {"torch", "numpy", "lit_hidden"}, {"numpy", "scipy", "lit_hidden"}
 KNOWS = {  # room -> packages that it may import, besides the standard library
     **{name: {"lit_hidden"} for name in ("errors", "code", "recipes")},
-    **dict.fromkeys(("distributions", "steps", "rice", "uses", "edge_popup", "supermask"), KERNEL),
+    **dict.fromkeys(("distributions", "steps", "rice", "uses", "parametrized", "edge_popup", "supermask"), KERNEL),
     "selection": KERNEL | {"triton"},  # comes with torch where there are GPUs
     **dict.fromkeys(("run", "checks", "results", "judge"), DESCRIPTIONS),
 }

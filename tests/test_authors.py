@@ -1,7 +1,7 @@
 """Checkpoints as the authors' code writes them, of nets written here a second way, give the same logits here."""
 
+import os
 import re
-import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -167,7 +167,7 @@ def test_a_rate_that_the_file_tells_must_be_the_one_given_whichever_it_means(whe
 
 class Bad:
     def __reduce__(self) -> tuple[Any, ...]:
-        return (sys.exit, ("code ran",))
+        return (os.abort, ())
 
 
 def state(but: str = "", **more: Tensor) -> dict[str, Any]:

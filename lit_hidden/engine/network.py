@@ -105,5 +105,3 @@ def _left(run: Run, folder: Path, names: Collection[str]) -> nn.Module:
 def save_net(net: nn.Module, path: Path) -> None:
     """Write all tensors of a net."""
     write_atomically(path, serialised(net.state_dict()))
-
-
