@@ -17,8 +17,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A room may import from lower floors, and from within itself:
 # `Makefile -> cli -> engine -> modules, data -> edge_popup, nets -> selection`.
 FLOORS = [
-    "errors", "code", "selection distributions recipes steps rice", "checks uses parametrized", "edge_popup run", "results",
-    "judge", "supermask", "nets hyper_parameters metrics", "subnetwork", "classifier", "modules data report",
+    "errors", "code", "selection distributions recipes steps rice", "checks uses parametrized", "edge_popup run",
+    "results", "judge", "supermask", "nets hyper_parameters metrics", "subnetwork", "classifier", "modules data report",
     "authors callbacks", "engine", "page predict hub", "inspection", "lightning_cli", "cli", "__main__",
 ]  # fmt: skip
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
