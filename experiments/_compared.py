@@ -1,0 +1,157 @@
+"""Networks compared in pairs, for `similarity`: CKA, RDMs, errors, overlap; and how one is wired."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import nan
+
+import numpy as np
+
+from lit_hidden.results import Results
+
+DENSITY = 0.5  # of all masks
+
+
+def cka(grams: np.ndarray) -> np.ndarray:
+    """Give linear CKA between R networks `(R, R)` from their Gram matrices `(R, N, N)`; 0 where nothing responds.
+
+    By the unbiased estimator of HSIC: diagonals are 0, and rows are centred to sum to 0 without them.
+    """
+    n = grams.shape[-1]
+    free = grams * (1 - np.eye(n))
+    rows = free.sum(-1, keepdims=True) / (n - 2)
+    free -= rows + rows.swapaxes(1, 2) - free.sum((1, 2), keepdims=True) / ((n - 1) * (n - 2))
+    flat = (free * (1 - np.eye(n))).reshape(len(grams), -1)
+    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), np.finfo(float).tiny)
+    return np.asarray(flat @ flat.T)
+
+
+def kappa(right: np.ndarray) -> np.ndarray:
+    """Give Cohen's kappa between R networks `(R, R)` from what they classify rightly, bool `(R, T)`; NaN if all is."""
+    share = right.mean(1)
+    right = right.astype(float)
+    same = (right @ right.T + (1 - right) @ (1 - right).T) / right.shape[1]
+    chance = np.outer(share, share) + np.outer(1 - share, 1 - share)
+    return np.divide(same - chance, 1 - chance, out=np.full_like(same, nan), where=chance < 1)
+
+
+def largest(weight: np.ndarray) -> np.ndarray:
+    """Choose the largest half of a layer's weights, bool in their shape; of a masked layer these are its mask."""
+    dropped = int((1 - DENSITY) * weight.size)
+    chosen = np.ones(weight.size, bool)
+    chosen[np.argsort(np.abs(weight), axis=None, kind="stable")[:dropped]] = False
+    return chosen.reshape(weight.shape)
+
+
+def scatter(mask: np.ndarray) -> float:
+    """Give the variance of the degrees of units, the first axis, over that of chance; NaN if there can be none."""
+    units, each = len(mask), mask[0].size
+    share = mask.mean()
+    chance = each * share * (1 - share) * (mask.size - each) / (mask.size - 1)
+    return float(mask.reshape(units, -1).sum(1).var() / chance) if chance else nan
+
+
+def wiring(weights: Sequence[np.ndarray], alive: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Measure a net from the weights of its layers, `(out, in)` or `(out, in, h, w)`, and which units are alive.
+
+    Returns by layer `(L,)`: `kept`, the share of weights that is among the largest half and joins live units; `into`
+    and `out_of`, the scatter of in- and out-degrees; `negative`, percent of the half. And `centre`, how many percent
+    more of the centres of 3x3 kernels are kept than of their corners, NaN without any, and `dead`, percent of hidden
+    units, both `()`.
+    """
+    masks = [largest(weight) for weight in weights]
+    ends = [np.ones(weights[0].shape[1], bool), *alive[:-1], np.ones(len(weights[-1]), bool)]  # inputs, units, outputs
+    kept = []
+    for n, mask in enumerate(masks):
+        sources = np.repeat(ends[n], mask.shape[1] // len(ends[n]))  # a channel is several inputs of a linear layer
+        kept.append(mask[ends[n + 1]][:, sources].sum() / mask.size)
+    kernels = [mask.mean((0, 1)) for mask in masks if mask.shape[2:] == (3, 3)]
+    centre = [100 * (kernel[1, 1] - kernel[::2, ::2].mean()) for kernel in kernels]
+    return {
+        "kept": 100 * np.array(kept), "into": np.array([scatter(mask) for mask in masks]),
+        "out_of": np.array([scatter(mask.swapaxes(0, 1)) for mask in masks]),
+        "negative": np.array([100 * (w[mask] < 0).mean() for w, mask in zip(weights, masks, strict=True)]),
+        "centre": np.array(np.mean(centre) if centre else nan),
+        "dead": 100 - 100 * np.concatenate(alive[:-1]).mean(),
+    }  # fmt: skip
+
+
+def square(half: np.ndarray) -> np.ndarray:
+    """Give a symmetric matrix `(N, N)` from its upper triangle `(N (N + 1) / 2,)`."""
+    size = int((8 * len(half) + 1) ** 0.5) // 2
+    matrix = np.zeros((size, size))
+    matrix[np.triu_indices(size)] = half
+    return matrix + np.triu(matrix, 1).T
+
+
+def compared(parts: dict[str, Results]) -> dict[str, np.ndarray]:
+    """Compare the R probed networks of one architecture; `parts` are those of each group.
+
+    Returns:
+        `groups`, `seeds`, `accuracy`, `val_accuracy` `(R,)`; `layers` `(L,)`. Of pairs, in percent: `cka` and `rdm` (r squared)
+        `(L, R, R)`, `kappa` of errors, and `overlap`, how much of one mask is in the other, `(R, R)`. `changed` `(R,)`:
+        how much of a mask is among the half of the weights that training changes most, of the same seed. `noise` and
+        `fgsm` `(R, strengths)`, accuracies, and `noise_lost`, `fgsm_lost`. What `wiring` measures, `(R, ...)`.
+    """
+    rows = [(name, part, *row) for name, part in parts.items() for row in part.rows if row[2] is not None]
+    names, owners, probed, results, folders = zip(*rows, strict=True)
+    seeds = np.array([run.seed for run in probed])
+    probes, rdms = ([dict(np.load(folder / f"{name}.npz")) for folder in folders] for name in ("similarity", "rdm"))
+    layers = [name.removesuffix(".gram") for name in probes[0] if name.endswith(".gram")]
+    nets = [dict(part.network(run).named_modules()) for part, run in zip(owners, probed, strict=True)]
+    # What a layer multiplies with: of a hidden one the weights under the mask, and zeros.
+    weights = [[net[layer].weight.detach().numpy() for layer in layers] for net in nets]
+    alive = [[probe[f"{layer}.alive"] for layer in layers] for probe in probes]
+    wired = [wiring(*of) for of in zip(weights, alive, strict=True)]
+    masks = np.array([flat(map(largest, of)) for of in weights], np.float32)
+    changed = np.full(len(rows), nan)
+    ends = {(name, seed): of for name, seed, of in zip(names, seeds, weights, strict=True)}
+    for n, seed in enumerate(seeds):
+        if {("dense", seed), ("untrained", seed)} <= ends.keys():
+            steps = (one - other for one, other in zip(ends["dense", seed], ends["untrained", seed], strict=True))
+            changed[n] = 100 * masks[n] @ flat(map(largest, steps)) / masks[n].sum()
+    with np.errstate(invalid="ignore"):  # equal responses to all images have no correlation
+        rdm = [np.atleast_2d(np.corrcoef([one[layer] for one in rdms])) ** 2 for layer in layers]
+    return {
+        "groups": np.array(names), "seeds": seeds, "layers": np.array(layers),
+        "cka": 100 * np.array([cka(np.array([square(one[f"{layer}.gram"]) for one in probes])) for layer in layers]),
+        "rdm": 100 * np.nan_to_num(rdm), "kappa": 100 * kappa(np.array([one["right"] for one in probes])),
+        "overlap": 100 * masks @ masks.T / masks.sum(1, keepdims=True), "changed": changed,
+        **{name: np.array([one[name] for one in probes]) for name in ("noise", "fgsm")},
+        **{name: np.array([one[name] for one in results]) for name in ("accuracy", "val_accuracy", "noise_lost", "fgsm_lost")},
+        **{name: np.array([one[name] for one in wired]) for name in wired[0]},
+    }  # fmt: skip
+
+
+def flat(arrays: Iterable[np.ndarray]) -> np.ndarray:
+    return np.concatenate([array.ravel() for array in arrays])
+
+
+@dataclass(frozen=True)
+class View:
+    """What was compared of one architecture, as far as it is of some seeds."""
+
+    found: dict[str, np.ndarray]
+    seeds: Sequence[int]
+
+    def rows(self, group: str) -> list[int]:
+        """List the networks of a group."""
+        own = (self.found["groups"] == group) & np.isin(self.found["seeds"], self.seeds)
+        return [int(row) for row in np.flatnonzero(own)]
+
+    def pairs(self, name: str, one: str, other: str, same: bool = False) -> np.ndarray:
+        """Average over pairs of networks of two groups, of the `same` random weights or of others: `(L,)`, or `()`."""
+        seeds, matrices = self.found["seeds"], self.found[name]
+        found = [(i, j) for i in self.rows(one) for j in self.rows(other) if (seeds[i] == seeds[j]) == same]
+        return np.array([matrices[..., i, j] for i, j in found]).mean(0) if found else np.full(matrices.shape[:-2], nan)
+
+    def read(self, name: str, group: str, other: str | None = None, same: bool = False) -> float:
+        """Average a number over a group's networks, and over layers where they have it; with `other` over pairs.
+
+        Pairs count in hidden layers, which are all but the last. NaNs are left out.
+        """
+        if other is None:
+            values = self.found[name][self.rows(group)]
+        else:
+            values = self.pairs(name, group, other, same)
+            values = values[: max(1, len(values) - 1)] if values.ndim else values
+        return float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else nan

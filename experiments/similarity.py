@@ -1,0 +1,298 @@
+"""Similarity: what the random subnetwork shares with the trained network, in its wiring and in what it does.
+
+The discussion's note asks: is the random subnetwork similar to the trained network? All answers here are ours. All
+networks of a seed have the same random weights and see the images in one order: trained; trained but stopped at the
+snapshot whose held-out accuracy is nearest to the subnetworks'; subnetwork; ticket (iterative magnitude pruning, two
+rounds); random mask; never trained. Two networks are of one seed or of two, so their random weights are the same or
+others. The yardstick is two trained networks of other weights, both stopped.
+
+Function: CKA of the responses, unbiased, since the plain one is near 1 where units outnumber images; RDMs (r squared);
+kappa of the errors, the agreement beyond what the accuracies imply; accuracy under noise and FGSM. Wiring: each network
+is reduced to the largest half of the weights of each layer, which is its mask where it has one. Degrees are counted in
+these; their variance is 1 where chance places them (hypergeometric: a binomial whose sum is fixed).
+Intervals leave out one seed at a time. Controls: random masks, networks never trained, overlap with other weights.
+
+Source: Kornblith et al., arXiv:1905.00414 (CKA; unbiased by Song et al., JMLR 13:1393, 2012); Geirhos et al.,
+arXiv:2006.16736 (kappa); Goodfellow et al., arXiv:1412.6572 (FGSM); Frankle and Carbin, arXiv:1803.03635 (tickets).
+Cost: quick 0 runs, 4 minutes on two cores; short 0, half of them analyses, about 2 core-hours; paper 0, two nets.
+"""
+
+from dataclasses import replace
+from math import nan
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments._compared import DENSITY, View, compared
+from lit_hidden.code import spec
+from lit_hidden.judge import Claim, decide, jackknifed
+from lit_hidden.report import panels, style
+from lit_hidden.results import NoRunsError, Results
+from lit_hidden.run import Run
+
+EQUAL, CHANCE = 2.0, 20.0  # points within which accuracies are equal; a test accuracy that is hardly more than luck
+MNIST = Run(net="lenet", data="mnist", train_images=20_000, held_out=5000, epochs=5)
+CIFAR = Run(net="conv4", width=0.25, augment=False, train_images=20_000, held_out=5000, epochs=5)
+DIGITS = Run(net="lenet", width=0.5, data="digits", held_out=137, epochs=4, batch_size=32)
+WEAK, STRONG = ([0.02, 0.05, 0.1], [0.002, 0.005, 0.01]), ([0.1, 0.2, 0.4], [0.01, 0.03, 0.1])  # noise and FGSM
+PRESETS = {  # of each net a run, the updates of its snapshots, strengths; the number of seeds, and of images
+    "smoke": ([(replace(DIGITS, width=0.1, epochs=1), (20, 40), STRONG)], 1, 20),
+    "quick": (
+        [
+            (DIGITS, (20, 40, 60, 80, 120), STRONG),
+            (replace(DIGITS, net="conv4", width=0.125), (40, 60, 80, 100, 130), STRONG),
+        ],
+        5,
+        180,
+    ),
+    "short": ([(MNIST, (50, 100, 200, 300, 500), STRONG), (CIFAR, (200, 300, 400, 500, 600), WEAK)], 5, 500),
+    "paper": (
+        [
+            (replace(MNIST, train_images=None, epochs=50), (400, 1000, 2000, 5000, 10_000), STRONG),
+            (Run(net="conv4", held_out=5000), (2000, 4000, 8000, 12_000, 16_000, 20_000, 24_000), WEAK),
+        ],
+        5,
+        1000,
+    ),
+}
+LOOKS = {  # the groups
+    "dense": panels.Look("trained", style.ORANGE, (0, (5, 1.5)), "s"),
+    "stopped": panels.Look("trained, stopped", "#7d4c14", (0, (1.2, 1.2)), "^"),
+    "hidden": panels.Look("subnetwork", style.NAVY, "-", "o"),
+    "ticket": panels.Look("ticket (IMP)", style.PURPLE, (0, (6, 1.2, 1.2, 1.2)), "D"),
+    "random": panels.Look("random mask", style.GREY, (0, (1, 1)), "+"),
+    "untrained": panels.Look("never trained", "#999999", (0, (1, 2)), "x"),
+}
+
+
+def runs(preset: str) -> list[Run]:
+    nets, seeds, images = PRESETS[preset]
+    grid = []
+    for seed in range(seeds):
+        for base, stops, (noise, fgsm) in nets:
+            probes = (spec("rdm.RDM", images=images), spec("similarity.Probe", images=images, noise=noise, fgsm=fgsm))
+            base = replace(base, seed=seed, data_seed=0)
+            dense = replace(base, callbacks=tuple(spec("rewind.Snapshot", update=update) for update in stops))
+            pruned = dense.then(callbacks=(spec("rewind.Prune", density=0.7),))
+            mask = replace(base, density=DENSITY, distribution="kaiming_normal")
+            random = replace(mask, method="random")
+            for run in (dense, pruned, pruned.then(callbacks=(spec("rewind.Prune", density=DENSITY),)), mask, random,
+                        replace(random, density=1.0)):  # fmt: skip
+                grid += [run] if run == pruned else [run, run.then(epochs=0, callbacks=probes)]
+            for n in range(1, len(stops) + 1):
+                grid.append(dense.then(epochs=0, callbacks=(spec("similarity.Stopped", snapshot=n), *probes)))
+    return grid
+
+
+def group(analysis: Run) -> str:
+    """Name the group of a probed network, with the number of its snapshot where it has one: `stopped 2`."""
+    run = analysis.after
+    assert run is not None
+    if number := analysis.option("Stopped.snapshot"):
+        return f"stopped {number[0]}"
+    if run.method == "random":
+        return "untrained" if run.density == 1 else "random"
+    return "hidden" if run.density else "ticket" if run.option("Prune.density") else "dense"
+
+
+def nets(results: Results) -> list[str]:
+    return sorted({run.net for run in results.runs}, key=("lenet", "conv4").index)
+
+
+def groups(results: Results, net: str) -> dict[str, Results]:
+    """Part the probed networks; `stopped` are those nearest to the subnetworks in held-out accuracy, chosen once."""
+    probed = results.where(lambda run: run.epochs == 0 and run.net == net)
+    found, whole = probed.by(group), probed.whole.by(group)
+    trained = [name for name in found if name == "dense" or name.startswith("stopped")]
+    if trained and "hidden" in whole:
+        level = {name: whole[name].mean("val_accuracy") for name in (*trained, "hidden")}
+        found["stopped"] = found[min(trained, key=lambda name: abs(level[name] - level["hidden"]))]
+    return {name: found[name] for name in LOOKS if name in found}
+
+
+def reduce(results: Results) -> dict[str, np.ndarray]:
+    """Compare the networks of each architecture: its arrays are `NET.NAME`, see `_compared.compared`."""
+    found = {net: parts for net in nets(results) if (parts := groups(results, net))}
+    if not found:
+        raise NoRunsError("no network is probed")
+    return {f"{net}.{name}": array for net, parts in found.items() for name, array in compared(parts).items()}
+
+
+def view(results: Results, net: str) -> View:
+    """Give what was compared of an architecture, of the seeds that have a network in each group."""
+    found = {name.partition(".")[2]: a for name, a in results.summary.items() if name.startswith(f"{net}.")}
+    own = [set(found["seeds"][found["groups"] == name].tolist()) for name in LOOKS]
+    return View(found, sorted(set.intersection(*own)))
+
+
+Term = tuple[str, str] | tuple[str, str, str] | tuple[str, str, str, bool]  # as `View.read` takes it
+UNITS = {
+    "cka": "points of CKA", "kappa": "points of kappa", "overlap": "% of the mask", "into": "of chance's variance",
+    "out_of": "of chance's variance", "dead": "% of units", "positive": "% of the mask", "centre": "% of weights",
+}  # fmt: skip
+
+
+def claim(sentence: str, one: Term | float, other: Term | float = 0.0, by: float = 0.0, kind: Any = "primary") -> Claim:
+    """Make the claim that a number, less another, is above `by` in every architecture that has it.
+
+    Intervals leave out one seed of all networks at a time. It is open where subnetworks or stopped networks have hardly
+    learned anything, and, if it is about stopped ones, where these differ in held-out accuracy from subnetworks.
+    """
+    terms = [term for term in (one, other) if isinstance(term, tuple)]
+    equal, number = any("stopped" in term for term in terms), terms[0][0]
+
+    def margin(seen: View) -> float:
+        found = [seen.read(*term) if isinstance(term, tuple) else term for term in (one, other)]
+        return found[0] - found[1] - by
+
+    def interval(results: Results) -> tuple[float, float, float]:
+        views = [view(results, net) for net in nets(results) if number != "centre" or net != "lenet"]
+        seeds = sorted(set.intersection(*(set(seen.seeds) for seen in views))) if views else []
+        if len(seeds) < 3:
+            raise NoRunsError(f"{len(seeds)} seeds have a network of each group")
+        left = [[margin(View(seen.found, [s for s in seeds if s != out])) for seen in views] for out in seeds]
+        whole, learned = (
+            [margin(View(seen.found, seeds)) for seen in views],
+            [comparable(seen, equal) for seen in views],
+        )
+        if not all(learned) or not np.isfinite([whole, *left]).all():
+            return nan, nan, nan
+        found = decide(np.array(whole), [np.array(left)])
+        return found.margin, found.low, found.high
+
+    return Claim(sentence, unit=UNITS.get(number, "points"), kind=kind, interval=interval)
+
+
+def comparable(seen: View, equal: bool) -> bool:
+    """Tell whether stopped networks and subnetworks have learned, and, if asked, are of equal held-out accuracy."""
+    levels = [[seen.read(name, group) for group in ("stopped", "hidden")] for name in ("accuracy", "val_accuracy")]
+    return min(levels[0]) >= CHANCE and (not equal or abs(levels[1][0] - levels[1][1]) <= EQUAL)
+
+
+SAME = True  # random weights
+CLAIMS = [
+    claim("at the same accuracy, two trained networks respond more alike than a subnetwork and a trained one: "
+          "by 2 points of CKA, in every net",
+          ("cka", "stopped", "stopped"), ("cka", "hidden", "stopped"), by=2),
+    claim("at the same accuracy, two trained networks agree more on errors than a subnetwork and a trained one: "
+          "by 5 points of kappa, in every net",
+          ("kappa", "stopped", "stopped"), ("kappa", "hidden", "stopped"), by=5),
+    claim("a subnetwork responds more like the trained network of its weights than a random mask does: "
+          "by 2 points of CKA, in every net",
+          ("cka", "hidden", "dense", SAME), ("cka", "random", "dense", SAME), by=2),
+    claim("a mask holds more of the weights that are largest after training than of those largest before: "
+          "by 1 point, in every net",
+          ("overlap", "hidden", "dense", SAME), ("overlap", "hidden", "untrained", SAME), by=1),
+    claim("in-degrees vary more in subnetworks than in random masks: by half of chance's variance, in every net",
+          ("into", "hidden"), ("into", "random"), by=0.5),
+    claim("out-degrees vary more in subnetworks than in random masks: by half of chance's variance, in every net",
+          ("out_of", "hidden"), ("out_of", "random"), by=0.5),
+    claim("the same random weights make a subnetwork and a trained network respond more alike: by 2 points of CKA",
+          ("cka", "hidden", "dense", SAME), ("cka", "hidden", "dense"), by=2, kind="secondary"),
+    claim("a ticket responds more like the trained network of its weights than a subnetwork does: by 2 points of CKA",
+          ("cka", "ticket", "dense", SAME), ("cka", "hidden", "dense", SAME), by=2, kind="secondary"),
+    claim("control: a mask holds more of the largest weights of the net trained from its own weights than from others",
+          ("overlap", "hidden", "dense", SAME), ("overlap", "hidden", "dense"), kind="secondary"),
+    claim("control: networks never trained respond less alike than trained ones, in every net",
+          ("cka", "dense", "dense"), ("cka", "untrained", "untrained"), kind="secondary"),
+    claim("control: in random masks the variance of in-degrees is at most 1.2 times chance's, in every net",
+          1.2, ("into", "random"), kind="secondary"),
+    claim("at the same accuracy, noise costs a subnetwork more than a trained network, in every net",
+          ("noise_lost", "hidden"), ("noise_lost", "stopped"), kind="exploratory"),
+    claim("at the same accuracy, FGSM costs a subnetwork more than a trained network, in every net",
+          ("fgsm_lost", "hidden"), ("fgsm_lost", "stopped"), kind="exploratory"),
+    claim("subnetworks have more dead units than trained networks, in every net",
+          ("dead", "hidden"), ("dead", "dense"), kind="exploratory"),
+    claim("subnetworks keep more negative weights than positive ones, in every net",
+          ("negative", "hidden"), 50.0, kind="exploratory"),
+    claim("of convolutions, subnetworks keep the centres of kernels more often than the corners",
+          ("centre", "hidden"), kind="exploratory"),
+]  # fmt: skip
+
+
+# --- drawing -------------------------------------------------------------------------------------------------------
+
+PAIRS = {  # groups, whether of the same weights; and how such pairs are drawn
+    "two trained": (("dense", "dense"), LOOKS["dense"]),
+    "two trained, stopped": (("stopped", "stopped"), LOOKS["stopped"]),
+    "two subnetworks": (("hidden", "hidden"), LOOKS["hidden"]),
+    "subnetwork, stopped": (("hidden", "stopped"), panels.Look("", style.SKY, (0, (4, 1.2)), "v")),
+    "subnetwork, trained, same weights": (("hidden", "dense", SAME), panels.Look("", style.BLACK, "-", "v", "white")),
+    "ticket, trained, same weights": (("ticket", "dense", SAME), LOOKS["ticket"]),
+    "random mask, trained, same weights": (("random", "dense", SAME), LOOKS["random"]),
+    "two never trained": (("untrained", "untrained"), LOOKS["untrained"]),
+}
+COLUMNS = {  # of the table; CKA, RDM and kappa are with stopped networks of other weights
+    "accuracy": "accuracy", "CKA": "cka", "RDM": "rdm", "kappa": "kappa", "lost to\nnoise": "noise_lost",
+    "lost to\nFGSM": "fgsm_lost", "weights\nin use": "kept", "dead\nunits": "dead", "negative": "negative",
+    "centre -\ncorners": "centre", "in-\ndegrees": "into", "out-\ndegrees": "out_of",
+    "in the\nmask": "overlap", "of largest\nchange": "changed",
+}  # fmt: skip
+
+
+def draw(results: Results, figure: Figure) -> None:
+    views = {net: view(results, net) for net in nets(results) if groups(results, net)}
+    figure.set_size_inches(12.5, 12)
+    grid = figure.add_gridspec(2, 3, left=0.06, right=0.985, top=0.965, bottom=0.48, wspace=0.26, hspace=0.34)
+    first, second, errors, *robust, degrees = (figure.add_subplot(grid[n // 3, n % 3]) for n in range(6))
+    for axes, letter, net in zip((first, second), "ab", views, strict=False):
+        for name, (pair, look) in PAIRS.items():
+            draw_line(axes, views[net].pairs("cka", *pair), replace(look, label=name))
+        axes.set(xlabel="layer", ylabel="CKA (%)", title=f"({letter}) {net}: how alike are responses?")
+    draw_errors(errors, views)
+    net, last = list(views.items())[-1]
+    for axes, letter, name in zip(robust, "de", ("noise", "fgsm"), strict=True):
+        for group, look in LOOKS.items():
+            rows = last.rows(group)
+            clean = last.found["accuracy"][rows].mean()
+            draw_line(axes, np.array([clean, *last.found[name][rows].mean(0)]), look, first=0)
+        axes.set(xlabel="strength", ylabel="test accuracy (%)", title=f"({letter}) {net}: accuracy under {name}")
+    for group, look in LOOKS.items():
+        draw_line(degrees, last.found["into"][last.rows(group)].mean(0), look)
+    degrees.set(xlabel="layer", ylabel="variance / chance's", yscale="log", title=f"(f) {net}: in-degrees")
+    panels.finish(figure, [first, degrees], bbox_to_anchor=(0.5, 0.375), ncols=5)
+    for n, (net, seen) in enumerate(views.items()):
+        draw_table(figure.add_axes((0.06, 0.205 - 0.16 * n, 0.925, 0.14)), seen, net)
+
+
+def draw_line(axes: Axes, values: np.ndarray, look: panels.Look, first: int = 1) -> None:
+    """Draw a number by layer, or by strength, counted from `first`."""
+    at = range(first, first + len(values))
+    axes.plot(at, values, color=look.color, linestyle=look.linestyle, marker=look.marker, markersize=4.5,
+              markerfacecolor=look.face or look.color, label=look.label)  # fmt: skip
+    axes.set_xticks(at)
+    axes.grid(axis="y")
+
+
+def draw_errors(axes: Axes, views: dict[str, View]) -> None:
+    """Draw kappa for each kind of pairs, by net, with bars of 95% that leave out one seed at a time."""
+    for n, (net, seen) in enumerate(views.items()):
+        for row, (pair, look) in enumerate(PAIRS.values()):
+            found = jackknifed(
+                lambda cells, of=pair, v=seen: View(v.found, cells[0]).read("kappa", *of), [[*seen.seeds]]
+            )
+            axes.plot(found[1:], [-row - 0.3 * n] * 2, color=look.color, linewidth=1.1)
+            axes.plot(found[0], -row - 0.3 * n, color=look.color, marker="os"[n], markersize=4.5)
+    axes.set_yticks(
+        [-row - 0.15 for row in range(len(PAIRS))], [name.replace(", s", ",\ns") for name in PAIRS], fontsize=6
+    )
+    axes.set(xlabel="kappa (%)", title=f"(c) errors in common: {', then '.join(views)}")
+    axes.grid(axis="x")
+
+
+def draw_table(axes: Axes, seen: View, net: str) -> None:
+    """Write what was measured of each group's networks."""
+    axes.axis("off")
+    cells = []
+    for group in LOOKS:
+        pairs = {name: (name, group, "stopped") for name in ("cka", "rdm", "kappa")}
+        pairs["overlap"] = ("overlap", group, "hidden", SAME)
+        values = [seen.read(*pairs.get(name, (name, group))) for name in COLUMNS.values()]
+        cells.append([f"{value:.3g}" if np.isfinite(value) else "" for value in values])
+    table = axes.table(cells, rowLabels=[look.label for look in LOOKS.values()], colLabels=list(COLUMNS), loc="center",
+                       cellLoc="center", edges="horizontal", bbox=(0.1, 0, 0.9, 1))  # fmt: skip
+    table.auto_set_font_size(False)
+    table.set_fontsize(7)
+    axes.set_title(net, fontsize=8)
