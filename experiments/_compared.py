@@ -5,10 +5,14 @@ from dataclasses import dataclass
 from math import nan
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.transforms import Bbox
 
+from lit_hidden.report import panels
 from lit_hidden.results import Results
 
 DENSITY = 0.5  # of all masks
+NUMBERS = ("accuracy", "val_accuracy", "noise_lost", "fgsm_lost")  # of results
 
 
 def cka(grams: np.ndarray) -> np.ndarray:
@@ -31,7 +35,7 @@ def kappa(right: np.ndarray) -> np.ndarray:
     right = right.astype(float)
     same = (right @ right.T + (1 - right) @ (1 - right).T) / right.shape[1]
     chance = np.outer(share, share) + np.outer(1 - share, 1 - share)
-    return np.divide(same - chance, 1 - chance, out=np.full_like(same, nan), where=chance < 1)
+    return np.asarray(np.divide(same - chance, 1 - chance, out=np.full_like(same, nan), where=chance < 1))
 
 
 def largest(weight: np.ndarray) -> np.ndarray:
@@ -87,10 +91,10 @@ def compared(parts: dict[str, Results]) -> dict[str, np.ndarray]:
     """Compare the R probed networks of one architecture; `parts` are those of each group.
 
     Returns:
-        `groups`, `seeds`, `accuracy`, `val_accuracy` `(R,)`; `layers` `(L,)`. Of pairs, in percent: `cka` and `rdm` (r squared)
-        `(L, R, R)`, `kappa` of errors, and `overlap`, how much of one mask is in the other, `(R, R)`. `changed` `(R,)`:
-        how much of a mask is among the half of the weights that training changes most, of the same seed. `noise` and
-        `fgsm` `(R, strengths)`, accuracies, and `noise_lost`, `fgsm_lost`. What `wiring` measures, `(R, ...)`.
+        `groups`, `seeds` `(R,)`; `layers` `(L,)`. Of pairs, in percent: `cka` and `rdm` (r squared) `(L, R, R)`,
+        `kappa` of errors, and `overlap`, how much of one mask is in the other, `(R, R)`. `changed` `(R,)`: how much of
+        a mask is among the half of the weights that training changes most, of the same seed. What the probes found:
+        `NUMBERS` `(R,)`, and `noise`, `fgsm` `(R, strengths)`, accuracies. What `wiring` measures, `(R, ...)`.
     """
     rows = [(name, part, *row) for name, part in parts.items() for row in part.rows if row[2] is not None]
     names, owners, probed, results, folders = zip(*rows, strict=True)
@@ -117,7 +121,7 @@ def compared(parts: dict[str, Results]) -> dict[str, np.ndarray]:
         "rdm": 100 * np.nan_to_num(rdm), "kappa": 100 * kappa(np.array([one["right"] for one in probes])),
         "overlap": 100 * masks @ masks.T / masks.sum(1, keepdims=True), "changed": changed,
         **{name: np.array([one[name] for one in probes]) for name in ("noise", "fgsm")},
-        **{name: np.array([one[name] for one in results]) for name in ("accuracy", "val_accuracy", "noise_lost", "fgsm_lost")},
+        **{name: np.array([one[name] for one in results]) for name in NUMBERS},
         **{name: np.array([one[name] for one in wired]) for name in wired[0]},
     }  # fmt: skip
 
@@ -138,6 +142,11 @@ class View:
         own = (self.found["groups"] == group) & np.isin(self.found["seeds"], self.seeds)
         return [int(row) for row in np.flatnonzero(own)]
 
+    def mean(self, name: str, group: str) -> np.ndarray:
+        """Average a number over a group's networks; NaN if there is none."""
+        values = self.found[name][self.rows(group)]
+        return values.mean(0) if len(values) else np.full(values.shape[1:], nan)
+
     def pairs(self, name: str, one: str, other: str, same: bool = False) -> np.ndarray:
         """Average over pairs of networks of two groups, of the `same` random weights or of others: `(L,)`, or `()`."""
         seeds, matrices = self.found["seeds"], self.found[name]
@@ -149,9 +158,38 @@ class View:
 
         Pairs count in hidden layers, which are all but the last. NaNs are left out.
         """
-        if other is None:
-            values = self.found[name][self.rows(group)]
-        else:
-            values = self.pairs(name, group, other, same)
-            values = values[: max(1, len(values) - 1)] if values.ndim else values
+        values = self.mean(name, group) if other is None else self.pairs(name, group, other, same)
+        values = values[: max(1, len(values) - 1)] if other and values.ndim else values
         return float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else nan
+
+
+def draw_line(axes: Axes, values: np.ndarray, look: panels.Look) -> None:
+    """Draw a number by layer, or by strength."""
+    at = range(1, 1 + len(values))
+    axes.plot(at, values, color=look.color, linestyle=look.linestyle, marker=look.marker, markersize=4.5,
+              markerfacecolor=look.face or look.color, label=look.label)  # fmt: skip
+    axes.set_xticks(at)
+    axes.grid(axis="y")
+
+
+def draw_table(
+    axes: Axes, seen: View, columns: dict[str, str], rows: dict[str, tuple[str, str, str]], title: str
+) -> None:
+    """Write numbers of groups, a row each.
+
+    A row names a group; one of other weights, with whose responses and errors its own are compared; and one of the same
+    weights, in whose masks its largest weights are looked for.
+    """
+    axes.axis("off")
+    cells = []
+    for group, yardstick, masks in rows.values():
+        pairs = dict.fromkeys(("cka", "rdm", "kappa"), (yardstick,)) | {"overlap": (masks, True)}
+        values = [seen.read(name, group, *pairs.get(name, ())) for name in columns.values()]
+        cells.append([f"{value:.3g}" if np.isfinite(value) else "" for value in values])
+    table = axes.table(cells, rowLabels=list(rows), colLabels=list(columns), cellLoc="center", edges="horizontal",
+                       bbox=Bbox.from_bounds(0.09, 0, 0.91, 1))  # fmt: skip
+    table.auto_set_font_size(False)
+    table.set_fontsize(7.5)
+    for cell in table.get_celld().values():
+        cell.set_linewidth(0.4)
+    axes.set_title(title, fontsize=9)

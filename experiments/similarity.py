@@ -18,6 +18,7 @@ Cost: quick 0 runs, 4 minutes on two cores; short 0, half of them analyses, abou
 """
 
 from dataclasses import replace
+from functools import partial
 from math import nan
 from typing import Any
 
@@ -25,7 +26,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments._compared import DENSITY, View, compared
+from experiments._compared import DENSITY, View, compared, draw_line, draw_table
 from lit_hidden.code import spec
 from lit_hidden.judge import Claim, decide, jackknifed
 from lit_hidden.report import panels, style
@@ -35,27 +36,22 @@ from lit_hidden.run import Run
 EQUAL, CHANCE = 2.0, 20.0  # points within which accuracies are equal; a test accuracy that is hardly more than luck
 MNIST = Run(net="lenet", data="mnist", train_images=20_000, held_out=5000, epochs=5)
 CIFAR = Run(net="conv4", width=0.25, augment=False, train_images=20_000, held_out=5000, epochs=5)
-DIGITS = Run(net="lenet", width=0.5, data="digits", held_out=137, epochs=4, batch_size=32)
+DIGITS = Run(net="lenet", width=0.5, data="digits", held_out=137, epochs=8, batch_size=32)
 WEAK, STRONG = ([0.02, 0.05, 0.1], [0.002, 0.005, 0.01]), ([0.1, 0.2, 0.4], [0.01, 0.03, 0.1])  # noise and FGSM
-PRESETS = {  # of each net a run, the updates of its snapshots, strengths; the number of seeds, and of images
-    "smoke": ([(replace(DIGITS, width=0.1, epochs=1), (20, 40), STRONG)], 1, 20),
-    "quick": (
-        [
-            (DIGITS, (20, 40, 60, 80, 120), STRONG),
-            (replace(DIGITS, net="conv4", width=0.125), (40, 60, 80, 100, 130), STRONG),
-        ],
-        5,
-        180,
-    ),
-    "short": ([(MNIST, (50, 100, 200, 300, 500), STRONG), (CIFAR, (200, 300, 400, 500, 600), WEAK)], 5, 500),
-    "paper": (
-        [
-            (replace(MNIST, train_images=None, epochs=50), (400, 1000, 2000, 5000, 10_000), STRONG),
-            (Run(net="conv4", held_out=5000), (2000, 4000, 8000, 12_000, 16_000, 20_000, 24_000), WEAK),
-        ],
-        5,
-        1000,
-    ),
+SMALL = (
+    (DIGITS, 0.025, (40, 80, 120, 160, 200), STRONG),
+    (replace(DIGITS, net="conv4", width=0.125), None, (40, 60, 80, 100, 130), STRONG),
+)
+CUT = (MNIST, None, (50, 100, 200, 300, 500), STRONG), (CIFAR, None, (200, 300, 400, 500, 600), WEAK)
+WHOLE = (
+    (replace(MNIST, train_images=None, epochs=50), None, (400, 1000, 2000, 5000, 10_000), STRONG),
+    (Run(net="conv4", held_out=5000), None, (2000, 4000, 8000, 12_000, 16_000, 20_000, 24_000), WEAK),
+)
+PRESETS = {  # a run of each net, the rate at which weights learn, updates of snapshots, strengths; seeds, images
+    "smoke": (((replace(DIGITS, width=0.1, epochs=1), 0.025, (20, 40), STRONG),), 1, 20),
+    "quick": (SMALL, 5, 180),
+    "short": (CUT, 5, 500),
+    "paper": (WHOLE, 5, 1000),
 }
 LOOKS = {  # the groups
     "dense": panels.Look("trained", style.ORANGE, (0, (5, 1.5)), "s"),
@@ -71,16 +67,17 @@ def runs(preset: str) -> list[Run]:
     nets, seeds, images = PRESETS[preset]
     grid = []
     for seed in range(seeds):
-        for base, stops, (noise, fgsm) in nets:
+        for base, rate, stops, (noise, fgsm) in nets:
             probes = (spec("rdm.RDM", images=images), spec("similarity.Probe", images=images, noise=noise, fgsm=fgsm))
             base = replace(base, seed=seed, data_seed=0)
-            dense = replace(base, callbacks=tuple(spec("rewind.Snapshot", update=update) for update in stops))
-            pruned = dense.then(callbacks=(spec("rewind.Prune", density=0.7),))
+            dense = replace(base, lr=rate, callbacks=tuple(spec("rewind.Snapshot", update=update) for update in stops))
+            first = dense.then(callbacks=(spec("rewind.Prune", density=0.7),))
+            ticket = first.then(callbacks=(spec("rewind.Prune", density=DENSITY),))
             mask = replace(base, density=DENSITY, distribution="kaiming_normal")
-            random = replace(mask, method="random")
-            for run in (dense, pruned, pruned.then(callbacks=(spec("rewind.Prune", density=DENSITY),)), mask, random,
-                        replace(random, density=1.0)):  # fmt: skip
-                grid += [run] if run == pruned else [run, run.then(epochs=0, callbacks=probes)]
+            # With the seed of its scores a random mask is the one that the subnetwork begins with.
+            random = replace(mask, method="random", score_seed=1000 + seed)
+            for run in (dense, first, ticket, mask, random, replace(random, density=1.0)):
+                grid += [run] if run is first else [run, run.then(epochs=0, callbacks=probes)]
             for n in range(1, len(stops) + 1):
                 grid.append(dense.then(epochs=0, callbacks=(spec("similarity.Stopped", snapshot=n), *probes)))
     return grid
@@ -121,10 +118,9 @@ def reduce(results: Results) -> dict[str, np.ndarray]:
 
 
 def view(results: Results, net: str) -> View:
-    """Give what was compared of an architecture, of the seeds that have a network in each group."""
+    """Give what was compared of an architecture."""
     found = {name.partition(".")[2]: a for name, a in results.summary.items() if name.startswith(f"{net}.")}
-    own = [set(found["seeds"][found["groups"] == name].tolist()) for name in LOOKS]
-    return View(found, sorted(set.intersection(*own)))
+    return View(found, sorted(set(found["seeds"].tolist())))
 
 
 Term = tuple[str, str] | tuple[str, str, str] | tuple[str, str, str, bool]  # as `View.read` takes it
@@ -149,7 +145,8 @@ def claim(sentence: str, one: Term | float, other: Term | float = 0.0, by: float
 
     def interval(results: Results) -> tuple[float, float, float]:
         views = [view(results, net) for net in nets(results) if number != "centre" or net != "lenet"]
-        seeds = sorted(set.intersection(*(set(seen.seeds) for seen in views))) if views else []
+        there = [{seed for seed in seen.seeds if View(seen.found, [seed]).rows(of)} for seen in views for of in LOOKS]
+        seeds = sorted(set.intersection(*there)) if there else []
         if len(seeds) < 3:
             raise NoRunsError(f"{len(seeds)} seeds have a network of each group")
         left = [[margin(View(seen.found, [s for s in seeds if s != out])) for seen in views] for out in seeds]
@@ -214,7 +211,9 @@ CLAIMS = [
 
 # --- drawing -------------------------------------------------------------------------------------------------------
 
-PAIRS = {  # groups, whether of the same weights; and how such pairs are drawn
+PAIRS: dict[
+    str, tuple[tuple[Any, ...], panels.Look]
+] = {  # groups, whether of the same weights; and how such pairs are drawn
     "two trained": (("dense", "dense"), LOOKS["dense"]),
     "two trained, stopped": (("stopped", "stopped"), LOOKS["stopped"]),
     "two subnetworks": (("hidden", "hidden"), LOOKS["hidden"]),
@@ -224,7 +223,7 @@ PAIRS = {  # groups, whether of the same weights; and how such pairs are drawn
     "random mask, trained, same weights": (("random", "dense", SAME), LOOKS["random"]),
     "two never trained": (("untrained", "untrained"), LOOKS["untrained"]),
 }
-COLUMNS = {  # of the table; CKA, RDM and kappa are with stopped networks of other weights
+COLUMNS = {  # of the table: numbers of `View`
     "accuracy": "accuracy", "CKA": "cka", "RDM": "rdm", "kappa": "kappa", "lost to\nnoise": "noise_lost",
     "lost to\nFGSM": "fgsm_lost", "weights\nin use": "kept", "dead\nunits": "dead", "negative": "negative",
     "centre -\ncorners": "centre", "in-\ndegrees": "into", "out-\ndegrees": "out_of",
@@ -235,64 +234,47 @@ COLUMNS = {  # of the table; CKA, RDM and kappa are with stopped networks of oth
 def draw(results: Results, figure: Figure) -> None:
     views = {net: view(results, net) for net in nets(results) if groups(results, net)}
     figure.set_size_inches(12.5, 12)
-    grid = figure.add_gridspec(2, 3, left=0.06, right=0.985, top=0.965, bottom=0.48, wspace=0.26, hspace=0.34)
+    grid = figure.add_gridspec(2, 3, left=0.055, right=0.985, top=0.965, bottom=0.455, wspace=0.2, hspace=0.5)
     first, second, errors, *robust, degrees = (figure.add_subplot(grid[n // 3, n % 3]) for n in range(6))
     for axes, letter, net in zip((first, second), "ab", views, strict=False):
         for name, (pair, look) in PAIRS.items():
             draw_line(axes, views[net].pairs("cka", *pair), replace(look, label=name))
         axes.set(xlabel="layer", ylabel="CKA (%)", title=f"({letter}) {net}: how alike are responses?")
+    if len(views) < 2:
+        second.axis("off")
     draw_errors(errors, views)
     net, last = list(views.items())[-1]
-    for axes, letter, name in zip(robust, "de", ("noise", "fgsm"), strict=True):
+    for axes, letter, name, word in zip(robust, "de", ("noise", "fgsm"), ("noise", "FGSM"), strict=True):
         for group, look in LOOKS.items():
-            rows = last.rows(group)
-            clean = last.found["accuracy"][rows].mean()
-            draw_line(axes, np.array([clean, *last.found[name][rows].mean(0)]), look, first=0)
-        axes.set(xlabel="strength", ylabel="test accuracy (%)", title=f"({letter}) {net}: accuracy under {name}")
+            draw_line(axes, np.append(last.mean("accuracy", group), last.mean(name, group)), look)
+        (strengths,) = {run.option(f"Probe.{name}")[0] for run in groups(results, net).popitem()[1].runs}
+        axes.set_xticks(range(1, len(strengths) + 2), [f"{strength:g}" for strength in (0, *strengths)])
+        axes.set(xlabel="strength, of pixels in [0, 1]", ylabel="test accuracy (%)")
+        axes.set_title(f"({letter}) {net}: accuracy under {word}")
     for group, look in LOOKS.items():
-        draw_line(degrees, last.found["into"][last.rows(group)].mean(0), look)
-    degrees.set(xlabel="layer", ylabel="variance / chance's", yscale="log", title=f"(f) {net}: in-degrees")
-    panels.finish(figure, [first, degrees], bbox_to_anchor=(0.5, 0.375), ncols=5)
+        draw_line(degrees, last.mean("into", group), look)
+    degrees.set(xlabel="layer", ylabel="variance, over chance's", title=f"(f) {net}: in-degrees")
+    for axes, height in ((first, 0.69), (degrees, 0.395)):
+        figure.legend(*axes.get_legend_handles_labels(), loc="lower center", ncols=6, bbox_to_anchor=(0.5, height))
     for n, (net, seen) in enumerate(views.items()):
-        draw_table(figure.add_axes((0.06, 0.205 - 0.16 * n, 0.925, 0.14)), seen, net)
-
-
-def draw_line(axes: Axes, values: np.ndarray, look: panels.Look, first: int = 1) -> None:
-    """Draw a number by layer, or by strength, counted from `first`."""
-    at = range(first, first + len(values))
-    axes.plot(at, values, color=look.color, linestyle=look.linestyle, marker=look.marker, markersize=4.5,
-              markerfacecolor=look.face or look.color, label=look.label)  # fmt: skip
-    axes.set_xticks(at)
-    axes.grid(axis="y")
+        rows = {look.label: (group, "stopped", "hidden") for group, look in LOOKS.items()}
+        draw_table(figure.add_axes((0.03, 0.215 - 0.175 * n, 0.955, 0.15)), seen, COLUMNS, rows, net)
 
 
 def draw_errors(axes: Axes, views: dict[str, View]) -> None:
     """Draw kappa for each kind of pairs, by net, with bars of 95% that leave out one seed at a time."""
-    for n, (net, seen) in enumerate(views.items()):
-        for row, (pair, look) in enumerate(PAIRS.values()):
-            found = jackknifed(
-                lambda cells, of=pair, v=seen: View(v.found, cells[0]).read("kappa", *of), [[*seen.seeds]]
-            )
-            axes.plot(found[1:], [-row - 0.3 * n] * 2, color=look.color, linewidth=1.1)
-            axes.plot(found[0], -row - 0.3 * n, color=look.color, marker="os"[n], markersize=4.5)
-    axes.set_yticks(
-        [-row - 0.15 for row in range(len(PAIRS))], [name.replace(", s", ",\ns") for name in PAIRS], fontsize=6
-    )
-    axes.set(xlabel="kappa (%)", title=f"(c) errors in common: {', then '.join(views)}")
+    at = 0.0
+    for net, seen in views.items():
+        axes.text(0, at, f" {net}", transform=axes.get_yaxis_transform(), fontsize=7.5, va="center")
+        for pair, look in PAIRS.values():
+            at -= 1
+            middle, *ends = jackknifed(partial(of_seeds, seen, pair), [list(seen.seeds)])
+            axes.plot(ends, [at, at], color=look.color, linewidth=1.1)
+            axes.plot(middle, at, color=look.color, marker=look.marker, markerfacecolor=look.face or look.color)
+        at -= 1
+    axes.set(xlabel="kappa (%)", yticks=[], title="(c) agreement on errors, beyond chance")
     axes.grid(axis="x")
 
 
-def draw_table(axes: Axes, seen: View, net: str) -> None:
-    """Write what was measured of each group's networks."""
-    axes.axis("off")
-    cells = []
-    for group in LOOKS:
-        pairs = {name: (name, group, "stopped") for name in ("cka", "rdm", "kappa")}
-        pairs["overlap"] = ("overlap", group, "hidden", SAME)
-        values = [seen.read(*pairs.get(name, (name, group))) for name in COLUMNS.values()]
-        cells.append([f"{value:.3g}" if np.isfinite(value) else "" for value in values])
-    table = axes.table(cells, rowLabels=[look.label for look in LOOKS.values()], colLabels=list(COLUMNS), loc="center",
-                       cellLoc="center", edges="horizontal", bbox=(0.1, 0, 0.9, 1))  # fmt: skip
-    table.auto_set_font_size(False)
-    table.set_fontsize(7)
-    axes.set_title(net, fontsize=8)
+def of_seeds(seen: View, pair: tuple[Any, ...], seeds: list[list[int]]) -> float:
+    return View(seen.found, seeds[0]).read("kappa", *pair)

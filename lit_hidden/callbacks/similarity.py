@@ -46,7 +46,7 @@ class Probe(RunCallback):
     For each layer with weights it has `NAME.gram`, float32 `(N (N + 1) / 2,)`, the upper triangle of the inner products
     of responses before the nonlinearity, less their mean over images; and `NAME.alive`, bool `(units,)`: whether a unit
     (a channel, of a convolution) responds above 0 to any image. `noise` and `fgsm` are accuracies in percent, by
-    strength; pixels stay in [0, 1]. `right`, bool `(T,)`, is about all test images, in one order: whether each is classified rightly.
+    strength; pixels stay in [0, 1]. `right`, bool `(T,)`: whether each of all test images is classified rightly.
 
     The result has `noise_lost` and `fgsm_lost`, the points of accuracy lost on average over strengths, and
     `val_accuracy`, in percent, if images are held out.
