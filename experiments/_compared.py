@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import nan
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
+from lit_hidden.judge import jackknifed
 from lit_hidden.report import panels
 from lit_hidden.results import Results
 
@@ -170,6 +173,25 @@ def draw_line(axes: Axes, values: np.ndarray, look: panels.Look) -> None:
               markerfacecolor=look.face or look.color, label=look.label)  # fmt: skip
     axes.set_xticks(at)
     axes.grid(axis="y")
+
+
+def draw_kappa(axes: Axes, views: dict[str, View], kinds: dict[str, tuple[tuple[Any, ...], panels.Look]]) -> None:
+    """Draw kappa for each kind of pairs, by net, with bars of 95% that leave out one seed at a time."""
+    at = 0.0
+    for net, seen in views.items():
+        axes.text(0, at, f" {net}", transform=axes.get_yaxis_transform(), fontsize=7.5, va="center")
+        for pair, look in kinds.values():
+            at -= 1
+            middle, *ends = jackknifed(partial(_kappa, seen, pair), [list(seen.seeds)])
+            axes.plot(ends, [at, at], color=look.color, linewidth=1.1)
+            axes.plot(middle, at, color=look.color, marker=look.marker, markerfacecolor=look.face or look.color)
+        at -= 1
+    axes.set(xlabel="kappa (%)", yticks=[], title="(c) agreement on errors, beyond chance")
+    axes.grid(axis="x")
+
+
+def _kappa(seen: View, pair: tuple[Any, ...], seeds: list[list[int]]) -> float:
+    return View(seen.found, seeds[0]).read("kappa", *pair)
 
 
 def draw_table(

@@ -18,17 +18,15 @@ Cost: quick 0 runs, 4 minutes on two cores; short 0, half of them analyses, abou
 """
 
 from dataclasses import replace
-from functools import partial
 from math import nan
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments._compared import DENSITY, View, compared, draw_line, draw_table
+from experiments._compared import DENSITY, View, compared, draw_kappa, draw_line, draw_table
 from lit_hidden.code import spec
-from lit_hidden.judge import Claim, decide, jackknifed
+from lit_hidden.judge import Claim, decide
 from lit_hidden.report import panels, style
 from lit_hidden.results import NoRunsError, Results
 from lit_hidden.run import Run
@@ -126,7 +124,7 @@ def view(results: Results, net: str) -> View:
 Term = tuple[str, str] | tuple[str, str, str] | tuple[str, str, str, bool]  # as `View.read` takes it
 UNITS = {
     "cka": "points of CKA", "kappa": "points of kappa", "overlap": "% of the mask", "into": "of chance's variance",
-    "out_of": "of chance's variance", "dead": "% of units", "positive": "% of the mask", "centre": "% of weights",
+    "out_of": "of chance's variance", "dead": "% of units", "negative": "% of the mask", "centre": "% of weights",
 }  # fmt: skip
 
 
@@ -150,11 +148,8 @@ def claim(sentence: str, one: Term | float, other: Term | float = 0.0, by: float
         if len(seeds) < 3:
             raise NoRunsError(f"{len(seeds)} seeds have a network of each group")
         left = [[margin(View(seen.found, [s for s in seeds if s != out])) for seen in views] for out in seeds]
-        whole, learned = (
-            [margin(View(seen.found, seeds)) for seen in views],
-            [comparable(seen, equal) for seen in views],
-        )
-        if not all(learned) or not np.isfinite([whole, *left]).all():
+        whole = [margin(View(seen.found, seeds)) for seen in views]
+        if not all(comparable(seen, equal) for seen in views) or not np.isfinite([whole, *left]).all():
             return nan, nan, nan
         found = decide(np.array(whole), [np.array(left)])
         return found.margin, found.low, found.high
@@ -242,7 +237,7 @@ def draw(results: Results, figure: Figure) -> None:
         axes.set(xlabel="layer", ylabel="CKA (%)", title=f"({letter}) {net}: how alike are responses?")
     if len(views) < 2:
         second.axis("off")
-    draw_errors(errors, views)
+    draw_kappa(errors, views, PAIRS)
     net, last = list(views.items())[-1]
     for axes, letter, name, word in zip(robust, "de", ("noise", "fgsm"), ("noise", "FGSM"), strict=True):
         for group, look in LOOKS.items():
@@ -259,22 +254,3 @@ def draw(results: Results, figure: Figure) -> None:
     for n, (net, seen) in enumerate(views.items()):
         rows = {look.label: (group, "stopped", "hidden") for group, look in LOOKS.items()}
         draw_table(figure.add_axes((0.03, 0.215 - 0.175 * n, 0.955, 0.15)), seen, COLUMNS, rows, net)
-
-
-def draw_errors(axes: Axes, views: dict[str, View]) -> None:
-    """Draw kappa for each kind of pairs, by net, with bars of 95% that leave out one seed at a time."""
-    at = 0.0
-    for net, seen in views.items():
-        axes.text(0, at, f" {net}", transform=axes.get_yaxis_transform(), fontsize=7.5, va="center")
-        for pair, look in PAIRS.values():
-            at -= 1
-            middle, *ends = jackknifed(partial(of_seeds, seen, pair), [list(seen.seeds)])
-            axes.plot(ends, [at, at], color=look.color, linewidth=1.1)
-            axes.plot(middle, at, color=look.color, marker=look.marker, markerfacecolor=look.face or look.color)
-        at -= 1
-    axes.set(xlabel="kappa (%)", yticks=[], title="(c) agreement on errors, beyond chance")
-    axes.grid(axis="x")
-
-
-def of_seeds(seen: View, pair: tuple[Any, ...], seeds: list[list[int]]) -> float:
-    return View(seen.found, seeds[0]).read("kappa", *pair)

@@ -81,17 +81,15 @@ class Probe(RunCallback):
         ((pictures, labels),) = balanced(data, "test", self.images)
         mean, std = (torch.tensor(part, device=pictures.device).view(-1, 1, 1) for part in (data.mean, data.std))
         noise = torch.randn(pictures.shape, generator=self.generator("noise")).to(pictures.device)
+        attack = gradient(net, pictures, labels).sign()
         found, numbers, clean = responses(net, pictures), {}, right(net, [(pictures, labels)]).mean()
-        for name, sizes, step in (
-            ("noise", self.noise, noise), ("fgsm", self.fgsm, gradient(net, pictures, labels).sign())
-        ):  # fmt: skip
+        for name, sizes, step in (("noise", self.noise, noise), ("fgsm", self.fgsm, attack)):
             changed = ((pictures + size * step / std).clamp(-mean / std, (1 - mean) / std) for size in sizes)
             found[name] = np.array([100 * right(net, [(images, labels)]).mean() for images in changed])
             numbers[f"{name}_lost"] = float(100 * clean - found[name].mean())
-        every = {name: balanced(data, name, len(data.splits[name][1]), 1000) for name in ("test", "val")}
-        found["right"] = right(net, every["test"])
-        np.savez_compressed(folder / "similarity.npz", **found)  # type: ignore[arg-type]
-        return numbers | ({"val_accuracy": 100 * float(right(net, every["val"]).mean())} if data.held_out else {})
+        test, val = (balanced(data, name, len(data.splits[name][1]), 1000) for name in ("test", "val"))
+        np.savez_compressed(folder / "similarity.npz", **found, right=right(net, test))  # type: ignore[arg-type]
+        return numbers | ({"val_accuracy": 100 * float(right(net, val).mean())} if data.held_out else {})
 
 
 @torch.no_grad()
@@ -124,10 +122,8 @@ def responses(module: Any, images: Tensor) -> dict[str, np.ndarray]:
         found[f"{name}.gram"] = (centred @ centred.T)[*np.triu_indices(len(images))].float().cpu().numpy()
         found[f"{name}.alive"] = (answers.movedim(1, 0).flatten(1).amax(1) > 0).cpu().numpy()
 
-    layers = weight_layers(module.net).items()
-    hooks = [
-        layer.register_forward_hook(lambda _, __, out, name=name: record(name, out)) for name, (layer, _) in layers
-    ]
+    layers = [(name, layer) for name, (layer, _) in weight_layers(module.net).items()]
+    hooks = [layer.register_forward_hook(lambda _, __, out, name=name: record(name, out)) for name, layer in layers]
     module(images)
     for hook in hooks:
         hook.remove()

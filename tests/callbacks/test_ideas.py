@@ -18,6 +18,7 @@ from lit_hidden.callbacks.labels import RandomLabels
 from lit_hidden.callbacks.lesion import Lesion
 from lit_hidden.callbacks.rdm import RDM
 from lit_hidden.callbacks.rewind import Prune
+from lit_hidden.callbacks.similarity import Probe, Stopped
 from lit_hidden.callbacks.swaps import Swaps
 from lit_hidden.callbacks.trace import Trace
 from lit_hidden.classifier import LitClassifier
@@ -96,6 +97,10 @@ def test_a_run_stopped_and_resumed_ends_bit_equal_to_one_never_stopped(name, tra
         (lambda: Trace(updates=0), "updates=0 records nothing"),
         (lambda: Swaps(updates=1).on_train_start(None, begun(Trace())[0]), "nothing swaps in this net"),
         (lambda: RDM(images=1), "images=1 cannot be compared with each other"),
+        (lambda: Probe(images=3), "images=3, noise=(0.1, 0.2, 0.4)"),
+        (lambda: Probe(fgsm=[]), "fgsm=[]: give at least 4 images, and strengths"),
+        (lambda: begun(Probe(), Run(**ARM)), "the inputs of arm are torch.float32"),
+        (lambda: begun(Stopped(3)), "the run before left no snapshot_3.npz"),
         (lambda: Lesion(0, of="brains"), "of='brains'"),
         (lambda: Lesion(0, fraction=1.5), "fraction=1.5"),
         (lambda: begun(Lesion(2)), "epoch=2 never begins in a run whose last epoch is 1"),
