@@ -186,7 +186,7 @@ def draw_kappa(axes: Axes, views: dict[str, View], kinds: dict[str, tuple[tuple[
             axes.plot(ends, [at, at], color=look.color, linewidth=1.1)
             axes.plot(middle, at, color=look.color, marker=look.marker, markerfacecolor=look.face or look.color)
         at -= 1
-    axes.set(xlabel="kappa (%)", yticks=[], title="(c) agreement on errors, beyond chance")
+    axes.set(xlabel="kappa (%)", yticks=[], ylim=(at, 1), title="(c) agreement on errors, beyond chance")
     axes.grid(axis="x")
 
 
