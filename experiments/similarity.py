@@ -236,8 +236,7 @@ def draw(results: Results, figure: Figure) -> None:
         for name, (pair, look) in PAIRS.items():
             draw_line(axes, views[net].pairs("cka", *pair), replace(look, label=name))
         axes.set(xlabel="layer", ylabel="CKA (%)", title=f"({letter}) {net}: how alike are responses?")
-    if len(views) < 2:
-        second.axis("off")
+    second.set_visible(len(views) > 1)
     draw_kappa(errors, views, PAIRS)
     net, last = list(views.items())[-1]
     for axes, letter, name, word in zip(robust, "de", ("noise", "fgsm"), ("noise", "FGSM"), strict=True):
@@ -249,11 +248,12 @@ def draw(results: Results, figure: Figure) -> None:
         axes.set_title(f"({letter}) {net}: accuracy under {word}")
     for group, look in LOOKS.items():
         draw_line(degrees, last.mean("into", group), look)
+    degrees.axhline(1, color=style.COLORS["muted"], linewidth=0.8)
     degrees.set(xlabel="layer", ylabel="variance, over chance's", title=f"(f) {net}: in-degrees")
     for axes, height, ncols in ((first, 0.684, 4), (degrees, 0.393, 6)):
         figure.legend(*axes.get_legend_handles_labels(), loc="lower center", ncols=ncols, bbox_to_anchor=(0.5, height))
+    rows = {look.label: (group, "stopped", "hidden") for group, look in LOOKS.items()}
     for n, (net, seen) in enumerate(views.items()):
-        rows = {look.label: (group, "stopped", "hidden") for group, look in LOOKS.items()}
         title = (
             f"{net}: CKA, RDM, kappa with stopped networks of other weights; in the mask of the same weights; percent"
         )

@@ -78,7 +78,7 @@ class Probe(RunCallback):
     def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
         """Run the net on the images."""
         net, data = module.eval(), self.data
-        ((pictures, labels),) = balanced(data, "test", self.images)
+        pictures, labels = (part.to(module.device) for part in next(iter(balanced(data, "test", self.images))))
         mean, std = (torch.tensor(part, device=pictures.device).view(-1, 1, 1) for part in (data.mean, data.std))
         noise = torch.randn(pictures.shape, generator=self.generator("noise")).to(pictures.device)
         attack = gradient(net, pictures, labels).sign()
@@ -95,7 +95,7 @@ class Probe(RunCallback):
 @torch.no_grad()
 def right(net: Any, batches: Iterable[tuple[Tensor, Tensor]]) -> np.ndarray:
     """Tell of each image whether it is classified rightly, bool `(N,)`."""
-    return torch.cat([net(images).argmax(1) == labels for images, labels in batches]).cpu().numpy()
+    return torch.cat([net(x.to(net.device)).argmax(1).cpu() == labels.cpu() for x, labels in batches]).numpy()
 
 
 def gradient(net: Any, images: Tensor, labels: Tensor) -> Tensor:
