@@ -61,9 +61,9 @@ def wiring(weights: Sequence[np.ndarray], alive: Sequence[np.ndarray]) -> dict[s
     """Measure a net from the weights of its layers, `(out, in)` or `(out, in, h, w)`, and which units are alive.
 
     Returns by layer `(L,)`: `kept`, the share of weights that is among the largest half and joins live units; `into`
-    and `out_of`, the scatter of in- and out-degrees; `negative`, percent of the half. And `centre`, how many percent
-    more of the centres of 3x3 kernels are kept than of their corners, NaN without any, and `dead`, percent of hidden
-    units, both `()`.
+    and `out_of`, the scatter of in- and out-degrees; `negative`, percent of the half. And `kernel` `(3, 3)`, the
+    percentage kept at each position of 3x3 kernels, NaN without any, and `centre` `()`, by how much that at the centre
+    exceeds that of the corners; and `dead` `()`, percent of hidden units.
     """
     masks = [largest(weight) for weight in weights]
     ends = [np.ones(weights[0].shape[1], bool), *alive[:-1], np.ones(len(weights[-1]), bool)]  # inputs, units, outputs
@@ -71,13 +71,13 @@ def wiring(weights: Sequence[np.ndarray], alive: Sequence[np.ndarray]) -> dict[s
     for n, mask in enumerate(masks):
         sources = np.repeat(ends[n], mask.shape[1] // len(ends[n]))  # a channel is several inputs of a linear layer
         kept.append(mask[ends[n + 1]][:, sources].sum() / mask.size)
-    kernels = [mask.mean((0, 1)) for mask in masks if mask.shape[2:] == (3, 3)]
-    centre = [100 * (kernel[1, 1] - kernel[::2, ::2].mean()) for kernel in kernels]
+    kernels = [100 * mask.mean((0, 1)) for mask in masks if mask.shape[2:] == (3, 3)]
+    kernel = np.mean(kernels, axis=0) if kernels else np.full((3, 3), nan)
     return {
         "kept": 100 * np.array(kept), "into": np.array([scatter(mask) for mask in masks]),
         "out_of": np.array([scatter(mask.swapaxes(0, 1)) for mask in masks]),
         "negative": np.array([100 * (w[mask] < 0).mean() for w, mask in zip(weights, masks, strict=True)]),
-        "centre": np.array(np.mean(centre) if centre else nan),
+        "kernel": kernel, "centre": kernel[1, 1] - kernel[::2, ::2].mean(),
         "dead": 100 - 100 * np.concatenate(alive[:-1]).mean(),
     }  # fmt: skip
 

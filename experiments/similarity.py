@@ -33,6 +33,7 @@ from lit_hidden.results import NoRunsError, Results
 from lit_hidden.run import Run
 
 EQUAL, CHANCE = 2.0, 20.0  # points within which accuracies are equal; a test accuracy that is hardly more than luck
+SAME = True  # of pairs of networks: of the same random weights
 MNIST = Run(net="lenet", data="mnist", train_images=20_000, held_out=5000, epochs=10)
 CIFAR = Run(net="conv4", width=0.25, augment=False, train_images=20_000, held_out=5000, epochs=10)
 DIGITS = Run(net="lenet", width=0.5, data="digits", held_out=137, epochs=8, batch_size=32)
@@ -164,7 +165,6 @@ def comparable(seen: View, equal: bool) -> bool:
     return min(levels[0]) >= CHANCE and (not equal or abs(levels[1][0] - levels[1][1]) <= EQUAL)
 
 
-SAME = True  # random weights
 CLAIMS = [
     claim("at the same accuracy, two trained networks respond more alike than a subnetwork and a trained one: "
           "by 2 points of CKA, in every net",
@@ -230,8 +230,10 @@ COLUMNS = {  # of the table: numbers of `View`
 def draw(results: Results, figure: Figure) -> None:
     views = {net: view(results, net) for net in nets(results) if f"{net}.groups" in results.summary}
     figure.set_size_inches(12.5, 12)
-    grid = figure.add_gridspec(2, 3, left=0.055, right=0.985, top=0.965, bottom=0.455, wspace=0.2, hspace=0.58)
-    first, second, errors, *robust, degrees = (figure.add_subplot(grid[n // 3, n % 3]) for n in range(6))
+    grid = figure.add_gridspec(2, 6, left=0.055, right=0.985, top=0.965, bottom=0.455, wspace=0.55, hspace=0.58)
+    places = [(n // 3, slice(2 * (n % 3), 2 * (n % 3) + 2)) for n in range(5)]
+    first, second, errors, *robust = (figure.add_subplot(grid[place]) for place in places)
+    wired = [figure.add_subplot(grid[1, n]) for n in (4, 5)]
     for axes, letter, net in zip((first, second), "ab", views, strict=False):
         for name, (pair, look) in PAIRS.items():
             draw_line(axes, views[net].pairs("cka", *pair), replace(look, label=name))
@@ -246,15 +248,13 @@ def draw(results: Results, figure: Figure) -> None:
         axes.set_xticks(range(1, len(strengths) + 2), [f"{strength:g}" for strength in (0, *strengths)])
         axes.set(xlabel="strength, of pixels in [0, 1]", ylabel="test accuracy (%)")
         axes.set_title(f"({letter}) {net}: accuracy under {word}")
-    for group, look in LOOKS.items():
-        draw_line(degrees, last.mean("into", group), look)
-    degrees.axhline(1, color=style.COLORS["muted"], linewidth=0.8)
-    degrees.set(xlabel="layer", ylabel="variance, over chance's", title=f"(f) {net}: in-degrees")
-    for axes, height, ncols in ((first, 0.684, 4), (degrees, 0.393, 6)):
+    for axes, letter, name, word in zip(wired, "fg", ("into", "kept"), ("in-degrees", "% in use"), strict=True):
+        for group, look in LOOKS.items():
+            draw_line(axes, last.mean(name, group), look)
+        axes.set(xlabel="layer", title=f"({letter}) {word}")
+    for axes, height, ncols in ((first, 0.684, 4), (wired[0], 0.393, 6)):
         figure.legend(*axes.get_legend_handles_labels(), loc="lower center", ncols=ncols, bbox_to_anchor=(0.5, height))
     rows = {look.label: (group, "stopped", "hidden") for group, look in LOOKS.items()}
     for n, (net, seen) in enumerate(views.items()):
-        title = (
-            f"{net}: CKA, RDM, kappa with stopped networks of other weights; in the mask of the same weights; percent"
-        )
+        title = f"{net}: CKA, RDM and kappa with stopped networks of other weights; in the mask of the same weights"
         draw_table(figure.add_axes((0.03, 0.215 - 0.175 * n, 0.955, 0.15)), seen, COLUMNS, rows, title)

@@ -67,6 +67,7 @@ def test_a_net_is_wired_as_counted_by_hand():
     chosen = _compared.largest(first)
     assert found["kept"] == pytest.approx([100 * chosen[[0, 2, 3]].sum() / 36, 100 * 8 / 32])
     assert (found["dead"], found["negative"].tolist()) == (25.0, [100.0, 0.0])
+    assert found["kernel"][0, 2] == 100 * chosen[:, 0, 0, 2].mean()
     corners = np.mean([chosen[:, 0, i, j].mean() for i in (0, 2) for j in (0, 2)])
     assert found["centre"] == pytest.approx(100 * (chosen[:, 0, 1, 1].mean() - corners))
     assert found["into"][1] == 0, "both outputs keep 8"
