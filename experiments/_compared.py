@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import nan
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,10 +61,10 @@ def scatter(mask: np.ndarray) -> float:
 def wiring(weights: Sequence[np.ndarray], alive: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """Measure a net from the weights of its layers, `(out, in)` or `(out, in, h, w)`, and which units are alive.
 
-    Returns by layer `(L,)`: `kept`, the share of weights that is among the largest half and joins live units; `into`
-    and `out_of`, the scatter of in- and out-degrees; `negative`, percent of the half. And `kernel` `(3, 3)`, the
-    percentage kept at each position of 3x3 kernels, NaN without any, and `centre` `()`, by how much that at the centre
-    exceeds that of the corners; and `dead` `()`, percent of hidden units.
+    Returns by layer `(L,)`: `kept`, the percentage of weights that are among the largest half and join live units;
+    `into` and `out_of`, the scatter of in- and out-degrees; `negative`, the percentage of the half that is below 0. And
+    `kernel` `(3, 3)`, the percentage chosen at each position of 3x3 kernels, NaN without any; `centre` `()`, by how much
+    its centre exceeds its corners; `dead` `()`, the percentage of hidden units that are not alive.
     """
     masks = [largest(weight) for weight in weights]
     ends = [np.ones(weights[0].shape[1], bool), *alive[:-1], np.ones(len(weights[-1]), bool)]  # inputs, units, outputs
@@ -102,7 +103,7 @@ def compared(parts: dict[str, Results]) -> dict[str, np.ndarray]:
     rows = [(name, part, *row) for name, part in parts.items() for row in part.rows if row[2] is not None]
     names, owners, probed, results, folders = zip(*rows, strict=True)
     seeds = np.array([run.seed for run in probed])
-    probes, rdms = ([dict(np.load(folder / f"{name}.npz")) for folder in folders] for name in ("similarity", "rdm"))
+    probes, rdms = ([loaded(folder / f"{name}.npz") for folder in folders] for name in ("similarity", "rdm"))
     layers = [name.removesuffix(".gram") for name in probes[0] if name.endswith(".gram")]
     nets = [dict(part.network(run).named_modules()) for part, run in zip(owners, probed, strict=True)]
     # What a layer multiplies with: of a hidden one the weights under the mask, and zeros.
@@ -127,6 +128,11 @@ def compared(parts: dict[str, Results]) -> dict[str, np.ndarray]:
         **{name: np.array([one[name] for one in results]) for name in NUMBERS},
         **{name: np.array([one[name] for one in wired]) for name in wired[0]},
     }  # fmt: skip
+
+
+def loaded(file: Path) -> dict[str, np.ndarray]:
+    with np.load(file) as arrays:
+        return dict(arrays)
 
 
 def flat(arrays: Iterable[np.ndarray]) -> np.ndarray:
