@@ -63,8 +63,8 @@ def wiring(weights: Sequence[np.ndarray], alive: Sequence[np.ndarray]) -> dict[s
 
     Returns by layer `(L,)`: `kept`, the percentage of weights that are among the largest half and join live units;
     `into` and `out_of`, the scatter of in- and out-degrees; `negative`, the percentage of the half that is below 0. And
-    `kernel` `(3, 3)`, the percentage chosen at each position of 3x3 kernels, NaN without any; `centre` `()`, by how much
-    its centre exceeds its corners; `dead` `()`, the percentage of hidden units that are not alive.
+    `kernel` `(3, 3)`, the percentage chosen at each position of 3x3 kernels, NaN without any; `centre` `()`, how much
+    its centre exceeds the corners; `dead` `()`, the percentage of hidden units that are not alive.
     """
     masks = [largest(weight) for weight in weights]
     ends = [np.ones(weights[0].shape[1], bool), *alive[:-1], np.ones(len(weights[-1]), bool)]  # inputs, units, outputs
