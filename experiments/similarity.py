@@ -14,7 +14,7 @@ Intervals leave out one seed at a time. Controls: random masks, networks never t
 
 Source: Kornblith et al., arXiv:1905.00414 (CKA; unbiased by Song et al., JMLR 13:1393, 2012); Geirhos et al.,
 arXiv:2006.16736 (kappa); Goodfellow et al., arXiv:1412.6572 (FGSM); Frankle and Carbin, arXiv:1803.03635 (tickets).
-Cost: quick 160 runs, 2 minutes on two cores; short 160, on 15,000 images of MNIST and of CIFAR-10, about 1.2
+Cost: quick 160 runs, 3 minutes on two cores; short 160, on 15,000 images of MNIST and of CIFAR-10, about 1.2
 core-hours; paper 170, full width and all images.
 """
 
