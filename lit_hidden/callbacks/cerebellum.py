@@ -28,6 +28,8 @@ def excitatory(shape: torch.Size, std: float, generator: torch.Generator) -> Ten
 def top_of_each(scores: Tensor, keep: int) -> Tensor:
     """Tell which `keep` scores of each unit `(out, ...)` are largest in magnitude: bool, of their shape."""
     flat = scores.abs().flatten(1)
+    if keep == flat.shape[1]:
+        return torch.ones_like(scores, dtype=torch.bool)
     chosen = torch.zeros_like(flat, dtype=torch.bool)
     return chosen.scatter_(1, flat.topk(keep, dim=1).indices, True).view_as(scores)
 
@@ -144,6 +146,7 @@ class Granules(RunCallback):
         return {
             "dimension": (variances.trace().square() / variances.square().sum()).item(),
             "active": 100 * (activity > 0).double().mean().item(),
+            "fails_below": 0.0,  # cells that are all alike tell nothing: a result
             "fewest": degrees.min().item(),
             "most": degrees.max().item(),
             "held_out_metric": torch.cat(found).double().mean().item(),
