@@ -1,4 +1,4 @@
-"""A granule layer: how many inputs should a cell have, if they are random, and if they are chosen?
+"""A granule layer: how many inputs a cell should have, if they are random and if they are chosen.
 
 The meeting's notes say that most neurons are in the cerebellum, which coordinates movement. Most of these are granule
 cells with about four inputs each. Litwin-Kumar et al. found that such a layer's dimension is largest at few inputs if
@@ -22,7 +22,6 @@ from dataclasses import replace
 from math import log2
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -66,7 +65,11 @@ def runs(preset: str) -> list[Run]:
                 run = replace(base, width=width, seed=seed)
                 for count in (*FEW, there):
                     few = replace(run, density=count / there, distribution=SIGNS["one"])
-                    grid += [replace(few, masker=CHOICES[choice]) for choice in CHOICES if count < there or choice == "random"]
+                    grid += [
+                        replace(few, masker=CHOICES[choice])
+                        for choice in CHOICES
+                        if count < there or choice == "random"
+                    ]
                     if width == max(widths):
                         grid.append(replace(few, masker=CHOICES["random"], distribution=SIGNS["both"]))
     return grid
@@ -152,7 +155,9 @@ SERIES = {  # choice, layer, signs
     ("random", "large", "one"): panels.Look("random inputs, large layer", style.ORANGE, "-", "s"),
     ("chosen", "small", "one"): panels.Look("chosen inputs, small layer", style.NAVY, (0, (5, 1.5)), "o", "white"),
     ("chosen", "large", "one"): panels.Look("chosen inputs, large layer", style.NAVY, "-", "o"),
-    ("random", "large", "both"): panels.Look("random inputs, large layer, both signs", style.PURPLE, (0, (1.2, 1.2)), "D"),
+    ("random", "large", "both"): panels.Look(
+        "random inputs, large layer, both signs", style.PURPLE, (0, (1.2, 1.2)), "D"
+    ),
 }
 TITLES = {"classes": "digits", "arm": "arm"}
 

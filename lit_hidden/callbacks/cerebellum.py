@@ -107,10 +107,9 @@ def granules(num_classes: int = 10, in_channels: int = 3, image_size: int = 32, 
 class Granules(RunCallback):
     """Train the readout beside the scores, and measure the layer at the end.
 
-    `dimension` is the participation ratio of the cells' activity on test images, `(sum of variances)^2 / (sum of
-    squares)` over principal components; `active` the percentage of cells that answer to an image; `fewest` and `most`
-    count the inputs of a cell, those that it multiplies with; `held_out_metric` is the accuracy, in percent, or the
-    task's metric on held-out images.
+    `dimension` is the participation ratio of the cells' activity on test images, `(sum v)^2 / sum v^2` of the variances
+    of its principal components; `active` the percentage of cells that answer to an image; `fewest` and `most` are the
+    inputs that a cell multiplies with; `held_out_metric` is the accuracy (%), or the task's metric, on held-out images.
     """
 
     def on_run_start(self, trainer: L.Trainer, module: Any, data: Any, parent: Path | None) -> None:
@@ -134,20 +133,17 @@ class Granules(RunCallback):
     def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
         """Measure."""
         module.eval()
-        tested, held_out = (BatchLoader(*self.data.splits[s], 1000, self.data.mean, self.data.std) for s in ("test", "val"))
+        mean, std, task = self.data.mean, self.data.std, module.task
+        tested, held_out = (BatchLoader(*self.data.splits[name], 1000, mean, std) for name in ("test", "val"))
         activity = torch.cat([module.net[:-1](images) for images, _ in tested]).double()
-        variances = activity.T.cov()
-        task = module.task
-        found = [
-            100.0 * (z.argmax(1) == y) if task is None else task.measure(z, y)
-            for z, y in ((module(images), targets) for images, targets in held_out)
-        ]
-        degrees = (module.net[1].weight != 0).sum(1)
-        return {
+        answers = [(module(images), targets) for images, targets in held_out]
+        metric = [100.0 * (z.argmax(1) == y) if task is None else task.measure(z, y) for z, y in answers]
+        degrees, variances = (module.net[1].weight != 0).sum(1), activity.T.cov()
+        # An accuracy at chance is a result: that of cells that are all alike.
+        return ({"fails_below": 0.0} if task is None else {}) | {
             "dimension": (variances.trace().square() / variances.square().sum()).item(),
             "active": 100 * (activity > 0).double().mean().item(),
-            "fails_below": 0.0,  # cells that are all alike tell nothing: a result
             "fewest": degrees.min().item(),
             "most": degrees.max().item(),
-            "held_out_metric": torch.cat(found).double().mean().item(),
+            "held_out_metric": torch.cat(metric).double().mean().item(),
         }

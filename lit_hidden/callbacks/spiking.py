@@ -1,7 +1,7 @@
 """Spiking nets: leaky integrate-and-fire neurons in place of ReLUs, for a few steps of time.
 
-Source: surrogate gradients, Neftci, Mostafa and Zenke, IEEE Signal Processing Magazine 36(6):51, 2019, arXiv:1901.09948;
-the arc tangent, Fang et al., arXiv:2007.05785. Settings are ours.
+Source: surrogate gradients, Neftci, Mostafa and Zenke, IEEE Signal Processing Magazine 36(6):51, arXiv:1901.09948; the
+arc tangent, Fang et al., arXiv:2007.05785. Settings are ours.
 """
 
 import math
@@ -39,8 +39,8 @@ class Spike(torch.autograd.Function):
 class LIF(nn.Module):
     """Leaky integrate-and-fire neurons: `v = 0.9 v + I`, a spike at the threshold, which is then subtracted.
 
-    Input currents `(steps * B, ...)`, step by step; with `constant`, currents `(B, ...)` that flow at every step. Output
-    spikes `(steps * B, ...)`. The gradient does not pass through the reset.
+    Input currents `(steps * B, ...)`, step by step; with `constant`, currents `(B, ...)` that flow at every step.
+    Output spikes `(steps * B, ...)`. The gradient does not pass through the reset.
     """
 
     threshold: Tensor
@@ -96,11 +96,11 @@ conv2_8 = partial(spiking, "conv2", 8)
 
 
 class Neurons(RunCallback):
-    """Set the neurons' threshold, and count their spikes before and after training.
+    """Set the neurons' threshold, and count their spikes on test images before and after training.
 
-    `spikes` is the mean number of spikes on a test image, of all neurons and steps. `spiking.npz` has by layer `(L,)`
-    `before` and `after`, spikes in percent of neurons and steps, and `silent`, percent of neurons that never spike; and
-    of the first picture `raster_1` ... bool `(steps, neurons)`. A net at chance is no failure: its neurons may be dead.
+    `spikes` is the mean number on an image, of all neurons and steps. `spiking.npz` has by layer `(L,)` `before` and
+    `after`, in percent of neurons and steps, and of the first image `raster_1` ... bool `(steps, neurons)`. A net at
+    chance is no failure: its neurons may be dead.
 
     Args:
         threshold: of a net of all weights; the default is near the root of 1/2.
@@ -120,41 +120,31 @@ class Neurons(RunCallback):
         Raises:
             ValueError: the net does not spike.
         """
-        self.neurons = [part for part in module.net.modules() if isinstance(part, LIF)]
-        if not self.neurons:
+        if not (neurons := [part for part in module.net.modules() if isinstance(part, LIF)]):
             raise ValueError(f"{type(module.net).__name__} has no neurons that spike; take net='spiking.lenet_4'")
-        for layer in self.neurons:
+        for layer in neurons:
             layer.threshold.fill_(self.threshold * (module.hparams.get("density", 1) if self.scaled else 1) ** 0.5)
         self.data = balanced(data, "test", self.images, 100)
-        self.before = self._counted(module)[0]
+        self.before = self._counted(module.net)[0]
 
     @torch.no_grad()
-    def _counted(self, module: Any) -> tuple[list[float], list[float], dict[str, np.ndarray], float]:
-        """Return rates and silent neurons by layer, in percent, the raster of the first picture, spikes per picture."""
-        seen: list[list[Tensor]] = [[] for _ in self.neurons]
-        hooks = [
-            layer.register_forward_hook(lambda one, _, spikes, at=at: at.append(spikes.unflatten(0, (one.steps, -1))))
-            for layer, at in zip(self.neurons, seen, strict=True)
-        ]
-        was, count = module.training, self.data.count
-        module.eval()
-        summed, raster = [torch.zeros(()) for _ in seen], dict[str, np.ndarray]()
-        for images, _ in self.data:
-            module(images)
-            for n, at in enumerate(seen):
-                spikes = at.pop().flatten(2)  # (steps, images, neurons)
-                raster.setdefault(f"raster_{n + 1}", spikes[:, 0].bool().cpu().numpy())
-                summed[n] = summed[n] + spikes.double().sum((0, 1)).cpu()
-        module.train(was)
-        for hook in hooks:
-            hook.remove()
-        steps = self.neurons[0].steps
-        rates = [100 * each.mean().item() / steps / count for each in summed]
-        silent = [100 * (each == 0).double().mean().item() for each in summed]
-        return rates, silent, raster, sum(each.sum().item() for each in summed) / count
+    def _counted(self, net: nn.Module) -> tuple[list[float], list[np.ndarray]]:
+        """Return by layer the spikes in percent of neurons and steps, and those on the first image."""
+        counts, rasters = dict[str, float](), dict[str, np.ndarray]()
+        for inputs, _ in self.data:
+            for name, layer in net.named_children():
+                inputs = layer(inputs)
+                if isinstance(layer, LIF):
+                    spikes = inputs.unflatten(0, (layer.steps, -1)).flatten(2)
+                    counts[name] = counts.get(name, 0.0) + spikes.double().sum().item()
+                    rasters.setdefault(name, spikes[:, 0].bool().cpu().numpy())
+        rates = [100 * counts[name] / self.data.count / raster.size for name, raster in rasters.items()]
+        return rates, list(rasters.values())
 
     def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
         """Count again and write `spiking.npz`."""
-        after, silent, raster, spikes = self._counted(module)
-        np.savez(folder / "spiking.npz", before=self.before, after=after, silent=silent, **raster)  # type: ignore[arg-type]
+        after, rasters = self._counted(module.net)
+        named: dict[str, Any] = {f"raster_{n}": raster for n, raster in enumerate(rasters, 1)}
+        np.savez(folder / "spiking.npz", before=self.before, after=after, **named)
+        spikes = sum(rate / 100 * raster.size for rate, raster in zip(after, rasters, strict=True))
         return {"spikes": spikes, "fails_below": 0.0}

@@ -25,7 +25,7 @@ CHOSEN = Run(
 )  # fmt: skip
 RANDOM = replace(CHOSEN, masker="cerebellum.RandomPerUnit")
 ARM = replace(
-    RANDOM, data="arm.CodedArmData", task="arm.Angles", density=0.08, held_out=400, train_images=1000,
+    RANDOM, data="arm.CodedArmData", task="arm.Angles", density=0.08, held_out=400, train_images=1000, epochs=3,
     callbacks=(*CHOSEN.callbacks, spec("arm.Endpoint")),
 )  # fmt: skip
 
@@ -100,7 +100,9 @@ def test_the_readout_learns_and_the_layer_keeps_its_weights(run, trained):
     (images, labels), (held_out, theirs) = answers("test"), answers("val")
     with torch.no_grad():
         assert result["accuracy"] == pytest.approx(100 * (net(images).argmax(1) == labels).float().mean().item())
-        assert result["held_out_metric"] == pytest.approx(100 * (net(held_out).argmax(1) == theirs).float().mean().item())
+        assert result["held_out_metric"] == pytest.approx(
+            100 * (net(held_out).argmax(1) == theirs).float().mean().item()
+        )
         activity = net[:-1](images).double().numpy()
     eigenvalues = np.linalg.eigvalsh(np.cov(activity.T))
     assert result["dimension"] == pytest.approx(eigenvalues.sum() ** 2 / (eigenvalues**2).sum())
@@ -151,8 +153,12 @@ def test_the_hand_ends_where_the_angles_bring_it(trained):
     inputs, angles = data.splits["test"]
     with torch.no_grad():
         found = network(ARM, folder)(inputs).double().numpy()
-    ends = [np.array([np.cos(a) + np.cos(a + b), np.sin(a) + np.sin(a + b)]) for a, b in (found.T, angles.double().numpy().T)]
+    ends = [
+        np.array([np.cos(a) + np.cos(a + b), np.sin(a) + np.sin(a + b)])
+        for a, b in (found.T, angles.double().numpy().T)
+    ]
     assert result["endpoint"] == pytest.approx(np.hypot(*(ends[0] - ends[1])).mean(), rel=1e-4)
     assert result["error"] == pytest.approx(np.rad2deg(np.abs(found - angles.numpy())).mean(), rel=1e-4)
-    assert result["error"] < 35
+    guess = np.rad2deg(np.abs(angles.numpy() - data.splits["train"][1].mean(0).numpy()).mean())
+    assert result["error"] < guess - 5
     assert (result["fewest"], result["most"]) == (8, 8)
