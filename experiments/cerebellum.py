@@ -65,11 +65,8 @@ def runs(preset: str) -> list[Run]:
                 run = replace(base, width=width, seed=seed)
                 for count in (*FEW, there):
                     few = replace(run, density=count / there, distribution=SIGNS["one"])
-                    grid += [
-                        replace(few, masker=CHOICES[choice])
-                        for choice in CHOICES
-                        if count < there or choice == "random"
-                    ]
+                    maskers = [*CHOICES.values()][: 2 if count < there else 1]
+                    grid += [replace(few, masker=masker) for masker in maskers]
                     if width == max(widths):
                         grid.append(replace(few, masker=CHOICES["random"], distribution=SIGNS["both"]))
     return grid
@@ -159,7 +156,6 @@ SERIES = {  # choice, layer, signs
         "random inputs, large layer, both signs", style.PURPLE, (0, (1.2, 1.2)), "D"
     ),
 }
-TITLES = {"classes": "digits", "arm": "arm"}
 
 
 def draw(results: Results, figure: Figure) -> None:

@@ -96,7 +96,8 @@ class Endpoint(RunCallback):
     @torch.no_grad()
     def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
         """Move the arm by the angles that the net gives."""
-        batches = BatchLoader(*self.data.splits["test"], 1000, self.data.mean, self.data.std)
+        inputs, angles = self.data.splits["test"]
+        batches = BatchLoader(inputs, angles, 1000, self.data.mean, self.data.std)
         module.eval()
         away = [(hand(module(inputs)) - hand(angles)).norm(dim=1) for inputs, angles in batches]
         return {"endpoint": torch.cat(away).double().mean().item()}

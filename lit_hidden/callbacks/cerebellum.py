@@ -134,9 +134,9 @@ class Granules(RunCallback):
         """Measure."""
         module.eval()
         mean, std, task = self.data.mean, self.data.std, module.task
-        tested, held_out = (BatchLoader(*self.data.splits[name], 1000, mean, std) for name in ("test", "val"))
-        activity = torch.cat([module.net[:-1](images) for images, _ in tested]).double()
-        answers = [(module(images), targets) for images, targets in held_out]
+        batches = {name: BatchLoader(x, y, 1000, mean, std) for name, (x, y) in self.data.splits.items()}
+        activity = torch.cat([module.net[:-1](images) for images, _ in batches["test"]]).double()
+        answers = [(module(images), targets) for images, targets in batches["val"]]
         metric = [100.0 * (z.argmax(1) == y) if task is None else task.measure(z, y) for z, y in answers]
         degrees, variances = (module.net[1].weight != 0).sum(1), activity.T.cov()
         # An accuracy at chance is a result: that of cells that are all alike.

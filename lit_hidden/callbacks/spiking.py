@@ -33,7 +33,13 @@ class Spike(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         """Return the gradient times 1 / (1 + (pi excess)^2)."""
         (excess,) = ctx.saved_tensors
-        return grads[0] / (1 + (math.pi * excess).square())
+        slope: Tensor = 1 / (1 + (math.pi * excess).square())
+        return grads[0] * slope
+
+
+def over_time(merged: Tensor, steps: int) -> Tensor:
+    """Part time and batch: `(steps * B, ...)` to `(steps, B, ...)`."""
+    return merged.view(steps, -1, *merged.shape[1:])
 
 
 class LIF(nn.Module):
@@ -52,7 +58,7 @@ class LIF(nn.Module):
 
     def forward(self, current: Tensor) -> Tensor:
         """Return the spikes."""
-        each = current.expand(self.steps, *current.shape) if self.constant else current.unflatten(0, (self.steps, -1))
+        each = current.expand(self.steps, *current.shape) if self.constant else over_time(current, self.steps)
         voltage, spikes = torch.zeros_like(each[0]), []
         for now in each:
             voltage = LEAK * voltage + now
@@ -71,7 +77,8 @@ class Readout(nn.Module):
     def forward(self, current: Tensor) -> Tensor:
         """Return the voltages after the last step."""
         left = LEAK ** torch.arange(self.steps - 1, -1, -1, dtype=current.dtype, device=current.device)
-        return torch.tensordot(left, current.unflatten(0, (self.steps, -1)), 1)
+        voltages: Tensor = torch.tensordot(left, over_time(current, self.steps), 1)
+        return voltages
 
 
 def spiking(
@@ -135,7 +142,7 @@ class Neurons(RunCallback):
             for name, layer in net.named_children():
                 inputs = layer(inputs)
                 if isinstance(layer, LIF):
-                    spikes = inputs.unflatten(0, (layer.steps, -1)).flatten(2)
+                    spikes = over_time(inputs, layer.steps).flatten(2)
                     counts[name] = counts.get(name, 0.0) + spikes.double().sum().item()
                     rasters.setdefault(name, spikes[:, 0].bool().cpu().numpy())
         rates = [100 * counts[name] / self.data.count / raster.size for name, raster in rasters.items()]
