@@ -14,7 +14,7 @@ balances, with which cells that share inputs do not become alike; and one size o
 
 Source: Litwin-Kumar, Harris, Axel, Sompolinsky and Abbott, Optimal Degrees of Synaptic Connectivity, Neuron 93:1153,
 2017. Tasks and settings are ours.
-Cost: quick 168 runs, 4 minutes on two cores; short 168, on 10,000 images of MNIST, about 1.5 core-hours; paper 280, all
+Cost: quick 168 runs, 4 minutes on two cores; short 168, on 10,000 images of MNIST, about 1 core-hour; paper 280, all
 images.
 """
 

@@ -60,6 +60,12 @@ WATCHED = replace(DENSE, held_out=100, callbacks=(spec("early.Early", every=2), 
 RESUMED = {
     "lesion": EARLY, "feedback": after(HIDDEN, "feedback.FeedbackAlignment"), "rewind": CHAIN[2],
     "text": Run(**TEXT, density=0.5), "swaps": after(HIDDEN, "swaps.Swaps", updates=4), "early": WATCHED,
+    "spiking": Run(**TINY | {"net": "spiking.lenet_4"}, density=0.5, epochs=2, callbacks=(spec("spiking.Neurons"),)),
+    "cerebellum": Run(
+        net="cerebellum.granules", width=0.05, density=0.08, data="arm.CodedArmData", task="arm.Angles", held_out=400,
+        train_images=500, epochs=2, masker="cerebellum.TopPerUnit", optimizer="adam", lr=0.01,
+        callbacks=(spec("cerebellum.Granules"), spec("arm.Endpoint")),
+    ),
     "labels": after(replace(DENSE, epochs=3), "labels.RandomLabels", fraction=0.0),
     "rewound": WATCHED.then(callbacks=(spec("early.Early", every=2), spec("rewind.Prune", density=0.5, rewind=1))),
 }  # fmt: skip
