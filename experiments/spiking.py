@@ -37,7 +37,7 @@ STEPS, USUAL = (1, 4, 8), 4
 THRESHOLD, SPARSE = 0.7, 0.1  # near the root of 1/2; of the synapses
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the threshold, in LeNet
 KINDS: list[dict[str, Any]] = [{"steps": steps} for steps in STEPS] + [{"factor": f} for f in FACTORS if f != 1]
-RATES = (1e-3, 3e-4)
+RATES = {"lenet": (1e-3, 3e-4), "conv2": (3e-3, 1e-3)}
 ADAM = Run(optimizer="adam", schedule="cosine", augment=False)
 LENET = replace(ADAM, net="lenet", data="mnist", train_images=5000, epochs=6, batch_size=32)
 CONV = replace(ADAM, net="conv2", width=0.25, train_images=5000, epochs=4, batch_size=32)
@@ -70,7 +70,7 @@ def runs(preset: str) -> list[Run]:
             learning = [replace(net, density=density) for net in (base, *nets) for density in (0.5, None)]
             if base.net == "lenet":
                 learning += [spiking(replace(base, density=SPARSE), scaled=scaled) for scaled in (True, False)]
-            grid += [replace(run, lr=lr) for run in learning for lr in RATES]
+            grid += [replace(run, lr=lr) for run in learning for lr in RATES[base.net]]
     return grid
 
 

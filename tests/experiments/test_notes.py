@@ -43,7 +43,7 @@ def spiking_results(case: int, spread: float = 0.1, folder: Path | None = None) 
             value = (90.0, 80.0)[(run.option("Neurons.scaled") == [True]) == (case == 1)]
         elif steps == "1":
             value = (90.0, 79.5 if method == "edge_popup" else 96.0)[case]
-        value -= 5.0 * (run.lr == min(spiking.RATES))
+        value -= 5.0 * (run.lr == min(spiking.RATES["lenet" if "lenet" in run.net else "conv2"]))
         value += noise(run, spread)
         spikes = {"edge_popup": (100.0, 300.0)[case], "dense": 200.0}.get(method, 50.0) * (
             int(steps) if steps in "148" else 1
