@@ -113,10 +113,7 @@ def sparse(results: Results, scaled: bool) -> Results:
 
 
 def at_equal_accuracy(results: Results) -> dict[str, Results]:
-    """Give, of hidden and of trained LeNets, those with the fewest spikes at a training accuracy that both reach.
-
-    It is 1 point below the lower of both methods' best.
-    """
+    """Give hidden and trained LeNets with the fewest spikes, of those at most 1 point below the lower of both bests."""
     found = {m: [learned(results, "lenet", m, **kind) for kind in KINDS] for m in ("edge_popup", "dense")}
     level = min(max(cell.whole.mean("train_accuracy") for cell in cells) for cells in found.values()) - 1
     reached = {m: [c for c in cells if c.whole.mean("train_accuracy") >= level] for m, cells in found.items()}
@@ -163,7 +160,6 @@ LOOKS = {
 
 
 def there(results: Results, *which: Any, **kind: Any) -> Results:
-    """Keep the runs of a kind; maybe none."""
     try:
         return learned(results, *which, **kind)
     except NoRunsError:
@@ -172,7 +168,7 @@ def there(results: Results, *which: Any, **kind: Any) -> Results:
 
 def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(12.5, 8)
-    (first, second, threshold), (spikes, layers, raster) = figure.subplots(2, 3)
+    (first, second, threshold), (spikes, *others) = figure.subplots(2, 3)
     figure.subplots_adjust(left=0.055, right=0.985, top=0.95, bottom=0.16, wspace=0.22, hspace=0.36)
     for axes, letter, net in zip((first, second), "ab", nets(results), strict=False):
         draw_over(axes, results, net, {float(n): {"steps": steps} for n, steps in enumerate(STEPS)})
@@ -182,29 +178,25 @@ def draw(results: Results, figure: Figure) -> None:
         random = {float(n): there(results, net, "random", steps=steps) for n, steps in enumerate(STEPS)}
         panels.control(axes, {x: part for x, part in random.items() if len(part)})
         axes.set_xticks(range(len(STEPS)), [str(steps) for steps in STEPS])
-        axes.set(xlabel="steps of time", ylabel="test accuracy (%)", xlim=(-0.35, len(STEPS) - 0.65))
+        axes.set(xlabel="steps of time", xlim=(-0.35, len(STEPS) - 0.65))
         axes.set_title(f"({letter}) {net} over time")
     second.set_visible(len(nets(results)) > 1)
     draw_over(threshold, results, "lenet", {factor: {"factor": factor} for factor in FACTORS})
-    few = {  # without the root of the density, the threshold is so many times the usual one
-        factor: there(results, "lenet", density=SPARSE, scaled=factor == 1) for factor in (1.0, sqrt(1 / SPARSE))
-    }
-    look = panels.Look("10% of the synapses, found", style.SKY, "", "D")
-    panels.cells(threshold, {factor: part for factor, part in few.items() if len(part)}, look)
+    # Without the root of the density, the threshold is so many times the usual one.
+    few = {x: there(results, "lenet", density=SPARSE, scaled=x == 1) for x in (1.0, sqrt(1 / SPARSE))}
+    panels.cells(threshold, few, panels.Look("10% of the synapses, found", style.SKY, "", "D"))
     factor_axis(threshold)
-    threshold.set_ylabel("test accuracy (%)")
     threshold.set_title(f"(c) lenet, {USUAL} steps, over the threshold")
-    draw_spikes(spikes, results)
-    draw_layers(layers, results)
-    draw_raster(raster, results)
+    for panel, axes in zip((draw_spikes, draw_layers, draw_raster), (spikes, *others), strict=True):
+        panel(axes, results)
     panels.finish(figure, [first, second, threshold, spikes], bbox_to_anchor=(0.5, 0.04))
 
 
 def draw_over(axes: Axes, results: Results, net: str, kinds: dict[float, dict[str, Any]]) -> None:
     """Draw accuracy over kinds of runs, for each method."""
     for aside, (method, look) in zip((2.5, -2.5), LOOKS.items(), strict=True):
-        parts = {x: there(results, net, method, **kind) for x, kind in kinds.items()}
-        panels.cells(axes, {x: part for x, part in parts.items() if len(part)}, look, aside=aside)
+        panels.cells(axes, {x: there(results, net, method, **kind) for x, kind in kinds.items()}, look, aside=aside)
+    axes.set_ylabel("test accuracy (%)")
     axes.grid(axis="y")
 
 

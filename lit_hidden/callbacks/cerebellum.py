@@ -17,7 +17,7 @@ from lit_hidden.callbacks import RunCallback, splits
 from lit_hidden.data import BatchLoader
 from lit_hidden.edge_popup import EdgePopup, Hiding, Masked, maskers
 
-ACTIVE = 0.1  # of the inputs, to how many a cell answers
+ACTIVE = 0.1  # of the examples, to how many a cell answers
 
 
 def excitatory(shape: torch.Size, std: float, generator: torch.Generator) -> Tensor:
@@ -65,7 +65,7 @@ class RandomPerUnit(TopPerUnit):
 
 
 class Cells(nn.Module):
-    """Let each cell answer to a tenth of the inputs: what exceeds the cell's own threshold, `(B, cells)`.
+    """Let each cell answer to a tenth of the examples: what exceeds its own threshold, `(B, cells)`.
 
     A threshold is the 0.9 quantile over the mini-batch in training, and the running mean of these in evaluation.
     """

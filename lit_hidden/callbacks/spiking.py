@@ -20,20 +20,17 @@ from lit_hidden.nets import build
 LEAK = 0.9  # of a membrane's voltage, what is left after a step
 
 
-class Spike(torch.autograd.Function):
-    """1 where the excess `v / threshold - 1` is at least 0, else 0; backward as the slope of an arc tangent."""
+class _Spike(torch.autograd.Function):
+    """1 where the excess `v / threshold - 1` is at least 0, else 0; backward 1 / (1 + (pi excess)^2)."""
 
     @staticmethod
     def forward(ctx: Any, excess: Tensor) -> Tensor:
-        """Return the spikes."""
         ctx.save_for_backward(excess)
         return (excess >= 0).to(excess.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        """Return the gradient times 1 / (1 + (pi excess)^2)."""
-        (excess,) = ctx.saved_tensors
-        slope: Tensor = 1 / (1 + (math.pi * excess).square())
+        slope: Tensor = 1 / (1 + (math.pi * ctx.saved_tensors[0]).square())
         return grads[0] * slope
 
 
@@ -62,7 +59,7 @@ class LIF(nn.Module):
         voltage, spikes = torch.zeros_like(each[0]), []
         for now in each:
             voltage = LEAK * voltage + now
-            spikes.append(Spike.apply(voltage / self.threshold - 1))
+            spikes.append(_Spike.apply(voltage / self.threshold - 1))
             voltage = voltage - self.threshold * spikes[-1].detach()
         return torch.stack(spikes).flatten(0, 1)
 
@@ -106,8 +103,8 @@ class Neurons(RunCallback):
     """Set the neurons' threshold, and count their spikes on test images before and after training.
 
     `spikes` is the mean number on an image, of all neurons and steps. `spiking.npz` has by layer `(L,)` `before` and
-    `after`, in percent of neurons and steps, and of the first image `raster_1` ... bool `(steps, neurons)`. A net at
-    chance is no failure: its neurons may be dead.
+    `after`, in percent of neurons and steps, and of the first image `raster_1` ... bool `(steps, neurons)`. Chance is
+    no failure: neurons may be dead.
 
     Args:
         threshold: of a net of all weights; the default is near the root of 1/2.
@@ -151,7 +148,7 @@ class Neurons(RunCallback):
     def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
         """Count again and write `spiking.npz`."""
         after, rasters = self._counted(module.net)
-        named: dict[str, Any] = {f"raster_{n}": raster for n, raster in enumerate(rasters, 1)}
-        np.savez(folder / "spiking.npz", before=self.before, after=after, **named)
+        named = {f"raster_{n}": raster for n, raster in enumerate(rasters, 1)}
+        np.savez(folder / "spiking.npz", before=self.before, after=after, **named)  # type: ignore[arg-type]
         spikes = sum(rate / 100 * raster.size for rate, raster in zip(after, rasters, strict=True))
         return {"spikes": spikes, "fails_below": 0.0}
