@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_hidden.callbacks import RunCallback, balanced
+from lit_hidden.edge_popup import Hiding, maskers
 from lit_hidden.nets import build
 
 LEAK = 0.9  # of a membrane's voltage, what is left after a step
@@ -126,8 +127,10 @@ class Neurons(RunCallback):
         """
         if not (neurons := [part for part in module.net.modules() if isinstance(part, LIF)]):
             raise ValueError(f"{type(module.net).__name__} has no neurons that spike; take net='spiking.lenet_4'")
+        hidden = self.scaled and maskers(module.net)
+        density = Hiding.of(module.net).arguments["density"] if hidden else 1.0
         for layer in neurons:
-            layer.threshold.fill_(self.threshold * (module.hparams.get("density", 1) if self.scaled else 1) ** 0.5)
+            layer.threshold.fill_(self.threshold * density**0.5)
         self.data = balanced(data, "test", self.images, 100)
         self.before = self._counted(module.net)[0]
 

@@ -131,12 +131,15 @@ def test_a_run_learns_with_a_threshold_of_its_density_and_counts_its_spikes(trai
     assert result["spikes"] == pytest.approx(total, rel=0.01)
 
 
-def test_a_threshold_that_is_not_scaled_stays():
-    data = DigitsData(train_images=20)
+@pytest.mark.parametrize(
+    ("density", "scaled", "expected"), [(0.1, True, 0.7 * 0.1**0.5), (0.1, False, 0.7), (None, True, 0.7)]
+)
+def test_a_threshold_shrinks_with_the_density_unless_it_is_not_to(density, scaled, expected):
+    data, net = DigitsData(train_images=20), build("spiking.lenet_1", in_channels=1, width=0.05)
     data.setup()
-    net = hide(build("spiking.lenet_1", in_channels=1, width=0.05), 0.1)
-    Neurons(scaled=False).on_run_start(None, SimpleNamespace(net=net, hparams={"density": 0.1}), data, None)
-    assert [part.threshold.item() for part in net if isinstance(part, LIF)] == pytest.approx([0.7] * 2)
+    module = SimpleNamespace(net=net if density is None else hide(net, density))
+    Neurons(scaled=scaled).on_run_start(None, module, data, None)
+    assert [part.threshold.item() for part in net if isinstance(part, LIF)] == pytest.approx([expected] * 2)
 
 
 def test_what_cannot_be_is_refused(trained):
