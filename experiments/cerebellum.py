@@ -163,11 +163,27 @@ def draw(results: Results, figure: Figure) -> None:
     rows = figure.subplots(2, 3)
     figure.subplots_adjust(left=0.055, right=0.985, top=0.95, bottom=0.17, wspace=0.2, hspace=0.36)
     unsigned = [which for which in SERIES if which[2] == "one"]
-    draw_over(rows[0, 0], results, "classes", None, "test accuracy (%)", "(a) digits: accuracy", unsigned)
+    draw_over(
+        rows[0, 0],
+        results,
+        "classes",
+        None,
+        "test accuracy (%)",
+        "(a) digits: accuracy (ring: best held out)",
+        unsigned,
+    )
     draw_over(rows[0, 1], results, "classes", "dimension", "dimension", "(b) digits: dimension of the layer", [*SERIES])
     draw_over(rows[0, 2], results, "classes", None, "test accuracy (%)", "(c) digits: weights of one sign and of both",
               [which for which in SERIES if which[:2] == ("random", "large")])  # fmt: skip
-    draw_over(rows[1, 0], results, "arm", None, "error of an angle (degrees)", "(d) arm: error of the angles", unsigned)
+    draw_over(
+        rows[1, 0],
+        results,
+        "arm",
+        None,
+        "error of an angle (degrees)",
+        "(d) arm: error (ring: best held out)",
+        unsigned,
+    )
     draw_over(rows[1, 1], results, "arm", "dimension", "dimension", "(e) arm: dimension of the layer", [*SERIES])
     draw_over(rows[1, 2], results, "arm", "endpoint", "distance of the hand (segments)", "(f) arm: where the hand ends",
               unsigned)  # fmt: skip
