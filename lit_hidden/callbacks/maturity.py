@@ -61,8 +61,8 @@ class Freeze(RunCallback):
 class Density(RunCallback):
     """Move the density from `start` to that of the run, linearly in the first half of all steps; then it rests.
 
-    Of T steps, step s from 0 has `start + (density - start) * min(1, s / (T // 2))`, and each layer keeps exactly as
-    many weights as `lit_hidden.selection.kept` counts at that density.
+    Of T steps, step s from 0 has `start + (density - start) * min(1, s / (T // 2))`, rounded to 9 digits, and each
+    layer keeps exactly as many weights as `lit_hidden.selection.kept` counts at that density.
 
     Args:
         start: in (0, 1].
@@ -90,7 +90,7 @@ class Density(RunCallback):
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Set the density of the step."""
         part = trainer.global_step / max(1, int(trainer.estimated_stepping_batches) // 2)
-        self._move(self.start + (self.end - self.start) * part if part < 1 else self.end)
+        self._move(round(self.start + (self.end - self.start) * part, 9) if part < 1 else self.end)
 
     def state_dict(self) -> dict[str, Any]:
         """Put the density into checkpoints."""
