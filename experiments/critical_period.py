@@ -18,6 +18,7 @@ core-hours; paper 300, all images, full width.
 """
 
 from dataclasses import replace
+from functools import cache
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -65,6 +66,7 @@ def runs(preset: str) -> list[Run]:
 # --- reading the runs ------------------------------------------------------------------------------------------------
 
 
+@cache
 def age(run: Run) -> int:
     """Give the age at which vision clears, in epochs; 0 of a run that always sees clearly."""
     return int(((run.after or run).option("Deficit.until") or [0])[0])
@@ -75,6 +77,7 @@ def life(results: Results, net: str) -> int:
     return max(age(run) for run in results.whole.runs if run.net == net)
 
 
+@cache
 def arm(run: Run, whole: int) -> str:
     """Name how a run of a net with so many epochs in a whole training is counted."""
     if run.after is not None or not run.callbacks:

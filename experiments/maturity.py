@@ -18,6 +18,7 @@ core-hour; paper 190, all images, full width.
 """
 
 from dataclasses import replace
+from functools import cache
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -71,6 +72,7 @@ def freeze(epoch: int, then: str) -> Spec:
 # --- reading the runs ------------------------------------------------------------------------------------------------
 
 
+@cache
 def arm(run: Run) -> str:
     """Name what a run is for: a first task learned to its end, frozen, with a density that moves; or a second task."""
     names = [one.class_path.rpartition(".")[2] for one in run.callbacks]
@@ -90,6 +92,7 @@ def life(results: Results, net: str) -> int:
     return max(run.epochs for run in results.whole.runs if run.net == net)
 
 
+@cache
 def end(run: Run) -> int:
     """Give the age at which a net stops learning: because it is frozen, or because its training ends."""
     return int((run.option("Freeze.epoch") or [run.epochs])[0])

@@ -14,8 +14,10 @@ from torch import nn
 from training import ARM, TEXT, TINY, counted, without_time
 
 from lit_hidden.callbacks import RunCallback, weights
+from lit_hidden.callbacks.deficit import Deficit
 from lit_hidden.callbacks.labels import RandomLabels
 from lit_hidden.callbacks.lesion import Lesion
+from lit_hidden.callbacks.maturity import Density, Freeze
 from lit_hidden.callbacks.rdm import RDM
 from lit_hidden.callbacks.rewind import Prune
 from lit_hidden.callbacks.similarity import Probe, Stopped
@@ -67,6 +69,8 @@ RESUMED = {
         callbacks=(spec("cerebellum.Granules"), spec("arm.Endpoint")),
     ),
     "labels": after(replace(DENSE, epochs=3), "labels.RandomLabels", fraction=0.0),
+    "density at the end": after(replace(HIDDEN, epochs=1), "maturity.Density", start=1.0),
+    "second": HIDDEN.then(callbacks=(spec("maturity.Freeze", epoch=1, then="last"), spec("maturity.SecondTask"))),
     "rewound": WATCHED.then(callbacks=(spec("early.Early", every=2), spec("rewind.Prune", density=0.5, rewind=1))),
 }  # fmt: skip
 
@@ -107,6 +111,13 @@ def test_a_run_stopped_and_resumed_ends_bit_equal_to_one_never_stopped(name, tra
         (lambda: Probe(fgsm=[]), "fgsm=[]: give at least 4 images, and strengths"),
         (lambda: begun(Probe(), Run(**ARM)), "the inputs of arm are torch.float32"),
         (lambda: begun(Stopped(3)), "the run before left no snapshot_3.npz"),
+        (lambda: Freeze(1, then="sleep"), "then='sleep' is unknown; what learns afterwards is nothing or last"),
+        (lambda: begun(Freeze(2)), "epoch=2 never begins in a run whose last epoch is 1"),
+        (lambda: Density(0), "start=0 is the fraction of weights kept at first; it must lie in (0, 1]"),
+        (lambda: begun(Density(1.0)), "no density can move in this net"),
+        (lambda: Deficit(1, "squint"), "kind='squint' is unknown; a deficit is blur or flip"),
+        (lambda: begun(Deficit(3)), "until=3 lies outside of a run of 2 epochs; it is 0 to 2"),
+        (lambda: begun(Deficit(1, size=5)), "size=5 does not divide images of 32 x 32 pixels"),
         (lambda: Lesion(0, of="brains"), "of='brains'"),
         (lambda: Lesion(0, fraction=1.5), "fraction=1.5"),
         (lambda: begun(Lesion(2)), "epoch=2 never begins in a run whose last epoch is 1"),
