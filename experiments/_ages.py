@@ -25,6 +25,7 @@ def over_age(axes: Axes, curves: Mapping[panels.Look, Mapping[float, list[float]
     """Draw a curve for each look: values by age in epochs; curves are shifted, so that no bar hides another."""
     for number, (look, values) in enumerate(curves.items()):
         panels.bars(axes, dict(sorted(values.items())), look, aside=2.5 * (number - (len(curves) - 1) / 2))
+    axes.set_xticks(sorted({age for values in curves.values() for age in values}))
     axes.set(xlabel="age (epochs)", ylabel=unit)
     axes.set_title(title)
     axes.grid(axis="y")

@@ -176,11 +176,11 @@ def draw(results: Results, figure: Figure) -> None:
     found = nets(results)
     for row, letters, (method, word) in zip(rows, ("abc", "def"), WORDS.items(), strict=True):
         for axes, letter, net in zip(row, letters, found, strict=False):
-            draw_deficits(axes, results, method, net, f"({letter}) {net}, {word}: deficit by the age of clear vision")
+            draw_deficits(axes, results, method, net, f"({letter}) {net}, {word}: deficit by age of clear vision")
         for axes in row[len(found) : 2]:
             axes.axis("off")
         draw_curves(row[2], results, method, found[-1])
-        row[2].set_title(f"({letters[2]}) {found[-1]}, {word}: vision clears at the line")
+        row[2].set_title(f"({letters[2]}) {found[-1]}, {word}, cleared at the line")
     panels.finish(figure, list(rows.flat), bbox_to_anchor=(0.5, 0.045), ncols=6)
 
 

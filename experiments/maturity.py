@@ -18,18 +18,19 @@ core-hour; paper 190, all images, full width.
 """
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments._ages import Curves, ages, line, nets, over_age, over_epochs, side_by_side
-from lit_hidden.code import Spec, spec
+from lit_hidden.code import spec
 from lit_hidden.judge import Claim
 from lit_hidden.report import panels, style
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 
+freeze = partial(spec, "maturity.Freeze")
 PARTS = (0.0, 0.25, 0.5, 0.75)  # of a training: the ages at which a mask is frozen
 STARTS = {0.5: (1.0, 0.2), 0.2: (1.0, 0.08)}  # densities at the end, and at the start of nets whose density moves
 SMALL = Run(net="lenet", width=0.5, density=0.5, data="digits", epochs=8, batch_size=32)
@@ -52,21 +53,17 @@ def runs(preset: str) -> list[Run]:
             run = replace(base, seed=seed)
             grid.append(run)
             for age in ages(run, parts):
-                grid += [replace(run, callbacks=(freeze(age, then),)) for then in ("nothing", "last")]
+                grid += [replace(run, callbacks=(freeze(epoch=age, then=then),)) for then in ("nothing", "last")]
                 grid += [replace(run, epochs=age)] if age else []
             for density, starts in STARTS.items():
                 grid += [replace(run, density=density)] if density != run.density else []
                 moved = [(spec("maturity.Density", start=start),) for start in starts]
                 grid += [replace(run, density=density, callbacks=callbacks) for callbacks in moved]
             if run.net == "lenet":
-                after = [(task,), (freeze(0, "last"), task), ()]
+                after = [(task,), (freeze(epoch=0, then="last"), task), ()]
                 grid += [run.then(callbacks=callbacks) for callbacks in after]
                 grid.append(replace(run, callbacks=(task,)))
     return grid
-
-
-def freeze(epoch: int, then: str) -> Spec:
-    return spec("maturity.Freeze", epoch=epoch, then=then)
 
 
 # --- reading the runs ------------------------------------------------------------------------------------------------
@@ -132,9 +129,9 @@ def pruning(results: Results, density: float, other: str) -> list[float]:
 
 
 def unequal(results: Results) -> list[float]:
-    """List how far the numbers of weights kept at the end differ, by last density and net."""
+    """List how far the numbers of weights kept at the end differ, negated, by last density and net."""
     counts = [results.values("parameters", net=net, density=k) for k in STARTS for net in nets(results)]
-    return [max(found) - min(found) for found in counts]
+    return [min(found) - max(found) for found in counts]
 
 
 def stopping(results: Results) -> float:
@@ -193,8 +190,7 @@ CLAIMS = [
         lambda r: of(r, "lenet", "plastic").mean() - of(r, "lenet", "fresh").mean() - 1, kind="exploratory",
     ),
     Claim(
-        "all nets of one last density keep equally many weights in the end",
-        lambda r: [-weights for weights in unequal(r)], "weights", "check", every=True,
+        "all nets of one last density keep equally many weights in the end", unequal, "weights", "check", every=True,
     ),
     Claim(
         "with its last layer of then, the mature net is as good at the first task as before (within 0.1 points)",
@@ -236,8 +232,7 @@ def draw(results: Results, figure: Figure) -> None:
         parts = [course(results, *place, name) for place in places]
         ways[replace(look, linestyle="")] = {at: part.values() for at, part in enumerate(parts) if len(part)}
         over_epochs(bottom[0], course(results, found[0], 0.2, name), look)
-    names = [f"{net}\nto {100 * density:g}%" for net, density in places]
-    side_by_side(top[2], ways, names, "(c) by how the density came to its last value")
+    side_by_side(top[2], ways, [f"{net}\nto {100 * k:g}%" for net, k in places], "(c) by how the density came about")
     line(bottom[0], life(results, found[0]) / 2)
     bottom[0].set_title(f"(d) {found[0]}, to 20%: left of the line it moves")
     draw_second(bottom[1], results)
@@ -248,10 +243,12 @@ def draw(results: Results, figure: Figure) -> None:
 
 
 def draw_frozen(axes: Axes, results: Results, net: str, title: str) -> None:
-    """Draw accuracy at the end over the age at which a net stops learning, in three ways."""
+    """Draw accuracy at the end over the age at which a net stops; below the scale lies one frozen before it learns."""
     parts = {look: of(results, net, name).by(end) for name, look in FROZEN.items()}
+    never = parts[FROZEN["nothing"]].pop(0, None)
     curves: Curves = {look: {age: part.values() for age, part in by.items()} for look, by in parts.items()}
     over_age(axes, curves, "test accuracy (%)", title)
+    axes.set_xlabel("age (epochs)" + (f"; frozen at 0: {never.mean():.1f}%" if never else ""))
 
 
 def draw_second(axes: Axes, results: Results) -> None:
