@@ -37,20 +37,19 @@ class Deficit(RunCallback):
         Raises:
             ValueError: the epoch lies outside of the training, or blocks of pixels cannot be equal.
         """
-        images, last = splits(data)["train"][0], trainer.max_epochs or 0
+        self.clear, last = splits(data)["train"][0], trainer.max_epochs or 0
         if self.until < 0 or -1 != last < self.until:
             raise ValueError(f"until={self.until} lies outside of a run of {last} epochs; it is 0 to {last}")
-        sizes = images.shape[-2:]
+        sizes = self.clear.shape[-2:]
         if self.kind == "blur" and (self.size < 1 or any(pixels % self.size for pixels in sizes)):
             raise ValueError(f"size={self.size} does not divide images of {sizes[0]} x {sizes[1]} pixels into blocks")
-        self.spoiled = images.flip(-2) if self.kind == "flip" else blurred(images, self.size)
+        self.spoiled = self.clear.flip(-2) if self.kind == "flip" else blurred(self.clear, self.size)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the images of an epoch; a run that is stopped in the middle of one goes on here."""
         loader: Any = trainer.train_dataloader  # made once, so that it does not see `data.splits` change
-        if not hasattr(self, "clear"):
-            self.clear, self.spoiled = loader.images, self.spoiled.to(loader.images.device)
-        loader.images = self.spoiled if trainer.current_epoch < self.until else self.clear
+        shown = self.spoiled if trainer.current_epoch < self.until else self.clear
+        loader.images = shown.to(loader.images.device)
 
     on_train_epoch_start = on_train_start
 
