@@ -14,7 +14,7 @@ before it learns; the first task again instead of a second; a fresh net on the s
 Source: Chechik, Meilijson and Ruppin, Neural Computation 10:1759, 1998 (first more synapses, then fewer); Averbeck,
 PNAS 119:e2121331119, 2022 (what pruning costs); permuted pixels: Goodfellow et al., arXiv:1312.6211.
 Cost: quick 152 runs, 4 minutes on two cores; short 114, on 20,000 images of MNIST and 10,000 of CIFAR-10, about 1.2
-core-hour; paper 190, all images, full width.
+core-hours; paper 190, all images, full width.
 """
 
 from dataclasses import replace
