@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from lit_hidden.report import panels, style
 from lit_hidden.results import Results
@@ -37,8 +38,10 @@ def over_epochs(axes: Axes, results: Results, look: panels.Look, since: int = 0)
         _, accuracies = results.curve("test_top1")
         epochs = range(since, since + accuracies.shape[1])
         axes.plot(
-            epochs, accuracies.mean(0), color=look.color, linestyle=look.linestyle, linewidth=1.3, label=look.label
-        )
+            epochs, accuracies.mean(0), color=look.color, linestyle=look.linestyle, linewidth=1.3, marker=look.marker,
+            markersize=4.5, markevery=max(1, len(epochs) // 8), label=look.label,
+        )  # fmt: skip
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="epoch", ylabel="test accuracy (%)")
     axes.grid(axis="y")
 

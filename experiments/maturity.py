@@ -8,7 +8,7 @@ layer. The density moves linearly in the first half of all steps and rests in th
 many steps at their last density: from 100% or 20% to 50%, and from 100% or 8% to 20%. A constant density has had the
 first half too. Then the pixels are permuted, a second task. The plastic net goes on with all scores, the mature one
 with those of its last layer. What is left of the first task is measured with the last layer of now, and that of then.
-Controls: trainings whose rate falls to 0 by the age of freezing, since a high rate leaves a worse mask; a mask frozen
+Controls: trainings whose cosine ends at the age of freezing, since a high rate leaves a worse mask; a mask frozen
 before it learns; the first task again instead of a second; a fresh net on the second task.
 
 Source: Chechik, Meilijson and Ruppin, Neural Computation 10:1759, 1998 (first more synapses, then fewer); Averbeck,
@@ -172,7 +172,7 @@ CLAIMS = [
         lambda r: lost(r) - 5,
     ),
     Claim(
-        "a rate that falls to 0 by half of a life is worth at least 1 point over freezing there, in every net",
+        "a cosine that ends at half of a life is worth at least 1 point over freezing there, in every net",
         lambda r: [points - 1 for points in ahead(r, "learns")], kind="secondary",
     ),
     Claim(
@@ -201,7 +201,7 @@ CLAIMS = [
 FROZEN = {  # how a net stops at an age
     "last": panels.Look("frozen but for the last layer's mask", style.NAVY, "-", "o"),
     "nothing": panels.Look("frozen", style.ORANGE, (0, (5, 1.5)), "s"),
-    "learns": panels.Look("trained no longer, rate down to 0", style.PURPLE, (0, (1.2, 1.2)), "D"),
+    "learns": panels.Look("trained no longer, its rate falls", style.PURPLE, (0, (1.2, 1.2)), "D"),
 }
 OVER_TIME = {  # how the density comes to its last value
     "pruned": panels.Look("density sinks, from 100%", style.SKY, "-", "^"),
@@ -239,7 +239,7 @@ def draw(results: Results, figure: Figure) -> None:
     for name, look in list(SECOND.items())[:3]:
         over_epochs(bottom[2], of(results, "lenet", name), look)
     bottom[2].set_title("(f) lenet learns the second task")
-    panels.finish(figure, [*top, *bottom], bbox_to_anchor=(0.5, 0.04))
+    panels.finish(figure, [*bottom, *top], bbox_to_anchor=(0.5, 0.04))
 
 
 def draw_frozen(axes: Axes, results: Results, net: str, title: str) -> None:
