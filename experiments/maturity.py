@@ -118,8 +118,7 @@ def lacking(results: Results, part: float) -> list[float]:
 
 def ahead(results: Results, name: str) -> list[float]:
     """List the points by which one way to go on from half of a life beats to learn nothing, by net."""
-    pairs = [(stopped(results, net, name), stopped(results, net, "nothing")) for net in nets(results)]
-    return [one.mean() - frozen.mean() for one, frozen in pairs]
+    return [stopped(results, net, name).mean() - stopped(results, net, "nothing").mean() for net in nets(results)]
 
 
 def pruning(results: Results, density: float, other: str) -> list[float]:
@@ -236,10 +235,10 @@ def draw(results: Results, figure: Figure) -> None:
     line(bottom[0], life(results, found[0]) / 2)
     bottom[0].set_title(f"(d) {found[0]}, to 20%: left of the line it moves")
     draw_second(bottom[1], results)
-    for name, look in list(SECOND.items())[:3]:
-        over_epochs(bottom[2], of(results, "lenet", name), look)
+    for name in ("plastic", "mature", "fresh"):
+        over_epochs(bottom[2], of(results, "lenet", name), SECOND[name])
     bottom[2].set_title("(f) lenet learns the second task")
-    panels.finish(figure, [*bottom, *top], bbox_to_anchor=(0.5, 0.04))
+    panels.finish(figure, [*bottom[::2], bottom[1], *top], bbox_to_anchor=(0.5, 0.04))
 
 
 def draw_frozen(axes: Axes, results: Results, net: str, title: str) -> None:
