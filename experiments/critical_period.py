@@ -185,14 +185,16 @@ def draw(results: Results, figure: Figure) -> None:
 
 
 def draw_deficits(axes: Axes, results: Results, method: str, net: str, title: str) -> None:
-    """Draw by how many points each arm lies below the mean of nets that always saw clearly, over age."""
+    """Draw the points below the mean of nets that always saw clearly, over age; off the scale: never clear."""
     clear, curves = of(results, method, net, "clear"), Curves()
     for name, look in LOOKS.items():
         if name != "clear" and len(clear):
             parts = of(results, method, net, name).by(age)
             curves[look] = {until: [clear.mean() - value for value in part.values()] for until, part in parts.items()}
+    never = curves[LOOKS["total"]].pop(life(results, net), []) if curves else []
     axes.axhline(0, color=style.COLORS["muted"], linewidth=0.8)
     over_age(axes, curves, "points below always clear", title)
+    axes.set_xlabel("age (epochs)" + (f"; never clear: {sum(never) / len(never):.1f} points" if never else ""))
 
 
 def draw_curves(axes: Axes, results: Results, method: str, net: str) -> None:

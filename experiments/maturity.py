@@ -61,8 +61,7 @@ def runs(preset: str) -> list[Run]:
                 grid += [replace(run, density=density, callbacks=callbacks) for callbacks in moved]
             if run.net == "lenet":
                 after = [(task,), (freeze(epoch=0, then="last"), task), ()]
-                grid += [run.then(callbacks=callbacks) for callbacks in after]
-                grid.append(replace(run, callbacks=(task,)))
+                grid += [*(run.then(callbacks=callbacks) for callbacks in after), replace(run, callbacks=(task,))]
     return grid
 
 
@@ -242,12 +241,13 @@ def draw(results: Results, figure: Figure) -> None:
 
 
 def draw_frozen(axes: Axes, results: Results, net: str, title: str) -> None:
-    """Draw accuracy at the end over the age at which a net stops; below the scale lies one frozen before it learns."""
+    """Draw accuracy at the end over the age at which a net stops; off the scale are those frozen before they learn."""
     parts = {look: of(results, net, name).by(end) for name, look in FROZEN.items()}
-    never = parts[FROZEN["nothing"]].pop(0, None)
+    never = [found.mean() for name in ("nothing", "last") if (found := parts[FROZEN[name]].pop(0, None))]
     curves: Curves = {look: {age: part.values() for age, part in by.items()} for look, by in parts.items()}
     over_age(axes, curves, "test accuracy (%)", title)
-    axes.set_xlabel("age (epochs)" + (f"; frozen at 0: {never.mean():.1f}%" if never else ""))
+    told = "; frozen at 0: {:.0f}%, {:.0f}% with a last layer".format(*never) if never[1:] else ""
+    axes.set_xlabel(f"age (epochs){told}")
 
 
 def draw_second(axes: Axes, results: Results) -> None:
