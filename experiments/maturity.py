@@ -246,7 +246,7 @@ def draw_frozen(axes: Axes, results: Results, net: str, title: str) -> None:
     never = [found.mean() for name in ("nothing", "last") if (found := parts[FROZEN[name]].pop(0, None))]
     curves: Curves = {look: {age: part.values() for age, part in by.items()} for look, by in parts.items()}
     over_age(axes, curves, "test accuracy (%)", title)
-    told = "; frozen at 0: {:.0f}%, {:.0f}% with a last layer".format(*never) if never[1:] else ""
+    told = "; frozen at 0: {:.0f}%, {:.0f}% but for the last layer".format(*never) if never[1:] else ""
     axes.set_xlabel(f"age (epochs){told}")
 
 
