@@ -137,6 +137,38 @@ def balanced(data: Any, split: str, images: int, batch_size: int | None = None) 
     return BatchLoader(pictures[chosen], labels[chosen], batch_size or len(chosen), data.mean, data.std)
 
 
+def sources(net: nn.Module) -> dict[str, Tensor]:
+    """Map each layer behind the first to the units `(in,)`, of the layer before, that its inputs come from.
+
+    A unit is an output of a linear layer or a channel of a convolution; where a channel is flattened, all its positions
+    are that unit.
+
+    Raises:
+        ValueError: the layers do not come one after another, so that an input may come from several units.
+    """
+    found, before = dict[str, Tensor](), 0
+    for name, weight in weights(net).items():
+        if not isinstance(net, nn.Sequential) or (before and weight.shape[1] % before):
+            raise ValueError(f"{name} has no layer before it that all its inputs come from: take an nn.Sequential")
+        if before:
+            found[name] = torch.arange(weight.shape[1]) // (weight.shape[1] // before)
+        before = len(weight)
+    return found
+
+
+@torch.no_grad()
+def evaluated(module: Any, data: Any, split: str) -> tuple[float, float]:
+    """Return a classifier's mean loss and its accuracy, in percent, on all images of a split."""
+    training = module.training
+    module.eval()
+    images, labels = splits(data)[split]
+    batches = BatchLoader(images, labels, 1000, data.mean, data.std)
+    found = [(F.cross_entropy(z := module(x), y, reduction="sum"), (z.argmax(1) == y).sum()) for x, y in batches]
+    loss, right = torch.tensor(found, dtype=torch.float64).sum(0) / len(labels)
+    module.train(training)
+    return loss.item(), 100 * right.item()
+
+
 def angle(one: Tensor, other: Tensor | None) -> float:
     """Return the angle between two gradients, in degrees; NaN where one of them is nothing."""
     if other is None or not other.any() or not one.any():

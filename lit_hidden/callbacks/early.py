@@ -8,11 +8,8 @@ from typing import Any
 
 import lightning.pytorch as L
 import numpy as np
-import torch
-import torch.nn.functional as F
 
-from lit_hidden.callbacks import RunCallback, splits
-from lit_hidden.data import BatchLoader
+from lit_hidden.callbacks import RunCallback, evaluated, splits
 
 
 class Early(RunCallback):
@@ -51,21 +48,10 @@ class Early(RunCallback):
         """Evaluate, and keep what is best so far."""
         if trainer.global_step % self.every:
             return
-        loss, accuracy = self._evaluated(pl_module, "val")
+        loss, accuracy = evaluated(pl_module, self.data, "val")
         self.rows.append((trainer.global_step, loss, accuracy))
         if loss < self.best:
-            self.best, self.at, self.accuracy = loss, trainer.global_step, self._evaluated(pl_module, "test")[1]
-
-    @torch.no_grad()
-    def _evaluated(self, module: Any, split: str) -> tuple[float, float]:
-        """Return the mean loss and the accuracy, in percent, on a split."""
-        module.eval()
-        images, labels = self.data.splits[split]
-        batches = BatchLoader(images, labels, 1000, self.data.mean, self.data.std)
-        found = [(F.cross_entropy(z := module(x), y, reduction="sum"), (z.argmax(1) == y).sum()) for x, y in batches]
-        loss, right = torch.tensor(found, dtype=torch.float64).sum(0) / len(labels)
-        module.train()
-        return loss.item(), 100 * right.item()
+            self.best, self.at, self.accuracy = loss, trainer.global_step, evaluated(pl_module, self.data, "test")[1]
 
     def state_dict(self) -> dict[str, Any]:
         """Put what was found into checkpoints."""

@@ -183,7 +183,7 @@ def test_edges_are_cut_in_every_layer_and_in_nets_with_norms():
     found = weights(begun(lesion, Run(**NORMS))[0].net).values()
     zeros = [int((weight == 0).sum()) for weight in found]
     assert zeros == [round(weight.numel() / 4) for weight in found]
-    assert lesion.on_run_end(None, None, None) == {"cut": sum(zeros)}
+    assert lesion.on_run_end(None, None, None) == {"cut": sum(zeros), "living": ALIVE, "revived": 0}
 
 
 # --- RDM ------------------------------------------------------------------------------------------------
