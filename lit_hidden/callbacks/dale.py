@@ -110,6 +110,6 @@ class Dale(RunCallback):
         np.savez(folder / "dale.npz", **arrays)  # type: ignore[arg-type]
         found = {name: float(np.mean(values)) for name, values in arrays.items() if np.isfinite(values).all()}
         found["mixed"] = self.mixed(module.net)
-        if self.data is not None and self.data.held_out:
+        if self.data is not None and self.data.held_out and module.task is None:
             found["val_accuracy"] = evaluated(module, self.data, "val")[1]
         return found | {"fails_below": 0.0}

@@ -41,9 +41,7 @@ class Lesion(RunCallback):
     def __init__(self, epoch: int, of: str = "units", fraction: float = 0.5, measure: bool = False) -> None:
         super().__init__()
         if of not in ("units", "hemisphere", "edges") or not 0 <= fraction <= 1:
-            raise ValueError(
-                f"of={of!r}, fraction={fraction}: give of='units', 'hemisphere' or 'edges', a fraction in [0, 1]"
-            )
+            raise ValueError(f"of={of!r}, fraction={fraction}: units, hemisphere or edges, and a fraction in [0, 1]")
         self.epoch, self.of, self.fraction, self.measure = epoch, of, fraction, measure
         self.found: dict[str, float] = {"revived": 0}
 
@@ -51,7 +49,7 @@ class Lesion(RunCallback):
         """Choose the units or edges.
 
         Raises:
-            ValueError: the epoch never comes, or dead units would still have an output.
+            ValueError: the epoch never comes, dead units would have an output, or there is no accuracy to measure.
         """
         net, last = module.net, max(0, (trainer.max_epochs or 0) - 1)
         if trainer.max_epochs != -1 and not 0 <= self.epoch <= last:
@@ -59,8 +57,8 @@ class Lesion(RunCallback):
         norms = [name for name, layer in net.named_modules() if isinstance(layer, _NORMS)]
         if self.of != "edges" and norms:
             raise ValueError(f"the norm layer '{norms[0]}' gives dead units an output; cut edges instead of units")
-        if self.measure:
-            splits(data)
+        if self.measure and (splits(data) is None or module.task is not None):
+            raise ValueError("measure=True is of the accuracy of a classifier, and this run has another task")
         self.data, self.chosen = data, 0
         self.dead = dict[str, Tensor]()  # by layer, bool of the weight's shape
         self.held = list[tuple[Tensor, Tensor, Tensor]]()  # tensors, where they are held, and their values there

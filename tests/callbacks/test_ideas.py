@@ -15,12 +15,14 @@ from training import ARM, TEXT, TINY, counted, without_time
 
 from lit_hidden.callbacks import RunCallback, weights
 from lit_hidden.callbacks.deficit import Deficit
+from lit_hidden.callbacks.dale import Dale
 from lit_hidden.callbacks.labels import RandomLabels
 from lit_hidden.callbacks.lesion import Lesion
 from lit_hidden.callbacks.maturity import Density, Freeze
 from lit_hidden.callbacks.rdm import RDM
 from lit_hidden.callbacks.rewind import Prune
 from lit_hidden.callbacks.similarity import Probe, Stopped
+from lit_hidden.callbacks.schedule import SecondCosine
 from lit_hidden.callbacks.swaps import Swaps
 from lit_hidden.callbacks.trace import Trace
 from lit_hidden.classifier import LitClassifier
@@ -30,6 +32,7 @@ from lit_hidden.data.tensors import balanced_order
 from lit_hidden.engine.network import make_data, make_module, network
 from lit_hidden.engine.train import Recorder, train
 from lit_hidden.run import Run
+from lit_hidden.subnetwork import used_masks
 
 DENSE, HIDDEN = Run(epochs=2, **TINY), Run(density=0.5, epochs=2, **TINY)
 NORMS = {"net": "cifar_resnet18", "width": 0.05, "data": "digits", "train_images": 300, "epochs": 1}
@@ -59,8 +62,11 @@ for density in (0.5, 0.25):
     CHAIN.append(CHAIN[-1].then(callbacks=(spec("rewind.Prune", density=density),)))
 EARLY, LATE = (after(DENSE, "lesion.Lesion", epoch=epoch) for epoch in (0, 1))
 WATCHED = replace(DENSE, held_out=100, callbacks=(spec("early.Early", every=2), spec("rewind.Snapshot", update=1)))
+HALVED = replace(HIDDEN, epochs=3, callbacks=(spec("lesion.Lesion", epoch=1, of="hemisphere", measure=True),
+                                              spec("schedule.SecondCosine", epoch=1, before=2)))  # fmt: skip
 RESUMED = {
-    "lesion": EARLY, "feedback": after(HIDDEN, "feedback.FeedbackAlignment"), "rewind": CHAIN[2],
+    "lesion": EARLY, "hemisphere": HALVED, "dale": after(HIDDEN, "dale.Dale", balanced=True, subtract=True),
+    "feedback": after(HIDDEN, "feedback.FeedbackAlignment"), "rewind": CHAIN[2],
     "text": Run(**TEXT, density=0.5), "swaps": after(HIDDEN, "swaps.Swaps", updates=4), "early": WATCHED,
     "spiking": Run(**TINY | {"net": "spiking.lenet_4"}, density=0.5, epochs=2, callbacks=(spec("spiking.Neurons"),)),
     "cerebellum": Run(
@@ -122,6 +128,19 @@ def test_a_run_stopped_and_resumed_ends_bit_equal_to_one_never_stopped(name, tra
         (lambda: Lesion(0, fraction=1.5), "fraction=1.5"),
         (lambda: begun(Lesion(2)), "epoch=2 never begins in a run whose last epoch is 1"),
         (lambda: begun(Lesion(0), Run(**NORMS)), "the norm layer 'bn1' gives dead units an output"),
+        (lambda: begun(Lesion(0), Run(**TEXT)), "the norm layer 'layer.norm1' gives dead units an output"),
+        (lambda: begun(Lesion(0, measure=True), Run(**ARM)), "the accuracy of a classifier"),
+        (lambda: SecondCosine(3, 2), "epoch=3, before=2: the epoch must lie in the first cosine, 0 to 2"),
+        (lambda: begun(SecondCosine(2, 2)), "epoch=2 never begins in a run of 2 epochs"),
+        (lambda: begun(SecondCosine(1, 2), replace(DENSE, schedule="constant")), "schedule='constant' has no second"),
+        (lambda: begun(Dale()), "Dale's principle needs a hidden net: set a density"),
+        (
+            lambda: begun(Dale(), Run(**NORMS, density=0.5)),
+            "conv1 has no layer before it that all its inputs come from",
+        ),
+        (lambda: Dale(1.2), "inhibitory=1.2 of the units is impossible"),
+        (lambda: Dale(None, balanced=True), "inhibitory=None leaves nothing to balance"),
+        (lambda: begun(Dale(0.2, balanced=True), replace(HIDDEN, width=0.02)), "0 of the 1 units of 0 inhibit"),
         (lambda: begun(Prune(0.5)), "a dense parent run is needed"),
         (lambda: begun(Prune(0.5), HIDDEN, parent=Path("none")), "a dense parent run is needed"),
     ],
@@ -181,9 +200,43 @@ def test_units_that_are_cut_have_no_bias_left():
 def test_edges_are_cut_in_every_layer_and_in_nets_with_norms():
     lesion = Lesion(0, of="edges", fraction=0.25)
     found = weights(begun(lesion, Run(**NORMS))[0].net).values()
+    living = sum(int(weight.count_nonzero()) for weight in found)
     zeros = [int((weight == 0).sum()) for weight in found]
     assert zeros == [round(weight.numel() / 4) for weight in found]
-    assert lesion.on_run_end(None, None, None) == {"cut": sum(zeros), "living": ALIVE, "revived": 0}
+    assert lesion.on_run_end(None, None, None) == {"cut": sum(zeros), "living": living, "revived": 0}
+
+
+def test_after_a_lesion_the_net_comes_back_and_a_run_after_it_keeps_dead_edges_dead(trained):
+    folder, result = trained(HALVED)
+    net = network(HALVED, folder)
+    assert {name: int(mask.sum()) for name, mask in used_masks(net).items()} == {
+        layer["name"]: layer["kept_min"] for layer in result["layers"]
+    }
+    assert trained(HALVED.then(epochs=0, callbacks=(spec("rdm.RDM", images=5),)))[1]["accuracy"] == result["accuracy"]
+    child = HALVED.then(epochs=1, callbacks=())
+    after_it = network(child, trained(child)[0])
+    for name, weight in weights(net).items():
+        assert ((weight == 0) == (weights(after_it)[name] == 0)).all()
+        assert used_masks(after_it)[name].sum() == used_masks(net)[name].sum()
+
+
+def test_the_immediate_loss_is_that_of_the_net_before_cut_by_an_analysis(trained):
+    options = {"of": "edges", "fraction": 0.3}
+    late = (spec("lesion.Lesion", epoch=2, measure=True, **options), spec("schedule.SecondCosine", epoch=2, before=2))
+    cut = HIDDEN.then(epochs=0, callbacks=(spec("lesion.Lesion", epoch=0, **options),))
+    immediate = trained(replace(HIDDEN, epochs=3, callbacks=late))[1]["immediate"]
+    assert immediate == pytest.approx(trained(cut)[1]["accuracy"], abs=1e-4)
+    assert immediate != trained(HIDDEN)[1]["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("restarted", "expected"),  # half the cosine's phase is left where it is resumed, in three epochs
+    [(True, [1, 0.5, 1, 0.75, 0.25]), (False, [1, 0.5, 0.5, 0.25, 0.5 * (1 - 0.75**0.5)])],
+)
+def test_a_second_cosine_begins_where_it_says(restarted, expected):
+    module, _ = begun(SecondCosine(2, 4, restarted), replace(DENSE, epochs=5))
+    assert [module.lr_factor(epoch) for epoch in (0, 2 - 1e-9, 2, 3, 4)] == pytest.approx(expected)
+    assert module.lr_factor(5) == 0
 
 
 # --- RDM ------------------------------------------------------------------------------------------------

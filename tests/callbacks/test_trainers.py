@@ -3,24 +3,29 @@
 import csv
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 import numpy as np
 import pytest
+import torch
 import yaml
 from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor
 
 from lit_hidden import Run, RunCallback, spec
+from lit_hidden.callbacks.dale import Dale
 from lit_hidden.callbacks.labels import RandomLabels
 from lit_hidden.callbacks.lesion import Lesion
 from lit_hidden.callbacks.rdm import RDM
 from lit_hidden.cli import main
 from lit_hidden.data import DigitsData
+from lit_hidden.edge_popup import weight_layers
 from lit_hidden.engine.network import network
 from lit_hidden.engine.train import train
-from lit_hidden.modules import LitSubnetwork
+from lit_hidden.modules import LitDense, LitSubnetwork
 
 TINY: dict[str, Any] = {"net": "conv2", "width": 0.05}
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")  # its advice on loaders and logging
@@ -48,11 +53,69 @@ class Seen(RunCallback):
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
 
 
-def fitted(folder: Path, *callbacks: L.Callback, epochs: int = 2, seed: int = 0, **more: Any) -> LitSubnetwork:
-    module = LitSubnetwork(**TINY, in_channels=1, density=0.5, seed=seed)
+def fitted(
+    folder: Path, *callbacks: L.Callback, epochs: int = 2, seed: int = 0, density: float | None = 0.5, **more: Any
+) -> Any:
+    kind = LitDense if density is None else partial(LitSubnetwork, density=density)
+    module = kind(**TINY, in_channels=1, seed=seed)
     trainer = L.Trainer(max_epochs=epochs, logger=CSVLogger(folder), callbacks=[*callbacks], **QUIET)
     trainer.fit(module, DigitsData(train_images=300, held_out=0), weights_only=True, **more)  # as runs: on the test set
     return module
+
+
+class Watch(L.Callback):
+    """Keep the weights that the net multiplies with, before and after each step."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, Tensor]] = []
+
+    def on_train_batch_start(self, trainer, pl_module, *_):
+        self.seen.append({n: getattr(*place).detach().clone() for n, place in weight_layers(pl_module.net).items()})
+
+    on_train_batch_end = on_train_batch_start
+
+
+@pytest.mark.parametrize("density", [0.5, 0.3, None])
+@pytest.mark.parametrize("of", ["hemisphere", "edges"])
+def test_a_lesion_is_exact_before_and_after_every_step(tmp_path, of, density):
+    """Channels of 3, 3; then 3 x 16 x 16 inputs to linear layers of 12, 12 and 10 units."""
+    watch, lesion = Watch(), Lesion(epoch=1, of=of)
+    module = fitted(tmp_path, lesion, watch, density=density)
+    assert len(watch.seen) == 12
+    whole, first, *_, last = watch.seen[5], *watch.seen[6:]
+    for name, weight in first.items():
+        if of == "hemisphere":
+            units = dict(zip(first, (2, 2, 6, 6, 0), strict=True))
+            inputs = dict(zip(first, (0, 2, 2 * 256, 6, 6), strict=True))
+            dead = torch.zeros(weight.shape, dtype=torch.bool)
+            dead[: units[name]] = True
+            dead[:, : inputs[name]] = True
+        else:
+            dead = lesion.dead[name]
+            assert dead.sum() == round(dead.numel() / 2)
+        assert whole[name][dead].any()
+        living = int((~dead).sum())
+        for at in watch.seen[6:]:
+            assert not at[name][dead].any()
+            assert at[name].count_nonzero() == (living if density is None else living - int((1 - density) * living))
+    assert density == 0.3 or any(not first[name].equal(last[name]) for name in first), "the rest goes on learning"
+    assert lesion.on_run_end(None, module, None)["revived"] == 0
+
+
+@pytest.mark.parametrize("options", [{"inhibitory": 0.4}, {"inhibitory": 0.4, "balanced": True}, {"inhibitory": 0}])
+def test_each_unit_has_one_sign_before_and_after_every_step(tmp_path, options):
+    watch, dale = Watch(), Dale(**options)
+    fitted(tmp_path, watch, dale, epochs=1)
+    channels = {"2": 3, "6": 3, "8": 12, "10": 12}
+    share = options["inhibitory"]
+    assert len(watch.seen) == 6
+    for name, count in channels.items():
+        rows = [at[name].transpose(0, 1).reshape(count, -1) for at in watch.seen]  # positions of a channel together
+        inhibit = torch.stack([(row < 0).any(1) for row in rows])
+        assert not ((torch.stack([(row > 0).any(1) for row in rows])) & inhibit).any()
+        assert inhibit.equal(inhibit[:1].expand_as(inhibit))
+        assert inhibit[0].sum() == round(share * count)
+    assert ((watch.seen[0]["0"] > 0).any(), (watch.seen[0]["0"] < 0).any()) == (True, True)
 
 
 def logged(folder: Path) -> dict[str, str]:

@@ -23,7 +23,7 @@ EVERY = {name: experiment(name) for name in EXPERIMENTS}
 # Those drawn from accuracies; the others are drawn in tests of their own.
 READINGS = (
     "lottery", "random_labels", "individuals", "variance", "feedback", "predictive_coding", "similarity", "spiking",
-    "cerebellum", "maturity", "critical_period",
+    "cerebellum", "maturity", "critical_period", "dale", "lesion",
 )  # fmt: skip
 NAMES = [name for name in EVERY if name not in ("fig1", "fig2", "theorem", *READINGS)]
 ON_IMAGENET = ("fig8", "fig9", "fig10", "table2", "imagenet18")
@@ -59,7 +59,7 @@ def drawn(name: str, preset: str) -> tuple[Figure, Results]:
 @pytest.mark.parametrize("name", EVERY)
 def test_a_docstring_names_its_source_and_its_runs(name: str) -> None:
     text = " ".join(EVERY[name].__doc__.split())
-    paper = r".*(arXiv|Communications|Neuro)" if name in READINGS else r".*Ramanujan et al., arXiv:1911.13299"
+    paper = r".*(arXiv|Communications|Neuro|ICLR)" if name in READINGS else r".*Ramanujan et al., arXiv:1911.13299"
     assert re.search(f"Source: {paper}", text)
     told = re.search(r"Cost: quick (\d+) runs, [^;]* two (?:busy )?cores; short (\d+),[^;]*; paper (\d+),? ", text)
     counts = [len(grid(name, preset)) for preset in PRESETS[1:]]
