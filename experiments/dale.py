@@ -193,19 +193,17 @@ def draw(results: Results, figure: Figure) -> None:
     figure.subplots_adjust(left=0.055, right=0.985, top=0.95, bottom=0.19, wspace=0.2, hspace=0.36)
     found = cells(results)
     draw_arms(accuracy, results, found, lambda part: part.values(), ARMS)
-    accuracy.set(ylabel="test accuracy (%)")
-    accuracy.set_title("(a) half of the weights, each arm at its best rate")
+    accuracy.set(ylabel="test accuracy (%)", title="(a) half of the weights, each arm at its best rate")
     draw_density(density, results, found[0][0])
     for name, part in ((name, part) for cell in found for name, part in present(results, cell).items()):
-        look = LOOKS[name]
-        scatter.plot(part.values("drive"), part.values(), linestyle="", marker=look.marker, color=look.color,
-                     markerfacecolor=look.face or look.color, markersize=5)  # fmt: skip
+        scatter.plot(part.values("drive"), part.values(), linestyle="", marker=LOOKS[name].marker,
+                     color=LOOKS[name].color, markerfacecolor=LOOKS[name].face or LOOKS[name].color)  # fmt: skip
     scatter.set(xlabel="net drive at the end", ylabel="test accuracy (%)")
     scatter.set_title("(c) each run: accuracy over net drive")
     draw_arms(share, results, found, more_often, [name for name in ARMS if not name.startswith("none")])
     share.axhline(0, color=style.COLORS["muted"], linewidth=0.8)
-    share.set_ylabel("inhibitory minus excitatory (% kept)")
-    share.set_title("(d) how much more often inhibitory edges are kept")
+    share.set_ylabel("% of edges")
+    share.set_title("(d) inhibitory edges are kept more often by")
     for axes, letter, when in ((before, "e", "drive_before"), (after, "f", "drive")):
         draw_drive(axes, results, found[-1], when)
         axes.set_title(f"({letter}) {found[-1][0]}: {'before learning' if letter == 'e' else 'at the end'}")
@@ -222,9 +220,8 @@ def present(results: Results, cell: Cell) -> dict[str, Results]:
 
 def more_often(part: Results) -> list[float]:
     """List, by seed, by how many percent of edges inhibitory ones are kept more often."""
-    return [
-        more - less for more, less in zip(part.values("kept_inhibitory"), part.values("kept_excitatory"), strict=True)
-    ]
+    kept = (part.values(f"kept_{kind}") for kind in ("inhibitory", "excitatory"))
+    return [more - less for more, less in zip(*kept, strict=True)]
 
 
 def draw_arms(axes: Axes, results: Results, found: list[Cell], values: Values, names: Collection[str]) -> None:

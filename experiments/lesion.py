@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import product
-from math import nan
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -32,12 +32,13 @@ from lit_hidden.results import NoRunsError, Results
 from lit_hidden.run import Run
 
 BOTH = ("hemisphere", "edges")
-METHODS = {"edge_popup": {"density": 0.5}, "dense": {"lr": 0.03}}  # at LeNet's 0.1 narrow nets do not train
+METHODS: dict[str, dict[str, Any]] = {"edge_popup": {"density": 0.5}, "dense": {"lr": 0.03}}  # at 0.1 narrow nets fail
 AGES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the training without a lesion
 REACHED = 0.95  # of the accuracy without a lesion
 DIGITS = Run(net="lenet", width=0.25, data="digits", batch_size=32, epochs=8)
 MNIST = Run(net="lenet", data="mnist", train_images=20_000, epochs=8)
-PRESETS = {  # a run of each net without a lesion, with the lesions there are, and the number of seeds
+Nets = list[tuple[Run, tuple[str, ...]]]  # a run of each net without a lesion, and the lesions there are
+PRESETS: dict[str, tuple[Nets, int]] = {  # and the number of seeds
     "smoke": ([(replace(DIGITS, width=0.1, train_images=300, epochs=4), BOTH[:1])], 1),
     "quick": ([(DIGITS, BOTH)], 3),
     "short": ([(MNIST, BOTH), (Run(net="conv2", width=0.25, train_images=5000, augment=False, epochs=8), BOTH[:1])], 3),
@@ -73,11 +74,11 @@ Cell = tuple[str, str, str]  # net, method, lesion
 
 def cells(results: Results, *, of: Collection[str] = BOTH, methods: Collection[str] = tuple(METHODS)) -> list[Cell]:
     """List the nets, methods and lesions there are."""
-    found = []
-    for net, method, lesion in product(("lenet", "conv2", "conv4"), methods, of):
+    found = list[Cell]()
+    for cell in product(("lenet", "conv2", "conv4"), methods, of):
         with suppress(NoRunsError):
-            results.whole.select(net=net, method=method, **{"Lesion.of": lesion, "Lesion.fraction": 0.5})
-            found.append((net, method, lesion))
+            results.whole.select(net=cell[0], method=cell[1], **{"Lesion.of": cell[2], "Lesion.fraction": 0.5})
+            found.append(cell)
     if not found:
         raise NoRunsError(f"no run has a lesion of {' or '.join(of)}")
     return found
@@ -131,8 +132,8 @@ def reduce(results: Results) -> dict[str, np.ndarray]:
     """
     rows, found = [row for row in cut(results).rows if row[2] is not None], []
     for run, _, folder in rows:
-        level = REACHED * sham(results.whole, (run.net, str(run.method), "")).mean()
         curve = np.genfromtxt(f"{folder}/metrics.csv", delimiter=",", names=True, deletechars="")["test_top1"]
+        level = REACHED * sham(results.whole, (run.net, str(run.method), "")).mean()
         after = curve[int(run.option("Lesion.epoch")[0]) + 1 :] >= level
         found.append(1.0 + (after.argmax() if after.any() else len(after)))
     return {"runs": np.array([run.hash for run, _, _ in rows]), "epochs": np.array(found)}
@@ -140,8 +141,8 @@ def reduce(results: Results) -> dict[str, np.ndarray]:
 
 def reached(results: Results, part: Results) -> list[float]:
     """List, by seed, the epochs from the lesion to 95%; NaN where a curve is missing."""
-    known = dict(zip(results.summary["runs"].tolist(), results.summary["epochs"].tolist(), strict=True))
-    return [known.get(run.hash, nan) for run in part.runs]
+    known = dict(zip(*(results.summary[name].tolist() for name in ("runs", "epochs")), strict=True))
+    return [known.get(run.hash, np.nan) for run in part.runs]
 
 
 def learned(*ages: float) -> Callable[[Results], Iterator[float]]:
@@ -175,8 +176,7 @@ CLAIMS = [
     Claim("control: without a lesion, a training as long again gains at most 1 point, everywhere",
           lambda r: [1 - sham(r, c, 1.0).mean() + sham(r, c).mean() for c in cells(r, of=BOTH[:1])],
           kind="secondary", floor=lambda r: [sham(r, c).mean() for c in cells(r, of=BOTH[:1])]),
-    Claim("no edge that was lesioned is used again",
-          lambda r: -max(cut(r).values("revived")), "edges", "check", every=True),
+    Claim("no lesioned edge is used again", lambda r: -max(cut(r).values("revived")), "edges", "check", every=True),
     Claim("after a lesion half of the living edges are kept, within 4 edges",
           lambda r: min(4 - abs(part["parameters"] - part["living"] / 2)
                         for _, part in cut(r).select(method="edge_popup")),
@@ -190,7 +190,7 @@ LOOKS = {  # by whether the rate is restarted and the budget anew
     (True, True): panels.Look("rate restarted, budget anew", style.ORANGE, (0, (5, 1.5)), "^"),
 }
 AT_ONCE = panels.Look("right after the lesion", style.GREY, (0, (1.2, 1.2)), "x")
-SHADES = dict(zip(AGES, ("#000000", style.SKY, style.NAVY, style.PURPLE, style.ORANGE), strict=True))
+SHADES = dict(zip(AGES, (style.BLACK, style.SKY, style.NAVY, style.PURPLE, style.ORANGE), strict=True))
 WORDS = dict(zip(AGES, ("0", "1/4", "1/2", "3/4", "end"), strict=True))
 NAMES = {"edge_popup": "masks", "dense": "weights"}
 
@@ -227,8 +227,8 @@ def draw_ages(axes: Axes, results: Results, cell: Cell) -> None:
     for number, (arm, look) in enumerate(LOOKS.items()):
         found = parts(results, cell, arm)
         panels.bars(axes, {age: part.values() for age, part in found.items()}, look, aside=2 * number - 3)
-    at_once = parts(results, cell, (True, True))
-    panels.bars(axes, {age: part.values("immediate") for age, part in at_once.items() if age}, AT_ONCE)
+    at_once = {age: part.values("immediate") for age, part in parts(results, cell, (True, True)).items() if age}
+    panels.bars(axes, at_once, AT_ONCE)
     age_axis(axes, f"{cell[0]}, {NAMES[cell[1]]}: {cell[2]} lost", "test accuracy (%)")
 
 
@@ -238,8 +238,7 @@ def draw_curves(axes: Axes, results: Results, cell: Cell) -> None:
         if part.folders:
             curve = part.curve("test_top1")[1].mean(0)
             axes.plot(curve, color=SHADES[age], label=f"age {WORDS[age]}", linewidth=1.2)
-    axes.set(xlabel="epoch", ylabel="test accuracy (%)")
-    axes.set_title(f"{cell[0]}, masks, over time: {cell[2]} lost")
+    axes.set(xlabel="epoch", ylabel="test accuracy (%)", title=f"{cell[0]}, masks, over time: {cell[2]} lost")
     if axes.get_lines():
         axes.legend(fontsize=7.5, loc="lower right")
     axes.grid(axis="y")
@@ -257,6 +256,5 @@ def draw_reached(axes: Axes, results: Results, net: str, of: str) -> None:
 
 def age_axis(axes: Axes, title: str, unit: str) -> None:
     axes.set_xticks(AGES, list(WORDS.values()))
-    axes.set(xlabel="age at the lesion", ylabel=unit)
-    axes.set_title(title)
+    axes.set(xlabel="age at the lesion", ylabel=unit, title=title)
     axes.grid(axis="y")
