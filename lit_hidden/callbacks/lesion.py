@@ -22,12 +22,12 @@ class Lesion(RunCallback):
     dead; the last layer keeps its units. Each layer loses the same fraction. Units and edges are drawn from the run's
     seed, so lesions at different epochs cut the same. A lesion at epoch 0 precedes all measurements.
 
-    Edge-popup then keeps its density of the living edges: of the k n edges that the mask keeps, dead ones of weight 0
-    have the highest scores, just so many that the living ones are `kept(living, k)`. So tensors alone give the net
-    back. Zhou's supermasks go on as they are: their density is free.
+    Edge-popup then keeps its density of the living edges. The mask still keeps as many edges as before, but some of
+    them are dead, with weight 0 and scores above all others: just so many that of the living ones the density stays.
+    So the tensors of a run give its net back, and runs after it keep the lesion. Zhou's supermasks go on as they are.
 
     The result has `cut`, the number of units or edges that were chosen; `living`, the number of edges left; `revived`,
-    the largest number of dead edges that the net used at the end of any epoch, which is 0.
+    the number of dead edges that the net used, counted after each epoch, which is 0.
 
     Args:
         epoch: counted from 0.
@@ -62,14 +62,15 @@ class Lesion(RunCallback):
         self.data, self.chosen = data, 0
         self.dead = dict[str, Tensor]()  # by layer, bool of the weight's shape
         self.held = list[tuple[Tensor, Tensor, Tensor]]()  # tensors, where they are held, and their values there
+        frozen = weights(net)
         before, units = {} if self.of == "edges" else sources(net), torch.empty(0)
-        for name, weight in weights(net).items():
+        for name, weight in frozen.items():
             if self.of == "edges":
                 dead = self._drawn(name, weight.numel()).view(weight.shape)
                 self.chosen += int(dead.sum())
             else:
                 columns = units[before[name]] if name in before else torch.zeros(weight.shape[1], dtype=torch.bool)
-                units = self._drawn(name, len(weight) if name != list(weights(net))[-1] else 0, len(weight))
+                units = self._drawn(name, len(weight) if name != list(frozen)[-1] else 0, len(weight))
                 self.chosen += int(units.sum())
                 dead = (units[:, None] | columns).view(*weight.shape[:2], *[1] * (weight.ndim - 2)).expand_as(weight)
                 if (bias := getattr(weight_layers(net)[name][0], "bias", None)) is not None:
