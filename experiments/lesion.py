@@ -126,11 +126,7 @@ def worth(results: Results, better: tuple[bool, bool], worse: tuple[bool, bool])
 
 
 def reduce(results: Results) -> dict[str, np.ndarray]:
-    """Find when each run is back at 95% of the accuracy without a lesion.
-
-    Returns:
-        `runs` (N,), hashes; `epochs` (N,) from the lesion, one more than there were where it is not reached.
-    """
+    """Count epochs from a lesion to 95% of the accuracy without, one more if never: `runs`, hashes, `epochs` `(N,)`."""
     rows, found = [row for row in cut(results).rows if row[2] is not None], []
     for run, _, folder in rows:
         curve = np.genfromtxt(f"{folder}/metrics.csv", delimiter=",", names=True, deletechars="")["test_top1"]
@@ -234,12 +230,15 @@ def draw_ages(axes: Axes, results: Results, cell: Cell) -> None:
 
 def draw_curves(axes: Axes, results: Results, cell: Cell) -> None:
     """Draw mean test accuracy over epochs, schedule restarted and budget anew, for each age."""
+    lows = []
     for age, part in parts(results, cell, (True, True)).items():
         if part.folders:
             curve = part.curve("test_top1")[1].mean(0)
+            lows.append(np.quantile(curve, 0.1))  # the beginning, near chance, would press the rest together
             axes.plot(curve, color=SHADES[age], label=f"age {WORDS[age]}", linewidth=1.2)
     axes.set(xlabel="epoch", ylabel="test accuracy (%)", title=f"{cell[0]}, masks, over time: {cell[2]} lost")
-    if axes.get_lines():
+    if lows:
+        axes.set_ylim(min(lows) - 5, None)
         axes.legend(fontsize=7.5, loc="lower right")
     axes.grid(axis="y")
 
@@ -250,7 +249,8 @@ def draw_reached(axes: Axes, results: Results, net: str, of: str) -> None:
         found = {age: reached(results, part) for age, part in parts(results, (net, method, of), (True, True)).items()}
         panels.bars(axes, found, panels.Look(NAMES[method], color, "-", marker))
     axes.axhline(epochs(results, net) + 1, color=style.COLORS["muted"], linestyle=":", label="not reached")
-    axes.legend(fontsize=7.5)
+    axes.set_ylim(0, 1.25 * (epochs(results, net) + 1))
+    axes.legend(fontsize=7.5, ncols=3, loc="upper center")
     age_axis(axes, f"{net}, {of} lost: back at 95%", "epochs from the lesion")
 
 
