@@ -159,10 +159,11 @@ def sources(net: nn.Module) -> dict[str, Tensor]:
 @torch.no_grad()
 def evaluated(module: Any, data: Any, split: str) -> tuple[float, float]:
     """Return a classifier's mean loss and its accuracy, in percent, on all images of a split."""
-    training = module.training
+    training, device = module.training, module.device  # after a fit on a GPU the net is back on the CPU
     module.eval()
     images, labels = splits(data)[split]
-    batches = BatchLoader(images, labels, 1000, data.mean, data.std)
+    loader = BatchLoader(images, labels, 1000, data.mean, data.std)
+    batches = ((x.to(device), y.to(device)) for x, y in loader)
     found = [(F.cross_entropy(z := module(x), y, reduction="sum"), (z.argmax(1) == y).sum()) for x, y in batches]
     loss, right = torch.tensor(found, dtype=torch.float64).sum(0) / len(labels)
     module.train(training)
