@@ -81,7 +81,7 @@ def test_a_hash_is_of_what_differs_callbacks_with_their_versions_and_the_run_bef
     callbacks = [one.entry | {"version": one.version} for one in ANALYSED.callbacks]
     described = {"schema": SCHEMA, **ANALYSED.different, "callbacks": callbacks, "after": LESIONED.hash}
     assert ANALYSED.hash == hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
-    lists = [(), (LESION,), (replace(LESION, version=2),), (LESION, TRACE), (TRACE, LESION)]
+    lists = [(), (LESION,), (replace(LESION, version=3),), (LESION, TRACE), (TRACE, LESION)]
     runs = [replace(HIDDEN, callbacks=one) for one in lists]
     runs += [run.then() for run in (*runs, replace(HIDDEN, seed=1), HIDDEN.then())]
     assert len({run.hash for run in runs}) == len(runs)
