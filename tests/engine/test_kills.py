@@ -37,7 +37,7 @@ GRID = [
     FOUND.then(method="ticket"),
     Run(density=0.5, method="supermask", epochs=2, **TINY),
     LESIONED,
-    LESIONED.then(callbacks=(EARLY, spec("rewind.Prune", density=0.25, rewind=1))),
+    LESIONED.then(callbacks=(EARLY, spec("rewind.Prune", density=0.1, rewind=1))),
 ]
 # Does jobs in a folder. Before an operation on a file there, the one of the number sys.argv[2] kills it; or, if that
 # is 0, the folder is copied, which is what a kill would leave.
