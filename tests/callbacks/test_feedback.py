@@ -162,5 +162,5 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="through='axons' is unknown"):
         FeedbackAlignment("axons")
     text = {"net": "text.Reader", "data": "text.TopicsData", "task": "text.NextToken", "train_images": 200}
-    with pytest.raises(ValueError, match=r"layer\.self_attn\.in_proj_weight, which is no linear layer"):
+    with pytest.raises(ValueError, match=r"layer\.self_attn\.in_proj_weight', which is no linear layer"):
         begun("random", Run(**text, epochs=1))

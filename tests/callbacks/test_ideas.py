@@ -14,15 +14,15 @@ from torch import nn
 from training import ARM, TEXT, TINY, counted, without_time
 
 from lit_hidden.callbacks import RunCallback, weights
-from lit_hidden.callbacks.deficit import Deficit
 from lit_hidden.callbacks.dale import Dale
+from lit_hidden.callbacks.deficit import Deficit
 from lit_hidden.callbacks.labels import RandomLabels
 from lit_hidden.callbacks.lesion import Lesion
 from lit_hidden.callbacks.maturity import Density, Freeze
 from lit_hidden.callbacks.rdm import RDM
 from lit_hidden.callbacks.rewind import Prune
-from lit_hidden.callbacks.similarity import Probe, Stopped
 from lit_hidden.callbacks.schedule import SecondCosine
+from lit_hidden.callbacks.similarity import Probe, Stopped
 from lit_hidden.callbacks.swaps import Swaps
 from lit_hidden.callbacks.trace import Trace
 from lit_hidden.classifier import LitClassifier
@@ -81,6 +81,7 @@ RESUMED = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:only .* of the matrix weights")  # of the text's net the rest are embeddings
 @pytest.mark.parametrize("name", RESUMED)
 def test_a_run_stopped_and_resumed_ends_bit_equal_to_one_never_stopped(name, trained, monkeypatch):
     run = RESUMED[name]

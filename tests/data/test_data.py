@@ -114,7 +114,7 @@ class Plateau(LitClassifier):
     def configure_optimizers(self):
         optimizer = torch.optim.SGD(self.parameters(), 0.1)
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss"}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val_loss"}}
 
 
 class Untrained(L.Callback):
@@ -134,8 +134,8 @@ def fit(folder, data, *callbacks, kind=LitClassifier, **settings):
 
 WATCHING = {
     "ModelCheckpoint monitors val_top1": ([ModelCheckpoint(monitor="val_top1", mode="max")], LitClassifier),
-    "EarlyStopping monitors val/loss": ([EarlyStopping(monitor="val/loss")], LitClassifier),
-    "ReduceLROnPlateau monitors val/loss": ([], Plateau),
+    "EarlyStopping monitors val_loss": ([EarlyStopping(monitor="val_loss")], LitClassifier),
+    "ReduceLROnPlateau monitors val_loss": ([], Plateau),
 }
 
 
@@ -147,7 +147,7 @@ def test_nothing_is_selected_on_the_test_set(says, tmp_path):
 
 
 def test_images_that_a_checkpoint_was_trained_on_do_not_validate_it(tmp_path):
-    trainer = fit(tmp_path, DigitsData(train_images=100, held_out=20), EarlyStopping(monitor="val/loss"))
+    trainer = fit(tmp_path, DigitsData(train_images=100, held_out=20), EarlyStopping(monitor="val_loss"))
     module, path = trainer.lightning_module, tmp_path / "last.ckpt"
     trainer.save_checkpoint(path)
     again = L.Trainer(enable_checkpointing=False, **QUIET)

@@ -35,7 +35,7 @@ def dale_results(case: int, spread: float = 0.1, folder: Path | None = None) -> 
     rows = []
     for run in (run.resolved for run in dale.runs("quick")):
         name, scatter = dale.arm(run), noise(run, spread)
-        level = ARMS[name][case] - (0.0 if run.lr == (0.3, 0.03, 0.003)[len(name) % 3] else 9.0)
+        level = ARMS[name][case] - (0.0 if run.lr == dale.RATES[run.net][len(name) % 3] else 9.0)
         more = {"fifth": (20, 1), "half": (2, 9)}.get(name, (0, 0))[case] / 2 * np.sign(1.5 - case)
         result = {"accuracy": level + scatter[0], "val_accuracy": level + scatter[0], "fails_below": 0.0}
         kept = {"kept_inhibitory": 50 + more + scatter[1], "kept_excitatory": 50 - more + scatter[2]}
@@ -52,13 +52,13 @@ def test_claims_about_dales_principle_can_hold_fail_and_stay_open():
 
 def test_an_arm_counts_at_its_best_rate_on_held_out_images_chosen_by_all_seeds():
     found = dale.at(results := dale_results(0), "lenet", "signed_constant", "none")
-    assert {run.lr for run in found.runs} == {0.03}
+    assert {run.lr for run in found.runs} == {0.05}
     best = found.rows[0][0]
     others = [run for run in found.runs if run != best]
     swapped = Results([(run, result | ({"val_accuracy": 0.0} if run in others else {}), None)
                        for run, result, _ in results.rows])  # fmt: skip
-    assert dale.at(swapped, "lenet", "signed_constant", "none").runs[0].lr != 0.03
-    assert {run.lr for run in dale.at(results.without([best.hash]), "lenet", "signed_constant", "none").runs} == {0.03}
+    assert dale.at(swapped, "lenet", "signed_constant", "none").runs[0].lr != 0.05
+    assert {run.lr for run in dale.at(results.without([best.hash]), "lenet", "signed_constant", "none").runs} == {0.05}
 
 
 def test_every_preset_has_each_arm_of_a_net_at_three_rates():
@@ -128,13 +128,14 @@ def test_95_percent_is_counted_from_the_lesion_and_one_more_than_the_epochs_if_i
 
 
 def test_after_each_lesion_there_is_each_sequel_but_where_all_are_one():
-    for preset, whole in (("smoke", 4), ("quick", 8), ("short", 8)):
-        found = {}
+    for preset, lenet in (("smoke", 4), ("quick", 8), ("short", 8)):
+        found: dict[Any, list[tuple[bool, int]]] = {}
         for run in (run.resolved for run in lesion.runs(preset)):
             age = run.option("Lesion.epoch")[0] / run.option("SecondCosine.before")[0]
             key = run.net, run.method, *run.option("Lesion.of"), *run.option("Lesion.fraction"), age, run.seed
             found.setdefault(key, []).append((run.option("SecondCosine.restarted")[0], run.epochs))
-        for (*_, fraction, age, _), sequels in found.items():
+        for (net, *_, fraction, age, _), sequels in found.items():
+            whole = lenet if net == "lenet" else 4
             ends = {whole, whole + round(age * whole)}
             both = {(restarted, end) for restarted in (False, True) for end in ends}
             both = {(False, whole)} if age == 0 else {(True, 2 * whole)} if age == 1 else both
