@@ -86,11 +86,11 @@ class Cells(nn.Module):
 
 
 class Readout(nn.Module):
-    """A linear layer from 0, which `hide` freezes but does not mask; `Granules` lets it learn."""
+    """A linear layer from 0. Its weights want no gradient, so `hide` does not mask them; `Granules` lets them learn."""
 
     def __init__(self, cells: int, outputs: int) -> None:
         super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.zeros(outputs, cells)), nn.Parameter(torch.zeros(outputs))
+        self.weight, self.bias = (nn.Parameter(torch.zeros(n), False) for n in ((outputs, cells), (outputs,)))
 
     def forward(self, activity: Tensor) -> Tensor:
         """Return the outputs `(B, outputs)`."""
