@@ -31,6 +31,8 @@ def import_checkpoint(
     weights, scores = ([layer[part] for layer in hidden] for part in ("weight", "scores"))
     if not hidden or any(weight.ndim < 2 for weight in weights):
         raise UserError(f"{file} has no layers with weight and scores: it is no hidden network of the authors' code")
+    if wrong := [f"'{name}'" for name, layer in theirs.items() if not all(map(_real, layer.values()))]:
+        raise UserError(f"{file}: layer {', '.join(wrong[:12])} has numbers that are not finite, or no real numbers")
     option, rate, kept = ("--removed", removed, 1 - removed) if density is None else ("--density", density, density)
     told = _prune_rates(file, weights)
     if is_mask := all(bool(((s == 0) | (s == 1)).all()) for s in scores):  # of FixedSubnetConv
@@ -53,7 +55,8 @@ def import_checkpoint(
         raise UserError(f"{file} is no {net} of width {width:g} with {option} {rate:g}: {error}") from error
     saved = {"state_dict": lit.state_dict(), "hyper_parameters": dict(lit.hparams), "hparams_name": "kwargs"}
     none = {"epoch": 0, "global_step": 0, "callbacks": {}, "optimizer_states": [], "lr_schedulers": []}
-    torch.save(saved | none | {"pytorch-lightning_version": lightning.__version__}, target)
+    with open(target, "wb") as opened:  # torch's error of a missing folder is a RuntimeError
+        torch.save(saved | none | {"pytorch-lightning_version": lightning.__version__}, opened)
     stay["all"] = sum(keep for keep, _ in stay.values()), sum(n for _, n in stay.values())
     lines = [f"{name}: {keep} of {n} weights kept ({keep / n:.2%})" for name, (keep, n) in stay.items()]
     return "\n".join([*lines, f"{target}: density {kept:g}, confirmed by {' and '.join(told) or 'nothing but you'}"])
@@ -69,6 +72,11 @@ def _read(file: str) -> dict[str, Tensor]:
         why = f"is no checkpoint of tensors, numbers and text ({type(error).__name__}), and nothing else is unpickled"
         how = "torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
         raise UserError(f"{file} {why}; if you trust it, run {how}") from error
+
+
+def _real(tensor: Tensor) -> bool:
+    whole = tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_complex() or tensor.is_quantized)
+    return whole and bool(tensor.isfinite().all())
 
 
 def _layers(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -192,6 +192,16 @@ NO_CHECKPOINT = "is no checkpoint of tensors, numbers and text"
         (dict, ["--net", "conv5"], "net='conv5' is unknown"),
         (dict, ["--density", "1.5"], "density=1.5 keeps none, or more than all"),
         (lambda: state(but="linear.2.scores"), [], "'linear.2' has weight; scores is missing or too much"),
+        (
+            lambda: state(**{"linear.4.scores": torch.full((10, 32, 1, 1), torch.nan)}),
+            [],
+            "'linear.4' has numbers that",
+        ),
+        (
+            lambda: state(**{"linear.4.scores": torch.ones(10, 32, 1, 1) * 1j}),
+            [],
+            "'linear.4' has numbers that are not",
+        ),
         (lambda: state(**{"linear.4.bias": torch.ones(8)}), [], "bias is missing or too much"),
     ],
 )
@@ -201,4 +211,4 @@ def test_what_cannot_be_imported_is_said_in_a_line_and_no_code_runs(more, option
         main(["import", file, "--net", "conv4", "--density", "0.3", "--width", "0.125", *options])
     said = capsys.readouterr().err
     assert (end.value.code, said.count("\n"), list(tmp_path.iterdir())) == (1, 1, [Path(file)])
-    assert re.match(f"lit-hidden: {file} .*{re.escape(message)}", said)
+    assert re.match(f"lit-hidden: {file}:? .*{re.escape(message)}", said)
