@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -42,6 +43,9 @@ def inspect(what: str | Path, *, net: str | None = None, picture: str | Path | N
     sums = [sum(row[i] or 0 for row in rows) for i in range(2, len(HEAD))]
     rows.append(["all", "", *sums[:2], sums[1] / sums[0], *sums[3:]])
     if picture is not None:
+        endings = FigureCanvasBase.get_supported_filetypes()
+        if Path(picture).suffix[1:].lower() not in ("", *endings):  # without one it is a PNG
+            raise UserError(f"--picture {picture} must end with one of .{', .'.join(endings)}")
         first = next(iter(kept))
         about: Any = made.about
         _draw(weights[first], kept[first], f"{what}, {first}", about.get("image_size", 1), picture)

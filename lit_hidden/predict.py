@@ -16,7 +16,7 @@ from lit_hidden import code
 from lit_hidden.data import DataError
 from lit_hidden.data.decode import load, transform
 from lit_hidden.data.trees import pictures
-from lit_hidden.edge_popup import EdgePopup, hide, maskers, plain_name, weight_layers
+from lit_hidden.edge_popup import EdgePopup, hide, maskers, plain_name
 from lit_hidden.engine.network import network as network_of
 from lit_hidden.engine.store import SUBNETWORK
 from lit_hidden.errors import UserError, missing
@@ -86,6 +86,8 @@ def loaded(what: str | Path, net: str | None = None) -> nn.Module:
     path = Path(what)
     if why := missing(path):
         raise UserError(f"{path} cannot be read: {why}")
+    if not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path} cannot be read: it is neither a file nor a folder")
     try:
         if (path / "run.json").exists():
             made = _of_run(path, net)
@@ -121,7 +123,8 @@ def _of_checkpoint(path: Path, net: str | None) -> nn.Module:
     under = (name.replace("parametrizations.", "").split(".original") for name in state if name.endswith(".original"))
     if hidden := {name.removesuffix(".weight") for name, _ in under}:
         sampled = about.get("method") == "supermask"
-        skip = weight_layers(made).keys() - hidden
+        named = (name.removesuffix(".weight") for name, _ in made.named_parameters(remove_duplicate=False))
+        skip = {plain_name(name) for name in named} - hidden
         hide(made, found.get("density", 0.5), distribution=None, skip=skip, masker=Supermask if sampled else EdgePopup)
     if any(name.endswith(".kept") for name in state):
         fix_masks(made)

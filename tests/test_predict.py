@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -21,6 +22,7 @@ from lit_hidden.data.decode import transform
 from lit_hidden.edge_popup import maskers
 from lit_hidden.errors import UserError
 from lit_hidden.hub import HiddenNet
+from lit_hidden.inspection import inspect
 from lit_hidden.modules import LitDense, LitSubnetwork, LitSupermask, LitTicket
 from lit_hidden.predict import loaded, predict
 from lit_hidden.run import Run
@@ -132,6 +134,27 @@ def test_a_checkpoint_gives_the_net_that_the_trainer_predicts_with(kind: str, tm
     assert torch.equal(fit.predict(lit, pairs)[0].argmax(1), chances[:9].argmax(1))
 
 
+def reader(num_classes: int, width: float = 1.0, **_: int) -> torch.nn.Module:
+    """A recurrent net that reads an image 64 pixels at a time."""
+
+    class Last(torch.nn.LSTM):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            return super().forward(x)[0][:, -1]  # type: ignore[no-any-return]
+
+    parts = torch.nn.Flatten(), torch.nn.Unflatten(1, (-1, 64)), Last(64, 8, batch_first=True)
+    return torch.nn.Sequential(*parts, torch.nn.Linear(8, num_classes))
+
+
+def test_a_checkpoint_of_a_net_with_a_recurrent_weight_left_unmasked(tmp_path: Path) -> None:
+    name = f"{__name__}.reader"
+    lit, fit = LitSubnetwork(name, skip=["2.weight_hh_l0"]), trainer(tmp_path)
+    fit.fit(lit, DigitsData(train_images=200))
+    fit.save_checkpoint(tmp_path / "a.ckpt")
+    found, images = loaded(tmp_path / "a.ckpt", name), torch.randn(2, 1, 32, 32)
+    assert torch.equal(found(images), lit.eval().net(images))
+    assert list(maskers(found)) == ["2.weight_ih_l0", "3"]
+
+
 def test_nothing_is_imported_because_a_checkpoint_or_a_run_names_it(tmp_path: Path) -> None:
     (tmp_path / "hostile.py").write_text("raise SystemExit('it ran')")
     state = {"state_dict": {}, "hyper_parameters": {"net": "hostile.net"}}
@@ -144,11 +167,13 @@ def test_nothing_is_imported_because_a_checkpoint_or_a_run_names_it(tmp_path: Pa
 
 def test_what_is_missing_or_no_net_is_said(tmp_path: Path, pictures: Path, colours: Path) -> None:
     (tmp_path / "link").symlink_to("gone")
+    os.mkfifo(tmp_path / "fifo")
     torch.save([1], tmp_path / "list.pt")
     bare = save_subnetwork(hide(build("conv2", width=0.05)), tmp_path / "bare", {"net": "conv2", "width": 0.05})
     for what, said in (
         (tmp_path / "absent", "absent cannot be read: it is not there"),
         (tmp_path / "link", "link cannot be read: it is a link to gone, which is not there"),
+        (tmp_path / "fifo", "fifo cannot be read: it is neither a file nor a folder"),
         (tmp_path, "subnetwork.safetensors cannot be read: it is not there"),
         (pictures / "a.png", "it is damaged or no subnetwork"),
         (tmp_path / "list.pt", "list.pt is no checkpoint of lit_hidden"),
@@ -184,6 +209,11 @@ def test_inspect_counts_what_is_left_and_draws_it(tmp_path: Path, capsys: pytest
     with Image.open(tmp_path / "a.png") as image:
         assert image.size[0] > 800
         assert len(image.convert("RGB").getcolors(10**6) or []) > 3
+
+
+def test_a_picture_of_an_unknown_format_is_refused(colours: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.xyz must end with one of .*\.png"):
+        inspect(colours, picture=tmp_path / "a.xyz")
 
 
 def test_a_dense_net_has_nothing_to_inspect(tmp_path: Path) -> None:
