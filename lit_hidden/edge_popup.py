@@ -238,7 +238,7 @@ def hide(
     skip = {skip} if isinstance(skip, str) else set(skip)
     if unknown := sorted(skip - layers.keys() - places.keys()):
         raise ValueError(f"skip names no layer: {uses.quoted(unknown)}; layers are {uses.quoted(layers)}")
-    if search := roles is None:
+    if roles is None:
         unexplained = {name: place for name, place in places.items() if name not in skip | layers.keys()}
         roles = uses.roles(model, unexplained, embeddings, strict, example)
     if unknown := sorted(roles.keys() - places.keys()):
@@ -268,8 +268,7 @@ def hide(
                 )
                 each = [draw(torch.Size(shape), distribution, generator, density, scaled) for _ in range(experts)]
                 drawn[name] = uses.from_rows(torch.cat(each), weight, role)
-        if search or strict:  # else the user knows, or a file
-            uses.check_share(layers, places, skip, strict)
+        uses.check_share(layers, places, skip, strict)
         frozen = tuple(name for name, parameter in model.named_parameters() if parameter.requires_grad)
         model.requires_grad_(False)
         for name in roles.keys() - layers.keys() - skip:

@@ -7,6 +7,7 @@ weights are a 0.5 MB file, a tenth of them 0.26 MB. The fingerprint inside prove
 import copy
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,9 @@ def _restored(model: nn.Module, found: dict[str, Any], tensors: dict[str, Tensor
     if found["dtype"] is not None:
         model.to(getattr(torch, found["dtype"]))
     # A file without roles may be older than these: its net has none.
-    hide(model, **{"roles": {}} | found["hiding"] | {"masker": masker})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "only .* of the matrix weights")  # it was said when the net was hidden
+        hide(model, **{"roles": {}} | found["hiding"] | {"masker": masker})
     own = {f"mask/{name}": layer.mask() for name, layer in maskers(model).items()}
     shapes = {name: list(mask.shape) for name, mask in own.items()}
     saved = found.get("shapes") or {name: shapes.get(name) for name in tensors if name.startswith("mask/")}

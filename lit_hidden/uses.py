@@ -97,7 +97,11 @@ def _role(op: str, place: int, tensor: Tensor, shape: torch.Size, axes: list[Any
     """Tell what an operation does with a view `tensor` of a parameter of `shape`; `alone`: with parameters only."""
     many = sum(n > 1 for n in shape)
     if op == "convolution" and place == 1 and not alone:
-        return "o" + "i" * (len(shape) - 1)
+        units = _covered(tensor, 0, axes) or [0] * (len(tensor) == 1)  # an axis of size 1 covers nothing
+        letters = ["o" if a in units else "i" for a in range(len(shape))]
+        if {"o", "i"} <= set(letters):
+            return "".join(letters)
+        return "gain" if many < 2 and tensor[0].numel() == 1 else "function"  # a scale per channel; a blur
     if (op, place) in _SUMMED and many > 1 and not alone:
         there = [_covered(tensor, d, axes) for d in range(tensor.ndim)]
         inside, batch = there[_SUMMED[op, place]], there[0] if tensor.ndim == 3 else []

@@ -96,6 +96,7 @@ def test_skipped_layers_running_statistics_and_shared_buffers_come_back(tmp_path
     assert fresh._lit_hidden == model._lit_hidden
 
 
+@pytest.mark.filterwarnings("ignore:only 15% of the matrix weights are hidden")
 def test_a_file_older_than_roles_leaves_what_they_would_change(tmp_path: Path) -> None:
     def scaled() -> nn.Module:
         return nn.Sequential(nn.Embedding(2, 3), nn.GRUCell(3, 4), nn.PReLU(), nn.Linear(4, 4))

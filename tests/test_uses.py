@@ -58,13 +58,15 @@ def test_gains_become_1_tables_are_drawn_and_all_else_stays() -> None:
     assert torch.equal(hide(copy.deepcopy(before), roles={}).scale, before.scale)
 
 
-@pytest.mark.parametrize("name", [
-    "test_convnext2", "edgenext_xx_small", "test_nfnet",
+@pytest.mark.parametrize(("name", "how"), [
+    ("test_convnext2", {}), ("edgenext_xx_small", {}), ("test_nfnet", {}),
+    ("poolformer_s12", {}), ("resmlp_12_224", {"img_size": 64}),
+    ("cait_xxs24_224", {"img_size": 64, "depth": 3}),
 ])  # fmt: skip
-def test_every_hidden_layer_of_timms_nets_with_gains_matters(name: str) -> None:
+def test_every_hidden_layer_of_timms_nets_with_gains_matters(name: str, how: dict[str, Any]) -> None:
     import timm
 
-    net = timm.create_model(name, num_classes=5).eval()
+    net = timm.create_model(name, num_classes=5, **how).eval()
     hide(net, distribution="kaiming_normal")
     x = torch.randn(2, 3, 64, 64)
     logits = net(x)
@@ -193,3 +195,31 @@ def test_what_is_left_random_is_said_and_what_a_model_does_may_be_told(tmp_path:
         hide(mixed)
     fresh = nn.ModuleDict({"a": nn.Linear(4, 4), "b": Conv1D(3, 4)})
     assert list(maskers(hide(fresh, roles={"b": "io"}))) == ["a", "b"]
+
+
+def test_roles_of_some_parameters_do_not_silence_the_share() -> None:
+    with pytest.warns(UserWarning, match="only 17% of the matrix weights"):
+        hide(nn.Sequential(nn.Embedding(20, 4), nn.Linear(4, 4)), roles={})
+
+
+class Kernel(nn.Module):
+    def __init__(self, view: Callable[[Tensor], Tensor], *shape: int) -> None:
+        super().__init__()
+        self.conv, self.kernel, self.view = nn.Conv2d(3, 6, 1), nn.Parameter(torch.randn(shape)), view
+
+    def forward(self, images: Tensor) -> Tensor:
+        kernel = self.view(self.kernel)
+        return F.conv2d(self.conv(images), kernel, groups=6 // kernel.shape[1])
+
+
+@pytest.mark.parametrize(("view", "shape", "role"), [
+    (lambda k: k.permute(3, 2, 0, 1), (3, 3, 6, 8), "iiio"),
+    (lambda k: k.view(8, 6, 3, 3), (8, 54), "oi"),
+    (lambda k: k.flatten(0, 1), (6, 2, 1, 3, 3), "ooiii"),
+    (lambda k: k, (1, 6, 3, 3), "oiii"),
+    (lambda k: k[:, None, None, None], (6,), "gain"),
+    (lambda k: k[None, None, None].expand(6, -1, -1, -1), (3,), None),
+])  # fmt: skip
+def test_the_units_of_a_convolutions_weight_are_found_in_any_layout(view: Any, shape: Any, role: Any) -> None:
+    net = hide(Kernel(view, *shape))
+    assert net._lit_hidden.arguments.get("roles", {}).get("kernel") == role
