@@ -128,7 +128,7 @@ CLAIMS = [
           lambda r: [merit(r, task, 4) - merit(r, task, None) - 1 for task in TASKS], BOTH),
     Claim("4 inputs chosen by edge-popup are 1 point and 1 degree better than 4 random ones, in both layers",
           lambda r: [gain(r, task, which) - 1 for task in TASKS for which in ("small", "large")], BOTH),
-    Claim("chosen inputs want to be more: from 4 to 32 they gain more than random ones, in both tasks, large layer",
+    Claim("chosen inputs gain more than random ones, or lose less, from 4 to 32 a cell, in both tasks, large layer",
           lambda r: [gain(r, task, count=32) - gain(r, task) for task in TASKS], BOTH),
     Claim("a small layer gains more from 4 chosen inputs than a large one, in both tasks",
           lambda r: [gain(r, task, "small") - gain(r, task) for task in TASKS], BOTH, "secondary"),

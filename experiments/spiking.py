@@ -141,7 +141,7 @@ CLAIMS = [
     Claim("found, not tuned: half and twice the threshold cost the found half less than 2 points, in LeNet",
           lambda r: [2 - off(r, factor) for factor in (0.5, 2.0)],
           floor=lambda r: [learned(r, "lenet", factor=factor).mean() for factor in (0.5, 1.0, 2.0)]),
-    Claim("control: four times the threshold costs the found half 2 points, in LeNet",
+    Claim("four times the threshold costs the found half 2 points, in LeNet",
           lambda r: off(r, 4.0) - 2, kind="secondary"),
     Claim("of 10% of the synapses, a threshold that shrinks with them is 2 points better than one that does not",
           lambda r: sparse(r, scaled=True).mean() - sparse(r, scaled=False).mean() - 2, kind="secondary"),

@@ -86,11 +86,12 @@ class Cells(nn.Module):
 
 
 class Readout(nn.Module):
-    """A linear layer from 0. Its weights want no gradient, so `hide` does not mask them; `Granules` lets them learn."""
+    """A linear layer from 0, frozen, so that `hide` does not mask it; `Granules` lets it learn."""
 
     def __init__(self, cells: int, outputs: int) -> None:
         super().__init__()
-        self.weight, self.bias = (nn.Parameter(torch.zeros(n), False) for n in ((outputs, cells), (outputs,)))
+        self.weight, self.bias = nn.Parameter(torch.zeros(outputs, cells)), nn.Parameter(torch.zeros(outputs))
+        self.requires_grad_(False)
 
     def forward(self, activity: Tensor) -> Tensor:
         """Return the outputs `(B, outputs)`."""

@@ -83,7 +83,8 @@ def test_weights_of_one_sign_have_the_sizes_of_normal_ones():
 def test_the_readout_learns_and_the_layer_keeps_its_weights(run, trained):
     folder, result = trained(run)
     net = network(run, folder)
-    assert net[-1].weight.abs().max() > 0
+    assert [*maskers(net)] == ["1"]
+    assert (net[-1].weight != 0).all(), "the readout sees every cell"
     begun = nn.Sequential(nn.Flatten(), nn.Linear(1024, 50, bias=False))
     hide(begun, run.density, distribution=run.resolved.distribution, masker=TopPerUnit)
     assert original_weight(net, "1").equal(original_weight(begun, "1"))
