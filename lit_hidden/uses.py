@@ -7,7 +7,8 @@ nn.Linear's weight is "oi", transformers' Conv1D's "io".
 
 import math
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -34,6 +35,7 @@ _GAINS = {("mul", 0), ("mul", 1), ("addcmul", 1), ("addcmul", 2), ("native_layer
 _COPIES = ("clone", "_to_copy", "contiguous", "mul", "div")  # mul and div by a number
 _TABLES = ("add", "sub", "addcmul", "cat", "stack", "index", "index_select", "embedding", "gather", "where", "copy",
            "native_layer_norm", "roll", "constant_pad_nd", "upsample_bicubic2d", "_upsample_bicubic2d_aa")  # fmt: skip
+NEAR = 1e-3  # of what shuts a branch
 # From the product of a gain to the softmax of attention, which makes the gain a temperature.
 _TO_SOFTMAX = ("add", "sub", "mul", "div", "bmm", "where", "masked_fill", "clone", "_to_copy")
 
@@ -125,6 +127,10 @@ def _covered(tensor: Tensor, dimension: int, axes: list[tuple[int, int, int]]) -
     return [a for stride, n, a in axes if n > 1 and size > 1 and step < stride * n and stride < step * size]
 
 
+def _varied(like: Tensor, *shape: int) -> Tensor:
+    return torch.linspace(0, 99, math.prod(shape), device=like.device).cos().view(shape).to(like.dtype)
+
+
 def _inputs(model: nn.Module) -> Iterator[Any]:
     """Guess inputs `(2, ...)` of a model from its first layer."""
     sizes = [32, 64, *(getattr(m, "img_size", None) or getattr(m, "image_size", None) for m in model.modules()), 224]
@@ -137,16 +143,16 @@ def _inputs(model: nn.Module) -> Iterator[Any]:
             yield torch.arange(16, device=like.device).view(2, 8) % m.num_embeddings
         elif isinstance(m, nn.modules.conv._ConvNd):
             for side in (s for s in sides if isinstance(s, int)):
-                yield like.new_ones(2, m.in_channels, *[side] * len(m.kernel_size))
+                yield _varied(like, 2, m.in_channels, *[side] * len(m.kernel_size))
         elif isinstance(m, (nn.RNNBase, nn.RNNCellBase)):
-            yield from (like.new_ones(*shape, m.input_size) for shape in ((2, 8), (2,)))
+            yield from (_varied(like, *shape, m.input_size) for shape in ((2, 8), (2,)))
         elif isinstance(m, nn.Linear):
-            yield from (like.new_ones(*shape, m.in_features) for shape in ((2,), (2, 8)))
+            yield from (_varied(like, *shape, m.in_features) for shape in ((2,), (2, 8)))
         else:
             continue
         return
     for side in (s for p in model.parameters() for s in p.shape):  # no layer that torch knows
-        yield from (like.new_ones(*shape, side) for shape in ((2,), (2, 8)))
+        yield from (_varied(like, *shape, side) for shape in ((2,), (2, 8)))
 
 
 def quoted(names: Collection[str]) -> str:
@@ -157,10 +163,12 @@ def quoted(names: Collection[str]) -> str:
 def roles(model: nn.Module, places: Places, embeddings: bool, strict: bool, example: Any) -> dict[str, str]:
     """Map the parameters at `places` to their roles, see `hide`; one that stays as it is has none.
 
-    Only what no type explains makes the model run, without any other effect: in eval mode, without gradients.
+    Only what no type explains makes the model run, without any other effect. What stays and is near 0 makes it run
+    backward too: it is a gain, whatever else is done with it, if the gradients of weights show that it shuts a branch.
     """
     found: dict[str, str] = {}
     unknown: dict[str, nn.Parameter] = {}
+    near: dict[str, nn.Parameter] = {}
     for name, (module, attribute) in places.items():
         parameter = module.get_parameter(attribute)
         if not parameter.requires_grad or isinstance(module, (*NORMS, nn.PReLU)):
@@ -188,30 +196,69 @@ def roles(model: nn.Module, places: Places, embeddings: bool, strict: bool, exam
         # A constant of 1 or more stops nothing; equal values are no table that was drawn.
         if not (role == "function" or (constant and (role == "drawn" or (role == "gain" and abs(first) >= 1)))):
             found[name] = role
+        elif constant and abs(first) < NEAR and sum(n > 1 for n in p.shape) < 2:
+            near[name] = p
+    gains = [unknown[name] for name, role in found.items() if role == "gain"]
+    with suppress(ValueError):  # a model whose outputs have no gradient
+        found |= dict.fromkeys(_shut(getattr(model, "_orig_mod", model), near, gains, example), "gain")
     return found
 
 
-def _watch(model: nn.Module, example: Any) -> dict[int, str]:
-    """Run `model` and return the roles by parameter id; ValueError: it does not run."""
-    parameters = list(model.parameters())
-    buffers = {name: b.clone() for name, b in model.named_buffers()}
-    devices, modes = {p.device for p in parameters if p.is_cuda}, {m: m.training for m in model.modules()}
+def _run(model: nn.Module, example: Any, run: Callable[[tuple[Any, ...], dict[str, Any]], Any]) -> Any:
+    """Return `run(arguments, keywords)` of an input that the model takes, in eval mode; ValueError: it takes none."""
+    devices, modes = {p.device for p in model.parameters() if p.is_cuda}, {m: m.training for m in model.modules()}
     why = "no input is known"
     for given in [example] if example is not None else _inputs(model):
-        named, places = (
-            (given, ()) if isinstance(given, dict) else ({}, given if isinstance(given, tuple) else (given,))
-        )
-        watch = _Watch(parameters)
         try:
-            with torch.random.fork_rng(devices=list(devices)), torch.no_grad(), watch:
-                torch.func.functional_call(model.eval(), buffers, places, named)
-            return watch.roles
+            model.eval()
+            with torch.random.fork_rng(devices=list(devices)):
+                named = given if isinstance(given, dict) else {}
+                return run(() if named else given if isinstance(given, tuple) else (given,), named)
         except Exception as error:  # of the model's own
             why = f"on an input {[tuple(x.shape) for x in tree_leaves(given) if isinstance(x, Tensor)]}, {error!r:.300}"
         finally:
             for m, mode in modes.items():
                 m.training = mode
     raise ValueError(why)
+
+
+def _call(model: nn.Module, instead: dict[str, Tensor], places: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """Run a model with other parameters, and without a trace in its buffers."""
+    buffers = {name: b.clone() for name, b in model.named_buffers()}
+    return torch.func.functional_call(model, buffers | instead, places, named)
+
+
+def _watch(model: nn.Module, example: Any) -> dict[int, str]:
+    """Run `model` and return the roles by parameter id; ValueError: it does not run."""
+
+    def run(*given: Any) -> dict[int, str]:
+        watch = _Watch(list(model.parameters()))
+        with torch.no_grad(), watch:
+            _call(model, {}, *given)
+        return watch.roles
+
+    found: dict[int, str] = _run(model, example, run)
+    return found
+
+
+def _shut(model: nn.Module, near: dict[str, nn.Parameter], gains: list[nn.Parameter], example: Any) -> list[str]:
+    """Name the parameters near 0 that shut a branch: with 1 in their place some weight's gradient grows 1000-fold."""
+    names, weights = {id(p): n for n, p in model.named_parameters()}, [p for p in model.parameters() if _wide(p)]
+
+    def gradients(*ones: nn.Parameter) -> list[float]:
+        def run(*given: Any) -> list[float]:
+            with torch.enable_grad():
+                out = tree_leaves(_call(model, {names[id(p)]: torch.ones_like(p) for p in ones}, *given))
+                loss = sum((_varied(t, *t.shape) * t).sum() for t in out if isinstance(t, Tensor) and t.requires_grad)
+                found = torch.autograd.grad([torch.as_tensor(loss)], weights, allow_unused=True)
+            return [0.0 if gradient is None else float(gradient.norm()) for gradient in found]
+
+        sizes: list[float] = _run(model, example, run)
+        return sizes
+
+    before = gradients(*gains) if near else []
+    after = {name: gradients(*gains, p) for name, p in near.items()}
+    return [name for name, sizes in after.items() if any(y > 1e3 * x for x, y in zip(before, sizes, strict=True))]
 
 
 def check_share(layers: Places, places: Places, skip: Collection[str], strict: bool) -> None:
