@@ -135,12 +135,13 @@ def gain(results: Results, one: str, other: str, *more: str) -> np.ndarray:
 
 
 def wins_back(results: Results, treated: str, bare: str) -> np.ndarray:
-    """Give the points that a treatment gains beyond half of what an arm costs against free signs."""
-    return gain(results, treated, bare, "free") - gain(results, "free", bare, treated) / 2
+    """Give the points that an arm costs against free signs, and those that a treatment gains beyond half of that."""
+    cost = gain(results, "free", bare, treated)
+    return np.concatenate([cost, gain(results, treated, bare, "free") - cost / 2])
 
 
 def unequal(results: Results, name: str, *more: str) -> np.ndarray:
-    """Give by how many percent of edges inhibitory ones are kept more often, for each net where arms learn."""
+    """Give the points by which more of the inhibitory edges are kept, for each net where arms learn."""
     arms, whole = (name, *more), results.whole
     found = [cell for cell in cells(whole, *arms) if min(at(whole, *cell, one).mean() for one in arms) >= 20]
     if not found:
@@ -155,24 +156,24 @@ def levels(name: str, *more: str) -> Values:
 
 CLAIMS = [
     Claim("one sign a unit, a fifth of them inhibitory, costs at least 2 points, in every net",
-          lambda r: gain(r, "free", "fifth") - 2, floor=levels("free", "fifth")),
+          lambda r: gain(r, "free", "fifth") - 2, floor=levels("free")),
     Claim("no inhibition is at least 5 points worse than a fifth inhibitory, in every net",
           lambda r: gain(r, "fifth", "none") - 5, floor=levels("fifth", "none")),
     Claim("half inhibitory, in balance as drawn, is at least 1 point better than a fifth, in every net",
           lambda r: gain(r, "half", "fifth") - 1, floor=levels("half", "fifth")),
-    Claim("a fifth with weights four times as large wins back at least half of what a fifth costs, in every net",
+    Claim("a fifth has a cost, and weights four times as large win back at least half of it, in every net",
           lambda r: wins_back(r, "balanced", "fifth"), floor=levels("balanced", "fifth")),
-    Claim("subtracting the mean wins back at least half of what a fifth inhibitory costs, in every net",
+    Claim("a fifth inhibitory has a cost, and subtracting the mean wins back at least half of it, in every net",
           lambda r: wins_back(r, "fifth, subtracted", "fifth"), floor=levels("fifth, subtracted", "fifth")),
-    Claim("subtracting the mean wins back at least half of what no inhibition costs, in every net",
+    Claim("no inhibition has a cost, and subtracting the mean wins back at least half of it, in every net",
           lambda r: wins_back(r, "none, subtracted", "none"), floor=levels("none, subtracted", "none")),
-    Claim("of a fifth the mask keeps inhibitory edges at least 5% more often than excitatory ones, where nets learn",
-          lambda r: unequal(r, "fifth") - 5, "% of edges"),
+    Claim("of a fifth the mask keeps at least 5 points more of inhibitory edges than of excitatory ones, where nets learn",
+          lambda r: unequal(r, "fifth") - 5),
     Claim("control: free signs gain less than half as much by subtraction as a fifth inhibitory, in every net",
           lambda r: gain(r, "fifth, subtracted", "fifth", "free, subtracted") / 2
           - gain(r, "free, subtracted", "free", "fifth, subtracted"), kind="secondary"),
     Claim("control: with half inhibitory the mask keeps the two kinds more alike than with a fifth, there",
-          lambda r: unequal(r, "fifth", "half") - abs(unequal(r, "half", "fifth")), "% of edges", "secondary"),
+          lambda r: abs(unequal(r, "fifth", "half")) - abs(unequal(r, "half", "fifth")), kind="secondary"),
     Claim("where units have one sign, no unit's kept weights have two",
           lambda r: -max(result["mixed"] for run, result in r if "free" not in arm(run)),
           "units", "check", every=True),
@@ -205,7 +206,7 @@ def draw(results: Results, figure: Figure) -> None:
     scatter.set(xlabel="net drive at the end", ylabel="test accuracy (%)", title="(c) accuracy of each run")
     draw_arms(share, results, found, more_often, [name for name in ARMS if not name.startswith("none")])
     share.axhline(0, color=style.COLORS["muted"], linewidth=0.8)
-    share.set(ylabel="% of edges", title="(d) inhibitory edges are kept more often by")
+    share.set(ylabel="points", title="(d) % of inhibitory edges kept, above excitatory")
     draw_drive(before, results, found[-1], "drive_before", f"(e) {found[-1][0]}, before learning")
     draw_drive(after, results, found[-1], "drive", f"(f) {found[-1][0]}, at the end")
     for axes in (accuracy, density, scatter, share, before, after):
@@ -220,7 +221,7 @@ def present(results: Results, cell: Cell) -> dict[str, Results]:
 
 
 def more_often(part: Results) -> list[float]:
-    """List, by seed, by how many percent of edges inhibitory ones are kept more often."""
+    """List, by seed, the points by which the percentage of inhibitory edges kept is above that of excitatory ones."""
     kept = (part.values(f"kept_{kind}") for kind in ("inhibitory", "excitatory"))
     return [more - less for more, less in zip(*kept, strict=True)]
 

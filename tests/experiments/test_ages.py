@@ -37,6 +37,8 @@ def critical_level(run: Run, case: int) -> float:
     name, part = critical_period.arm(run, life), critical_period.age(run) / life
     if name == "parent":
         return 50.0
+    if name == "restarted" and not part:
+        return (95, 99)[case]
     more = {"total": 10, "rest": 4}.get(name, 0) * (part - 1) * (-1 if case == 0 else 1)
     return DEFICITS[name][case] + more - (2, -2)[case] * (name == "rest" and run.density is not None)
 
@@ -91,9 +93,10 @@ def test_arms_are_what_they_are_called():
     told = {name: [(critical_period.age(run), run.epochs) for run in part] for name, part in found.items()}
     assert told == {
         "clear": [(0, 8)], "total": [(2, 8), (4, 8), (8, 8)], "rest": [(2, 10), (4, 12), (8, 16)],
-        "flip": [(2, 10), (4, 12), (8, 16)], "restarted": [(2, 8), (4, 8), (8, 8)], "parent": [(2, 2), (4, 4)],
+        "flip": [(2, 10), (4, 12), (8, 16)], "restarted": [(0, 8), (2, 8), (4, 8), (8, 8)], "parent": [(2, 2), (4, 4)],
     }  # fmt: skip
-    assert all(run.after.option("Deficit.until") == [run.after.epochs] for run in found["restarted"])
+    assert all(run.after.option("Deficit.until") == [run.after.epochs] for run in found["restarted"][1:])
+    assert found["restarted"][0].after == found["clear"][0]
 
 
 @pytest.mark.parametrize("experiment", [maturity, critical_period])
