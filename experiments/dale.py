@@ -156,7 +156,7 @@ def levels(name: str, *more: str) -> Values:
 
 CLAIMS = [
     Claim("one sign a unit, a fifth of them inhibitory, costs at least 2 points, in every net",
-          lambda r: gain(r, "free", "fifth") - 2, floor=levels("free")),
+          lambda r: gain(r, "free", "fifth") - 2, floor=levels("free", "fifth")),
     Claim("no inhibition is at least 5 points worse than a fifth inhibitory, in every net",
           lambda r: gain(r, "fifth", "none") - 5, floor=levels("fifth", "none")),
     Claim("half inhibitory, in balance as drawn, is at least 1 point better than a fifth, in every net",
@@ -167,7 +167,7 @@ CLAIMS = [
           lambda r: wins_back(r, "fifth, subtracted", "fifth"), floor=levels("fifth, subtracted", "fifth")),
     Claim("no inhibition has a cost, and subtracting the mean wins back at least half of it, in every net",
           lambda r: wins_back(r, "none, subtracted", "none"), floor=levels("none, subtracted", "none")),
-    Claim("of a fifth the mask keeps at least 5 points more of inhibitory edges than of excitatory ones, where nets learn",
+    Claim("with a fifth the mask keeps at least 5 points more of inhibitory edges than of excitatory, where nets learn",
           lambda r: unequal(r, "fifth") - 5),
     Claim("control: free signs gain less than half as much by subtraction as a fifth inhibitory, in every net",
           lambda r: gain(r, "fifth, subtracted", "fifth", "free, subtracted") / 2
