@@ -46,7 +46,7 @@ ALL, FEW = tuple(ARMS), ("free", "fifth", "fifth, subtracted")
 Cell = tuple[str, str]  # net, distribution
 Values = Callable[[Results], list[float]]
 # Errors grow from layer to layer where excitation prevails: in six layers behind the first by many powers of ten.
-RATES = {"lenet": (0.2, 0.05, 0.01), "conv4": (0.1, 1e-3, 3e-6), "conv6": (0.1, 1e-3, 3e-6)}
+RATES = {"lenet": (0.2, 0.05, 0.01), "conv4": (0.3, 0.1, 1e-3), "conv6": (0.3, 0.1, 1e-3)}
 BOTH = ("signed_constant", "kaiming_normal")
 HALF = 0.5  # the density of all claims
 
