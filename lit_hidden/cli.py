@@ -89,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
         look.add_argument("--net", help="its net, if it is none of ours: timm:NAME or package.module.function")
         if command == "predict":
             look.add_argument("images", nargs="+", metavar="IMAGE", help="image files, and folders of them")
+            look.add_argument("--data", help="its data, if it does not name them: cifar10, or package.module.Class")
             look.add_argument("--format", default="table", choices=("table", "csv", "json"), help="of what is printed")
             look.add_argument("--top", type=int, default=1, help="classes of each image, the most probable first")
         else:

@@ -42,6 +42,7 @@ class LitSubnetwork(LitClassifier):
         score_seed: seed of the scores.
         skip: layers left unmasked.
         masker: dotted name of the class that chooses which weights stay; None is the method's own.
+        hiding: further arguments of `hide`, such as `strict`, `embeddings` and `roles`.
     """
 
     method = "edge_popup"
@@ -58,13 +59,14 @@ class LitSubnetwork(LitClassifier):
         score_seed: int | None = None,
         skip: Collection[str] = (),
         masker: str | None = None,
+        hiding: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         hide(
             self.net, density, distribution=distribution, scaled=scaled, skip=skip,
             seed=seed, weight_seed=weight_seed, score_seed=score_seed,
-            masker=type(self).masker if masker is None else code.load(code.full(masker)),
+            masker=type(self).masker if masker is None else code.load(code.full(masker)), **hiding or {},
         )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lit_hidden import code
-from lit_hidden.data import DataError
+from lit_hidden.data import DataError, data_module
 from lit_hidden.data.decode import load, transform
 from lit_hidden.data.trees import pictures
 from lit_hidden.edge_popup import EdgePopup, hide, maskers, plain_name
@@ -27,18 +27,27 @@ from lit_hidden.supermask import Supermask, fix_masks
 
 
 def predict(
-    what: str | Path, images: Sequence[str | Path], *, net: str | None = None, format: str = "table", top: int = 1
+    what: str | Path,
+    images: Sequence[str | Path],
+    *,
+    net: str | None = None,
+    data: str | None = None,
+    format: str = "table",
+    top: int = 1,
 ) -> str:
     """Give the `top` classes of each picture and their probabilities, as a `table`, `csv` or `json`.
 
     `what` and `net` are those of `loaded`, `images` files, and folders of which all pictures are taken. These are
-    converted to the net's channels, resized and normalised as the test images of its data. UserError: no picture is
-    there; or some cannot be read, after the others were written to standard output.
+    converted to the net's channels, resized and normalised as the test images of its data, or of `data`. UserError: no
+    picture is there; or some cannot be read, after the others were written to standard output.
     """
-    made = loaded(what, net)
-    about: Any = made.about
+    made: Any = loaded(what, net)
+    try:
+        about = (data_module(data).about if data else {}) | made.about
+    except ValueError as error:  # there are no such data
+        raise UserError(str(error)) from error
     if "mean" not in about:
-        raise UserError(f"{what} does not say how pictures become its input: save it with about={{'mean': ...}}")
+        raise UserError(f"{what} does not say how pictures become its input: name its data, such as --data cifar10")
     found, left_out = pictures(images)
     if top < 1 or not found:
         raise UserError(f"top={top} must be at least 1" if found else f"no pictures in {', '.join(map(str, images))}")

@@ -181,7 +181,9 @@ def test_what_is_missing_or_no_net_is_said(tmp_path: Path, pictures: Path, colou
     ):
         with pytest.raises(UserError, match=re.escape(said)):
             predict(what, [pictures])
+    assert predict(bare, [pictures], data="cifar10").splitlines()[1].split()[1] in NAMES
     for arguments, said in (
+        ({"images": [pictures], "data": "cifar11"}, "there is no data called 'cifar11'"),
         ({"images": [tmp_path / "empty"]}, "no pictures in"),
         ({"images": [pictures], "top": 0}, "top=0 must"),
     ):

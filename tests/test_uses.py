@@ -58,6 +58,35 @@ def test_gains_become_1_tables_are_drawn_and_all_else_stays() -> None:
     assert torch.equal(hide(copy.deepcopy(before), roles={}).scale, before.scale)
 
 
+GATES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {  # of input, branch and gate
+    "tanh": lambda x, y, g: x + y * g.tanh(), "mix": lambda x, y, g: (1 - g) * x + g * y,
+    "minus": lambda x, y, g: x - g * y, "diagonal": lambda x, y, g: x + y @ g.diag(),
+    "number": lambda x, y, g: x + y * g[0].item(), "exp": lambda x, y, g: x + y * g.exp(),
+    "sigmoid": lambda x, y, g: x + y * g.sigmoid(), "bias": lambda x, y, g: x + y + g,
+}  # fmt: skip
+
+
+class Gated(nn.Module):
+    def __init__(self, gate: str, start: float) -> None:
+        super().__init__()
+        self.branch, self.out, self.gate = nn.Linear(8, 8), nn.Linear(8, 3), gate
+        self.g = nn.Parameter(torch.full((8,), start))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.out(GATES[self.gate](x, self.branch(x), self.g))
+        return logits
+
+
+@pytest.mark.parametrize("start", [0.0, 1e-6])
+@pytest.mark.parametrize("gate", GATES)
+def test_what_shuts_a_branch_becomes_1_whatever_is_done_with_it_and_nothing_else_does(gate: str, start: float) -> None:
+    hide(net := Gated(gate, start))
+    assert (net.g == (start if gate in ("exp", "sigmoid", "bias") else 1)).all()
+    net(torch.randn(4, 8)).square().sum().backward()
+    sizes = [masker.scores.grad.norm() for masker in maskers(net).values()]
+    assert min(sizes) > 1e-3 * max(sizes)
+
+
 @pytest.mark.parametrize(("name", "how"), [
     ("test_convnext2", {}), ("edgenext_xx_small", {}), ("test_nfnet", {}),
     ("poolformer_s12", {}), ("resmlp_12_224", {"img_size": 64}),
