@@ -201,7 +201,7 @@ class LitClassifier(L.LightningModule):
 
     test_step = validation_step
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Map images, or a batch that begins with them, to probabilities `(B, num_classes)`; of a task to outputs."""
         images = batch[0] if isinstance(batch, (tuple, list)) else batch
         mine, _ = self._share((images, images), batch_idx)

@@ -156,6 +156,8 @@ def dotted(name: Any) -> bool:
 def load(name: str) -> Any:
     """Import the code of a full dotted name; a CodeError if that fails."""
     module, _, own = name.rpartition(".")
+    if not module:
+        raise CodeError(f"{name!r} has no package; give package.module.name, such as lit_hidden.Supermask")
     if name not in _RAN and not ours(name):
         _RAN[name] = fingerprint(name)
     try:

@@ -10,7 +10,7 @@ class UserError(Exception):
 
 
 def missing(path: str | os.PathLike[str]) -> str | None:
-    """Say why `path` leads to nothing, which torch, safetensors and Pillow do not; None if something is there."""
-    if os.path.exists(path):
-        return None
+    """Say why `path` leads to nothing, which torch, safetensors and Pillow do not; None: to a file or folder."""
+    if os.path.exists(path):  # a pipe would make its reader wait
+        return None if os.path.isfile(path) or os.path.isdir(path) else "it is neither a file nor a folder"
     return f"it is a link to {os.readlink(path)}, which is not there" if os.path.islink(path) else "it is not there"

@@ -1,5 +1,6 @@
 """A module's arguments: those that a checkpoint records, read without importing code, and those that data give."""
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ def hyper_parameters(path: Any, kind: str, given: Mapping[str, Any], weights_onl
     contradicts `given` (arguments that replace the file's), and dotted names of code that are not given.
     """
     try:
+        if isinstance(path, str | os.PathLike) and "://" not in str(path) and missing(path):
+            raise FileNotFoundError
         checkpoint = _load(path, map_location="meta", weights_only=weights_only)
         keys = (*CHECKPOINT_PAST_HPARAMS_KEYS, L.LightningModule.CHECKPOINT_HYPER_PARAMS_KEY)
         found = {str(name): value for key in keys for name, value in checkpoint.get(key, {}).items()}

@@ -13,10 +13,8 @@ from uuid import uuid4
 
 import lightning.pytorch as L
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import lazy_instance
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 import lit_hidden.modules  # noqa: F401  the classes that --model names
@@ -49,14 +47,29 @@ class Parser(LightningArgumentParser):
         sys.exit(2)
 
 
-class KeptConfig(SaveConfigCallback):
-    """Writes `config.yaml` into the log's folder, which may be the current one: under another name if that is taken."""
+class Kept(SaveConfigCallback):
+    """Writes `config.yaml` and the subnetwork into the log's folder, under another name where that is taken."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Choose the name."""
-        if not self.already_saved and (Path(trainer.log_dir or ".") / self.config_filename).exists():
-            self.config_filename = f"config-{uuid4().hex[:8]}.yaml"
+        """Choose the configuration's name."""
+        if not self.already_saved:
+            self.config_filename = _free(Path(trainer.log_dir or "."), self.config_filename).name
         super().setup(trainer, pl_module, stage)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Write the subnetwork that a hidden module ended with. In the process that trained: others lack its folder."""
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # all ranks have to ask
+        if hidden_layers(pl_module.net) and trainer.is_global_zero:
+            path = _free(folder, "subnetwork.safetensors")
+            try:
+                rank_zero_info(f"The subnetwork is in {save_subnetwork(pl_module.net, path, pl_module.about)}")
+            except ValueError as error:
+                rank_zero_info(f"No subnetwork is written: {error}")
+
+
+def _free(folder: Path, name: str) -> Path:
+    path = folder / name
+    return path.with_stem(f"{path.stem}-{uuid4().hex[:8]}") if os.path.lexists(path) else path
 
 
 class HiddenCLI(LightningCLI):
@@ -101,15 +114,6 @@ class HiddenCLI(LightningCLI):
         if end == (None, -1, None):  # a default of the parser would shorten a longer cosine
             options.trainer.max_epochs = 100
 
-    def after_fit(self) -> None:
-        """Write the subnetwork that a hidden module ended with, beside the logs."""
-        if hidden_layers(self.model.net) and self.trainer.is_global_zero:
-            path = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "subnetwork.safetensors"
-            try:
-                rank_zero_info(f"The subnetwork is in {save_subnetwork(self.model.net, path, self.model.about)}")
-            except ValueError as error:
-                rank_zero_info(f"No subnetwork is written: {error}")
-
 
 def _label(command: str, options: Namespace) -> None:
     """Label a run for W&B as `reproduce` does, unless its own variables do."""
@@ -138,9 +142,9 @@ def run(argv: list[str] | None) -> None:
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
-            save_config_callback=KeptConfig,
+            save_config_callback=Kept,
             parser_class=Parser,
-            trainer_defaults={"logger": lazy_instance(CSVLogger, save_dir=".")},
+            trainer_defaults={"logger": {"class_path": "CSVLogger", "init_args": {"save_dir": "."}}},
             parser_kwargs={"prog": "lit-hidden"},
             args=argv,
         )

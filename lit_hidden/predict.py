@@ -98,7 +98,7 @@ def loaded(what: str | Path, net: str | None = None) -> nn.Module:
     if not (path.is_file() or path.is_dir()):
         raise UserError(f"{path} cannot be read: it is neither a file nor a folder")
     try:
-        if (path / "run.json").exists():
+        if (path / "run.json").is_file():
             made = _of_run(path, net)
         elif zipfile.is_zipfile(path):
             made = _of_checkpoint(path, net)

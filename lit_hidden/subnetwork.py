@@ -149,6 +149,8 @@ def built(path: str | Path, about: Mapping[str, Any], net: str | nn.Module | Non
 def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a file's description and tensors; SubnetworkError: it is missing, damaged, or no subnetwork."""
     try:
+        if missing(path):
+            raise FileNotFoundError
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -102,6 +102,7 @@ def test_results_stay_readable_whatever_has_become_of_their_code(name: str) -> N
         (code.check, "ideas.wrong.Open", "wrong.py is no Python: "),
         (code.check, "ideas.needy.net", "needy.py needs nosuch, which is not installed"),
         (code.load, "no_such_module.net", "no_such_module.net cannot be imported: No module named 'no_such_module'"),
+        (code.load, "supermask", "'supermask' has no package; give package.module.name"),
         (code.load, "math.net", "math.net cannot be imported: module 'math' has no attribute 'net'"),
         *((read, text, f"no callbacks: {text!r}") for text in ("lesion.Lesion", "Lesion(", "Lesion(3)", "L(at=age)")),
     ],

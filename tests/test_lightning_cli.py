@@ -1,6 +1,7 @@
 """`fit`, `validate` and `test`: YAML in, typing errors out; what is taken from a checkpoint, which imports nothing."""
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -176,14 +177,32 @@ def test_what_contradicts_the_data_is_refused(trained):
 def test_fit_leaves_the_users_config_alone(tmp_path):
     mine = tmp_path / "config.yaml"
     mine.write_text("mine")
+    found = tmp_path / "subnetwork.safetensors"  # of an earlier run: W&B's logger has one folder for all
+    found.write_text("found")
     options = ["--model.net=conv2", "--model.width=0.05", "--trainer.max_epochs=1", "--trainer.logger=false"]
     for _ in range(2):
         run("fit", *options, "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1")
     assert mine.read_text() == "mine"
+    assert found.read_text() == "found"
+    assert len([*tmp_path.glob("subnetwork-*.safetensors")]) == 2
     saved = [path.read_text() for path in tmp_path.glob("config-*.yaml")]
     assert len(saved) == 2
     assert "width: 0.05" in saved[0]
     assert saved[0] == saved[1]
+
+
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp"])
+def test_fit_leaves_its_subnetwork_from_several_processes_too(strategy, tmp_path):
+    Path("run.yaml").write_text(DATA)
+    options = ["--model=LitSubnetwork", "--model.net=conv2", "--model.width=0.05", "--trainer.max_steps=1"]
+    options += [f"--trainer.strategy={strategy}", "--trainer.devices=2", "--trainer.limit_val_batches=1"]
+    command = [sys.executable, "-m", "lit_hidden", "fit", "--config=run.yaml", *options]
+    settings = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=settings, timeout=200)
+    assert done.returncode == 0, done.stderr
+    (checkpoint,), (file,) = tmp_path.rglob("*.ckpt"), tmp_path.rglob("*.safetensors")
+    assert file.parent == checkpoint.parents[1]
+    assert same(masks(network(file)), masks(LitSubnetwork.load_from_checkpoint(checkpoint, map_location="cpu").net))
 
 
 def test_fit_labels_its_run_for_wandb_as_reproduce_does(tmp_path, monkeypatch):

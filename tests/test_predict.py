@@ -93,6 +93,7 @@ def test_what_is_no_picture_is_named_and_the_others_go_on(
     (tmp_path / "broken.jpg").write_text("no picture")
     (tmp_path / "gone.png").symlink_to("nowhere")
     (tmp_path / "notes.txt").write_text("by its name")
+    os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(SystemExit) as end:
         main(["predict", str(colours), str(tmp_path), "absent.png", "--format", "csv"])
     out, err = capsys.readouterr()
@@ -100,6 +101,7 @@ def test_what_is_no_picture_is_named_and_the_others_go_on(
     assert [Path(row["image"]).name for row in rows(out)] == ["a.png"]
     assert "broken.jpg cannot be used (UnidentifiedImageError" in err
     assert "gone.png cannot be used (it is a link to nowhere, which is not there)" in err
+    assert "pipe.png cannot be used (it is neither a file nor a folder)" in err
     assert "absent.png cannot be used (it is not there)" in err
     assert f"left out, no pictures by their names: {tmp_path / 'notes.txt'}\n" in err
 
@@ -132,6 +134,7 @@ def test_a_checkpoint_gives_the_net_that_the_trainer_predicts_with(kind: str, tm
     assert len(chances) == len(labels)
     pairs = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs[:9], labels[:9]), batch_size=9)
     assert torch.equal(fit.predict(lit, pairs)[0].argmax(1), chances[:9].argmax(1))
+    assert all(torch.equal(one[0].argmax(1), chances[:9].argmax(1)) for one in fit.predict(lit, [pairs, pairs]))
 
 
 def reader(num_classes: int, width: float = 1.0, **_: int) -> torch.nn.Module:
@@ -167,13 +170,13 @@ def test_nothing_is_imported_because_a_checkpoint_or_a_run_names_it(tmp_path: Pa
 
 def test_what_is_missing_or_no_net_is_said(tmp_path: Path, pictures: Path, colours: Path) -> None:
     (tmp_path / "link").symlink_to("gone")
-    os.mkfifo(tmp_path / "fifo")
+    os.mkfifo(tmp_path / "pipe")
     torch.save([1], tmp_path / "list.pt")
     bare = save_subnetwork(hide(build("conv2", width=0.05)), tmp_path / "bare", {"net": "conv2", "width": 0.05})
     for what, said in (
         (tmp_path / "absent", "absent cannot be read: it is not there"),
         (tmp_path / "link", "link cannot be read: it is a link to gone, which is not there"),
-        (tmp_path / "fifo", "fifo cannot be read: it is neither a file nor a folder"),
+        (tmp_path / "pipe", "pipe cannot be read: it is neither a file nor a folder"),
         (tmp_path, "subnetwork.safetensors cannot be read: it is not there"),
         (pictures / "a.png", "it is damaged or no subnetwork"),
         (tmp_path / "list.pt", "list.pt is no checkpoint of lit_hidden"),

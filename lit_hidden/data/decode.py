@@ -22,6 +22,7 @@ from lit_hidden.data.crops import crop_boxes
 from lit_hidden.data.files import DataError, checked, whole
 from lit_hidden.data.loader import EpochLoader, draw_crops, to_device
 from lit_hidden.data.trees import Images
+from lit_hidden.errors import missing
 
 MEND = "replace or delete it and run again"
 FORMAT = 3  # raise it when equal files no longer give equal pixels
@@ -32,6 +33,8 @@ Places = tuple[np.ndarray, ...]  # of a batch: indices `(B,)`; to augment also d
 def load(path: Path) -> Image.Image:
     """Decode an image and convert it to RGB as torchvision's `ImageFolder` does, or raise a `DataError`."""
     with checked(path, MEND), warnings.catch_warnings():
+        if missing(path):
+            raise FileNotFoundError
         warnings.simplefilter("ignore")  # about damaged EXIF, which is not read, and about very large images
         with Image.open(path) as image:
             if not image.mode.startswith("I"):
