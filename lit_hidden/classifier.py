@@ -203,7 +203,8 @@ class LitClassifier(L.LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Map images, or a batch that begins with them, to probabilities `(B, num_classes)`; of a task to outputs."""
-        images = batch[0] if isinstance(batch, (tuple, list)) else batch
+        images = next(iter(batch.values())) if isinstance(batch, Mapping) else batch
+        images = images[0] if isinstance(images, (tuple, list)) else images
         mine, _ = self._share((images, images), batch_idx)
         outputs: Tensor = self(images)[:mine]
         return outputs if self.task is not None else outputs.float().softmax(-1)
@@ -336,7 +337,8 @@ class LitClassifier(L.LightningModule):
         for optimizer in trainer.optimizers:  # Lightning's command line may have replaced ours
             used = optimizer.param_groups[0]
             used = {**used, "lr": used.get("initial_lr", used["lr"])}
-            config |= {name: float(used[name]) for name in ("lr", "momentum", "weight_decay") if name in used}
+            config |= {n: float(used[n]) if n in used else None for n in ("lr", "momentum", "weight_decay")}
             config["optimizer"] = type(optimizer).__name__.lower()
+            config |= {} if trainer.lr_scheduler_configs else {"schedule": "constant"}
         for logger in trainer.loggers:
             logger.log_hyperparams(config | {"epochs": trainer.max_epochs, "precision": trainer.precision})

@@ -15,9 +15,10 @@ import lightning.pytorch as L
 from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-import lit_hidden.modules  # noqa: F401  the classes that --model names
+import lit_hidden.modules
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import DataError, ImageData
 from lit_hidden.edge_popup import hidden_layers
@@ -30,20 +31,25 @@ LINKED = ("num_classes", "in_channels", "image_size")  # the data know these arg
 
 
 class Parser(LightningArgumentParser):
-    """Lightning's parser, whose errors are one line if an option is unknown: with the nearest name."""
+    """Lightning's parser with short errors: one line if a name is unknown, with the nearest one."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """End with status 2."""
-        unknown = re.search(r"class_path '(\S+)':\s+Option '(\S+)' is not accepted", message)
-        if unknown is None:
+        """End with status 2, without the usage, which has 50 lines."""
+        if not self.exit_on_error:  # of a class: the whole one's follows
             super().error(message, ex)
-        kind, option = unknown.groups()
-        parser = ArgumentParser()
-        parser.add_class_arguments(pkgutil.resolve_name(kind))
-        names = [*vars(parser.get_defaults())]
-        near = get_close_matches(option, names, 1)
-        told = f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}"
-        sys.stderr.write(f"lit-hidden: {kind.rpartition('.')[2]} has no option {option!r}; {told}\n")
+        if of := re.search(r"class_path '(\S+)':\s+Option '(\S+)' is not accepted", message):
+            parser, word = ArgumentParser(), of[2]
+            parser.add_class_arguments(pkgutil.resolve_name(of[1]))
+            names = [*vars(parser.get_defaults())]
+            message = f"{of[1].rpartition('.')[2]} has no option {word!r}; it has {', '.join(names)}"
+        elif of := re.search(r"accept option '(\S+)'|unrecognized arguments: --([^\s=]+)|path string: (\S+)", message):
+            word = next(filter(None, of.groups()))
+            options = self._subcommands_action._name_parser_map.values() if self._subcommands_action else [self]
+            names = [*lit_hidden.__all__, *(action.dest for parser in options for action in parser._actions)]
+            message = f"there is no {word!r}; lit-hidden fit --help lists the options"
+        near = of and (get_close_matches(word, names, 1) or get_close_matches(word.partition(".")[0], names, 1))
+        message = f"{message.partition(';')[0]}; did you mean {near[0]}?" if near else message
+        sys.stderr.write(f"lit-hidden: {message}\n")
         sys.exit(2)
 
 
@@ -65,6 +71,10 @@ class Kept(SaveConfigCallback):
                 rank_zero_info(f"The subnetwork is in {save_subnetwork(pl_module.net, path, pl_module.about)}")
             except ValueError as error:
                 rank_zero_info(f"No subnetwork is written: {error}")
+                return
+            for logger in trainer.loggers:
+                if isinstance(logger, WandbLogger) and not (run := logger.experiment).offline:
+                    run.log_artifact(path, name=f"subnetwork-{run.id}"[:128], type="subnetwork")
 
 
 def _free(folder: Path, name: str) -> Path:

@@ -12,7 +12,7 @@ from lit_hidden.classifier import LitClassifier
 from lit_hidden.distributions import Scaled
 from lit_hidden.edge_popup import EdgePopup, MakeMasker, hide
 from lit_hidden.nets import initialise
-from lit_hidden.subnetwork import load_subnetwork
+from lit_hidden.subnetwork import load_subnetwork, read_subnetwork
 from lit_hidden.supermask import Supermask, fix_masks
 
 
@@ -97,5 +97,8 @@ class LitTicket(LitClassifier):
 
     def __init__(self, subnetwork: str | Path | None, *args: Any, **kwargs: Any) -> None:
         subnetwork = subnetwork and str(subnetwork)  # torch does not load a checkpoint that holds a Path
+        if subnetwork and "_known" not in vars(self):  # the file says what the data will
+            about = read_subnetwork(subnetwork)[0].get("about") or {}
+            self._known = {name: about.get(name, value) for name, value in self._known.items()}
         super().__init__(*args, **kwargs)
         fix_masks(self.net if subnetwork is None else load_subnetwork(self.net, subnetwork))

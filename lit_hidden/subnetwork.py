@@ -100,7 +100,7 @@ def load_subnetwork(
     the `distribution` of the saved model if they are not lit_hidden's. SubnetworkError: the file is damaged, does not
     fit, or names another masker; take a fresh model to try again.
     """
-    found, tensors = _read(path)
+    found, tensors = read_subnetwork(path)
     try:
         allowed = {"masker": [_name(masker)] if masker else [*_MASKERS]}
         allowed["distribution"] = [distribution] if distribution else [*DISTRIBUTIONS]
@@ -118,7 +118,7 @@ def network(path: str | Path, net: str | nn.Module | None = None, **arguments: A
     Without `net` that is one of `NETS`, named in the file. No code is imported because a file names it: give other nets
     yourself, as a name for `build` or as a fresh module. Keywords are those of `load_subnetwork`, errors too.
     """
-    about = _read(path)[0].get("about") or {}
+    about = read_subnetwork(path)[0].get("about") or {}
     made = load_subnetwork(built(path, about, net), path, **arguments)
     vars(made)["about"] = about
     return made.eval()
@@ -146,8 +146,8 @@ def built(path: str | Path, about: Mapping[str, Any], net: str | nn.Module | Non
         raise SubnetworkError(f"{path} gives no net: {error}") from error
 
 
-def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read a file's description and tensors; SubnetworkError: it is missing, damaged, or no subnetwork."""
+def read_subnetwork(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read the description and tensors of a file; SubnetworkError: it is missing, damaged, or no subnetwork."""
     try:
         if missing(path):
             raise FileNotFoundError

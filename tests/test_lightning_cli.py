@@ -235,10 +235,15 @@ LESION = ("--trainer.callbacks=lit_hidden.callbacks.lesion.Lesion", "--trainer.c
         (["--data.heldout=0"], "DigitsData has no option 'heldout'; did you mean held_out?"),
         (LESION, "Lesion has no option 'epok'; did you mean epoch?"),
         (["--data.xyz=0"], "DigitsData has no option 'xyz'; it has root, batch_size, "),
+        (["--config=b.yaml"], "there is no 'trainer.max_epoch'; did you mean trainer.max_epochs?"),
+        (["--modle=LitDense"], "there is no 'modle'; did you mean model?"),
+        (["--data=DigitsDat"], "there is no 'DigitsDat'; did you mean DigitsData?"),
+        (["--config=none.yaml"], 'Parser key "config": File does not exist'),
     ],
 )
 def test_an_unknown_option_is_one_line_with_the_nearest_name(options, said, tmp_path, capsys):
     (tmp_path / "a.yaml").write_text("model: {class_path: LitSubnetwork, init_args: {densty: 0.3}}")
+    (tmp_path / "b.yaml").write_text("trainer: {max_epoch: 3}")
     assert refusal("fit", *options) == "2"
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"lit-hidden: {said}")

@@ -79,7 +79,7 @@ def test_the_papers_settings_or_ones_own_reach_the_optimizer(module, net, given,
 
 
 HIDDEN = {"density": 0.5, "distribution": "signed_constant", "scaled": False, "seed": 0, "weight_seed": None}
-HIDDEN |= {"score_seed": None, "skip": (), "masker": None}
+HIDDEN |= {"score_seed": None, "skip": (), "masker": None, "hiding": None}
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_the_command_line_knows_every_argument_its_default_and_its_meaning(modul
     for name in vars(parser.get_defaults()):
         assert re.search(rf"\n        {name}: (.+)", docs)[1] in told
     with pytest.raises(TypeError, match="unexpected keyword argument 'densty'"):
-        module(**{"subnetwork": __file__} if module is LitTicket else {}, densty=0.5)
+        module(**{"subnetwork": None} if module is LitTicket else {}, densty=0.5)
 
 
 class Mine(LitSubnetwork):
@@ -334,6 +334,15 @@ def test_a_resumed_epoch_counts_its_own_images_wherever_the_checkpoint_was_writt
     assert len({row["train_loss"] for row in whole}) == 3
     resumed = fit(Epochs(), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
     assert resumed == whole[step // 3 :]
+
+
+def test_a_ticket_takes_the_shape_from_its_subnetworks_file_and_then_from_the_data(tmp_path):
+    found, data = LitSubnetwork("conv2", 0.05), DigitsData(train_images=200)
+    trainer(max_epochs=1).fit(found, data)
+    lit = LitTicket(save_subnetwork(found.net, tmp_path / "file", found.about), "conv2", 0.05)
+    assert lit.net[0].in_channels == 1
+    trainer(max_epochs=1).fit(lit, data)
+    assert torch.equal(masks(lit.net)["0"], masks(found.net)["0"])
 
 
 @pytest.mark.parametrize("module", [LitSubnetwork, LitTicket])
