@@ -30,7 +30,7 @@ class Gates(EdgePopup):
         if density == 1:
             raise ValueError("density=1: gates start from one in (0, 1), or their scores are infinite")
         with torch.no_grad():
-            self.scores += self.deviation * torch.special.ndtri(torch.tensor(density))
+            self.scores.add_(self.deviation * torch.special.ndtri(torch.tensor(density)))
 
     def mask(self) -> Tensor:
         """Tell which gates are open at test."""

@@ -53,8 +53,8 @@ class GlobalTopK(RunCallback):
         """Rank all scores and tell each layer how many of its own stay."""
         found: list[Any] = list(maskers(pl_module.net).values())
         factors = [math.sqrt(one.scores[0].numel()) if self.scaled else 1.0 for one in found]
-        sizes = [one.scores.flatten().abs() * factor for one, factor in zip(found, factors, strict=True)]
-        ranked = torch.cat(sizes)
-        chosen = top_k_mask(ranked, kept(ranked.numel(), self.density)).split([len(part) for part in sizes])
-        for one, part in zip(found, chosen, strict=True):
-            one.keep = int(part.sum())
+        ranked = torch.cat([one.scores.flatten().abs() * f for one, f in zip(found, factors, strict=True)])
+        chosen, start = top_k_mask(ranked, kept(ranked.numel(), self.density)), 0
+        for one in found:
+            end = start + one.scores.numel()
+            one.keep, start = int(chosen[start:end].sum()), end
