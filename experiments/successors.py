@@ -176,7 +176,7 @@ LOOKS = {
     "iterand": panels.Look("IteRand", style.PURPLE, "", "D"),
     "iterand_all": panels.Look("IteRand, all drawn anew", style.PURPLE, "", "d", "white"),
     "signed": panels.Look("signed supermask", "#145c40", (0, (1.2, 1.2)), "v"),
-    "gates": panels.Look("relaxed gates", style.ORANGE, (0, (5, 1.5)), "^"),
+    "gates": panels.Look("relaxed gates", style.BLACK, (0, (2, 0.8)), "^"),
     "zhou": panels.Look("Zhou's supermask", "#7d4c14", (0, (1, 1.6)), "P"),
     "normal": panels.Look("edge-popup, Kaiming normal", style.NAVY, (0, (3, 1, 1, 1)), "o", "white"),
     "biprop": panels.Look("biprop, Kaiming normal", "#4b5500", (0, (6, 1.2, 1.2, 1.2)), "X"),
@@ -187,8 +187,8 @@ LOOKS = {
 def draw(results: Results, figure: Figure) -> None:
     found = nets(results)
     figure.set_size_inches(12.5, 5.6)
-    axes = figure.subplots(1, len(found) + 1, squeeze=False)[0]
-    figure.subplots_adjust(left=0.055, right=0.985, top=0.92, bottom=0.33, wspace=0.2)
+    axes = figure.subplots(1, len(found) + 1, squeeze=False, width_ratios=[*[1.5] * len(found), 1])[0]
+    figure.subplots_adjust(left=0.055, right=0.985, top=0.92, bottom=0.33, wspace=0.24)
     for panel, letter, net in zip(axes, "ab", found, strict=False):
         draw_accuracy(panel, results, net)
         panel.set_title(f"({letter}) {net}: accuracy over weights kept")

@@ -16,6 +16,9 @@ from training import ARM, TEXT, TINY, counted, without_time
 from lit_hidden.callbacks import RunCallback, weights
 from lit_hidden.callbacks.dale import Dale
 from lit_hidden.callbacks.deficit import Deficit
+from lit_hidden.callbacks.gates import Gates, Sparsity
+from lit_hidden.callbacks.global_topk import GlobalTopK
+from lit_hidden.callbacks.iterand import IteRand
 from lit_hidden.callbacks.labels import RandomLabels
 from lit_hidden.callbacks.lesion import Lesion
 from lit_hidden.callbacks.maturity import Density, Freeze
@@ -29,12 +32,14 @@ from lit_hidden.classifier import LitClassifier
 from lit_hidden.code import spec
 from lit_hidden.data import DigitsData, ImageData
 from lit_hidden.data.tensors import balanced_order
+from lit_hidden.edge_popup import hide
 from lit_hidden.engine.network import make_data, make_module, network
 from lit_hidden.engine.train import Recorder, train
 from lit_hidden.run import Run
 from lit_hidden.subnetwork import used_masks
 
 DENSE, HIDDEN = Run(epochs=2, **TINY), Run(density=0.5, epochs=2, **TINY)
+OWN = hide(nn.Sequential(nn.Linear(4, 3)), 0.5, distribution=None)
 NORMS = {"net": "cifar_resnet18", "width": 0.05, "data": "digits", "train_images": 300, "epochs": 1}
 
 
@@ -77,6 +82,9 @@ RESUMED = {
     "labels": after(replace(DENSE, epochs=3), "labels.RandomLabels", fraction=0.0),
     "density at the end": after(replace(HIDDEN, epochs=1), "maturity.Density", start=1.0),
     "second": HIDDEN.then(callbacks=(spec("maturity.Freeze", epoch=1, then="last"), spec("maturity.SecondTask"))),
+    "iterand": after(HIDDEN, "iterand.IteRand", every=2),
+    "global": after(replace(HIDDEN, masker="global_topk.GlobalPopup"), "global_topk.GlobalTopK"),
+    "gates": after(replace(HIDDEN, masker="gates.Gates", optimizer="adam", lr=0.03), "gates.Sparsity", penalty=1.0),
     "rewound": WATCHED.then(callbacks=(spec("early.Early", every=2), spec("rewind.Prune", density=0.5, rewind=1))),
 }  # fmt: skip
 
@@ -142,6 +150,15 @@ def test_a_run_stopped_and_resumed_ends_bit_equal_to_one_never_stopped(name, tra
         (lambda: Dale(1.2), "inhibitory=1.2 of the units is impossible"),
         (lambda: Dale(None, balanced=True), "inhibitory=None leaves nothing to balance"),
         (lambda: begun(Dale(0.2, balanced=True), replace(HIDDEN, width=0.02)), "0 of the 1 units of 0 inhibit"),
+        (lambda: begun(GlobalTopK(), HIDDEN), "the layers of this net choose alone"),
+        (lambda: begun(Sparsity(1.0), HIDDEN), "this net has no gates to close"),
+        (lambda: IteRand(every=0), "every=0, rate=0.1"),
+        (lambda: begun(IteRand(), DENSE), "is not hidden"),
+        (
+            lambda: IteRand().on_run_start(None, SimpleNamespace(net=OWN), None, None),
+            "distribution=None: these weights were not drawn",
+        ),
+        (lambda: Gates(torch.empty(3, 4), 1.0), "density=1: gates start from one in (0, 1)"),
         (lambda: begun(Prune(0.5)), "a dense parent run is needed"),
         (lambda: begun(Prune(0.5), HIDDEN, parent=Path("none")), "a dense parent run is needed"),
     ],
