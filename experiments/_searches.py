@@ -42,6 +42,7 @@ class Protocol:
     def starts(self, rule: str) -> tuple[float, ...]:
         """List the densities that a rule keeps, or starts from."""
         own = {"edge_popup": self.reference, "zhou": self.zhou}
+        own |= dict.fromkeys(("normal", "biprop"), self.densities[:-1])
         half = ("iterand", "iterand_all", "gates")
         return own.get(rule, (0.5,) if rule in half else self.densities)
 
