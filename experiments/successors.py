@@ -32,12 +32,12 @@ from lit_hidden.results import NoRunsError, Results
 from lit_hidden.run import Run
 
 SMALL = Run(net="conv2", data="digits", width=0.125, epochs=3, batch_size=32)
-CUT = Run(net="conv4", width=0.25, train_images=10_000, augment=False, epochs=5)
+CUT = Run(net="conv4", width=0.25, train_images=10_000, augment=False, epochs=4)
 FULL = Run(net="conv4")
 PRESETS = {
     "smoke": Protocol((replace(SMALL, width=0.05, epochs=1),), 1, (0.2, 0.5), (0.2, 0.5), (1.0,), (0.5,), 10),
     "quick": Protocol((SMALL, replace(SMALL, net="conv4")), 3, (0.2, 0.5), (0.2, 0.5, 0.7), (0.1, 1.0), (0.5,), 10),
-    "short": Protocol((CUT, replace(CUT, net="conv6")), 3, (0.1, 0.5), (0.1, 0.2, 0.5, 0.7), (0.1, 1.0), (0.5,), 15),
+    "short": Protocol((CUT, replace(CUT, net="conv6")), 3, (0.1, 0.5), (0.1, 0.2, 0.5, 0.7), (0.1, 1.0), (0.5,), 12),
     "paper": Protocol(
         (FULL, replace(FULL, net="conv6")), 5, (0.1, 0.3, 0.5), (0.1, 0.2, 0.3, 0.5, 0.7, 0.9),
         (0.1, 0.3, 1.0, 3.0), (0.3, 0.5, 0.7), 300,
