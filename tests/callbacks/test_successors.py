@@ -133,6 +133,24 @@ def test_global_top_k_has_one_threshold_for_all_layers(scaled):
     learned(net, used, [weight * masker.scores.detach().sign() for weight, masker in layers])
 
 
+def test_global_top_k_keeps_as_many_at_every_update_and_others_in_each_layer():
+    net, layers = three(GlobalPopup)
+    module, callback = SimpleNamespace(net=net), GlobalTopK()
+    callback.on_run_start(None, module, None, None)
+    optimizer = torch.optim.SGD([masker.scores for _, masker in layers], lr=3.0)
+    seen = []
+    for _ in range(6):
+        used = [layer.weight for layer in net[::2]]  # what the layers multiply with
+        seen.append(tuple(int(weight.count_nonzero()) for weight in used))
+        optimizer.zero_grad()
+        F.cross_entropy(net(torch.randn(8, 6)), torch.arange(8) % 3).backward()
+        optimizer.step()
+        callback.on_train_batch_end(None, module)
+    total = sum(weight.numel() for weight, _ in layers)
+    assert {sum(counts) for counts in seen} == {total - int(0.6 * total)}
+    assert len(set(seen)) > 1
+
+
 def test_iterand_draws_some_of_the_dropped_weights_anew_before_every_so_manieth_update():
     net, layers = three(EdgePopup)
     before = [weight.clone() for weight, _ in layers]
