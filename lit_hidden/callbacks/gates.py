@@ -65,8 +65,8 @@ class Sparsity(RunCallback):
         if not any(isinstance(one, Gates) for one in maskers(module.net).values()):
             raise ValueError("this net has no gates to close; take masker='gates.Gates'")
 
-    def on_after_backward(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Add the gradient."""
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: Any) -> None:
+        """Add the gradient, when those of half precision are unscaled already."""
         found = [one for one in maskers(pl_module.net).values() if isinstance(one, Gates)]
         share = self.penalty / sum(one.scores.numel() for one in found)
         for one in found:

@@ -99,7 +99,7 @@ def test_gates_follow_the_exact_gradient_through_their_noise_and_pay_for_open_on
     inside = [weight * ((gate > 0) & (gate < 1)) for (weight, _), gate in zip(layers, gates, strict=True)]
     learned(net, used, inside)
     before = [masker.scores.grad.clone() for _, masker in layers]
-    Sparsity(7.0).on_after_backward(None, SimpleNamespace(net=net))
+    Sparsity(7.0).on_before_optimizer_step(None, SimpleNamespace(net=net), None)
     scores = [masker.scores.detach().requires_grad_() for _, masker in layers]
     flat = torch.cat([score.flatten() for score in scores])
     penalty = 7 * torch.distributions.Normal(flat, 0.5).cdf(torch.tensor(-0.5)).neg().add(1).mean()
