@@ -205,3 +205,14 @@ def test_a_subnetwork_travels_as_a_file_and_reveals(name, tmp_path):
     plain.load_state_dict(state)
     assert plain(batches[0][0]).equal(answers[0])
     assert sum(int(weight.count_nonzero()) for weight in state.values()) == result["parameters"]
+
+
+def test_a_higher_price_closes_more_gates(tmp_path):
+    kept = []
+    for penalty in (0.0, 100.0):
+        callbacks = (spec("gates.Sparsity", penalty=penalty),)
+        folder = tmp_path / str(penalty)
+        folder.mkdir()
+        run = replace(RUN, masker="gates.Gates", optimizer="adam", lr=0.1, callbacks=callbacks)
+        kept.append(train(run, folder)["parameters"])
+    assert kept[0] > 2 * kept[1]
