@@ -226,6 +226,6 @@ def draw_cost(axes: Axes, results: Results, found: list[str]) -> None:
     axes.axvline(1, color=style.COLORS["muted"], linewidth=0.8)
     axes.set_yticks(range(len(shown)), [LOOKS[rule].label.partition(",")[0] for rule in shown], fontsize=8)
     axes.invert_yaxis()
-    axes.set(xlabel="time of an update / edge-popup's", title="(c) cost of an update")
+    axes.set(xlabel="time of an update / edge-popup's", title=f"({'abc'[len(found)]}) cost of an update")
     axes.legend(fontsize=7.5)
     axes.grid(axis="x")
