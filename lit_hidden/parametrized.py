@@ -44,7 +44,8 @@ def _cached(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 def _reduced(module: nn.Module, protocol: Any) -> tuple[Any, ...]:
     """Pickle a module, as `ddp_spawn` and `torch.save` do: `_revived` makes torch's class again."""
-    return nn.Module.__new__, type(module).__bases__, vars(module), None, None, _revived
+    plain: Any = type(module).__bases__[0]  # torch's own class refuses to give the state
+    return nn.Module.__new__, (plain,), plain.__getstate__(module), None, None, _revived
 
 
 def _revived(module: Any, state: dict[str, Any]) -> None:

@@ -189,6 +189,10 @@ def test_recurrent_layers_are_masked_in_every_pass_and_copy_cast_train_and_revea
     assert torch.equal(load_subnetwork(Recurrent(kind, **how), path)(x), expected)
     assert torch.equal(copy.deepcopy(net.double().float())(x), expected)
     assert torch.equal(fix_masks(copy.deepcopy(net))(x), expected)
+    back = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(net))))
+    assert torch.equal(back(x), expected)
+    assert torch.equal(reveal(back)(x), expected)
+    assert type(back.rnn) is kind
     assert torch.equal(pickle.loads(pickle.dumps(reveal(net)))(x), expected)
     assert type(net.rnn) is kind
 
