@@ -45,7 +45,8 @@ class Parser(LightningArgumentParser):
         elif of := re.search(r"accept option '(\S+)'|unrecognized arguments: --([^\s=]+)|path string: (\S+)", message):
             word = next(filter(None, of.groups()))
             options = self._subcommands_action._name_parser_map.values() if self._subcommands_action else [self]
-            names = [*lit_hidden.__all__, *(action.dest for parser in options for action in parser._actions)]
+            theirs = [*L.callbacks.__all__, *L.loggers.__all__]
+            names = [*lit_hidden.__all__, *theirs, *(action.dest for parser in options for action in parser._actions)]
             message = f"there is no {word!r}; lit-hidden fit --help lists the options"
         near = of and (get_close_matches(word, names, 1) or get_close_matches(word.partition(".")[0], names, 1))
         message = f"{message.partition(';')[0]}; did you mean {near[0]}?" if near else message

@@ -63,6 +63,8 @@ class LitSubnetwork(LitClassifier):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        if unknown := sorted(set(hiding or {}) - {"strict", "embeddings", "roles"}):
+            raise ValueError(f"hiding has {', '.join(map(repr, unknown))}; it takes strict, embeddings and roles")
         hide(
             self.net, density, distribution=distribution, scaled=scaled, skip=skip,
             seed=seed, weight_seed=weight_seed, score_seed=score_seed,

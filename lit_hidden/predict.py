@@ -48,6 +48,8 @@ def predict(
         raise UserError(str(error)) from error
     if "mean" not in about:
         raise UserError(f"{what} does not say how pictures become its input: name its data, such as --data cifar10")
+    if data and len(about["mean"]) != about["in_channels"]:
+        raise UserError(f"{data} has pictures of {len(about['mean'])} channel(s), the net takes {about['in_channels']}")
     found, left_out = pictures(images)
     if top < 1 or not found:
         raise UserError(f"top={top} must be at least 1" if found else f"no pictures in {', '.join(map(str, images))}")
@@ -62,6 +64,8 @@ def predict(
         except DataError as error:
             unread.append(str(error))
             continue
+        except RuntimeError as error:  # torch's, of a file that does not say what the net takes
+            raise UserError(f"{what} does not take these pictures: {error}") from error
         best = [label for label, _ in sorted(enumerate(chances.tolist()), key=lambda one: -one[1])[:top]]
         rows += [(str(path), names[label] if names else label, round(chances[label].item(), 6)) for label in best]
     head = ("image", "class", "probability")

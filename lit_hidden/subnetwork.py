@@ -206,7 +206,10 @@ def _restored(model: nn.Module, found: dict[str, Any], tensors: dict[str, Tensor
     for name in [*shapes, *saved]:
         if shapes.get(name) != saved.get(name):
             there, here = saved.get(name, "absent"), shapes.get(name, "absent")
-            raise ValueError(f"it is of another net: layer {name.removeprefix('mask/')} is {there} there, {here} here")
+            about = found.get("about") or {}
+            told = "".join(f", {key}={about[key]}" for key in ("net", *SHAPE) if key in about)
+            name = name.removeprefix("mask/")
+            raise ValueError(f"it is of another net{told}: layer '{name}' is {there} there, {here} here")
     for (name, mask), layer in zip(own.items(), maskers(model).values(), strict=True):
         kept = torch.from_numpy(_CODES[found["format"]][1](tensors[name].numpy(), mask.numel()))
         layer.set_mask(kept.view(mask.shape).to(mask.device))

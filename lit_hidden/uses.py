@@ -196,7 +196,7 @@ def roles(model: nn.Module, places: Places, embeddings: bool, strict: bool, exam
         # A constant of 1 or more stops nothing; equal values are no table that was drawn.
         if not (role == "function" or (constant and (role == "drawn" or (role == "gain" and abs(first) >= 1)))):
             found[name] = role
-        elif constant and abs(first) < NEAR and sum(n > 1 for n in p.shape) < 2:
+        elif p.abs().max() < NEAR and sum(n > 1 for n in p.shape) < 2:
             near[name] = p
     gains = [unknown[name] for name, role in found.items() if role == "gain"]
     with suppress(ValueError):  # a model whose outputs have no gradient
@@ -256,9 +256,15 @@ def _shut(model: nn.Module, near: dict[str, nn.Parameter], gains: list[nn.Parame
         sizes: list[float] = _run(model, example, run)
         return sizes
 
-    before = gradients(*gains) if near else []
-    after = {name: gradients(*gains, p) for name, p in near.items()}
-    return [name for name, sizes in after.items() if any(y > 1e3 * x for x, y in zip(before, sizes, strict=True))]
+    if not near:
+        return []
+    before, after = gradients(*gains), gradients(*gains, *near.values())  # gates in series open together alone
+    found = []
+    for name, p in near.items():
+        alone, but = gradients(*gains, p), gradients(*gains, *(other for other in near.values() if other is not p))
+        if any(y > 1e3 * x for x, y in (*zip(before, alone, strict=True), *zip(but, after, strict=True))):
+            found.append(name)
+    return found
 
 
 def check_share(layers: Places, places: Places, skip: Collection[str], strict: bool) -> None:

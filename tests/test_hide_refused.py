@@ -151,10 +151,10 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Act, str]] = {
     "load what a link misses": (mixed_net, loading(dangling), "it is a link to gone, which is not there"),
     "load text": (mixed_net, loading(lambda path: path.write_bytes(b"hello")), "it is damaged or no subnetwork"),
     "load an older format": (mixed_net, loading(older), "its format is 'lit_hidden subnetwork 2', not"),
-    "load into another width": (lambda: mixed_net(8), loading(), "another net: layer 4 is [7, 80] there, [8, 80] here"),
+    "load into another width": (lambda: mixed_net(8), loading(), "net: layer '4' is [7, 80] there, [8, 80] here"),
     "load into other layers": (
         lambda: nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Linear(80, 7)), loading(),
-        "does not fit this Sequential: it is of another net: layer 2 is absent there, [7, 80] here",
+        "does not fit this Sequential: it is of another net: layer '2' is absent there, [7, 80] here",
     ),
     "load beside other embeddings": (
         Embedded, loading(resaved(lambda: hide(Embedded(), skip=["embedding"]))), "fingerprint",

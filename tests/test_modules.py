@@ -154,6 +154,7 @@ class Named:
             lambda: LitSubnetwork(nn.Sequential(nn.Embedding(99, 8), nn.Linear(8, 2)), hiding={"strict": True}),
             "only 2% of the matrix weights are hidden",
         ),
+        (lambda: LitSubnetwork(**TINY, hiding={"strct": True}), "hiding has 'strct'; it takes strict, embeddings and"),
         (lambda: LitSubnetwork(**TINY, schedule="step"), "schedule='step' is unknown; schedules are cosine, constant"),
         (lambda: LitSubnetwork(**TINY, optimizer="lion"), "method='edge_popup' takes sgd or adam"),
         (lambda: LitDense(**TINY, task=Named), "metric='seconds' of Named is the name of another number"),

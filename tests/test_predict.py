@@ -172,7 +172,7 @@ def test_what_is_missing_or_no_net_is_said(tmp_path: Path, pictures: Path, colou
     (tmp_path / "link").symlink_to("gone")
     os.mkfifo(tmp_path / "pipe")
     torch.save([1], tmp_path / "list.pt")
-    bare = save_subnetwork(hide(build("conv2", width=0.05)), tmp_path / "bare", {"net": "conv2", "width": 0.05})
+    bare = save_subnetwork(hide(build("conv2", width=0.05)), tmp_path / "bare", TINY | {"in_channels": 3})
     for what, said in (
         (tmp_path / "absent", "absent cannot be read: it is not there"),
         (tmp_path / "link", "link cannot be read: it is a link to gone, which is not there"),
@@ -186,13 +186,14 @@ def test_what_is_missing_or_no_net_is_said(tmp_path: Path, pictures: Path, colou
             predict(what, [pictures])
     assert predict(bare, [pictures], data="cifar10").splitlines()[1].split()[1] in NAMES
     for arguments, said in (
+        ({"what": bare, "images": [pictures], "data": "mnist"}, "mnist has pictures of 1 channel"),
         ({"images": [pictures], "data": "cifar11"}, "there is no data called 'cifar11'"),
         ({"images": [tmp_path / "empty"]}, "no pictures in"),
         ({"images": [pictures], "top": 0}, "top=0 must"),
     ):
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(UserError, match=said):
-            predict(colours, **arguments)
+            predict(**{"what": colours} | arguments)
 
 
 def test_inspect_counts_what_is_left_and_draws_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

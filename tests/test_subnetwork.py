@@ -228,7 +228,7 @@ def test_a_net_of_ours_is_built_from_its_file_alone(tmp_path: Path) -> None:
     ({"width": 1e4}, None, r"gives no net: its conv2 would have \d+ weights, more than 250000000; name the net"),
     ({"width": "wide"}, None, "gives no net: "),
     ({"num_classes": 10**30}, None, "gives no net: "),
-    ({"width": 0.2}, None, r"it is of another net: layer 0 is \[6, 3, 3, 3\] there, \[12, 3, 3, 3\] here"),
+    ({"width": 0.2}, None, r"of another net, net=conv2, .*: layer '0' is \[6, 3, 3, 3\] there, \[12, 3, 3, 3\] here"),
     ({}, "conv4", "gives no net: it is of net 'conv2', not 'conv4'"),
 ])  # fmt: skip
 def test_a_file_that_says_what_cannot_be_built_is_refused(about: Any, net: Any, said: str, tmp_path: Path) -> None:

@@ -87,6 +87,21 @@ def test_what_shuts_a_branch_becomes_1_whatever_is_done_with_it_and_nothing_else
     assert min(sizes) > 1e-3 * max(sizes)
 
 
+def test_two_gates_in_series_open_together() -> None:
+    class Series(Gated):
+        def __init__(self) -> None:
+            super().__init__("tanh", 0.0)
+            self.h = nn.Parameter(torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.out(x + self.branch(x) * self.g.tanh() * self.h.tanh())
+            return logits
+
+    hide(net := Series())
+    assert (net.g == 1).all()
+    assert net.h == 1
+
+
 @pytest.mark.parametrize(("name", "how"), [
     ("test_convnext2", {}), ("edgenext_xx_small", {}), ("test_nfnet", {}),
     ("poolformer_s12", {}), ("resmlp_12_224", {"img_size": 64}),
