@@ -11,7 +11,7 @@ three rates by held-out images, since an arm that collapses at one may learn at 
 without subtraction; half and half, in balance as drawn. Net drive: sum of kept weights over sum of their magnitudes.
 
 Source: Cornford et al., Learning to live with Dale's principle, ICLR 2021. Feed-forward inhibition there is scaled too.
-Cost: quick 162 runs, MNIST, 4 minutes on two cores; short 432, on 20,000 images of MNIST and 10,000 of CIFAR-10, about
+Cost: quick 144 runs, MNIST, 4 minutes on two cores; short 432, on 20,000 images of MNIST and 10,000 of CIFAR-10, about
 1.5 core-hours; paper 1440, full width and all images.
 """
 
@@ -82,7 +82,7 @@ LOOK = replace(CONV, data="mnist", train_images=5000, held_out=1000, epochs=2, a
 PRESETS = {  # and the number of seeds
     "smoke": ([Design(replace(FIRST, data="digits", width=0.2, train_images=300, held_out=100, epochs=1),
                       BOTH[:1], FEW)], 1),
-    "quick": ([Design(FIRST, BOTH[:1], ALL, (0.3, 0.7), FEW[:2]), Design(FIRST, BOTH[1:], FEW),
+    "quick": ([Design(FIRST, BOTH[:1], ALL, (0.3,), FEW[:2]), Design(FIRST, BOTH[1:], FEW),
                Design(LOOK, BOTH[:1], FEW)], 3),
     "short": ([Design(LENET, densities=(0.3, 0.7)), Design(CONV)], 3),
     "paper": ([Design(replace(LENET, train_images=None, epochs=50), densities=(0.3, 0.7)),
