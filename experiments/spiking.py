@@ -13,7 +13,7 @@ are equally accurate; a number of spikes is no energy.
 
 Source: Neftci, Mostafa and Zenke, arXiv:1901.09948 (surrogate gradients, IEEE Signal Processing Magazine 36(6):51).
 Settings: ours.
-Cost: quick 159 runs, 3 minutes on two cores, without eight steps in Conv2; short 174, on 5,000 images of MNIST and of
+Cost: quick 159 runs, without eight steps in Conv2, 3 minutes on two cores; short 174, on 5,000 images of MNIST and of
 CIFAR-10, about 1.4 core-hours; paper 290, all images.
 """
 

@@ -211,9 +211,10 @@ def test_fit_labels_its_run_for_wandb_as_reproduce_does(tmp_path, monkeypatch):
         monkeypatch.delenv(f"WANDB_{name}")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
-    run("fit", "--model.net=conv2", "--model.width=0.05", "--trainer.max_epochs=1", "--trainer.logger=WandbLogger")
     import wandb
 
+    wandb.teardown()  # it reads its variables once, and another test may have been first
+    run("fit", "--model.net=conv2", "--model.width=0.05", "--trainer.max_epochs=1", "--trainer.logger=WandbLogger")
     wandb.finish()
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     assert re.search(r"-fit-digits-conv2-k50-digits-s0-\w{8}$", folder.name)
