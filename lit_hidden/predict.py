@@ -99,8 +99,6 @@ def loaded(what: str | Path, net: str | None = None) -> nn.Module:
     path = Path(what)
     if why := missing(path):
         raise UserError(f"{path} cannot be read: {why}")
-    if not (path.is_file() or path.is_dir()):
-        raise UserError(f"{path} cannot be read: it is neither a file nor a folder")
     try:
         if (path / "run.json").is_file():
             made = _of_run(path, net)
