@@ -70,7 +70,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if op == "_softmax" or "scaled_dot_product" in op:
             self.roles |= dict.fromkeys(gains, "function")
         if gains and op in _TO_SOFTMAX and not (found and op == "bmm"):
-            self._note(self.scaled, gains, made)
+            self._scale(gains, made)
         alone = all(_memory(t) in self.seen or _memory(t) in self.alone for _, t in given)
         if alone and op in _COPIES and len(given) == len(found) == 1 and made[0].shape == given[0][1].shape:
             ((_, t, parameter, axes),) = found
@@ -81,7 +81,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for n, t, parameter, axes in found:
             role = _role(op, n, t, parameter.shape, axes, alone)
             if role == "gain":
-                self._note(self.scaled, {id(parameter)}, made)
+                self._scale({id(parameter)}, made)
             if _rank(role) > _rank(self.roles.get(id(parameter))):
                 self.roles[id(parameter)] = role
         if alone:
@@ -89,9 +89,9 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.alive += made
         return out
 
-    def _note(self, where: dict[int, set[int]], names: set[int], made: list[Tensor]) -> None:
+    def _scale(self, gains: set[int], made: list[Tensor]) -> None:
         for t in made:
-            where[_memory(t)] = where.get(_memory(t), set()) | names
+            self.scaled[_memory(t)] = self.scaled.get(_memory(t), set()) | gains
         self.alive += made
 
 
