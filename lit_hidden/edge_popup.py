@@ -9,7 +9,6 @@ Source: Ramanujan et al., arXiv:1911.13299, Section 3; the authors' code, `utils
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -109,12 +108,16 @@ class EdgePopup(Masker):
     def forward(self, weight: Tensor) -> Tensor:
         """Return `weight * mask`."""
         # The sign is d|s|/ds: |s| is ranked.
-        effective: Tensor = Masked.apply(weight, self.scores, partial(top_k_mask, keep=self.keep), torch.sign)
+        effective: Tensor = Masked.apply(weight, self.scores, self.chosen, torch.sign)
         return effective
+
+    def chosen(self, scores: Tensor) -> Tensor:
+        """Tell which scores are large enough to stay: bool, of their shape."""
+        return top_k_mask(scores, self.keep)
 
     def mask(self) -> Tensor:
         """Tell which weights stay."""
-        return top_k_mask(self.scores.detach(), self.keep)
+        return self.chosen(self.scores.detach())
 
     def set_mask(self, mask: Tensor) -> None:
         """Halve the scores; move those of the weights that stay away from 0, beyond all others."""

@@ -4,7 +4,6 @@ Source: Litwin-Kumar et al., Optimal Degrees of Synaptic Connectivity, Neuron 93
 """
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from lit_hidden.callbacks import RunCallback, splits
 from lit_hidden.data import BatchLoader
-from lit_hidden.edge_popup import EdgePopup, Hiding, Masked, maskers
+from lit_hidden.edge_popup import EdgePopup, Hiding, maskers
 
 ACTIVE = 0.1  # of the examples, to how many a cell answers
 
@@ -41,14 +40,9 @@ class TopPerUnit(EdgePopup):
         super().__init__(weight, density, generator=generator)
         self.keep = max(1, round(density * weight[0].numel()))
 
-    def forward(self, weight: Tensor) -> Tensor:
-        """Return `weight * mask`."""
-        effective: Tensor = Masked.apply(weight, self.scores, partial(top_of_each, keep=self.keep), torch.sign)
-        return effective
-
-    def mask(self) -> Tensor:
-        """Tell which weights stay."""
-        return top_of_each(self.scores.detach(), self.keep)
+    def chosen(self, scores: Tensor) -> Tensor:
+        """Tell which scores are large enough to stay."""
+        return top_of_each(scores, self.keep)
 
     def set_mask(self, mask: Tensor) -> None:
         """Take a mask with one number of inputs for every unit."""
