@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_hidden.data.files import download, find
 from lit_hidden.data.loader import BatchLoader, EpochLoader
+from lit_hidden.hyper_parameters import facts
 
 ORDER = 209424413  # seed of every `balanced_order`
 EVALUATED = 2000  # images in a batch of evaluation where steps are taken many at once
@@ -68,9 +69,8 @@ class ImageData(L.LightningDataModule):
     @property
     def about(self) -> dict[str, Any]:
         """What files say of nets of these data: inputs, classes, and how pictures become inputs; see `transform`."""
-        facts = {"num_classes": self.num_classes, "in_channels": self.shape[0], "image_size": self.shape[1]}
         pictures = {"mean": self.mean, "std": self.std, "resize": self.resize}
-        return facts | {"classes": self.class_names} | (pictures if self.mean else {})
+        return facts(self, {}) | {"classes": self.class_names} | (pictures if self.mean else {})
 
     @property
     def folder(self) -> Path | None:
