@@ -66,7 +66,10 @@ class RunCallback(L.Callback):
         """
 
     def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
-        """Return numbers for the result, and write `NAME.npz` into `folder`; those of the first process are kept."""
+        """Return numbers for the result, and write `NAME.npz` into `folder`; those of the first process are kept.
+
+        The net is back on the CPU by now, where the data are.
+        """
         return {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -118,7 +121,7 @@ def weights(net: nn.Module) -> dict[str, Tensor]:
 
 
 def splits(data: Any) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return the inputs and targets of `train`, `val` and `test`; a callback may change the dictionary.
+    """Return the inputs and targets of `train`, `val` and `test`, on the CPU; a callback may change the dictionary.
 
     Raises:
         ValueError: the data are not tensors in memory.
@@ -133,7 +136,7 @@ def splits(data: Any) -> dict[str, tuple[Tensor, Tensor]]:
 def balanced(data: Any, split: str, images: int, batch_size: int | None = None) -> BatchLoader:
     """Load so many images of a split, as many of each class as possible: in one batch, or several."""
     pictures, labels = splits(data)[split]
-    chosen = balanced_order(labels.cpu())[:images].to(labels.device)
+    chosen = balanced_order(labels)[:images]
     return BatchLoader(pictures[chosen], labels[chosen], batch_size or len(chosen), data.mean, data.std)
 
 
@@ -159,11 +162,10 @@ def sources(net: nn.Module) -> dict[str, Tensor]:
 @torch.no_grad()
 def evaluated(module: Any, data: Any, split: str) -> tuple[float, float]:
     """Return a classifier's mean loss and its accuracy, in percent, on all images of a split."""
-    training, device = module.training, module.device  # after a fit on a GPU the net is back on the CPU
+    training = module.training
     module.eval()
-    images, labels = splits(data)[split]
-    loader = BatchLoader(images, labels, 1000, data.mean, data.std)
-    batches = ((x.to(device), y.to(device)) for x, y in loader)
+    images, labels = (part.to(module.device) for part in splits(data)[split])
+    batches = BatchLoader(images, labels, 1000, data.mean, data.std)
     found = [(F.cross_entropy(z := module(x), y, reduction="sum"), (z.argmax(1) == y).sum()) for x, y in batches]
     loss, right = torch.tensor(found, dtype=torch.float64).sum(0) / len(labels)
     module.train(training)

@@ -54,14 +54,14 @@ class RandomLabels(RunCallback):
             raise ValueError(f"the targets of {data.name} are {labels.dtype}; only classes (int64) can be random")
         random = self.generator()
         self.replaced = torch.randperm(labels.numel(), generator=random)[: round(self.fraction * labels.numel())]
-        drawn = labels.cpu().clone()
+        drawn = labels.clone()
         drawn.view(-1)[self.replaced] = torch.randint(data.num_classes, self.replaced.shape, generator=random)
-        self.wrong = int((drawn != labels.cpu()).sum())
-        data.splits["train"] = images, drawn.to(labels.device)
-        self.data, train = data, images.cpu()
+        self.wrong = int((drawn != labels).sum())
+        data.splits["train"] = images, drawn
+        self.data, train = data, images
         if self.pixels != "kept":
             for split, (images, labels) in data.splits.items():
-                data.splits[split] = self._spoiled(images.cpu(), train, split).to(images.device), labels
+                data.splits[split] = self._spoiled(images, train, split), labels
 
     def _spoiled(self, images: Tensor, train: Tensor, split: str) -> Tensor:
         """Return the images of a split with other pixels; the channels of a pixel stay together."""
@@ -94,7 +94,7 @@ class RandomLabels(RunCallback):
         module.eval()
         images, labels = self.data.splits["train"]
         batches = BatchLoader(images, labels, 1000, self.data.mean, self.data.std)
-        right = torch.cat([(module(x).argmax(-1) == y).flatten().cpu() for x, y in batches])
+        right = torch.cat([(module(x).argmax(-1) == y).flatten() for x, y in batches])
         drawn = torch.zeros(len(right), dtype=torch.bool)
         drawn[self.replaced] = True
         parts = {"fit": right, "fit_replaced": right[drawn], "fit_kept": right[~drawn]}

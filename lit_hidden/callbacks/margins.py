@@ -42,5 +42,5 @@ class Margins(RunCallback):
             logits = module(pictures).float()
             right = logits.gather(1, truth[:, None])
             found.append(right[:, 0] - logits.scatter(1, truth[:, None], -torch.inf).amax(1))
-        np.savez(folder / "margins.npz", margin=torch.cat(found).cpu().numpy())
+        np.savez(folder / "margins.npz", margin=torch.cat(found).numpy())
         return {}

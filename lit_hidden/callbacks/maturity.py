@@ -113,7 +113,7 @@ class SecondTask(RunCallback):
         self.data, self.test = data, splits(data)["test"]
         order = torch.randperm(self.test[0][0, 0].numel(), generator=self.generator())
         for split, (images, labels) in data.splits.items():
-            data.splits[split] = images.flatten(2)[..., order.to(images.device)].view_as(images), labels
+            data.splits[split] = images.flatten(2)[..., order].view_as(images), labels
         self.readout = deepcopy(readout(module.net).state_dict())
 
     @torch.no_grad()
@@ -122,7 +122,7 @@ class SecondTask(RunCallback):
         module.eval()
         data, layer, found = self.data, readout(module.net), {}
         now = deepcopy(layer.state_dict())
-        batches = BatchLoader(*self.test, data.batch_size, data.mean, data.std, to=module.device)
+        batches = BatchLoader(*self.test, data.batch_size, data.mean, data.std)
         for name, last in (("first_readout", self.readout), ("first", now)):
             layer.load_state_dict(last)
             found[name] = 100 * sum(int((module(x).argmax(1) == y).sum()) for x, y in batches) / len(self.test[1])

@@ -64,7 +64,7 @@ class MaskNoise(RunCallback):
         learned = {name: tensor.detach().clone() for name, tensor in scores.items()}
         arrays: dict[str, list[float]] = {n: [] for n in ("temperature", "held_out", "before", "accuracy", "flips")}
         for name, tensor in learned.items():  # probabilities of 0 and 1
-            drawn = torch.rand(tensor.shape, generator=self.generator(f"fixed {name}")).to(tensor.device)
+            drawn = torch.rand(tensor.shape, generator=self.generator(f"fixed {name}"))
             scores[name].copy_(torch.where(drawn < tensor.sigmoid(), torch.inf, -torch.inf))
         for name, tensor in scores.items():
             fixed = tensor.clone()
@@ -102,7 +102,7 @@ class MaskNoise(RunCallback):
         """Return a net's decisions on all images of a split at once, and whether they are right, by masks of a name."""
         images, labels = self.data.splits[split]
         ((pictures, labels),) = BatchLoader(images, labels, len(labels), self.data.mean, self.data.std)
-        with torch.random.fork_rng([module.device] if module.device.type == "cuda" else []):
+        with torch.random.fork_rng([]):
             torch.manual_seed(self.generator(name).initial_seed())
             decisions = module(pictures).argmax(1)
-        return decisions.cpu(), (decisions == labels).double().cpu()
+        return decisions, (decisions == labels).double()

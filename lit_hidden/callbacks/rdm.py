@@ -46,11 +46,11 @@ class RDM(RunCallback):
     def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
         """Run the net on the images and write `rdm.npz`."""
         ((pictures, labels),) = balanced(self.data, "test", self.images)
-        found: dict[str, np.ndarray] = {"labels": labels.cpu().numpy()}
+        found: dict[str, np.ndarray] = {"labels": labels.numpy()}
         classes = [labels == label for label in labels.unique()] if labels.ndim == 1 else []
 
         def compared(answers: Tensor) -> np.ndarray:
-            matrix = 1 - torch.corrcoef(answers.double()).cpu().numpy()
+            matrix = 1 - torch.corrcoef(answers.double()).numpy()
             return matrix[np.triu_indices(len(matrix), 1)].astype(np.float32)
 
         def record(name: str, answers: Tensor | tuple[Tensor, ...]) -> None:
@@ -64,7 +64,7 @@ class RDM(RunCallback):
             layer.register_forward_hook(lambda _, __, answers, name=name: record(name, answers))
             for name, (layer, _) in weight_layers(module.net).items()
         ]
-        module.eval()(pictures.to(module.device))
+        module.eval()(pictures)
         for hook in hooks:
             hook.remove()
         np.savez_compressed(folder / "rdm.npz", **found)  # type: ignore[arg-type]

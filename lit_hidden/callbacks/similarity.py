@@ -78,9 +78,9 @@ class Probe(RunCallback):
     def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
         """Run the net on the images."""
         net, data = module.eval(), self.data
-        pictures, labels = (part.to(module.device) for part in next(iter(balanced(data, "test", self.images))))
-        mean, std = (torch.tensor(part, device=pictures.device).view(-1, 1, 1) for part in (data.mean, data.std))
-        noise = torch.randn(pictures.shape, generator=self.generator("noise")).to(pictures.device)
+        ((pictures, labels),) = balanced(data, "test", self.images)
+        mean, std = (torch.tensor(part).view(-1, 1, 1) for part in (data.mean, data.std))
+        noise = torch.randn(pictures.shape, generator=self.generator("noise"))
         attack = gradient(net, pictures, labels).sign()
         found, numbers, clean = responses(net, pictures), {}, right(net, [(pictures, labels)]).mean()
         for name, sizes, step in (("noise", self.noise, noise), ("fgsm", self.fgsm, attack)):
@@ -95,7 +95,7 @@ class Probe(RunCallback):
 @torch.no_grad()
 def right(net: Any, batches: Iterable[tuple[Tensor, Tensor]]) -> np.ndarray:
     """Tell of each image whether it is classified rightly, bool `(N,)`."""
-    return torch.cat([net(x.to(net.device)).argmax(1).cpu() == labels.cpu() for x, labels in batches]).numpy()
+    return torch.cat([net(x).argmax(1) == labels for x, labels in batches]).numpy()
 
 
 def gradient(net: Any, images: Tensor, labels: Tensor) -> Tensor:
@@ -119,8 +119,8 @@ def responses(module: Any, images: Tensor) -> dict[str, np.ndarray]:
         answers = answers[0] if isinstance(answers, tuple) else answers  # attention returns its weights too
         centred = answers.flatten(1).double()
         centred -= centred.mean(0)
-        found[f"{name}.gram"] = (centred @ centred.T)[*np.triu_indices(len(images))].float().cpu().numpy()
-        found[f"{name}.alive"] = (answers.movedim(1, 0).flatten(1).amax(1) > 0).cpu().numpy()
+        found[f"{name}.gram"] = (centred @ centred.T)[*np.triu_indices(len(images))].float().numpy()
+        found[f"{name}.alive"] = (answers.movedim(1, 0).flatten(1).amax(1) > 0).numpy()
 
     layers = [(name, layer) for name, (layer, _) in weight_layers(module.net).items()]
     hooks = [layer.register_forward_hook(lambda _, __, out, name=name: record(name, out)) for name, layer in layers]

@@ -161,7 +161,7 @@ class ImageTensorsData(ImageData):
         self.splits: dict[str, Split] = {}  # after `setup`, of `train`, `val` and `test`; a callback may change them
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the set, unless that was done, and put it on the device."""
+        """Read the set, unless that was done. It stays on the CPU: a loader copies what it loads to the device."""
         if not self.splits:
             (images, labels), test = self.read()
             self.splits = {"train": (images, labels), "val": test, "test": test}
@@ -169,8 +169,6 @@ class ImageTensorsData(ImageData):
                 for split, chosen in zip(("train", "val"), self.choose(labels, self.train_images), strict=True):
                     if len(chosen):
                         self.splits[split] = (images[chosen], labels[chosen])
-        for split, (images, labels) in self.splits.items():
-            self.splits[split] = (images.to(self.device), labels.to(self.device))
 
     def read(self) -> tuple[Split, Split]:
         """Read and verify the training and the test set, on the CPU."""
@@ -183,7 +181,7 @@ class ImageTensorsData(ImageData):
             shared["at_once"] = self.at_once
         elif self.at_once:  # evaluation: batches may be as large as a GPU likes them
             shared["batch_size"] = max(self.batch_size, EVALUATED)
-        return BatchLoader(*self.splits[split], **shared)
+        return BatchLoader(*(part.to(self.device) for part in self.splits[split]), **shared)
 
 
 def balanced_order(labels: Tensor) -> Tensor:

@@ -106,6 +106,8 @@ def test_the_trainer_gives_device_and_ranks_and_the_set_is_read_once():
     loader = tiny.train_dataloader()
     assert loader.images.device == loader.labels.device == torch.device("meta")
     assert (loader.rank, loader.world_size, loader.batch_size, loader.seed, tiny.reads) == (1, 2, 4, 0, 1)
+    # After training the net is back on the CPU, and callbacks run it on these.
+    assert {part.device.type for split in tiny.splits.values() for part in split} == {"cpu"}
 
 
 class Plateau(LitClassifier):
