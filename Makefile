@@ -17,7 +17,7 @@ WHERE = $(if $(DATA),--data $(DATA)) $(if $(LAUNCHER),--launcher $(LAUNCHER)) $(
 export RUNS_DIR DATA_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev test lint format lines bench calibration findings report missing compare pack unpack wandb-sync \
+.PHONY: help install install-dev test lint format lines bench calibration findings docs report missing compare pack unpack wandb-sync \
 	wheel clean FORCE
 
 help: ## Say what there is
@@ -77,6 +77,14 @@ calibration: install ## Simulate how often verdicts are wrong in grids of known 
 
 findings: install ## Write the tables of findings in README.md and docs/ from the committed verdicts
 	$(BIN)/python -m experiments._findings
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.installed-docs ## Build the documentation into build/site, without a network; a link that leads nowhere is an error
+	mkdir -p build/pages && ln -sfn ../../README.md ../../docs ../../experiments build/pages/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 report: install ## Write one HTML page of all committed results (RESULTS=experiments/results)
 	$(BIN)/lit-hidden report --results $(RESULTS) $(ARGS)

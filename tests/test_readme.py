@@ -89,13 +89,13 @@ def test_the_findings_are_those_of_the_committed_verdicts(tmp_path):
 def test_every_link_and_target_of_the_pages_exists():
     targets = set(re.findall(r"^([a-z-]+)[:%]", (ROOT / "Makefile").read_text(), re.M))
     for page in PAGES:
-        for link in re.findall(r"\]\(([^)#:]+)[)#]", page.read_text()):
+        for link in re.findall(r"\]\(([^)#:]+)[)#]", re.sub("```.*?```", "", page.read_text(), flags=re.S)):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
         for target in re.findall(r"[`\n]make ([a-z-]+)", page.read_text()):
             assert target in targets or target.startswith("reproduce-"), f"{page.name}: make {target}"
 
 
 def test_the_pages_are_short():
-    for page in PAGES:  # the table of all claims grows with every experiment
-        lines = [line for line in page.read_text().splitlines() if page.name != "results.md" or line[:1] != "|"]
-        assert len(lines) <= (180 if page.name == "README.md" else 150), page.name
+    for page in PAGES:
+        if page.name not in ("results.md", "api.md"):  # all claims; all names
+            assert len(page.read_text().splitlines()) <= (180 if page.name == "README.md" else 150), page.name
