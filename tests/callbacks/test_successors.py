@@ -22,6 +22,7 @@ from lit_hidden.distributions import draw
 from lit_hidden.edge_popup import EdgePopup, maskers, original_weight
 from lit_hidden.engine.network import make_data, network
 from lit_hidden.engine.train import train
+from lit_hidden.inspection import inspect
 from lit_hidden.run import Run
 
 RUN = Run(density=0.4, epochs=1, **TINY)
@@ -251,6 +252,8 @@ def test_a_subnetwork_travels_as_a_file_and_reveals(name, tmp_path):
     plain.load_state_dict(state)
     assert plain(batches[0][0]).equal(answers[0])
     assert sum(int(weight.count_nonzero()) for weight in state.values()) == result["parameters"]
+    signs = [sum(int((sign * weight > 0).sum()) for weight in state.values()) for sign in (1, -1)]
+    assert inspect(folder).splitlines()[-1].split()[-4:-2] == [str(count) for count in signs]
 
 
 def test_a_higher_price_closes_more_gates(tmp_path):
