@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_hidden import parametrized, uses
-from lit_hidden.distributions import Scaled, draw, layer_generator
+from lit_hidden.distributions import Scaled, layer_generator
 from lit_hidden.selection import kept, top_k_mask
 
 _PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")  # out_proj is an nn.Linear
@@ -85,11 +85,8 @@ class Masker(nn.Module):
 MakeMasker = Callable[..., Masker]  # a class of maskers, or anything that is called like `EdgePopup`
 
 
-class EdgePopup(Masker):
-    """Keep the weights whose scores are largest in magnitude, zero the rest, learn only the scores.
-
-    Exactly `numel - int((1 - density) * numel)` weights stay, the authors' rounding. Scores are float32, start Kaiming
-    uniform (a = sqrt 5, that is U(+-1/sqrt(fan_in))), and get the gradient `dL/dw' * w * sign(s)`, masked or not.
+class Scored(Masker):
+    """A masker with float32 scores, Kaiming uniform at first (a = sqrt 5, that is U(+-1/sqrt(fan_in))).
 
     Args:
         weight: tensor to mask, at least 2 dimensions; only its shape, device and layout are read.
@@ -99,11 +96,23 @@ class EdgePopup(Masker):
 
     def __init__(self, weight: Tensor, density: float, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        self.keep = kept(weight.numel(), density)
+        kept(weight.numel(), density)
         # Drawn row-major in float32 on the CPU: the same scores for every device, dtype and layout.
         start = torch.empty(weight.shape, dtype=torch.float32, device="cpu")
         start.uniform_(generator=generator).mul_(2).sub_(1).div_(math.sqrt(start[0].numel()))
         self.scores = nn.Parameter(torch.empty_like(weight, dtype=torch.float32).copy_(start))
+
+
+class EdgePopup(Scored):
+    """Keep the weights whose scores are largest in magnitude, zero the rest, learn only the scores.
+
+    Exactly `keep = numel - int((1 - density) * numel)` weights stay, the authors' rounding. Scores get the gradient
+    `dL/dw' * w * sign(s)`, masked or not.
+    """
+
+    def __init__(self, weight: Tensor, density: float, *, generator: torch.Generator | None = None) -> None:
+        super().__init__(weight, density, generator=generator)
+        self.keep = kept(weight.numel(), density)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return `weight * mask`."""
@@ -258,19 +267,15 @@ def hide(
         for name, place in layers.items():
             weight = drawn[name] = _hideable(model, name, *place)
             role = matrices.get(name, "o" + "i" * (weight.ndim - 1))
-            rows, experts = uses.as_rows(weight, role)
+            rows, _ = uses.as_rows(weight, role)
             made[name] = masker(rows, density, generator=layer_generator(score_seed, "scores", name))
             if not isinstance(made[name], Masker):
                 raise TypeError(f"masker={masker} gives no Masker")
             for parameter in (p for p in made[name].parameters() if p.shape == rows.shape):
                 parameter.data = uses.from_rows(parameter.data, weight, role)
             if distribution is not None:
-                generator, shape = (
-                    layer_generator(weight_seed, "weights", name),
-                    (len(rows) // experts, *rows.shape[1:]),
-                )
-                each = [draw(torch.Size(shape), distribution, generator, density, scaled) for _ in range(experts)]
-                drawn[name] = uses.from_rows(torch.cat(each), weight, role)
+                generator = layer_generator(weight_seed, "weights", name)
+                drawn[name] = uses.drawn(weight, role, distribution, generator, density, scaled)
         uses.check_share(layers, places, skip, strict)
         frozen = tuple(name for name, parameter in model.named_parameters() if parameter.requires_grad)
         model.requires_grad_(False)

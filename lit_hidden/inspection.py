@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from lit_hidden.edge_popup import original_weight
+from lit_hidden.edge_popup import hidden_layers, original_weight
 from lit_hidden.errors import UserError
 from lit_hidden.predict import columns, loaded
 from lit_hidden.report.style import COLORS, context
@@ -32,9 +32,10 @@ def inspect(what: str | Path, *, net: str | None = None, picture: str | Path | N
     if not kept:
         raise UserError(f"{what} holds a dense net, of which no weight is masked")
     weights = {name: original_weight(made, name).detach() for name in kept}
+    places = hidden_layers(made)  # whose masked weights may have other signs
     rows: list[list[Any]] = []
     for number, (name, mask) in enumerate(kept.items()):
-        left, units, later = weights[name][mask], len(mask), [*kept.values()][number + 1 :]
+        left, units, later = getattr(*places[name])[mask], len(mask), [*kept.values()][number + 1 :]
         fits = (m for m in later if m.shape[1] == units or (m.ndim == 2 and m.shape[1] % units == 0))
         silent: list[Any] = [int((~m.reshape(len(m), units, -1).any(2).any(0)).sum()) for m in fits][:1]
         signs = [int((left > 0).sum()), int((left < 0).sum()), int((~mask.flatten(1).any(1)).sum())]

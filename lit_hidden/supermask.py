@@ -77,13 +77,16 @@ def fix_masks(model: nn.Module) -> nn.Module:
     """Fix the masks of a hidden `model` and let its weights learn instead, as those of a lottery ticket.
 
     In place; returns `model`. What wanted a gradient before `hide` wants one again: weights, norm layers (from 1 and
-    0), biases (from 0), as in the dense baseline. A sampled supermask is fixed at its most probable mask. `reveal`
-    undoes it. ValueError: `model` is not hidden.
+    0), biases (from 0), as in the dense baseline. A sampled supermask is fixed at its most probable mask, and weights
+    begin as `reveal` would leave them. `reveal` undoes it. ValueError: `model` is not hidden.
     """
     hiding = Hiding.of(model)
     for module, attribute in hidden_layers(model).values():
         chain = module.parametrizations[attribute]
-        chain[0] = FixedMask(chain[0].mask().clone())
+        mask = chain[0].mask().clone()
+        with torch.no_grad():  # signs that a masker turned stay turned
+            chain.original.copy_(torch.where(mask, chain[0].baked(chain.original), chain.original))
+        chain[0] = FixedMask(mask)
     hiding.thaw(model)
     arguments = hiding.arguments | {"distribution": None}  # no seed gives trained weights back
     model._lit_hidden = replace(hiding, arguments=arguments)  # type: ignore[assignment]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lit_hidden.distributions import DISTRIBUTIONS
+from lit_hidden.distributions import DISTRIBUTIONS, Scaled, draw
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 _MATRICES = (nn.Bilinear, nn.RNNBase, nn.RNNCellBase)  # (out, in)
@@ -302,6 +302,16 @@ def from_rows(rows: Tensor, weight: Tensor, role: str) -> Tensor:
         return rows.reshape(weight.shape)
     back = rows.reshape([weight.shape[a] for a in order]).permute([order.index(a) for a in range(len(order))])
     return torch.empty_like(weight, dtype=rows.dtype).copy_(back)
+
+
+def drawn(
+    weight: Tensor, role: str, distribution: str, generator: torch.Generator, density: float, scaled: Scaled
+) -> Tensor:
+    """Draw float32 weights in the layout of `weight`, each expert's by itself; arguments as of `draw`."""
+    rows, experts = as_rows(weight, role)
+    shape = torch.Size((len(rows) // experts, *rows.shape[1:]))
+    each = [draw(shape, distribution, generator, density, scaled) for _ in range(experts)]
+    return from_rows(torch.cat(each), weight, role)
 
 
 def _order(role: str) -> list[int]:

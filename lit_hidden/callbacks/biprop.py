@@ -4,6 +4,7 @@ Source: Diffenderfer and Kailkhura, arXiv:2103.09377, algorithm 1; the authors' 
 `utils/conv_type.py`.
 """
 
+import torch
 from torch import Tensor
 
 from lit_hidden.edge_popup import EdgePopup, Masked
@@ -26,4 +27,7 @@ class Biprop(EdgePopup):
         return effective
 
     def _gain(self, weight: Tensor, mask: Tensor) -> Tensor:
-        return (weight.detach().abs() * mask).sum() / self.keep
+        # In half precision the sum may be infinite. Where all that is kept is 0, any gain will do but 0.
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        gain = ((weight.detach().abs() * mask).sum(dtype=wide) / self.keep).to(weight.dtype)
+        return gain + (gain == 0)

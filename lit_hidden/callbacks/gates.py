@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from lit_hidden.callbacks import RunCallback
-from lit_hidden.edge_popup import EdgePopup, maskers
+from lit_hidden.edge_popup import Scored, maskers
 
 
-class Gates(EdgePopup):
+class Gates(Scored):
     """Multiply each weight by a random gate, `clamp(1/2 + s + noise, 0, 1)`; the noise is normal, its deviation 1/2.
 
     At test the gates whose mean is above 1/2 are 1, the others 0. `density` is the probability of a gate to be above

@@ -19,6 +19,10 @@ from lit_hidden.selection import kept, top_k_mask
 class GlobalPopup(EdgePopup):
     """Edge-popup with as many weights in a layer as `GlobalTopK` gives it; its state has their number, `keep`."""
 
+    def __init__(self, weight: Tensor, density: float, *, generator: torch.Generator | None = None) -> None:
+        super().__init__(weight, density, generator=generator)
+        self.fan_in = weight[0].numel()  # the scores may be laid out otherwise, as transformers' Conv1D is
+
     def get_extra_state(self) -> Tensor:
         """Put `keep` into checkpoints and files."""
         return torch.tensor(self.keep)
@@ -52,7 +56,7 @@ class GlobalTopK(RunCallback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
         """Rank all scores and tell each layer how many of its own stay."""
         found: list[Any] = list(maskers(pl_module.net).values())
-        factors = [math.sqrt(one.scores[0].numel()) if self.scaled else 1.0 for one in found]
+        factors = [math.sqrt(one.fan_in) if self.scaled else 1.0 for one in found]
         ranked = torch.cat([one.scores.flatten().abs() * f for one, f in zip(found, factors, strict=True)])
         chosen, start = top_k_mask(ranked, kept(ranked.numel(), self.density)), 0
         for one in found:

@@ -10,8 +10,8 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 
+from lit_hidden import uses
 from lit_hidden.callbacks import RunCallback
-from lit_hidden.distributions import draw
 from lit_hidden.edge_popup import Hiding, maskers, original_weight
 
 
@@ -43,7 +43,8 @@ class IteRand(RunCallback):
         for name, masker in maskers(pl_module.net).items():
             weight = original_weight(pl_module.net, name)
             generator = self.generator(f"{trainer.global_step + 1} {name}")
-            density, scaled = self.given["density"], self.given["scaled"]
-            fresh = draw(weight.shape, self.given["distribution"], generator, density, scaled).to(weight)
+            role = self.given.get("roles", {}).get(name, "o" + "i" * (weight.ndim - 1))
+            how = (self.given[key] for key in ("density", "scaled"))
+            fresh = uses.drawn(weight, role, self.given["distribution"], generator, *how).to(weight)
             chosen = torch.rand(weight.shape, generator=generator).to(weight.device) < self.rate
             weight.copy_(torch.where(chosen & ~masker.mask(), fresh, weight))

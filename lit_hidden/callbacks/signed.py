@@ -8,18 +8,16 @@ import math
 import torch
 from torch import Tensor
 
-from lit_hidden.edge_popup import EdgePopup, Masked, Masker
+from lit_hidden.edge_popup import Masked, Scored
 
 
-class SignedSupermask(EdgePopup):
+class SignedSupermask(Scored):
     """Keep a weight whose score is above a threshold, with its sign turned if it is below minus that; drop the others.
 
     The threshold, `(1 - density) / sqrt(fan in)`, stays; `density` are kept at the start, and how many at the end is a
     result: a decay of scores drops weights. A score's gradient is `dL/dw' w`. No mask file holds signs: runs leave all
     tensors. Ours are edge-popup's first scores, signed constants and ReLU, where the paper has ELU and weights to fit.
     """
-
-    set_mask = Masker.set_mask  # a mask alone does not give the signs back
 
     def __init__(self, weight: Tensor, density: float, *, generator: torch.Generator | None = None) -> None:
         super().__init__(weight, density, generator=generator)

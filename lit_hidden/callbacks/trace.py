@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from lit_hidden.callbacks import RunCallback, weights
-from lit_hidden.edge_popup import EdgePopup, maskers
+from lit_hidden.edge_popup import Scored, maskers
 from lit_hidden.subnetwork import used_masks
 
 _RECORDED = ("step", "before", "after", "gradient", "chosen_before", "chosen_after", "seen", "lr")
@@ -53,7 +53,7 @@ class Trace(RunCallback):
         """Keep the masks before the first update."""
         found = maskers(pl_module.net)
         # A random mask takes no steps.
-        if not pl_module.automatic_optimization or not any(isinstance(one, EdgePopup) for one in found.values()):
+        if not pl_module.automatic_optimization or not any(isinstance(one, Scored) for one in found.values()):
             return
         self.masks = used_masks(pl_module.net)
         self.layer = list(self.masks)[-1]

@@ -130,6 +130,13 @@ def test_a_run_stopped_and_resumed_ends_bit_equal_to_one_never_stopped(name, tra
         (lambda: begun(Freeze(2)), "epoch=2 never begins in a run whose last epoch is 1"),
         (lambda: Density(0), "start=0 is the fraction of weights kept at first; it must lie in (0, 1]"),
         (lambda: begun(Density(1.0)), "no density can move in this net"),
+        (lambda: begun(Density(1.0), replace(HIDDEN, masker="gates.Gates")), "no density can move in this net"),
+        (
+            lambda: Swaps(updates=1).on_train_start(
+                None, begun(Trace(), replace(HIDDEN, masker="signed.SignedSupermask"))[0]
+            ),
+            "nothing swaps in this net",
+        ),
         (lambda: Deficit(1, "squint"), "kind='squint' is unknown; a deficit is blur or flip"),
         (lambda: begun(Deficit(3)), "until=3 lies outside of a run of 2 epochs; it is 0 to 2"),
         (lambda: begun(Deficit(1, size=5)), "size=5 does not divide images of 32 x 32 pixels"),

@@ -22,6 +22,7 @@ from lit_hidden.distributions import draw
 from lit_hidden.edge_popup import EdgePopup, maskers, original_weight
 from lit_hidden.engine.network import make_data, network
 from lit_hidden.engine.train import train
+from lit_hidden.inspection import inspect
 from lit_hidden.run import Run
 
 RUN = Run(density=0.4, epochs=1, **TINY)
@@ -74,6 +75,52 @@ def test_on_signed_constants_biprop_is_edge_popup():
     torch.testing.assert_close(
         three(Biprop, "signed_constant")[0](images), three(EdgePopup, "signed_constant")[0](images)
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_biprop_has_finite_gains_and_gradients_where_all_is_0_and_where_the_sum_of_sizes_is_beyond_half_precision(
+    dtype,
+):
+    for fill, gain in ((0.0, 0.0), (100.0, 100.0)):
+        net = nn.Linear(50, 40, bias=False)
+        nn.init.constant_(net.weight, fill)
+        hide(net, 0.5, distribution=None, masker=Biprop).to(dtype)
+        assert net.weight.unique().tolist() == sorted({0.0, gain})
+        (net.weight * 0.01).sum().backward()
+        assert net.parametrizations.weight[0].scores.grad.isfinite().all()
+
+
+class Apart(nn.Module):
+    """Two experts, whose weight is `(experts, in, out)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(2, 5, 40))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.bmm(x.expand(2, *x.shape), self.weight).sum(0)
+
+
+def apart(masker: Any = EdgePopup, distribution: str = "signed_constant") -> Any:
+    net = nn.Sequential(nn.Linear(6, 5), Apart(), nn.Linear(40, 30))
+    return SimpleNamespace(net=hide(net, 0.4, distribution=distribution, masker=masker))
+
+
+def test_iterand_draws_experts_anew_as_they_were_drawn():
+    module, callback = apart(), IteRand(every=1, rate=1.0)
+    before = {name: original_weight(module.net, name).clone() for name in maskers(module.net)}
+    callback.on_run_start(None, module, None, None)
+    callback.on_train_batch_start(SimpleNamespace(global_step=0), module)
+    for name, weight in before.items():
+        assert original_weight(module.net, name).abs().equal(weight.abs()), name
+        assert not original_weight(module.net, name).equal(weight), name
+
+
+def test_global_top_k_gives_experts_their_share():
+    module = apart(GlobalPopup)
+    GlobalTopK().on_run_start(None, module, None, None)
+    shares = [float(masker.mask().float().mean()) for masker in maskers(module.net).values()]
+    assert shares == pytest.approx([0.4] * 3, abs=0.15)
 
 
 def test_a_signed_supermask_keeps_turns_and_drops_by_two_thresholds():
@@ -205,6 +252,8 @@ def test_a_subnetwork_travels_as_a_file_and_reveals(name, tmp_path):
     plain.load_state_dict(state)
     assert plain(batches[0][0]).equal(answers[0])
     assert sum(int(weight.count_nonzero()) for weight in state.values()) == result["parameters"]
+    signs = [sum(int((sign * weight > 0).sum()) for weight in state.values()) for sign in (1, -1)]
+    assert inspect(folder).splitlines()[-1].split()[-4:-2] == [str(count) for count in signs]
 
 
 def test_a_higher_price_closes_more_gates(tmp_path):
