@@ -36,7 +36,7 @@ def fabricated(case: int, spread: float = 0.1, preset: str = "quick", **more: fl
         noise = spread * np.random.default_rng(int(run.hash, 16)).uniform(-1, 1)
         rule = rule_of(run)
         accuracy = LEVELS[rule][case] + noise - 5 * (run.lr == 0.3)
-        kept = {"gates": 0.2, "dense": 1.0}.get(rule, run.density)
+        kept = {"gates": 0.1, "dense": 1.0}.get(rule, run.density)
         result: dict[str, Any] = {"accuracy": accuracy, "train_accuracy": accuracy, "parameters": 1000 * kept}
         result |= {"steps": 135 - 5 * (case == 1 and rule == "signed"), "provenance": {"seconds": 1.0}, **more}
         rows.append((run, result | ({"density_sampled": 0.4} if rule == "zhou" else {}), None))
