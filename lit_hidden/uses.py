@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -24,6 +25,7 @@ _MATRICES = (nn.Bilinear, nn.RNNBase, nn.RNNCellBase)  # (out, in)
 _BIASED = (nn.modules.conv._ConvNd, nn.Linear, nn.MultiheadAttention)
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 Places = dict[str, tuple[nn.Module, str]]  # name -> module and attribute of a parameter
+Call = Callable[[dict[str, Tensor]], Any]
 
 # (operation, place of an argument) -> dimension of this argument that is summed over
 _SUMMED = {
@@ -181,8 +183,9 @@ def roles(model: nn.Module, places: Places, embeddings: bool, strict: bool, exam
             unknown[name] = parameter
     if not unknown:
         return found
+    inside = getattr(model, "_orig_mod", model)
     try:
-        seen = _watch(getattr(model, "_orig_mod", model), example)
+        seen = _run(inside, example, partial(_watch, list(inside.parameters())))
     except ValueError as error:
         said = f"{quoted(unknown)}: not known what {type(model).__name__} does with them, so they stay: give example="
         said += f"; {error}"
@@ -199,21 +202,31 @@ def roles(model: nn.Module, places: Places, embeddings: bool, strict: bool, exam
         elif p.abs().max() < NEAR and sum(n > 1 for n in p.shape) < 2:
             near[name] = p
     gains = [unknown[name] for name, role in found.items() if role == "gain"]
-    with suppress(ValueError):  # a model whose outputs have no gradient
-        found |= dict.fromkeys(_shut(getattr(model, "_orig_mod", model), near, gains, example), "gain")
+    if near:
+        with suppress(ValueError):  # a model whose outputs have no gradient
+            found |= dict.fromkeys(_run(inside, example, partial(_shut, inside, near, gains)), "gain")
     return found
 
 
-def _run(model: nn.Module, example: Any, run: Callable[[tuple[Any, ...], dict[str, Any]], Any]) -> Any:
-    """Return `run(arguments, keywords)` of an input that the model takes, in eval mode; ValueError: it takes none."""
+def _run(model: nn.Module, example: Any, look: Callable[[Call], Any]) -> Any:
+    """Return `look(call)` in eval mode, where `call(others)` runs `model` with other parameters; ValueError: none runs.
+
+    The input is `example`, or the first guess that the model takes. Nothing is left in buffers or the random state.
+    """
     devices, modes = {p.device for p in model.parameters() if p.is_cuda}, {m: m.training for m in model.modules()}
     why = "no input is known"
     for given in [example] if example is not None else _inputs(model):
+        named = given if isinstance(given, dict) else {}
+        places = () if named else given if isinstance(given, tuple) else (given,)
+
+        def call(others: dict[str, Tensor], places: Any = places, named: Any = named) -> Any:
+            buffers = {name: b.clone() for name, b in model.named_buffers()}
+            return torch.func.functional_call(model, buffers | others, places, named)
+
         try:
             model.eval()
             with torch.random.fork_rng(devices=list(devices)):
-                named = given if isinstance(given, dict) else {}
-                return run(() if named else given if isinstance(given, tuple) else (given,), named)
+                return look(call)
         except Exception as error:  # of the model's own
             why = f"on an input {[tuple(x.shape) for x in tree_leaves(given) if isinstance(x, Tensor)]}, {error!r:.300}"
         finally:
@@ -222,49 +235,31 @@ def _run(model: nn.Module, example: Any, run: Callable[[tuple[Any, ...], dict[st
     raise ValueError(why)
 
 
-def _call(model: nn.Module, instead: dict[str, Tensor], places: tuple[Any, ...], named: dict[str, Any]) -> Any:
-    """Run a model with other parameters, and without a trace in its buffers."""
-    buffers = {name: b.clone() for name, b in model.named_buffers()}
-    return torch.func.functional_call(model, buffers | instead, places, named)
+def _watch(parameters: list[nn.Parameter], call: Call) -> dict[int, str]:
+    """Return the roles of parameters by their id."""
+    watch = _Watch(parameters)
+    with torch.no_grad(), watch:
+        call({})
+    return watch.roles
 
 
-def _watch(model: nn.Module, example: Any) -> dict[int, str]:
-    """Run `model` and return the roles by parameter id; ValueError: it does not run."""
-
-    def run(*given: Any) -> dict[int, str]:
-        watch = _Watch(list(model.parameters()))
-        with torch.no_grad(), watch:
-            _call(model, {}, *given)
-        return watch.roles
-
-    found: dict[int, str] = _run(model, example, run)
-    return found
-
-
-def _shut(model: nn.Module, near: dict[str, nn.Parameter], gains: list[nn.Parameter], example: Any) -> list[str]:
+def _shut(model: nn.Module, near: dict[str, nn.Parameter], gains: list[nn.Parameter], call: Call) -> list[str]:
     """Name the parameters near 0 that shut a branch: with 1 in their place some weight's gradient grows 1000-fold."""
     names, weights = {id(p): n for n, p in model.named_parameters()}, [p for p in model.parameters() if _wide(p)]
 
     def gradients(*ones: nn.Parameter) -> list[float]:
-        def run(*given: Any) -> list[float]:
-            with torch.enable_grad():
-                out = tree_leaves(_call(model, {names[id(p)]: torch.ones_like(p) for p in ones}, *given))
-                loss = sum((_varied(t, *t.shape) * t).sum() for t in out if isinstance(t, Tensor) and t.requires_grad)
-                found = torch.autograd.grad([torch.as_tensor(loss)], weights, allow_unused=True)
-            return [0.0 if gradient is None else float(gradient.norm()) for gradient in found]
+        with torch.enable_grad():
+            out = tree_leaves(call({names[id(p)]: torch.ones_like(p) for p in (*gains, *ones)}))
+            loss = sum((_varied(t, *t.shape) * t).sum() for t in out if isinstance(t, Tensor) and t.requires_grad)
+            found = torch.autograd.grad([torch.as_tensor(loss)], weights, allow_unused=True)
+        return [0.0 if gradient is None else float(gradient.norm()) for gradient in found]
 
-        sizes: list[float] = _run(model, example, run)
-        return sizes
+    def grows(before: list[float], after: list[float]) -> bool:
+        return any(y > 1e3 * x for x, y in zip(before, after, strict=True))
 
-    if not near:
-        return []
-    before, after = gradients(*gains), gradients(*gains, *near.values())  # gates in series open together alone
-    found = []
-    for name, p in near.items():
-        alone, but = gradients(*gains, p), gradients(*gains, *(other for other in near.values() if other is not p))
-        if any(y > 1e3 * x for x, y in (*zip(before, alone, strict=True), *zip(but, after, strict=True))):
-            found.append(name)
-    return found
+    before, after = gradients(), gradients(*near.values())  # gates in series open together alone
+    others = {name: [other for other in near.values() if other is not p] for name, p in near.items()}
+    return [n for n, p in near.items() if grows(before, gradients(p)) or grows(gradients(*others[n]), after)]
 
 
 def check_share(layers: Places, places: Places, skip: Collection[str], strict: bool) -> None:
