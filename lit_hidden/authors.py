@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lit_hidden.errors import UserError
+from lit_hidden.hyper_parameters import read
 from lit_hidden.modules import LitSubnetwork
 from lit_hidden.subnetwork import masks
 
@@ -26,7 +27,8 @@ def import_checkpoint(
     `density` or as `removed`, and all that the file tells of it must agree. `out` is `<file>.ckpt` by default. Returns
     what to tell the user: what each layer keeps. UserError: the file is not theirs, or not of this net or this rate.
     """
-    theirs, target = _layers(_read(file)), out or f"{file}.ckpt"
+    state = read(file, lambda content: {str(n): t.detach() for n, t in content.get("state_dict", content).items()})
+    theirs, target = _layers(state), out or f"{file}.ckpt"
     hidden = [layer for layer in theirs.values() if {"weight", "scores"} <= layer.keys()]
     weights, scores = ([layer[part] for layer in hidden] for part in ("weight", "scores"))
     if not hidden or any(weight.ndim < 2 for weight in weights):
@@ -60,18 +62,6 @@ def import_checkpoint(
     stay["all"] = sum(keep for keep, _ in stay.values()), sum(n for _, n in stay.values())
     lines = [f"{name}: {keep} of {n} weights kept ({keep / n:.2%})" for name, (keep, n) in stay.items()]
     return "\n".join([*lines, f"{target}: density {kept:g}, confirmed by {' and '.join(told) or 'nothing but you'}"])
-
-
-def _read(file: str) -> dict[str, Tensor]:
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-        return {str(name): tensor.detach() for name, tensor in content.get("state_dict", content).items()}
-    except OSError:
-        raise
-    except Exception as error:  # a damaged file may raise anything
-        why = f"is no checkpoint of tensors, numbers and text ({type(error).__name__}), and nothing else is unpickled"
-        how = "torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
-        raise UserError(f"{file} {why}; if you trust it, run {how}") from error
 
 
 def _real(tensor: Tensor) -> bool:

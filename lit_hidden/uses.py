@@ -7,8 +7,9 @@ nn.Linear's weight is "oi", transformers' Conv1D's "io".
 
 import math
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from lit_hidden.distributions import DISTRIBUTIONS
 
@@ -26,6 +28,7 @@ _BIASED = (nn.modules.conv._ConvNd, nn.Linear, nn.MultiheadAttention)
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 Places = dict[str, tuple[nn.Module, str]]  # name -> module and attribute of a parameter
 Call = Callable[[dict[str, Tensor]], Any]
+Axes = Sequence[tuple[int, int, int]]  # stride, size and number of each axis of a parameter
 
 # (operation, place of an argument) -> dimension of this argument that is summed over
 _SUMMED = {
@@ -42,8 +45,14 @@ NEAR = 1e-3  # of what shuts a branch
 _TO_SOFTMAX = ("add", "sub", "mul", "div", "bmm", "where", "masked_fill", "clone", "_to_copy")
 
 
-def _memory(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
+@dataclass(frozen=True)
+class _Note:
+    """What is known of a tensor: which parameter it is a view or a copy of, and what has gone into it."""
+
+    parameter: nn.Parameter | None = None
+    axes: Axes = ()
+    alone: bool = False  # whether parameters alone give it
+    gains: frozenset[int] = frozenset()  # ids of those that it was multiplied by
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -52,52 +61,38 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, parameters: list[nn.Parameter]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.roles: dict[int, str] = {}  # by the parameter's id
-        # memory -> parameter and (stride, size, axis) of its axes; views share memory
-        self.seen = {_memory(p): (p, [(p.stride(a), n, a) for a, n in enumerate(p.shape)]) for p in parameters}
-        self.alone: set[int] = set()  # memory of what parameters alone give
-        self.scaled: dict[int, set[int]] = {}  # memory of activations -> gains that they were multiplied by
-        self.alive: list[Any] = []  # freed memory would be mistaken for what takes its place
+        self.notes: Any = WeakTensorKeyDictionary()
+        for p in parameters:
+            self.notes[p] = _Note(p, [(p.stride(a), n, a) for a, n in enumerate(p.shape)], alone=True)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, and note what it does with parameters."""
         out = func(*args, **(kwargs or {}))
         op = func._schema.name.removeprefix("aten::").rstrip("_")
-        given = [(n, t) for n, a in enumerate(args) for t in (a if isinstance(a, (list, tuple)) else (a,))]
-        given = [(n, t) for n, t in given if isinstance(t, Tensor)]
+        flat = [(n, t) for n, a in enumerate(args) for t in (a if isinstance(a, (list, tuple)) else (a,))]
+        given = [(n, t, self.notes.get(t, _Note())) for n, t in flat if isinstance(t, Tensor)]
         made = [t for t in (out if isinstance(out, (list, tuple)) else (out,)) if isinstance(t, Tensor)]
-        found = [(n, t, *self.seen[_memory(t)]) for n, t in given if _memory(t) in self.seen]
-        if func.is_view or not given or not made:
+        if not given or not made:
             return out
-        gains = set[int]().union(*(self.scaled.get(_memory(t), ()) for _, t in given))
-        if op == "_softmax" or "scaled_dot_product" in op:
-            self.roles |= dict.fromkeys(gains, "function")
-        if gains and op in _TO_SOFTMAX and not (found and op == "bmm"):
-            self._scale(gains, made)
-        alone = all(_memory(t) in self.seen or _memory(t) in self.alone for _, t in given)
-        if alone and op in _COPIES and len(given) == len(found) == 1 and made[0].shape == given[0][1].shape:
-            ((_, t, parameter, axes),) = found
-            copied = [(made[0].stride(d), t.shape[d], a) for d in range(t.ndim) for a in _covered(t, d, axes)]
-            self.seen[_memory(made[0])] = parameter, copied
-            self.alive += made
-            return out
-        for n, t, parameter, axes in found:
-            role = _role(op, n, t, parameter.shape, axes, alone)
-            if role == "gain":
-                self._scale({id(parameter)}, made)
-            if _rank(role) > _rank(self.roles.get(id(parameter))):
-                self.roles[id(parameter)] = role
-        if alone:
-            self.alone |= {_memory(t) for t in made}
-            self.alive += made
+        (_, first, note), gains = given[0], frozenset[int]().union(*(one.gains for _, _, one in given))
+        if note.parameter is not None and op in _COPIES and len(given) == 1 and made[0].shape == first.shape:
+            there = [(d, axis) for d in range(first.ndim) for axis in _covered(first, d, note.axes)]
+            note = replace(note, axes=[(made[0].stride(d), first.shape[d], axis) for d, axis in there])
+        elif not (func.is_view or op == "_unsafe_view"):  # a view has the note of its base
+            alone = all(one.alone for _, _, one in given)
+            used = [(n, t, one.parameter, one.axes) for n, t, one in given if one.parameter is not None]
+            roles = {id(p): _role(op, n, t, p.shape, axes, alone) for n, t, p, axes in used}
+            if op == "_softmax" or "scaled_dot_product" in op:
+                self.roles |= dict.fromkeys(gains, "function")
+            if op not in _TO_SOFTMAX or (roles and op == "bmm"):
+                gains = frozenset()
+            note = _Note(None, (), alone, gains | {p for p, role in roles.items() if role == "gain"})
+            self.roles |= {p: role for p, role in roles.items() if _rank(role) > _rank(self.roles.get(p))}
+        self.notes.update((t, note) for t in made)
         return out
 
-    def _scale(self, gains: set[int], made: list[Tensor]) -> None:
-        for t in made:
-            self.scaled[_memory(t)] = self.scaled.get(_memory(t), set()) | gains
-        self.alive += made
 
-
-def _role(op: str, place: int, tensor: Tensor, shape: torch.Size, axes: list[Any], alone: bool) -> str:
+def _role(op: str, place: int, tensor: Tensor, shape: torch.Size, axes: Axes, alone: bool) -> str:
     """Tell what an operation does with a view `tensor` of a parameter of `shape`; `alone`: with parameters only."""
     many = sum(n > 1 for n in shape)
     if op == "convolution" and place == 1 and not alone:
@@ -123,7 +118,7 @@ def _rank(role: str | None) -> int:
     return ranks.index(role) if role in ranks else len(ranks)
 
 
-def _covered(tensor: Tensor, dimension: int, axes: list[tuple[int, int, int]]) -> list[int]:
+def _covered(tensor: Tensor, dimension: int, axes: Axes) -> list[int]:
     """Return the axes of a parameter that a dimension of a view of it moves along: those whose strides overlap."""
     step, size = tensor.stride(dimension), tensor.shape[dimension]
     return [a for stride, n, a in axes if n > 1 and size > 1 and step < stride * n and stride < step * size]
