@@ -257,17 +257,16 @@ def _shut(model: nn.Module, near: dict[str, nn.Parameter], gains: list[nn.Parame
     return [n for n, p in near.items() if grows(before, gradients(p)) or grows(gradients(*others[n]), after)]
 
 
-def check_share(layers: Places, places: Places, skip: Collection[str], strict: bool) -> None:
-    """Warn if less than 90% of the matrix weights that learnt are in `layers`; ValueError instead if `strict`."""
-    taken = [module.get_parameter(attribute) for module, attribute in (*layers.values(), *(places[s] for s in skip))]
-    sizes = {name: (p.numel(), id(p)) for name, place in places.items() if _wide(p := place[0].get_parameter(place[1]))}
-    left = {name: n for name, (n, key) in sizes.items() if key not in {id(p) for p in taken}}
-    share = 1 - sum(left.values()) / max(1, sum({key: n for n, key in sizes.values()}.values()))
+def check_share(places: Places, taken: Collection[str], strict: bool) -> None:
+    """Warn if less than 90% of the matrix weights that learnt are in the `taken` places; ValueError if `strict`."""
+    parameters = {name: module.get_parameter(attribute) for name, (module, attribute) in places.items()}
+    sizes = {id(p): (name, p.numel()) for name, p in parameters.items() if _wide(p)}  # a tied weight counts once
+    done = {id(p) for name, p in parameters.items() if name in taken}
+    left = dict(size for key, size in sizes.items() if key not in done)
+    share = 1 - sum(left.values()) / max(1, sum(n for _, n in sizes.values()))
     if share < 0.9:
-        said = (
-            f"only {share:.0%} of the matrix weights are hidden; not: {quoted(left)}. embeddings=True hides embeddings"
-        )
-        said += ", roles= other parameters; skip= says that they are meant to stay"
+        said = f"only {share:.0%} of the matrix weights are hidden; not: {quoted(left)}. embeddings=True hides"
+        said += " embeddings, roles= other parameters; skip= says that they are meant to stay"
         if strict:
             raise ValueError(said)
         warnings.warn(said, stacklevel=3)
