@@ -36,7 +36,8 @@ def import_checkpoint(
     if wrong := [f"'{name}'" for name, layer in theirs.items() if not all(map(_real, layer.values()))]:
         raise UserError(f"{file}: layer {', '.join(wrong[:12])} has numbers that are not finite, or no real numbers")
     option, rate, kept = ("--removed", removed, 1 - removed) if density is None else ("--density", density, density)
-    told = _prune_rates(file, weights)
+    folders = re.findall(r"/prune_rate=(\d*\.?\d+)/", str(Path(file).absolute()))  # where their code leaves it
+    told = {f"its folder prune_rate={rate}": float(rate) for rate in folders[-1:]}
     if is_mask := all(bool(((s == 0) | (s == 1)).all()) for s in scores):  # of FixedSubnetConv
         zeros = max(int((s == 0).sum()) / s.numel() for s in scores)  # each layer has `int(rate * n)`
         told["its scores, a mask of ones and zeros,"] = zeros if density is None else 1 - zeros
@@ -76,17 +77,6 @@ def _layers(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         name = key.replace("parametrizations.weight.original", "weight").replace("parametrizations.weight.0.", "")
         layer, _, part = name.removeprefix("module.").rpartition(".")  # of DataParallel
         found.setdefault(layer, {})[part] = tensor
-    return found
-
-
-def _prune_rates(file: str, weights: list[Tensor]) -> dict[str, float]:
-    """Find the prune rate, whichever it means, where the authors' code leaves it: in a folder, in scaled weights."""
-    folders = re.findall(r"/prune_rate=(\d*\.?\d+)/", str(Path(file).absolute()))
-    found = {f"its folder prune_rate={rate}": float(rate) for rate in folders[-1:]}
-    # The mean square of each layer's weights is 2 / fan_in, and with `scale_fan` 2 / (fan_in * (1 - prune_rate)).
-    rest = {weight.numel(): float(2 * len(weight) / weight.double().square().sum()) for weight in weights}
-    if max(rest.values()) < min(0.99, 1.2 * min(rest.values())):
-        found["the scale of its weights"] = 1 - rest[max(rest)]  # that of most weights is the most exact
     return found
 
 
