@@ -40,6 +40,7 @@ _GAINS = {("mul", 0), ("mul", 1), ("addcmul", 1), ("addcmul", 2), ("native_layer
 _COPIES = ("clone", "_to_copy", "contiguous", "mul", "div")  # mul and div by a number
 _TABLES = ("add", "sub", "addcmul", "cat", "stack", "index", "index_select", "embedding", "gather", "where", "copy",
            "native_layer_norm", "roll", "constant_pad_nd", "upsample_bicubic2d", "_upsample_bicubic2d_aa")  # fmt: skip
+_RANKS = {"": 0, "drawn": 1, "gain": 2, "function": 3}  # the highest counts; of a matrix 4
 NEAR = 1e-3  # of what shuts a branch
 # From the product of a gain to the softmax of attention, which makes the gain a temperature.
 _TO_SOFTMAX = ("add", "sub", "mul", "div", "bmm", "where", "masked_fill", "clone", "_to_copy")
@@ -87,7 +88,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if op not in _TO_SOFTMAX or (roles and op == "bmm"):
                 gains = frozenset()
             note = _Note(None, (), alone, gains | {p for p, role in roles.items() if role == "gain"})
-            self.roles |= {p: role for p, role in roles.items() if _rank(role) > _rank(self.roles.get(p))}
+            for p, role in roles.items():
+                self.roles[p] = max(self.roles.get(p, ""), role, key=lambda one: _RANKS.get(one, 4))
         self.notes.update((t, note) for t in made)
         return out
 
@@ -111,11 +113,6 @@ def _role(op: str, place: int, tensor: Tensor, shape: torch.Size, axes: Axes, al
     if (op, place) in _GAINS and many < 2 and not (alone and "norm" not in op):
         return "gain"
     return "drawn" if op in _TABLES or (op, place) in _SUMMED else "function"
-
-
-def _rank(role: str | None) -> int:
-    ranks = (None, "drawn", "gain", "function")
-    return ranks.index(role) if role in ranks else len(ranks)
 
 
 def _covered(tensor: Tensor, dimension: int, axes: Axes) -> list[int]:
