@@ -13,7 +13,7 @@ from lit_hidden.errors import UserError, missing
 
 
 class CheckpointError(ValueError, UserError):
-    """A file that is no checkpoint, or says what nobody asked for; the message names it."""
+    """A file that is no checkpoint, or holds code; the message names it."""
 
 
 def read(path: Any, take: Callable[[Any], dict[str, Any]], where: str = "cpu", weights_only: bool = True) -> Any:
@@ -33,8 +33,8 @@ def read(path: Any, take: Callable[[Any], dict[str, Any]], where: str = "cpu", w
 def hyper_parameters(path: Any, kind: str, given: Mapping[str, Any], weights_only: bool = True) -> dict[str, Any]:
     """Read the arguments of a checkpoint (a path or an open file) that is loaded as the class of full name `kind`.
 
-    A checkpoint may come from anyone, and importing code runs it. So a CheckpointError refuses what is no checkpoint,
-    what contradicts `given` (arguments that replace the file's), and dotted names of code that are not given.
+    A checkpoint may come from anyone, and importing code runs it. So a ValueError refuses what is no checkpoint, what
+    contradicts `given` (arguments that replace the file's), and dotted names of code that are not given.
     """
     keys = (*CHECKPOINT_PAST_HPARAMS_KEYS, L.LightningModule.CHECKPOINT_HYPER_PARAMS_KEY)
     found: dict[str, Any] = read(
