@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lit_hidden.errors import UserError
+from lit_hidden.hyper_parameters import read
 from lit_hidden.modules import LitSubnetwork
 from lit_hidden.subnetwork import masks
 
@@ -26,7 +27,8 @@ def import_checkpoint(
     `density` or as `removed`, and all that the file tells of it must agree. `out` is `<file>.ckpt` by default. Returns
     what to tell the user: what each layer keeps. UserError: the file is not theirs, or not of this net or this rate.
     """
-    theirs, target = _layers(_read(file)), out or f"{file}.ckpt"
+    state = read(file, lambda content: {str(n): t.detach() for n, t in content.get("state_dict", content).items()})
+    theirs, target = _layers(state), out or f"{file}.ckpt"
     hidden = [layer for layer in theirs.values() if {"weight", "scores"} <= layer.keys()]
     weights, scores = ([layer[part] for layer in hidden] for part in ("weight", "scores"))
     if not hidden or any(weight.ndim < 2 for weight in weights):
@@ -34,7 +36,8 @@ def import_checkpoint(
     if wrong := [f"'{name}'" for name, layer in theirs.items() if not all(map(_real, layer.values()))]:
         raise UserError(f"{file}: layer {', '.join(wrong[:12])} has numbers that are not finite, or no real numbers")
     option, rate, kept = ("--removed", removed, 1 - removed) if density is None else ("--density", density, density)
-    told = _prune_rates(file, weights)
+    folders = re.findall(r"/prune_rate=(\d*\.?\d+)/", str(Path(file).absolute()))  # where their code leaves it
+    told = {f"its folder prune_rate={rate}": float(rate) for rate in folders[-1:]}
     if is_mask := all(bool(((s == 0) | (s == 1)).all()) for s in scores):  # of FixedSubnetConv
         zeros = max(int((s == 0).sum()) / s.numel() for s in scores)  # each layer has `int(rate * n)`
         told["its scores, a mask of ones and zeros,"] = zeros if density is None else 1 - zeros
@@ -62,18 +65,6 @@ def import_checkpoint(
     return "\n".join([*lines, f"{target}: density {kept:g}, confirmed by {' and '.join(told) or 'nothing but you'}"])
 
 
-def _read(file: str) -> dict[str, Tensor]:
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-        return {str(name): tensor.detach() for name, tensor in content.get("state_dict", content).items()}
-    except OSError:
-        raise
-    except Exception as error:  # a damaged file may raise anything
-        why = f"is no checkpoint of tensors, numbers and text ({type(error).__name__}), and nothing else is unpickled"
-        how = "torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
-        raise UserError(f"{file} {why}; if you trust it, run {how}") from error
-
-
 def _real(tensor: Tensor) -> bool:
     whole = tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_complex() or tensor.is_quantized)
     return whole and bool(tensor.isfinite().all())
@@ -86,17 +77,6 @@ def _layers(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         name = key.replace("parametrizations.weight.original", "weight").replace("parametrizations.weight.0.", "")
         layer, _, part = name.removeprefix("module.").rpartition(".")  # of DataParallel
         found.setdefault(layer, {})[part] = tensor
-    return found
-
-
-def _prune_rates(file: str, weights: list[Tensor]) -> dict[str, float]:
-    """Find the prune rate, whichever it means, where the authors' code leaves it: in a folder, in scaled weights."""
-    folders = re.findall(r"/prune_rate=(\d*\.?\d+)/", str(Path(file).absolute()))
-    found = {f"its folder prune_rate={rate}": float(rate) for rate in folders[-1:]}
-    # The mean square of each layer's weights is 2 / fan_in, and with `scale_fan` 2 / (fan_in * (1 - prune_rate)).
-    rest = {weight.numel(): float(2 * len(weight) / weight.double().square().sum()) for weight in weights}
-    if max(rest.values()) < min(0.99, 1.2 * min(rest.values())):
-        found["the scale of its weights"] = 1 - rest[max(rest)]  # that of most weights is the most exact
     return found
 
 

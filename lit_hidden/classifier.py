@@ -87,8 +87,7 @@ class LitClassifier(L.LightningModule):
             net = build(net, **shape, width=width)
         self.net = net
         self.train_metrics = means("train_", self.scales)
-        self.val_metrics = means("val_", self.scales)
-        self.test_metrics = means("test_", self.scales)
+        self.val_metrics = means("val_", self.scales)  # of tests too
         # Checkpoints keep them, so that an epoch resumed in the middle reports all its images.
         self.train_metrics.persistent(True)
         self._rng: list[Tensor] | None = None
@@ -175,8 +174,6 @@ class LitClassifier(L.LightningModule):
     @property
     def _metrics(self) -> MetricCollection:
         """The metrics of what runs now; outside of a Trainer those of validation."""
-        if self._trainer is not None and self._trainer.testing:
-            return self.test_metrics
         return self.train_metrics if self._trainer is not None and self._trainer.training else self.val_metrics
 
     def _share(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[int, float]:
@@ -226,7 +223,8 @@ class LitClassifier(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Discard the state of an earlier fit or evaluation, which an exception may have ended."""
         self._steps = None  # its optimizer is stale
-        for metrics in (self.train_metrics, self.val_metrics, self.test_metrics):
+        self.val_metrics.prefix = "test_" if stage == "test" else "val_"
+        for metrics in (self.train_metrics, self.val_metrics):
             metrics.reset()
         if stage != "fit":
             self._log_config()

@@ -18,7 +18,10 @@ from lit_hidden import parametrized, uses
 from lit_hidden.distributions import Scaled, layer_generator
 from lit_hidden.selection import kept, top_k_mask
 
-_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")  # out_proj is an nn.Linear
+_WEIGHTS: dict[Any, tuple[str, ...]] = {  # of layers that torch knows
+    (nn.modules.conv._ConvNd, nn.Linear): ("weight",),
+    (nn.MultiheadAttention,): ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"),  # and a Linear
+}
 
 OfScores = Callable[[Tensor], Tensor]
 
@@ -184,11 +187,9 @@ def weight_layers(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     """Map the layers that can be hidden to (module, attribute of the weight), in the order of `named_modules`."""
     found: dict[str, tuple[nn.Module, str]] = {}
     for name, module in model.named_modules():
-        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
-            found[_layer(name, "weight")] = module, "weight"
-        elif isinstance(module, nn.MultiheadAttention):
-            present = [attribute for attribute in _PROJECTIONS if getattr(module, attribute) is not None]
-            found |= {_layer(name, attribute): (module, attribute) for attribute in present}
+        known = next((names for kinds, names in _WEIGHTS.items() if isinstance(module, kinds)), ())
+        present = [attribute for attribute in known if getattr(module, attribute) is not None]
+        found |= {_layer(name, attribute): (module, attribute) for attribute in present}
     return found
 
 
@@ -276,7 +277,7 @@ def hide(
             if distribution is not None:
                 generator = layer_generator(weight_seed, "weights", name)
                 drawn[name] = uses.drawn(weight, role, distribution, generator, density, scaled)
-        uses.check_share(layers, places, skip, strict)
+        uses.check_share(places, layers.keys() | skip, strict)
         frozen = tuple(name for name, parameter in model.named_parameters() if parameter.requires_grad)
         model.requires_grad_(False)
         for name in roles.keys() - layers.keys() - skip:

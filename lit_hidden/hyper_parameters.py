@@ -1,7 +1,7 @@
 """A module's arguments: those that a checkpoint records, read without importing code, and those that data give."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import lightning.pytorch as L
@@ -9,7 +9,25 @@ from lightning.fabric.utilities.cloud_io import _load
 from lightning.pytorch.core.saving import CHECKPOINT_PAST_HPARAMS_KEYS
 
 from lit_hidden.code import dotted, ours
-from lit_hidden.errors import missing
+from lit_hidden.errors import UserError, missing
+
+
+class CheckpointError(ValueError, UserError):
+    """A file that is no checkpoint, or holds code; the message names it."""
+
+
+def read(path: Any, take: Callable[[Any], dict[str, Any]], where: str = "cpu", weights_only: bool = True) -> Any:
+    """Return what `take` finds in a checkpoint, a path or an open file; CheckpointError: that fails, or needs code."""
+    try:
+        if isinstance(path, str | os.PathLike) and "://" not in str(path) and missing(path):
+            raise FileNotFoundError
+        return take(_load(path, map_location=where, weights_only=weights_only))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {missing(path) or error}") from None
+    except Exception as error:  # a damaged file may raise anything
+        why = f"is no checkpoint of tensors, numbers and text ({type(error).__name__}), and nothing else is unpickled"
+        how = "save what torch.load(FILE, weights_only=False)['state_dict'] gives"
+        raise CheckpointError(f"{path} {why}; if you trust it, {how}") from error
 
 
 def hyper_parameters(path: Any, kind: str, given: Mapping[str, Any], weights_only: bool = True) -> dict[str, Any]:
@@ -18,16 +36,10 @@ def hyper_parameters(path: Any, kind: str, given: Mapping[str, Any], weights_onl
     A checkpoint may come from anyone, and importing code runs it. So a ValueError refuses what is no checkpoint, what
     contradicts `given` (arguments that replace the file's), and dotted names of code that are not given.
     """
-    try:
-        if isinstance(path, str | os.PathLike) and "://" not in str(path) and missing(path):
-            raise FileNotFoundError
-        checkpoint = _load(path, map_location="meta", weights_only=weights_only)
-        keys = (*CHECKPOINT_PAST_HPARAMS_KEYS, L.LightningModule.CHECKPOINT_HYPER_PARAMS_KEY)
-        found = {str(name): value for key in keys for name, value in checkpoint.get(key, {}).items()}
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {missing(path) or error}") from None
-    except Exception as error:  # a damaged file may raise anything
-        raise ValueError(f"{path} is no checkpoint of tensors, numbers and text ({type(error).__name__})") from error
+    keys = (*CHECKPOINT_PAST_HPARAMS_KEYS, L.LightningModule.CHECKPOINT_HYPER_PARAMS_KEY)
+    found: dict[str, Any] = read(
+        path, lambda content: {str(n): v for k in keys for n, v in content.get(k, {}).items()}, "meta", weights_only
+    )
     if hasattr(path, "seek"):
         path.seek(0)
     found.pop("_instantiator", None)  # Lightning checks that one itself

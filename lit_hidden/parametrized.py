@@ -1,6 +1,5 @@
 """What torch's parametrizations lack: layers that pickle, recurrent layers, and copies that do not share a class."""
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -31,15 +30,7 @@ def _complete(module: nn.Module) -> None:
         names = list(module._flat_weights_names)
         kind._flat_weights = property(lambda self: [getattr(self, n, None) for n in names], lambda self, value: None)
         kind._init_flat_weights = kind._update_flat_weights = lambda self: None
-        kind.forward = _cached(kind.__bases__[0].forward)
-
-
-def _cached(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with parametrize.cached():
-            return forward(*args, **kwargs)
-
-    return run
+        kind.forward = parametrize.cached()(kind.__bases__[0].forward)
 
 
 def _reduced(module: nn.Module, protocol: Any) -> tuple[Any, ...]:

@@ -20,7 +20,7 @@ from lit_hidden.edge_popup import EdgePopup, hide, maskers, plain_name
 from lit_hidden.engine.network import network as network_of
 from lit_hidden.engine.store import SUBNETWORK
 from lit_hidden.errors import UserError, missing
-from lit_hidden.hyper_parameters import hyper_parameters
+from lit_hidden.hyper_parameters import hyper_parameters, read
 from lit_hidden.run import Run
 from lit_hidden.subnetwork import built, network
 from lit_hidden.supermask import Supermask, fix_masks
@@ -124,7 +124,7 @@ def _of_run(folder: Path, net: str | None) -> nn.Module:
 
 
 def _of_checkpoint(path: Path, net: str | None) -> nn.Module:
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint = read(path, lambda content: content)
     if not isinstance(checkpoint, dict) or "hyper_parameters" not in checkpoint:
         raise ValueError(f"{path} is no checkpoint of lit_hidden")
     kind = checkpoint["hyper_parameters"].get("_class_path", "")  # not imported: the tensors say what is hidden

@@ -7,8 +7,10 @@ nn.Linear's weight is "oi", transformers' Conv1D's "io".
 
 import math
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from lit_hidden.distributions import DISTRIBUTIONS, Scaled, draw
 
@@ -24,6 +27,8 @@ _MATRICES = (nn.Bilinear, nn.RNNBase, nn.RNNCellBase)  # (out, in)
 _BIASED = (nn.modules.conv._ConvNd, nn.Linear, nn.MultiheadAttention)
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 Places = dict[str, tuple[nn.Module, str]]  # name -> module and attribute of a parameter
+Call = Callable[[dict[str, Tensor]], Any]
+Axes = Sequence[tuple[int, int, int]]  # stride, size and number of each axis of a parameter
 
 # (operation, place of an argument) -> dimension of this argument that is summed over
 _SUMMED = {
@@ -35,13 +40,20 @@ _GAINS = {("mul", 0), ("mul", 1), ("addcmul", 1), ("addcmul", 2), ("native_layer
 _COPIES = ("clone", "_to_copy", "contiguous", "mul", "div")  # mul and div by a number
 _TABLES = ("add", "sub", "addcmul", "cat", "stack", "index", "index_select", "embedding", "gather", "where", "copy",
            "native_layer_norm", "roll", "constant_pad_nd", "upsample_bicubic2d", "_upsample_bicubic2d_aa")  # fmt: skip
+_RANKS = {"": 0, "drawn": 1, "gain": 2, "function": 3}  # the highest counts; of a matrix 4
 NEAR = 1e-3  # of what shuts a branch
 # From the product of a gain to the softmax of attention, which makes the gain a temperature.
 _TO_SOFTMAX = ("add", "sub", "mul", "div", "bmm", "where", "masked_fill", "clone", "_to_copy")
 
 
-def _memory(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
+@dataclass(frozen=True)
+class _Note:
+    """What is known of a tensor: which parameter it is a view or a copy of, and what has gone into it."""
+
+    parameter: nn.Parameter | None = None
+    axes: Axes = ()
+    alone: bool = False  # whether parameters alone give it
+    gains: frozenset[int] = frozenset()  # ids of those that it was multiplied by
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -50,52 +62,39 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, parameters: list[nn.Parameter]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.roles: dict[int, str] = {}  # by the parameter's id
-        # memory -> parameter and (stride, size, axis) of its axes; views share memory
-        self.seen = {_memory(p): (p, [(p.stride(a), n, a) for a, n in enumerate(p.shape)]) for p in parameters}
-        self.alone: set[int] = set()  # memory of what parameters alone give
-        self.scaled: dict[int, set[int]] = {}  # memory of activations -> gains that they were multiplied by
-        self.alive: list[Any] = []  # freed memory would be mistaken for what takes its place
+        self.notes: Any = WeakTensorKeyDictionary()
+        for p in parameters:
+            self.notes[p] = _Note(p, [(p.stride(a), n, a) for a, n in enumerate(p.shape)], alone=True)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, and note what it does with parameters."""
         out = func(*args, **(kwargs or {}))
         op = func._schema.name.removeprefix("aten::").rstrip("_")
-        given = [(n, t) for n, a in enumerate(args) for t in (a if isinstance(a, (list, tuple)) else (a,))]
-        given = [(n, t) for n, t in given if isinstance(t, Tensor)]
+        flat = [(n, t) for n, a in enumerate(args) for t in (a if isinstance(a, (list, tuple)) else (a,))]
+        given = [(n, t, self.notes.get(t, _Note())) for n, t in flat if isinstance(t, Tensor)]
         made = [t for t in (out if isinstance(out, (list, tuple)) else (out,)) if isinstance(t, Tensor)]
-        found = [(n, t, *self.seen[_memory(t)]) for n, t in given if _memory(t) in self.seen]
-        if func.is_view or not given or not made:
+        if not given or not made:
             return out
-        gains = set[int]().union(*(self.scaled.get(_memory(t), ()) for _, t in given))
-        if op == "_softmax" or "scaled_dot_product" in op:
-            self.roles |= dict.fromkeys(gains, "function")
-        if gains and op in _TO_SOFTMAX and not (found and op == "bmm"):
-            self._scale(gains, made)
-        alone = all(_memory(t) in self.seen or _memory(t) in self.alone for _, t in given)
-        if alone and op in _COPIES and len(given) == len(found) == 1 and made[0].shape == given[0][1].shape:
-            ((_, t, parameter, axes),) = found
-            copied = [(made[0].stride(d), t.shape[d], a) for d in range(t.ndim) for a in _covered(t, d, axes)]
-            self.seen[_memory(made[0])] = parameter, copied
-            self.alive += made
-            return out
-        for n, t, parameter, axes in found:
-            role = _role(op, n, t, parameter.shape, axes, alone)
-            if role == "gain":
-                self._scale({id(parameter)}, made)
-            if _rank(role) > _rank(self.roles.get(id(parameter))):
-                self.roles[id(parameter)] = role
-        if alone:
-            self.alone |= {_memory(t) for t in made}
-            self.alive += made
+        (_, first, note), gains = given[0], frozenset[int]().union(*(one.gains for _, _, one in given))
+        if note.parameter is not None and op in _COPIES and len(given) == 1 and made[0].shape == first.shape:
+            there = [(d, axis) for d in range(first.ndim) for axis in _covered(first, d, note.axes)]
+            note = replace(note, axes=[(made[0].stride(d), first.shape[d], axis) for d, axis in there])
+        elif not (func.is_view or op == "_unsafe_view"):  # a view has the note of its base
+            alone = all(one.alone for _, _, one in given)
+            used = [(n, t, one.parameter, one.axes) for n, t, one in given if one.parameter is not None]
+            roles = {id(p): _role(op, n, t, p.shape, axes, alone) for n, t, p, axes in used}
+            if op == "_softmax" or "scaled_dot_product" in op:
+                self.roles |= dict.fromkeys(gains, "function")
+            if op not in _TO_SOFTMAX or (roles and op == "bmm"):
+                gains = frozenset()
+            note = _Note(None, (), alone, gains | {p for p, role in roles.items() if role == "gain"})
+            for p, role in roles.items():
+                self.roles[p] = max(self.roles.get(p, ""), role, key=lambda one: _RANKS.get(one, 4))
+        self.notes.update((t, note) for t in made)
         return out
 
-    def _scale(self, gains: set[int], made: list[Tensor]) -> None:
-        for t in made:
-            self.scaled[_memory(t)] = self.scaled.get(_memory(t), set()) | gains
-        self.alive += made
 
-
-def _role(op: str, place: int, tensor: Tensor, shape: torch.Size, axes: list[Any], alone: bool) -> str:
+def _role(op: str, place: int, tensor: Tensor, shape: torch.Size, axes: Axes, alone: bool) -> str:
     """Tell what an operation does with a view `tensor` of a parameter of `shape`; `alone`: with parameters only."""
     many = sum(n > 1 for n in shape)
     if op == "convolution" and place == 1 and not alone:
@@ -116,12 +115,7 @@ def _role(op: str, place: int, tensor: Tensor, shape: torch.Size, axes: list[Any
     return "drawn" if op in _TABLES or (op, place) in _SUMMED else "function"
 
 
-def _rank(role: str | None) -> int:
-    ranks = (None, "drawn", "gain", "function")
-    return ranks.index(role) if role in ranks else len(ranks)
-
-
-def _covered(tensor: Tensor, dimension: int, axes: list[tuple[int, int, int]]) -> list[int]:
+def _covered(tensor: Tensor, dimension: int, axes: Axes) -> list[int]:
     """Return the axes of a parameter that a dimension of a view of it moves along: those whose strides overlap."""
     step, size = tensor.stride(dimension), tensor.shape[dimension]
     return [a for stride, n, a in axes if n > 1 and size > 1 and step < stride * n and stride < step * size]
@@ -181,8 +175,9 @@ def roles(model: nn.Module, places: Places, embeddings: bool, strict: bool, exam
             unknown[name] = parameter
     if not unknown:
         return found
+    inside = getattr(model, "_orig_mod", model)
     try:
-        seen = _watch(getattr(model, "_orig_mod", model), example)
+        seen = _run(inside, example, partial(_watch, list(inside.parameters())))
     except ValueError as error:
         said = f"{quoted(unknown)}: not known what {type(model).__name__} does with them, so they stay: give example="
         said += f"; {error}"
@@ -199,21 +194,31 @@ def roles(model: nn.Module, places: Places, embeddings: bool, strict: bool, exam
         elif p.abs().max() < NEAR and sum(n > 1 for n in p.shape) < 2:
             near[name] = p
     gains = [unknown[name] for name, role in found.items() if role == "gain"]
-    with suppress(ValueError):  # a model whose outputs have no gradient
-        found |= dict.fromkeys(_shut(getattr(model, "_orig_mod", model), near, gains, example), "gain")
+    if near:
+        with suppress(ValueError):  # a model whose outputs have no gradient
+            found |= dict.fromkeys(_run(inside, example, partial(_shut, inside, near, gains)), "gain")
     return found
 
 
-def _run(model: nn.Module, example: Any, run: Callable[[tuple[Any, ...], dict[str, Any]], Any]) -> Any:
-    """Return `run(arguments, keywords)` of an input that the model takes, in eval mode; ValueError: it takes none."""
+def _run(model: nn.Module, example: Any, look: Callable[[Call], Any]) -> Any:
+    """Return `look(call)` in eval mode, where `call(others)` runs `model` with other parameters; ValueError: none runs.
+
+    The input is `example`, or the first guess that the model takes. Nothing is left in buffers or the random state.
+    """
     devices, modes = {p.device for p in model.parameters() if p.is_cuda}, {m: m.training for m in model.modules()}
     why = "no input is known"
     for given in [example] if example is not None else _inputs(model):
+        named = given if isinstance(given, dict) else {}
+        places = () if named else given if isinstance(given, tuple) else (given,)
+
+        def call(others: dict[str, Tensor], places: Any = places, named: Any = named) -> Any:
+            buffers = {name: b.clone() for name, b in model.named_buffers()}
+            return torch.func.functional_call(model, buffers | others, places, named)
+
         try:
             model.eval()
             with torch.random.fork_rng(devices=list(devices)):
-                named = given if isinstance(given, dict) else {}
-                return run(() if named else given if isinstance(given, tuple) else (given,), named)
+                return look(call)
         except Exception as error:  # of the model's own
             why = f"on an input {[tuple(x.shape) for x in tree_leaves(given) if isinstance(x, Tensor)]}, {error!r:.300}"
         finally:
@@ -222,62 +227,43 @@ def _run(model: nn.Module, example: Any, run: Callable[[tuple[Any, ...], dict[st
     raise ValueError(why)
 
 
-def _call(model: nn.Module, instead: dict[str, Tensor], places: tuple[Any, ...], named: dict[str, Any]) -> Any:
-    """Run a model with other parameters, and without a trace in its buffers."""
-    buffers = {name: b.clone() for name, b in model.named_buffers()}
-    return torch.func.functional_call(model, buffers | instead, places, named)
+def _watch(parameters: list[nn.Parameter], call: Call) -> dict[int, str]:
+    """Return the roles of parameters by their id."""
+    watch = _Watch(parameters)
+    with torch.no_grad(), watch:
+        call({})
+    return watch.roles
 
 
-def _watch(model: nn.Module, example: Any) -> dict[int, str]:
-    """Run `model` and return the roles by parameter id; ValueError: it does not run."""
-
-    def run(*given: Any) -> dict[int, str]:
-        watch = _Watch(list(model.parameters()))
-        with torch.no_grad(), watch:
-            _call(model, {}, *given)
-        return watch.roles
-
-    found: dict[int, str] = _run(model, example, run)
-    return found
-
-
-def _shut(model: nn.Module, near: dict[str, nn.Parameter], gains: list[nn.Parameter], example: Any) -> list[str]:
+def _shut(model: nn.Module, near: dict[str, nn.Parameter], gains: list[nn.Parameter], call: Call) -> list[str]:
     """Name the parameters near 0 that shut a branch: with 1 in their place some weight's gradient grows 1000-fold."""
     names, weights = {id(p): n for n, p in model.named_parameters()}, [p for p in model.parameters() if _wide(p)]
 
     def gradients(*ones: nn.Parameter) -> list[float]:
-        def run(*given: Any) -> list[float]:
-            with torch.enable_grad():
-                out = tree_leaves(_call(model, {names[id(p)]: torch.ones_like(p) for p in ones}, *given))
-                loss = sum((_varied(t, *t.shape) * t).sum() for t in out if isinstance(t, Tensor) and t.requires_grad)
-                found = torch.autograd.grad([torch.as_tensor(loss)], weights, allow_unused=True)
-            return [0.0 if gradient is None else float(gradient.norm()) for gradient in found]
+        with torch.enable_grad():
+            out = tree_leaves(call({names[id(p)]: torch.ones_like(p) for p in (*gains, *ones)}))
+            loss = sum((_varied(t, *t.shape) * t).sum() for t in out if isinstance(t, Tensor) and t.requires_grad)
+            found = torch.autograd.grad([torch.as_tensor(loss)], weights, allow_unused=True)
+        return [0.0 if gradient is None else float(gradient.norm()) for gradient in found]
 
-        sizes: list[float] = _run(model, example, run)
-        return sizes
+    def grows(before: list[float], after: list[float]) -> bool:
+        return any(y > 1e3 * x for x, y in zip(before, after, strict=True))
 
-    if not near:
-        return []
-    before, after = gradients(*gains), gradients(*gains, *near.values())  # gates in series open together alone
-    found = []
-    for name, p in near.items():
-        alone, but = gradients(*gains, p), gradients(*gains, *(other for other in near.values() if other is not p))
-        if any(y > 1e3 * x for x, y in (*zip(before, alone, strict=True), *zip(but, after, strict=True))):
-            found.append(name)
-    return found
+    before, after = gradients(), gradients(*near.values())  # gates in series open together alone
+    others = {name: [other for other in near.values() if other is not p] for name, p in near.items()}
+    return [n for n, p in near.items() if grows(before, gradients(p)) or grows(gradients(*others[n]), after)]
 
 
-def check_share(layers: Places, places: Places, skip: Collection[str], strict: bool) -> None:
-    """Warn if less than 90% of the matrix weights that learnt are in `layers`; ValueError instead if `strict`."""
-    taken = [module.get_parameter(attribute) for module, attribute in (*layers.values(), *(places[s] for s in skip))]
-    sizes = {name: (p.numel(), id(p)) for name, place in places.items() if _wide(p := place[0].get_parameter(place[1]))}
-    left = {name: n for name, (n, key) in sizes.items() if key not in {id(p) for p in taken}}
-    share = 1 - sum(left.values()) / max(1, sum({key: n for n, key in sizes.values()}.values()))
+def check_share(places: Places, taken: Collection[str], strict: bool) -> None:
+    """Warn if less than 90% of the matrix weights that learnt are in the `taken` places; ValueError if `strict`."""
+    parameters = {name: module.get_parameter(attribute) for name, (module, attribute) in places.items()}
+    sizes = {id(p): (name, p.numel()) for name, p in parameters.items() if _wide(p)}  # a tied weight counts once
+    done = {id(p) for name, p in parameters.items() if name in taken}
+    left = dict(size for key, size in sizes.items() if key not in done)
+    share = 1 - sum(left.values()) / max(1, sum(n for _, n in sizes.values()))
     if share < 0.9:
-        said = (
-            f"only {share:.0%} of the matrix weights are hidden; not: {quoted(left)}. embeddings=True hides embeddings"
-        )
-        said += ", roles= other parameters; skip= says that they are meant to stay"
+        said = f"only {share:.0%} of the matrix weights are hidden; not: {quoted(left)}. embeddings=True hides"
+        said += " embeddings, roles= other parameters; skip= says that they are meant to stay"
         if strict:
             raise ValueError(said)
         warnings.warn(said, stacklevel=3)
