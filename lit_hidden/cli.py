@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     figure.add_argument("--dry-run", action="store_true", help="print the grid and its time, train nothing")
 
     does = "list the runs that committed presets still lack, and their time"
-    still = add("missing", "lit_hidden.engine.missing:missing", does, "--runs-dir", "--results")
+    still = add("missing", "lit_hidden.engine.estimate:missing", does, "--runs-dir", "--results")
     still.add_argument("--preset", help="this preset of every experiment, committed or not")
 
     page = add("report", "lit_hidden.page:report", "write one HTML page of all committed results", "--results")

@@ -19,14 +19,14 @@ from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import DATA, ImageData, ImageTensorsData
 from lit_hidden.edge_popup import maskers
 from lit_hidden.engine.checkpoints import Recorder, SameNetwork, Together, WholeCheckpoints, measured
-from lit_hidden.engine.network import make_data, make_module, save_net
+from lit_hidden.engine.network import make_data, make_module
 from lit_hidden.engine.provenance import now, provenance
 from lit_hidden.engine.ranks import ALONE, Ranks
 from lit_hidden.engine.store import CHECKPOINT, SCORES, SUBNETWORK, WEIGHTS, Store, write_atomically
 from lit_hidden.nets import NETS
 from lit_hidden.recipes import method
 from lit_hidden.run import Run
-from lit_hidden.subnetwork import fingerprint, masks, save_subnetwork, used_masks
+from lit_hidden.subnetwork import fingerprint, masks, save_subnetwork, serialised, used_masks
 from lit_hidden.supermask import Supermask, fix_masks
 
 # A callback's numbers may not have these names: of a run's fields, and of numbers that the engine gives later.
@@ -232,4 +232,5 @@ def _save(run: Run, net: nn.Module, folder: Path, keep: bool, about: dict[str, A
         except ValueError:  # seeds and masks do not give this net back; all its tensors do
             keep = True
     if run.kind != "hidden" or keep:
-        save_net(net, folder / (SCORES if run.kind == "hidden" else WEIGHTS))
+        path = folder / (SCORES if run.kind == "hidden" else WEIGHTS)
+        write_atomically(path, serialised(net.state_dict()))
