@@ -14,10 +14,10 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lit_hidden.engine.beforehand import now
 from lit_hidden.engine.ranks import Group
 from lit_hidden.engine.store import Store, unwritable
 from lit_hidden.run import Run
@@ -50,9 +50,8 @@ def work(job: Job, group: Group | None = None) -> None:
             stack.enter_context(printing_into(folder))
             for part in folder.glob(".*.part"):  # of a process that was killed: nobody else writes here now
                 shutil.rmtree(part) if part.is_dir() else part.unlink()
-            now, epochs = datetime.now(UTC).isoformat(timespec="seconds"), store.progress(run)
-            here = f"process {os.getpid()} on {socket.gethostname()}"
-            sys.stderr.write(f"{now} {here} trains {run.name}, after epoch {epochs}\n")
+            here, epochs = f"process {os.getpid()} on {socket.gethostname()}", store.progress(run)
+            sys.stderr.write(f"{now()} {here} trains {run.name}, after epoch {epochs}\n")
             store.finish(run, _trained(job, run, folder, group))
             if damage := store.damage(run):  # its own code was changed meanwhile
                 raise RuntimeError(damage)
