@@ -96,12 +96,7 @@ def parser() -> argparse.ArgumentParser:
             look.add_argument("--picture", metavar="FILE", help="draw the first kernels, before and after, as PNG")
 
     measures = "measure selection, training steps, input, an epoch, and start-up"
-    speed = add("bench", "experiments.bench.command:bench", measures)
-    sections = "with commas: selection, steps, input, epoch, start; without it all"
-    speed.add_argument("--only", metavar="SECTIONS", help=sections)
-    speed.add_argument("--device", help="cpu or cuda; both, if there is a GPU")
-    speed.add_argument("--seconds", type=float, default=1.0, help="the shortest time of a measurement")
-    speed.add_argument("--out", default="results/bench", help="folder of the numbers, the page and the plot")
+    commands.add_parser("bench", help=measures, add_help=False)  # its parser is experiments.bench.environment's
 
     theirs = add("import", "lit_hidden.authors:import_checkpoint", "turn a checkpoint of the authors' code into ours")
     theirs.add_argument("file", help="such as model_best.pth; code in it is never run")
@@ -147,12 +142,13 @@ def main(argv: list[str] | None = None) -> None:
         from lit_hidden.lightning_cli import run
 
         return run(argv)
-    arguments = vars(parser().parse_args(given))
-    command, function = arguments.pop("command"), arguments.pop("run")
-    if command == "bench" and argv is None:  # this process is its own and may be replaced
-        from experiments.bench.environment import enter
+    if given and given[0] == "bench":
+        from experiments.bench.environment import parsed
 
-        enter(given)
+        arguments = parsed(given, argv is None)  # then this process is its own and may be replaced
+    else:
+        arguments = vars(parser().parse_args(given))
+    command, function = arguments.pop("command"), arguments.pop("run")
     try:
         if line := pkgutil.resolve_name(function)(**arguments):
             sys.stdout.write(f"{line}\n")
