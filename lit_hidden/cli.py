@@ -40,6 +40,8 @@ def parser() -> argparse.ArgumentParser:
         "--data-dir": {"default": os.environ.get("DATA_DIR", "data"), "help": "the data sets (DATA_DIR)"},
         "--results": {"default": "experiments/results", "help": "the committed results, NAME/PRESET/"},
         "--where": {"metavar": "FIELD=VALUE", "help": "only these runs: net=conv4 seed=0", **several},
+        "what": {"metavar": "NET", "help": "a run's folder, a subnetwork file, or a checkpoint of fit"},
+        "--net": {"help": "its net, if it is none of ours: timm:NAME or package.module.function"},
     }
     one = ("name", "--preset", "--runs-dir", "--results")  # what finds the runs of one experiment
 
@@ -80,20 +82,15 @@ def parser() -> argparse.ArgumentParser:
     table.add_argument("--by-seed", action="store_true", help="a line for each run instead of means over seeds")
     table.add_argument("--csv", dest="as_csv", action="store_true", help="write CSV with all numbers")
 
-    for command, home, does in (
-        ("predict", "lit_hidden.predict", "print the class and probability of images"),
-        ("inspect", "lit_hidden.inspection", "print what each layer of a subnetwork keeps"),
-    ):
-        look = add(command, f"{home}:{command}", does)
-        look.add_argument("what", metavar="NET", help="a run's folder, a subnetwork file, or a checkpoint of fit")
-        look.add_argument("--net", help="its net, if it is none of ours: timm:NAME or package.module.function")
-        if command == "predict":
-            look.add_argument("images", nargs="+", metavar="IMAGE", help="image files, and folders of them")
-            look.add_argument("--data", help="its data, if it does not name them: cifar10, or package.module.Class")
-            look.add_argument("--format", default="table", choices=("table", "csv", "json"), help="of what is printed")
-            look.add_argument("--top", type=int, default=1, help="classes of each image, the most probable first")
-        else:
-            look.add_argument("--picture", metavar="FILE", help="draw the first kernels, before and after, as PNG")
+    look = add("predict", "lit_hidden.predict:predict", "print the class and probability of images", "what", "--net")
+    look.add_argument("images", nargs="+", metavar="IMAGE", help="image files, and folders of them")
+    look.add_argument("--data", help="its data, if it does not name them: cifar10, or package.module.Class")
+    look.add_argument("--format", default="table", choices=("table", "csv", "json"), help="of what is printed")
+    look.add_argument("--top", type=int, default=1, help="classes of each image, the most probable first")
+
+    does = "print what each layer of a subnetwork keeps"
+    look = add("inspect", "lit_hidden.inspection:inspect", does, "what", "--net")
+    look.add_argument("--picture", metavar="FILE", help="draw the first kernels, before and after, as PNG")
 
     measures = "measure selection, training steps, input, an epoch, and start-up"
     commands.add_parser("bench", help=measures, add_help=False)  # its parser is experiments.bench.environment's
