@@ -24,9 +24,10 @@ from typing import Any
 
 import numpy as np
 
+from experiments._intervals import more_scatter
 from lit_hidden.engine.store import write_atomically
 from lit_hidden.engine.written import as_csv
-from lit_hidden.judge import Array, Claim, decide, half_widths, judge, more_scatter, spread
+from lit_hidden.judge import Array, Claim, decide, half_widths, judge, spread
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 

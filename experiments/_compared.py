@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
-from lit_hidden.judge import jackknifed
+from experiments._intervals import jackknifed
 from lit_hidden.report import panels
 from lit_hidden.results import Results
 

@@ -19,7 +19,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments import _curves as curves
-from lit_hidden.judge import Claim, more_scatter
+from experiments._intervals import more_scatter
+from lit_hidden.judge import Claim
 from lit_hidden.results import Results
 from lit_hidden.run import Run, vary
 

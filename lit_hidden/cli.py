@@ -40,6 +40,8 @@ def parser() -> argparse.ArgumentParser:
         "--data-dir": {"default": os.environ.get("DATA_DIR", "data"), "help": "the data sets (DATA_DIR)"},
         "--results": {"default": "experiments/results", "help": "the committed results, NAME/PRESET/"},
         "--where": {"metavar": "FIELD=VALUE", "help": "only these runs: net=conv4 seed=0", **several},
+        "what": {"metavar": "NET", "help": "a run's folder, a subnetwork file, or a checkpoint of fit"},
+        "--net": {"help": "its net, if it is none of ours: timm:NAME or package.module.function"},
     }
     one = ("name", "--preset", "--runs-dir", "--results")  # what finds the runs of one experiment
 
@@ -67,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     figure.add_argument("--dry-run", action="store_true", help="print the grid and its time, train nothing")
 
     does = "list the runs that committed presets still lack, and their time"
-    still = add("missing", "lit_hidden.engine.missing:missing", does, "--runs-dir", "--results")
+    still = add("missing", "lit_hidden.engine.estimate:missing", does, "--runs-dir", "--results")
     still.add_argument("--preset", help="this preset of every experiment, committed or not")
 
     page = add("report", "lit_hidden.page:report", "write one HTML page of all committed results", "--results")
@@ -80,28 +82,18 @@ def parser() -> argparse.ArgumentParser:
     table.add_argument("--by-seed", action="store_true", help="a line for each run instead of means over seeds")
     table.add_argument("--csv", dest="as_csv", action="store_true", help="write CSV with all numbers")
 
-    for command, home, does in (
-        ("predict", "lit_hidden.predict", "print the class and probability of images"),
-        ("inspect", "lit_hidden.inspection", "print what each layer of a subnetwork keeps"),
-    ):
-        look = add(command, f"{home}:{command}", does)
-        look.add_argument("what", metavar="NET", help="a run's folder, a subnetwork file, or a checkpoint of fit")
-        look.add_argument("--net", help="its net, if it is none of ours: timm:NAME or package.module.function")
-        if command == "predict":
-            look.add_argument("images", nargs="+", metavar="IMAGE", help="image files, and folders of them")
-            look.add_argument("--data", help="its data, if it does not name them: cifar10, or package.module.Class")
-            look.add_argument("--format", default="table", choices=("table", "csv", "json"), help="of what is printed")
-            look.add_argument("--top", type=int, default=1, help="classes of each image, the most probable first")
-        else:
-            look.add_argument("--picture", metavar="FILE", help="draw the first kernels, before and after, as PNG")
+    look = add("predict", "lit_hidden.predict:predict", "print the class and probability of images", "what", "--net")
+    look.add_argument("images", nargs="+", metavar="IMAGE", help="image files, and folders of them")
+    look.add_argument("--data", help="its data, if it does not name them: cifar10, or package.module.Class")
+    look.add_argument("--format", default="table", choices=("table", "csv", "json"), help="of what is printed")
+    look.add_argument("--top", type=int, default=1, help="classes of each image, the most probable first")
+
+    does = "print what each layer of a subnetwork keeps"
+    look = add("inspect", "lit_hidden.inspection:inspect", does, "what", "--net")
+    look.add_argument("--picture", metavar="FILE", help="draw the first kernels, before and after, as PNG")
 
     measures = "measure selection, training steps, input, an epoch, and start-up"
-    speed = add("bench", "experiments.bench.command:bench", measures)
-    sections = "with commas: selection, steps, input, epoch, start; without it all"
-    speed.add_argument("--only", metavar="SECTIONS", help=sections)
-    speed.add_argument("--device", help="cpu or cuda; both, if there is a GPU")
-    speed.add_argument("--seconds", type=float, default=1.0, help="the shortest time of a measurement")
-    speed.add_argument("--out", default="results/bench", help="folder of the numbers, the page and the plot")
+    commands.add_parser("bench", help=measures, add_help=False)  # its parser is experiments.bench.environment's
 
     theirs = add("import", "lit_hidden.authors:import_checkpoint", "turn a checkpoint of the authors' code into ours")
     theirs.add_argument("file", help="such as model_best.pth; code in it is never run")
@@ -147,12 +139,13 @@ def main(argv: list[str] | None = None) -> None:
         from lit_hidden.lightning_cli import run
 
         return run(argv)
-    arguments = vars(parser().parse_args(given))
-    command, function = arguments.pop("command"), arguments.pop("run")
-    if command == "bench" and argv is None:  # this process is its own and may be replaced
-        from experiments.bench.environment import enter
+    if given and given[0] == "bench":
+        from experiments.bench.environment import parsed
 
-        enter(given)
+        arguments = parsed(given, argv is None)  # then this process is its own and may be replaced
+    else:
+        arguments = vars(parser().parse_args(given))
+    command, function = arguments.pop("command"), arguments.pop("run")
     try:
         if line := pkgutil.resolve_name(function)(**arguments):
             sys.stdout.write(f"{line}\n")

@@ -102,14 +102,12 @@ def read(text: str) -> tuple[Spec, ...]:
     try:
         for line in ast.parse(text).body:
             match line:
-                case ast.Expr(ast.Call(ast.Subscript(name, ast.Constant(int(version))), [], given)):
-                    pass
                 case ast.Expr(ast.Call(name, [], given)):
-                    version = 1
+                    path, _, version = ast.unparse(name).removesuffix("]").partition("[")
+                    options = {str(one.arg): ast.literal_eval(one.value) for one in given}
+                    found.append(Spec.of(path, options, int(version or 1)))
                 case _:
                     raise ValueError("no call by names")
-            options = {str(one.arg): ast.literal_eval(one.value) for one in given}
-            found.append(Spec.of(ast.unparse(name), options, version))
     except (SyntaxError, ValueError) as error:
         raise ValueError(f"no callbacks: {text!r}") from error
     return tuple(found)

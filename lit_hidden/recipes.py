@@ -52,7 +52,7 @@ AUGMENTED = ("cifar10", *IMAGENET_SIZES)  # the sets that the authors augment, a
 # The oldest runs on these sets cropped from the middle square of an image, decoded once; now the whole image is the
 # default. Both are the same for images that have this size themselves.
 SQUARES = {"imagenette": None, "imagewoof": None, "tiny-imagenet": 64, "tiny-imagenet-100": 64}
-# The number of classes in each list of `lit_hidden.data.wnids`.
+# The number of classes in each list of `lit_hidden/data/wnids.json`.
 CLASS_LISTS = {name: IMAGES[name][-1] for name in ("imagenette", "imagewoof", "tiny-imagenet-100")}
 IMAGENET = ("resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2")
 NETS = ("conv2", "conv4", "conv6", "conv8", "lenet", "cifar_resnet18", *IMAGENET)  # built by `lit_hidden.nets`

@@ -11,15 +11,8 @@ import pytest
 from fabricated import experiment
 from scipy import stats
 
-from lit_hidden.judge import (
-    Claim,
-    Verdict,
-    decide,
-    half_widths,
-    jackknifed,
-    judge,
-    more_scatter,
-)
+from experiments._intervals import jackknifed, more_scatter
+from lit_hidden.judge import Claim, Verdict, decide, half_widths, judge
 from lit_hidden.results import Results
 from lit_hidden.run import Run, vary
 

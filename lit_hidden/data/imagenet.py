@@ -19,8 +19,7 @@ from lit_hidden.data.decode import DecodingLoader, decoded_once
 from lit_hidden.data.files import find
 from lit_hidden.data.loader import CropLoader
 from lit_hidden.data.tensors import ImageData
-from lit_hidden.data.trees import Images, Tree, parse_classes, read_tree
-from lit_hidden.data.wnids import CLASS_LISTS
+from lit_hidden.data.trees import CLASS_LISTS, Images, Tree, parse_classes, read_tree
 from lit_hidden.recipes import IMAGES
 
 

@@ -1,12 +1,12 @@
 """CIFAR-10 and MNIST from their publishers' files, and scikit-learn's digits, real images that need no download."""
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torchvision.datasets import CIFAR10, MNIST
+from torchvision.datasets.mnist import read_image_file, read_label_file
 from torchvision.datasets.utils import check_integrity
 
 from lit_hidden.data.files import SET_ROOT, checked
@@ -15,24 +15,7 @@ from lit_hidden.data.tensors import ImageTensorsData, Split
 MEND = f"delete the set's folder and run again to download it anew, or {SET_ROOT} that holds the whole set"
 
 
-class TorchvisionData(ImageTensorsData):
-    """A set that torchvision's `source` downloads into `layouts[0]`, and reads."""
-
-    source: ClassVar[Callable[..., Any]]
-
-    def read(self) -> tuple[Split, Split]:
-        """Let torchvision read both sets; it verifies pickles, which can run code, by their MD5."""
-        return self._read(train=True), self._read(train=False)
-
-    def _read(self, train: bool) -> Split:
-        channels, height, width = self.shape
-        with checked(self.root / self.layouts[0], MEND):
-            found = self.source(self.root, train=train)
-            pixels = torch.as_tensor(found.data).view(-1, height, width, channels)
-        return pixels.permute(0, 3, 1, 2).contiguous(), torch.as_tensor(found.targets)
-
-
-class CIFAR10Data(TorchvisionData):
+class CIFAR10Data(ImageTensorsData):
     """CIFAR-10: 50,000 training and 10,000 test images `(3, 32, 32)` of 10 classes.
 
     Read from `cifar-10-batches-py/` or `cifar-10-batches-bin/` in `root`, else downloaded. Augmented by default, as in
@@ -45,10 +28,15 @@ class CIFAR10Data(TorchvisionData):
     class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     layouts, source = ("cifar-10-batches-py", "cifar-10-batches-bin"), CIFAR10
 
+    def read(self) -> tuple[Split, Split]:
+        """Read pickles, which can run code, so torchvision verifies their MD5; or binary files, verified by labels."""
+        return self._read(train=True), self._read(train=False)
+
     def _read(self, train: bool) -> Split:
-        """Read pickles, or binary files, which are verified by their number of images of each class."""
         if self.folder != (folder := self.root / self.layouts[1]):
-            return super()._read(train)
+            with checked(self.root / self.layouts[0], MEND):
+                found = CIFAR10(self.root, train=train)
+            return torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(found.targets)
         names, count = (CIFAR10.train_list, self.sizes[0]) if train else (CIFAR10.test_list, self.sizes[1])
         with checked(folder, MEND):
             content = [np.fromfile(folder / f"{name}.bin", dtype=np.uint8) for name, _ in names]
@@ -60,15 +48,7 @@ class CIFAR10Data(TorchvisionData):
         return records[:, 1:].reshape(-1, 3, 32, 32).contiguous(), labels
 
 
-class _MNIST(MNIST):  # type: ignore[misc]
-    def _check_legacy_exist(self) -> bool:
-        return False  # tensors that an old torchvision left beside the files, which nobody has verified
-
-
-_MNIST.__name__ = "MNIST"  # torchvision names its folder so
-
-
-class MNISTData(TorchvisionData):
+class MNISTData(ImageTensorsData):
     """MNIST: 60,000 training and 10,000 test images `(1, 28, 28)` of 10 digits.
 
     Read from `MNIST/raw/` in `root`, downloaded if there is no such folder. Never augmented, as in the paper.
@@ -76,7 +56,7 @@ class MNISTData(TorchvisionData):
 
     name, shape, sizes = "mnist", (1, 28, 28), (60_000, 10_000)
     mean, std = (0.1307,), (0.3081,)
-    layouts, source = ("MNIST/raw",), _MNIST
+    layouts, source = ("MNIST/raw",), MNIST
     md5: ClassVar = {
         "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
         "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -86,11 +66,13 @@ class MNISTData(TorchvisionData):
 
     def read(self) -> tuple[Split, Split]:
         """Read four unpacked files, each verified by its MD5: other sets have files of these names and lengths."""
+        found = []
         for name, md5 in self.md5.items():
             with checked(path := self.root / self.layouts[0] / name, MEND):
                 if not check_integrity(path, md5):
                     raise ValueError(f"it is missing, or not the publisher's, whose MD5 is {md5}")
-        return super().read()
+                found.append(read_image_file(path)[:, None] if "images" in name else read_label_file(path))
+        return (found[0], found[1]), (found[2], found[3])
 
 
 class DigitsData(ImageTensorsData):

@@ -181,8 +181,8 @@ class ImageTensorsData(ImageData):
             shared["at_once"] = self.at_once
         elif self.at_once:  # evaluation: batches may be as large as a GPU likes them
             shared["batch_size"] = max(self.batch_size, EVALUATED)
-        images, labels = self.splits[split]
-        return BatchLoader(images.to(self.device), labels.to(self.device), **shared)
+        images, labels = (part.to(self.device) for part in self.splits[split])
+        return BatchLoader(images, labels, **shared)
 
 
 def balanced_order(labels: Tensor) -> Tensor:

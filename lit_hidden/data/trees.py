@@ -1,5 +1,6 @@
 """Which image files a set has on disk: a tree `train/<wnid>/*`, `val/<wnid>/*`. No image is opened here."""
 
+import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -16,8 +17,12 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
 from lit_hidden.data.files import SET_ROOT, checked
-from lit_hidden.data.wnids import CLASS_LISTS
 
+# The classes of known subsets of ImageNet. Imagenette, Imagewoof: https://github.com/fastai/imagenette. Tiny
+# ImageNet-100: the 100 of Tiny ImageNet's 200 classes that this project measures with; the publisher has no such list.
+# Several lists are called ImageNet-100: none is here.
+_LISTS = json.loads(Path(__file__).with_name("wnids.json").read_text())
+CLASS_LISTS: dict[str, tuple[str, ...]] = {name: tuple(wnids) for name, wnids in _LISTS.items()}
 MEND = f"sort the images into train/<wnid>/ and val/<wnid>/, or {SET_ROOT} that holds the whole set"
 
 

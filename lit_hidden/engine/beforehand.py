@@ -2,7 +2,7 @@
 
 import ast
 import subprocess
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,11 @@ def told(commit: str | None, date: str | None, first_run: str | None) -> tuple[s
         return line, False
     late = datetime.fromisoformat(date) > datetime.fromisoformat(first_run)
     return f"{line}, {'after' if late else 'before'} the first run ({first_run[:10]})", late
+
+
+def now() -> str:
+    """The time, as results have it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def git(folder: Path, *arguments: str) -> str:

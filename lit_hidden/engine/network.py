@@ -13,12 +13,12 @@ from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import ImageData, data_module
 from lit_hidden.data.decode import transform
 from lit_hidden.edge_popup import EdgePopup, hide, maskers
-from lit_hidden.engine.store import SCORES, SUBNETWORK, WEIGHTS, Store, needed, write_atomically
+from lit_hidden.engine.store import SCORES, SUBNETWORK, WEIGHTS, Store, needed
 from lit_hidden.hyper_parameters import facts
 from lit_hidden.nets import build
 from lit_hidden.recipes import IMAGENET_SIZES, SUBSET, method
 from lit_hidden.run import Run
-from lit_hidden.subnetwork import load_subnetwork, serialised
+from lit_hidden.subnetwork import load_subnetwork
 from lit_hidden.supermask import Supermask, fix_masks
 
 # Fields of a run that its LightningModule takes: of every run, and by kind.
@@ -100,8 +100,3 @@ def _left(run: Run, folder: Path, names: Collection[str]) -> nn.Module:
         if there != [SUBNETWORK]:  # the scores, too
             net.load_state_dict(load_file(folder / there[-1]))
     return net
-
-
-def save_net(net: nn.Module, path: Path) -> None:
-    """Write all tensors of a net."""
-    write_atomically(path, serialised(net.state_dict()))

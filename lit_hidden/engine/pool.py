@@ -19,8 +19,7 @@ from types import ModuleType
 
 from lit_hidden.engine.devices import cores, environments
 from lit_hidden.engine.ranks import Group
-from lit_hidden.engine.store import Store
-from lit_hidden.engine.work import Job, printing_into, run_of, work
+from lit_hidden.engine.work import Job, opened, printing_into, work
 
 _CHECKPOINT = 60.0  # seconds for the steps until all ranks stop, and for a checkpoint on a slow disk
 Ended = tuple[int, str | None]  # a place, and how its worker died; None: it ended as it should
@@ -128,7 +127,8 @@ def do(job: Job, group: Group | None = None) -> int:
     command += ["-m", "lit_hidden.engine.torchrun", json.dumps(job)]
     libc = ctypes.CDLL(None)
     # prctl(PR_SET_PDEATHSIG): torchrun and its ranks end when this process is gone, however it went.
-    with printing_into(Store(job["runs_dir"]).folder(run_of(job))):
+    run, store = opened(job)
+    with printing_into(store.folder(run)):
         process = subprocess.Popen(command, preexec_fn=lambda: libc.prctl(1, signal.SIGTERM), start_new_session=True)
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:

@@ -10,8 +10,7 @@ from typing import Any
 
 from lit_hidden.engine.devices import CPU, LauncherError, places
 from lit_hidden.engine.pool import Ended, Pool, do
-from lit_hidden.engine.store import Store
-from lit_hidden.engine.work import Job, run_of
+from lit_hidden.engine.work import Job, opened
 
 _MOST = 1000  # jobs of an array; SLURM takes 1001 unless it is configured otherwise
 
@@ -99,6 +98,6 @@ def serve(jobs: Sequence[Job]) -> None:
 
 def _free(job: Job) -> bool:
     """Tell whether a run can be trained now."""
-    run, store = run_of(job), Store(job["runs_dir"])
+    run, store = opened(job)
     waits = run.parent is not None and not store.done(run.parent)
     return not (waits or store.done(run) or store.failure(run) or store.held(run))

@@ -1,32 +1,36 @@
 """Train one Run in a folder; resumable at every epoch, on a CPU bit-equal to a run that was never stopped."""
 
 import math
+import os
+import platform
 import tempfile
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass, fields
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+import lightning
 import lightning.pytorch as L
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch import distributed, nn
 
-from lit_hidden import code
+from lit_hidden import __version__, code
 from lit_hidden.callbacks import RunCallback, made, named
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.data import DATA, ImageData, ImageTensorsData
 from lit_hidden.edge_popup import maskers
+from lit_hidden.engine.beforehand import git, now
 from lit_hidden.engine.checkpoints import Recorder, SameNetwork, Together, WholeCheckpoints, measured
-from lit_hidden.engine.network import make_data, make_module, save_net
-from lit_hidden.engine.provenance import now, provenance
+from lit_hidden.engine.network import make_data, make_module
 from lit_hidden.engine.ranks import ALONE, Ranks
 from lit_hidden.engine.store import CHECKPOINT, SCORES, SUBNETWORK, WEIGHTS, Store, write_atomically
 from lit_hidden.nets import NETS
 from lit_hidden.recipes import method
 from lit_hidden.run import Run
-from lit_hidden.subnetwork import fingerprint, masks, save_subnetwork, used_masks
+from lit_hidden.subnetwork import fingerprint, masks, save_subnetwork, serialised, used_masks
 from lit_hidden.supermask import Supermask, fix_masks
 
 # A callback's numbers may not have these names: of a run's fields, and of numbers that the engine gives later.
@@ -34,6 +38,8 @@ RESERVED = {f.name for f in fields(Run)} | {
     "run", "metric", "unit", "better", "failed", "best_accuracy", "seconds", "device", "diverged", "code", "provenance",
     "checksums", "density_sampled", "density_rounded",
 }  # fmt: skip
+# What is installed, once a process, at import: workers are forked from one that has imported this.
+INSTALLED = sorted({f"{found.name}=={found.version}" for found in distributions()}, key=str.lower)
 AT_ONCE = 100  # steps of a block on a GPU; Lightning may stop a run between two blocks
 PAUSE = 10.0  # seconds between two checkpoints on a GPU, where an epoch may take less time than its checkpoint
 
@@ -142,6 +148,32 @@ def settings(folder: Path, device: str, ranks: Ranks = ALONE, at_once: int = 0) 
     }
 
 
+def provenance(device: str, ranks: int) -> dict[str, Any]:
+    """Describe what computes in this process, on `cpu` or `cuda`."""
+    # Of this package's checkout, not of a repository around its installation.
+    commit = git(Path(__file__).parents[2], "--git-dir=.git", "describe", "--always", "--dirty", "--abbrev=12").strip()
+    kind = torch.cuda.get_device_name() if device == "cuda" else "CPU, 1 thread(s)"
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "lightning": lightning.__version__}
+    return {
+        "device": kind if ranks == 1 else f"{ranks} x {kind}",
+        "tf32": in_tf32(device),
+        "machine": platform.machine(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),  # other instructions round otherwise
+        "versions": {"lit_hidden": __version__, **versions},
+        "installed": INSTALLED,
+        "commit": os.environ.get("LIT_HIDDEN_COMMIT") or commit or None,  # a copy without history is told it
+        "finished": now(),
+    }
+
+
+def in_tf32(device: str) -> list[str]:
+    """Name what computes in TF32 (10 bits of fraction, not 23) although its tensors are float32; nothing on a CPU."""
+    if device != "cuda" or os.environ.get("NVIDIA_TF32_OVERRIDE") == "0":
+        return []
+    convolutions = ["convolutions"] if torch.backends.cudnn.allow_tf32 else []
+    return convolutions + (["products"] if torch.get_float32_matmul_precision() != "highest" else [])
+
+
 @dataclass(frozen=True)
 class _Training:
     """What a run is trained with, and how its result comes about."""
@@ -232,4 +264,5 @@ def _save(run: Run, net: nn.Module, folder: Path, keep: bool, about: dict[str, A
         except ValueError:  # seeds and masks do not give this net back; all its tensors do
             keep = True
     if run.kind != "hidden" or keep:
-        save_net(net, folder / (SCORES if run.kind == "hidden" else WEIGHTS))
+        path = folder / (SCORES if run.kind == "hidden" else WEIGHTS)
+        write_atomically(path, serialised(net.state_dict()))

@@ -14,10 +14,10 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lit_hidden.engine.beforehand import now
 from lit_hidden.engine.ranks import Group
 from lit_hidden.engine.store import Store, unwritable
 from lit_hidden.run import Run
@@ -27,14 +27,14 @@ _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCE
 _GRACE = 2.0  # seconds for torchrun to end this process, because another one has died
 
 
-def run_of(job: Job) -> Run:
-    """Read a job's run."""
-    return Run.from_json(json.dumps(job["run"]))
+def opened(job: Job) -> tuple[Run, Store]:
+    """Read a job's run, and open the store that it lives in."""
+    return Run.from_json(json.dumps(job["run"])), Store(job["runs_dir"])
 
 
 def work(job: Job, group: Group | None = None) -> None:
     """Train one job's run, with the `group` that this process leads, unless it is done or another process holds it."""
-    run, store = run_of(job), Store(job["runs_dir"])
+    run, store = opened(job)
     with ExitStack() as stack:
         try:
             from lit_hidden.engine.checkpoints import unusable  # here: without torch, `_fail` must still say so
@@ -50,9 +50,8 @@ def work(job: Job, group: Group | None = None) -> None:
             stack.enter_context(printing_into(folder))
             for part in folder.glob(".*.part"):  # of a process that was killed: nobody else writes here now
                 shutil.rmtree(part) if part.is_dir() else part.unlink()
-            now, epochs = datetime.now(UTC).isoformat(timespec="seconds"), store.progress(run)
-            here = f"process {os.getpid()} on {socket.gethostname()}"
-            sys.stderr.write(f"{now} {here} trains {run.name}, after epoch {epochs}\n")
+            here, epochs = f"process {os.getpid()} on {socket.gethostname()}", store.progress(run)
+            sys.stderr.write(f"{now()} {here} trains {run.name}, after epoch {epochs}\n")
             store.finish(run, _trained(job, run, folder, group))
             if damage := store.damage(run):  # its own code was changed meanwhile
                 raise RuntimeError(damage)
@@ -63,7 +62,7 @@ def work(job: Job, group: Group | None = None) -> None:
 def follow(group: Group) -> None:
     """Train what the leader of the group says, until it says no more."""
     while (job := group.take()) is not None:
-        run, store = run_of(job), Store(job["runs_dir"])
+        run, store = opened(job)
         try:
             _trained(job, run, store.folder(run), group)
         except SystemExit:  # all ranks stop after the same step; the leader decides what is next

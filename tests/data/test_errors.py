@@ -14,8 +14,7 @@ from pictures import plant, tree
 from lit_hidden import data as sets
 from lit_hidden.data import DataError, DigitsData, ImageNetData, imagenet
 from lit_hidden.data.decode import decoded_once
-from lit_hidden.data.trees import read_tree
-from lit_hidden.data.wnids import CLASS_LISTS
+from lit_hidden.data.trees import CLASS_LISTS, read_tree
 
 ABC = ["n01", "n02", "n03"]
 BIN, PY, RAW = "cifar-10-batches-bin", "cifar-10-batches-py", "MNIST/raw"

@@ -14,8 +14,7 @@ from torchvision.transforms import functional as TF
 from lit_hidden.data.decode import DecodingLoader, load
 from lit_hidden.data.imagenet import ImageNet100Data, ImageNetData, TinyImageNet100Data, TinyImageNetData
 from lit_hidden.data.loader import CropLoader
-from lit_hidden.data.trees import Images, read_tree
-from lit_hidden.data.wnids import CLASS_LISTS
+from lit_hidden.data.trees import CLASS_LISTS, Images, read_tree
 from lit_hidden.recipes import CLASS_LISTS as NAMES
 
 ABC = ["n01", "n02", "n03"]

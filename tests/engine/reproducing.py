@@ -15,7 +15,7 @@ from lit_hidden.engine.pool import Pool
 from lit_hidden.engine.reproduce import reproduce
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.where import Where
-from lit_hidden.engine.work import run_of
+from lit_hidden.engine.work import opened
 from lit_hidden.run import Run
 
 EXPERIMENT = '''
@@ -105,7 +105,7 @@ class Workers(Pool):
 
     def start(self, places, jobs) -> None:
         self.jobs += jobs
-        self.begun |= {place: run_of(job) for place, job in zip(places, jobs, strict=False)}
+        self.begun |= {place: opened(job)[0] for place, job in zip(places, jobs, strict=False)}
         self.starts.append(list(self.begun.values()))
 
     def ended(self, seconds: float) -> list[tuple[int, str | None]]:

@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lit_hidden.data import DATA, IMAGENET_DATA, data_module
-from lit_hidden.data.wnids import CLASS_LISTS
+from lit_hidden.data.trees import CLASS_LISTS
 from lit_hidden.engine.estimate import GUESS, MACS, elapsed, estimate, measured, work
 from lit_hidden.engine.store import Store
 from lit_hidden.nets import build

@@ -15,7 +15,7 @@ from lit_hidden.engine import grid as grid_module
 from lit_hidden.engine.grid import Grid, plan
 from lit_hidden.engine.pool import Pool
 from lit_hidden.engine.store import Store, StoreError
-from lit_hidden.engine.work import run_of
+from lit_hidden.engine.work import opened
 from lit_hidden.run import Run
 
 TINY = {"net": "conv2", "data": "digits", "epochs": 2}
@@ -100,7 +100,7 @@ def test_runs_are_trained_in_the_plans_order_as_soon_as_their_parents_are_done(t
     order = [*PARENTS, *TICKETS, OTHER]
     assert said == [f"  {n}/5  {run.name}: {50 + run.seed:.1f}% test accuracy" for n, run in enumerate(order, 1)]
     assert shown == [50 + run.seed for run in order]
-    assert [run_of(job) for job in pool.jobs[:3]] == [*PARENTS, OTHER], "workers that stay may go on with the others"
+    assert [opened(job)[0] for job in pool.jobs[:3]] == [*PARENTS, OTHER], "workers that stay may go on with the others"
     assert pool.jobs[-1] == {
         "run": json.loads(OTHER.to_json()), "name": OTHER.name, "runs_dir": f"{tmp_path}/runs", "until": math.inf,
         "data_dir": f"{tmp_path}/data", "device": "cpu", "devices": 1, "decoders": None, "keep": False,

@@ -18,9 +18,8 @@ from lit_hidden.data import DataError
 from lit_hidden.edge_popup import EdgePopup, maskers
 from lit_hidden.engine.checkpoints import StoppedError
 from lit_hidden.engine.network import make_data, make_module
-from lit_hidden.engine.provenance import in_tf32, provenance
 from lit_hidden.engine.store import Store
-from lit_hidden.engine.train import train
+from lit_hidden.engine.train import in_tf32, provenance, train
 from lit_hidden.engine.written import rows
 from lit_hidden.modules import LitSubnetwork
 from lit_hidden.nets import build, initialise

@@ -19,7 +19,7 @@ from lit_hidden.code import spec
 from lit_hidden.engine.checkpoints import Recorder
 from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import train
-from lit_hidden.engine.work import run_of, work
+from lit_hidden.engine.work import opened, work
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 
@@ -67,7 +67,7 @@ def job(run: Run, runs_dir: Path, **other: str) -> dict[str, object]:
 
 def answered(job: dict[str, object]) -> dict[str, object]:
     """Do a job, and say what became of it; the run's folder then forgets a failure."""
-    run, store = run_of(job), Store(str(job["runs_dir"]))
+    run, store = opened(job)
     with redirect_stderr(io.StringIO()) as said:
         work(job)
     sys.stderr.write(said.getvalue())
