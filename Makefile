@@ -1,6 +1,7 @@
 # Everything installs itself into $(VENV). `make help` lists what there is.
 PYTHON ?= python3
 VENV ?= .venv
+OLDEST ?= $(VENV)-oldest
 # With DATA (imagenet, imagenet100, imagenette, ...) an ImageNet figure is trained on those: by the paper's protocol.
 PRESET ?= $(if $(DATA),paper,quick)
 RUNS_DIR ?= runs
@@ -17,8 +18,8 @@ WHERE = $(if $(DATA),--data $(DATA)) $(if $(LAUNCHER),--launcher $(LAUNCHER)) $(
 export RUNS_DIR DATA_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev test lint format lines bench calibration findings docs report missing compare pack unpack wandb-sync \
-	wheel clean FORCE
+.PHONY: help install install-dev test test-slow test-oldest lint format lines bench calibration findings docs report \
+	missing compare pack unpack wandb-sync wheel clean FORCE
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z%0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,9 +44,27 @@ $(VENV)/.installed-bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	@touch $@
 
+$(VENV)/.installed-tour: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,tour]'
+	@touch $@
+
+# The lowest version that pyproject.toml allows, of each package that it names.
+$(OLDEST)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(OLDEST)
+	sed -nE 's/^ *"([a-zA-Z0-9_-]+)(\[.*\])?>=([0-9.]+)",$$/\1==\3/p' pyproject.toml | sort -u > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OLDEST)/constraints.txt -e '.[dev]'
+	@touch $@
+
 # In the order of files: those with few tests, which would else come last, are the long ones.
 test: install-dev ## Run the whole test suite (about four minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-slow: $(VENV)/.installed-tour ## Run what takes longest: the tour, experiments/tour.ipynb, and the demo from the wheel
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# What old releases warn of is deprecated in newer releases of what they use.
+test-oldest: $(OLDEST)/.installed ## Run the test suite with the lowest versions of all dependencies, beside .venv
+	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -W default::DeprecationWarning $(ARGS)
 
 lint: install-dev ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ Source: Ramanujan et al., What's Hidden in a Randomly Weighted Neural Network?, 
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "CIFAR10Data", "Claim", "DigitsData", "EdgePopup", "ImageNetData", "ImageTensorsData", "LitClassifier", "LitDense",
     "LitRandomMask", "LitSubnetwork", "LitSupermask", "LitTicket", "MNISTData", "Results", "Run", "RunCallback",

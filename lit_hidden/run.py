@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -15,6 +16,10 @@ from lit_hidden.checks import faults
 from lit_hidden.code import Spec
 
 SCHEMA = 1  # raise it when equal descriptions no longer mean equal results
+# Fields on their way out, and what to write instead: docs/releases.md has the rule.
+DEPRECATED: dict[str, str] = {}
+# Fields that went: the neutral value, which old descriptions may state for good, and what to write instead.
+GONE = {"trace": (0, 'callbacks=[spec("trace.Trace")]'), "swaps": (0, 'callbacks=[spec("swaps.Swaps")]')}
 PRESETS = ("smoke", "quick", "short", "paper")  # of every experiment: from seconds to the published protocol
 
 _SEEDS = ("weight_seed", "score_seed", "data_seed")
@@ -78,6 +83,9 @@ class Run:
                 raise ValueError(f"{name}={value!r} is of the wrong type; it must be {kind}")
         if fault := next(faults(self.resolved), None):
             raise ValueError(fault)
+        for name, default in [(f.name, f.default) for f in fields(self) if f.name in DEPRECATED]:
+            if getattr(self.resolved, name) != getattr(self._but(**{name: default}).resolved, name):
+                warnings.warn(f"{name} is deprecated; write {DEPRECATED[name]}", FutureWarning, stacklevel=3)
 
     @cached_property  # a grid asks for it, and for the hash, thousands of times
     def resolved(self) -> "Run":
@@ -264,9 +272,10 @@ class Run:
         for entry in plain.get("callbacks", ()):
             version = versions.get(entry["class_path"], 1)
             callbacks.append(Spec.of(str(entry["class_path"]), entry["init_args"], version))
-        once_fields = (("trace", 0), ("swaps", 0))  # which are callbacks now
-        values = {name: value for name, value in plain.items() if (name, value) not in once_fields}
-        run = cls(**values | {"callbacks": callbacks, "after": None if after is None else cls._from_plain(after)})
+        for name, (neutral, instead) in GONE.items():
+            if (value := plain.pop(name, neutral)) != neutral:
+                raise LookupError(f"{name}={value!r} is no field any more; write {instead}")
+        run = cls(**plain | {"callbacks": callbacks, "after": None if after is None else cls._from_plain(after)})
         # The oldest descriptions state no augmentation, and mean the neutral one.
         return run if run.augment is not None else replace(run, augment=_neutral_augment(run.resolved._values))
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lit_hidden import __version__
 from lit_hidden.cli import main
 from lit_hidden.engine import compare, reproduce
 
@@ -20,7 +21,7 @@ def ends(*arguments: str) -> int:
 
 def test_version_is_the_packages(capsys):
     assert ends("--version") == 0
-    assert capsys.readouterr().out == "lit-hidden 0.1.0\n"
+    assert capsys.readouterr().out == f"lit-hidden {__version__}\n"
 
 
 NO_PRESET = "lit-hidden: no preset 'long'; presets are smoke, quick, short, paper"

@@ -8,8 +8,6 @@ import re
 import sys
 from pathlib import Path
 
-import pytest
-
 from experiments._findings import main as findings
 from lit_hidden.cli import main
 from lit_hidden.code import check, spec
@@ -27,7 +25,6 @@ def blocks(text: str) -> dict[str, str]:
     return {names[-1]: code for names, code in named if names}
 
 
-@pytest.mark.slow
 def test_what_one_adds_is_trained_judged_and_drawn(tmp_path, monkeypatch):
     readme, adding = (ROOT / "README.md").read_text(), (ROOT / "docs" / "adding.md").read_text()
     found = blocks(readme.partition("## Add a figure")[2]) | blocks(adding.partition("## The hooks")[0])

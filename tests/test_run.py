@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lit_hidden.code import Spec, canonical, spec
 from lit_hidden.recipes import FINDERS, METHODS
-from lit_hidden.run import SCHEMA, Run, vary
+from lit_hidden.run import DEPRECATED, GONE, SCHEMA, Run, vary
 
 DENSE = Run(net="conv2")
 HIDDEN = Run(density=0.5, net="conv2")
@@ -245,9 +245,29 @@ def test_json_has_every_field_a_line_and_callbacks_as_lightnings_command_line_ta
     assert plain["after"] == json.loads(LESIONED.to_json())
     assert ANALYSED.row["callbacks"] == "lit_hidden.callbacks.rdm.RDM[2](images=9); mine.gone.Idea[2](rate=0.5)"
     assert (HIDDEN.row["callbacks"], HIDDEN.row["after"]) == (None, None)
+
+
+def test_a_field_that_went_is_read_for_good_where_it_said_nothing() -> None:
     later = {"callbacks", "after", "masker", "task"}  # when trace and swaps were fields
-    plain = {name: value for name, value in json.loads(text).items() if name not in later}
-    assert Run.from_json(json.dumps(plain | {"trace": 0, "swaps": 0})) == HIDDEN
+    plain = {name: value for name, value in json.loads(HIDDEN.to_json()).items() if name not in later}
+    neutral = {"trace": 0, "swaps": 0}
+    assert Run.from_json(json.dumps(plain | neutral)) == HIDDEN
+    assert {name: value for name, (value, _) in GONE.items()} == neutral
+    assert not GONE.keys() & {f.name for f in fields(Run)}, "a name is not used again"
+    for name in neutral:
+        with pytest.raises(ValueError, match=rf"{name}=600 is no field any more; write callbacks="):
+            Run.from_json(json.dumps(plain | {name: 600}))
+
+
+def test_a_deprecated_field_works_and_warns_where_it_says_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, written = replace(HIDDEN, warmup_epochs=2), replace(HIDDEN, warmup_epochs=2).to_json()
+    monkeypatch.setitem(DEPRECATED, "warmup_epochs", 'schedule="warm"')
+    with pytest.warns(FutureWarning, match=r'warmup_epochs is deprecated; write schedule="warm"') as told:
+        assert Run(density=0.5, net="conv2", warmup_epochs=2).hash == run.hash
+    assert told[0].filename == __file__, "the line that is to be changed"
+    with pytest.warns(FutureWarning, match="warmup_epochs"):
+        assert Run.from_json(written) == run
+    assert Run.from_json(HIDDEN.to_json()) == replace(HIDDEN, warmup_epochs=0), "which states the default"
 
 
 def test_names_in_a_file_are_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,6 @@ from lit_hidden.engine.store import Store
 from lit_hidden.engine.work import work
 from lit_hidden.run import Run
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = '''
 """A grid of every method."""

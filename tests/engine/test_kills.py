@@ -24,8 +24,6 @@ from lit_hidden.engine.store import Store
 from lit_hidden.engine.work import work
 from lit_hidden.run import Run
 
-pytestmark = pytest.mark.slow
-
 TINY = {"net": "conv2", "width": 0.05, "data": "digits", "train_images": 200}
 TRACE = (spec("trace.Trace", updates=3),)
 FOUND = Run(density=0.5, epochs=2, callbacks=TRACE, **TINY)

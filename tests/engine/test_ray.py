@@ -16,8 +16,6 @@ from lit_hidden.engine.store import Store
 from lit_hidden.engine.train import train
 from lit_hidden.run import Run
 
-pytestmark = pytest.mark.slow
-
 RUN = Run(density=0.5, epochs=2, net="conv2", width=0.05, data="digits", train_images=300)
 
 

@@ -26,7 +26,6 @@ def start(pool: Slurm, root: Path, first: list[Run], others: list[Run]) -> None:
     pool.start(range(len(first)), [job(run, root) for run in first + others])
 
 
-@pytest.mark.slow
 def test_a_run_of_jobs_killed_and_stopped_ends_as_if_nothing_had_been(tmp_path, monkeypatch, forked):
     monkeypatch.setattr(subprocess, "Popen", forked)
     store, first = Store(tmp_path / "runs"), RUNS[0]
