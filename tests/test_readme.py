@@ -17,7 +17,8 @@ from lit_hidden.results import Results
 from lit_hidden.run import Run, vary
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+RESULTS = ROOT / "experiments" / "results"
+PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *RESULTS.glob("README.md"), *RESULTS.glob("*/README.md")]
 
 
 def blocks(text: str) -> dict[str, str]:
@@ -78,19 +79,47 @@ def test_the_findings_are_those_of_the_committed_verdicts(tmp_path):
     (tmp_path / "docs").mkdir()
     marks = r"(?<=<!-- findings).*?(?=<!-- end)"
     for path in PAGES:
-        stale = re.sub(marks, lambda m: m[0].partition("\n")[0] + "\nstale\n", path.read_text(), flags=re.S)
-        (tmp_path / path.relative_to(ROOT)).write_text(stale)
-    findings(ROOT / "experiments" / "results", tmp_path)
-    for path in PAGES:
-        assert (tmp_path / path.relative_to(ROOT)).read_text() == path.read_text()
+        if RESULTS not in path.parents:
+            stale = re.sub(marks, lambda m: m[0].partition("\n")[0] + "\nstale\n", path.read_text(), flags=re.S)
+            (tmp_path / path.relative_to(ROOT)).write_text(stale)
+    findings(RESULTS, tmp_path)
+    for path in (*PAGES, RESULTS / "verdicts.svg"):
+        assert (tmp_path / path.relative_to(ROOT)).read_text() == path.read_text(), f"{path}: make findings"
     assert len([path for path in PAGES if re.search(marks, path.read_text(), flags=re.S)]) >= 5
+
+
+def test_each_folder_of_results_shows_its_largest_preset_and_every_claim_with_its_verdict_at_each():
+    folders = {path.parents[1] for path in RESULTS.glob("*/*/verdicts.json")}
+    assert {path.parent for path in RESULTS.glob("*/README.md")} == folders
+    for folder in folders:
+        text = (folder / "README.md").read_text()
+        largest, *others = (p for p in ("paper", "short", "quick") if (folder / p / "verdicts.json").exists())
+        assert re.findall(r"!\[.*\]\((\w+)/figure.png\)", text) == [largest]
+        assert set(others) == set(re.findall(r", drawn\]\((\w+)/figure.png\)", text))
+        table = {row[0]: row[1:] for row in (line[2:].split(" | ") for line in text.splitlines() if line[:2] == "| ")}
+        for place, preset in enumerate((largest, *others)):
+            assert table["claim"][place].strip(" |") == preset
+            for claim in json.loads((folder / preset / "verdicts.json").read_text())["claims"]:
+                assert table[claim["sentence"]][place].strip("*").startswith(claim["verdict"]), folder
+
+
+def test_the_drawing_of_verdicts_has_a_mark_for_each_claim_and_says_how_many_there_are():
+    rows = [row.split(" | ") for row in (ROOT / "docs" / "results.md").read_text().splitlines() if row[:3] != "| -"]
+    words = [row[2].strip("*") for row in rows if row[0][:1] == "|" and row[2] != "verdict"]
+    drawing = (RESULTS / "verdicts.svg").read_text()
+    for word in ("supported", "contradicted", "undecided"):
+        marks, checks = (len(re.findall(f'href="#{word}-{kind}"', drawing)) for kind in (r"\w+", "check"))
+        assert marks - 1 == words.count(word), "and one in the legend"
+        assert f">{marks - 1 - checks} {word}<" in drawing
 
 
 def test_every_link_and_target_of_the_pages_exists():
     targets = set(re.findall(r"^([a-z-]+)[:%]", (ROOT / "Makefile").read_text(), re.M))
     for page in PAGES:
         for link in re.findall(r"\]\(([^)#:]+)[)#]", page.read_text()):
-            assert (page.parent / link).exists(), f"{page.name}: {link}"
+            assert (page.parent / link).exists(), f"{page}: {link}"
+        for path in re.findall(r"tests/[\w/]+(?:\.py)?", page.read_text()):
+            assert (ROOT / path).exists(), f"{page}: {path}"
         for target in re.findall(r"[`\n]make ([a-z-]+)", page.read_text()):
             assert target in targets or target.startswith("reproduce-"), f"{page.name}: make {target}"
 
@@ -98,4 +127,4 @@ def test_every_link_and_target_of_the_pages_exists():
 def test_the_pages_are_short():
     for page in PAGES:  # the table of all claims grows with every experiment
         lines = [line for line in page.read_text().splitlines() if page.name != "results.md" or line[:1] != "|"]
-        assert len(lines) <= (180 if page.name == "README.md" else 150), page.name
+        assert len(lines) <= (180 if page.parent == ROOT else 150), page
