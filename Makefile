@@ -17,7 +17,7 @@ WHERE = $(if $(DATA),--data $(DATA)) $(if $(LAUNCHER),--launcher $(LAUNCHER)) $(
 export RUNS_DIR DATA_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev test lint format lines bench calibration findings report missing compare pack unpack wandb-sync \
+.PHONY: help install install-dev test test-slow lint format lines bench calibration findings report missing compare pack unpack wandb-sync \
 	wheel clean FORCE
 
 help: ## Say what there is
@@ -44,8 +44,11 @@ $(VENV)/.installed-bench: $(VENV)/.installed
 	@touch $@
 
 # In the order of files: those with few tests, which would else come last, are the long ones.
-test: install-dev ## Run the whole test suite (about four minutes on two cores)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: install-dev ## Run the tests, but those marked slow (about four minutes on two cores)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
+
+test-slow: install-dev ## Run the slow tests: kills, Ray, SLURM, the page in a browser (which needs Chromium)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow $(ARGS)
 
 lint: install-dev ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check .
@@ -78,8 +81,8 @@ calibration: install ## Simulate how often verdicts are wrong in grids of known 
 findings: install ## Write the tables of findings in README.md and docs/ from the committed verdicts
 	$(BIN)/python -m experiments._findings
 
-report: install ## Write one HTML page of all committed results (RESULTS=experiments/results)
-	$(BIN)/lit-hidden report --results $(RESULTS) $(ARGS)
+report: install ## Write one HTML page of all committed results, or of one experiment's (ONLY=fig3; RESULTS=experiments/results)
+	$(BIN)/lit-hidden report --results $(RESULTS) $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 missing: install ## List the runs that committed presets still lack, and their time (ARGS="--preset short": of all)
 	$(BIN)/lit-hidden missing --results $(RESULTS) $(ARGS)
@@ -100,6 +103,6 @@ wheel: install-dev ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel .
 
 clean: ## Remove what was built and drawn; runs/ and data/ stay
-	rm -rf build dist results report.html *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist results report*.html *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 FORCE:

@@ -1,31 +1,33 @@
-"""One HTML page of all committed results: drawings, verdicts, ours beside others' numbers, where the numbers are from.
+"""The meeting's page: one HTML file of all committed results, or of one experiment's; no torch, no network.
 
-It reads `<results>/<experiment>/<preset>/` (`figure.svg`, `results.csv`, `verdicts.json`); no runs, no torch, no
-network. Equal results give equal bytes.
+Equal results give equal bytes.
 """
 
-import base64
 import json
+import math
+import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from markupsafe import Markup
 
+from lit_hidden import meeting
 from lit_hidden.code import text
 from lit_hidden.engine import beforehand
 from lit_hidden.engine.estimate import elapsed
 from lit_hidden.engine.store import write_atomically
-from lit_hidden.judge import Verdict
+from lit_hidden.meeting import Entry, Folder
 from lit_hidden.recipes import method
 from lit_hidden.report import tables
 from lit_hidden.report.published import POINTS, SOURCES, Published
-from lit_hidden.report.tables import Cell, ResultsError, Row
+from lit_hidden.report.tables import Cell, Row
 from lit_hidden.results import primary
-from lit_hidden.run import PRESETS
 
 NUMBERS = {  # beside the accuracy, where runs have them: heading and format
     "best_accuracy": ("best epoch (chosen on the test set)", "{:.2f}"),
@@ -38,72 +40,83 @@ NUMBERS = {  # beside the accuracy, where runs have them: heading and format
 }
 
 
-@dataclass(frozen=True)
-class Folder:
-    """One experiment at one preset; `drawing` is a data URI, so that ids within two drawings cannot clash."""
+def report(results: str | Path = "experiments/results", out: str | Path = "", only: str = "") -> str:
+    """Write the page, of all experiments or `only` one, and return a line that sums it up.
 
-    name: str
-    preset: str
-    judged: dict[str, Any]
-    claims: list[Verdict]
-    rows: list[Row]
-    cells: list[Cell]
-    drawing: str
-
-
-def report(results: str | Path = "experiments/results", out: str | Path = "report.html") -> str:
-    """Write the page and return a line that sums it up; ResultsError if results are damaged."""
-    folders, out = load(Path(results)), Path(out)
-    page = build(folders)
+    Without `out` it is `report.html`, or `report-<only>.html`. ResultsError if results are missing or damaged.
+    """
+    results, out = Path(results), Path(out or (f"report-{only}.html" if only else "report.html"))
+    entries = meeting.load(results, only)
+    page = build(entries, meeting.false_support(results))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, page)
-    names, claims = {folder.name for folder in folders}, sum(len(folder.claims) for folder in folders)
-    return f"{out}: {len(names)} experiments, {claims} claims and checks judged ({len(page.encode()) / 1e6:.1f} MB)"
+    claims = sum(len(folder.claims) for entry in entries for folder in entry.folders)
+    return f"{out}: {len(entries)} experiments, {claims} claims and checks judged ({len(page.encode()) / 1e6:.1f} MB)"
 
 
-def load(results: Path) -> list[Folder]:
-    """Read every experiment and preset in the order of the page; ResultsError if there is none or one is damaged."""
-    # A folder that is empty, or holds packed runs alone, belongs to a reproduction that has not ended yet.
-    found = {path.parent for path in results.glob("[!.]*/[!.]*/[!.]*") if path.name != "runs.tar.gz"}
-    if not found:
-        raise ResultsError(f"no results in {results}; make reproduce-fig2 OUT={results} writes some")
-    # Experiments by name, fig2 before fig10; the paper's preset before those that are cut.
-    presets = {path: PRESETS.index(path.name.partition("-")[0]) for path in found}
-    return [_folder(path) for path in sorted(found, key=lambda p: (tables.order(p.parent.name), -presets[p], p.name))]
-
-
-def _folder(path: Path) -> Folder:
-    name, preset = path.parent.name, path.name
-    try:
-        rows, drawing = tables.read(path / "results.csv"), base64.b64encode((path / "figure.svg").read_bytes()).decode()
-        judged = json.loads((path / "verdicts.json").read_text(encoding="utf-8"))
-        claims = [Verdict(**claim) for claim in judged["claims"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        again = f"make reproduce-{name} PRESET={preset} OUT={path.parents[1]} writes it again"
-        raise ResultsError(f"{path} is damaged: {type(error).__name__}: {error}; {again}") from error
-    return Folder(name, preset, judged, claims, rows, tables.cells(rows), f"data:image/svg+xml;base64,{drawing}")
-
-
-def build(folders: Sequence[Folder]) -> str:
-    """Write the page of `folders`."""
-    environment = Environment(
+def environment() -> Environment:
+    """Make the environment of the templates in `report/`: the page, and what else is made of `meeting`'s entries."""
+    made = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("report")), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    claims = [claim for folder in folders for claim in folder.claims]
-    bounded = [claim for claim in claims if not claim.every and claim.kind != "check"]  # judged by intervals
+    # Without links: they lead to files that the page does not have.
+    markdown = MarkdownIt("commonmark", {"html": False})
+    made.filters["markdown"] = lambda one: Markup(markdown.render(re.sub(r"!?\[([^]]*)\]\([^)]*\)", r"\1", one)))
+    made.filters["packed"] = _packed
+    made.globals |= {"tables": tables, "text": text, "elapsed": elapsed, "counts": meeting.counts, "told": _told}
+    return made
+
+
+def build(entries: Sequence[Entry], false_support: float = meeting.NOMINAL) -> str:
+    """Write the page of `entries`, the share `false_support` of whose claims luck would support if none were true."""
+    folders = [folder for entry in entries for folder in entry.folders]
     once = {row["run"]: row for folder in folders for row in folder.rows}.values()  # experiments share runs
-    return environment.get_template("page.html").render(
-        experiments=[list(group) for _, group in groupby(folders, lambda folder: folder.name)], claims=claims,
-        runs=list(once), bounded=len(bounded), sources=SOURCES, beforehand=beforehand, tables=tables, text=text,
-        primary=primary, counts=_counts, beside=_beside, theirs=_theirs, known=_known, told=_told, elapsed=elapsed,
+    by_name = {entry.name: entry for entry in entries}
+    agenda = [(part, line, found) for part, line, names in meeting.lines()
+              if (found := [by_name[name] for name in names if name in by_name])]  # fmt: skip
+    named = {entry.name for _, _, found in agenda for entry in found}
+    agenda += [(entry.part, entry.title, [entry]) for entry in entries if entry.name not in named]
+    return environment().get_template("page.html").render(
+        agenda=agenda, parts=[(part, list(found)) for part, found in groupby(entries, lambda entry: entry.part)],
+        folders=folders, runs=list(once), false_support=false_support, sources=SOURCES, beforehand=beforehand,
+        not_said=meeting.NOT_SAID, primary=primary, beside=_beside, theirs=_theirs, known=_known,
+        explored={f"{folder.name}, {folder.preset}": _explored(folder) for folder in folders},
     )  # fmt: skip
 
 
-def _counts(claims: Sequence[Verdict]) -> tuple[Counter[str], Counter[str]]:
-    """Count the verdicts on findings, and on checks."""
-    findings, checks = ([c.verdict for c in claims if (c.kind == "check") is wanted] for wanted in (False, True))
-    return Counter(findings), Counter(checks)
+def _packed(data: Any) -> Markup:
+    return Markup(json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"))  # no </script>
+
+
+def _rounded(value: float | None) -> float | None:
+    return float(f"{value:.5g}") if value is not None and math.isfinite(value) else None
+
+
+def _explored(folder: Folder) -> dict[str, Any]:
+    """Give each run's fields and numbers, of those that differ: a field as its values in order and an index per run."""
+    runs, rows = zip(*((cell.run, row) for cell in folder.cells for row in cell.rows), strict=True)
+    fields = {name: [tables.setting(run, name) for run in runs] for name in tables.CONDITIONS}
+    fields |= {name: [row[name] for row in rows] for name in tables.SEEDS}
+    for name in dict.fromkeys(f"{one.class_path}.{option}" for run in runs for one in run.callbacks
+                              for option in one.all_options):  # fmt: skip
+        given = [run.option(name) for run in runs]
+        short = ".".join(name.rsplit(".", 2)[1:])
+        fields[short] = [one[0] if len(one) == 1 else ", ".join(map(text, one)) or None for one in given]
+    numbers = {name: [row.get(name) for row in rows] for name in dict.fromkeys([primary(rows[0]), *rows[0]])}
+    return {
+        "fields": {
+            name: {"values": each, "of": [each.index(value) for value in values]}
+            for name, values in fields.items()
+            if len(each := sorted(set(values), key=tables.order)) > 1
+        },
+        "numbers": {
+            name: [_rounded(one) for one in values]
+            for name, values in numbers.items()
+            if name not in tables.FIELDS and len(set(values)) > 1 and {*map(type, values)} <= {int, float, type(None)}
+        },
+        "failed": [i for i, row in enumerate(rows) if row.get("failed")],
+    }
 
 
 def match(point: Published, found: Sequence[Cell]) -> Cell | None:

@@ -23,7 +23,7 @@ nursery = pytest.StashKey[subprocess.Popen]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes more than 10 seconds; leave out with -m 'not slow'")
+    config.addinivalue_line("markers", "slow: takes more than 10 seconds or needs a browser: make test-slow")
     if made["ADDRESS"] in os.environ:  # one for all that xdist has started
         return
     address = os.path.join(tempfile.mkdtemp(), "nursery")

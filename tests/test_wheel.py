@@ -24,7 +24,7 @@ def test_the_wheel_holds_every_module_and_works_without_the_checkout(tmp_path):
     with zipfile.ZipFile(tmp_path / "lit_hidden-0.1.0-py3-none-any.whl") as archive:
         held = set(archive.namelist())
         archive.extractall(site)
-    kinds = {".py", ".html", ".css", ".csv", ".mplstyle"}
+    kinds = {".py", ".html", ".css", ".js", ".csv", ".mplstyle"}
     files = [path for name in PACKAGES for path in (ROOT / name).rglob("*") if path.suffix in kinds]
     ours = {str(path.relative_to(ROOT)) for path in files if not {"results", "gpu"} & {*path.parts}}
     assert ours | {"lit_hidden/py.typed"} <= held
