@@ -17,7 +17,7 @@ WHERE = $(if $(DATA),--data $(DATA)) $(if $(LAUNCHER),--launcher $(LAUNCHER)) $(
 export RUNS_DIR DATA_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev test test-slow lint format lines bench calibration findings report missing compare pack unpack wandb-sync \
+.PHONY: help install install-dev test test-slow lint format lines bench calibration findings report slides missing compare pack unpack wandb-sync \
 	wheel clean FORCE
 
 help: ## Say what there is
@@ -84,6 +84,9 @@ findings: install ## Write the tables of findings in README.md and docs/ from th
 report: install ## Write one HTML page of all committed results, or of one experiment's (ONLY=fig3; RESULTS=experiments/results)
 	$(BIN)/lit-hidden report --results $(RESULTS) $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
+slides: install ## Write slides of all committed results, with notes, one HTML file (RESULTS=experiments/results)
+	$(BIN)/lit-hidden slides --results $(RESULTS) $(ARGS)
+
 missing: install ## List the runs that committed presets still lack, and their time (ARGS="--preset short": of all)
 	$(BIN)/lit-hidden missing --results $(RESULTS) $(ARGS)
 
@@ -103,6 +106,6 @@ wheel: install-dev ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel .
 
 clean: ## Remove what was built and drawn; runs/ and data/ stay
-	rm -rf build dist results report*.html *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist results report*.html slides.html *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 FORCE:

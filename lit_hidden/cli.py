@@ -74,6 +74,9 @@ def parser() -> argparse.ArgumentParser:
     page.add_argument("--out", help="the page; without it report.html, or report-NAME.html")
     page.add_argument("--only", metavar="NAME", help="the results of one experiment, such as fig3")
 
+    deck = add("slides", "lit_hidden.slides:slides", "write slides of all committed results", "--results")
+    deck.add_argument("--out", default="slides.html", help="the slides, one HTML file")
+
     does = "print an experiment's runs side by side, sorted by any column"
     table = add("compare", "lit_hidden.engine.compare:compare", does, *one, "--where")
     table.add_argument("--sort", metavar="COLUMN", help="a field such as density or a number such as accuracy")
