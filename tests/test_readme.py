@@ -14,7 +14,7 @@ from experiments._findings import main as findings
 from lit_hidden.cli import main
 from lit_hidden.code import check, spec
 from lit_hidden.results import Results
-from lit_hidden.run import Run, vary
+from lit_hidden.run import PRESETS, Run, vary
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
@@ -78,10 +78,9 @@ def test_the_examples_of_adding_an_idea_are_runs_whose_code_is_found():
 def test_the_findings_are_those_of_the_committed_verdicts(tmp_path):
     (tmp_path / "docs").mkdir()
     marks = r"(?<=<!-- findings).*?(?=<!-- end)"
-    for path in PAGES:
-        if RESULTS not in path.parents:
-            stale = re.sub(marks, lambda m: m[0].partition("\n")[0] + "\nstale\n", path.read_text(), flags=re.S)
-            (tmp_path / path.relative_to(ROOT)).write_text(stale)
+    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        stale = re.sub(marks, lambda m: m[0].partition("\n")[0] + "\nstale\n", path.read_text(), flags=re.S)
+        (tmp_path / path.relative_to(ROOT)).write_text(stale)
     findings(RESULTS, tmp_path)
     for path in (*PAGES, RESULTS / "verdicts.svg"):
         assert (tmp_path / path.relative_to(ROOT)).read_text() == path.read_text(), f"{path}: make findings"
@@ -89,27 +88,21 @@ def test_the_findings_are_those_of_the_committed_verdicts(tmp_path):
 
 
 def test_each_folder_of_results_shows_its_largest_preset_and_every_claim_with_its_verdict_at_each():
-    folders = {path.parents[1] for path in RESULTS.glob("*/*/verdicts.json")}
-    assert {path.parent for path in RESULTS.glob("*/README.md")} == folders
-    for folder in folders:
-        text = (folder / "README.md").read_text()
-        largest, *others = (p for p in ("paper", "short", "quick") if (folder / p / "verdicts.json").exists())
-        assert re.findall(r"!\[.*\]\((\w+)/figure.png\)", text) == [largest]
-        assert set(others) == set(re.findall(r", drawn\]\((\w+)/figure.png\)", text))
-        table = {row[0]: row[1:] for row in (line[2:].split(" | ") for line in text.splitlines() if line[:2] == "| ")}
-        for place, preset in enumerate((largest, *others)):
-            assert table["claim"][place].strip(" |") == preset
-            for claim in json.loads((folder / preset / "verdicts.json").read_text())["claims"]:
-                assert table[claim["sentence"]][place].strip("*").startswith(claim["verdict"]), folder
+    for path in RESULTS.glob("*/*/verdicts.json"):
+        judged, text = json.loads(path.read_text()), (path.parents[1] / "README.md").read_text()
+        rows = {row[0]: row for row in (line[2:-2].split(" | ") for line in text.splitlines() if line[:2] == "| ")}
+        presets = rows["claim"][1:]
+        assert presets == sorted(presets, key=PRESETS.index, reverse=True)
+        assert re.findall(r"!\[.*\]\((\w+)/figure.png\)", text) == presets[:1]
+        for c in judged["claims"]:
+            assert rows[c["sentence"]][1 + presets.index(path.parts[-2])].strip("*").startswith(c["verdict"]), path
 
 
 def test_the_drawing_of_verdicts_has_a_mark_for_each_claim_and_says_how_many_there_are():
-    rows = [row.split(" | ") for row in (ROOT / "docs" / "results.md").read_text().splitlines() if row[:3] != "| -"]
-    words = [row[2].strip("*") for row in rows if row[0][:1] == "|" and row[2] != "verdict"]
-    drawing = (RESULTS / "verdicts.svg").read_text()
+    table, drawing = (ROOT / "docs" / "results.md").read_text(), (RESULTS / "verdicts.svg").read_text()
     for word in ("supported", "contradicted", "undecided"):
         marks, checks = (len(re.findall(f'href="#{word}-{kind}"', drawing)) for kind in (r"\w+", "check"))
-        assert marks - 1 == words.count(word), "and one in the legend"
+        assert marks - 1 == len(re.findall(rf"\| (?:\*\*)?{word}(?:\*\*)? \|", table)), "one is the legend's"
         assert f">{marks - 1 - checks} {word}<" in drawing
 
 
