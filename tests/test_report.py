@@ -1,6 +1,7 @@
 """The page: every folder is shown whole, nothing is loaded from elsewhere, errors name the file and the remedy."""
 
 import base64
+import csv
 import gzip
 import json
 import re
@@ -15,8 +16,7 @@ from committed import SVG, folder
 
 from lit_hidden.cli import main
 from lit_hidden.code import spec
-from lit_hidden.meeting import false_support, lines, load, texts
-from lit_hidden.page import build, match, report
+from lit_hidden.page import build, load, match, report, texts
 from lit_hidden.report.published import POINTS, Published
 from lit_hidden.report.tables import ResultsError, cells, read
 from lit_hidden.run import Run, vary
@@ -108,28 +108,33 @@ def test_every_experiment_is_shown_in_the_order_of_the_meeting_the_papers_preset
     assert targets | set(page.all("aria-labelledby")) <= set(ids)
 
 
-def test_the_lines_of_the_meeting_name_the_experiments_there_are() -> None:
-    experiments = {path.stem for path in (ROOT / "experiments").glob("[!_]*.py")}
-    assert experiments <= {name for _, _, names in lines() for name in names}
-    assert [*dict.fromkeys(part for part, _, _ in lines())] == [
+def test_the_meeting_has_three_parts_and_every_experiment_a_line() -> None:
+    with (ROOT / "lit_hidden" / "report" / "meeting.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert list(dict.fromkeys(line["part"] for line in lines)) == [
         "The paper",
         "The reading list",
         "The discussion notes",
     ]
+    experiments = {path.stem for path in (ROOT / "experiments").glob("[!_]*.py")}
+    assert experiments <= {name for line in lines for name in line["experiments"].split()}
 
 
-def test_texts_are_those_of_the_experiments_page_or_docstring() -> None:
-    pages = {path.stem for path in (ROOT / "docs").glob("*.md")}
-    for name in {name for _, _, names in lines() for name in names} & pages:
-        told, written = texts(name), (ROOT / "docs" / f"{name}.md").read_text()
-        labels = list(told)
-        assert labels[0] in ("The note", "The reading", "The question")
-        assert labels[-2:] == ["What it does not say", "Source"]
-        assert all(one in written for label in labels[:-1] for one in told[label].split("\n\n"))
-        assert not any(mark in "".join(told.values()) for mark in ("![", "<!--", "\n#"))
-    assert list(texts("fig3")) == ["", "Source"]
-    assert texts("fig3")[""].startswith("The paper's figure has a panel per net")
-    assert texts("nothing") == {}
+@pytest.mark.parametrize("name", [path.stem for path in (ROOT / "docs").glob("*.md")])
+def test_an_experiments_texts_are_those_of_its_page(name: str) -> None:
+    about, not_said = texts(name)
+    written = (ROOT / "docs" / f"{name}.md").read_text()
+    if "What it does not say" in written:
+        assert not_said
+    assert all(paragraph in written for paragraph in [*about.split("\n\n"), not_said])
+    assert not re.search(r"!\[|<!--|^# ", about + not_said, re.M)
+
+
+def test_an_experiment_without_a_page_has_its_docstring() -> None:
+    about, not_said = texts("fig3")
+    assert about.startswith("The paper's figure has a panel per net")
+    assert about.endswith("NVIDIA H200.") or "Cost: " in about.rpartition("\n\n")[2]
+    assert (not_said, texts("nothing")) == ("", ("", ""))
 
 
 def test_verdicts_are_counted_and_shared_runs_are_counted_once(page: Page) -> None:
@@ -151,27 +156,26 @@ def test_every_claim_is_a_row_of_one_table_that_says_what_it_is_filtered_by(page
     assert {(a["data-part"], a["data-device"]) for a in rows} == {("The paper", "CPU, 1 thread(s)")}
 
 
-def test_luck_is_the_largest_rate_of_the_simulations_that_are_well_posed(tmp_path: Path) -> None:
-    assert false_support(tmp_path) == 0.025
-    (tmp_path / "calibration").mkdir()
-    table = "false_support,well_posed\n0.02,True\n0.027,True\n0.09,False\n"
-    (tmp_path / "calibration" / "calibration.csv").write_text(table)
-    assert false_support(tmp_path) == 0.027
-
-
 def test_the_explorer_has_the_fields_and_numbers_that_differ(tmp_path: Path) -> None:
     lesions = [Run(density=0.5, data="digits", seed=s, callbacks=[spec("lesion.Lesion", epoch=e)] if e else [])
                for e in (None, 3, 10) for s in range(2)]  # fmt: skip
-    path = folder(tmp_path, "lesion", "quick", committed.results(lesions, revived=lambda run: 0.123456789 * run.seed))
-    found = re.search(r'<script type="application/json" id="explored">(.*?)</script>', build(load(tmp_path)))
+    path = folder(
+        tmp_path, "lesion", "quick", committed.results(lesions, revived=lambda run: 0.123456789 * (1 + run.seed))
+    )
+    found = re.search(r'<script type="application/json" id="explored">(.*?)</script>', build(load(tmp_path)), re.S)
     assert found
-    ((name, data),) = json.loads(found[1]).items()
+    told = json.loads(found[1])
+    ((name, columns),) = told["runs"].items()
     assert name == "lesion, quick"
     rows = read(path / "results.csv")
-    assert data["numbers"]["accuracy"] == [row["accuracy"] for row in rows]
-    assert data["fields"]["Lesion.epoch"]["values"] == [None, 3, 10]
-    assert data["fields"]["seed"] == {"values": [0, 1], "of": [row["seed"] for row in rows]}
-    assert not {"density", "data", "epochs", "seconds"} & {*data["fields"], *data["numbers"]}, "the same in all runs"
+    assert columns["accuracy"] == [row["accuracy"] for row in rows]
+    assert columns["revived"] == [float(f"{row['revived']:.5g}") for row in rows]
+    assert columns["seed"] == [row["seed"] for row in rows]
+    assert columns["callbacks"] == [row["callbacks"] for row in rows]
+    assert {*columns} & {*told["fields"]} == {"callbacks", "seed", "weight_seed", "score_seed", "data_seed"}, (
+        "the others are the same"
+    )
+    assert not {"run", "commit", "seconds"} & {*columns}
 
 
 @pytest.mark.parametrize(
@@ -312,8 +316,8 @@ def test_foreign_text_is_escaped_and_braces_are_left_alone(tmp_path: Path) -> No
     folder(tmp_path, "nasty", "quick", committed.results(QUICK[:1]), [claim], NASTY)
     page = build(load(tmp_path))
     assert page.count("<script") == 4
-    # The title of the page, of the experiment, in the overview; of a claim, in two tables, the sentence and the unit.
-    assert Page(page).text.count(NASTY) == 8
+    # The title of the page and of the experiment; of a claim the sentence and the unit, in two tables, and the reason.
+    assert Page(page).text.count(NASTY) == 7
 
 
 def test_the_committed_results_make_a_page(tmp_path: Path) -> None:
@@ -335,7 +339,7 @@ def test_a_page_of_one_experiment(whole: Path, tmp_path: Path, monkeypatch: pyte
     for path in COMMITTED.glob("*/*/verdicts.json"):  # the largest drawings and tables
         if path.with_name("figure.svg").stat().st_size > 250_000:
             assert len(build(load(COMMITTED, path.parts[-3]))) < 2e6
-    with pytest.raises(ResultsError, match=r"no results of 'fig4' in .*; there are results of fig3, fig10, theorem$"):
+    with pytest.raises(ResultsError, match=r"no results in .*/fig4; make reproduce-fig4 OUT=.* writes some$"):
         load(whole, "fig4")
 
 

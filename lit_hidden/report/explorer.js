@@ -1,8 +1,7 @@
 "use strict";
 {
   // Any number of a run over any field, of one experiment: a point is a run, a line joins the means.
-  const data = JSON.parse(document.getElementById("explored").textContent);
-  const $ = id => document.getElementById(id);
+  const $ = id => document.getElementById(id), { fields: known, runs } = JSON.parse($("explored").textContent), data = {};
   const form = $("explore"), plot = $("plot"), { experiment, x, y, color } = form.elements;
   const SHAPES = ["M-4,0a4,4 0 1 0 8,0a4,4 0 1 0 -8,0", "M-4,-4h8v8h-8z", "M0,-5l5,9h-10z", "M0,-5l5,5l-5,5l-5,-5z",
     "M0,5l5,-9h-10z", "M-4,-1h3v-3h2v3h3v2h-3v3h-2v-3h-3z"];
@@ -18,6 +17,29 @@
     return parent.appendChild(element);
   }
 
+  // The options of callbacks are fields too: "lesion.Lesion[2](epoch=3, of='units'); ..." has Lesion.epoch and Lesion.of.
+  function options(columns) {
+    const found = {}, number = text => isNaN(text) ? text.replaceAll("'", "") : Number(text);
+    (columns.callbacks ?? []).forEach((text, run) => {
+      for (const [, name, list] of (text ?? "").matchAll(/(\w+)(?:\[\d+\])?\(((?:[^()']|'[^']*'|\([^()]*\))*)\)/g))
+        for (const [, option, value] of list.matchAll(/(\w+)=('[^']*'|\([^()]*\)|[^,]+)/g))
+          (found[`${name}.${option}`] ??= columns.callbacks.map(() => null))[run] = number(value);
+    });
+    return found;
+  }
+
+  // Of an experiment: its numbers, and its fields as values in their order with the index of each run's.
+  function read(columns) {
+    const fields = {}, numbers = {}, rank = value => value === null ? 0 : typeof value === "number" ? 1 : 2;
+    for (const [name, of] of Object.entries({ ...columns, ...options(columns) })) {
+      if (!known.includes(name) && !name.includes(".")) numbers[name] = of;
+      const values = [...new Set(of)].sort((a, b) => rank(a) - rank(b) || (rank(a) === 1 ? a - b
+        : String(a).localeCompare(String(b), "en", { numeric: true })));
+      if (!numbers[name] && values.length > 1) fields[name] = { values, of: of.map(value => values.indexOf(value)) };
+    }
+    return { fields, numbers, failed: numbers.failed ?? [] };
+  }
+
   function fill(select, names, wished) {
     const kept = select.options.length && names.includes(select.value) ? select.value : wished.find(one => names.includes(one)) ?? names[0];
     select.replaceChildren(...names.map(name => new Option(name || "nothing", name)));
@@ -25,9 +47,9 @@
   }
 
   function choose() {
-    const { fields, numbers } = data[experiment.value], names = Object.keys(fields);
+    const { fields, numbers } = data[experiment.value] ??= read(runs[experiment.value]), names = Object.keys(fields);
     fill(x, names, ["density", "width", "epochs", "net"]);
-    fill(y, Object.keys(numbers), ["accuracy"]);
+    fill(y, Object.keys(numbers).filter(name => name !== "failed"), ["accuracy"]);
     fill(color, ["", ...names], ["method", "net"].filter(one => one !== x.value));
     draw();
   }
@@ -38,7 +60,7 @@
     const across = fields[x.value], of = fields[color.value] ?? { values: [""], of: across.of.map(() => 0) };
     const values = numbers[y.value];
     return of.values.map((name, c) => across.values.map((at, i) => {
-      const runs = values.map((value, run) => ({ value, run, failed: failed.includes(run) }))
+      const runs = values.map((value, run) => ({ value, run, failed: failed[run] }))
         .filter(({ value, run }) => value !== null && across.of[run] === i && of.of[run] === c);
       const kept = runs.filter(run => !run.failed);
       return { at, name, runs, kept, mean: kept.length ? kept.reduce((sum, run) => sum + run.value, 0) / kept.length : null };
@@ -126,7 +148,7 @@
       : `${+cells[i].mean.toPrecision(5)} (${cells[i].kept.length})`)], "td"));
   }
 
-  experiment.replaceChildren(...Object.keys(data).map(name => new Option(name, name)));
+  experiment.replaceChildren(...Object.keys(runs).map(name => new Option(name, name)));
   experiment.addEventListener("input", choose);
   for (const select of [x, y, color]) select.addEventListener("input", draw);
   addEventListener("resize", draw);

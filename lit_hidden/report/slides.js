@@ -6,7 +6,7 @@
     at = Math.max(0, Math.min(slides.length - 1, n));
     slides.forEach((slide, i) => slide.classList.toggle("current", i === at));
     document.getElementById("place").textContent = `${at + 1} / ${slides.length}`;
-    history.replaceState(null, "", `#${at + 1}`);
+    location.hash = at + 1;
     scrollTo(0, 0);
     slides[at].focus({ preventScroll: true }); // so that screen readers read it
   };
