@@ -15,6 +15,7 @@ CLAIMS = {  # by experiment and preset: kinds and verdicts; no line of the meeti
     "fig1/quick": [("check", "supported"), ("primary", "contradicted"), ("secondary", "supported")],
     "fig3/short": [("primary", "undecided")],
     "fig3/quick": [("primary", "supported")],
+    "dale/quick": [],
     "mine/quick": [("secondary", "undecided")],
 }
 PRESS = """
@@ -44,7 +45,7 @@ def test_a_slide_has_the_first_primary_claim_at_the_largest_preset_that_decides_
     assert [claimed.search(one).groups() for one in shown] == [(asked[n], v, n, "quick", n) for n, v in known.items()]
     notes = [line for line in load(tmp_path) if line.part == "The discussion notes"]
     assert re.findall("<dt>(.*?)</dt>", last) == [line.question for line in notes]
-    assert last.count("no results yet") == [line.entries for line in notes].count([])
+    assert last.count("no results yet") == len(notes) - 1, "all but that of figure 3"
 
 
 @pytest.mark.slow
