@@ -41,7 +41,7 @@ async function look(view) {
   }
   found.faint = [...found.faint];
   found.ground = view.getComputedStyle(page.body).backgroundColor;
-  found.over = page.documentElement.scrollWidth - view.innerWidth;
+  found.over = page.documentElement.scrollWidth - page.documentElement.clientWidth;
   found.blank = [...page.images].filter(image => !image.naturalWidth).length;
   found.requests = view.performance.getEntriesByType("resource").map(one => one.name).filter(name => !/^(data|blob):/.test(name));
   found.wrong = view.wrong;
