@@ -18,7 +18,7 @@ WHERE = $(if $(DATA),--data $(DATA)) $(if $(LAUNCHER),--launcher $(LAUNCHER)) $(
 export RUNS_DIR DATA_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev test test-slow test-oldest lint format lines bench calibration findings docs report \
+.PHONY: help install install-dev test test-slow test-oldest lint format lines bench calibration findings docs report slides \
 	missing compare pack unpack wandb-sync wheel clean FORCE
 
 help: ## Say what there is
@@ -44,8 +44,8 @@ $(VENV)/.installed-bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	@touch $@
 
-$(VENV)/.installed-tour: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,tour]'
+$(VENV)/.installed-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,tour]'
 	@touch $@
 
 # The lowest version that pyproject.toml allows, of each package that it names.
@@ -56,10 +56,10 @@ $(OLDEST)/.installed: pyproject.toml
 	@touch $@
 
 # In the order of files: those with few tests, which would else come last, are the long ones.
-test: install-dev ## Run the whole test suite (about four minutes on two cores)
+test: install-dev ## Run the tests, but those of the notebook, the browser and the documentation (about four minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-test-slow: $(VENV)/.installed-tour ## Run what takes longest: the tour, experiments/tour.ipynb, and the demo from the wheel
+test-slow: $(VENV)/.installed-slow ## Run these: the tour, the demo from the wheel, the site, the pages in Chromium (skipped without one)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 # What old releases warn of is deprecated in newer releases of what they use.
@@ -105,8 +105,11 @@ docs: $(VENV)/.installed-docs ## Build the documentation into build/site, withou
 	mkdir -p build/pages && ln -sfn ../../README.md ../../docs ../../experiments build/pages/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-report: install ## Write one HTML page of all committed results (RESULTS=experiments/results)
-	$(BIN)/lit-hidden report --results $(RESULTS) $(ARGS)
+report: install ## Write one HTML page of all committed results, or of one experiment's (ONLY=fig3; RESULTS=experiments/results)
+	$(BIN)/lit-hidden report --results $(RESULTS) $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+slides: install ## Write slides of all committed results, with notes, one HTML file (RESULTS=experiments/results)
+	$(BIN)/lit-hidden slides --results $(RESULTS) $(ARGS)
 
 missing: install ## List the runs that committed presets still lack, and their time (ARGS="--preset short": of all)
 	$(BIN)/lit-hidden missing --results $(RESULTS) $(ARGS)
@@ -127,6 +130,6 @@ wheel: install-dev ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel .
 
 clean: ## Remove what was built and drawn; runs/ and data/ stay
-	rm -rf build dist results report.html *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist results report*.html slides.html *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 FORCE:

@@ -76,7 +76,11 @@ def parser() -> argparse.ArgumentParser:
     still.add_argument("--preset", help="this preset of every experiment, committed or not")
 
     page = add("report", "lit_hidden.page:report", "write one HTML page of all committed results", "--results")
-    page.add_argument("--out", default="report.html", help="the page")
+    page.add_argument("--out", help="the page; without it report.html, or report-NAME.html")
+    page.add_argument("--only", metavar="NAME", help="the results of one experiment, such as fig3")
+
+    deck = add("slides", "lit_hidden.slides:slides", "write slides of all committed results", "--results")
+    deck.add_argument("--out", default="slides.html", help="the slides, one HTML file")
 
     does = "print an experiment's runs side by side, sorted by any column"
     table = add("compare", "lit_hidden.engine.compare:compare", does, *one, "--where")

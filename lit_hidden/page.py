@@ -1,22 +1,30 @@
-"""One HTML page of all committed results: drawings, verdicts, ours beside others' numbers, where the numbers are from.
+"""The meeting's page: one HTML file of all committed results, or of one experiment's; no torch, no network.
 
-It reads `<results>/<experiment>/<preset>/` (`figure.svg`, `results.csv`, `verdicts.json`); no runs, no torch, no
-network. Equal results give equal bytes.
+The results are `<results>/<experiment>/<preset>/` (`figure.svg`, `results.csv`, `verdicts.json`, maybe `figure.html`),
+the texts an experiment's docstring and `docs/<experiment>.md`; `report/meeting.csv` has the lines of the meeting.
+Equal results give equal bytes.
 """
 
+import ast
 import base64
+import csv
+import gzip
 import json
+import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from markupsafe import Markup
 
 from lit_hidden.code import text
-from lit_hidden.engine import beforehand
+from lit_hidden.engine import beforehand, experiment
 from lit_hidden.engine.estimate import elapsed
 from lit_hidden.engine.store import write_atomically
 from lit_hidden.judge import Verdict
@@ -40,7 +48,7 @@ NUMBERS = {  # beside the accuracy, where runs have them: heading and format
 
 @dataclass(frozen=True)
 class Folder:
-    """One experiment at one preset; `drawing` is a data URI, so that ids within two drawings cannot clash."""
+    """One experiment at one preset; `drawing` is an SVG, packed by gzip and base64, and its width and height."""
 
     name: str
     preset: str
@@ -48,56 +56,129 @@ class Folder:
     claims: list[Verdict]
     rows: list[Row]
     cells: list[Cell]
-    drawing: str
+    drawing: tuple[str, float, float]
+    player: str  # an HTML page; maybe none
+
+    @property
+    def bounded(self) -> list[Verdict]:
+        """The findings judged by an interval: those that luck can support."""
+        return [c for c in self.claims if not c.every and c.kind != "check" and None not in (c.low, c.high)]
 
 
-def report(results: str | Path = "experiments/results", out: str | Path = "report.html") -> str:
-    """Write the page and return a line that sums it up; ResultsError if results are damaged."""
-    folders, out = load(Path(results)), Path(out)
-    page = build(folders)
+class Entry(NamedTuple):
+    """An experiment: Markdown, its presets from the largest to the smallest, the first of them that decides a claim."""
+
+    name: str
+    about: str
+    not_said: str
+    folders: list[Folder]
+    main: Folder
+
+
+class Line(NamedTuple):
+    """A line of the meeting, and the experiments with results that answer it: some answer several."""
+
+    part: str
+    question: str
+    entries: list[Entry]
+
+
+def report(results: str | Path = "experiments/results", out: str | Path = "", only: str = "") -> str:
+    """Write the page, of all experiments or of `only` one, and return a line that sums it up.
+
+    Without `out` it is `report.html`, or `report-<only>.html`. ResultsError if results are missing or damaged.
+    """
+    out = Path(out or (f"report-{only}.html" if only else "report.html"))
+    page = build(lines := load(Path(results), only))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, page)
-    names, claims = {folder.name for folder in folders}, sum(len(folder.claims) for folder in folders)
-    return f"{out}: {len(names)} experiments, {claims} claims and checks judged ({len(page.encode()) / 1e6:.1f} MB)"
+    entries = {entry.name: entry for line in lines for entry in line.entries}
+    claims = sum(len(folder.claims) for entry in entries.values() for folder in entry.folders)
+    return f"{out}: {len(entries)} experiments, {claims} claims and checks judged ({len(page.encode()) / 1e6:.1f} MB)"
 
 
-def load(results: Path) -> list[Folder]:
-    """Read every experiment and preset in the order of the page; ResultsError if there is none or one is damaged."""
+def load(results: Path, only: str = "") -> list[Line]:
+    """Read every experiment, or one, in the order of the meeting; ResultsError if there is none or one is damaged."""
     # A folder that is empty, or holds packed runs alone, belongs to a reproduction that has not ended yet.
-    found = {path.parent for path in results.glob("[!.]*/[!.]*/[!.]*") if path.name != "runs.tar.gz"}
+    pattern = f"{only or '[!.]*'}/[!.]*/[!.]*"
+    found = {path.parent for path in results.glob(pattern) if path.name != "runs.tar.gz"}
     if not found:
-        raise ResultsError(f"no results in {results}; make reproduce-fig2 OUT={results} writes some")
+        again = f"make reproduce-{only or 'fig2'} OUT={results} writes some"
+        raise ResultsError(f"no results in {results / only}; {again}")
     # Experiments by name, fig2 before fig10; the paper's preset before those that are cut.
     presets = {path: PRESETS.index(path.name.partition("-")[0]) for path in found}
-    return [_folder(path) for path in sorted(found, key=lambda p: (tables.order(p.parent.name), -presets[p], p.name))]
+    paths = sorted(found, key=lambda path: (tables.order(path.parent.name), -presets[path], path.name))
+    entries = {}
+    for name, group in groupby(paths, lambda path: path.parent.name):
+        folders = [_folder(path) for path in group]
+        decided = [folder for folder in folders if {"supported", "contradicted"} & _counts(folder.claims)[0].keys()]
+        entries[name] = Entry(name, *texts(name), folders, [*decided, *folders][0])
+    with (Path(__file__).parent / "report" / "meeting.csv").open(newline="", encoding="utf-8") as file:
+        agenda = [(row["part"], row["line"], row["experiments"].split()) for row in csv.DictReader(file)]
+    further = [name for name in entries if all(name not in names for _, _, names in agenda)]
+    agenda += [("Further experiments", "", [name]) for name in further]
+    return [Line(part, line, [entries[name] for name in names if name in entries]) for part, line, names in agenda]
+
+
+def texts(name: str) -> tuple[str, str]:
+    """Read what an experiment's page in docs/ says, or else its docstring, and what the page says it does not say."""
+    home = experiment.folder()
+    source, page = home / f"{name}.py", home.parent / "docs" / f"{name}.md"
+    doc = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) if source.exists() else None
+    written = (doc or "").partition("\n\n")[2]
+    if page.exists():
+        told = re.sub("<!-- findings.*?<!-- end -->", "", page.read_text(encoding="utf-8"), flags=re.S)
+        written = re.sub(r"^(# .*|!\[.*)\n+", "", told, flags=re.M)
+    about, _, not_said = written.partition("**What it does not say.**")
+    return about.strip(), not_said.strip()
 
 
 def _folder(path: Path) -> Folder:
-    name, preset = path.parent.name, path.name
+    name, preset, player = path.parent.name, path.name, path / "figure.html"
     try:
-        rows, drawing = tables.read(path / "results.csv"), base64.b64encode((path / "figure.svg").read_bytes()).decode()
+        rows, svg = tables.read(path / "results.csv"), (path / "figure.svg").read_bytes()
         judged = json.loads((path / "verdicts.json").read_text(encoding="utf-8"))
         claims = [Verdict(**claim) for claim in judged["claims"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        width, height = (float(re.findall(rf'{side}="([\d.]+)'.encode(), svg)[0]) for side in ("width", "height"))
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         again = f"make reproduce-{name} PRESET={preset} OUT={path.parents[1]} writes it again"
         raise ResultsError(f"{path} is damaged: {type(error).__name__}: {error}; {again}") from error
-    return Folder(name, preset, judged, claims, rows, tables.cells(rows), f"data:image/svg+xml;base64,{drawing}")
+    drawing = base64.b64encode(gzip.compress(svg, mtime=0)).decode(), width, height
+    played = player.read_text(encoding="utf-8") if player.exists() else ""
+    return Folder(name, preset, judged, claims, rows, tables.cells(rows), drawing, played)
 
 
-def build(folders: Sequence[Folder]) -> str:
-    """Write the page of `folders`."""
+def build(lines: Sequence[Line], template: str = "page.html", **more: Any) -> str:
+    """Write a page of the meeting's `lines` by a template of `report/`, to which `more` is given."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("report")), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    claims = [claim for folder in folders for claim in folder.claims]
-    bounded = [claim for claim in claims if not claim.every and claim.kind != "check"]  # judged by intervals
+    markdown = MarkdownIt("commonmark", {"html": False})
+    # Without links, which lead to files that the page does not have.
+    environment.filters["markdown"] = lambda one: Markup(markdown.render(re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", one)))
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    environment.globals |= {"text": text, "tables": tables, "elapsed": elapsed, "counts": _counts, "told": _told}
+    entries = list({entry.name: entry for line in lines for entry in line.entries}.values())
+    folders = [folder for entry in entries for folder in entry.folders]
     once = {row["run"]: row for folder in folders for row in folder.rows}.values()  # experiments share runs
-    return environment.get_template("page.html").render(
-        experiments=[list(group) for _, group in groupby(folders, lambda folder: folder.name)], claims=claims,
-        runs=list(once), bounded=len(bounded), sources=SOURCES, beforehand=beforehand, tables=tables, text=text,
-        primary=primary, counts=_counts, beside=_beside, theirs=_theirs, known=_known, told=_told, elapsed=elapsed,
+    return environment.get_template(template).render(
+        lines=[line for line in lines if line.entries], entries=entries, folders=folders, runs=list(once),
+        sources=SOURCES, beforehand=beforehand, primary=primary, beside=_beside, theirs=_theirs, known=_known,
+        differing=_differing, **more,
     )  # fmt: skip
+
+
+def _differing(folder: Folder) -> dict[str, list[Any]]:
+    """List the fields and numbers in which runs differ, by column: in the order of the cells, to 5 digits."""
+    rows = [row | {"after": tables.setting(cell.run, "after")} for cell in folder.cells for row in cell.rows]
+    found = {}
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        values = [v if not isinstance(v, float) else float(f"{v:.5g}") if math.isfinite(v) else None for v in values]
+        if len(set(values)) > 1 and (name in tables.FIELDS or not any(isinstance(value, str) for value in values)):
+            found[name] = values
+    return found
 
 
 def _counts(claims: Sequence[Verdict]) -> tuple[Counter[str], Counter[str]]:

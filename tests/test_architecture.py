@@ -19,7 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     "errors", "code", "selection distributions recipes steps rice", "checks uses parametrized", "edge_popup run",
     "results", "judge", "supermask", "nets hyper_parameters metrics", "subnetwork", "classifier", "modules data report",
-    "authors callbacks", "engine", "page predict hub", "inspection", "lightning_cli", "cli", "__main__",
+    "authors callbacks", "engine", "page predict hub", "inspection slides", "lightning_cli", "cli", "__main__",
 ]  # fmt: skip
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 KERNEL, DESCRIPTIONS = {"torch", "numpy", "lit_hidden"}, {"numpy", "scipy", "lit_hidden"}

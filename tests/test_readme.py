@@ -12,10 +12,11 @@ from experiments._findings import main as findings
 from lit_hidden.cli import main
 from lit_hidden.code import check, spec
 from lit_hidden.results import Results
-from lit_hidden.run import Run, vary
+from lit_hidden.run import PRESETS, Run, vary
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+RESULTS = ROOT / "experiments" / "results"
+PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *RESULTS.glob("README.md"), *RESULTS.glob("*/README.md")]
 
 
 def blocks(text: str) -> dict[str, str]:
@@ -74,20 +75,40 @@ def test_the_examples_of_adding_an_idea_are_runs_whose_code_is_found():
 def test_the_findings_are_those_of_the_committed_verdicts(tmp_path):
     (tmp_path / "docs").mkdir()
     marks = r"(?<=<!-- findings).*?(?=<!-- end)"
-    for path in PAGES:
+    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         stale = re.sub(marks, lambda m: m[0].partition("\n")[0] + "\nstale\n", path.read_text(), flags=re.S)
         (tmp_path / path.relative_to(ROOT)).write_text(stale)
-    findings(ROOT / "experiments" / "results", tmp_path)
-    for path in PAGES:
-        assert (tmp_path / path.relative_to(ROOT)).read_text() == path.read_text()
+    findings(RESULTS, tmp_path)
+    for path in (*PAGES, RESULTS / "verdicts.svg"):
+        assert (tmp_path / path.relative_to(ROOT)).read_text() == path.read_text(), f"{path}: make findings"
     assert len([path for path in PAGES if re.search(marks, path.read_text(), flags=re.S)]) >= 5
+
+
+def test_each_folder_of_results_shows_its_largest_preset_and_every_claim_with_its_verdict_at_each():
+    for path in RESULTS.glob("*/*/verdicts.json"):
+        judged, text = json.loads(path.read_text()), (path.parents[1] / "README.md").read_text()
+        rows = {row[0]: row for row in (line[2:-2].split(" | ") for line in text.splitlines() if line[:2] == "| ")}
+        presets = rows["claim"][1:]
+        assert re.findall(r"!\[.*\]\((\w+)/figure.png\)", text) == [max(presets, key=PRESETS.index)] == presets[:1]
+        for c in judged["claims"]:
+            assert rows[c["sentence"]][1 + presets.index(path.parts[-2])].strip("*").startswith(c["verdict"]), path
+
+
+def test_the_drawing_of_verdicts_has_a_mark_for_each_claim_and_says_how_many_there_are():
+    table, drawing = (ROOT / "docs" / "results.md").read_text(), (RESULTS / "verdicts.svg").read_text()
+    for word in ("supported", "contradicted", "undecided"):
+        marks, checks = (len(re.findall(f'href="#{word}-{kind}"', drawing)) for kind in (r"\w+", "check"))
+        assert marks - 1 == len(re.findall(rf"\| (?:\*\*)?{word}(?:\*\*)? \|", table)), "one is the legend's"
+        assert f">{marks - 1 - checks} {word}<" in drawing
 
 
 def test_every_link_and_target_of_the_pages_exists():
     targets = set(re.findall(r"^([a-z-]+)[:%]", (ROOT / "Makefile").read_text(), re.M))
     for page in PAGES:
         for link in re.findall(r"\]\(([^)#:]+)[)#]", re.sub("```.*?```", "", page.read_text(), flags=re.S)):
-            assert (page.parent / link).exists(), f"{page.name}: {link}"
+            assert (page.parent / link).exists(), f"{page}: {link}"
+        for path in re.findall(r"tests/[\w/]+(?:\.py)?", page.read_text()):
+            assert (ROOT / path).exists(), f"{page}: {path}"
         for target in re.findall(r"[`\n]make ([a-z-]+)", page.read_text()):
             assert target in targets or target.startswith("reproduce-"), f"{page.name}: make {target}"
 
@@ -95,4 +116,4 @@ def test_every_link_and_target_of_the_pages_exists():
 def test_the_pages_are_short():
     for page in PAGES:
         if page.name not in ("results.md", "api.md"):  # all claims; all names
-            assert len(page.read_text().splitlines()) <= (180 if page.name == "README.md" else 150), page.name
+            assert len(page.read_text().splitlines()) <= (180 if page.parent == ROOT else 150), page

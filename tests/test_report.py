@@ -1,6 +1,9 @@
 """The page: every folder is shown whole, nothing is loaded from elsewhere, errors name the file and the remedy."""
 
 import base64
+import csv
+import gzip
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -11,11 +14,15 @@ import committed
 import pytest
 from committed import SVG, folder
 
-from lit_hidden.page import build, load, match, report
+from lit_hidden.cli import main
+from lit_hidden.code import spec
+from lit_hidden.page import build, load, match, report, texts
 from lit_hidden.report.published import POINTS, Published
 from lit_hidden.report.tables import ResultsError, cells, read
 from lit_hidden.run import Run, vary
 
+ROOT = Path(__file__).parent.parent
+COMMITTED = ROOT / "experiments" / "results"
 CLAIM: dict[str, Any] = dict(committed.CLAIM)  # type: ignore[call-overload]
 NASTY = '<script>alert(1)</script> & "{{contents}}" \\1 \''
 UNBOUNDED = CLAIM | {"sentence": "another", "verdict": "undecided", "margin": None, "low": None, "high": None}
@@ -27,6 +34,7 @@ PAPER = vary([Run(density=0.5), Run(), Run(optimizer="adam")], seed=range(5))
 ZHOU = [Run(density=d, method="supermask", net="conv6", seed=s) for d in (0.5, 0.7) for s in range(3)]
 IMAGENET = vary([Run(net="resnet50", data="imagenet")], seed=range(3), density=[None, 0.3])
 PLACES = ["fig3-paper", "fig3-short", "fig3-quick", "fig10-quick", "theorem-quick"]
+OPEN = ["fig3-paper", "fig10-quick", "theorem-quick"]  # the largest that decides a claim
 
 
 class Page(HTMLParser):
@@ -41,14 +49,14 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "link", "img", "br"):
+        if tag not in ("meta", "link", "img", "br", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if not {"style", "title"} & set(self.open):
+        if not {"style", "title", "script"} & set(self.open):
             self.text += f"{data} "
 
     def all(self, attribute: str) -> list[str]:
@@ -83,28 +91,91 @@ def page(html: str) -> Page:
 
 
 def article(page: str, name: str) -> str:
-    return Page(re.findall(rf'<article id="{name}">.*?</article>', page, re.DOTALL)[0]).text
+    """The text of one preset."""
+    return Page(re.findall(rf'<details class="preset" id="{name}".*?<!-- {name} -->', page, re.DOTALL)[0]).text
 
 
-def test_every_experiment_is_listed_once_the_papers_preset_first(page: Page) -> None:
-    assert [a["id"] for t, a in page.tags if t == "article"] == PLACES, "and nothing that is no experiment's"
-    links = [a["href"] for t, a in page.tags if t == "a"]
-    assert [href for href in links if href != "#contents"] == [f"#{name}" for name in PLACES]
+def test_every_experiment_is_shown_in_the_order_of_the_meeting_the_papers_preset_first(page: Page) -> None:
+    assert [a["id"] for t, a in page.tags if a.get("class") == "preset"] == PLACES, (
+        "and nothing that is no experiment's"
+    )
+    assert [a["id"] for t, a in page.tags if a.get("class") == "preset" and "open" in a] == OPEN
+    links = [a["href"] for t, a in page.tags if t == "a" and str(a["href"]).rpartition("-")[0]]
+    assert {href for href in links if "part" not in str(href)} == {f"#{name}" for name in PLACES}
     ids = page.all("id")
     assert len(ids) == len(set(ids))
     targets = {link[1:] for link in page.all("href") if link.startswith("#")}
     assert targets | set(page.all("aria-labelledby")) <= set(ids)
 
 
+def test_the_meeting_has_three_parts_and_every_experiment_a_line() -> None:
+    with (ROOT / "lit_hidden" / "report" / "meeting.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert list(dict.fromkeys(line["part"] for line in lines)) == [
+        "The paper",
+        "The reading list",
+        "The discussion notes",
+    ]
+    experiments = {path.stem for path in (ROOT / "experiments").glob("[!_]*.py")}
+    assert experiments <= {name for line in lines for name in line["experiments"].split()}
+
+
+@pytest.mark.parametrize("name", [path.stem for path in (ROOT / "docs").glob("*.md")])
+def test_an_experiments_texts_are_those_of_its_page(name: str) -> None:
+    about, not_said = texts(name)
+    written = (ROOT / "docs" / f"{name}.md").read_text()
+    if "What it does not say" in written:
+        assert not_said
+    assert all(paragraph in written for paragraph in [*about.split("\n\n"), not_said])
+    assert not re.search(r"!\[|<!--|^# ", about + not_said, re.M)
+
+
+def test_an_experiment_without_a_page_has_its_docstring() -> None:
+    about, not_said = texts("fig3")
+    assert about.startswith("The paper's figure has a panel per net")
+    assert about.endswith("NVIDIA H200.") or "Cost: " in about.rpartition("\n\n")[2]
+    assert (not_said, texts("nothing")) == ("", ("", ""))
+
+
 def test_verdicts_are_counted_and_shared_runs_are_counted_once(page: Page) -> None:
-    assert "Fig3: what fig3 shows paper cifar10 15 1 – – –" in page.text
-    assert "Fig3 quick digits 12 1 1 1 0 of 1 hold" in page.text, "a check that fails is no contradicted finding"
+    assert "Is deeper better? fig3 paper CPU, 1 thread(s) 15 – 1 – – – 0.0" in page.text
+    assert "fig3 quick CPU, 1 thread(s) 12 – 1 1 1 0 of 1 hold 0.0" in page.text, "a failing check contradicts nothing"
     assert (
-        "3 experiments. 7 claims judged: 5 supported, 1 contradicted, 1 undecided; at most 0.2 would be supported by "
-        "chance if none were true. 0 of 1 checks hold. 33 runs, 49.5 min of training."
+        "3 experiments. 7 claims judged: 5 supported, 1 contradicted, 1 undecided. 0 of 1 checks hold. "
+        "33 runs, 49.5 min"
     ) in page.text
-    assert "6 claims here are judged by intervals" in page.text
+    assert "5 claims have a margin with a 95% interval" in page.text, "neither exact nor unbounded"
+    assert "at most 2.5% of them, or 0.1, would be supported by luck; 5 are" in page.text
     assert len({run.hash for run in [*QUICK, *SHORT, *PAPER]}) == 33
+
+
+def test_every_claim_is_a_row_of_one_table_that_says_what_it_is_filtered_by(page: Page) -> None:
+    rows = [a for t, a in page.tags if "data-verdict" in a]
+    assert [f"{a['data-experiment']}-{a['data-preset']}" for a in rows] == [*PLACES[:2], *4 * [PLACES[2]], *PLACES[3:]]
+    assert [a["data-verdict"] for a in rows[2:6]] == ["supported", "undecided", "contradicted", "contradicted"]
+    assert {(a["data-part"], a["data-device"]) for a in rows} == {("The paper", "CPU, 1 thread(s)")}
+
+
+def test_the_explorer_has_the_fields_and_numbers_that_differ(tmp_path: Path) -> None:
+    lesions = [Run(density=0.5, data="digits", seed=s, callbacks=[spec("lesion.Lesion", epoch=e)] if e else [])
+               for e in (None, 3, 10) for s in range(2)]  # fmt: skip
+    path = folder(
+        tmp_path, "lesion", "quick", committed.results(lesions, revived=lambda run: 0.123456789 * (1 + run.seed))
+    )
+    found = re.search(r'<script type="application/json" id="explored">(.*?)</script>', build(load(tmp_path)), re.S)
+    assert found
+    told = json.loads(found[1])
+    ((name, columns),) = told["runs"].items()
+    assert name == "lesion, quick"
+    rows = read(path / "results.csv")
+    assert columns["accuracy"] == [row["accuracy"] for row in rows]
+    assert columns["revived"] == [float(f"{row['revived']:.5g}") for row in rows]
+    assert columns["seed"] == [row["seed"] for row in rows]
+    assert columns["callbacks"] == [row["callbacks"] for row in rows]
+    assert {*columns} & {*told["fields"]} == {"callbacks", "seed", "weight_seed", "score_seed", "data_seed"}, (
+        "the others are the same"
+    )
+    assert not {"run", "commit", "seconds"} & {*columns}
 
 
 @pytest.mark.parametrize(
@@ -137,7 +208,8 @@ def test_verdicts_are_counted_and_shared_runs_are_counted_once(page: Page) -> No
                 "conv4 dense adam – 89.00 88.00 – 90.00 5 86.66 (+2.34)",
                 "conv4 edge_popup signed_constant 0.5 81.00 80.00 – 82.00 5 86.07 (-5.07) 85.80, its best (-4.80)",
                 "numbers typed into a third party's plotting script",
-                "command make reproduce-fig3 PRESET=paper commit 0123456789ab device CPU, 1 thread(s) lit_hidden 0.1.0 "
+                "make reproduce-fig3 PRESET=paper Where the numbers are from commit 0123456789ab "
+                "device CPU, 1 thread(s) lit_hidden 0.1.0 "
                 "python 3.11.7 torch 2.15.0 lightning 2.6.6 finished 2026-11-22 seeds 0, 1, 2, 3, 4 "
                 "training took 22.5 min",
             ],
@@ -226,31 +298,49 @@ def test_a_published_number_belongs_to_the_run_that_is_least_cut(tmp_path: Path)
 
 def test_the_page_loads_nothing_and_its_drawings_are_whole(page: Page) -> None:
     for name, attributes in page.tags:
-        assert name not in ("script", "iframe", "object", "embed", "base", "form", "video", "audio")
+        assert "src" not in attributes
+        assert name not in ("object", "embed", "base", "video", "audio")
         assert not any(attribute.startswith("on") for attribute in attributes)
         assert re.match(r"#|data:,", attributes.get("href") or "#")
-    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page.all("content")
+    policy = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+    assert policy in page.all("content")
     images = [attributes for name, attributes in page.tags if name == "img"]
     assert len(images) == len(PLACES)
     for image in images:
-        kind, _, data = str(image["src"]).partition(";base64,")
-        assert (kind, base64.b64decode(data).decode()) == ("data:image/svg+xml", SVG)
+        assert gzip.decompress(base64.b64decode(str(image["data-packed"]))).decode() == SVG
+        assert (image["width"], image["height"]) == ("40.0", "20.0")
 
 
 def test_foreign_text_is_escaped_and_braces_are_left_alone(tmp_path: Path) -> None:
     claim = CLAIM | {"sentence": NASTY, "unit": NASTY, "why": NASTY}
     folder(tmp_path, "nasty", "quick", committed.results(QUICK[:1]), [claim], NASTY)
     page = build(load(tmp_path))
-    assert "<script" not in page
-    assert Page(page).text.count(NASTY) == 5  # a claim, its unit, its reason, the title and the contents
+    assert page.count("<script") == 4
+    # The title of the page and of the experiment; of a claim the sentence and the unit, in two tables, and the reason.
+    assert Page(page).text.count(NASTY) == 7
 
 
 def test_the_committed_results_make_a_page(tmp_path: Path) -> None:
     out = tmp_path / "there" / "report.html"
-    told = report(Path(__file__).parent.parent / "experiments" / "results", out)
+    told = report(COMMITTED, out)
     assert re.match(rf"{out}: \d+ experiments, \d+ claims .*\(\d+\.\d MB\)$", told)
+    assert out.stat().st_size < 8e6
     page = Page(out.read_text())
     assert "Figure 1: a random network hides a subnetwork that is as good as a trained network" in page.text
+    played = next(a for t, a in page.tags if t == "iframe")
+    assert played["srcdoc"] == (COMMITTED / "fig2" / "quick" / "figure.html").read_text()
+
+
+def test_a_page_of_one_experiment(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["report", "--results", str(whole), "--only", "fig10"])
+    page = Page((tmp_path / "report-fig10.html").read_text())
+    assert [a["id"] for t, a in page.tags if a.get("class") == "preset"] == ["fig10-quick"]
+    for path in COMMITTED.glob("*/*/verdicts.json"):  # the largest drawings and tables
+        if path.with_name("figure.svg").stat().st_size > 250_000:
+            assert len(build(load(COMMITTED, path.parts[-3]))) < 2e6
+    with pytest.raises(ResultsError, match=r"no results in .*/fig4; make reproduce-fig4 OUT=.* writes some$"):
+        load(whole, "fig4")
 
 
 @pytest.mark.parametrize(

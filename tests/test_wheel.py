@@ -34,7 +34,7 @@ def built(tmp_path: Path) -> tuple[set[str], Path]:
 
 def test_the_wheel_holds_every_module_and_works_without_the_checkout(tmp_path):
     held, site = built(tmp_path)
-    kinds = {".py", ".html", ".css", ".csv", ".json", ".mplstyle"}
+    kinds = {".py", ".html", ".css", ".js", ".csv", ".json", ".mplstyle"}
     files = [path for name in PACKAGES for path in (ROOT / name).rglob("*") if path.suffix in kinds]
     ours = {str(path.relative_to(ROOT)) for path in files if not {"results", "gpu"} & {*path.parts}}
     assert ours | {"lit_hidden/py.typed"} <= held

@@ -58,7 +58,7 @@ class Experiment:
         return list(dict.fromkeys((replace(run, data=data) if data else run).resolved for run in runs))
 
 
-def _folder() -> Path:
+def folder() -> Path:
     """Find `experiments/`: yours in the working directory, else the one that came with the package."""
     own = Path.cwd() / "experiments"
     return own if list(own.glob("*.py")) else Path(__file__).parents[2] / "experiments"
@@ -66,14 +66,14 @@ def _folder() -> Path:
 
 def names() -> list[str]:
     """List the experiments there are, fig2 before fig10."""
-    return sorted((path.stem for path in _folder().glob("[!_]*.py")), key=by_number)
+    return sorted((path.stem for path in folder().glob("[!_]*.py")), key=by_number)
 
 
 def load(name: str) -> Experiment:
     """Load the experiment `name`; ReproduceError: there is no such file, or it lacks a part."""
     if name not in names():
         raise UsageError(f"no experiment {name!r}; experiments are {', '.join(names())}")
-    path = _folder() / f"{name}.py"
+    path = folder() / f"{name}.py"
     parts = runpy.run_path(str(path), run_name=f"experiments.{name}")
     if lacking := [part for part in ("runs", "CLAIMS", "draw") if part not in parts]:
         raise ReproduceError(f"{path} lacks {', '.join(lacking)}; names of helpers begin with _")

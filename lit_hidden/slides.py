@@ -1,0 +1,45 @@
+"""The talk: one HTML file of slides made from committed results, in the order of the meeting; no torch, no network.
+
+A slide is a line of the meeting: its question, a claim, the drawing, the verdict. The discussion questions come last,
+each with its answer so far. Equal results give equal bytes.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from lit_hidden.engine.store import write_atomically
+from lit_hidden.judge import Verdict
+from lit_hidden.page import Entry, Folder, build, load
+from lit_hidden.run import PRESETS
+
+
+class Answer(NamedTuple):
+    """The claim that stands for an experiment, and the preset at which it was judged."""
+
+    entry: Entry
+    folder: Folder
+    claim: Verdict
+
+
+def slides(results: str | Path = "experiments/results", out: str | Path = "slides.html") -> str:
+    """Write the slides and return a line that sums them up; ResultsError if results are missing or damaged."""
+    lines, out = load(Path(results)), Path(out)
+    answers, shown = dict[str, Answer](), list[tuple[str, str, Answer, list[Answer], int]]()
+    for part, question, entries in lines:
+        new = [answer(entry) for entry in entries if entry.name not in answers and any(f.claims for f in entry.folders)]
+        answers |= {one.entry.name: one for one in new}
+        if new:
+            first = max(new, key=lambda one: PRESETS.index(one.folder.preset.partition("-")[0]))  # of equals the first
+            shown.append((part, question, first, [one for one in new if one is not first], len(shown) + 2))
+    page = build(lines, "slides.html", slides=shown, answers=answers, agenda=lines)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, page)
+    return f"{out}: {page.count('<section')} slides ({len(page.encode()) / 1e6:.1f} MB)"
+
+
+def answer(entry: Entry) -> Answer:
+    """Take an experiment's first primary claim at the largest preset that decides it; if none does, at the largest."""
+    found = [Answer(entry, folder, claim) for folder in entry.folders for claim in folder.claims]
+    first = min(found, key=lambda one: one.claim.kind != "primary").claim.sentence
+    same = [one for one in found if one.claim.sentence == first]
+    return next((one for one in same if one.claim.verdict != "undecided"), same[0])
