@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from lit_hidden.report import panels, style
+from experiments import _panels as panels
+from lit_hidden.report import style
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 

@@ -95,7 +95,7 @@ def best_of_several(name: str, means: list[float]) -> Case:
 
 
 THREE = 3 * np.sqrt(2)  # standard deviations of a difference
-BEST = best_of_several("peak as in figure 3", [62.13, 76.19, 78.17, 74.59, 56.4])  # Conv2's: see published.py
+BEST = best_of_several("peak as in figure 3", [62.13, 76.19, 78.17, 74.59, 56.4])  # Conv2's: see _published.csv
 TIES = replace(best_of_several("3 of them equal", [70, 78.17, 78.17, 78.17, 60]), well_posed=False)
 PEAK = Case(
     "best of 3 densities above both ends", lambda m: m[..., 1:4].max(-1, keepdims=True) - m[..., [0, 4]],

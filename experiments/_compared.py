@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
+from experiments import _panels as panels
 from experiments._intervals import jackknifed
-from lit_hidden.report import panels
 from lit_hidden.results import Results
 
 DENSITY = 0.5  # of all masks

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
+from experiments import _panels as panels
 from lit_hidden.code import spec
-from lit_hidden.report import panels, style
+from lit_hidden.report import style
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 

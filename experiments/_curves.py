@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lit_hidden.report import panels
+from experiments import _panels as panels
 from lit_hidden.results import Results
 
 DISTRIBUTIONS = ("kaiming_normal", "signed_constant")

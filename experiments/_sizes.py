@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from lit_hidden.report import panels, style
+from experiments import _panels as panels
+from lit_hidden.report import style
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 

@@ -23,10 +23,11 @@ from functools import cache
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments import _panels as panels
 from experiments._ages import Curves, ages, line, nets, over_age, over_epochs
 from lit_hidden.code import spec
 from lit_hidden.judge import Claim
-from lit_hidden.report import panels, style
+from lit_hidden.report import style
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 

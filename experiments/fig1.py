@@ -10,10 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments import _diagram as diagram
+from experiments import _panels as panels
 from experiments.fig2 import DENSITY
 from experiments.fig2 import runs as runs  # the same runs
 from lit_hidden.judge import Claim
-from lit_hidden.report import panels, style
+from lit_hidden.report import style
 from lit_hidden.results import Results
 
 # "Competitive accuracy" is a sentence in the paper, which prints no accuracy on CIFAR-10. A third party's single runs

@@ -18,8 +18,9 @@ from matplotlib.figure import Figure
 
 from experiments import _imagenet as imagenet_grid
 from experiments import _margins as margins
+from experiments import _panels as panels
 from lit_hidden.judge import Claim
-from lit_hidden.report import panels, style
+from lit_hidden.report import style
 from lit_hidden.results import Results
 
 runs = imagenet_grid.hidden

@@ -15,9 +15,9 @@ from dataclasses import replace
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments import _panels as panels
 from experiments.fig4 import KEPT, width_axis
 from lit_hidden.judge import Claim
-from lit_hidden.report import panels
 from lit_hidden.results import Results
 from lit_hidden.run import Run, vary
 

@@ -21,8 +21,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from experiments import _curves as curves
+from experiments import _panels as panels
 from lit_hidden.judge import Claim
-from lit_hidden.report import panels
 from lit_hidden.results import Results
 from lit_hidden.run import Run, vary
 

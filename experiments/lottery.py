@@ -25,11 +25,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments import _panels as panels
 from experiments._crossed import by_density, crossed, density_of, draw_crossed, draw_overlap, mask, options
 from experiments._crossed import overlaps as reduce  # noqa: F401  the engine looks for it
 from lit_hidden.code import Spec, spec
 from lit_hidden.judge import Claim
-from lit_hidden.report import panels, style
+from lit_hidden.report import style
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 

@@ -22,9 +22,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments import _panels as panels
 from lit_hidden.code import spec
 from lit_hidden.judge import Claim
-from lit_hidden.report import panels, style
+from lit_hidden.report import style
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 

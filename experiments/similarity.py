@@ -25,10 +25,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments import _panels as panels
 from experiments._compared import DENSITY, View, compared, draw_kappa, draw_line, draw_table
 from lit_hidden.code import spec
 from lit_hidden.judge import Claim, decide
-from lit_hidden.report import panels, style
+from lit_hidden.report import style
 from lit_hidden.results import NoRunsError, Results
 from lit_hidden.run import Run
 

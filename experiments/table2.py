@@ -20,10 +20,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from experiments import _imagenet as imagenet_grid
+from experiments import _panels as panels
+from experiments._published import like_for_like, points
 from lit_hidden.judge import Claim
-from lit_hidden.report import panels, style
-from lit_hidden.report.published import points
-from lit_hidden.report.tables import like_for_like
+from lit_hidden.report import style
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 

@@ -24,11 +24,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from experiments._panels import Look
 from experiments.fig4 import width_axis
 from lit_hidden.code import Spec, spec
 from lit_hidden.judge import Claim
 from lit_hidden.report import style
-from lit_hidden.report.panels import Look
 from lit_hidden.results import Results
 from lit_hidden.run import Run, vary
 

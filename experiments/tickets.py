@@ -21,8 +21,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from experiments import _panels as panels
 from lit_hidden.judge import Claim
-from lit_hidden.report import panels, style
+from lit_hidden.report import style
 from lit_hidden.results import Results
 from lit_hidden.run import Run, vary
 

@@ -32,9 +32,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from experiments import _panels as panels
 from lit_hidden.code import spec
 from lit_hidden.judge import Claim, half_widths, spread
-from lit_hidden.report import panels, style
+from lit_hidden.report import style
 from lit_hidden.results import NoRunsError, Results
 from lit_hidden.run import Run, vary
 

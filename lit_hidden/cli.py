@@ -75,11 +75,11 @@ def parser() -> argparse.ArgumentParser:
     still = add("missing", "lit_hidden.engine.estimate:missing", does, "--runs-dir", "--results")
     still.add_argument("--preset", help="this preset of every experiment, committed or not")
 
-    page = add("report", "lit_hidden.page:report", "write one HTML page of all committed results", "--results")
+    page = add("report", "experiments.meeting.page:report", "write one HTML page of all committed results", "--results")
     page.add_argument("--out", help="the page; without it report.html, or report-NAME.html")
     page.add_argument("--only", metavar="NAME", help="the results of one experiment, such as fig3")
 
-    deck = add("slides", "lit_hidden.slides:slides", "write slides of all committed results", "--results")
+    deck = add("slides", "experiments.meeting.slides:slides", "write slides of all committed results", "--results")
     deck.add_argument("--out", default="slides.html", help="the slides, one HTML file")
 
     does = "print an experiment's runs side by side, sorted by any column"
@@ -102,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
     measures = "measure selection, training steps, input, an epoch, and start-up"
     commands.add_parser("bench", help=measures, add_help=False)  # its parser is experiments.bench.environment's
 
-    theirs = add("import", "lit_hidden.authors:import_checkpoint", "turn a checkpoint of the authors' code into ours")
+    theirs = add("import", "experiments._authors:import_checkpoint", "turn a checkpoint of the authors' code into ours")
     theirs.add_argument("file", help="such as model_best.pth; code in it is never run")
     theirs.add_argument("--net", required=True, help="conv4, cifar_resnet18, resnet50, ...")
     theirs.add_argument("--width", type=float, default=1.0, help="their width_mult")
@@ -157,8 +157,7 @@ def main(argv: list[str] | None = None) -> None:
 
         return run(argv)
     if given and given[0] == "bench":
-        from experiments.bench.environment import parsed
-
+        parsed = pkgutil.resolve_name("experiments.bench.environment:parsed")
         arguments = parsed(given, argv is None)  # then this process is its own and may be replaced
     else:
         arguments = vars(parser().parse_args(given))

@@ -13,10 +13,10 @@ import committed
 import pytest
 from committed import PROVENANCE
 
+from experiments._published import Published, like_for_like, same_images
 from lit_hidden.code import Spec, spec
 from lit_hidden.engine.archive import contents
 from lit_hidden.engine.written import rows
-from lit_hidden.report.published import Published
 from lit_hidden.report.tables import (
     ResultsError,
     cells,
@@ -25,12 +25,10 @@ from lit_hidden.report.tables import (
     describe,
     filtered,
     in_tf32,
-    like_for_like,
     number,
     order,
     read,
     reason,
-    same_images,
     score,
     setting,
     varying,

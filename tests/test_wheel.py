@@ -43,14 +43,19 @@ def test_the_wheel_holds_every_module_and_works_without_the_checkout(tmp_path):
     code = (
         "import lit_hidden; from lit_hidden.__main__ import main\n"
         "print(lit_hidden.__file__)\n"
-        "main(['reproduce', 'fig2', 'fig8', '--dry-run'])"
+        "main(['reproduce', 'fig2', 'fig8', '--dry-run'])\n"
+        "main(['report', '--results', 'committed'])\n"
+        "main(['slides', '--results', 'committed'])"
     )
+    shutil.copytree(ROOT / "experiments" / "results" / "fig1" / "quick", tmp_path / "committed" / "fig1" / "quick")
     command = [sys.executable, "-c", code]
     settings = os.environ | {"PYTHONPATH": str(site)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=settings, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{site}/lit_hidden/__init__.py\n")
     assert "fig2 (quick)" in done.stdout
+    assert "report.html: 1 experiments" in done.stdout
+    assert "slides.html: 3 slides" in done.stdout
 
 
 @pytest.mark.slow

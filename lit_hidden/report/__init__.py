@@ -1,1 +1,1 @@
-"""What is seen of runs: drawings, tables, the page."""
+"""What is seen of runs: tables, and the style of drawings."""

@@ -1,6 +1,6 @@
 """Rows of results, one per run: read from `results.csv`, grouped over seeds, compared with the authors' protocol.
 
-The page, `compare` and `missing` use this; it imports no torch.
+The meeting's page, `compare` and `missing` use this; it imports no torch.
 """
 
 import csv
@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 
 from lit_hidden.code import text
 from lit_hidden.errors import UserError
-from lit_hidden.recipes import AUGMENTED, IMAGENET, SUBSET, Recipe, method
-from lit_hidden.report.published import SOURCES, Published
+from lit_hidden.recipes import AUGMENTED, IMAGENET, Recipe, method
 from lit_hidden.results import diverged, primary
 from lit_hidden.run import Run
 
@@ -226,16 +225,6 @@ def setting(run: Run, name: str) -> Any:
     if name == "augment":
         return ("off", "on")[run.augment] if isinstance(run.augment, bool) else run.augment
     return run.after and run.after.cell if name == "after" else getattr(run, name)
-
-
-def same_images(run: Run) -> bool:
-    """Tell whether a run has the authors' images: their data set, all its classes, as many and as large images."""
-    return not {"data", *SUBSET} & departures([run]).keys()
-
-
-def like_for_like(point: Published, run: Run) -> bool:
-    """Tell whether a published accuracy and a run both follow the authors' protocol, uncut."""
-    return SOURCES[point.source].alike and not departures([run])
 
 
 def varying(runs: Sequence[Run]) -> list[str]:

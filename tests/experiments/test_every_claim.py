@@ -9,8 +9,8 @@ import pytest
 from fabricated import EXPERIMENTS, experiment, grid, measured
 
 from experiments import _margins as margins
+from experiments._published import points
 from lit_hidden.judge import judge
-from lit_hidden.report.published import points
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 

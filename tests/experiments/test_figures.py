@@ -12,9 +12,9 @@ import torchvision.models
 from fabricated import EXPERIMENTS, experiment, grid, hollow, measured, overlaps, parameters
 from matplotlib.figure import Figure
 
+from experiments import _published as published
 from lit_hidden import build
 from lit_hidden.judge import judge
-from lit_hidden.report import published
 from lit_hidden.report.tables import departures
 from lit_hidden.results import NoRunsError, Results
 from lit_hidden.run import Run

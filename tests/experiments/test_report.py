@@ -14,14 +14,14 @@ import committed
 import pytest
 from committed import SVG, folder
 
+from experiments._published import POINTS, Published
+from experiments.meeting.page import build, load, match, report, texts
 from lit_hidden.cli import main
 from lit_hidden.code import spec
-from lit_hidden.page import build, load, match, report, texts
-from lit_hidden.report.published import POINTS, Published
 from lit_hidden.report.tables import ResultsError, cells, read
 from lit_hidden.run import Run, vary
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "experiments" / "results"
 CLAIM: dict[str, Any] = dict(committed.CLAIM)  # type: ignore[call-overload]
 NASTY = '<script>alert(1)</script> & "{{contents}}" \\1 \''
@@ -109,7 +109,7 @@ def test_every_experiment_is_shown_in_the_order_of_the_meeting_the_papers_preset
 
 
 def test_the_meeting_has_three_parts_and_every_experiment_a_line() -> None:
-    with (ROOT / "lit_hidden" / "report" / "meeting.csv").open(newline="") as file:
+    with (ROOT / "experiments" / "meeting" / "meeting.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert list(dict.fromkeys(line["part"] for line in lines)) == [
         "The paper",

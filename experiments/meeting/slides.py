@@ -7,9 +7,9 @@ each with its answer so far. Equal results give equal bytes.
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments.meeting.page import Entry, Folder, build, load
 from lit_hidden.engine.store import write_atomically
 from lit_hidden.judge import Verdict
-from lit_hidden.page import Entry, Folder, build, load
 from lit_hidden.run import PRESETS
 
 

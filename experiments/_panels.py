@@ -17,9 +17,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import ScaledTranslation
 
+from experiments._published import SOURCES, Published, points
 from lit_hidden.recipes import method
 from lit_hidden.report import style
-from lit_hidden.report.published import SOURCES, Published, points
 from lit_hidden.report.tables import departures, order
 from lit_hidden.results import Results, failed
 

@@ -7,8 +7,8 @@ import browser
 import pytest
 from committed import CLAIM, folder, results
 
+from experiments.meeting.page import load
 from lit_hidden.cli import main
-from lit_hidden.page import load
 from lit_hidden.run import Run
 
 CLAIMS = {  # by experiment and preset: kinds and verdicts; no line of the meeting names the last one

@@ -7,9 +7,9 @@ from pathlib import Path
 import browser
 import pytest
 
-from lit_hidden.page import build, load
+from experiments.meeting.page import build, load
 
-RESULTS = Path(__file__).parent.parent / "experiments" / "results"
+RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 FRAMES = [(width, scheme) for width in (380, 1300) for scheme in ("light", "dark")]
 pytestmark = [pytest.mark.slow, browser.needed]
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_hidden.authors import import_checkpoint
+from experiments._authors import import_checkpoint
 from lit_hidden.cli import main
 from lit_hidden.errors import UserError
 from lit_hidden.modules import LitSubnetwork

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from lit_hidden.report import panels, style
+from experiments import _panels as panels
+from lit_hidden.report import style
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 

@@ -11,6 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lit_hidden.recipes import SUBSET
+from lit_hidden.report.tables import departures
+from lit_hidden.run import Run
+
 
 @dataclass(frozen=True)
 class Source:
@@ -71,3 +75,13 @@ with Path(__file__).with_suffix(".csv").open(newline="", encoding="utf-8") as fi
 def points(**where: object) -> Iterator[Published]:
     """Give the published points whose fields equal `where`."""
     return (p for p in POINTS if where.items() <= vars(p).items())
+
+
+def same_images(run: Run) -> bool:
+    """Tell whether a run has the authors' images: their data set, all its classes, as many and as large images."""
+    return not {"data", *SUBSET} & departures([run]).keys()
+
+
+def like_for_like(point: Published, run: Run) -> bool:
+    """Tell whether a published accuracy and a run both follow the authors' protocol, uncut."""
+    return SOURCES[point.source].alike and not departures([run])

@@ -1,7 +1,7 @@
 """The meeting's page: one HTML file of all committed results, or of one experiment's; no torch, no network.
 
 The results are `<results>/<experiment>/<preset>/` (`figure.svg`, `results.csv`, `verdicts.json`, maybe `figure.html`),
-the texts an experiment's docstring and `docs/<experiment>.md`; `report/meeting.csv` has the lines of the meeting.
+the texts an experiment's docstring and `docs/<experiment>.md`; `meeting.csv` has the lines of the meeting.
 Equal results give equal bytes.
 """
 
@@ -23,6 +23,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
+from experiments._published import POINTS, SOURCES, Published, like_for_like, same_images
 from lit_hidden.code import text
 from lit_hidden.engine import beforehand, experiment
 from lit_hidden.engine.estimate import elapsed
@@ -30,7 +31,6 @@ from lit_hidden.engine.store import write_atomically
 from lit_hidden.judge import Verdict
 from lit_hidden.recipes import method
 from lit_hidden.report import tables
-from lit_hidden.report.published import POINTS, SOURCES, Published
 from lit_hidden.report.tables import Cell, ResultsError, Row
 from lit_hidden.results import primary
 from lit_hidden.run import PRESETS
@@ -113,7 +113,7 @@ def load(results: Path, only: str = "") -> list[Line]:
         folders = [_folder(path) for path in group]
         decided = [folder for folder in folders if {"supported", "contradicted"} & _counts(folder.claims)[0].keys()]
         entries[name] = Entry(name, *texts(name), folders, [*decided, *folders][0])
-    with (Path(__file__).parent / "report" / "meeting.csv").open(newline="", encoding="utf-8") as file:
+    with Path(__file__).with_name("meeting.csv").open(newline="", encoding="utf-8") as file:
         agenda = [(row["part"], row["line"], row["experiments"].split()) for row in csv.DictReader(file)]
     further = [name for name in entries if all(name not in names for _, _, names in agenda)]
     agenda += [("Further experiments", "", [name]) for name in further]
@@ -149,9 +149,9 @@ def _folder(path: Path) -> Folder:
 
 
 def build(lines: Sequence[Line], template: str = "page.html", **more: Any) -> str:
-    """Write a page of the meeting's `lines` by a template of `report/`, to which `more` is given."""
+    """Write a page of the meeting's `lines` by a template of this folder, to which `more` is given."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("report")), autoescape=True, undefined=StrictUndefined,
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     markdown = MarkdownIt("commonmark", {"html": False})
@@ -192,7 +192,7 @@ def match(point: Published, found: Sequence[Cell]) -> Cell | None:
     # A number without a density is the best of several, or of a dense net; parts of ImageNet are another problem.
     wanted = {name: value for name, value in asdict(point).items() if value is not None} | {"scaled": False}
     del wanted["source"], wanted["accuracy"]
-    fitting = [cell for cell in found if wanted.items() <= vars(cell.run).items() and tables.same_images(cell.run)]
+    fitting = [cell for cell in found if wanted.items() <= vars(cell.run).items() and same_images(cell.run)]
     return max(fitting, key=lambda cell: (-len(tables.departures([cell.run])), cell.mean() or 0.0), default=None)
 
 
@@ -207,7 +207,7 @@ def _theirs(point: Published, cell: Cell) -> str:
     """Write a number of others, and in brackets how far ours is from it if both follow the authors' protocol."""
     ours = cell.mean()
     best = ", its best" if method(point.method).hides and point.density is None else ""
-    alike = ours is not None and tables.like_for_like(point, cell.run)
+    alike = ours is not None and like_for_like(point, cell.run)
     return f"{point.accuracy:.2f}{best}" + (f" ({ours - point.accuracy:+.2f})" if ours is not None and alike else "")
 
 
