@@ -57,7 +57,7 @@ class NGrams:
 
     def write(self, begun: Array, count: int, seed: int = 0) -> list[int]:
         """Go on from the symbols `begun`, each next one drawn by its probability."""
-        random, written, nexts = np.random.default_rng(seed), begun.tolist(), np.arange(self.size)
+        random, nexts, written = np.random.default_rng(seed), np.arange(self.size), [int(symbol) for symbol in begun]
         for _ in range(count):
             last = written[len(written) - self.order + 1 :]
             context = sum(symbol * self.size**back for back, symbol in enumerate(last[::-1]))

@@ -3,47 +3,41 @@
 The discussion's note: language models have hundreds of billions of parameters and few neurons. All answers are ours. A
 decoder-only transformer, random and hidden, learns to predict the next character: of the topics of Python's own
 documentation (the text differs between releases, and its SHA-256 is part of each run), or of a text of one's own
-(`make reproduce-language DATA=mine.txt`). Topics that share 40 characters stand on one side of the split. Beside it: the
-same net trained; a random mask; embeddings and head trained beside the scores, at their rate, and under a random
-mask; n-grams with Kneser-Ney smoothing, which see no more than the net, the window. Otherwise embeddings are random
-and stay so, the mask lies on all other matrices, the head too. Widths are at half of the weights, and at as many
-weights kept. Do heads look at the previous character, and copy? The chart sets parameters over units of nets here
-beside those of published models and nervous systems: units of a transformer are layers x (d_model + d_ff).
+(`make reproduce-language DATA=mine.txt`). Topics that share 40 characters stand on one side of the
+split. Embeddings are random and stay so; the mask lies on all other matrices, the head too. Beside it: the same net
+trained; a random mask; embeddings and head ("ends") trained beside the scores, at their rate, and under a random mask;
+n-grams with Kneser-Ney smoothing, which see no more than the net: the window. Widths are compared at half of the
+weights, and at as many weights kept. Do heads look at the previous character, and copy? The chart sets parameters over
+units of nets here beside those of published models and nervous systems: units of a transformer are
+layers x (d_model + d_ff).
 
 A claim is open where the trained net is not below the bigram: then nothing has been learned that could be compared.
 
 Source: Chen and Goodman 1999 (n-grams); Olsson et al., arXiv:2209.11895 (heads); those of the chart are in _units.csv.
-Cost: quick 48 runs of 650 steps, 4 minutes on two cores; short 48 of 5,200, about 1 core-hour; paper 80 of 26,000, four
+Cost: quick 45 runs of 650 steps, 4 minutes on two cores; short 45 of 5,200, about 1 core-hour; paper 75 of 26,000, four
 layers, on a GPU.
 """
 
-import csv
-import hashlib
 import os
 import sys
 from dataclasses import replace
-from functools import cache
+from itertools import pairwise
 from math import nan
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments._ngrams import NGrams
-from lit_hidden import code
+from experiments import _units
+from experiments._language import ARMS, FEW, NET, ORDERS, arm, as_many, gram, layers, ngrams, present, sha256, thinned
+from experiments._language import units as units_of
+from experiments._language import widths
 from lit_hidden.code import spec
 from lit_hidden.judge import Claim
 from lit_hidden.report import panels, style
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 
-ROOM = "lit_hidden.callbacks."
-NET = f"{ROOM}transformer.layers_"
-ORDERS = range(1, 7)  # of n-grams
-NARROWEST = 0.8  # of the weights, kept at the first width where as many are kept at each
-FEW = 0.2
 READER = Run(
     net=f"{NET}2", data="text.TextData", task="text.NextToken", optimizer="adam", schedule="cosine", batch_size=16,
 )  # fmt: skip
@@ -53,60 +47,20 @@ PRESETS = {  # a run, its widths, the number of seeds
     "short": (replace(READER, epochs=16), (0.25, 0.5, 1.0), 3),
     "paper": (replace(READER, net=f"{NET}4", epochs=80), (1.0, 2.0, 4.0), 5),
 }
-ARMS = {  # the net's embeddings, what a run has
-    "found": ("layers_", {"method": "edge_popup"}),
-    "dense": ("layers_", {"method": "dense"}),
-    "random": ("layers_", {"method": "random"}),
-    "learned": ("learned_", {"LearnedEmbeddings.scores": True}),
-    "learned_random": ("learned_", {"LearnedEmbeddings.scores": False}),
-}
-
-
-def sha256() -> str:
-    """Give the text's SHA-256, 16 digits, as `lit_hidden.callbacks.corpus.source`, which imports torch."""
-    if (path := os.environ.get("DATA", "")).endswith(".txt"):
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"DATA={path} cannot be read: {error}; give a text in UTF-8") from error
-    else:
-        from pydoc_data.topics import topics
-
-        text = "\n".join(topics[name] for name in sorted(topics))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def size(width: float) -> int:
-    """Give the model's width, 16 units for each head."""
-    return 16 * max(1, round(4 * width))
-
-
-def layers(run: Run) -> int:
-    return int(run.net[-1])
-
-
-def units(run: Run) -> int:
-    return layers(run) * 5 * size(run.width)
-
-
-def weights(run: Run) -> int:
-    """Count the weights that are hidden: of attention, of both layers behind it, and of the head."""
-    return layers(run) * 12 * size(run.width) ** 2 + 128 * size(run.width)
 
 
 def runs(preset: str) -> list[Run]:
-    base, widths, seeds = PRESETS[preset]
+    base, wider, seeds = PRESETS[preset]
     text = (spec("text.Text", sha256=sha256()), spec("heads.Heads"))
     grid = []
     for seed in range(seeds):
         hidden = replace(base, seed=seed, density=0.5, lr=1e-2, callbacks=text)
         dense = replace(hidden, density=None, lr=3e-3)
-        wide = replace(hidden, width=widths[-1])
+        wide = replace(hidden, width=wider[-1])
         shallow = f"{NET}{layers(base) // 2}"
-        kept = NARROWEST * weights(replace(hidden, width=widths[0]))
-        for width in widths:
+        for width in wider:
             there = replace(hidden, width=width)
-            grid += [there, replace(dense, width=width), replace(there, density=round(kept / weights(there), 6))]
+            grid += [there, replace(dense, width=width), replace(there, density=thinned(layers(base), width, wider[0]))]
         grid += [replace(wide, density=FEW), replace(wide, net=shallow), replace(dense, net=shallow, width=wide.width)]
         grid.append(replace(wide, method="random", optimizer="sgd", lr=None, schedule=None))
         own = replace(wide, net=wide.net.replace("layers_", "learned_"))
@@ -115,46 +69,8 @@ def runs(preset: str) -> list[Run]:
     return grid
 
 
-def widths(results: Results) -> list[float]:
-    return sorted({run.width for run in results.whole.runs})
-
-
-def arm(results: Results, name: str, width: float | None = None, deep: bool = True, few: float = 0.5) -> Results:
-    """Keep the runs of an arm: at the largest width and depth, at half of the weights, unless others are asked for."""
-    net, where = ARMS[name]
-    depths = {layers(run) for run in results.whole.runs}
-    density = None if name == "dense" else few
-    width = max(widths(results)) if width is None else width
-    net = f"{ROOM}transformer.{net}{max(depths) if deep else min(depths)}"
-    return results.select(net=net, width=width, density=density, **where)
-
-
-def as_many(results: Results) -> list[Results]:
-    """Part the nets that keep as many weights as the narrowest one, by width."""
-    found = results.select(method="edge_popup", net=f"{NET}{max(layers(run) for run in results.whole.runs)}")
-    first, *wider = widths(results)
-    kept = NARROWEST * weights(replace(found.runs[0], width=first))
-    densities = {w: round(kept / weights(replace(found.runs[0], width=w)), 6) for w in (first, *wider)}
-    return [found.select(width=width, density=density) for width, density in densities.items()]
-
-
-@cache
-def ngrams(sha: str) -> tuple[list[float], str]:
-    """Give the bits of n-grams by their order on the test windows of a text, and what the longest write."""
-    corpus = f"{ROOM}corpus."
-    alphabet, train, test = code.load(f"{corpus}read")(sha)
-    found = [NGrams(train, order, 128) for order in ORDERS]
-    windows = code.load(f"{corpus}windows")(test, 64)
-    return [one.bits(*windows) for one in found], code.load(f"{corpus}told")(alphabet, found[-1].write(test[:64], 200))
-
-
-def gram(results: Results, order: int) -> float:
-    (sha,) = {run.option("Text.sha256")[0] for run in results.whole.runs}
-    return ngrams(sha)[0][order - 1]
-
-
 def gained(results: Results, worse: Results | float, better: Results, least: float = 0.1) -> float:
-    """Give the bits by which `better` is below `worse`, less `least`; NaN where the trained net is no better than pairs."""
+    """Give the bits by which `better` is below `worse`, less `least`; NaN unless the trained net beats a bigram."""
     bits = (worse if isinstance(worse, float) else worse.mean()) - better.mean() - least
     return bits if arm(results, "dense").mean() < gram(results, 2) else nan
 
@@ -163,10 +79,6 @@ def looks(results: Results, name: str) -> float:
     """Give by how many points a head's attention to the previous character exceeds that of the untrained net's best."""
     same = arm(results, name)
     return same.mean("previous") - same.mean("untrained_previous")
-
-
-def pairs(items: list[Any]) -> list[tuple[Any, Any]]:
-    return list(zip(items, items[1:], strict=False))
 
 
 BITS = "bits per character"
@@ -178,7 +90,7 @@ CLAIMS = [
     Claim("the found half, all else random, is 0.1 bit better than a bigram",
           lambda r: gained(r, gram(r, 2), arm(r, "found")), BITS),
     Claim("with as many weights kept, each doubling of the width gains 0.1 bit",
-          lambda r: [gained(r, one, other) for one, other in pairs(as_many(r))], BITS),
+          lambda r: [gained(r, one, other) for one, other in pairwise(as_many(r))], BITS),
     Claim("a head of the found half looks 20 points more at the previous character than any before training",
           lambda r: looks(r, "found") - 20, "points of attention"),
     Claim("the found half copies: a second copy costs it 0.1 bit less than the first",
@@ -188,7 +100,7 @@ CLAIMS = [
     Claim("the net trained is 0.1 bit better than a six-gram", lambda r: gained(r, gram(r, 6), arm(r, "dense")), BITS,
           "secondary"),
     Claim("at half of the weights each doubling of the width gains 0.1 bit",
-          lambda r: [gained(r, *two) for two in pairs([arm(r, "found", width) for width in widths(r)])], BITS,
+          lambda r: [gained(r, *two) for two in pairwise([arm(r, "found", width) for width in widths(r)])], BITS,
           "secondary"),
     Claim("twice the layers gain 0.1 bit, found and trained",
           lambda r: [gained(r, arm(r, name, deep=False), arm(r, name)) for name in ("found", "dense")], BITS,
@@ -204,8 +116,8 @@ CLAIMS = [
     Claim("as many weights are kept at each width, within 1%",
           lambda r: [1 - abs(100 * part.mean("parameters") / as_many(r)[0].mean("parameters") - 100)
                      for part in as_many(r)], "%", "check", every=True),
-    Claim("the trained net is past the bigram's plateau, by 0.1 bit", lambda r: gram(r, 2) - arm(r, "dense").mean() - 0.1,
-          BITS, "check", every=True),
+    Claim("the trained net is past the bigram's plateau, by 0.1 bit",
+          lambda r: gram(r, 2) - arm(r, "dense").mean() - 0.1, BITS, "check", every=True),
 ]  # fmt: skip
 
 
@@ -224,13 +136,84 @@ def reduce(results: Results) -> dict[str, np.ndarray]:
     return found
 
 
-def present(results: Results, name: str, *which: Any) -> Results:
-    """Keep the runs of an arm, maybe none."""
-    try:
-        return arm(results, name, *which)
-    except ValueError:  # half a grid
-        return Results([])
+# --- drawing ---------------------------------------------------------------------------------------------------------
+
+LOOKS = {
+    "dense": panels.Look("trained", style.ORANGE, (0, (5, 1.5)), "s"),
+    "found": panels.Look("found, all else random", style.NAVY, "-", "o"),
+    "learned": panels.Look("found, embeddings and head trained", style.PURPLE, "-", "D"),
+    "learned_random": panels.Look("random mask, embeddings and head trained", style.BLACK, "", "v", "white"),
+    "random": panels.RANDOM,
+}
+SHORT = {"dense": "trained", "found": "found", "learned": "found\n+ ends", "learned_random": "random\n+ ends",
+         "random": "random\nmask"}  # fmt: skip
 
 
 def draw(results: Results, figure: Figure) -> None:
-    figure.add_subplot()
+    figure.set_size_inches(12.5, 11)
+    grid = figure.add_gridspec(2, 3, left=0.055, right=0.985, top=0.965, bottom=0.4, wspace=0.2, hspace=0.34)
+    arms, wide, few, before, copies, chart = grid.subplots().flat
+    for name, look in LOOKS.items():
+        x = list(LOOKS).index(name)
+        same = present(results, name)
+        panels.bars(arms, {x: same.values()} if len(same) else {}, look)
+        for axes, number in ((before, "previous"), (copies, "copying")):
+            panels.bars(axes, {x: same.values(number)} if len(same) else {}, look, aside=3)
+            untrained = replace(look, face="white", label="_", marker="o")
+            panels.bars(axes, {x: same.values(f"untrained_{number}")} if len(same) else {}, untrained, aside=-3)
+    for axes in (arms, before, copies):
+        axes.set_xticks(range(len(LOOKS)), [SHORT[name] for name in LOOKS])
+        axes.set_xlim(-0.5, len(LOOKS) - 0.5)
+    draw_widths(wide, results)
+    draw_densities(few, results)
+    _units.chart(
+        chart, [(units_of(run), result["parameters"]) for run, result in results if run.method == "edge_popup"]
+    )
+    for axes, title in ((arms, "(a) what learns, and n-grams"), (wide, "(b) wider nets"), (few, "(c) fewer weights")):
+        for order, bits in zip(ORDERS, results.summary["ngrams"], strict=True):
+            if order in (2, 3, 6):
+                axes.axhline(bits, color=style.COLORS["muted"], linewidth=0.8, linestyle=(0, (1, 2)), zorder=0)
+                axes.annotate(f"n = {order}", (1, bits), (-3, 2), xycoords=axes.get_yaxis_transform(), ha="right",
+                              textcoords="offset points", fontsize=7, color=style.COLORS["muted"])  # fmt: skip
+        axes.set(ylabel=BITS, title=title)
+    before.set(ylabel="attention of the best head (%)", title="(d) to the previous character (left, hollow: untrained)")
+    copies.set(ylabel="attention of the best head (%)", title="(e) to what is to be copied (left, hollow: untrained)")
+    for axes in (arms, wide, few, before, copies):
+        axes.grid(axis="y")
+    panels.finish(figure, [arms, few, wide], ncols=4, bbox_to_anchor=(0.5, 0.295))
+    labels = {"six-gram": "n-gram, n = 6"} | {name: SHORT[name].replace("\n", " ") for name in LOOKS}
+    _units.samples(figure, results.summary, labels)
+
+
+def draw_widths(axes: Axes, results: Results) -> None:
+    """Draw bits over units: trained, half found, and as many weights kept."""
+    for n, name in enumerate(("dense", "found")):
+        parts = [part for width in widths(results) if len(part := present(results, name, width))]
+        panels.bars(axes, {units_of(part.runs[0]): part.values() for part in parts}, LOOKS[name], aside=3 * n)
+    try:
+        same = {float(units_of(part.runs[0])): part.values() for part in as_many(results)}
+    except (ValueError, IndexError):  # half a grid
+        same = {}
+    panels.bars(axes, same, panels.Look("found, as many weights kept", style.SKY, (0, (1.2, 1.2)), "^"), aside=-3)
+    if ticks := sorted({units_of(run) for run in results.runs if layers(run) == max(map(layers, results.runs))}):
+        axes.set_xscale("log", base=2)
+        axes.minorticks_off()
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.set_xlabel("units")
+
+
+def draw_densities(axes: Axes, results: Results) -> None:
+    """Draw bits over the weights kept of the widest net; hollow: of half the layers."""
+    for deep, line in ((True, "-"), (False, "")):
+        found = {k: part for k in (0.5, FEW) if len(part := present(results, "found", None, deep, k))}
+        if deep:
+            last = as_many(results)[-1] if len(present(results, "found")) else Results([])
+            found |= {float(run.density or 0): last for run in last.runs}
+        look = LOOKS["found"] if deep else panels.Look("half the layers, found", style.NAVY, line, "o", "white")
+        panels.bars(axes, {100 * k: found[k].values() for k in sorted(found)}, look)
+        trained = present(results, "dense", None, deep)
+        look = LOOKS["dense"] if deep else panels.Look("half the layers, trained", style.ORANGE, line, "s", "white")
+        panels.bars(axes, {100.0: trained.values()} if len(trained) else {}, replace(look, linestyle=""))
+    axes.set(xlabel="% of weights kept, or trained", xscale="log")
+    axes.minorticks_off()
+    axes.set_xticks([6, 20, 50, 100], ["6", "20", "50", "100"])

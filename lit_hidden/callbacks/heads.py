@@ -40,7 +40,7 @@ class Heads(RunCallback):
         if not isinstance(module.net, Transformer):
             raise ValueError(f"{type(module.net).__name__} has no heads to look at; take net='transformer.layers_2'")
         self.read = splits(data)["test"][0][: self.windows]
-        symbols, (count, length) = self.read.unique(), self.read.shape
+        symbols, (count, length) = torch.unique(self.read), self.read.shape
         chosen = torch.randint(len(symbols), (count, length // 2), generator=self.generator("twice"))
         self.twice = symbols[chosen].repeat(1, 2)
         self.untrained = self._looked(module)
