@@ -29,9 +29,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import _units
-from experiments._language import ARMS, FEW, NET, ORDERS, arm, as_many, gram, layers, ngrams, present, sha256, thinned
-from experiments._language import units as units_of
-from experiments._language import widths
+from experiments._language import (
+    ARMS,
+    FEW,
+    NET,
+    ORDERS,
+    arm,
+    as_many,
+    gram,
+    layers,
+    ngrams,
+    present,
+    sha256,
+    thinned,
+    units,
+    widths,
+)
 from lit_hidden.code import spec
 from lit_hidden.judge import Claim
 from lit_hidden.report import panels, style
@@ -152,7 +165,7 @@ SHORT = {"dense": "trained", "found": "found", "learned": "found\n+ ends", "lear
 def draw(results: Results, figure: Figure) -> None:
     figure.set_size_inches(12.5, 11)
     grid = figure.add_gridspec(2, 3, left=0.055, right=0.985, top=0.965, bottom=0.4, wspace=0.2, hspace=0.34)
-    arms, wide, few, before, copies, chart = grid.subplots().flat
+    arms, wide, few, before, copies, chart = (figure.add_subplot(grid[n]) for n in range(6))
     for name, look in LOOKS.items():
         x = list(LOOKS).index(name)
         same = present(results, name)
@@ -166,9 +179,7 @@ def draw(results: Results, figure: Figure) -> None:
         axes.set_xlim(-0.5, len(LOOKS) - 0.5)
     draw_widths(wide, results)
     draw_densities(few, results)
-    _units.chart(
-        chart, [(units_of(run), result["parameters"]) for run, result in results if run.method == "edge_popup"]
-    )
+    _units.chart(chart, [(units(run), result["parameters"]) for run, result in results if run.method == "edge_popup"])
     for axes, title in ((arms, "(a) what learns, and n-grams"), (wide, "(b) wider nets"), (few, "(c) fewer weights")):
         for order, bits in zip(ORDERS, results.summary["ngrams"], strict=True):
             if order in (2, 3, 6):
@@ -180,7 +191,10 @@ def draw(results: Results, figure: Figure) -> None:
     copies.set(ylabel="attention of the best head (%)", title="(e) to what is to be copied (left, hollow: untrained)")
     for axes in (arms, wide, few, before, copies):
         axes.grid(axis="y")
+    spans = [(axes, axes.get_ylim()) for axes in (few, wide)]
     panels.finish(figure, [arms, few, wide], ncols=4, bbox_to_anchor=(0.5, 0.295))
+    for axes, span in spans:  # which were widened as if they were points of accuracy
+        axes.set_ylim(span)
     labels = {"six-gram": "n-gram, n = 6"} | {name: SHORT[name].replace("\n", " ") for name in LOOKS}
     _units.samples(figure, results.summary, labels)
 
@@ -189,13 +203,13 @@ def draw_widths(axes: Axes, results: Results) -> None:
     """Draw bits over units: trained, half found, and as many weights kept."""
     for n, name in enumerate(("dense", "found")):
         parts = [part for width in widths(results) if len(part := present(results, name, width))]
-        panels.bars(axes, {units_of(part.runs[0]): part.values() for part in parts}, LOOKS[name], aside=3 * n)
+        panels.bars(axes, {units(part.runs[0]): part.values() for part in parts}, LOOKS[name], aside=3 * n)
     try:
-        same = {float(units_of(part.runs[0])): part.values() for part in as_many(results)}
+        same = {float(units(part.runs[0])): part.values() for part in as_many(results)}
     except (ValueError, IndexError):  # half a grid
         same = {}
     panels.bars(axes, same, panels.Look("found, as many weights kept", style.SKY, (0, (1.2, 1.2)), "^"), aside=-3)
-    if ticks := sorted({units_of(run) for run in results.runs if layers(run) == max(map(layers, results.runs))}):
+    if ticks := sorted({units(run) for run in results.runs if layers(run) == max(map(layers, results.runs))}):
         axes.set_xscale("log", base=2)
         axes.minorticks_off()
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])

@@ -66,7 +66,7 @@ def split(documents: list[str]) -> tuple[list[str], list[str]]:
     clusters = [[documents[m] for m in kept if cluster[m] == c] for c in sorted(set(cluster.values()))]
     # In an order that follows from the texts alone; the largest cluster is trained on.
     clusters.sort(key=lambda texts: hashlib.sha256(texts[0].encode()).digest())
-    largest = max(clusters, key=lambda texts: sum(map(len, texts)))
+    largest = max(clusters, key=lambda texts: sum(map(len, texts)), default=[])
     room, train, test = HELD_OUT * sum(len(text) for texts in clusters for text in texts), list(largest), list[str]()
     for texts in (texts for texts in clusters if texts is not largest):
         taken = (size := sum(map(len, texts))) <= room
@@ -74,7 +74,7 @@ def split(documents: list[str]) -> tuple[list[str], list[str]]:
         (test if taken else train).extend(texts)
     if not test:
         raise ValueError(
-            f"{len(documents)} documents in {len(clusters)} clusters leave none to test on; give more text"
+            f"{len(documents)} document(s) in {len(clusters)} cluster(s) leave none to test on; give more text"
         )
     return train, test
 
