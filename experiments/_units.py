@@ -20,8 +20,9 @@ def chart(axes: Axes, ours: list[tuple[int, int]]) -> None:
     for row in rows:
         x, y, (color, marker) = float(row["units"]), float(row["parameters"]), looks[row["kind"]]
         axes.plot(x, y, marker=marker, color=color, markerfacecolor="white" if row["about"] else color, linestyle="")
-        left, words = row["name"] not in ("GPT-2", "mouse", "C. elegans"), ", ".join(filter(None, (row["name"], row["about"])))
-        axes.annotate(words, (x, y), (-6 if left else 6, -10 if row["name"] == "GPT-3" else -3), textcoords="offset points", fontsize=7.5, color=color,
+        left, words = row["name"] not in ("GPT-2", "mouse", "C. elegans"), [row["name"], *filter(None, [row["about"]])]
+        away = (-6 if left else 6, -10 if row["name"] in ("GPT-3", "C. elegans") else -3)
+        axes.annotate(", ".join(words), (x, y), away, textcoords="offset points", fontsize=7.5, color=color,
                       ha="right" if left else "left")  # fmt: skip
     if ours:
         axes.plot(*zip(*sorted(ours), strict=True), linestyle="", marker="o", markersize=3, color=style.NAVY)

@@ -30,7 +30,7 @@ def test_no_40_characters_of_the_test_stand_in_training_and_a_plain_split_would_
     assert set(train + test) < set(documents)
     text = "".join(documents)
     last = len(text) * 9 // 10
-    assert sum(text[n : n + 40] in text[:last] for n in range(last, len(text) - 40, 400)) > 50
+    assert sum(text[n : n + 40] in text[:last] for n in range(last, len(text) - 40, 400)) > 5
     assert corpus.read(sha)[0] == "".join(sorted(set("\n\n".join(train))))
 
 
@@ -71,7 +71,8 @@ def test_a_text_of_ones_own_is_known_by_its_content_and_what_training_has_not_se
     for n in range(150):  # rare characters, more than there is room for
         paragraphs[n % 90] = paragraphs[n % 90][:400] + chr(0x100 + n) + paragraphs[n % 90][400:]
     (tmp_path / "other.txt").write_text("\n\n".join(paragraphs))
-    assert (there := corpus.source()[0]) != sha
+    there = corpus.source()[0]
+    assert there != sha
     with pytest.raises(ValueError, match=f"the text {sha}, and here is {there}"):
         corpus.read(sha)
     alphabet, *parts = corpus.read(there)
