@@ -162,7 +162,7 @@ def test_the_drawing_of_language_can_be_read_and_half_a_grid_is_drawn(tmp_path):
     whole = results(0, folder=tmp_path)
     figure = drawn(language, whole, "quick")
     assert not overlaps(figure)
-    words = {text.get_text() for text in figure.texts}
+    words = [text.get_text() for text in figure.texts]
     assert sum(written[64:120].strip() in text for text in words) == len(nets.ARMS)
     bits = {round(float(y), 6) for line in figure.axes[0].get_lines() for y in line.get_ydata()}
     assert {round(nets.arm(whole, name).mean(), 6) for name in nets.ARMS} <= bits
