@@ -204,10 +204,7 @@ def draw_widths(axes: Axes, results: Results) -> None:
     for n, name in enumerate(("dense", "found")):
         parts = [part for width in widths(results) if len(part := present(results, name, width))]
         panels.bars(axes, {units(part.runs[0]): part.values() for part in parts}, LOOKS[name], aside=3 * n)
-    try:
-        same = {float(units(part.runs[0])): part.values() for part in as_many(results)}
-    except (ValueError, IndexError):  # half a grid
-        same = {}
+    same = {float(units(part.runs[0])): part.values() for part in drawn_as_many(results)}
     panels.bars(axes, same, panels.Look("found, as many weights kept", style.SKY, (0, (1.2, 1.2)), "^"), aside=-3)
     if ticks := sorted({units(run) for run in results.runs if layers(run) == max(map(layers, results.runs))}):
         axes.set_xscale("log", base=2)
@@ -216,13 +213,20 @@ def draw_widths(axes: Axes, results: Results) -> None:
     axes.set_xlabel("units")
 
 
+def drawn_as_many(results: Results) -> list[Results]:
+    """Part the nets that keep as many weights, by width; none of half a grid."""
+    try:
+        return as_many(results)
+    except ValueError:
+        return []
+
+
 def draw_densities(axes: Axes, results: Results) -> None:
     """Draw bits over the weights kept of the widest net; hollow: of half the layers."""
     for deep, line in ((True, "-"), (False, "")):
         found = {k: part for k in (0.5, FEW) if len(part := present(results, "found", None, deep, k))}
         if deep:
-            last = as_many(results)[-1] if len(present(results, "found")) else Results([])
-            found |= {float(run.density or 0): last for run in last.runs}
+            found |= {float(part.runs[0].density or 0): part for part in drawn_as_many(results)[-1:]}
         look = LOOKS["found"] if deep else panels.Look("half the layers, found", style.NAVY, line, "o", "white")
         panels.bars(axes, {100 * k: found[k].values() for k in sorted(found)}, look)
         trained = present(results, "dense", None, deep)
