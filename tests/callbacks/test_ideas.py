@@ -168,7 +168,10 @@ def test_a_run_stopped_and_resumed_ends_bit_equal_to_one_never_stopped(name, tra
         (lambda: Gates(torch.empty(3, 4), 1.0), "density=1: gates start from one in (0, 1)"),
         (lambda: begun(Text("0123"), Run(**TEXT)), f"the run is about the text 0123, and here is {source()[0]}"),
         (lambda: begun(Heads()), "Sequential has no heads to look at; take net='transformer.layers_2'"),
-        (lambda: begun(LearnedEmbeddings(), Run(**TEXT, density=0.5)), "Transformer has no head of its own"),
+        (
+            lambda: begun(LearnedEmbeddings(), HIDDEN),
+            "Sequential has no head of its own; take net='transformer.learned_2'",
+        ),
         (lambda: begun(Prune(0.5)), "a dense parent run is needed"),
         (lambda: begun(Prune(0.5), HIDDEN, parent=Path("none")), "a dense parent run is needed"),
     ],
