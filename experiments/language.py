@@ -2,20 +2,19 @@
 
 The discussion's note: language models have hundreds of billions of parameters and few neurons. All answers are ours. A
 decoder-only transformer, random and hidden, learns to predict the next character: of the topics of Python's own
-documentation (the text differs between releases, and its SHA-256 is part of each run), or of a text of one's own
-(`make reproduce-language DATA=mine.txt`). Topics that share 40 characters stand on one side of the
-split. Embeddings are random and stay so; the mask lies on all other matrices, the head too. Beside it: the same net
-trained; a random mask; embeddings and head ("ends") trained beside the scores, at their rate, and under a random mask;
-n-grams with Kneser-Ney smoothing, which see no more than the net: the window. Widths are compared at half of the
-weights, and at as many weights kept. Do heads look at the previous character, and copy? The chart sets parameters over
-units of nets here beside those of published models and nervous systems: units of a transformer are
-layers x (d_model + d_ff).
+documentation (the text differs between releases, and its SHA-256 is part of each run), or of a text of one's own (`make
+reproduce-language DATA=mine.txt`). Topics that share 40 characters stand on one side of the split. Embeddings are
+random and stay so; the mask lies on all other matrices, the head too. Beside it: the same net trained; a random mask;
+embeddings and head ("ends") trained beside the scores, at their rate, and under a random mask; n-grams with Kneser-Ney
+smoothing, which see no more than the net: the window. Widths are compared at half of the weights, and at as many
+weights kept. Do heads look at the previous character, and copy? The chart sets parameters over units of nets here
+beside those of published models and nervous systems: units of a transformer are layers x (d_model + d_ff).
 
 A claim is open where the trained net is not below the bigram: then nothing has been learned that could be compared.
 
 Source: Chen and Goodman 1999 (n-grams); Olsson et al., arXiv:2209.11895 (heads); those of the chart are in _units.csv.
-Cost: quick 45 runs of 650 steps, 4 minutes on two cores; short 45 of 5,200, about 1 core-hour; paper 75 of 26,000, four
-layers, on a GPU.
+Cost: quick 45 runs, of 650 steps, 4 minutes on two cores; short 45, of 5,200 steps, about 1 core-hour; paper 75, of
+26,000 steps and four layers, on a GPU.
 """
 
 import os
