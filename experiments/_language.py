@@ -92,7 +92,7 @@ def ngrams(sha: str) -> tuple[list[float], str]:
     alphabet, train, test = code.load(f"{corpus}read")(sha)
     found = [NGrams(train, order, 128) for order in ORDERS]
     windows = code.load(f"{corpus}windows")(test, 64)
-    return [one.bits(*windows) for one in found], code.load(f"{corpus}told")(alphabet, found[-1].write(test[:64], 200))
+    return [one.bits(*windows) for one in found], code.load(f"{corpus}told")(alphabet, found[-1].write(test[:64], 120))
 
 
 def gram(results: Results, order: int) -> float:

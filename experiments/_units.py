@@ -1,7 +1,6 @@
 """A chart of nets and nervous systems, parameters over units, from _units.csv; and what language models write."""
 
 import csv
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,11 +35,9 @@ def chart(axes: Axes, ours: list[tuple[int, int]]) -> None:
 
 
 def samples(figure: Figure, summary: Mapping[str, np.ndarray], labels: Mapping[str, str]) -> None:
-    """Write what each model makes of the first window of the test, of 64 characters, in two lines."""
+    """Write what each model makes of the first window of the test, of 64 characters."""
     figure.text(0.01, 0.278, f"What each writes after the first window of the test ({summary['text']}):", fontsize=8.5)
     for n, name in enumerate(name for name in labels if name in summary):
-        words = " ".join(str(summary[name])[64:].split())
-        height = 0.262 - 0.037 * n
-        figure.text(0.01, height, labels[name], fontsize=8, va="top")
-        figure.text(0.1, height, "\n".join(textwrap.wrap(words, 150)[:2]), fontsize=7.5, family="monospace", va="top",
-                    parse_math=False)  # fmt: skip
+        words = " ".join(str(summary[name])[64:].split())[:150]
+        figure.text(0.01, 0.25 - 0.026 * n, labels[name], fontsize=8)
+        figure.text(0.1, 0.25 - 0.026 * n, words, fontsize=7.5, family="monospace", parse_math=False)

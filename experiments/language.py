@@ -13,7 +13,7 @@ beside those of published models and nervous systems: units of a transformer are
 A claim is open where the trained net is not below the bigram: then nothing has been learned that could be compared.
 
 Source: Chen and Goodman 1999 (n-grams); Olsson et al., arXiv:2209.11895 (heads); those of the chart are in _units.csv.
-Cost: quick 45 runs, of 650 steps, 4 minutes on two cores; short 45, of 5,200 steps, about 1 core-hour; paper 75, of
+Cost: quick 45 runs, of 512 steps, 4 minutes on two cores; short 45, of 5,200 steps, about 1 core-hour; paper 75, of
 26,000 steps and four layers, on a GPU.
 """
 
@@ -55,7 +55,7 @@ READER = Run(
 )  # fmt: skip
 PRESETS = {  # a run, its widths, the number of seeds
     "smoke": (replace(READER, epochs=1, train_images=160), (0.25, 0.5), 1),
-    "quick": (replace(READER, epochs=2), (0.25, 0.5, 1.0), 3),
+    "quick": (replace(READER, epochs=2, train_images=4_096), (0.25, 0.5, 1.0), 3),
     "short": (replace(READER, epochs=16), (0.25, 0.5, 1.0), 3),
     "paper": (replace(READER, net=f"{NET}4", epochs=80), (1.0, 2.0, 4.0), 5),
 }

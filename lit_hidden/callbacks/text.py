@@ -63,7 +63,7 @@ class Text(RunCallback):
         characters: to write.
     """
 
-    def __init__(self, sha256: str, characters: int = 200) -> None:
+    def __init__(self, sha256: str, characters: int = 120) -> None:
         super().__init__()
         self.sha256, self.characters = sha256, characters
 

@@ -52,7 +52,7 @@ class Block(nn.Module):
         if seen is not None:
             seen.append(maps)
         states = states + added
-        out: Tensor = states + self.narrow(F.gelu(self.widen(self.norm2(states))))
+        out: Tensor = states + self.narrow(F.relu(self.widen(self.norm2(states))))
         return out
 
 
