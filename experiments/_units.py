@@ -36,8 +36,8 @@ def chart(axes: Axes, ours: list[tuple[int, int]]) -> None:
 
 def samples(figure: Figure, summary: Mapping[str, np.ndarray], labels: Mapping[str, str]) -> None:
     """Write what each model makes of the first window of the test, of 64 characters."""
-    figure.text(0.01, 0.278, f"What each writes after the first window of the test ({summary['text']}):", fontsize=8.5)
+    figure.text(0.01, 0.25, f"What each writes after the first window of the test ({summary['text']}):", fontsize=8.5)
     for n, name in enumerate(name for name in labels if name in summary):
         words = " ".join(str(summary[name])[64:].split())[:150]
-        figure.text(0.01, 0.25 - 0.026 * n, labels[name], fontsize=8)
-        figure.text(0.1, 0.25 - 0.026 * n, words, fontsize=7.5, family="monospace", parse_math=False)
+        figure.text(0.01, 0.222 - 0.028 * n, labels[name], fontsize=8)
+        figure.text(0.1, 0.222 - 0.028 * n, words, fontsize=7.5, family="monospace", parse_math=False)

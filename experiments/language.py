@@ -162,8 +162,8 @@ SHORT = {"dense": "trained", "found": "found", "learned": "found\n+ ends", "lear
 
 
 def draw(results: Results, figure: Figure) -> None:
-    figure.set_size_inches(12.5, 11)
-    grid = figure.add_gridspec(2, 3, left=0.055, right=0.985, top=0.965, bottom=0.4, wspace=0.2, hspace=0.34)
+    figure.set_size_inches(12.5, 10.5)
+    grid = figure.add_gridspec(2, 3, left=0.055, right=0.985, top=0.965, bottom=0.37, wspace=0.2, hspace=0.34)
     arms, wide, few, before, copies, chart = (figure.add_subplot(grid[n]) for n in range(6))
     for name, look in LOOKS.items():
         x = list(LOOKS).index(name)
@@ -183,15 +183,16 @@ def draw(results: Results, figure: Figure) -> None:
         for order, bits in zip(ORDERS, results.summary["ngrams"], strict=True):
             if order in (2, 3, 6):
                 axes.axhline(bits, color=style.COLORS["muted"], linewidth=0.8, linestyle=(0, (1, 2)), zorder=0)
-                axes.annotate(f"n = {order}", (1, bits), (-3, 2), xycoords=axes.get_yaxis_transform(), ha="right",
-                              textcoords="offset points", fontsize=7, color=style.COLORS["muted"])  # fmt: skip
+                if axes is arms:
+                    axes.annotate(f"n = {order}", (1, bits), (-3, 2), xycoords=axes.get_yaxis_transform(), ha="right",
+                                  textcoords="offset points", fontsize=7, color=style.COLORS["muted"])  # fmt: skip
         axes.set(ylabel=BITS, title=title)
     before.set(ylabel="attention of the best head (%)", title="(d) to the previous character (left, hollow: untrained)")
     copies.set(ylabel="attention of the best head (%)", title="(e) to what is to be copied (left, hollow: untrained)")
     for axes in (arms, wide, few, before, copies):
         axes.grid(axis="y")
     spans = [(axes, axes.get_ylim()) for axes in (few, wide)]
-    panels.finish(figure, [arms, few, wide], ncols=4, bbox_to_anchor=(0.5, 0.295))
+    panels.finish(figure, [arms, few, wide], ncols=4, bbox_to_anchor=(0.5, 0.265))
     for axes, span in spans:  # which were widened as if they were points of accuracy
         axes.set_ylim(span)
     labels = {"six-gram": "n-gram, n = 6"} | {name: SHORT[name].replace("\n", " ") for name in LOOKS}

@@ -114,18 +114,19 @@ def results(case: int, spread: float = 0.01, folder: Path | None = None, bits: f
     arms = {run: name for name in nets.ARMS for run in nets.arm(whole, name).runs}
     many = {run: n for n, part in enumerate(nets.as_many(whole)) for run in part.runs}
     rows = []
-    for run in whole.runs:
-        noise = spread * float(np.random.default_rng(int(run.hash, 16)).uniform(-1, 1))
+    for n, run in enumerate(whole.runs):  # hashes differ between releases of Python
+        noise = spread * float(np.random.default_rng(n).uniform(-1, 1))
         name = arms.get(run, "dense" if run.density is None else "found")
+        noise *= 0.01 if name == "dense" else 1
         level = LEVELS[name][case]
         if run not in arms:  # other widths, depths and densities
             short = 3 * (1 - run.width) + (run.net[-1] == "1") + (run.density != 0.5) * (run.density is not None)
             level += (0.2 if case == 0 else -0.3) * (2 - many[run] if run in many else short)
         looks = (40.0, 10.0)[case] if name != "learned_random" else (10.0, 40.0)[case]
         rows.append((run, {
-            "metric": "bits", "better": "lower", "unit": language.BITS, "bits": level + noise + bits,
-            "previous": looks + noise, "untrained_previous": 6.0, "copying": 5.0, "untrained_copying": 2.0,
-            "copied": (0.5, 0.0)[case] + noise / 10, "parameters": (6554, 6554 + 500 * int(8 * run.width))[case],
+            "metric": "bits", "better": "lower", "unit": language.BITS, "bits": level + bits + noise,
+            "previous": looks + 10 * noise, "untrained_previous": 6.0, "copying": 5.0, "untrained_copying": 2.0,
+            "copied": (0.5, 0.0)[case] + noise, "parameters": (6554, 6554 + 500 * int(8 * run.width))[case],
         }, folder))  # fmt: skip
     made = Results(rows)
     made.reduce_by(language.reduce)
@@ -141,9 +142,9 @@ def test_claims_about_language_can_hold_fail_and_stay_open():
     *failing, plateau = judged(results(1))
     assert set(failing) == {"contradicted"}
     assert plateau == "supported"
-    exact = [claim.every for claim in language.CLAIMS]
-    noisy = judged(results(0, 60.0))
-    assert {word for word, every in zip(noisy, exact, strict=True) if not every} == {"undecided"}
+    noisy = [judge(claim, results(0, 25.0), results(0).runs) for claim in language.CLAIMS]
+    assert {verdict.verdict for verdict in noisy if not verdict.every} == {"undecided"}
+    assert all(np.isfinite(verdict.margin) for verdict in noisy)
 
 
 def test_nothing_is_compared_where_the_trained_net_is_on_the_bigrams_plateau():
