@@ -38,6 +38,7 @@ def samples(figure: Figure, summary: Mapping[str, np.ndarray], labels: Mapping[s
     """Write what each model makes of the first window of the test, of 64 characters."""
     figure.text(0.01, 0.25, f"What each writes after the first window of the test ({summary['text']}):", fontsize=8.5)
     for n, name in enumerate(name for name in labels if name in summary):
-        words = " ".join(str(summary[name])[64:].split())[:150]
+        printable = (one if one.isprintable() else " " for one in str(summary[name])[64:])  # an SVG holds no others
+        words = " ".join("".join(printable).split())[:150]
         figure.text(0.01, 0.222 - 0.028 * n, labels[name], fontsize=8)
         figure.text(0.1, 0.222 - 0.028 * n, words, fontsize=7.5, family="monospace", parse_math=False)
