@@ -162,16 +162,16 @@ def test_the_explorer_has_the_fields_and_numbers_that_differ(tmp_path: Path) -> 
     path = folder(
         tmp_path, "lesion", "quick", committed.results(lesions, revived=lambda run: 0.123456789 * (1 + run.seed))
     )
-    found = re.search(r'<script type="application/json" id="explored">(.*?)</script>', build(load(tmp_path)), re.S)
-    assert found
-    told = json.loads(found[1])
+    (data,) = re.findall(r'<script type="application/json" id="explored">(.*?)</script>', build(load(tmp_path)), re.S)
+    told = json.loads(data)
     ((name, columns),) = told["runs"].items()
     assert name == "lesion, quick"
     rows = read(path / "results.csv")
     assert columns["accuracy"] == [row["accuracy"] for row in rows]
     assert columns["revived"] == [float(f"{row['revived']:.5g}") for row in rows]
     assert columns["seed"] == [row["seed"] for row in rows]
-    assert columns["callbacks"] == [row["callbacks"] for row in rows]
+    assert columns["Lesion.epoch"] == [None, None, 3, 3, 10, 10]
+    assert columns["Lesion.of"] == [None, None, *4 * ["units"]], "a default"
     assert {*columns} & {*told["fields"]} == {"callbacks", "seed", "weight_seed", "score_seed", "data_seed"}, (
         "the others are the same"
     )
