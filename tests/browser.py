@@ -77,12 +77,7 @@ async function main() {{
 main().catch(error => document.body.textContent = "FOUND" + JSON.stringify([{{ wrong: String(error) }}]) + "END");
 </script>"""
     )
-    command = [
-        CHROMIUM,
-        *(f"--{flag}" for flag in FLAGS),
-        f"--user-data-dir={folder / 'profile'}",
-        f"file://{folder / 'frames.html'}",
-    ]
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", f"file://{folder / 'frames.html'}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     found = done.stdout.rpartition("FOUND")[2].partition("END")[0]
     for mark, sign in (("&lt;", "<"), ("&gt;", ">"), ("&nbsp;", " "), ("&amp;", "&")):

@@ -33,8 +33,9 @@ USE = """
   found.means = [...page.querySelectorAll("#means tr")].map(row => [...row.cells].map(cell => cell.textContent));
   set($("explore"), "experiment", "lesion, quick");
   found.fields = [...$("explore").elements.x.options].map(option => option.value);
-  const player = page.querySelector("iframe").contentDocument;
-  found.player = player.getElementById("status").textContent;
+  const player = page.querySelector("iframe").contentWindow;
+  found.player = player.document.getElementById("status").textContent;
+  found.faint = (await look(player)).faint;
   return found;
 """
 
@@ -67,3 +68,4 @@ def test_the_page_is_legible_and_works_at_both_widths_and_in_both_schemes(tmp_pa
                 assert told == f"{float(f'{sum(same) / len(same):.5g}'):g} ({len(same)})"
         assert {"Lesion.epoch", "Lesion.of", "method", "seed"} <= {*used["fields"]}
         assert used["player"]
+        assert used["faint"] == []
