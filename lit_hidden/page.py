@@ -88,8 +88,7 @@ def load(results: Path, only: str = "") -> list[Line]:
     pattern = f"{only or '[!.]*'}/[!.]*/[!.]*"
     found = {path.parent for path in results.glob(pattern) if path.name != "runs.tar.gz"}
     if not found:
-        again = f"make reproduce-{only or 'fig2'} OUT={results} writes some"
-        raise ResultsError(f"no results in {results / only}; {again}")
+        raise ResultsError(f"no results in {results / only}; make reproduce-{only or 'fig2'} OUT={results} writes some")
     # Experiments by name, fig2 before fig10; the paper's preset before those that are cut.
     presets = {path: PRESETS.index(path.name.partition("-")[0]) for path in found}
     paths = sorted(found, key=lambda path: (tables.order(path.parent.name), -presets[path], path.name))
@@ -155,21 +154,18 @@ def build(lines: Sequence[Line], template: str = "page.html", **more: Any) -> st
 
 
 def _differing(folder: Folder) -> dict[str, list[Any]]:
-    """List the fields, options of callbacks and numbers in which runs differ, by column, numbers to 5 digits."""
+    """List the numbers, to 5 digits, fields and options of callbacks in which runs differ, by column."""
     rows = []
     for run, row in ((cell.run, row) for cell in folder.cells for row in cell.rows):
         options = {f"{one.class_path.rpartition('.')[2]}.{name}": text(value) if isinstance(value, tuple) else value
                    for one in run.callbacks for name, value in one.all_options.items()}  # fmt: skip
-        values = row | {"after": tables.setting(run, "after")} | options
-        digits = {name: float(f"{value:.5g}") for name, value in values.items() if isinstance(value, float)}
-        rows.append(values | {name: value if math.isfinite(value) else None for name, value in digits.items()})
+        numbers = {
+            name: value for name, value in row.items() if isinstance(value, int | float) and math.isfinite(value)
+        }
+        fields = {name: row.get(name) for name in tables.FIELDS} | {"after": tables.setting(run, "after")} | options
+        rows.append({name: float(f"{value:.5g}") for name, value in numbers.items()} | fields)
     columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
-    return {
-        name: values
-        for name, values in columns.items()
-        if len(set(values)) > 1
-        and (name in tables.FIELDS or "." in name or not any(isinstance(value, str) for value in values))
-    }
+    return {name: values for name, values in columns.items() if len(set(values)) > 1}
 
 
 def _counts(claims: Sequence[Verdict]) -> tuple[Counter[str], Counter[str]]:

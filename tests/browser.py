@@ -1,5 +1,6 @@
 """A page in headless Chromium, in frames of several widths and color schemes, and what a script finds in each."""
 
+import html
 import json
 import shutil
 import subprocess
@@ -79,7 +80,4 @@ main().catch(error => document.body.textContent = "FOUND" + JSON.stringify([{{ w
     )
     command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", f"file://{folder / 'frames.html'}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    found = done.stdout.rpartition("FOUND")[2].partition("END")[0]
-    for mark, sign in (("&lt;", "<"), ("&gt;", ">"), ("&nbsp;", " "), ("&amp;", "&")):
-        found = found.replace(mark, sign)
-    return list(json.loads(found))
+    return list(json.loads(html.unescape(done.stdout.rpartition("FOUND")[2].partition("END")[0])))
