@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 OLDEST ?= $(VENV)-oldest
 # With DATA (imagenet, imagenet100, imagenette, ...) an ImageNet figure is trained on those: by the paper's protocol.
-PRESET ?= $(if $(DATA),paper,quick)
+# A DATA that ends with .txt is a text of your own for `language`, which reads it from the environment.
+IMAGES := $(filter-out %.txt,$(DATA))
+PRESET ?= $(if $(IMAGES),paper,quick)
 RUNS_DIR ?= runs
 DATA_DIR ?= data
 OUT ?= results
@@ -12,10 +14,10 @@ FIG ?= fig1
 ARGS ?=
 
 BIN := $(VENV)/bin
-WHERE = $(if $(DATA),--data $(DATA)) $(if $(LAUNCHER),--launcher $(LAUNCHER)) $(if $(DEVICES),--devices $(DEVICES)) \
+WHERE = $(if $(IMAGES),--data $(IMAGES)) $(if $(LAUNCHER),--launcher $(LAUNCHER)) $(if $(DEVICES),--devices $(DEVICES)) \
 	$(if $(PER_RUN),--per-run $(PER_RUN)) $(if $(NUM_NODES),--num-nodes $(NUM_NODES)) \
 	$(if $(MINUTES),--minutes $(MINUTES))
-export RUNS_DIR DATA_DIR
+export RUNS_DIR DATA_DIR DATA
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev test test-slow test-oldest lint format lines bench calibration findings docs report slides \

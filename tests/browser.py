@@ -1,5 +1,6 @@
 """A page in headless Chromium, in frames of several widths and color schemes, and what a script finds in each."""
 
+import html
 import json
 import shutil
 import subprocess
@@ -10,8 +11,9 @@ import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
 needed = pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed: apt-get install chromium")
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
-         "--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=1400,900", "--virtual-time-budget=20000", "--dump-dom")  # fmt: skip
+FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom"]
+FLAGS += ["--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND"]
+FLAGS += ["--window-size=1400,900", "--virtual-time-budget=20000"]
 WATCH = """<script>window.wrong = [];
 addEventListener("error", event => wrong.push(String(event.message)));
 addEventListener("unhandledrejection", event => wrong.push(String(event.reason)));
@@ -30,20 +32,21 @@ async function look(view) {
   found.texts = 0;
   for (let text; (text = texts.nextNode());) {
     const parent = text.parentElement, style = view.getComputedStyle(parent);
-    if (!text.data.trim() || !parent.getClientRects().length || parent.closest("script, style, noscript, select")) continue;
+    if (!text.data.trim() || !parent.getClientRects().length || parent.closest("script, noscript, select")) continue;
     let behind = parent;
     while (behind && rgba(view.getComputedStyle(behind).backgroundColor).a === 0) behind = behind.parentElement;
     const ground = rgba(view.getComputedStyle(behind ?? page.body).backgroundColor).rgb;
     const ink = rgba(parent.closest("svg") ? style.fill : style.color).rgb;
     const [low, high] = [level(ground), level(ink)].sort((a, b) => a - b), contrast = (high + 0.05) / (low + 0.05);
     found.texts++;
-    if (contrast < 4.5) found.faint.add(`${contrast.toFixed(2)} ${parent.tagName} ${parent.className} ${text.data.trim().slice(0, 40)}`);
+    if (contrast < 4.5) found.faint.add(`${contrast.toFixed(2)} ${parent.tagName} ${text.data.trim().slice(0, 40)}`);
   }
   found.faint = [...found.faint];
   found.ground = view.getComputedStyle(page.body).backgroundColor;
   found.over = page.documentElement.scrollWidth - page.documentElement.clientWidth;
   found.blank = [...page.images].filter(image => !image.naturalWidth).length;
-  found.requests = view.performance.getEntriesByType("resource").map(one => one.name).filter(name => !/^(data|blob):/.test(name));
+  const asked = view.performance.getEntriesByType("resource").map(one => one.name);
+  found.requests = asked.filter(name => !/^(data|blob):/.test(name));
   found.wrong = view.wrong;
   return found;
 }
@@ -77,7 +80,4 @@ main().catch(error => document.body.textContent = "FOUND" + JSON.stringify([{{ w
     )
     command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", f"file://{folder / 'frames.html'}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    found = done.stdout.rpartition("FOUND")[2].partition("END")[0]
-    for mark, sign in (("&lt;", "<"), ("&gt;", ">"), ("&nbsp;", " "), ("&amp;", "&")):
-        found = found.replace(mark, sign)
-    return list(json.loads(found))
+    return list(json.loads(html.unescape(done.stdout.rpartition("FOUND")[2].partition("END")[0])))

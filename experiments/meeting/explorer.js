@@ -17,21 +17,10 @@
     return parent.appendChild(element);
   }
 
-  // The options of callbacks are fields too: "lesion.Lesion[2](epoch=3, of='units'); ..." has Lesion.epoch and Lesion.of.
-  function options(columns) {
-    const found = {}, number = text => isNaN(text) ? text.replaceAll("'", "") : Number(text);
-    (columns.callbacks ?? []).forEach((text, run) => {
-      for (const [, name, list] of (text ?? "").matchAll(/(\w+)(?:\[\d+\])?\(((?:[^()']|'[^']*'|\([^()]*\))*)\)/g))
-        for (const [, option, value] of list.matchAll(/(\w+)=('[^']*'|\([^()]*\)|[^,]+)/g))
-          (found[`${name}.${option}`] ??= columns.callbacks.map(() => null))[run] = number(value);
-    });
-    return found;
-  }
-
   // Of an experiment: its numbers, and its fields as values in their order with the index of each run's.
   function read(columns) {
     const fields = {}, numbers = {}, rank = value => value === null ? 0 : typeof value === "number" ? 1 : 2;
-    for (const [name, of] of Object.entries({ ...columns, ...options(columns) })) {
+    for (const [name, of] of Object.entries(columns)) {
       if (!known.includes(name) && !name.includes(".")) numbers[name] = of;
       const values = [...new Set(of)].sort((a, b) => rank(a) - rank(b) || (rank(a) === 1 ? a - b
         : String(a).localeCompare(String(b), "en", { numeric: true })));
@@ -41,9 +30,9 @@
   }
 
   function fill(select, names, wished) {
-    const kept = select.options.length && names.includes(select.value) ? select.value : wished.find(one => names.includes(one)) ?? names[0];
+    const kept = select.options.length ? [select.value] : [];
     select.replaceChildren(...names.map(name => new Option(name || "nothing", name)));
-    select.value = kept;
+    select.value = [...kept, ...wished, names[0]].find(one => names.includes(one));
   }
 
   function choose() {

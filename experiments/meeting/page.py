@@ -35,16 +35,6 @@ from lit_hidden.report.tables import Cell, ResultsError, Row
 from lit_hidden.results import primary
 from lit_hidden.run import PRESETS
 
-NUMBERS = {  # beside the accuracy, where runs have them: heading and format
-    "best_accuracy": ("best epoch (chosen on the test set)", "{:.2f}"),
-    "density_sampled": ("density of samples", "{:.4g}"),
-    "accuracy_rounded": ("accuracy of the most probable mask (%)", "{:.2f}"),
-    "accuracy_before": ("accuracy before training (%)", "{:.2f}"),
-    "train_accuracy": ("training accuracy (%)", "{:.2f}"),
-    "parameters": ("weights kept, or trained", "{:,.0f}"),
-    "seconds": ("seconds per run", "{:,.0f}"),
-}
-
 
 @dataclass(frozen=True)
 class Folder:
@@ -58,11 +48,6 @@ class Folder:
     cells: list[Cell]
     drawing: tuple[str, float, float]
     player: str  # an HTML page; maybe none
-
-    @property
-    def bounded(self) -> list[Verdict]:
-        """The findings judged by an interval: those that luck can support."""
-        return [c for c in self.claims if not c.every and c.kind != "check" and None not in (c.low, c.high)]
 
 
 class Entry(NamedTuple):
@@ -103,8 +88,7 @@ def load(results: Path, only: str = "") -> list[Line]:
     pattern = f"{only or '[!.]*'}/[!.]*/[!.]*"
     found = {path.parent for path in results.glob(pattern) if path.name != "runs.tar.gz"}
     if not found:
-        again = f"make reproduce-{only or 'fig2'} OUT={results} writes some"
-        raise ResultsError(f"no results in {results / only}; {again}")
+        raise ResultsError(f"no results in {results / only}; make reproduce-{only or 'fig2'} OUT={results} writes some")
     # Experiments by name, fig2 before fig10; the paper's preset before those that are cut.
     presets = {path: PRESETS.index(path.name.partition("-")[0]) for path in found}
     paths = sorted(found, key=lambda path: (tables.order(path.parent.name), -presets[path], path.name))
@@ -164,21 +148,24 @@ def build(lines: Sequence[Line], template: str = "page.html", **more: Any) -> st
     once = {row["run"]: row for folder in folders for row in folder.rows}.values()  # experiments share runs
     return environment.get_template(template).render(
         lines=[line for line in lines if line.entries], entries=entries, folders=folders, runs=list(once),
-        sources=SOURCES, beforehand=beforehand, primary=primary, beside=_beside, theirs=_theirs, known=_known,
+        sources=SOURCES, beforehand=beforehand, primary=primary, beside=_beside, theirs=_theirs,
         differing=_differing, **more,
     )  # fmt: skip
 
 
 def _differing(folder: Folder) -> dict[str, list[Any]]:
-    """List the fields and numbers in which runs differ, by column: in the order of the cells, to 5 digits."""
-    rows = [row | {"after": tables.setting(cell.run, "after")} for cell in folder.cells for row in cell.rows]
-    found = {}
-    for name in rows[0]:
-        values = [row[name] for row in rows]
-        values = [v if not isinstance(v, float) else float(f"{v:.5g}") if math.isfinite(v) else None for v in values]
-        if len(set(values)) > 1 and (name in tables.FIELDS or not any(isinstance(value, str) for value in values)):
-            found[name] = values
-    return found
+    """List the numbers, to 5 digits, fields and options of callbacks in which runs differ, by column."""
+    rows = []
+    for run, row in ((cell.run, row) for cell in folder.cells for row in cell.rows):
+        options = {f"{one.class_path.rpartition('.')[2]}.{name}": text(value) if isinstance(value, tuple) else value
+                   for one in run.callbacks for name, value in one.all_options.items()}  # fmt: skip
+        numbers = {
+            name: value for name, value in row.items() if isinstance(value, int | float) and math.isfinite(value)
+        }
+        fields = {name: row.get(name) for name in tables.FIELDS} | {"after": tables.setting(run, "after")} | options
+        rows.append({name: float(f"{value:.5g}") for name, value in numbers.items()} | fields)
+    columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+    return {name: values for name, values in columns.items() if len(set(values)) > 1}
 
 
 def _counts(claims: Sequence[Verdict]) -> tuple[Counter[str], Counter[str]]:
@@ -209,10 +196,6 @@ def _theirs(point: Published, cell: Cell) -> str:
     best = ", its best" if method(point.method).hides and point.density is None else ""
     alike = ours is not None and like_for_like(point, cell.run)
     return f"{point.accuracy:.2f}{best}" + (f" ({ours - point.accuracy:+.2f})" if ours is not None and alike else "")
-
-
-def _known(cells: Sequence[Cell]) -> dict[str, tuple[str, str]]:
-    return {name: known for name, known in NUMBERS.items() if any(cell.values(name) for cell in cells)}
 
 
 def _told(rows: Sequence[Row], name: str) -> str:

@@ -1,34 +1,41 @@
-"""Next-token prediction: a net reads characters of Python's own documentation and predicts the next one."""
+"""Next-character prediction on a text, see `lit_hidden.callbacks.corpus`; a net writes at the end."""
 
 import math
-import re
+from pathlib import Path
+from typing import Any
 
+import lightning.pytorch as L
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from lit_hidden.callbacks import RunCallback, corpus
 from lit_hidden.data import ImageTensorsData
 from lit_hidden.data.tensors import Split
 
 
-class TopicsData(ImageTensorsData):
-    """Windows of 64 characters of `pydoc_data.topics`, int64 `(N, 64)`, and the character after each of them.
+class TextData(ImageTensorsData):
+    """Windows of 64 characters as symbols, int64 `(N, 64)`, and the character after each of them, which follow.
 
-    The last windows are the test set. Compare only runs of one release of Python: the text differs between releases.
+    Symbols 1 to 127 are the most frequent characters of the training text, 0 is any other.
     """
 
-    name, shape, num_classes, sizes = "topics", (1, 64, 64), 128, (5_800, 600)
+    name, shape, num_classes = "text", (1, 64, 64), corpus.SYMBOLS
     mean = std = ()
 
-    def read(self) -> tuple[Split, Split]:
-        """Cut the text into windows; characters outside ASCII become spaces."""
-        from pydoc_data.topics import topics
+    @property
+    def sizes(self) -> tuple[int, int]:  # type: ignore[override]
+        """Windows of training and of test."""
+        train, test = self.read()
+        return len(train[0]), len(test[0])
 
-        text = re.sub("[^\0-\x7f]", " ", "\n".join(topics[name] for name in sorted(topics))).encode()
-        characters, length, count = torch.tensor(list(text)), self.shape[1], sum(self.sizes)
-        inputs, targets = (characters[shift:][: count * length].view(count, length) for shift in (0, 1))
-        first = self.sizes[0]
-        return (inputs[:first], targets[:first]), (inputs[first:], targets[first:])
+    def read(self) -> tuple[Split, Split]:
+        """Cut both parts of the text into windows."""
+        _, *parts = corpus.read(corpus.source()[0])
+        cut = (map(torch.from_numpy, corpus.windows(part, self.shape[1])) for part in parts)
+        (inputs, targets), (tested, after) = cut
+        return (inputs, targets), (tested, after)
 
 
 class NextToken:
@@ -45,20 +52,35 @@ class NextToken:
         return F.cross_entropy(outputs.transpose(1, 2), targets, reduction="none").mean(1) / math.log(2)
 
 
-class Reader(nn.Module):
-    """A transformer of one layer: characters `(B, T)` to logits of the next characters `(B, T, num_classes)`."""
+class Text(RunCallback):
+    """Hold a run to one text, and let the net write at the end: `text.npz` has its `sample`, UTF-8 as uint8.
 
-    def __init__(self, num_classes: int = 128, image_size: int = 64, width: float = 1.0) -> None:
+    The sample begins with the first 64 characters of the test, which `prompt` counts in bytes. Each next character is
+    drawn by its probability.
+
+    Args:
+        sha256: of the text, as `corpus.source` tells it; a run's hash follows from it.
+        characters: to write.
+    """
+
+    def __init__(self, sha256: str, characters: int = 120) -> None:
         super().__init__()
-        size = 4 * int(16 * width)
-        self.token, self.place = nn.Embedding(num_classes, size), nn.Embedding(image_size, size)
-        self.layer = nn.TransformerEncoderLayer(size, 4, 4 * size, dropout=0.0, batch_first=True, bias=False)
-        self.out = nn.Linear(size, num_classes, bias=False)
+        self.sha256, self.characters = sha256, characters
 
-    def forward(self, characters: Tensor) -> Tensor:
-        """Predict; no position sees later ones."""
-        length = characters.shape[1]
-        states = self.token(characters) + self.place.weight[:length]
-        mask = nn.Transformer.generate_square_subsequent_mask(length, device=characters.device)
-        logits: Tensor = self.out(self.layer(states, src_mask=mask, is_causal=True))
-        return logits
+    def on_run_start(self, trainer: L.Trainer, module: Any, data: Any, parent: Path | None) -> None:
+        """Compare the text with that of the run, see `corpus.read`."""
+        corpus.read(self.sha256)
+
+    @torch.no_grad()
+    def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:
+        """Write, and count the characters of training and of test."""
+        module.eval()
+        (alphabet, train, test), random = corpus.read(self.sha256), self.generator("sample")
+        length = TextData.shape[1]
+        written = test[:length].tolist()
+        for _ in range(self.characters):
+            chances = module(torch.tensor([written[-length:]]))[0, -1].double().softmax(0)
+            written.append(int(torch.multinomial(chances, 1, generator=random)))
+        prompt, sample = (corpus.told(alphabet, part).encode() for part in (written[:length], written))
+        np.savez(folder / "text.npz", sample=np.frombuffer(sample, np.uint8), prompt=len(prompt))
+        return {"train_characters": len(train), "test_characters": len(test)}

@@ -161,6 +161,6 @@ def test_chance_is_a_failure_of_backpropagation_alone(trained):
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="through='axons' is unknown"):
         FeedbackAlignment("axons")
-    text = {"net": "text.Reader", "data": "text.TopicsData", "task": "text.NextToken", "train_images": 200}
-    with pytest.raises(ValueError, match=r"layer\.self_attn\.in_proj_weight', which is no linear layer"):
+    text = {"net": "transformer.layers_1", "data": "text.TextData", "task": "text.NextToken", "train_images": 200}
+    with pytest.raises(ValueError, match=r"blocks\.0\.attention\.in_proj_weight', which is no linear layer"):
         begun("random", Run(**text, epochs=1))

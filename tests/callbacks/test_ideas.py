@@ -14,10 +14,12 @@ from torch import nn
 from training import ARM, TEXT, TINY, counted, without_time
 
 from lit_hidden.callbacks import RunCallback, weights
+from lit_hidden.callbacks.corpus import source
 from lit_hidden.callbacks.dale import Dale
 from lit_hidden.callbacks.deficit import Deficit
 from lit_hidden.callbacks.gates import Gates, Sparsity
 from lit_hidden.callbacks.global_topk import GlobalTopK
+from lit_hidden.callbacks.heads import Heads
 from lit_hidden.callbacks.iterand import IteRand
 from lit_hidden.callbacks.labels import RandomLabels
 from lit_hidden.callbacks.lesion import Lesion
@@ -27,7 +29,9 @@ from lit_hidden.callbacks.rewind import Prune
 from lit_hidden.callbacks.schedule import SecondCosine
 from lit_hidden.callbacks.similarity import Probe, Stopped
 from lit_hidden.callbacks.swaps import Swaps
+from lit_hidden.callbacks.text import Text
 from lit_hidden.callbacks.trace import Trace
+from lit_hidden.callbacks.transformer import LearnedEmbeddings
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.code import spec
 from lit_hidden.data import DigitsData, ImageData
@@ -72,7 +76,10 @@ HALVED = replace(HIDDEN, epochs=3, callbacks=(spec("lesion.Lesion", epoch=1, of=
 RESUMED = {
     "lesion": EARLY, "hemisphere": HALVED, "dale": after(HIDDEN, "dale.Dale", balanced=True, subtract=True),
     "feedback": after(HIDDEN, "feedback.FeedbackAlignment"), "rewind": CHAIN[2],
-    "text": Run(**TEXT, density=0.5), "swaps": after(HIDDEN, "swaps.Swaps", updates=4), "early": WATCHED,
+    "text": Run(**TEXT | {"net": "transformer.learned_2", "optimizer": "adam", "lr": 0.01}, density=0.5, callbacks=(
+        spec("text.Text", sha256=source()[0], characters=5), spec("heads.Heads", windows=4),
+        spec("transformer.LearnedEmbeddings"))),
+    "swaps": after(HIDDEN, "swaps.Swaps", updates=4), "early": WATCHED,
     "spiking": Run(**TINY | {"net": "spiking.lenet_4"}, density=0.5, epochs=2, callbacks=(spec("spiking.Neurons"),)),
     "cerebellum": Run(
         net="cerebellum.granules", width=0.05, density=0.08, data="arm.CodedArmData", task="arm.Angles", held_out=400,
@@ -144,7 +151,7 @@ def test_a_run_stopped_and_resumed_ends_bit_equal_to_one_never_stopped(name, tra
         (lambda: Lesion(0, fraction=1.5), "fraction=1.5"),
         (lambda: begun(Lesion(2)), "epoch=2 never begins in a run whose last epoch is 1"),
         (lambda: begun(Lesion(0), Run(**NORMS)), "the norm layer 'bn1' gives dead units an output"),
-        (lambda: begun(Lesion(0), Run(**TEXT)), "the norm layer 'layer.norm1' gives dead units an output"),
+        (lambda: begun(Lesion(0), Run(**TEXT)), "the norm layer 'blocks.0.norm1' gives dead units an output"),
         (lambda: begun(Lesion(0, measure=True), Run(**ARM)), "the accuracy of a classifier"),
         (lambda: SecondCosine(3, 2), "epoch=3, before=2: the epoch must lie in the first cosine, 0 to 2"),
         (lambda: begun(SecondCosine(2, 2)), "epoch=2 never begins in a run of 2 epochs"),
@@ -166,6 +173,12 @@ def test_a_run_stopped_and_resumed_ends_bit_equal_to_one_never_stopped(name, tra
             "distribution=None: these weights were not drawn",
         ),
         (lambda: Gates(torch.empty(3, 4), 1.0), "density=1: gates start from one in (0, 1)"),
+        (lambda: begun(Text("0123"), Run(**TEXT)), f"the run is about the text 0123, and here is {source()[0]}"),
+        (lambda: begun(Heads()), "Sequential has no heads to look at; take net='transformer.layers_2'"),
+        (
+            lambda: begun(LearnedEmbeddings(), HIDDEN),
+            "Sequential has no head of its own; take net='transformer.learned_2'",
+        ),
         (lambda: begun(Prune(0.5)), "a dense parent run is needed"),
         (lambda: begun(Prune(0.5), HIDDEN, parent=Path("none")), "a dense parent run is needed"),
     ],
@@ -295,5 +308,5 @@ def test_dissimilarities_are_scipys_of_answers_found_by_hand(trained):
 def test_attention_has_an_rdm_too(trained):
     run = Run(**TEXT | {"epochs": 0}, callbacks=(spec("rdm.RDM", images=10),))
     with np.load(trained(run)[0] / "rdm.npz") as found:
-        layers = {"layer.self_attn.in_proj_weight", "layer.linear1", "layer.linear2", "out"}
+        layers = {"blocks.0.attention.in_proj_weight", "blocks.0.widen", "blocks.0.narrow", "head"}
         assert {name: found[name].shape for name in found.files} == dict.fromkeys(layers, (45,)) | {"labels": (10, 64)}

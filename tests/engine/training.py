@@ -28,8 +28,8 @@ ARM: dict[str, Any] = {
     "net": "lenet", "width": 0.3, "data": "arm.ArmData", "task": "arm.Angles", "epochs": 2, "lr": 0.05,
 }  # fmt: skip
 TEXT: dict[str, Any] = {
-    "net": "text.Reader", "data": "text.TopicsData", "task": "text.NextToken", "train_images": 200, "batch_size": 20,
-    "width": 0.25, "epochs": 2, "lr": 0.1,
+    "net": "transformer.layers_1", "data": "text.TextData", "task": "text.NextToken", "train_images": 200,
+    "batch_size": 20, "width": 0.25, "epochs": 2, "lr": 0.1,
 }  # fmt: skip
 # A decay that can be seen: at the published 1e-4 its share of a step is lost in rounding.
 HIDDEN = Run(density=0.4, epochs=4, callbacks=(spec("trace.Trace", updates=100),), weight_decay=0.05, **TINY)

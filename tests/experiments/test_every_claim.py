@@ -17,7 +17,7 @@ from lit_hidden.run import Run
 # These are about more than accuracies; tests of their own have results of the three kinds for each claim.
 OTHERS = (
     "fig2", "theorem", "lottery", "random_labels", "individuals", "variance", "feedback", "predictive_coding",
-    "similarity", "spiking", "cerebellum", "maturity", "critical_period", "dale", "lesion", "successors",
+    "similarity", "spiking", "cerebellum", "maturity", "critical_period", "dale", "lesion", "successors", "language",
 )  # fmt: skip
 NAMES = [name for name in EXPERIMENTS if name not in OTHERS]
 Accuracy = Callable[[Run], float]

@@ -23,7 +23,7 @@ EVERY = {name: experiment(name) for name in EXPERIMENTS}
 # Those drawn from accuracies; the others are drawn in tests of their own.
 READINGS = (
     "lottery", "random_labels", "individuals", "variance", "feedback", "predictive_coding", "similarity", "spiking",
-    "cerebellum", "maturity", "critical_period", "dale", "lesion", "successors",
+    "cerebellum", "maturity", "critical_period", "dale", "lesion", "successors", "language",
 )  # fmt: skip
 NAMES = [name for name in EVERY if name not in ("fig1", "fig2", "theorem", *READINGS)]
 ON_IMAGENET = ("fig8", "fig9", "fig10", "table2", "imagenet18")

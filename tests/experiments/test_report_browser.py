@@ -1,4 +1,4 @@
-"""The page of the committed results in a browser: nothing is requested, all is legible, the filter and the plot work."""
+"""The page of the committed results in a browser: nothing is requested, all is legible, the filter and plot work."""
 
 import csv
 import json
@@ -14,22 +14,28 @@ FRAMES = [(width, scheme) for width in (380, 1300) for scheme in ("light", "dark
 pytestmark = [pytest.mark.slow, browser.needed]
 
 USE = """
-  const page = view.document, $ = id => page.getElementById(id), found = {}, fire = one => one.dispatchEvent(new view.Event("input", { bubbles: true }));
-  const set = (form, name, value) => { form.elements[name].value = value; fire(form.elements[name]); };
-  const rows = () => [...page.querySelectorAll("#claims-table tbody tr")].filter(row => row.getClientRects().length).length;
-  found.all = rows();
-  set($("filter"), "verdict", "contradicted"); found.contradicted = rows();
-  set($("filter"), "preset", "short"); found.short = rows();
-  set($("filter"), "words", "no such claim"); found.none = rows();
+  const page = view.document, $ = id => page.getElementById(id), found = {};
+  const set = (form, name, value) => {
+    form.elements[name].value = value;
+    form.elements[name].dispatchEvent(new view.Event("input", { bubbles: true }));
+  };
+  const rows = [...page.querySelectorAll("#claims-table tbody tr")];
+  const shown = () => rows.filter(row => row.getClientRects().length).length;
+  found.all = shown();
+  set($("filter"), "verdict", "contradicted"); found.contradicted = shown();
+  set($("filter"), "preset", "short"); found.short = shown();
+  set($("filter"), "words", "no such claim"); found.none = shown();
   found.told = $("shown").textContent;
-  $("filter").reset(); await new Promise(done => setTimeout(done, 50)); found.reset = rows();
-  for (const [name, value] of [["experiment", "fig3, short"], ["x", "density"], ["y", "accuracy"], ["color", "net"]]) set($("explore"), name, value);
+  $("filter").reset(); await new Promise(done => setTimeout(done, 50)); found.reset = shown();
+  const wanted = { experiment: "fig3, short", x: "density", y: "accuracy", color: "net" };
+  for (const [name, value] of Object.entries(wanted)) set($("explore"), name, value);
   found.points = page.querySelectorAll("#plot .point, #plot .failed").length;
   found.means = [...page.querySelectorAll("#means tr")].map(row => [...row.cells].map(cell => cell.textContent));
   set($("explore"), "experiment", "lesion, quick");
   found.fields = [...$("explore").elements.x.options].map(option => option.value);
-  const player = page.querySelector("iframe").contentDocument;
-  found.player = player.getElementById("status").textContent;
+  const player = page.querySelector("iframe").contentWindow;
+  found.player = player.document.getElementById("status").textContent;
+  found.faint = (await look(player)).faint;
   return found;
 """
 
@@ -62,3 +68,4 @@ def test_the_page_is_legible_and_works_at_both_widths_and_in_both_schemes(tmp_pa
                 assert told == f"{float(f'{sum(same) / len(same):.5g}'):g} ({len(same)})"
         assert {"Lesion.epoch", "Lesion.of", "method", "seed"} <= {*used["fields"]}
         assert used["player"]
+        assert used["faint"] == []
