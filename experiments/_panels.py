@@ -47,6 +47,14 @@ DENSE = {
     "adam": Look("dense, trained with Adam", "#7d4c14", (0, (1.2, 1.2)), ""),
 }
 RANDOM = Look("random mask, same density", style.COLORS["random"], "", "x")
+# Of curves over training, by method or kind of edge.
+LINESTYLES: dict[str, Any] = {
+    "edge_popup": "-",
+    "dense": (0, (5, 1.5)),
+    "random": (0, (1.2, 1.2)),
+    "reentered": (0, (3, 1)),
+}
+NAMES = {"edge_popup": "edge-popup subnetwork", "dense": "dense, trained", "random": "random mask"}
 # Markers of sources; no series has them.
 HOLLOW = {"digitised": "<", "third party": ">", "by eye": "X", "quoted": "*", "authors": "P", "torchvision": "p"}
 ROW = 10.0  # points: the height of a row of notes at the foot
@@ -108,6 +116,12 @@ def bars(axes: Axes, values: Mapping[float, list[float]], look: Look, *, aside: 
     )  # fmt: skip
     for artist in (ranges, means):  # shifted after they have set the limits of the data
         artist.set_transform(axes.transData + ScaledTranslation(aside / 72, 0, axes.figure.dpi_scale_trans))
+
+
+def band(axes: Axes, x: Any, runs: Any, method: str, label: str) -> None:
+    """Draw the mean of `runs` `(runs, E)` over `x` `(E,)` and shade from the smallest to the largest run."""
+    axes.fill_between(x, runs.min(0), runs.max(0), color=style.COLORS[method], alpha=0.22, linewidth=0)
+    axes.plot(x, runs.mean(0), color=style.COLORS[method], linestyle=LINESTYLES[method], label=label)
 
 
 def level(axes: Axes, results: Results, look: Look, **where: Any) -> None:

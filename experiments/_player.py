@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from experiments import _diagram as diagram
+from experiments import _panels as panels
 from lit_hidden.report import style
 from lit_hidden.results import Results
 from lit_hidden.run import Run
@@ -42,7 +43,7 @@ def _curve(results: Results, method: str) -> dict[str, Any]:
     steps, values = results.curve("test_top1", method=method)
     if method == "random":
         steps, values = steps[-1:], values[:, -1:]
-    return {"name": style.NAMES[method], "steps": steps.tolist(), "values": values.round(2).tolist()}
+    return {"name": panels.NAMES[method], "steps": steps.tolist(), "values": values.round(2).tolist()}
 
 
 def _frames(run: Run, trace: diagram.Trace) -> dict[str, Any]:

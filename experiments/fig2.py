@@ -171,11 +171,11 @@ def draw_accuracy(axes: Axes, results: Results) -> None:
         if len(kept := panels.trained(runs)):
             steps, values = kept.curve("test_top1")
             fails = f" ({panels.lost(runs)})" if len(kept) < len(runs) else ""
-            style.band(axes, steps, values, method, label=style.NAMES[method] + fails)
+            panels.band(axes, steps, values, method, label=panels.NAMES[method] + fails)
             last = steps[-1]
     if len(random := panels.there(results, method="random")):
         still = np.array(random.values())[:, None]  # a random mask learns nothing: one number a seed
-        style.band(axes, [0, last], still.repeat(2, 1), "random", label="random mask, same density")
+        panels.band(axes, [0, last], still.repeat(2, 1), "random", label="random mask, same density")
     axes.set(xlabel="update", ylabel="test accuracy (%)", xlim=(0, last), ylim=(0, 101))
     axes.grid(axis="y")
     axes.set_title(f"(c) test accuracy: mean and range of {len(results.seeds)} seeds", pad=20)
@@ -196,7 +196,7 @@ def draw_swaps(axes: Axes, results: Results) -> None:
             axes.plot(steps, counts, color=color, linewidth=0.5, alpha=0.35)
         axes.plot(
             np.convolve(steps, kernel, "valid"), np.convolve(counts, kernel, "valid"),
-            color=color, linestyle=style.LINESTYLES[kind], label=label + every,
+            color=color, linestyle=panels.LINESTYLES[kind], label=label + every,
         )  # fmt: skip
     axes.set(xlabel="update", ylabel="edges per update", xlim=(0, steps[-1]))
     axes.set_ylim(bottom=0)

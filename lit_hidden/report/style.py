@@ -3,10 +3,8 @@
 import textwrap
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import matplotlib.style
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Blue, orange and purple stay apart for the colour-blind, and differ in lightness in a grey copy.
@@ -22,13 +20,6 @@ COLORS = {
     "ink": BLACK,
     "muted": "#5a5a5a",
 }
-LINESTYLES: dict[str, Any] = {
-    "edge_popup": "-",
-    "dense": (0, (5, 1.5)),
-    "random": (0, (1.2, 1.2)),
-    "reentered": (0, (3, 1)),
-}
-NAMES = {"edge_popup": "edge-popup subnetwork", "dense": "dense, trained", "random": "random mask"}
 
 
 def context() -> AbstractContextManager[None]:
@@ -41,9 +32,3 @@ def footer(figure: Figure, text: str) -> None:
     width = int(figure.get_figwidth() * 72 / (6.8 * 0.56)) - 2
     lines = "\n".join(textwrap.wrap(text, width))
     figure.text(0.006, 0.006, lines, fontsize=6.8, color=COLORS["muted"], va="bottom", gid="footer")
-
-
-def band(axes: Axes, x: Any, runs: Any, method: str, label: str) -> None:
-    """Draw the mean of `runs` `(runs, E)` over `x` `(E,)` and shade from the smallest to the largest run."""
-    axes.fill_between(x, runs.min(0), runs.max(0), color=COLORS[method], alpha=0.22, linewidth=0)
-    axes.plot(x, runs.mean(0), color=COLORS[method], linestyle=LINESTYLES[method], label=label)
