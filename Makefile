@@ -103,8 +103,11 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
+# What the documentation shows or links to.
+PAGES = README.md CHANGELOG.md CITATION.cff LICENSE constraints.txt docs experiments lit_hidden pyproject.toml
+
 docs: $(VENV)/.installed-docs ## Build the documentation into build/site, without a network; a link that leads nowhere is an error
-	mkdir -p build/pages && ln -sfn ../../README.md ../../docs ../../experiments build/pages/
+	mkdir -p build/pages && ln -sfn $(addprefix ../../,$(PAGES)) build/pages/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 report: install ## Write one HTML page of all committed results, or of one experiment's (ONLY=fig3; RESULTS=experiments/results)
