@@ -64,9 +64,9 @@ test: install-dev ## Run the tests, but those of the notebook, the browser and t
 test-slow: $(VENV)/.installed-slow ## Run these: the tour, the demo from the wheel, the site, the pages in Chromium (skipped without one)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-# What old releases warn of is deprecated in newer releases of what they use.
+# Old releases warn of much; that is no error here.
 test-oldest: $(OLDEST)/.installed ## Run the test suite with the lowest versions of all dependencies, beside .venv
-	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -W default::DeprecationWarning $(ARGS)
+	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -W default $(ARGS)
 
 lint: install-dev ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check .
@@ -103,8 +103,11 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
+# What the documentation shows or links to.
+PAGES = README.md CHANGELOG.md CITATION.cff LICENSE constraints.txt docs experiments lit_hidden pyproject.toml
+
 docs: $(VENV)/.installed-docs ## Build the documentation into build/site, without a network; a link that leads nowhere is an error
-	mkdir -p build/pages && ln -sfn ../../README.md ../../docs ../../experiments build/pages/
+	mkdir -p build/pages && ln -sfn $(addprefix ../../,$(PAGES)) build/pages/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 report: install ## Write one HTML page of all committed results, or of one experiment's (ONLY=fig3; RESULTS=experiments/results)

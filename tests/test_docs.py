@@ -34,7 +34,7 @@ def test_the_examples_of_the_reference_run():
 def test_the_site_is_built_without_a_warning_and_asks_no_host(tmp_path):
     pages = tmp_path / "build" / "pages"
     pages.mkdir(parents=True)
-    for name in ("README.md", "docs", "experiments"):
+    for name in re.findall("^PAGES = (.*)", (ROOT / "Makefile").read_text(), flags=re.M)[0].split():
         (pages / name).symlink_to(ROOT / name)
     shutil.copy(ROOT / "mkdocs.yml", tmp_path)
     (tmp_path / "lit_hidden").symlink_to(ROOT / "lit_hidden")
