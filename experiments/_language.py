@@ -29,7 +29,7 @@ def sha256() -> str:
     """Give the text's SHA-256, 16 digits, as `lit_hidden.callbacks.corpus.source`, which imports torch."""
     if (path := os.environ.get("DATA", "")).endswith(".txt"):
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = Path(path).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"DATA={path} cannot be read: {error}; give a text in UTF-8") from error
     else:

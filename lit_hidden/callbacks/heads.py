@@ -24,7 +24,8 @@ class Heads(RunCallback):
     that has most; `copying`, in a random sequence given twice, that to the character after the earlier occurrence;
     `copied` the bits by which the second copy costs less than the same characters at the same places after another
     random sequence: a net may learn that random text is random, which is not copying. `untrained_previous` and so on
-    are those before training. `heads.npz` has `previous`, `copying` and their `untrained_` of all heads, `(layers, heads)`.
+    are those before training. `heads.npz` has `previous`, `copying` and their `untrained_` of all heads,
+    `(layers, heads)`.
 
     Args:
         windows: of the test set; and random sequences.

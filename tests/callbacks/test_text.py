@@ -68,6 +68,8 @@ def test_a_text_of_ones_own_is_known_by_its_content_and_what_training_has_not_se
         sha, documents = corpus.source()
         assert "".join(documents) == written
         assert all(4000 <= len(text) < 5000 for text in documents[:-1])
+    (tmp_path / "other.txt").write_bytes(b"\xef\xbb\xbf" + written.replace("\n", "\r\n").encode())
+    assert corpus.source() == (sha, documents), "a byte order mark and Windows' line ends are no content"
     for n in range(150):  # rare characters, more than there is room for
         paragraphs[n % 90] = paragraphs[n % 90][:400] + chr(0x100 + n) + paragraphs[n % 90][400:]
     (tmp_path / "other.txt").write_text("\n\n".join(paragraphs))
@@ -89,6 +91,8 @@ def test_a_text_of_ones_own_is_known_by_its_content_and_what_training_has_not_se
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("", r"1 document\(s\) in 0 cluster"),
+        ("a" * 90_000, r"document\(s\) in 1 cluster\(s\) leave none to test on"),
         ("too short", r"1 document\(s\) in 0 cluster\(s\) leave none to test on; give more text"),
         ("".join(map(chr, range(0x4E00, 0x9000))), "of the characters lie outside of 127; at most 1% may"),
     ],
@@ -98,6 +102,18 @@ def test_texts_that_cannot_be_learned_are_refused(text, message, tmp_path, monke
     monkeypatch.setenv("DATA", str(tmp_path / "mine.txt"))
     with pytest.raises(ValueError, match=message):
         corpus.read(corpus.source()[0])
+
+
+@pytest.mark.parametrize("end", ["\n", " ", ""])
+def test_a_text_without_paragraphs_is_cut_after_a_line_or_a_word_or_anywhere(end, tmp_path, monkeypatch):
+    random = np.random.default_rng(2)
+    written = "".join("".join(random.choice(list("abcdefgh"), 9)) + end for _ in range(9_000))
+    (tmp_path / "mine.txt").write_text(written)
+    monkeypatch.setenv("DATA", str(tmp_path / "mine.txt"))
+    sha, documents = corpus.source()
+    assert "".join(documents) == written
+    assert all(text.endswith(end) and 4000 <= len(text) <= 4010 for text in documents[:-2])
+    assert min(map(len, corpus.read(sha)[1:])) > 4000
 
 
 def test_bits_are_those_of_a_case_done_by_hand():
