@@ -63,7 +63,8 @@ PRESETS = {  # a run, its widths, the number of seeds
 
 def runs(preset: str) -> list[Run]:
     base, wider, seeds = PRESETS[preset]
-    text = (spec("text.Text", sha256=sha256()), spec("heads.Heads"))
+    characters = 72 * (base.train_images or 0)  # windows have 64, and a ninth of the text is held out
+    text = (spec("text.Text", sha256=sha256(characters)), spec("heads.Heads"))
     grid = []
     for seed in range(seeds):
         hidden = replace(base, seed=seed, density=0.5, lr=1e-2, callbacks=text)

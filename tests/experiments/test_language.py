@@ -82,13 +82,15 @@ def test_the_text_is_the_one_that_runs_are_held_to_and_content_not_path_names_ru
     assert nets.sha256() == corpus.source()[0]
     hashes = []
     for name, text in (("one.txt", "a b\n"), ("other.txt", "a b\n"), ("third.txt", "a c\n")):
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(text * 3_000)
         monkeypatch.setenv("DATA", str(tmp_path / name))
         assert nets.sha256() == corpus.source()[0]
         run = language.runs("smoke")[0]
         assert name not in run.to_json()
         hashes.append(run.hash)
     assert hashes[0] == hashes[1] != hashes[2]
+    with pytest.raises(ValueError, match="12,000 characters, and this preset takes 294,912; give more text"):
+        language.runs("quick")
     monkeypatch.setenv("DATA", "none.txt")
     with pytest.raises(ValueError, match=r"DATA=none\.txt cannot be read"):
         language.runs("smoke")
