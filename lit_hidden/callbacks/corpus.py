@@ -74,8 +74,8 @@ def split(documents: list[str]) -> tuple[list[str], list[str]]:
         (test if taken else train).extend(texts)
     if not test:
         raise ValueError(
-            f"{len(documents)} document(s) in {len(clusters)} cluster(s) leave none to test on; give more text that does "
-            "not repeat"
+            f"{len(documents)} document(s) in {len(clusters)} cluster(s) leave none to test on; give more text that "
+            "does not repeat"
         )
     return train, test
 
