@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 from training import TEXT
 
 from lit_hidden.callbacks import corpus
 from lit_hidden.callbacks.heads import Heads
 from lit_hidden.callbacks.text import NextToken, TextData
-from lit_hidden.callbacks.transformer import LearnedEmbeddings
+from lit_hidden.callbacks.transformer import LearnedEmbeddings, Transformer
 from lit_hidden.code import spec
 from lit_hidden.edge_popup import maskers
 from lit_hidden.engine.network import make_module, network
@@ -154,6 +155,30 @@ def test_heads_look_where_the_product_of_queries_and_keys_says():
     assert found["copied"] == pytest.approx(bits(heads.once) - bits(heads.twice), abs=1e-4)
     flat = np.mean([1 / (t + 1) for t in range(1, 64)])
     assert previous == pytest.approx(flat, rel=0.5), "untrained attention is nearly flat"
+
+
+class Copier(Transformer):
+    """Surer of what followed 32 places ago; `Fading` is surer of one character early in a window than late."""
+
+    def forward(self, characters, seen=None):
+        super().forward(characters, seen)
+        return 8.0 * functional.one_hot(characters.roll(31, 1), 128)
+
+
+class Fading(Transformer):
+    def forward(self, characters, seen=None):
+        sure = torch.linspace(9, 0, 64)[:, None] * functional.one_hot(torch.tensor(1), 128)
+        return super().forward(characters, seen) * 0 + sure
+
+
+@pytest.mark.parametrize(("net", "gains"), [(Copier, True), (Fading, False)])
+def test_a_net_that_copies_gains_and_one_whose_predictions_only_flatten_does_not(net, gains):
+    data = TextData(held_out=0)
+    data.setup()
+    heads, module = Heads(windows=3), SimpleNamespace(net=net(1, False, width=0.25), training=False)
+    module.eval = module.train = lambda *mode: module
+    heads.on_run_start(None, module, data, None)
+    assert heads.untrained["copied"] > 9 if gains else heads.untrained["copied"] == 0
 
 
 @pytest.mark.parametrize("scores", [True, False])
