@@ -25,17 +25,25 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {  # the net's embeddings, what a 
 }
 
 
-def sha256() -> str:
-    """Give the text's SHA-256, 16 digits, as `lit_hidden.callbacks.corpus.source`, which imports torch."""
+def sha256(least: int = 0) -> str:
+    """Give the text's SHA-256, 16 digits, as `lit_hidden.callbacks.corpus.source`, which imports torch.
+
+    ValueError: the text cannot be read, or has fewer than `least` characters.
+    """
     if (path := os.environ.get("DATA", "")).endswith(".txt"):
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = Path(path).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"DATA={path} cannot be read: {error}; give a text in UTF-8") from error
     else:
         from pydoc_data.topics import topics
 
         text = "\n".join(topics[name] for name in sorted(topics))
+    if len(text) < least:
+        raise ValueError(
+            f"the text has {len(text):,} characters, and this preset takes {least:,}; give more text, or take the "
+            "preset short, which uses what there is"
+        )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

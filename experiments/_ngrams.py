@@ -1,7 +1,7 @@
 """The yardstick of language models: n-grams with interpolated Kneser-Ney smoothing.
 
 Source: Chen and Goodman, An empirical study of smoothing techniques for language modeling, 1999; one discount an order,
-`n1 / (n1 + 2 n2)`.
+`n1 / (n1 + 2 n2)`, or 0.5 where no gram counts once: a discount of 0 would make what is new impossible.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ class NGrams:
             once, twice = ((counts == n).sum() for n in (1, 2))
             contexts, first = np.unique(codes // size, return_index=True)
             totals, kinds = np.add.reduceat(counts, first), np.diff([*first, len(codes)])
-            self.tables.insert(0, (codes, counts, contexts, totals, kinds, once / (once + 2 * twice) if once else 0.0))
+            self.tables.insert(0, (codes, counts, contexts, totals, kinds, once / (once + 2 * twice) if once else 0.5))
             codes, counts = np.unique(codes % size ** (length - 1), return_counts=True)
 
     def chances(self, contexts: Array, nexts: Array, known: Array) -> Array:

@@ -25,13 +25,13 @@ def source() -> tuple[str, list[str]]:
     """Give the SHA-256 of the text, 16 digits, and its documents; ValueError: DATA names a file that cannot be read."""
     if (path := os.environ.get("DATA", "")).endswith(".txt"):
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = Path(path).read_text(encoding="utf-8-sig")  # a byte order mark is no character
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"DATA={path} cannot be read: {error}; give a text in UTF-8") from error
-        documents = [""]
-        for paragraph in re.findall(r".+?(?:\n\s*\n|\Z)", text, re.DOTALL):
-            documents += [""] * (len(documents[-1]) >= PIECE)
-            documents[-1] += paragraph
+        # Each ends with a paragraph; where that would be too long, with a line, or with a word.
+        ends, few = (r"\n\s*\n|\Z", r"\n", r"\s"), f"{{{PIECE},{2 * PIECE}}}?"
+        pieces = "|".join([f".{few}(?:{end})" for end in ends] + [f".{{1,{PIECE}}}"])
+        documents = re.findall(pieces, text, re.DOTALL) or [text]
     else:
         from pydoc_data.topics import topics
 
@@ -74,7 +74,8 @@ def split(documents: list[str]) -> tuple[list[str], list[str]]:
         (test if taken else train).extend(texts)
     if not test:
         raise ValueError(
-            f"{len(documents)} document(s) in {len(clusters)} cluster(s) leave none to test on; give more text"
+            f"{len(documents)} document(s) in {len(clusters)} cluster(s) leave none to test on; give more text that "
+            "does not repeat"
         )
     return train, test
 

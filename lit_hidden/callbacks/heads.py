@@ -22,8 +22,10 @@ class Heads(RunCallback):
 
     `previous` is the attention to the character before, in percent, averaged over test windows and places, of the head
     that has most; `copying`, in a random sequence given twice, that to the character after the earlier occurrence;
-    `copied` the bits by which the second copy costs less than the first. `untrained_previous` and so on are those
-    before training. `heads.npz` has `previous`, `copying` and their `untrained_` of all heads, `(layers, heads)`.
+    `copied` the bits by which the second copy costs less than the same characters at the same places after another
+    random sequence: a net may learn that random text is random, which is not copying. `untrained_previous` and so on
+    are those before training. `heads.npz` has `previous`, `copying` and their `untrained_` of all heads,
+    `(layers, heads)`.
 
     Args:
         windows: of the test set; and random sequences.
@@ -41,8 +43,9 @@ class Heads(RunCallback):
             raise ValueError(f"{type(module.net).__name__} has no heads to look at; take net='transformer.layers_2'")
         self.read = splits(data)["test"][0][: self.windows]
         symbols, (count, length) = torch.unique(self.read), self.read.shape
-        chosen = torch.randint(len(symbols), (count, length // 2), generator=self.generator("twice"))
-        self.twice = symbols[chosen].repeat(1, 2)
+        chosen = torch.randint(len(symbols), (2, count, length // 2), generator=self.generator("twice"))
+        first, other = symbols[chosen]
+        self.twice, self.once = torch.cat([first, first], 1), torch.cat([other, first], 1)
         self.untrained = self._looked(module)
 
     @torch.no_grad()
@@ -51,14 +54,15 @@ class Heads(RunCallback):
         module.eval()
         read, twice = list[Tensor](), list[Tensor]()
         module.net(self.read, read)
-        bits = F.cross_entropy(
-            module.net(self.twice, twice)[:, :-1].mT, self.twice[:, 1:], reduction="none"
-        ) / math.log(2)
+        after_own, after_other = (  # nats of the second half but its first character
+            F.cross_entropy(logits[:, half:-1].mT, self.twice[:, half + 1 :]).item()
+            for logits in (module.net(self.twice, twice), module.net(self.once))
+        )
         module.train(training)
         before = torch.stack([maps.diagonal(-1, 2, 3).mean((0, 2)) for maps in read])
         # From place half + t to place t + 1.
         after = torch.stack([maps.diagonal(1 - half, 2, 3)[..., 1:].mean((0, 2)) for maps in twice])
-        copied = (bits[:, : half - 1].mean() - bits[:, half:].mean()).item()
+        copied = (after_other - after_own) / math.log(2)
         return {"previous": 100 * before.numpy(), "copying": 100 * after.numpy(), "copied": copied}
 
     def on_run_end(self, trainer: L.Trainer, module: Any, folder: Path) -> dict[str, Any]:

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 from training import TEXT
 
 from lit_hidden.callbacks import corpus
 from lit_hidden.callbacks.heads import Heads
 from lit_hidden.callbacks.text import NextToken, TextData
-from lit_hidden.callbacks.transformer import LearnedEmbeddings
+from lit_hidden.callbacks.transformer import LearnedEmbeddings, Transformer
 from lit_hidden.code import spec
 from lit_hidden.edge_popup import maskers
 from lit_hidden.engine.network import make_module, network
@@ -68,6 +69,8 @@ def test_a_text_of_ones_own_is_known_by_its_content_and_what_training_has_not_se
         sha, documents = corpus.source()
         assert "".join(documents) == written
         assert all(4000 <= len(text) < 5000 for text in documents[:-1])
+    (tmp_path / "other.txt").write_bytes(b"\xef\xbb\xbf" + written.replace("\n", "\r\n").encode())
+    assert corpus.source() == (sha, documents), "a byte order mark and Windows' line ends are no content"
     for n in range(150):  # rare characters, more than there is room for
         paragraphs[n % 90] = paragraphs[n % 90][:400] + chr(0x100 + n) + paragraphs[n % 90][400:]
     (tmp_path / "other.txt").write_text("\n\n".join(paragraphs))
@@ -89,6 +92,8 @@ def test_a_text_of_ones_own_is_known_by_its_content_and_what_training_has_not_se
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("", r"1 document\(s\) in 0 cluster"),
+        ("a" * 90_000, r"document\(s\) in 1 cluster\(s\) leave none to test on"),
         ("too short", r"1 document\(s\) in 0 cluster\(s\) leave none to test on; give more text"),
         ("".join(map(chr, range(0x4E00, 0x9000))), "of the characters lie outside of 127; at most 1% may"),
     ],
@@ -98,6 +103,18 @@ def test_texts_that_cannot_be_learned_are_refused(text, message, tmp_path, monke
     monkeypatch.setenv("DATA", str(tmp_path / "mine.txt"))
     with pytest.raises(ValueError, match=message):
         corpus.read(corpus.source()[0])
+
+
+@pytest.mark.parametrize("end", ["\n", " ", ""])
+def test_a_text_without_paragraphs_is_cut_after_a_line_or_a_word_or_anywhere(end, tmp_path, monkeypatch):
+    random = np.random.default_rng(2)
+    written = "".join("".join(random.choice(list("abcdefgh"), 9)) + end for _ in range(9_000))
+    (tmp_path / "mine.txt").write_text(written)
+    monkeypatch.setenv("DATA", str(tmp_path / "mine.txt"))
+    sha, documents = corpus.source()
+    assert "".join(documents) == written
+    assert all(text.endswith(end) and 4000 <= len(text) <= 4010 for text in documents[:-2])
+    assert min(map(len, corpus.read(sha)[1:])) > 4000
 
 
 def test_bits_are_those_of_a_case_done_by_hand():
@@ -125,14 +142,43 @@ def test_heads_look_where_the_product_of_queries_and_keys_says():
     read, twice = maps(data.splits["test"][0][:3]), maps(heads.twice)
     previous = np.mean([[one[t, t - 1].item() for t in range(1, 64)] for one in read])
     copying = np.mean([[one[t, t - half + 1].item() for t in range(half, 64)] for one in twice])
-    logits = net(heads.twice).log_softmax(-1)
-    bits = np.array([[-logits[n, t, heads.twice[n, t + 1]].item() / math.log(2) for t in range(63)] for n in range(3)])
+    assert heads.once[:, half:].equal(heads.twice[:, half:])
+    assert (heads.once[:, :half] != heads.twice[:, :half]).any(1).all()
+
+    def bits(characters):  # of the second half but its first character
+        chances = net(characters).softmax(-1).detach()
+        return np.mean([[-math.log2(chances[n, t, characters[n, t + 1]]) for t in range(half, 63)] for n in range(3)])
+
     found = heads._looked(module)
     np.testing.assert_allclose(found["previous"], [[100 * previous]], rtol=1e-4)
     np.testing.assert_allclose(found["copying"], [[100 * copying]], rtol=1e-4)
-    assert found["copied"] == pytest.approx(bits[:, : half - 1].mean() - bits[:, half:].mean(), abs=1e-4)
+    assert found["copied"] == pytest.approx(bits(heads.once) - bits(heads.twice), abs=1e-4)
     flat = np.mean([1 / (t + 1) for t in range(1, 64)])
     assert previous == pytest.approx(flat, rel=0.5), "untrained attention is nearly flat"
+
+
+class Copier(Transformer):
+    """Surer of what followed 32 places ago; `Fading` is surer of one character early in a window than late."""
+
+    def forward(self, characters, seen=None):
+        super().forward(characters, seen)
+        return 8.0 * functional.one_hot(characters.roll(31, 1), 128)
+
+
+class Fading(Transformer):
+    def forward(self, characters, seen=None):
+        sure = torch.linspace(9, 0, 64)[:, None] * functional.one_hot(torch.tensor(1), 128)
+        return super().forward(characters, seen) * 0 + sure
+
+
+@pytest.mark.parametrize(("net", "gains"), [(Copier, True), (Fading, False)])
+def test_a_net_that_copies_gains_and_one_whose_predictions_only_flatten_does_not(net, gains):
+    data = TextData(held_out=0)
+    data.setup()
+    heads, module = Heads(windows=3), SimpleNamespace(net=net(1, False, width=0.25), training=False)
+    module.eval = module.train = lambda *mode: module
+    heads.on_run_start(None, module, data, None)
+    assert heads.untrained["copied"] > 9 if gains else heads.untrained["copied"] == 0
 
 
 @pytest.mark.parametrize("scores", [True, False])

@@ -33,7 +33,7 @@ def chance(symbols: list[int], size: int, order: int, context: list[int], after:
         found = counts(length)
         kinds, history = sorted(set(found)), tuple(context[len(context) - length + 1 :])
         once, twice = (sum(found.count(kind) == n for kind in kinds) for n in (1, 2))
-        discount = once / (once + 2 * twice) if once else 0.0
+        discount = once / (once + 2 * twice) if once else 0.5
         total = sum(gram[:-1] == history for gram in found)
         if not total or len(context) < length - 1:
             return at(length - 1)
@@ -72,17 +72,25 @@ def test_a_bigram_done_by_hand_and_its_bits():
     assert model.write(np.array([0]), 5) == model.write(np.array([0]), 5)
 
 
+def test_a_symbol_that_no_training_text_has_costs_bits_but_not_infinitely_many():
+    text, new = np.array([0, 1] * 50), (np.array([[0, 2]]), np.array([[2, 0]]))
+    for order in nets.ORDERS:
+        assert 4 < NGrams(text, order, 128).bits(*new) < 50
+
+
 def test_the_text_is_the_one_that_runs_are_held_to_and_content_not_path_names_runs(tmp_path, monkeypatch):
     assert nets.sha256() == corpus.source()[0]
     hashes = []
     for name, text in (("one.txt", "a b\n"), ("other.txt", "a b\n"), ("third.txt", "a c\n")):
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(text * 3_000)
         monkeypatch.setenv("DATA", str(tmp_path / name))
         assert nets.sha256() == corpus.source()[0]
         run = language.runs("smoke")[0]
         assert name not in run.to_json()
         hashes.append(run.hash)
     assert hashes[0] == hashes[1] != hashes[2]
+    with pytest.raises(ValueError, match="12,000 characters, and this preset takes 294,912; give more text"):
+        language.runs("quick")
     monkeypatch.setenv("DATA", "none.txt")
     with pytest.raises(ValueError, match=r"DATA=none\.txt cannot be read"):
         language.runs("smoke")
@@ -104,7 +112,7 @@ def test_as_many_weights_are_kept_at_each_width_of_nets_whose_size_is_counted(pr
 
 
 LEVELS = {  # bits where the claims hold and where they fail; a bigram has 3.7, six-grams 1.9
-    "dense": (1.6, 3.0), "found": (1.65, 4.2), "learned": (1.5, 4.3), "learned_random": (3.0, 4.2),
+    "dense": (1.75, 3.0), "found": (1.65, 4.2), "learned": (1.5, 4.3), "learned_random": (3.0, 4.2),
     "random": (7.8, 4.0),
 }  # fmt: skip
 
@@ -153,9 +161,10 @@ def test_nothing_is_compared_where_the_trained_net_is_on_the_bigrams_plateau():
     of_bits = [
         claim.sentence for claim in language.CLAIMS if claim.unit == language.BITS and "copies" not in claim.sentence
     ]
-    *compared, control, plateau = of_bits
+    alone = "the net trained is 0.1 bit better than a six-gram"
+    *compared, control, plateau = (sentence for sentence in of_bits if sentence != alone)
     assert {found[sentence] for sentence in compared} == {"undecided"}
-    assert (found[control], found[plateau]) == ("supported", "contradicted")
+    assert [found[sentence] for sentence in (control, plateau, alone)] == ["supported", *["contradicted"] * 2]
 
 
 def test_the_drawing_of_language_can_be_read_and_half_a_grid_is_drawn(tmp_path):
