@@ -85,8 +85,8 @@ def report(results: str | Path = "experiments/results", out: str | Path = "", on
 def load(results: Path, only: str = "") -> list[Line]:
     """Read every experiment, or one, in the order of the meeting; ResultsError if there is none or one is damaged."""
     # A folder that is empty, or holds packed runs alone, belongs to a reproduction that has not ended yet.
-    pattern = f"{only or '[!.]*'}/[!.]*/[!.]*"
-    found = {path.parent for path in results.glob(pattern) if path.name != "runs.tar.gz"}
+    found = {path.parent for path in results.glob("[!.]*/[!.]*/[!.]*") if path.name != "runs.tar.gz"}
+    found = {path for path in found if only in ("", path.parent.name) and path.name.partition("-")[0] in PRESETS}
     if not found:
         raise ResultsError(f"no results in {results / only}; make reproduce-{only or 'fig2'} OUT={results} writes some")
     # Experiments by name, fig2 before fig10; the paper's preset before those that are cut.
