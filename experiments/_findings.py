@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lit_hidden.report.tables import order
+from lit_hidden.report.tables import digits, order
 from lit_hidden.run import PRESETS
 
 ROOT = Path(__file__).parent.parent
@@ -55,8 +55,9 @@ def margin(claim: dict[str, Any]) -> str:
     if claim["margin"] is None:
         return ""
     bounded = claim["low"] is not None and claim["low"] != claim["high"]
-    interval = f" ({claim['low']:.3g} to {claim['high']:.3g})" if bounded else ""
-    return f"{claim['margin']:.3g} {claim['unit']}{interval}"
+    seeds = " over the seeds" if claim["every"] else ""  # an exact claim has no interval
+    interval = f" ({digits(claim['low'])} to {digits(claim['high'])}{seeds})" if bounded else ""
+    return f"{digits(claim['margin'])} {claim['unit']}{interval}"
 
 
 def table(claims: Claims, of: str) -> str:

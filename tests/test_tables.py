@@ -23,6 +23,7 @@ from lit_hidden.report.tables import (
     common,
     departures,
     describe,
+    digits,
     filtered,
     in_tf32,
     number,
@@ -267,6 +268,15 @@ def test_what_runs_of_float32_computed_in_tf32_is_said_once() -> None:
     rounded = on_gpu | {"precision": "bf16-mixed"}  # which says itself that it rounds
     assert in_tf32([on_gpu, on_gpu, rounded]) == ["convolutions in TF32"]
     assert in_tf32([on_gpu, on_cpu, on_gpu]) == ["convolutions in TF32 in 2 of 3 runs"]
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [(3622.3, "3,620"), (-21485, "-21,500"), (84.54, "84.5"), (-0.0032064, "-0.00321"), (80.0, "80"), (999.7, "1,000"),
+     (0, "0"), (1.2e6, "1,200,000")],
+)  # fmt: skip
+def test_numbers_for_people_have_three_digits_and_no_exponent(number: float, told: str) -> None:
+    assert digits(number) == told
 
 
 def test_the_reason_of_a_verdict_names_cells_in_which_seeds_fail_once() -> None:

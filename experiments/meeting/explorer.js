@@ -5,7 +5,9 @@
   const form = $("explore"), plot = $("plot"), { experiment, x, y, color } = form.elements;
   const SHAPES = ["M-4,0a4,4 0 1 0 8,0a4,4 0 1 0 -8,0", "M-4,-4h8v8h-8z", "M0,-5l5,9h-10z", "M0,-5l5,5l-5,5l-5,-5z",
     "M0,5l5,-9h-10z", "M-4,-1h3v-3h2v3h3v2h-3v3h-2v-3h-3z"];
+  const shape = c => SHAPES[(c + Math.floor(c / 6)) % 6];  // with six colours: 36 series differ
   const word = value => value === null ? "none" : String(value);
+  const told = number => number.toLocaleString("en", { maximumSignificantDigits: 5 });
   const short = text => text.length > 24 ? text.slice(0, 23) + "…" : text;
 
   const numeric = values => values.every(value => value === null || typeof value === "number");
@@ -91,7 +93,7 @@
     plot.setAttribute("height", height);
     for (const value of ticks(low, high)) {
       add(plot, "path", { class: "grid", d: `M${box.left},${Y(value)}H${box.right}` });
-      add(plot, "text", { x: box.left - 6, y: Y(value) + 4, "text-anchor": "end" }, value.toLocaleString("en"));
+      add(plot, "text", { x: box.left - 6, y: Y(value) + 4, "text-anchor": "end" }, told(value));
     }
     let free = -Infinity;  // labels that would overlap are left out
     names.map((_, i) => i).sort((a, b) => spots[a] - spots[b]).forEach(i => {
@@ -113,12 +115,12 @@
       const bars = means.map(([mean, i]) => `M${X(i) + aside - 9},${Y(mean)}h18`);
       add(group, "path", { class: "line", d: [...line, ...bars].join("") });
       cells.forEach((cell, i) => cell.runs.forEach(run => add(add(group, "path", { class: run.failed ? "failed" : "point",
-        d: SHAPES[c % SHAPES.length], transform: `translate(${X(i) + aside},${Y(run.value)})` }), "title", {},
-        `${x.value} ${word(cell.at)}${color.value && `, ${color.value} ${word(cell.name)}`}: ${run.value}${run.failed ? " (fails)" : ""}`)));
+        d: shape(c), transform: `translate(${X(i) + aside},${Y(run.value)})` }), "title", {},
+        `${x.value} ${word(cell.at)}${color.value && `, ${color.value} ${word(cell.name)}`}: ${told(run.value)}${run.failed ? " (fails)" : ""}`)));
     });
     $("legend").replaceChildren(...(color.value ? shown : []).map((cells, c) => {
       const item = document.createElement("li"), key = add(item, "svg", { width: 14, height: 14, viewBox: "-7 -7 14 14", class: `c${c % 6}`, "aria-hidden": "true" });
-      add(key, "path", { class: "point", d: SHAPES[c % SHAPES.length] });
+      add(key, "path", { class: "point", d: shape(c) });
       item.append(short(word(cells[0].name)));
       return item;
     }));
@@ -134,7 +136,7 @@
     }, document.createElement("tr")));
     row([x.value, ...shown.map(cells => word(cells[0].name) || "mean")], "th");
     names.forEach((name, i) => row([word(name), ...shown.map(cells => cells[i].mean === null ? "–"
-      : `${+cells[i].mean.toPrecision(5)} (${cells[i].kept.length})`)], "td"));
+      : `${told(cells[i].mean)} (${cells[i].kept.length})`)], "td"));
   }
 
   experiment.replaceChildren(...Object.keys(runs).map(name => new Option(name, name)));

@@ -61,11 +61,15 @@ class Entry(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line of the meeting, and the experiments with results that answer it: some answer several."""
+    """A line of the meeting, and the experiments with results that answer it: some answer several.
+
+    `claim` is how the claim that answers it begins; without one it is the first primary claim.
+    """
 
     part: str
     question: str
     entries: list[Entry]
+    claim: str
 
 
 def report(results: str | Path = "experiments/results", out: str | Path = "", only: str = "") -> str:
@@ -85,8 +89,8 @@ def report(results: str | Path = "experiments/results", out: str | Path = "", on
 def load(results: Path, only: str = "") -> list[Line]:
     """Read every experiment, or one, in the order of the meeting; ResultsError if there is none or one is damaged."""
     # A folder that is empty, or holds packed runs alone, belongs to a reproduction that has not ended yet.
-    pattern = f"{only or '[!.]*'}/[!.]*/[!.]*"
-    found = {path.parent for path in results.glob(pattern) if path.name != "runs.tar.gz"}
+    found = {path.parent for path in results.glob("[!.]*/[!.]*/[!.]*") if path.name != "runs.tar.gz"}
+    found = {path for path in found if only in ("", path.parent.name) and path.name.partition("-")[0] in PRESETS}
     if not found:
         raise ResultsError(f"no results in {results / only}; make reproduce-{only or 'fig2'} OUT={results} writes some")
     # Experiments by name, fig2 before fig10; the paper's preset before those that are cut.
@@ -98,10 +102,11 @@ def load(results: Path, only: str = "") -> list[Line]:
         decided = [folder for folder in folders if {"supported", "contradicted"} & _counts(folder.claims)[0].keys()]
         entries[name] = Entry(name, *texts(name), folders, [*decided, *folders][0])
     with Path(__file__).with_name("meeting.csv").open(newline="", encoding="utf-8") as file:
-        agenda = [(row["part"], row["line"], row["experiments"].split()) for row in csv.DictReader(file)]
-    further = [name for name in entries if all(name not in names for _, _, names in agenda)]
-    agenda += [("Further experiments", "", [name]) for name in further]
-    return [Line(part, line, [entries[name] for name in names if name in entries]) for part, line, names in agenda]
+        agenda = [(*row.values(),) for row in csv.DictReader(file)]
+    further = [name for name in entries if all(name not in names.split() for _, _, names, _ in agenda)]
+    agenda += [("Further experiments", "", name, "") for name in further]
+    return [Line(part, line, [entries[name] for name in names.split() if name in entries], claim)
+            for part, line, names, claim in agenda]  # fmt: skip
 
 
 def texts(name: str) -> tuple[str, str]:

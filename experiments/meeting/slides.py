@@ -25,21 +25,23 @@ def slides(results: str | Path = "experiments/results", out: str | Path = "slide
     """Write the slides and return a line that sums them up; ResultsError if results are missing or damaged."""
     lines, out = load(Path(results)), Path(out)
     answers, shown = dict[str, Answer](), list[tuple[str, str, Answer, list[Answer], int]]()
-    for part, question, entries in lines:
-        new = [answer(entry) for entry in entries if entry.name not in answers and any(f.claims for f in entry.folders)]
+    for part, question, entries, claim in lines:
+        judged = [entry for entry in entries if any(folder.claims for folder in entry.folders)]
+        new = [answer(entry, claim) for entry in judged if entry.name not in answers]
         answers |= {one.entry.name: one for one in new}
         if new:
             first = max(new, key=lambda one: PRESETS.index(one.folder.preset.partition("-")[0]))  # of equals the first
             shown.append((part, question, first, [one for one in new if one is not first], len(shown) + 2))
-    page = build(lines, "slides.html", slides=shown, answers=answers, agenda=lines)
+    page = build(lines, "slides.html", slides=shown, answers=answers, agenda=lines, answer=answer)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, page)
     return f"{out}: {page.count('<section')} slides ({len(page.encode()) / 1e6:.1f} MB)"
 
 
-def answer(entry: Entry) -> Answer:
-    """Take an experiment's first primary claim at the largest preset that decides it; if none does, at the largest."""
+def answer(entry: Entry, begin: str) -> Answer:
+    """Take the claim that begins so, or the first primary one, at the largest preset that decides it or has it."""
     found = [Answer(entry, folder, claim) for folder in entry.folders for claim in folder.claims]
-    first = min(found, key=lambda one: one.claim.kind != "primary").claim.sentence
+    begins = [one for one in found if begin and one.claim.sentence.startswith(begin)]
+    first = min(begins or found, key=lambda one: one.claim.kind != "primary").claim.sentence
     same = [one for one in found if one.claim.sentence == first]
     return next((one for one in same if one.claim.verdict != "undecided"), same[0])

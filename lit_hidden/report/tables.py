@@ -162,6 +162,11 @@ def score(result: Mapping[str, Any]) -> str:
     return f"{result[name]:.1f}{'%' if name == 'accuracy' else ' ' + result['unit']} test {name}"
 
 
+def digits(number: float) -> str:
+    """Write a number to 3 digits, for people: `84.5`, `0.00321`, `3,620`."""
+    return f"{float(f'{number:.3g}'):,.12g}"
+
+
 def listed(values: Iterable[Any]) -> str:
     """Write values in their order, each once: `0.25, 0.5, 1`."""
     return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in dict.fromkeys(values))

@@ -139,11 +139,11 @@ def test_an_experiment_without_a_page_has_its_docstring() -> None:
 
 
 def test_verdicts_are_counted_and_shared_runs_are_counted_once(page: Page) -> None:
-    assert "Is deeper better? fig3 paper CPU, 1 thread(s) 15 – 1 – – – 0.0" in page.text
-    assert "fig3 quick CPU, 1 thread(s) 12 – 1 1 1 0 of 1 hold 0.0" in page.text, "a failing check contradicts nothing"
+    assert "Is deeper better? fig3 paper CPU 15 – 1 – – – 0.0" in page.text
+    assert "fig3 quick CPU 12 – 1 1 1 0 of 1 hold 0.0" in page.text, "a failing check contradicts nothing"
     assert (
-        "3 experiments. 7 claims judged: 5 supported, 1 contradicted, 1 undecided. 0 of 1 checks hold. "
-        "33 runs, 49.5 min"
+        "3 experiments. 7 verdicts on claims, each preset's counted: 5 supported, 1 contradicted, "
+        "1 undecided. 0 of 1 checks hold. 33 runs, 49.5 min"
     ) in page.text
     assert "5 claims have a margin with a 95% interval" in page.text, "neither exact nor unbounded"
     assert "about 2.5% of them, or 0.1, would be supported by luck; 5 are" in page.text
@@ -344,6 +344,17 @@ def test_a_page_of_one_experiment(whole: Path, tmp_path: Path, monkeypatch: pyte
     assert len(build(load(COMMITTED, largest.parts[-3]))) < 2e6
     with pytest.raises(ResultsError, match=r"no results in .*/fig4; make reproduce-fig4 OUT=.* writes some$"):
         load(whole, "fig4")
+
+
+def test_an_experiment_is_a_name_and_a_folder_that_is_no_preset_is_passed_over(tmp_path: Path) -> None:
+    folder(tmp_path, "fig3", "quick", committed.results(QUICK))
+    (notes := tmp_path / "fig3" / "notes" / "mine.txt").parent.mkdir()
+    notes.touch()
+    presets = {one.preset for line in load(tmp_path) for entry in line.entries for one in entry.folders}
+    assert presets == {"quick"}
+    for name in ("fig*", f"../{tmp_path.name}/fig3"):
+        with pytest.raises(ResultsError, match="no results in"):
+            load(tmp_path, name)
 
 
 @pytest.mark.parametrize(
