@@ -111,10 +111,10 @@ def parser() -> argparse.ArgumentParser:
     rate.add_argument("--removed", type=float, help="fraction removed: the prune_rate of their FixedSubnetConv")
     theirs.add_argument("--out", help="the checkpoint to write; without it FILE.ckpt")
 
-    archive = "lit_hidden.engine.archive:"
-    add("pack", f"{archive}pack_experiment", "put an experiment's runs into one file beside its results", *one)
+    does = "put an experiment's runs into one file beside its results"
+    add("pack", "experiments._archive:pack_experiment", does, *one)
     does = "take the committed runs as done: draw again, go on"
-    add("unpack", f"{archive}unpack_all", does, "--runs-dir", "--results")
+    add("unpack", "experiments._archive:unpack_all", does, "--runs-dir", "--results")
     return top
 
 

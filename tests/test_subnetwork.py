@@ -17,8 +17,8 @@ from hiding import rewrite, same, shuffled
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from experiments._archive import contents
 from lit_hidden.edge_popup import EdgePopup, hide, maskers, original_weight, reveal
-from lit_hidden.engine.archive import contents
 from lit_hidden.nets import build
 from lit_hidden.rice import decode
 from lit_hidden.subnetwork import (

@@ -13,9 +13,9 @@ import committed
 import pytest
 from committed import PROVENANCE
 
+from experiments._archive import contents
 from experiments._published import Published, like_for_like, same_images
 from lit_hidden.code import Spec, spec
-from lit_hidden.engine.archive import contents
 from lit_hidden.engine.written import rows
 from lit_hidden.report.tables import (
     ResultsError,
