@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--folder", default="lit-hidden-demo", help="all that it writes is in here")
 
     does = "list the runs that committed presets still lack, and their time"
-    still = add("missing", "lit_hidden.engine.estimate:missing", does, "--runs-dir", "--results")
+    still = add("missing", "experiments._missing:missing", does, "--runs-dir", "--results")
     still.add_argument("--preset", help="this preset of every experiment, committed or not")
 
     page = add("report", "experiments.meeting.page:report", "write one HTML page of all committed results", "--results")
