@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     deck.add_argument("--out", default="slides.html", help="the slides, one HTML file")
 
     does = "print an experiment's runs side by side, sorted by any column"
-    table = add("compare", "lit_hidden.engine.compare:compare", does, *one, "--where")
+    table = add("compare", "experiments._side_by_side:compare", does, *one, "--where")
     table.add_argument("--sort", metavar="COLUMN", help="a field such as density or a number such as accuracy")
     table.add_argument("--reverse", action="store_true", help="the largest first")
     table.add_argument("--by-seed", action="store_true", help="a line for each run instead of means over seeds")

@@ -31,7 +31,8 @@ KNOWS = {  # room -> packages that it may import, besides the standard library
     **dict.fromkeys(("run", "checks", "results", "judge"), DESCRIPTIONS),
 }
 EXPERIMENTS_MAY = {"code", "run", "results", "judge", "recipes", "report"}
-COMMANDS = {"_archive.py", "_authors.py", "_calibration.py", "_missing.py"}  # of experiments, no part of a figure
+# Commands in experiments, which are no part of a figure.
+COMMANDS = {"_archive.py", "_authors.py", "_calibration.py", "_missing.py", "_side_by_side.py"}
 
 
 @cache
