@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--folder", default="lit-hidden-demo", help="all that it writes is in here")
 
     does = "list the runs that committed presets still lack, and their time"
-    still = add("missing", "lit_hidden.engine.estimate:missing", does, "--runs-dir", "--results")
+    still = add("missing", "experiments._missing:missing", does, "--runs-dir", "--results")
     still.add_argument("--preset", help="this preset of every experiment, committed or not")
 
     page = add("report", "experiments.meeting.page:report", "write one HTML page of all committed results", "--results")
@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     deck.add_argument("--out", default="slides.html", help="the slides, one HTML file")
 
     does = "print an experiment's runs side by side, sorted by any column"
-    table = add("compare", "lit_hidden.engine.compare:compare", does, *one, "--where")
+    table = add("compare", "experiments._side_by_side:compare", does, *one, "--where")
     table.add_argument("--sort", metavar="COLUMN", help="a field such as density or a number such as accuracy")
     table.add_argument("--reverse", action="store_true", help="the largest first")
     table.add_argument("--by-seed", action="store_true", help="a line for each run instead of means over seeds")
@@ -111,10 +111,10 @@ def parser() -> argparse.ArgumentParser:
     rate.add_argument("--removed", type=float, help="fraction removed: the prune_rate of their FixedSubnetConv")
     theirs.add_argument("--out", help="the checkpoint to write; without it FILE.ckpt")
 
-    archive = "lit_hidden.engine.archive:"
-    add("pack", f"{archive}pack_experiment", "put an experiment's runs into one file beside its results", *one)
+    does = "put an experiment's runs into one file beside its results"
+    add("pack", "experiments._archive:pack_experiment", does, *one)
     does = "take the committed runs as done: draw again, go on"
-    add("unpack", f"{archive}unpack_all", does, "--runs-dir", "--results")
+    add("unpack", "experiments._archive:unpack_all", does, "--runs-dir", "--results")
     return top
 
 

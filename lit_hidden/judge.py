@@ -176,8 +176,7 @@ def judge(claim: Claim, results: Results, grid: Iterable[Run] | None = None) -> 
     found = _found(claim, results, cells, counted)
     total, there = (sum(map(len, each.values())) for each in (cells, finite))
     why = found.why + (f"; diverged: {total - there} of {total} runs" if there < total else "")
-    lost = {cell: (len(rows) - len(trains[cell]), len(rows)) for cell, rows in cells.items()}
-    lost = {cell: (fail, of) for cell, (fail, of) in lost.items() if fail}
+    lost = {c: (len(rows) - len(trains[c]), len(rows)) for c, rows in cells.items() if len(trains[c]) < len(rows)}
     seeds = min(map(len, counted.values()))
     return verdict(found.word, found.margin, found.low, found.high, seeds, why=why, failed=lost)
 
@@ -243,10 +242,10 @@ def _survivors(found: Decision, parts: int, cells: Cells, trains: Cells, left_ou
 
 
 def _by_interval(margin: float, low: float, high: float) -> Decision:
+    if low == high:
+        return _undecided("the 95% interval has no width", margin, low, high)
     word, lies = ("supported", "lies above") if low > 0 else ("undecided", "holds")
     word, lies = ("contradicted", "lies below") if high < 0 else (word, lies)
-    if low == high:
-        return Decision("undecided", "the 95% interval has no width", margin, low, high)
     why = f"the 95% interval {lies} 0" if math.isfinite(margin) else f"a margin is {margin}"
     return Decision(word, why, margin, low, high)
 

@@ -100,7 +100,7 @@ class LitTicket(LitClassifier):
     def __init__(self, subnetwork: str | Path | None, *args: Any, **kwargs: Any) -> None:
         subnetwork = subnetwork and str(subnetwork)  # torch does not load a checkpoint that holds a Path
         if subnetwork and "_known" not in vars(self):  # the file says what the data will
-            about = read_subnetwork(subnetwork)[0].get("about") or {}
+            about = read_subnetwork(subnetwork)[0]["about"]
             self._known = {name: about.get(name, value) for name, value in self._known.items()}
         super().__init__(*args, **kwargs)
         fix_masks(self.net if subnetwork is None else load_subnetwork(self.net, subnetwork))

@@ -8,11 +8,10 @@ import copy
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
@@ -25,10 +24,7 @@ from lit_hidden.errors import UserError, missing
 from lit_hidden.nets import NETS, build
 from lit_hidden.supermask import Supermask
 
-_CODES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {  # by format; the last one is written
-    "lit_hidden subnetwork 3": (np.packbits, lambda code, length: np.unpackbits(code, count=length).astype(bool)),
-    "lit_hidden subnetwork 4": (rice.encode, rice.decode),
-}
+_FORMAT = "lit_hidden subnetwork 4"
 _KEY = "subnetwork"  # one entry of metadata, so that equal nets are equal bytes
 _MASKERS: dict[str, MakeMasker] = {"EdgePopup": EdgePopup, "Supermask": Supermask}
 MOST = 250_000_000  # weights of a net that is built because a file names it
@@ -72,7 +68,7 @@ def save_subnetwork(model: nn.Module, path: str | Path, about: Mapping[str, Any]
     ValueError: nothing is hidden, or a trial before writing shows that the file would not give the model back: its
     weights are not those of the seeds, or its masker is more than a mask.
     """
-    make, (found, tensors) = Hiding.of(model).arguments["masker"], _described(model, {"about": dict(about or {})})
+    make, (found, tensors) = Hiding.of(model).arguments["masker"], _described(model, about or {})
     plain = reveal(copy.deepcopy(model))
     revealed = fingerprint(plain)
     try:
@@ -118,7 +114,7 @@ def network(path: str | Path, net: str | nn.Module | None = None, **arguments: A
     Without `net` that is one of `NETS`, named in the file. No code is imported because a file names it: give other nets
     yourself, as a name for `build` or as a fresh module. Keywords are those of `load_subnetwork`, errors too.
     """
-    about = read_subnetwork(path)[0].get("about") or {}
+    about = read_subnetwork(path)[0]["about"]
     made = load_subnetwork(built(path, about, net), path, **arguments)
     vars(made)["about"] = about
     return made.eval()
@@ -155,8 +151,8 @@ def read_subnetwork(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         found = json.loads(metadata.get(_KEY, "{}"))
-        if (named := str(found.get("format"))) not in _CODES:
-            raise ValueError(f"its format is {named!r:.50}, not one of {', '.join(_CODES)}")
+        if (named := found.get("format")) != _FORMAT:
+            raise ValueError(f"its format is {named!r:.50}, not {_FORMAT!r}")
         if found.get("checksum") != _checksum(found, tensors):
             raise ValueError("its content is not what its checksum is of")
         return dict(found), tensors
@@ -165,24 +161,22 @@ def read_subnetwork(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]
         raise SubnetworkError(f"{path} cannot be read: {why}") from error
 
 
-def _described(model: nn.Module, like: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Describe a hidden model `like` its file does; give the file's tensors too: coded masks, and buffers."""
-    arguments, named = Hiding.of(model).arguments, like.get("format", [*_CODES][-1])
-    encode = _CODES[named][0]
+def _described(model: nn.Module, about: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Describe a hidden model as its file does; give the file's tensors too: coded masks, and buffers."""
+    arguments, buffers = Hiding.of(model).arguments, _buffers(model)
     kept = {f"mask/{name}": mask.cpu().numpy() for name, mask in masks(model).items()}
-    buffers = _buffers(model)
-    tensors = {name: torch.from_numpy(encode(mask.reshape(-1))) for name, mask in kept.items()}
+    tensors = {name: torch.from_numpy(rice.encode(mask.reshape(-1))) for name, mask in kept.items()}
     tensors |= {f"buffer/{name}": buffer for name, buffer in buffers.items()}
     dtypes = {t.dtype for t in (_weights(model) | buffers).values() if t.is_floating_point()}
     found: dict[str, Any] = {
-        "format": named,
+        "format": _FORMAT,
         "hiding": arguments | {"masker": _name(arguments["masker"])},
         "fingerprint": fingerprint(model),
-        # None: the dtypes of the model that loads it, which may be one.
-        "dtype": str(dtypes.pop()).removeprefix("torch.") if len(dtypes) == 1 and like.get("dtype", 1) else None,
+        # None: several, those of the model that loads it.
+        "dtype": str(dtypes.pop()).removeprefix("torch.") if len(dtypes) == 1 else None,
+        "shapes": {name: list(mask.shape) for name, mask in kept.items()},
+        "about": dict(about),
     }
-    if encode is rice.encode:  # before, shapes were not written
-        found |= {"shapes": {name: list(mask.shape) for name, mask in kept.items()}, "about": like["about"]}
     found = json.loads(json.dumps(found))
     return found | {"checksum": _checksum(found, tensors)}, tensors
 
@@ -202,20 +196,19 @@ def _restored(model: nn.Module, found: dict[str, Any], tensors: dict[str, Tensor
         hide(model, **{"roles": {}} | found["hiding"] | {"masker": masker})
     own = {f"mask/{name}": layer.mask() for name, layer in maskers(model).items()}
     shapes = {name: list(mask.shape) for name, mask in own.items()}
-    saved = found.get("shapes") or {name: shapes.get(name) for name in tensors if name.startswith("mask/")}
+    saved, about = found["shapes"], found["about"]
     for name in [*shapes, *saved]:
         if shapes.get(name) != saved.get(name):
             there, here = saved.get(name, "absent"), shapes.get(name, "absent")
-            about = found.get("about") or {}
             told = "".join(f", {key}={about[key]}" for key in ("net", *SHAPE) if key in about)
             name = name.removeprefix("mask/")
             raise ValueError(f"it is of another net{told}: layer '{name}' is {there} there, {here} here")
     for (name, mask), layer in zip(own.items(), maskers(model).values(), strict=True):
-        kept = torch.from_numpy(_CODES[found["format"]][1](tensors[name].numpy(), mask.numel()))
+        kept = torch.from_numpy(rice.decode(tensors[name].numpy(), mask.numel()))
         layer.set_mask(kept.view(mask.shape).to(mask.device))
     for name, buffer in _buffers(model).items():
         buffer.copy_(tensors[f"buffer/{name}"])
-    now = _described(model, found)[0]
+    now = _described(model, about)[0]
     if now["fingerprint"] != found["fingerprint"]:
         why = "other embeddings or layers left unmasked, or a torch that draws others from the seeds"
         raise ValueError(f"its weights do not come back, their fingerprint would differ: {why}")

@@ -31,7 +31,7 @@ class Supermask(Masker):
     def forward(self, weight: Tensor) -> Tensor:
         """Return `weight` times a fresh sample of the mask; the gradient is that by the probability."""
         sample = torch.bernoulli(self.probability()).bool()
-        effective: Tensor = Masked.apply(weight, self.scores, lambda _: sample, _slope)
+        effective: Tensor = Masked.apply(weight, self.scores, lambda _: sample, lambda s: (p := s.sigmoid()) * (1 - p))
         return effective
 
     def probability(self) -> Tensor:
@@ -45,11 +45,6 @@ class Supermask(Masker):
     def set_mask(self, mask: Tensor) -> None:
         """Let what stays have probability 0.99 and the others 0.01; the mask does not tell their own."""
         self.scores.detach().copy_(torch.where(mask, 1, -1) * math.log(0.99 / 0.01))
-
-
-def _slope(scores: Tensor) -> Tensor:
-    p = scores.sigmoid()
-    return p * (1 - p)
 
 
 class FixedMask(Masker):

@@ -31,6 +31,8 @@ KNOWS = {  # room -> packages that it may import, besides the standard library
     **dict.fromkeys(("run", "checks", "results", "judge"), DESCRIPTIONS),
 }
 EXPERIMENTS_MAY = {"code", "run", "results", "judge", "recipes", "report"}
+# Commands in experiments, which are no part of a figure.
+COMMANDS = {"_archive.py", "_authors.py", "_calibration.py", "_missing.py", "_side_by_side.py"}
 
 
 @cache
@@ -92,7 +94,7 @@ def test_rooms_know_no_more_packages_than_they_need() -> None:
         assert "wandb" not in packages(path) or path.name == "tracking.py"
         assert "experiments" not in packages(path), f"{path.name}: commands are found by name, when they are called"
     for path in (ROOT / "experiments").glob("*.py"):
-        if path.name in ("_calibration.py", "_authors.py"):  # commands: they are no part of a figure
+        if path.name in COMMANDS:
             continue
         assert packages(path) <= {"numpy", "scipy", "matplotlib", "lit_hidden", "experiments"}, path.name
         assert {room(name) for name in imports(path) if name.startswith("lit_hidden")} <= EXPERIMENTS_MAY, path.name

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from experiments import _side_by_side
 from lit_hidden import __version__
 from lit_hidden.cli import main
-from lit_hidden.engine import compare, reproduce
+from lit_hidden.engine import reproduce
 
 ROOT = Path(__file__).parent.parent
 
@@ -68,6 +69,6 @@ def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
     def fail(**options):
         raise ValueError("nobody thought of it")
 
-    monkeypatch.setattr(compare, "compare", fail)
+    monkeypatch.setattr(_side_by_side, "compare", fail)
     with pytest.raises(ValueError, match="nobody thought of it"):
         main(["compare", "fig2"])

@@ -17,8 +17,8 @@ from hiding import rewrite, same, shuffled
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from experiments._archive import contents
 from lit_hidden.edge_popup import EdgePopup, hide, maskers, original_weight, reveal
-from lit_hidden.engine.archive import contents
 from lit_hidden.nets import build
 from lit_hidden.rice import decode
 from lit_hidden.subnetwork import (
@@ -29,7 +29,6 @@ from lit_hidden.subnetwork import (
     masks,
     network,
     save_subnetwork,
-    used_masks,
 )
 from lit_hidden.supermask import Supermask
 
@@ -187,19 +186,16 @@ def test_the_file_says_what_it_is_and_holds_the_mask_in_row_major_order(tmp_path
 ARCHIVES = Path(__file__).parent.parent / "experiments" / "results"
 
 
-@pytest.mark.parametrize("place", ["fig1/short", "lottery/short"])  # with a dtype, and with none
-def test_files_of_the_format_before_that_are_committed_load(place: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["fig1/short", "fig3/paper", "fig6/short", "lottery/short"])
+def test_a_committed_net_is_built_from_its_file_alone_and_is_the_one_that_was_tested(place, tmp_path: Path) -> None:
     archive = contents(ARCHIVES / place / "runs.tar.gz").items()
     run, files = next((run, files) for run, files in archive if "subnetwork.safetensors" in files)
     (path := tmp_path / "file").write_bytes(files["subnetwork.safetensors"])
-    shape = {"in_channels": 1, "image_size": 28} if run.net == "lenet" else {}
-    with pytest.raises(SubnetworkError, match=r"it says net=None, and only conv2, .* are built unasked; name the net"):
-        network(path)
-    found = load_subnetwork(build(run.net, width=run.width, **shape), path)
-    layers = json.loads(files["result.json"])["layers"]
-    assert {name: int(mask.sum()) for name, mask in used_masks(found).items()} == {
-        n["name"]: n["kept_min"] for n in layers
-    }
+    found, result = network(path), json.loads(files["result.json"])
+    assert fingerprint(found) == result["weights_after"]
+    kept = {layer["name"]: layer["kept_min"] for layer in result["layers"]}
+    assert {name: int(mask.sum()) for name, mask in masks(found).items()} == kept
+    assert (found.about["net"], found.about["accuracy"]) == (run.net, result["accuracy"])
 
 
 ABOUT = {"net": "conv2", "width": 0.1, "num_classes": 7, "mean": (0.5,) * 3}
@@ -264,8 +260,6 @@ def test_what_cannot_be_is_one_error_that_names_the_file_even_under_its_checksum
             FORGED[case](found, tensors, wrong)
             metadata["subnetwork"] = json.dumps(found | {"checksum": _checksum(found, tensors)})
 
-        if (case, wrong) == ("dtype", None):  # the model's own
-            continue
         path.write_bytes(original)
         rewrite(path, forge)
         with pytest.raises(SubnetworkError, match=f"^{path} (cannot be read|does not fit this Sequential): "):

@@ -13,9 +13,9 @@ import committed
 import pytest
 from committed import PROVENANCE
 
+from experiments._archive import contents
 from experiments._published import Published, like_for_like, same_images
 from lit_hidden.code import Spec, spec
-from lit_hidden.engine.archive import contents
 from lit_hidden.engine.written import rows
 from lit_hidden.report.tables import (
     ResultsError,
@@ -134,8 +134,8 @@ def test_callbacks_and_runs_before_are_read_back_from_a_table(tmp_path: Path) ->
         ("Leson.epoch=2", "no run has Leson.epoch=2; there are Leson.epoch="),
     ],
 )
-def test_runs_and_rows_are_chosen_by_options_of_callbacks(where: str, left: list[int] | str) -> None:
-    for there in (CHAIN, rows(committed.results(CHAIN))):
+def test_runs_and_those_of_rows_are_chosen_by_options_of_callbacks(where: str, left: list[int] | str) -> None:
+    for there in (CHAIN, [describe(row) for row in rows(committed.results(CHAIN))]):
         if isinstance(left, str):
             with pytest.raises(ResultsError, match=f"^{re.escape(left)}$"):
                 filtered(there, [where])

@@ -60,8 +60,7 @@ def unusable(run: Run, folder: Path) -> str | None:
 class StoppedError(SystemExit):
     """The checkpoint is written, and the process is to end."""
 
-    def __init__(self) -> None:
-        super().__init__(128 + signal.SIGTERM)
+    code = 128 + signal.SIGTERM
 
 
 class Recorder(Checkpoint):

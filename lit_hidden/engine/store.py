@@ -174,11 +174,9 @@ class Store:
 
     def failure(self, run: Run) -> dict[str, str] | None:
         """Read why a run failed; None if it has not: cheap enough to poll."""
-        try:
-            found: dict[str, str] = json.loads((self.folder(run) / FAILURE).read_text(encoding="utf-8"))
-        except OSError:
-            return None
-        return found
+        with suppress(OSError):
+            return dict(json.loads((self.folder(run) / FAILURE).read_text(encoding="utf-8")))
+        return None
 
     def forgive(self, run: Run) -> None:
         """Remove a run's failure before it is tried again."""

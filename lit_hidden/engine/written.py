@@ -81,20 +81,16 @@ def judged(
             low = float(betaincinv(fail, of - fail + 1, 0.025)) if fail else 0.0  # Clopper & Pearson 1934
             high = float(betaincinv(fail + 1, of - fail, 0.975)) if fail < of else 1.0
             failures[cell.run.cell] = {"failed": fail, "seeds": of, "low": low, "high": high}
+    for claim in (told := list(map(asdict, verdicts))):  # JSON has no infinity
+        claim |= {n: None for n, value in claim.items() if isinstance(value, float) and not math.isfinite(value)}
     return {
         "experiment": experiment.name, "title": experiment.title, "preset": preset,
         "conditions": conditions(preset, results, len(grid)),
         "claims_commit": commit, "claims_changed": changed, "first_run": min(began, default=None),
         "absent": sorted({run.cell for run in grid} - {run.cell for run in results.runs}),
         "diverged": [run.name for run, result in results if diverged(result)],
-        "claims": [{name: _plain(value) for name, value in asdict(verdict).items()} for verdict in verdicts],
-        "failures": failures,
+        "claims": told, "failures": failures,
     }  # fmt: skip
-
-
-def _plain(value: Any) -> Any:
-    """Write the bounds of an unbounded interval as null: JSON has no infinity."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def draw(experiment: Experiment, results: Results, told: str) -> dict[str, str | bytes]:

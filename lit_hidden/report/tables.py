@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from math import isclose
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from lit_hidden.code import text
 from lit_hidden.errors import UserError
@@ -19,7 +20,6 @@ from lit_hidden.results import diverged, primary
 from lit_hidden.run import Run
 
 Row = dict[str, Any]
-RowOrRun = TypeVar("RowOrRun", Row, Run)
 
 FIELDS = tuple(f.name for f in fields(Run))
 SEEDS = ("seed", "weight_seed", "score_seed", "data_seed")
@@ -75,21 +75,18 @@ def number(cell: str) -> Any:
     return cell
 
 
-def filtered(rows: list[RowOrRun], where: Iterable[str]) -> list[RowOrRun]:
-    """Keep the runs (or rows) with every FIELD=VALUE, such as `net=conv4`; ResultsError if none is left."""
+def filtered(runs: list[Run], where: Iterable[str]) -> list[Run]:
+    """Keep the runs with every FIELD=VALUE, such as `net=conv4`; ResultsError if none is left."""
     for wanted in where:
         name, equals, value = wanted.partition("=")
         if not equals or (name not in FIELDS and "." not in name):
             raise ResultsError(f"where {wanted!r} is no FIELD=VALUE; fields are {', '.join(FIELDS)}, or Class.option")
-        found = []
-        for row in rows:
-            run = describe(row) if isinstance(row, dict) else row
-            found.append((row, set(map(text, run.option(name) if "." in name else [run.row.get(name)]))))
-        rows = [row for row, values in found if text(number(value)) in values]
-        if not rows:
+        found = [(run, set(map(text, run.option(name) if "." in name else [run.row.get(name)]))) for run in runs]
+        runs = [run for run, values in found if text(number(value)) in values]
+        if not runs:
             known = sorted({one for _, values in found for one in values}, key=lambda one: order(number(one)))
             raise ResultsError(f"no run has {wanted}; there are {name}={', '.join(known)}")
-    return rows
+    return runs
 
 
 def read(path: Path) -> list[Row]:
@@ -187,11 +184,14 @@ def departures(runs: Iterable[Run]) -> dict[str, str]:
     TF32 does not count, see `in_tf32`; nor does what is `CHOSEN`, such as the distribution of the weights.
     """
     pairs, found = [(run, protocol(run)) for run in runs], {}
-    scaled = [_in_proportion(run, theirs) for run, theirs in pairs]
+    settings_of = attrgetter("lr", "batch_size")
+    rates = [(*settings_of(run), *settings_of(theirs)) for run, theirs in pairs]
+    # Whether the learning rate departs by the same factor as the batch size.
+    scaled = [lr != rate and isclose(lr * batch, rate * size) for lr, size, rate, batch in rates]
     for name in CONDITIONS:
         settings = [(_named(setting(run, name)), _named(setting(theirs, name))) for run, theirs in pairs]
-        apart = [(ours, theirs) for (ours, theirs), rates in zip(settings, scaled, strict=True)
-                 if ours not in (None, theirs) and not (name == "lr" and rates)]  # fmt: skip
+        apart = [(ours, theirs) for (ours, theirs), in_proportion in zip(settings, scaled, strict=True)
+                 if ours not in (None, theirs) and not (name == "lr" and in_proportion)]  # fmt: skip
         if apart and name not in CHOSEN:
             ours, theirs = (listed(values) for values in zip(*apart, strict=True))
             words = f"{name} {{ours}}" + ("" if theirs == "None" else " instead of {theirs}")
@@ -199,12 +199,6 @@ def departures(runs: Iterable[Run]) -> dict[str, str]:
     if any(scaled):
         found["batch_size"] += ", rates in proportion"
     return found
-
-
-def _in_proportion(run: Run, theirs: Run) -> bool:
-    """Tell whether the learning rate departs from the authors' by the same factor as the batch size."""
-    rates, batches = (run.lr or 0.0, theirs.lr or 0.0), (run.batch_size or 0, theirs.batch_size or 0)
-    return rates[0] != rates[1] and isclose(rates[0] * batches[1], rates[1] * batches[0])
 
 
 def _named(value: Any) -> Any:

@@ -8,9 +8,9 @@ import pytest
 import training
 from training import answered, done, job, network, stopped
 
+from experiments._archive import pack, unpack
 from lit_hidden import code
 from lit_hidden.code import spec
-from lit_hidden.engine.archive import pack, unpack
 from lit_hidden.engine.store import Store, StoreError
 from lit_hidden.engine.train import train
 from lit_hidden.run import Run

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from fabricated import leave
 
+from experiments._archive import pack, unpack
 from lit_hidden.code import spec
-from lit_hidden.engine.archive import pack, unpack
 from lit_hidden.engine.store import Store, StoreError, write_atomically
 from lit_hidden.run import Run
 
@@ -144,7 +144,7 @@ def test_nothing_set_aside_is_overwritten(store):
 
 HOLD = """
 import sys
-from lit_hidden.engine.archive import pack, unpack
+from experiments._archive import pack, unpack
 from lit_hidden.engine.store import Store
 from lit_hidden.run import Run
 with Store(sys.argv[1]).claim(Run.from_json(sys.argv[2])) as folder:

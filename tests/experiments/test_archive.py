@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from fabricated import leave
 
+from experiments import _archive as archive
+from experiments._archive import contents, pack, unpack
 from lit_hidden.cli import main
-from lit_hidden.engine import archive
-from lit_hidden.engine.archive import contents, pack, unpack
 from lit_hidden.engine.store import Store, StoreError
 from lit_hidden.run import Run
 

@@ -40,8 +40,10 @@ def compare(
     """
     console = Console(stderr=as_csv, highlight=False, markup=False)
     found, title, told = _find(name, preset, Store(runs_dir), Path(results))
-    rows = tables.filtered(found, where)
-    runs, metric = [tables.describe(row) for row in rows], primary(rows[0])
+    by_hash = {row["run"]: row for row in found}
+    runs = tables.filtered([tables.describe(row) for row in found], where)
+    rows = [by_hash[run.hash] for run in runs]
+    metric = primary(rows[0])
     known = dict.fromkeys(key for row in rows for key in row if key not in (*FIELDS, "failed", "diverged"))
     numbers = [key for key in known if any(isinstance(row.get(key), int | float) for row in rows)]
     cells = [] if by_seed else tables.cells(rows)

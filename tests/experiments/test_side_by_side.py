@@ -12,9 +12,9 @@ import pytest
 from committed import accuracy, folder, results
 from fabricated import leave
 
+from experiments._side_by_side import compare
 from lit_hidden.cli import main
 from lit_hidden.code import spec
-from lit_hidden.engine.compare import compare
 from lit_hidden.engine.store import Store
 from lit_hidden.run import Run, vary
 

@@ -7,8 +7,8 @@ import pytest
 from committed import folder
 from fabricated import leave
 
+from experiments._missing import missing
 from lit_hidden.cli import main
-from lit_hidden.engine.estimate import missing
 from lit_hidden.engine.store import Store
 from lit_hidden.run import Run, vary
 
