@@ -212,14 +212,14 @@ class _Training:
         names = [*self.module.scales, "loss"]
         metric = names[0]
         tested = self.tested() if run.held_out or outdated else {name: rows[-1][f"test_{name}"] for name in names}
-        result: dict[str, Any] = {_named(name): tested[name] for name in names}
+        result: dict[str, Any] = {_as_reported(name): tested[name] for name in names}
         result |= {"metric": metric, "unit": task.unit, "better": task.better} if task is not None else {}
-        result |= {f"train_{_named(metric)}": rows[-1][f"train_{metric}"]} if run.epochs else {}
+        result |= {f"train_{_as_reported(metric)}": rows[-1][f"train_{metric}"]} if run.epochs else {}
         result["steps"] = rows[-1]["step"]
         if self.recorder.diverged is not None or not math.isfinite(result["loss"]):
             result["diverged"] = rows[-1]["epoch"]
         if run.method == "ticket":
-            result[f"{_named(metric)}_before"] = rows[0][f"test_{metric}"] if before is None else before[metric]
+            result[f"{_as_reported(metric)}_before"] = rows[0][f"test_{metric}"] if before is None else before[metric]
         return result
 
     def counts(self) -> dict[str, Any]:
@@ -253,10 +253,11 @@ class _Training:
         fix_masks(self.module.net)
         metric = next(iter(self.module.scales))
         densities = {"density_sampled": round(sampled / weights, 6), "density_rounded": round(kept / weights, 6)}
-        return densities | {f"{_named(metric)}_rounded": self.tested()[metric]}
+        return densities | {f"{_as_reported(metric)}_rounded": self.tested()[metric]}
 
 
-def _named(metric: str) -> str:
+def _as_reported(metric: str) -> str:
+    """Name a metric as results do."""
     return "accuracy" if metric == "top1" else metric
 
 

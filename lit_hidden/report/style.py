@@ -35,6 +35,7 @@ def footer(figure: Figure, text: str) -> None:
     lines = "\n".join(textwrap.wrap(text, width))
     foot = figure.text(0.006, 0.006, lines, fontsize=6.8, color=COLORS["muted"], va="bottom", gid="footer")
     if figure.get_layout_engine() is None and figure.subplotpars.bottom == rcParams["figure.subplot.bottom"]:
-        lowest = min((axes.get_tightbbox().y0 for axes in figure.axes), default=math.inf)
+        boxes = [box for axes in figure.axes if (box := axes.get_tightbbox()) is not None]
+        lowest = min((box.y0 for box in boxes), default=math.inf)
         if (missing := foot.get_window_extent().y1 - lowest) > 0:
             figure.subplots_adjust(bottom=figure.subplotpars.bottom + missing / figure.bbox.height + 0.01)
