@@ -119,7 +119,11 @@ def build(
     given = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size, "width": width}
     takes = inspect.signature(make).parameters
     if any(p.kind is p.VAR_KEYWORD for p in takes.values()):
-        return make(**given)
+        try:
+            return make(**given)
+        except TypeError as error:
+            told = f"it takes any argument, so it was given {', '.join(given)}"
+            raise ValueError(f"net={name!r}: {error}; {told}; name a function of yours that calls it") from error
     if "width" not in takes and width != 1:
         raise ValueError(f"width={width} cannot be: {name} has no width to change; leave it at 1")
     return make(**{name: value for name, value in given.items() if name in takes})

@@ -127,7 +127,9 @@ def built(path: str | Path, about: Mapping[str, Any], net: str | nn.Module | Non
     try:
         named: Any = about.get("net")
         if net is None and named not in NETS:
-            raise ValueError(f"it says net={named!r:.100}, and only {', '.join(NETS)} are built unasked; name the net")
+            raise ValueError(
+                f"it says net={named!r:.100}, and only {', '.join(NETS)} are built unasked; name the net (--net)"
+            )
         if net not in (None, named) and named in NETS:
             raise ValueError(f"it is of net {named!r}, not {net!r}")
         shape = {name: about[name] for name in SHAPE if name in about}
@@ -135,7 +137,7 @@ def built(path: str | Path, about: Mapping[str, Any], net: str | nn.Module | Non
             with torch.device("meta"):
                 weights = sum(p.numel() for p in build(named, **shape).parameters())
             if weights > MOST:
-                raise ValueError(f"its {named} would have {weights} weights, more than {MOST}; name the net")
+                raise ValueError(f"its {named} would have {weights} weights, more than {MOST}; name the net (--net)")
         with torch.random.fork_rng(devices=[]):
             return build(net or named, **shape)
     except Exception as error:  # a file may say anything

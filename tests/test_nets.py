@@ -170,3 +170,11 @@ def test_an_initialised_net_is_trainable_and_has_no_bias_left() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.requires_grad for p in net.parameters())
     assert not [n for n, p in net.named_parameters() if "bias" in n and p.count_nonzero()]
+
+
+def test_a_function_that_takes_any_argument_and_refuses_one_is_told_with_what_it_was_given():
+    told = (
+        "unexpected keyword argument 'in_channels'; it takes any argument, so it was given num_classes, in_channels, "
+    )
+    with pytest.raises(ValueError, match=f"net='torchvision.models.resnet18': .* {told}"):
+        build("torchvision.models.resnet18")

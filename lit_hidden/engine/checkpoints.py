@@ -19,6 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from lit_hidden import code
+from lit_hidden.callbacks import RunCallback
 from lit_hidden.classifier import LitClassifier
 from lit_hidden.engine.store import CHECKPOINT, write_atomically
 from lit_hidden.engine.written import as_csv
@@ -81,6 +82,7 @@ class Recorder(Checkpoint):
         self.rows: list[dict[str, float]] = []
         self.seconds, self._saved = 0.0, time.perf_counter()  # how long the epochs took; when a checkpoint was written
         self.diverged: int | None = None
+        self.validated: list[int] | None = None  # the net at the validation of the last epoch
         self.told = False  # to stop
 
     @contextmanager
@@ -123,11 +125,13 @@ class Recorder(Checkpoint):
         """Write the curve, and put its rows into the checkpoint: that of a killed run has no gap."""
         self.seconds = time.perf_counter() - self._began
         self.write()
-        return {"rows": self.rows, "seconds": self.seconds, "code": self.code, "diverged": self.diverged}
+        kept = {"rows": self.rows, "seconds": self.seconds, "code": self.code, "diverged": self.diverged}
+        return kept | {"validated": self.validated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the rows from a checkpoint, and write the curve that belongs to it."""
         self.rows, self.seconds, self.diverged = (state_dict[name] for name in ("rows", "seconds", "diverged"))
+        self.validated = state_dict.get("validated")
         self.write()
 
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
@@ -135,6 +139,17 @@ class Recorder(Checkpoint):
         self._began = time.perf_counter() - self.seconds
         trainer.should_stop = self.diverged is not None
         self._lr = _rate(trainer)
+        self._checked = False
+        check_states(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remember the net that the last row of the curve is about: hooks that come later may change it."""
+        if trainer.state.fn == "fit" and trainer.current_epoch + 1 == trainer.max_epochs:
+            self.validated = contents(pl_module)
+
+    def outdated(self, module: L.LightningModule) -> bool:
+        """Tell whether the net has changed since the validation of the last epoch."""
+        return self.validated is not None and self.validated != contents(module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add the epoch's row and save everything."""
@@ -148,6 +163,9 @@ class Recorder(Checkpoint):
         self._lr = _rate(trainer)  # of the next epoch
         if not all(math.isfinite(value) for name, value in metrics.items() if name.endswith("_loss")):
             self.diverged, trainer.should_stop = epoch, True
+        if not self._checked:  # again: what is recorded by now may be of other types
+            check_states(trainer)
+            self._checked = True
         if trainer.should_stop or epoch == trainer.max_epochs or time.perf_counter() - self._saved >= self.pause:
             trainer.save_checkpoint(self.folder / CHECKPOINT, weights_only=False)
             self._saved = time.perf_counter()
@@ -164,6 +182,29 @@ class Recorder(Checkpoint):
         if self.writes:
             table = [{name: "" if math.isnan(value) else value for name, value in row.items()} for row in self.rows]
             write_atomically(self.folder / "metrics.csv", as_csv(table))
+
+
+def check_states(trainer: L.Trainer) -> None:
+    """Refuse a callback whose state a checkpoint would hold but not give back: a resumed run would begin anew."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, RunCallback) and (state := callback.state_dict()):
+            file = io.BytesIO()
+            try:
+                torch.save(state, file)
+                torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+            except Exception as error:  # pickle's, of many kinds
+                may = "tensors, numbers, text, None, and lists and dictionaries of these; write array.tolist()"
+                name = type(callback).__name__
+                raise ValueError(
+                    f"state_dict of {name} gives what no checkpoint gives back; it may hold {may}"
+                ) from error
+
+
+def contents(module: L.LightningModule) -> list[int]:
+    """Sum the bits of each parameter and buffer of a module's net."""
+    net: Any = module.net
+    found = [bits(value) for value in net.state_dict().values() if isinstance(value, torch.Tensor)]
+    return [int(value) for value in torch.stack(found)]
 
 
 def _rate(trainer: L.Trainer) -> float:
@@ -212,6 +253,6 @@ class SameNetwork(L.Callback):
 
 def bits(tensor: Tensor) -> Tensor:
     """Sum the bit patterns of a tensor's elements, each times its position from 1: int64 `()`, wrapping around."""
-    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-    flat = tensor.contiguous().view(whole).flatten().to(torch.int64)
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32}.get(tensor.element_size(), torch.int64)
+    flat = tensor.flatten().view(whole).to(torch.int64)
     return (flat * torch.arange(1, len(flat) + 1, device=tensor.device)).sum()

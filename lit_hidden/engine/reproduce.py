@@ -137,7 +137,8 @@ def _finish(experiment: Experiment, preset: str, results: Results, target: Path,
         drawing.unlink(missing_ok=True)  # it is of other runs
     shown = Table("claim", "kind", "verdict", "margin", "95% interval")
     for v in verdicts:
-        interval = f"{v.low:.4g} to {v.high:.4g}" if math.isfinite(v.low) and not v.every else v.why
+        # An interval without width does not say why it decides nothing.
+        interval = f"{v.low:.4g} to {v.high:.4g}" if math.isfinite(v.low) and v.low < v.high and not v.every else v.why
         margin = f"{v.margin:.4g} {v.unit}" if math.isfinite(v.margin) else "none"
         shown.add_row(v.sentence, v.kind, Text(v.verdict, COLORS[v.verdict]), margin, reason(interval, v.failed))
     console.print(shown, soft_wrap=False)

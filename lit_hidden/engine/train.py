@@ -98,10 +98,11 @@ def train(
         weights_before = fingerprint(module.net)
         before = training.tested() if run.method == "ticket" and run.held_out else None
         training.fit(several)
+        outdated = recorder.outdated(module)
         if several:  # all ranks continue with the first one's running statistics, as after each step
             for buffer in module.net.buffers():
                 distributed.broadcast(buffer, src=0)
-        result = training.numbers(before)
+        result = training.numbers(before, outdated)
         result |= {"weights_before": weights_before, "weights_after": fingerprint(module.net), **training.counts()}
         for number, idea in enumerate(ideas):
             earlier = sum(type(one) is type(idea) for one in ideas[:number])
@@ -202,20 +203,23 @@ class _Training:
         (tested,) = self.trainer.test(self.module, self.data, verbose=False)
         return measured(self.module, tested, "test")
 
-    def numbers(self, before: dict[str, float] | None) -> dict[str, Any]:
-        """Collect loss and metrics of the test set; a ticket's `before` training are in the first row if None."""
+    def numbers(self, before: dict[str, float] | None, outdated: bool = False) -> dict[str, Any]:
+        """Collect loss and metrics of the test set; a ticket's `before` training are in the first row if None.
+
+        They are in the last row if nothing was held out, unless a callback has changed the net since (`outdated`).
+        """
         run, rows, task = self.run, self.recorder.rows, self.module.task
         names = [*self.module.scales, "loss"]
         metric = names[0]
-        tested = self.tested() if run.held_out else {name: rows[-1][f"test_{name}"] for name in names}
-        result: dict[str, Any] = {_named(name): tested[name] for name in names}
+        tested = self.tested() if run.held_out or outdated else {name: rows[-1][f"test_{name}"] for name in names}
+        result: dict[str, Any] = {_as_reported(name): tested[name] for name in names}
         result |= {"metric": metric, "unit": task.unit, "better": task.better} if task is not None else {}
-        result |= {f"train_{_named(metric)}": rows[-1][f"train_{metric}"]} if run.epochs else {}
+        result |= {f"train_{_as_reported(metric)}": rows[-1][f"train_{metric}"]} if run.epochs else {}
         result["steps"] = rows[-1]["step"]
         if self.recorder.diverged is not None or not math.isfinite(result["loss"]):
             result["diverged"] = rows[-1]["epoch"]
         if run.method == "ticket":
-            result[f"{_named(metric)}_before"] = rows[0][f"test_{metric}"] if before is None else before[metric]
+            result[f"{_as_reported(metric)}_before"] = rows[0][f"test_{metric}"] if before is None else before[metric]
         return result
 
     def counts(self) -> dict[str, Any]:
@@ -249,10 +253,11 @@ class _Training:
         fix_masks(self.module.net)
         metric = next(iter(self.module.scales))
         densities = {"density_sampled": round(sampled / weights, 6), "density_rounded": round(kept / weights, 6)}
-        return densities | {f"{_named(metric)}_rounded": self.tested()[metric]}
+        return densities | {f"{_as_reported(metric)}_rounded": self.tested()[metric]}
 
 
-def _named(metric: str) -> str:
+def _as_reported(metric: str) -> str:
+    """Name a metric as results do."""
     return "accuracy" if metric == "top1" else metric
 
 

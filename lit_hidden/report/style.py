@@ -1,10 +1,12 @@
 """The drawings' common style: one look for every figure, legible in print, in grey and to the colour-blind."""
 
+import math
 import textwrap
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import matplotlib.style
+from matplotlib import rcParams
 from matplotlib.figure import Figure
 
 # Blue, orange and purple stay apart for the colour-blind, and differ in lightness in a grey copy.
@@ -28,7 +30,12 @@ def context() -> AbstractContextManager[None]:
 
 
 def footer(figure: Figure, text: str) -> None:
-    """Write `text` at the foot of `figure`, wrapped to its width."""
+    """Write `text` at the foot of `figure`, wrapped to its width; axes that nobody has placed make room for it."""
     width = int(figure.get_figwidth() * 72 / (6.8 * 0.56)) - 2
     lines = "\n".join(textwrap.wrap(text, width))
-    figure.text(0.006, 0.006, lines, fontsize=6.8, color=COLORS["muted"], va="bottom", gid="footer")
+    foot = figure.text(0.006, 0.006, lines, fontsize=6.8, color=COLORS["muted"], va="bottom", gid="footer")
+    if figure.get_layout_engine() is None and figure.subplotpars.bottom == rcParams["figure.subplot.bottom"]:
+        boxes = [box for axes in figure.axes if (box := axes.get_tightbbox()) is not None]
+        lowest = min((box.y0 for box in boxes), default=math.inf)
+        if (missing := foot.get_window_extent().y1 - lowest) > 0:
+            figure.subplots_adjust(bottom=figure.subplotpars.bottom + missing / figure.bbox.height + 0.01)

@@ -13,6 +13,7 @@ from lit_hidden import code
 from lit_hidden.code import spec
 from lit_hidden.engine.store import Store, StoreError
 from lit_hidden.engine.train import train
+from lit_hidden.results import Results
 from lit_hidden.run import Run
 from lit_hidden.subnetwork import used_masks
 
@@ -25,6 +26,7 @@ import torch
 from torch import nn
 from lit_hidden import EdgePopup, RunCallback
 from lit_hidden.data import DigitsData
+from lit_hidden.edge_popup import maskers
 from lit_hidden.modules import LitDense
 
 
@@ -69,6 +71,19 @@ class Odd(RunCallback):
 
     def on_run_end(self, trainer, module, folder):
         return {self.name: 100.0}
+
+
+class Turned(RunCallback):
+    """Turns the subnetwork over after each epoch, so after the last validation too."""
+
+    def on_train_epoch_end(self, trainer, module):
+        for masker in maskers(module.net).values():
+            masker.set_mask(~masker.mask())
+
+
+class Unkept(RunCallback):
+    def state_dict(self):
+        return {"seen": np.zeros(3)}
 
 
 class Counted(RunCallback):
@@ -191,3 +206,21 @@ def test_numbers_of_a_run_and_another_version_are_refused(name, version, why, mi
     with pytest.raises(ValueError) as error:
         train(run, tmp_path)
     assert str(error.value) == why.format(mine=mine)
+
+
+def test_a_net_that_changes_after_its_last_validation_is_measured_again(mine, store, tmp_path):
+    run = Run(density=0.5, net="lenet", callbacks=[spec(f"{mine}.Turned")], **OWN)
+    result, child = done(store, run), run.then(epochs=0, callbacks=())
+    assert result["accuracy"] == done(store, child)["accuracy"]
+    (shown,) = Results([(run, result, store.folder(run))]).curve("test_top1")[1]
+    assert result["accuracy"] != shown[-1]  # before the hook
+    resumed = Store(tmp_path / "runs")
+    stopped(run, resumed)
+    assert done(resumed, run)["accuracy"] == result["accuracy"]
+
+
+def test_a_state_that_a_checkpoint_would_not_give_back_is_refused_before_training(mine, tmp_path):
+    store, run = Store(tmp_path / "runs"), Run(net="lenet", callbacks=[spec(f"{mine}.Unkept")], **OWN)
+    answer = answered(job(run, store.root))
+    assert "ValueError: state_dict of Unkept gives what no checkpoint gives back; it may hold" in str(answer["error"])
+    assert not (store.folder(run) / "last.ckpt").exists()

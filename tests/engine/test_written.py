@@ -149,3 +149,8 @@ def test_the_commit_of_the_claims_and_the_first_run_are_named(printed, monkeypat
     found = judged("fig0")
     assert (found["claims_commit"], found["claims_changed"]) == known
     assert found["first_run"] == "2026-01-02T11:00:00+00:00"
+
+
+def test_an_interval_without_width_is_printed_with_what_it_means(printed):
+    add("fig0", ("CLAIMS = [", 'CLAIMS = [\n    Claim("always", lambda r: 1.0),'))
+    assert "no width decides exact claims alone" in " ".join(printed().split())

@@ -180,3 +180,15 @@ def test_the_context_ignores_and_restores_the_users_settings_and_a_footer_fits()
             assert overlaps(figure) == []
         assert (mpl.rcParams["font.size"], mpl.rcParams["lines.linewidth"]) == (33, 9)
     assert " ".join(figure.texts[0].get_text().split()) == text.strip()
+
+
+@pytest.mark.parametrize("label", ["loss of score per epoch", ""])
+def test_a_footer_gets_room_below_axes_that_nobody_has_placed(label: str) -> None:
+    figure = Figure()
+    with style.context():
+        axes = figure.add_subplot(xlabel=label)
+        before = axes.get_position().y0
+        style.footer(figure, "preset quick; data digits; 3 seeds (0, 1, 2); net conv2; cut: width x0.25 " * 2)
+        figure.draw_without_rendering()
+        assert overlaps(figure) == []
+    assert (axes.get_position().y0 > before) == bool(label)
