@@ -71,11 +71,17 @@ def table(claims: Claims, of: str) -> str:
     return "\n".join(rows)
 
 
+def decides(claims: list[dict[str, Any]]) -> bool:
+    """Tell whether a preset decides a claim."""
+    return any(claim["verdict"] != "undecided" for claim in claims)
+
+
 def page(name: str, judged: dict[str, dict[str, Any]], claims: dict[str, Presets]) -> str:
-    """Write the README of a folder of results: question, commands, the largest preset's drawing, verdicts."""
+    """Write the README of a folder of results: question, commands, verdicts; first the largest preset that decides."""
     code = ast.parse((ROOT / "experiments" / f"{name}.py").read_text())
     title, _, question = (ast.get_docstring(code) or "").partition("\n")
-    largest, *others = presets = [*reversed(judged)]
+    largest = [*reversed(judged)]
+    first, *others = presets = sorted(largest, key=lambda preset: not decides(judged[preset]["claims"]))
     commands = [f"make reproduce-{name} PRESET={preset}" for preset in presets]
     rows = [f"| claim | {' | '.join(presets)} |", "| --- |" + " --- |" * len(presets)]
     for sentence, found in claims.items():
@@ -87,9 +93,9 @@ def page(name: str, judged: dict[str, dict[str, Any]], claims: dict[str, Presets
     parts = [
         f"# {title}",
         question.strip().replace("\nCost:", "\n\nCost:"),
-        "\n".join(["```", *commands, f"make compare FIG={name} PRESET={largest}", "```"]),
-        f"![{title}]({largest}/figure.png)",
-        f"*{judged[largest]['conditions']}*",
+        "\n".join(["```", *commands, f"make compare FIG={name} PRESET={first}", "```"]),
+        f"![{title}]({first}/figure.png)",
+        f"*{judged[first]['conditions']}*",
         "\n".join(rows),
         "Margins are followed by their 95% intervals ([how claims are judged](../../../docs/judging.md)). See also "
         f"[the code](../../{name}.py), {', '.join(also)}.",
