@@ -1,8 +1,8 @@
 """Write what the committed verdicts say into README.md, docs/ and the folders of results: `make findings`.
 
-A claim is shown at the largest preset that decides it; if none does, at the largest one with results. The README has
-the first primary claim of each experiment without a page of its own, docs/results.md all claims, each page its own.
-Each folder of results has a README, and `experiments/results/` a drawing of all verdicts.
+A claim is shown at the largest preset that decides it; if none does, at the largest that gives its margin an
+interval. The README has the first primary claim of each experiment without a page of its own, docs/results.md all
+claims, each page its own. Each folder of results has a README, and `experiments/results/` a drawing of all verdicts.
 """
 
 import ast
@@ -46,8 +46,9 @@ def claimed(judged: dict[str, dict[str, Any]]) -> dict[str, Presets]:
 
 
 def decided(presets: Presets) -> tuple[str, dict[str, Any]]:
-    """Pick the largest preset that decides a claim; if none does, the largest."""
-    return ([one for one in presets if one[1]["verdict"] != "undecided"] or presets)[-1]
+    """Pick the largest preset that decides a claim; if none does, the largest that gives it an interval."""
+    told = [(claim["verdict"] != "undecided", claim["low"] is not None) for _, claim in presets]
+    return max(zip(told, range(len(presets)), presets, strict=True))[2]
 
 
 def margin(claim: dict[str, Any]) -> str:

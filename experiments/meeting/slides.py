@@ -4,6 +4,7 @@ A slide is a line of the meeting: its question, a claim, the drawing, the verdic
 each with its answer so far. Equal results give equal bytes.
 """
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,9 +40,9 @@ def slides(results: str | Path = "experiments/results", out: str | Path = "slide
 
 
 def answer(entry: Entry, begin: str) -> Answer:
-    """Take the claim that begins so, or the first primary one, at the largest preset that decides it or has it."""
+    """Take the claim that begins so, or the first primary one, at the largest preset that tells most of it."""
     found = [Answer(entry, folder, claim) for folder in entry.folders for claim in folder.claims]
     begins = [one for one in found if begin and one.claim.sentence.startswith(begin)]
     first = min(begins or found, key=lambda one: one.claim.kind != "primary").claim.sentence
     same = [one for one in found if one.claim.sentence == first]
-    return next((one for one in same if one.claim.verdict != "undecided"), same[0])
+    return max(same, key=lambda one: (one.claim.verdict != "undecided", math.isfinite(one.claim.low)))
