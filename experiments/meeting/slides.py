@@ -4,7 +4,6 @@ A slide is a line of the meeting: its question, a claim, the drawing, the verdic
 each with its answer so far. Equal results give equal bytes.
 """
 
-import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,4 +44,4 @@ def answer(entry: Entry, begin: str) -> Answer:
     begins = [one for one in found if begin and one.claim.sentence.startswith(begin)]
     first = min(begins or found, key=lambda one: one.claim.kind != "primary").claim.sentence
     same = [one for one in found if one.claim.sentence == first]
-    return max(same, key=lambda one: (one.claim.verdict != "undecided", math.isfinite(one.claim.low)))
+    return max(same, key=lambda one: (one.claim.verdict != "undecided", one.claim.low is not None))

@@ -9,6 +9,7 @@ import pytest
 from committed import CLAIM, folder, results
 
 from experiments.meeting.page import load
+from experiments.meeting.slides import answer
 from lit_hidden.cli import main
 from lit_hidden.run import Run
 
@@ -54,10 +55,15 @@ def test_a_slide_has_the_first_primary_claim_at_the_largest_preset_that_decides_
     assert last.count("no results yet") == len(notes) - 1, "all but that of figure 3"
 
 
-def test_each_claim_that_the_meeting_names_is_in_the_results_of_its_experiments():
+def test_each_claim_that_the_meeting_names_is_in_the_results_and_shown_where_most_is_known_of_it():
     for line in load(RESULTS):
-        sentences = [claim.sentence for entry in line.entries for folder in entry.folders for claim in folder.claims]
-        assert not line.claim or any(sentence.startswith(line.claim) for sentence in sentences), line.question
+        found = [(claim, folder) for entry in line.entries for folder in entry.folders for claim in folder.claims]
+        assert not line.claim or any(claim.sentence.startswith(line.claim) for claim, _ in found), line.question
+        for shown in (answer(entry, line.claim) for entry in line.entries):
+            others = [claim for claim, _ in found if claim.sentence == shown.claim.sentence]
+            if shown.claim.verdict == "undecided":
+                assert {claim.verdict for claim in others} == {"undecided"}
+                assert shown.claim.low is not None or all(claim.low is None for claim in others), line.question
 
 
 @pytest.mark.slow
