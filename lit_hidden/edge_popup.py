@@ -99,7 +99,7 @@ class Scored(Masker):
 
     def __init__(self, weight: Tensor, density: float, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        kept(weight.numel(), density)
+        kept(weight.numel(), density)  # refuses a density
         # Drawn row-major in float32 on the CPU: the same scores for every device, dtype and layout.
         start = torch.empty(weight.shape, dtype=torch.float32, device="cpu")
         start.uniform_(generator=generator).mul_(2).sub_(1).div_(math.sqrt(start[0].numel()))

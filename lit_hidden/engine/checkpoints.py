@@ -184,9 +184,9 @@ class Recorder(Checkpoint):
             write_atomically(self.folder / "metrics.csv", as_csv(table))
 
 
-def check_states(trainer: L.Trainer) -> None:
+def check_states(trainer: Any) -> None:
     """Refuse a callback whose state a checkpoint would hold but not give back: a resumed run would begin anew."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in trainer.callbacks:
         if isinstance(callback, RunCallback) and (state := callback.state_dict()):
             file = io.BytesIO()
             try:
@@ -194,10 +194,8 @@ def check_states(trainer: L.Trainer) -> None:
                 torch.load(io.BytesIO(file.getvalue()), weights_only=True)
             except Exception as error:  # pickle's, of many kinds
                 may = "tensors, numbers, text, None, and lists and dictionaries of these; write array.tolist()"
-                name = type(callback).__name__
-                raise ValueError(
-                    f"state_dict of {name} gives what no checkpoint gives back; it may hold {may}"
-                ) from error
+                told = f"state_dict of {type(callback).__name__} gives what no checkpoint gives back"
+                raise ValueError(f"{told}; it may hold {may}") from error
 
 
 def contents(module: L.LightningModule) -> list[int]:
