@@ -1,13 +1,10 @@
 """What language.py compares: the text, the size of its nets, its arms, and n-grams on the same text."""
 
-import hashlib
-import os
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from experiments._ngrams import NGrams
-from lit_hidden import code
+from lit_hidden import code, texts
 from lit_hidden.results import Results
 from lit_hidden.run import Run
 
@@ -26,25 +23,14 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {  # the net's embeddings, what a 
 
 
 def sha256(least: int = 0) -> str:
-    """Give the text's SHA-256, 16 digits, as `lit_hidden.callbacks.corpus.source`, which imports torch.
-
-    ValueError: the text cannot be read, or has fewer than `least` characters.
-    """
-    if (path := os.environ.get("DATA", "")).endswith(".txt"):
-        try:
-            text = Path(path).read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"DATA={path} cannot be read: {error}; give a text in UTF-8") from error
-    else:
-        from pydoc_data.topics import topics
-
-        text = "\n".join(topics[name] for name in sorted(topics))
-    if len(text) < least:
+    """Give the text's SHA-256; ValueError: it cannot be read, or has fewer than `least` characters."""
+    found, documents = texts.read()
+    if (there := len("\n".join(documents))) < least:
         raise ValueError(
-            f"the text has {len(text):,} characters, and this preset takes {least:,}; give more text, or take the "
+            f"the text has {there:,} characters, and this preset takes {least:,}; give more text, or take the "
             "preset short, which uses what there is"
         )
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return found
 
 
 def size(width: float) -> int:

@@ -18,19 +18,19 @@ EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 # A room may import from lower floors, and from within itself:
 # `Makefile -> cli -> engine -> modules, data -> edge_popup, nets -> selection`.
 FLOORS = [
-    "errors", "code", "selection distributions recipes steps rice", "checks uses parametrized", "edge_popup run",
+    "errors", "code", "selection distributions recipes steps rice texts", "checks uses parametrized", "edge_popup run",
     "results", "judge", "supermask", "nets hyper_parameters metrics", "subnetwork", "classifier", "modules data report",
     "callbacks", "engine", "predict hub", "inspection", "lightning_cli", "cli", "__main__",
 ]  # fmt: skip
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 KERNEL, DESCRIPTIONS = {"torch", "numpy", "lit_hidden"}, {"numpy", "scipy", "lit_hidden"}
 KNOWS = {  # room -> packages that it may import, besides the standard library
-    **{name: {"lit_hidden"} for name in ("errors", "code", "recipes")},
+    **{name: {"lit_hidden"} for name in ("errors", "code", "recipes", "texts")},
     **dict.fromkeys(("distributions", "steps", "rice", "uses", "parametrized", "edge_popup", "supermask"), KERNEL),
     "selection": KERNEL | {"triton"},  # comes with torch where there are GPUs
     **dict.fromkeys(("run", "checks", "results", "judge"), DESCRIPTIONS),
 }
-EXPERIMENTS_MAY = {"code", "run", "results", "judge", "recipes", "report"}
+EXPERIMENTS_MAY = {"code", "run", "results", "judge", "recipes", "report", "texts"}
 # Commands in experiments, which are no part of a figure.
 COMMANDS = {"_archive.py", "_authors.py", "_calibration.py", "_missing.py", "_side_by_side.py"}
 

@@ -6,13 +6,13 @@ whole clusters are held out for the test.
 """
 
 import hashlib
-import os
 import re
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from lit_hidden.texts import read as read_text
 
 Symbols = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -23,21 +23,12 @@ SYMBOLS = 128  # the most frequent characters of the training text, and 0 for al
 
 def source() -> tuple[str, list[str]]:
     """Give the SHA-256 of the text, 16 digits, and its documents; ValueError: DATA names a file that cannot be read."""
-    if (path := os.environ.get("DATA", "")).endswith(".txt"):
-        try:
-            text = Path(path).read_text(encoding="utf-8-sig")  # a byte order mark is no character
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"DATA={path} cannot be read: {error}; give a text in UTF-8") from error
-        # Each ends with a paragraph; where that would be too long, with a line, or with a word.
+    sha, documents = read_text()
+    if len(documents) == 1:  # a file: each piece ends with a paragraph; where that is too long, with a line, or a word
         ends, few = (r"\n\s*\n|\Z", r"\n", r"\s"), f"{{{PIECE},{2 * PIECE}}}?"
         pieces = "|".join([f".{few}(?:{end})" for end in ends] + [f".{{1,{PIECE}}}"])
-        documents = re.findall(pieces, text, re.DOTALL) or [text]
-    else:
-        from pydoc_data.topics import topics
-
-        documents = [topics[name] for name in sorted(topics)]
-        text = "\n".join(documents)
-    return hashlib.sha256(text.encode()).hexdigest()[:16], documents
+        documents = re.findall(pieces, documents[0], re.DOTALL) or documents
+    return sha, documents
 
 
 def grams(text: str) -> np.ndarray[Any, np.dtype[np.uint64]]:
